@@ -1,0 +1,267 @@
+//! What a loss is: its options, its description, and the two ways to compute it.
+//!
+//! A loss value is plain data (options only). The GPU path asks it for a [`Plan`], the CPU path for
+//! its [`reference`](Loss::reference); both share one [`validate`](Loss::validate) and one
+//! [`About`], from which shapes, types and names are checked, documentation is printed and the
+//! command line is built.
+
+pub mod cross_entropy;
+pub mod linear_cross_entropy;
+
+use crate::{
+    array::{Arithmetic, Arrays},
+    error::Result,
+    plan::{Call, Plan},
+    profile::Profile,
+};
+
+pub use cross_entropy::{CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs};
+pub use linear_cross_entropy::{
+    LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, WeightLayout,
+};
+
+/// A loss: options, and everything that can be done with them.
+pub trait Loss: std::fmt::Debug + Send + Sync {
+    /// Names, shapes, types and words: what checks, documentation and the command line go by.
+    fn about(&self) -> &'static About;
+
+    /// Whether every option is in its domain and no two exclude each other.
+    fn validate(&self) -> Result<()>;
+
+    /// The recording for one call, as plain data.
+    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan>;
+
+    /// The textbook computation of every output in `wanted`, on the CPU.
+    fn reference(
+        &self,
+        inputs: &Arrays,
+        wanted: &[&str],
+        arithmetic: Arithmetic,
+    ) -> Result<Arrays>;
+}
+
+/// An extent that the tensors of one call share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Dim {
+    /// How many rows (samples, tokens, queries).
+    Rows,
+    /// How many classes (columns of the logits).
+    Classes,
+    /// The depth of a hidden state.
+    Hidden,
+    /// One element.
+    One,
+    /// The words of a row's mergeable state.
+    State,
+    /// The words of a status.
+    StatusWords,
+}
+
+impl Dim {
+    /// The name, as in error messages and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rows => "rows",
+            Self::Classes => "classes",
+            Self::Hidden => "hidden",
+            Self::One => "1",
+            Self::State => "state words",
+            Self::StatusWords => "status words",
+        }
+    }
+}
+
+/// What kind of elements a tensor holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Kind {
+    /// `f32`, `f16` or `bf16`.
+    Float,
+    /// `f32` alone.
+    F32,
+    /// `i32`, `u32` or `i64`.
+    Index,
+    /// `u32` alone.
+    U32,
+    /// `i64` alone (two words).
+    I64,
+}
+
+/// One input or output of a loss.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Argument {
+    /// The name, as in the catalogue, in JSON and on the command line.
+    pub name: &'static str,
+    /// What its elements are.
+    pub kind: Kind,
+    /// The shapes it may have; the first one is the usual one.
+    pub shapes: &'static [&'static [Dim]],
+    /// Whether a call without it is refused.
+    pub required: bool,
+    /// A sentence.
+    pub about: &'static str,
+}
+
+impl Argument {
+    /// An argument that may be left out.
+    pub const fn optional(
+        name: &'static str,
+        kind: Kind,
+        shapes: &'static [&'static [Dim]],
+        about: &'static str,
+    ) -> Self {
+        Self { name, kind, shapes, required: false, about }
+    }
+
+    /// An argument that must be given.
+    pub const fn required(
+        name: &'static str,
+        kind: Kind,
+        shapes: &'static [&'static [Dim]],
+        about: &'static str,
+    ) -> Self {
+        Self { name, kind, shapes, required: true, about }
+    }
+}
+
+/// One option of a loss, in words.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct OptionAbout {
+    /// The name, as in JSON and on the command line.
+    pub name: &'static str,
+    /// Its default, as JSON.
+    pub default: &'static str,
+    /// A sentence.
+    pub about: &'static str,
+}
+
+/// A loss in words and shapes.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct About {
+    /// The name, as in the catalogue.
+    pub name: &'static str,
+    /// One sentence.
+    pub summary: &'static str,
+    /// The formula, in plain text.
+    pub formula: &'static str,
+    /// The nearest PyTorch call.
+    pub pytorch: &'static str,
+    /// What it takes.
+    pub inputs: &'static [Argument],
+    /// What it can hand back; which of them are asked for decides what is computed.
+    pub outputs: &'static [Argument],
+    /// Its options.
+    pub options: &'static [OptionAbout],
+}
+
+/// How row losses become one number.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum Reduction {
+    /// One value a row.
+    None,
+    /// Their sum.
+    Sum,
+    /// The sum divided by the loss's own denominator, as in PyTorch.
+    #[default]
+    Mean,
+    /// The sum divided by the caller's denominator.
+    Over(f64),
+}
+
+/// What a mean over nothing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Empty {
+    /// NaN, as in PyTorch. The gradient is 0 all the same.
+    #[default]
+    Nan,
+    /// 0.
+    Zero,
+}
+
+/// What happens to a gradient's columns between the classes and the row stride.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Padding {
+    /// They are left as they are.
+    #[default]
+    Keep,
+    /// They are written 0 (padded vocabularies, in-place gradients).
+    Zero,
+}
+
+/// The losses there are, by name.
+pub static REGISTRY: &[Entry] = &[cross_entropy::ENTRY, linear_cross_entropy::ENTRY];
+
+/// One line of the [`REGISTRY`].
+pub struct Entry {
+    /// What it is.
+    pub about: &'static About,
+    /// The loss from its options as JSON.
+    #[cfg(feature = "serde")]
+    pub parse: fn(&serde_json::Value) -> Result<Box<dyn Loss>>,
+    /// The loss with its default options.
+    pub default: fn() -> Box<dyn Loss>,
+}
+
+/// The registered loss of this name.
+pub fn find(name: &str) -> Option<&'static Entry> {
+    REGISTRY.iter().find(|entry| entry.about.name == name)
+}
+
+/// Parses options from JSON: unknown names and values out of their domain are errors.
+#[cfg(feature = "serde")]
+pub(crate) fn parse<L: Loss + serde::de::DeserializeOwned + 'static>(
+    name: &'static str,
+    options: &serde_json::Value,
+) -> Result<Box<dyn Loss>> {
+    let loss: L = serde_json::from_value(options.clone())
+        .map_err(|error| crate::Error::option(name, "options", options, error.to_string()))?;
+    loss.validate()?;
+    Ok(Box::new(loss))
+}
+
+/// Declares the typed inputs or outputs of a loss: named fields, chained setters, and the dynamic
+/// form (name and tensor) that the rest of the crate works on.
+macro_rules! tensors {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident = $key:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default)]
+        #[non_exhaustive]
+        pub struct $name<'a> {
+            $($(#[$field_doc])* pub $field: Option<$crate::Tensor<'a>>,)*
+        }
+
+        impl<'a> $name<'a> {
+            $($(#[$field_doc])*
+            pub fn $field(mut self, tensor: $crate::Tensor<'a>) -> Self {
+                self.$field = Some(tensor);
+                self
+            })*
+        }
+
+        impl<'a> From<$name<'a>> for $crate::tensor::Named<'a> {
+            fn from(tensors: $name<'a>) -> Self {
+                let mut named = Self::new();
+                $(if let Some(tensor) = tensors.$field {
+                    named.insert($key.to_owned(), tensor);
+                })*
+                named
+            }
+        }
+    };
+}
+pub(crate) use tensors;

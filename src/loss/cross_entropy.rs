@@ -1,0 +1,438 @@
+//! Softmax cross-entropy with index or probability targets (catalogue R1 to R6).
+
+use super::{
+    About, Argument, Dim, Empty, Entry, Kind, Loss, OptionAbout, Padding, Reduction, tensors,
+};
+use crate::{
+    array::{Arithmetic, Arrays},
+    cpu,
+    error::{Error, Result},
+    plan::{Call, Plan},
+    profile::Profile,
+    row::{self, Number, RowLoss, RowOptions},
+};
+
+/// Target indices whose rows count for nothing.
+///
+/// In JSON one number or a list. With `u32` targets a negative index matches nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(untagged))]
+pub enum IgnoreIndex {
+    /// One index.
+    One(i64),
+    /// Up to [`IgnoreIndex::MOST`] of them.
+    List(Vec<i64>),
+}
+
+impl IgnoreIndex {
+    /// The most indices that a list may hold.
+    pub const MOST: usize = 4;
+
+    /// The indices.
+    pub fn as_slice(&self) -> &[i64] {
+        match self {
+            Self::One(index) => std::slice::from_ref(index),
+            Self::List(list) => list,
+        }
+    }
+}
+
+/// How label smoothing spreads its share ε of an index target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Smoothing {
+    /// q = (1 − ε)·onehot(y) + ε/C.
+    #[default]
+    Uniform,
+    /// ε/2 to each neighbour of an interior class, ε to the one neighbour of a boundary class; a
+    /// single class is left alone.
+    Ordinal,
+}
+
+/// What a mean with index targets divides by, over the rows that are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Denominator {
+    /// Σ w_y (index targets) or the number of rows (probability targets), as in PyTorch.
+    #[default]
+    Targets,
+    /// Σ row_weight·w_y (index targets) or Σ row_weight (probability targets).
+    Weights,
+}
+
+/// Fused softmax cross-entropy, as `torch.nn.functional.cross_entropy` and more.
+///
+/// u = (cap·tanh(z/cap) + logit_bias)/τ and a row's loss is
+/// row_weight·((1 − p_y)^γ·Σ_c w_c q_c (lse(u) − u_c) + λ·lse(u)²), in nats.
+///
+/// - **Shapes**: logits `[rows, classes]` with any row stride and element offset; targets `[rows]`
+///   (`i32`, `u32`, `i64`) or target_probs `[rows, classes]`; weight and logit_bias `[classes]`;
+///   row_weight `[rows]`; upstream `[1]`, or `[rows]` with [`Reduction::None`].
+/// - **Types**: logits, target_probs, weights and gradients in `f32`, `f16` or `bf16`; everything
+///   in between in f32; gradients are rounded to nearest even.
+/// - **Gradient**: ∂u = f·[(Σ_c w_c q_c + 2λ·lse)·p − w∘q] with f = row_weight·upstream/denominator
+///   (γ = 0), then ∂z = ∂u/τ·(1 − tanh²(z/cap)).
+/// - **Mean** divides by Σ w_y over the rows that are kept (index targets), or by the number of
+///   rows (probability targets), as PyTorch does.
+/// - **Edges**: ignored rows add nothing and get a gradient of exactly 0 even where their logits are
+///   NaN; a `-inf` logit has p = 0; a `-inf` target gives +inf; a NaN or +inf logit, or a row that
+///   is all `-inf`, gives NaN for that row alone; a target outside `0..classes` is never read
+///   through: its row's loss is NaN, its gradient 0, and [`crate::Status`] counts it.
+/// - **By-products**, in the same pass: lse, log_prob, entropy, max_prob, argmax, rank, correct
+///   (see [`CrossEntropyOutputs`]).
+/// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+///
+/// Sources: label smoothing, Szegedy et al. 2016; focal, Lin et al. 2017; logit adjustment, Menon et
+/// al. 2021; z-loss, Chowdhery et al. 2022; soft-cap, Gemma 2 (2024); the online form of the
+/// softmax, Milakov and Gimelshein 2018.
+///
+/// ```
+/// use surprisal::{Array, Arrays, CrossEntropy, cpu};
+/// let inputs = Arrays::from([
+///     ("logits".to_owned(), Array::float(&[1, 3], vec![1.0, 2.0, 3.0])),
+///     ("targets".to_owned(), Array::int(&[1], vec![2])),
+/// ]);
+/// let outputs = cpu::run(&CrossEntropy::default(), &inputs, &["loss"])?;
+/// assert!((outputs["loss"].to_f64()[0] - 0.407_605_964).abs() < 1e-9);
+/// # Ok::<(), surprisal::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct CrossEntropy {
+    /// How row losses become one number.
+    pub reduction: Reduction,
+    /// What a mean over nothing is.
+    pub empty: Empty,
+    /// Target indices whose rows count for nothing.
+    pub ignore_index: IgnoreIndex,
+    /// What a mean divides by.
+    pub denominator: Denominator,
+    /// ε in [0, 1].
+    pub label_smoothing: f64,
+    /// How ε is spread.
+    pub smoothing: Smoothing,
+    /// τ > 0.
+    pub temperature: f64,
+    /// cap > 0, or none.
+    pub softcap: Option<f64>,
+    /// λ ≥ 0.
+    pub z_loss: f64,
+    /// γ ≥ 0; index targets only.
+    pub focal_gamma: f64,
+    /// What happens to gradient columns past the classes.
+    pub padding: Padding,
+}
+
+impl Default for CrossEntropy {
+    fn default() -> Self {
+        Self {
+            reduction: Reduction::Mean,
+            empty: Empty::Nan,
+            ignore_index: IgnoreIndex::One(-100),
+            denominator: Denominator::Targets,
+            label_smoothing: 0.0,
+            smoothing: Smoothing::Uniform,
+            temperature: 1.0,
+            softcap: None,
+            z_loss: 0.0,
+            focal_gamma: 0.0,
+            padding: Padding::Keep,
+        }
+    }
+}
+
+/// Declares chained setters, one a field.
+macro_rules! setters {
+    ($($field:ident: $type:ty),* $(,)?) => {
+        $(#[doc = concat!("Sets `", stringify!($field), "`.")]
+        pub fn $field(mut self, $field: $type) -> Self {
+            self.$field = $field;
+            self
+        })*
+    };
+}
+
+impl CrossEntropy {
+    setters! {
+        reduction: Reduction, empty: Empty, ignore_index: IgnoreIndex, denominator: Denominator,
+        label_smoothing: f64, smoothing: Smoothing, temperature: f64, softcap: Option<f64>,
+        z_loss: f64, focal_gamma: f64, padding: Padding,
+    }
+}
+
+tensors! {
+    /// What [`CrossEntropy`] takes.
+    CrossEntropyInputs {
+        /// Logits `[rows, classes]`.
+        logits = "logits",
+        /// Class indices `[rows]`; these or `target_probs`.
+        targets = "targets",
+        /// Target distributions `[rows, classes]`, used as they are.
+        target_probs = "target_probs",
+        /// Class weights `[classes]`.
+        weight = "weight",
+        /// Added to the logits `[classes]` (logit adjustment: τ·log π).
+        logit_bias = "logit_bias",
+        /// Row weights `[rows]`.
+        row_weight = "row_weight",
+        /// The gradient from above, `[1]` or `[rows]`.
+        upstream = "upstream",
+        /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+        denominator = "denominator",
+        /// A saved `lse` `[rows]`: the gradient is made from it without a first pass.
+        lse = "lse",
+    }
+}
+
+tensors! {
+    /// What [`CrossEntropy`] can hand back; which of them are given decides what is computed.
+    CrossEntropyOutputs {
+        /// The loss, `[1]`, or `[rows]` with [`Reduction::None`].
+        loss = "loss",
+        /// The gradient of the logits; a tensor equal to the logits' own is not inferred to be in
+        /// place: see [`crate::Request::gradient_in_place`].
+        gradient = "grad.logits",
+        /// The gradient of the target distributions.
+        target_probs_gradient = "grad.target_probs",
+        /// log Σ exp(u) of each row.
+        lse = "lse",
+        /// log softmax(u)_y of each row (index targets).
+        log_prob = "log_prob",
+        /// The entropy of softmax(u) of each row.
+        entropy = "entropy",
+        /// The largest probability of each row.
+        max_prob = "max_prob",
+        /// The class with the largest u, the lowest index on a tie.
+        argmax = "argmax",
+        /// How many classes come before the target in a stable descending order: larger u, or equal
+        /// u and a lower index. The target is in the top k if rank < k.
+        rank = "rank",
+        /// 1 where argmax is the target.
+        correct = "correct",
+        /// The mergeable state of each row (see [`crate::row::STATE_WORDS`]).
+        statistics = "statistics",
+        /// Σ of the row losses.
+        sum = "sum",
+        /// What a mean divides by.
+        denominator = "denominator",
+        /// The number of rows kept.
+        count = "count",
+        /// The number of rows kept whose argmax is the target.
+        correct_count = "correct_count",
+        /// exp(sum/denominator).
+        perplexity = "perplexity",
+        /// The status words.
+        status = "status",
+    }
+}
+
+const ROWS: &[&[Dim]] = &[&[Dim::Rows]];
+const ONE: &[&[Dim]] = &[&[Dim::One]];
+const CLASSES: &[&[Dim]] = &[&[Dim::Classes]];
+const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
+
+/// The arguments that every row loss with index targets has, as `(inputs, outputs)` share them.
+pub(crate) mod arguments {
+    use super::{Argument, Dim, Kind, ONE, ROWS};
+
+    pub const TARGETS: Argument =
+        Argument::optional("targets", Kind::Index, ROWS, "class indices");
+    pub const ROW_WEIGHT: Argument =
+        Argument::optional("row_weight", Kind::Float, ROWS, "multiplies a row's loss and gradient");
+    pub const UPSTREAM: Argument = Argument::optional(
+        "upstream",
+        Kind::F32,
+        &[&[Dim::One], &[Dim::Rows]],
+        "the gradient from above; one value a row with reduction `none`",
+    );
+    pub const DENOMINATOR_IN: Argument =
+        Argument::optional("denominator", Kind::F32, ONE, "the caller's denominator, on the GPU");
+    pub const LSE_IN: Argument = Argument::optional(
+        "lse",
+        Kind::F32,
+        ROWS,
+        "a saved lse: the gradient is made from it without a first pass",
+    );
+    pub const LOSS: Argument = Argument::optional(
+        "loss",
+        Kind::F32,
+        &[&[Dim::One], &[Dim::Rows]],
+        "the loss; one value a row with reduction `none`",
+    );
+    pub const LSE: Argument = Argument::optional("lse", Kind::F32, ROWS, "log Σ exp(u)");
+    pub const LOG_PROB: Argument =
+        Argument::optional("log_prob", Kind::F32, ROWS, "log softmax(u) of the target");
+    pub const ENTROPY: Argument =
+        Argument::optional("entropy", Kind::F32, ROWS, "entropy of softmax(u)");
+    pub const MAX_PROB: Argument =
+        Argument::optional("max_prob", Kind::F32, ROWS, "largest probability");
+    pub const ARGMAX: Argument =
+        Argument::optional("argmax", Kind::U32, ROWS, "class of the largest u, lowest on a tie");
+    pub const RANK: Argument = Argument::optional(
+        "rank",
+        Kind::U32,
+        ROWS,
+        "classes before the target in a stable descending order",
+    );
+    pub const CORRECT: Argument =
+        Argument::optional("correct", Kind::U32, ROWS, "1 where argmax is the target");
+    pub const STATISTICS: Argument = Argument::optional(
+        "statistics",
+        Kind::F32,
+        &[&[Dim::Rows, Dim::State]],
+        "the mergeable state of each row",
+    );
+    pub const SUM: Argument = Argument::optional("sum", Kind::F32, ONE, "Σ of the row losses");
+    pub const DENOMINATOR: Argument =
+        Argument::optional("denominator", Kind::F32, ONE, "what a mean divides by");
+    pub const COUNT: Argument = Argument::optional("count", Kind::I64, ONE, "rows kept");
+    pub const CORRECT_COUNT: Argument =
+        Argument::optional("correct_count", Kind::U32, ONE, "rows kept whose argmax is the target");
+    pub const PERPLEXITY: Argument =
+        Argument::optional("perplexity", Kind::F32, ONE, "exp(sum/denominator)");
+    pub const STATUS: Argument = Argument::optional(
+        "status",
+        Kind::U32,
+        &[&[Dim::StatusWords]],
+        "completion, bad targets, bad rows",
+    );
+}
+
+use arguments as arg;
+
+static ABOUT: About = About {
+    name: "cross_entropy",
+    summary: "Softmax cross-entropy with index or probability targets.",
+    formula: "u = (cap·tanh(z/cap) + logit_bias)/τ; \
+              loss = row_weight·((1−p_y)^γ·Σ_c w_c q_c (lse(u) − u_c) + λ·lse(u)²)",
+    pytorch: "torch.nn.functional.cross_entropy",
+    inputs: &[
+        Argument::required("logits", Kind::Float, MATRIX, "logits"),
+        arg::TARGETS,
+        Argument::optional("target_probs", Kind::Float, MATRIX, "target distributions"),
+        Argument::optional("weight", Kind::Float, CLASSES, "class weights"),
+        Argument::optional("logit_bias", Kind::Float, CLASSES, "added to the logits"),
+        arg::ROW_WEIGHT,
+        arg::UPSTREAM,
+        arg::DENOMINATOR_IN,
+        arg::LSE_IN,
+    ],
+    outputs: &[
+        arg::LOSS,
+        Argument::optional("grad.logits", Kind::Float, MATRIX, "gradient of the logits"),
+        Argument::optional("grad.target_probs", Kind::Float, MATRIX, "gradient of target_probs"),
+        arg::LSE,
+        arg::LOG_PROB,
+        arg::ENTROPY,
+        arg::MAX_PROB,
+        arg::ARGMAX,
+        arg::RANK,
+        arg::CORRECT,
+        arg::STATISTICS,
+        arg::SUM,
+        arg::DENOMINATOR,
+        arg::COUNT,
+        arg::CORRECT_COUNT,
+        arg::PERPLEXITY,
+        arg::STATUS,
+    ],
+    options: OPTIONS,
+};
+
+/// The options of [`CrossEntropy`] in words.
+pub(crate) const OPTIONS: &[OptionAbout] = &[
+    OptionAbout {
+        name: "reduction",
+        default: "\"mean\"",
+        about: "\"none\", \"sum\", \"mean\" or {\"over\": D}",
+    },
+    OptionAbout {
+        name: "empty",
+        default: "\"nan\"",
+        about: "a mean over nothing: \"nan\" or \"zero\"",
+    },
+    OptionAbout {
+        name: "ignore_index",
+        default: "-100",
+        about: "a target, or a list of up to 4, whose rows count for nothing",
+    },
+    OptionAbout {
+        name: "denominator",
+        default: "\"targets\"",
+        about: "a mean divides by Σ w_y (\"targets\") or Σ row_weight·w_y (\"weights\")",
+    },
+    OptionAbout { name: "label_smoothing", default: "0.0", about: "ε in [0, 1]" },
+    OptionAbout {
+        name: "smoothing",
+        default: "\"uniform\"",
+        about: "ε goes to all classes (\"uniform\") or to the neighbours (\"ordinal\")",
+    },
+    OptionAbout { name: "temperature", default: "1.0", about: "τ > 0" },
+    OptionAbout { name: "softcap", default: "null", about: "cap > 0: cap·tanh(z/cap)" },
+    OptionAbout { name: "z_loss", default: "0.0", about: "λ ≥ 0: adds λ·lse² a row" },
+    OptionAbout { name: "focal_gamma", default: "0.0", about: "γ ≥ 0 (index targets)" },
+    OptionAbout {
+        name: "padding",
+        default: "\"keep\"",
+        about: "gradient columns past the classes: \"keep\" or \"zero\"",
+    },
+];
+
+pub(super) const ENTRY: Entry = Entry {
+    about: &ABOUT,
+    #[cfg(feature = "serde")]
+    parse: |options| super::parse::<CrossEntropy>("cross_entropy", options),
+    default: || Box::new(CrossEntropy::default()),
+};
+
+impl Loss for CrossEntropy {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn validate(&self) -> Result<()> {
+        let bad = |option, value: f64, reason: &str| {
+            Err(Error::option("cross_entropy", option, value, reason))
+        };
+        if let Reduction::Over(d) = self.reduction
+            && !(d.is_finite() && d != 0.0)
+        {
+            return bad("reduction", d, "a denominator is finite and not 0");
+        }
+        if !(0.0..=1.0).contains(&self.label_smoothing) {
+            return bad("label_smoothing", self.label_smoothing, "ε lies in [0, 1]");
+        }
+        if !(self.temperature.is_finite() && self.temperature as f32 > 0.0) {
+            return bad("temperature", self.temperature, "τ is finite and above 0");
+        }
+        if let Some(cap) = self.softcap
+            && !(cap.is_finite() && cap as f32 > 0.0)
+        {
+            return bad("softcap", cap, "the cap is finite and above 0");
+        }
+        if !(self.z_loss.is_finite() && self.z_loss >= 0.0) {
+            return bad("z_loss", self.z_loss, "λ is finite and not below 0");
+        }
+        if !(self.focal_gamma.is_finite() && self.focal_gamma >= 0.0) {
+            return bad("focal_gamma", self.focal_gamma, "γ is finite and not below 0");
+        }
+        let ignored = self.ignore_index.as_slice().len();
+        if ignored > IgnoreIndex::MOST {
+            return bad("ignore_index", ignored as f64, "a list holds at most 4 indices");
+        }
+        Ok(())
+    }
+
+    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
+        row::plan(self, call, profile)
+    }
+
+    fn reference(&self, inputs: &Arrays, wanted: &[&str], arithmetic: Arithmetic) -> Result<Arrays> {
+        cpu::cross_entropy::run(self, inputs, wanted, arithmetic)
+    }
+}

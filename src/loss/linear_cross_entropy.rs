@@ -1,0 +1,309 @@
+//! Cross-entropy of a linear layer whose logits are never stored (catalogue P1).
+
+use super::{
+    About, Argument, CrossEntropy, Dim, Entry, Kind, Loss, OptionAbout,
+    cross_entropy::arguments as arg, tensors,
+};
+use crate::{
+    array::{Arithmetic, Arrays},
+    cpu,
+    error::Result,
+    linear,
+    plan::{Call, Plan},
+    profile::Profile,
+};
+
+/// How the classifier's weight lies in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum WeightLayout {
+    /// `[classes, hidden]`, as PyTorch's Linear stores it.
+    #[default]
+    ClassesHidden,
+    /// `[hidden, classes]`, as Burn's Linear stores it.
+    HiddenClasses,
+}
+
+/// Cross-entropy of hidden·Wᵀ + bias, and the gradients of all three, without the logits.
+///
+/// logits = hidden·Wᵀ + bias, then [`CrossEntropy`] with every one of its options. A chunk of rows
+/// at a time is multiplied, reduced and turned into its gradient in place; the gradient of W is added
+/// up over the chunks in row order, so the chunk's size changes no bit of any result.
+///
+/// - **Shapes**: hidden `[rows, hidden]`, weight `[classes, hidden]` (or `[hidden, classes]`, read in
+///   place), bias `[classes]`; the rest as in [`CrossEntropy`], whose `weight` is here `class_weight`.
+/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`
+///   (but at least one row of logits).
+/// - **Gradient**: ∂hidden = G·W, ∂W = Gᵀ·hidden, ∂bias = Σ_rows G, where G is the gradient of the
+///   logits; row weights and the upstream gradient are in G before ∂W is summed.
+/// - **Edges**: those of [`CrossEntropy`]; the hidden state of an ignored row is not used, so a NaN
+///   in it reaches nothing.
+///
+/// Sources: Liger-Kernel's fused linear cross-entropy (Hsu et al. 2024); Cut Cross-Entropy (Wijmans
+/// et al. 2024).
+///
+/// ```
+/// use surprisal::{Array, Arrays, CrossEntropy, LinearCrossEntropy, cpu};
+/// let inputs = Arrays::from([
+///     ("hidden".to_owned(), Array::float(&[1, 2], vec![1.0, 0.0])),
+///     ("weight".to_owned(), Array::float(&[3, 2], vec![1.0, 0.0, 2.0, 0.0, 3.0, 0.0])),
+///     ("targets".to_owned(), Array::int(&[1], vec![2])),
+/// ]);
+/// let loss = LinearCrossEntropy::new(CrossEntropy::default());
+/// let outputs = cpu::run(&loss, &inputs, &["loss", "grad.weight"])?;
+/// assert!((outputs["loss"].to_f64()[0] - 0.407_605_964).abs() < 1e-9);
+/// # Ok::<(), surprisal::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct LinearCrossEntropy {
+    /// What is done with the logits.
+    pub cross_entropy: CrossEntropy,
+    /// How the weight lies in memory.
+    pub weight_layout: WeightLayout,
+    /// The most bytes for the chunk of logits; `None` lets the plan choose.
+    pub chunk_bytes: Option<u64>,
+    /// Add into the gradients of weight and bias instead of overwriting them (micro-batches).
+    pub accumulate: bool,
+}
+
+impl LinearCrossEntropy {
+    /// Cross-entropy of a linear layer, with these options for the cross-entropy.
+    pub fn new(cross_entropy: CrossEntropy) -> Self {
+        Self { cross_entropy, ..Self::default() }
+    }
+
+    /// Sets how the weight lies in memory.
+    pub fn weight_layout(mut self, layout: WeightLayout) -> Self {
+        self.weight_layout = layout;
+        self
+    }
+
+    /// Sets the most bytes for the chunk of logits.
+    pub fn chunk_bytes(mut self, bytes: u64) -> Self {
+        self.chunk_bytes = Some(bytes);
+        self
+    }
+
+    /// Adds into the gradients of weight and bias instead of overwriting them.
+    pub fn accumulate(mut self, accumulate: bool) -> Self {
+        self.accumulate = accumulate;
+        self
+    }
+}
+
+tensors! {
+    /// What [`LinearCrossEntropy`] takes.
+    LinearCrossEntropyInputs {
+        /// Hidden states `[rows, hidden]`.
+        hidden = "hidden",
+        /// The classifier `[classes, hidden]` or `[hidden, classes]`.
+        weight = "weight",
+        /// The classifier's bias `[classes]`.
+        bias = "bias",
+        /// Class indices `[rows]`.
+        targets = "targets",
+        /// Class weights `[classes]`.
+        class_weight = "class_weight",
+        /// Added to the capped logits `[classes]`.
+        logit_bias = "logit_bias",
+        /// Row weights `[rows]`.
+        row_weight = "row_weight",
+        /// The gradient from above, `[1]` or `[rows]`.
+        upstream = "upstream",
+        /// The caller's denominator `[1]` on the GPU.
+        denominator = "denominator",
+        /// A saved `lse` `[rows]`.
+        lse = "lse",
+    }
+}
+
+tensors! {
+    /// What [`LinearCrossEntropy`] can hand back.
+    LinearCrossEntropyOutputs {
+        /// The loss, `[1]` or `[rows]`.
+        loss = "loss",
+        /// The gradient of the hidden states.
+        hidden_gradient = "grad.hidden",
+        /// The gradient of the weight, in the weight's layout.
+        weight_gradient = "grad.weight",
+        /// The gradient of the bias.
+        bias_gradient = "grad.bias",
+        /// log Σ exp(u) of each row.
+        lse = "lse",
+        /// log softmax(u)_y of each row.
+        log_prob = "log_prob",
+        /// The entropy of each row.
+        entropy = "entropy",
+        /// The largest probability of each row.
+        max_prob = "max_prob",
+        /// The class with the largest u.
+        argmax = "argmax",
+        /// How many classes come before the target.
+        rank = "rank",
+        /// 1 where argmax is the target.
+        correct = "correct",
+        /// Σ of the row losses.
+        sum = "sum",
+        /// What a mean divides by.
+        denominator = "denominator",
+        /// The number of rows kept.
+        count = "count",
+        /// The number of rows kept whose argmax is the target.
+        correct_count = "correct_count",
+        /// exp(sum/denominator).
+        perplexity = "perplexity",
+        /// The status words.
+        status = "status",
+    }
+}
+
+const HIDDEN: &[&[Dim]] = &[&[Dim::Rows, Dim::Hidden]];
+const WEIGHT: &[&[Dim]] = &[&[Dim::Classes, Dim::Hidden], &[Dim::Hidden, Dim::Classes]];
+const CLASSES: &[&[Dim]] = &[&[Dim::Classes]];
+
+static ABOUT: About = About {
+    name: "linear_cross_entropy",
+    summary: "Cross-entropy of a linear layer whose logits are never stored.",
+    formula: "logits = hidden·Wᵀ + bias; then cross_entropy",
+    pytorch: "torch.nn.functional.cross_entropy(torch.nn.functional.linear(hidden, weight, bias), …)",
+    inputs: &[
+        Argument::required("hidden", Kind::Float, HIDDEN, "hidden states"),
+        Argument::required("weight", Kind::Float, WEIGHT, "the classifier W, see weight_layout"),
+        Argument::optional("bias", Kind::Float, CLASSES, "the classifier's bias"),
+        arg::TARGETS,
+        Argument::optional("class_weight", Kind::Float, CLASSES, "class weights"),
+        Argument::optional("logit_bias", Kind::Float, CLASSES, "added to the capped logits"),
+        arg::ROW_WEIGHT,
+        arg::UPSTREAM,
+        arg::DENOMINATOR_IN,
+        arg::LSE_IN,
+    ],
+    outputs: &[
+        arg::LOSS,
+        Argument::optional("grad.hidden", Kind::Float, HIDDEN, "gradient of the hidden states"),
+        Argument::optional("grad.weight", Kind::Float, WEIGHT, "gradient of W, in W's layout"),
+        Argument::optional("grad.bias", Kind::Float, CLASSES, "gradient of the bias"),
+        arg::LSE,
+        arg::LOG_PROB,
+        arg::ENTROPY,
+        arg::MAX_PROB,
+        arg::ARGMAX,
+        arg::RANK,
+        arg::CORRECT,
+        arg::SUM,
+        arg::DENOMINATOR,
+        arg::COUNT,
+        arg::CORRECT_COUNT,
+        arg::PERPLEXITY,
+        arg::STATUS,
+    ],
+    options: OPTIONS,
+};
+
+const OPTIONS: &[OptionAbout] = &[
+    OptionAbout {
+        name: "weight_layout",
+        default: "\"classes_hidden\"",
+        about: "\"classes_hidden\" or \"hidden_classes\"",
+    },
+    OptionAbout {
+        name: "chunk_bytes",
+        default: "null",
+        about: "the most bytes for the chunk of logits",
+    },
+    OptionAbout {
+        name: "accumulate",
+        default: "false",
+        about: "add into grad.weight and grad.bias instead of overwriting them",
+    },
+    OptionAbout { name: "…", default: "", about: "and every option of cross_entropy" },
+];
+
+pub(super) const ENTRY: Entry = Entry {
+    about: &ABOUT,
+    #[cfg(feature = "serde")]
+    parse: |options| super::parse::<LinearCrossEntropy>("linear_cross_entropy", options),
+    default: || Box::new(LinearCrossEntropy::default()),
+};
+
+impl Loss for LinearCrossEntropy {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.cross_entropy.validate()
+    }
+
+    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
+        linear::plan(self, call, profile)
+    }
+
+    fn reference(&self, inputs: &Arrays, wanted: &[&str], arithmetic: Arithmetic) -> Result<Arrays> {
+        cpu::linear::run(self, inputs, wanted, arithmetic)
+    }
+}
+
+/// The options as they stand in JSON: those of the linear layer beside those of the cross-entropy.
+///
+/// `serde(flatten)` cannot deny unknown fields, so the two are told apart here.
+#[cfg(feature = "serde")]
+mod json {
+    use super::{CrossEntropy, LinearCrossEntropy};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
+    use serde_json::{Map, Value};
+
+    const OWN: [&str; 3] = ["weight_layout", "chunk_bytes", "accumulate"];
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Own {
+        weight_layout: super::WeightLayout,
+        chunk_bytes: Option<u64>,
+        accumulate: bool,
+    }
+
+    impl Default for Own {
+        fn default() -> Self {
+            let LinearCrossEntropy { weight_layout, chunk_bytes, accumulate, .. } =
+                LinearCrossEntropy::default();
+            Self { weight_layout, chunk_bytes, accumulate }
+        }
+    }
+
+    impl<'de> Deserialize<'de> for LinearCrossEntropy {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let all = Map::<String, Value>::deserialize(deserializer)?;
+            let (own, rest): (Map<_, _>, Map<_, _>) =
+                all.into_iter().partition(|(name, _)| OWN.contains(&name.as_str()));
+            let own: Own = serde_json::from_value(own.into()).map_err(D::Error::custom)?;
+            let cross_entropy: CrossEntropy =
+                serde_json::from_value(rest.into()).map_err(D::Error::custom)?;
+            Ok(Self {
+                cross_entropy,
+                weight_layout: own.weight_layout,
+                chunk_bytes: own.chunk_bytes,
+                accumulate: own.accumulate,
+            })
+        }
+    }
+
+    impl Serialize for LinearCrossEntropy {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let object = |value: Result<Value, _>| match value {
+                Ok(Value::Object(map)) => Ok(map),
+                Ok(_) => Err(S::Error::custom("options are an object")),
+                Err(error) => Err(S::Error::custom(error)),
+            };
+            let mut all = object(serde_json::to_value(&self.cross_entropy))?;
+            all.extend(object(serde_json::to_value(Own {
+                weight_layout: self.weight_layout,
+                chunk_bytes: self.chunk_bytes,
+                accumulate: self.accumulate,
+            }))?);
+            all.serialize(serializer)
+        }
+    }
+}
