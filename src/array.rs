@@ -129,9 +129,7 @@ impl Array {
                 shape,
                 words(bytes, count).map(|b| i64::from(u32::from_le_bytes(b))).collect(),
             ),
-            Dtype::I64 => {
-                Self::int(shape, words(bytes, count).map(i64::from_le_bytes).collect())
-            }
+            Dtype::I64 => Self::int(shape, words(bytes, count).map(i64::from_le_bytes).collect()),
         }
     }
 }

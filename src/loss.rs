@@ -28,16 +28,15 @@ pub trait Loss: std::fmt::Debug + Send + Sync {
     /// Whether every option is in its domain and no two exclude each other.
     fn validate(&self) -> Result<()>;
 
+    /// Whether the loss is one value a row instead of one number.
+    fn is_per_row(&self) -> bool;
+
     /// The recording for one call, as plain data.
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan>;
 
     /// The textbook computation of every output in `wanted`, on the CPU.
-    fn reference(
-        &self,
-        inputs: &Arrays,
-        wanted: &[&str],
-        arithmetic: Arithmetic,
-    ) -> Result<Arrays>;
+    fn reference(&self, inputs: &Arrays, wanted: &[&str], arithmetic: Arithmetic)
+    -> Result<Arrays>;
 }
 
 /// An extent that the tensors of one call share.

@@ -7,9 +7,10 @@ use crate::{
     array::{Arithmetic, Arrays},
     cpu,
     error::{Error, Result},
+    kernel::{Source, shader},
     plan::{Call, Plan},
     profile::Profile,
-    row::{self, Number, RowLoss, RowOptions},
+    row::{self, FunctorStream, Number, RowLoss, RowOptions, Span},
 };
 
 /// Target indices whose rows count for nothing.
@@ -240,8 +241,7 @@ const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
 pub(crate) mod arguments {
     use super::{Argument, Dim, Kind, ONE, ROWS};
 
-    pub const TARGETS: Argument =
-        Argument::optional("targets", Kind::Index, ROWS, "class indices");
+    pub const TARGETS: Argument = Argument::optional("targets", Kind::Index, ROWS, "class indices");
     pub const ROW_WEIGHT: Argument =
         Argument::optional("row_weight", Kind::Float, ROWS, "multiplies a row's loss and gradient");
     pub const UPSTREAM: Argument = Argument::optional(
@@ -428,11 +428,158 @@ impl Loss for CrossEntropy {
         Ok(())
     }
 
+    fn is_per_row(&self) -> bool {
+        self.reduction == Reduction::None
+    }
+
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         row::plan(self, call, profile)
     }
 
-    fn reference(&self, inputs: &Arrays, wanted: &[&str], arithmetic: Arithmetic) -> Result<Arrays> {
+    fn reference(
+        &self,
+        inputs: &Arrays,
+        wanted: &[&str],
+        arithmetic: Arithmetic,
+    ) -> Result<Arrays> {
         cpu::cross_entropy::run(self, inputs, wanted, arithmetic)
+    }
+}
+
+static STREAMS: &[FunctorStream] = &[
+    FunctorStream { name: "weight", argument: "weight", span: Span::Classes, default: 1.0 },
+    FunctorStream { name: "logit_bias", argument: "logit_bias", span: Span::Classes, default: 0.0 },
+    FunctorStream {
+        name: "target_probs",
+        argument: "target_probs",
+        span: Span::Matrix,
+        default: 0.0,
+    },
+    FunctorStream {
+        name: "target_gradient",
+        argument: "grad.target_probs",
+        span: Span::Matrix,
+        default: 0.0,
+    },
+];
+
+impl CrossEntropy {
+    /// Whether a term over all columns is needed beside the softmax.
+    fn has_term(&self, call: &Call) -> bool {
+        call.has("target_probs")
+            || (self.label_smoothing > 0.0 && self.smoothing == Smoothing::Uniform)
+    }
+}
+
+impl RowLoss for CrossEntropy {
+    fn sources(&self) -> Vec<Source> {
+        vec![shader!("loss/cross_entropy.wgsl")]
+    }
+
+    fn options(&self) -> RowOptions {
+        RowOptions {
+            reduction: self.reduction,
+            empty: self.empty,
+            ignored: self.ignore_index.as_slice().to_vec(),
+            weighted_rows: self.denominator == Denominator::Weights,
+            padding: self.padding,
+        }
+    }
+
+    fn streams(&self) -> &'static [FunctorStream] {
+        STREAMS
+    }
+
+    fn shapes(&self, call: &Call) -> Vec<(&'static str, u32)> {
+        let wants = |names: &[&str]| u32::from(names.iter().any(|name| call.wants(name)));
+        let ordinal = self.label_smoothing > 0.0 && self.smoothing == Smoothing::Ordinal;
+        let statistics = call.wants("statistics");
+        vec![
+            ("HAS_PROBS", call.has("target_probs").into()),
+            ("HAS_TERM", self.has_term(call).into()),
+            ("ORDINAL", ordinal.into()),
+            ("SOFTCAP", self.softcap.is_some().into()),
+            ("FOCAL", (self.focal_gamma > 0.0).into()),
+            ("WANTS_ENTROPY", wants(&["entropy"]) | u32::from(statistics)),
+            (
+                "WANTS_ARGMAX",
+                wants(&["argmax", "correct", "correct_count"]) | u32::from(statistics),
+            ),
+            ("WANTS_RANK", wants(&["rank"])),
+        ]
+    }
+
+    fn numbers(&self, call: &Call) -> Vec<(String, Number)> {
+        let epsilon = self.label_smoothing;
+        let classes = call.dim(Dim::Classes) as f64;
+        let spread = if self.smoothing == Smoothing::Uniform { epsilon / classes } else { 0.0 };
+        let numbers = [
+            ("kept_share", 1.0 - epsilon),
+            ("spread_share", spread),
+            ("ordinal_share", epsilon),
+            ("inverse_temperature", 1.0 / self.temperature),
+            ("softcap", self.softcap.unwrap_or(1.0)),
+            ("inverse_softcap", 1.0 / self.softcap.unwrap_or(1.0)),
+            ("z_loss", self.z_loss),
+            ("focal_gamma", self.focal_gamma),
+        ];
+        numbers.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect()
+    }
+
+    fn streams_twice(&self, call: &Call) -> bool {
+        self.has_term(call) && (call.has("target_probs") || self.focal_gamma > 0.0)
+    }
+
+    fn check(&self, call: &Call) -> Result<()> {
+        self.check_targets(call.has("targets"), call.has("target_probs"))?;
+        let names: Vec<&str> = call.outputs.keys().map(String::as_str).collect();
+        self.check_wanted(call.has("target_probs"), &names)
+    }
+}
+
+impl CrossEntropy {
+    /// Index or probability targets, one of them, and options that go with it.
+    pub(crate) fn check_targets(&self, targets: bool, probs: bool) -> Result<()> {
+        let loss = || "cross_entropy".to_owned();
+        if targets && probs {
+            return Err(Error::Conflict {
+                loss: loss(),
+                argument: "targets".to_owned(),
+                other: "target_probs".to_owned(),
+                reason: "a row has one kind of target".to_owned(),
+            });
+        }
+        if !targets && !probs {
+            return Err(Error::MissingInput {
+                loss: loss(),
+                argument: "targets".to_owned(),
+                reason: "or `target_probs` instead".to_owned(),
+            });
+        }
+        if probs && self.focal_gamma > 0.0 {
+            let value = self.focal_gamma;
+            return Err(Error::option(loss(), "focal_gamma", value, "needs index targets"));
+        }
+        if probs && self.label_smoothing > 0.0 && self.smoothing == Smoothing::Ordinal {
+            return Err(Error::option(loss(), "smoothing", "ordinal", "needs index targets"));
+        }
+        Ok(())
+    }
+
+    /// Outputs that need a kind of target.
+    pub(crate) fn check_wanted(&self, probs: bool, wanted: &[&str]) -> Result<()> {
+        let (needs, refused): (&str, &[&str]) = if probs {
+            ("targets", &["log_prob", "rank", "correct", "correct_count"])
+        } else {
+            ("target_probs", &["grad.target_probs"])
+        };
+        match wanted.iter().find(|name| refused.contains(name)) {
+            Some(name) => Err(Error::MissingInput {
+                loss: "cross_entropy".to_owned(),
+                argument: needs.to_owned(),
+                reason: format!("output `{name}` needs it"),
+            }),
+            None => Ok(()),
+        }
     }
 }

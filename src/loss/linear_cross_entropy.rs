@@ -8,7 +8,7 @@ use crate::{
     array::{Arithmetic, Arrays},
     cpu,
     error::Result,
-    linear,
+    linear::{self, LinearOptions},
     plan::{Call, Plan},
     profile::Profile,
 };
@@ -237,11 +237,25 @@ impl Loss for LinearCrossEntropy {
         self.cross_entropy.validate()
     }
 
-    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
-        linear::plan(self, call, profile)
+    fn is_per_row(&self) -> bool {
+        self.cross_entropy.is_per_row()
     }
 
-    fn reference(&self, inputs: &Arrays, wanted: &[&str], arithmetic: Arithmetic) -> Result<Arrays> {
+    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
+        let options = LinearOptions {
+            weight_layout: self.weight_layout,
+            chunk_bytes: self.chunk_bytes,
+            accumulate: self.accumulate,
+        };
+        linear::plan(ABOUT.name, &self.cross_entropy, options, call, profile)
+    }
+
+    fn reference(
+        &self,
+        inputs: &Arrays,
+        wanted: &[&str],
+        arithmetic: Arithmetic,
+    ) -> Result<Arrays> {
         cpu::linear::run(self, inputs, wanted, arithmetic)
     }
 }
@@ -252,7 +266,9 @@ impl Loss for LinearCrossEntropy {
 #[cfg(feature = "serde")]
 mod json {
     use super::{CrossEntropy, LinearCrossEntropy};
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
+    use serde::{
+        Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _,
+    };
     use serde_json::{Map, Value};
 
     const OWN: [&str; 3] = ["weight_layout", "chunk_bytes", "accumulate"];

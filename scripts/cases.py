@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""Writes reference cases for `surprisal check --vectors` from a PyTorch expression.
+
+The expression sees every input by its name, and torch, F and options; it is evaluated in float64, and its gradients
+are autograd's. A file that is there already is added to. Needs torch, safetensors and numpy.
+
+    python scripts/cases.py mine.safetensors --loss cross_entropy \
+        --input logits=5x7 --input targets=5:7 --options '{"label_smoothing": 0.1}' \
+        --expression 'F.cross_entropy(logits, targets, label_smoothing=options["label_smoothing"])'
+
+An input is NAME=SHAPE (Gaussian, as in 5x7), NAME=SHAPE:CLASSES (random class indices), NAME=file.npy, or
+NAME=[JSON] (as in weight=[1,2,0.5]). Floats are rounded to float32 first. A result that is not one number gets a
+random upstream gradient, which is stored with the case (or give one as the input `upstream`). Torch knows no gradient of some inputs: name the others in
+--gradients.
+"""
+
+import argparse
+import json
+import pathlib
+
+import numpy
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+
+def read_input(text):
+    """NAME=SPECIFICATION as a name and a tensor: float64 holding float32 values, or int64."""
+    name, _, what = text.partition("=")
+    if what.endswith(".npy"):
+        tensor = torch.from_numpy(numpy.load(what))
+    elif what.startswith("["):
+        tensor = torch.tensor(json.loads(what, parse_int=float if name not in ("targets", "labels") else int))
+    else:
+        shape, _, classes = what.partition(":")
+        shape = [int(extent) for extent in shape.split("x")]
+        tensor = torch.randint(int(classes), shape) if classes else torch.randn(shape)
+    return name, tensor.float().double() if tensor.is_floating_point() else tensor.long()
+
+
+def compute(arguments):
+    """The inputs and the expected outputs, by name."""
+    inputs = dict(read_input(text) for text in arguments.input)
+    upstream = inputs.pop("upstream", None)
+    for name, tensor in inputs.items():
+        wanted = not arguments.gradients or name in arguments.gradients
+        tensor.requires_grad_(wanted and tensor.is_floating_point())
+    names = inputs | {"torch": torch, "F": F, "options": arguments.options}
+    loss = eval(arguments.expression, names)  # the caller's own expression
+    if upstream is None and loss.numel() != 1:
+        upstream = torch.randn(loss.shape).double()
+    loss.backward(torch.ones_like(loss) if upstream is None else upstream.reshape(loss.shape))
+    expect = {"loss": loss.detach().reshape(loss.shape or [1])}
+    expect |= {f"grad.{name}": tensor.grad for name, tensor in inputs.items() if tensor.grad is not None}
+    stored = inputs if upstream is None else inputs | {"upstream": upstream}
+    return {name: tensor.detach() for name, tensor in stored.items()}, expect
+
+
+def read_file(path):
+    """The tensors and the cases of a file, both empty if there is none."""
+    if not path.exists():
+        return {}, []
+    with safe_open(path, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["cases"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=pathlib.Path)
+    parser.add_argument("--loss", required=True, help="its name in the catalogue")
+    parser.add_argument("--expression", required=True, help="Python; its value is the loss")
+    parser.add_argument("--input", action="append", default=[], metavar="NAME=WHAT")
+    parser.add_argument("--options", type=json.loads, default={}, help="the loss's options, JSON")
+    parser.add_argument("--gradients", nargs="*", metavar="NAME", help="default: those of all float inputs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--note")
+    arguments = parser.parse_args()
+    torch.manual_seed(arguments.seed)
+
+    tensors, cases = read_file(arguments.file)
+    prefix = f"{len(cases):04}"
+    inputs, expect = compute(arguments)
+    keys = {name: f"{prefix}/{name}" for name in inputs}
+    tensors |= {keys[name]: t.float() if t.is_floating_point() else t for name, t in inputs.items()}
+    tensors |= {f"{prefix}/expect.{name}": tensor for name, tensor in expect.items()}
+    case = {"id": f"{arguments.loss}/{prefix}", "loss": arguments.loss, "options": arguments.options}
+    case |= {"upstream": keys.pop("upstream")} if "upstream" in keys else {}
+    case |= {"inputs": keys, "expect": {name: f"{prefix}/expect.{name}" for name in expect}}
+    case |= {"source": f"{arguments.expression}, torch {torch.__version__}, float64"}
+    case |= {"note": arguments.note} if arguments.note else {}
+    metadata = {"format": "1", "cases": json.dumps([*cases, case])}
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, arguments.file, metadata)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+// One workgroup: the scalars. The completion word moves last.
+
+override EMPTY_IS_ZERO: bool = false;
+
+@compute @workgroup_size(WORKGROUP)
+fn finish(@builtin(local_invocation_index) lane: u32) {
+    var mine = tally_empty();
+    for (var at = lane; at < params.tallies; at += WORKGROUP) {
+        mine = tally_merge(mine, tallies[params.first + at]);
+    }
+    let all = tally_reduce(mine, lane);
+    if (lane != 0u) {
+        return;
+    }
+    let kept = tallies[params.kept];
+    let divisor = kept.sum;
+    let sum = sum_bits(all.sum, all.sum_flags);
+    loss_write(0u, quotient(sum, divisor));
+    sum_write(0u, sum);
+    denominator_write(0u, bitcast<u32>(kept.denominator));
+    count_write(0u, kept.count_low);
+    count_write(1u, kept.count_high);
+    correct_count_write(0u, all.correct);
+    let mean = quotient(sum, kept.denominator);
+    let growth = bits_or(exp(min(bitcast<f32>(mean), 89.0)), mean, finite_one(mean));
+    perplexity_write(0u, select(growth, INFINITY_BITS, finite_one(mean) && bitcast<f32>(mean) > 88.722839));
+    status_write(1u, kept.bad_targets);
+    status_write(2u, kept.first_bad_row);
+    status_write(3u, kept.bad_value_low);
+    status_write(4u, kept.bad_value_high);
+    status_write(5u, all.bad_rows);
+    status_write(0u, status_read(0u) + 1u);
+}
+
+// sum/divisor as bits; over nothing it is what the caller chose, but a NaN stays one.
+fn quotient(sum: u32, divisor: f32) -> u32 {
+    if (divisor == 0.0) {
+        return select(NAN_BITS, 0u, EMPTY_IS_ZERO && (sum & ~SIGN_BIT) <= INFINITY_BITS);
+    }
+    let flipped = sum ^ select(0u, SIGN_BIT, divisor < 0.0);
+    return bits_or(bitcast<f32>(sum) / divisor, select(flipped, NAN_BITS, (sum & ~SIGN_BIT) > INFINITY_BITS), finite_one(sum));
+}

@@ -1,0 +1,504 @@
+// Softmax cross-entropy: index or probability targets, weights, smoothing, focal, soft-cap, z-loss.
+
+override HAS_PROBS: bool = false;
+// A term Σ coefficient·(u - max) over all columns is needed: probability targets, uniform smoothing.
+override HAS_TERM: bool = false;
+override ORDINAL: bool = false;
+override SOFTCAP: bool = false;
+override FOCAL: bool = false;
+// The row's lse is given: the maximum and sum of a stream are not used.
+override HAS_LSE: bool = false;
+// The columns were streamed; otherwise the lse and the target are all there is.
+override STREAMED: bool = true;
+override WANTS_ENTROPY: bool = false;
+override WANTS_ARGMAX: bool = false;
+override WANTS_RANK: bool = false;
+
+// Flags of a state.
+const STATE_LIVE: u32 = 1u;
+const STATE_BAD: u32 = 2u;
+const STATE_INFINITE: u32 = 4u;
+
+// Stands for a z of -inf, where the cap is flat.
+const FAR: f32 = -1e30;
+
+// A quad of columns: u where it is finite; a column that is -inf or past the row is not live.
+struct Item {
+    column: u32,
+    z: vec4<f32>,
+    u: vec4<f32>,
+    live: vec4<bool>,
+    bad: bool,
+    coefficient: vec4<f32>,
+}
+
+struct Row {
+    index: u32,
+    label: u32,
+    // IGNORED, BAD_TARGET
+    flags: u32,
+    row_weight: f32,
+    // row_weight · upstream / denominator
+    factor: f32,
+    class_weights: f32,
+    // The orderable key of the target's u, for the rank.
+    target_key: u32,
+}
+
+// The mergeable state of a stretch of columns (public: see row.rs).
+struct State {
+    top: f32,
+    sum: f32,
+    // Σ exp(u - top)·(u - top)
+    moment: f32,
+    // Σ coefficient and Σ coefficient·(u - top)
+    coefficient: f32,
+    term: f32,
+    argmax: u32,
+    rank: u32,
+    flags: u32,
+}
+
+struct Closed {
+    // Bits, since any of them may be NaN or infinite.
+    loss: u32,
+    lse: u32,
+    log_prob: u32,
+    entropy: u32,
+    max_prob: u32,
+    argmax: u32,
+    rank: u32,
+    correct: u32,
+    // Factors of the gradient alpha·p - beta·coefficient - kappa·[target] - side·[neighbour].
+    top: f32,
+    inverse_sum: f32,
+    alpha: f32,
+    beta: f32,
+    kappa: f32,
+    side: f32,
+    label: u32,
+    flags: u32,
+}
+
+// A score after cap, bias and temperature, with what became of it.
+struct Score {
+    u: vec4<f32>,
+    live: vec4<bool>,
+    bad: vec4<bool>,
+}
+
+fn score(z_bits: vec4<u32>, bias_bits: vec4<u32>) -> Score {
+    let minus = vec4<u32>(INFINITY_BITS | SIGN_BIT);
+    let z_finite = finite(z_bits);
+    let bias_finite = finite(bias_bits);
+    var u = select(vec4<f32>(0.0), bitcast<vec4<f32>>(z_bits), z_finite);
+    if (SOFTCAP) {
+        u = params.softcap * tanh4(u * params.inverse_softcap);
+    }
+    u = (u + select(vec4<f32>(0.0), bitcast<vec4<f32>>(bias_bits), bias_finite)) * params.inverse_temperature;
+    let u_bits = bitcast<vec4<u32>>(u);
+    let masked = (z_bits == minus) | (bias_bits == minus) | (u_bits == minus);
+    let whole = z_finite & bias_finite & finite(u_bits);
+    let bad = (!z_finite & (z_bits != minus)) | (!bias_finite & (bias_bits != minus)) | (z_finite & bias_finite & !whole & !masked);
+    let live = whole & !masked;
+    return Score(select(vec4<f32>(LOWEST), u, live), live, bad);
+}
+
+fn item_empty(column: u32) -> Item {
+    return Item(column, vec4<f32>(0.0), vec4<f32>(LOWEST), vec4<bool>(false), false, vec4<f32>(0.0));
+}
+
+fn coefficients(row: u32, column: u32) -> vec4<f32> {
+    let weight = bitcast<vec4<f32>>(weight_quad(0u, column));
+    if (HAS_PROBS) {
+        let q = bitcast<vec4<f32>>(target_probs_quad(row, column));
+        return weight * (params.kept_share * q + params.spread_share);
+    }
+    return weight;
+}
+
+fn item(row: Row, column: u32) -> Item {
+    let z_bits = logits_quad(row.index, column);
+    let s = score(z_bits, logit_bias_quad(0u, column));
+    let inside = vec4<u32>(column, column + 1u, column + 2u, column + 3u) < vec4<u32>(params.classes);
+    var coefficient = vec4<f32>(0.0);
+    if (HAS_TERM) {
+        coefficient = select(vec4<f32>(0.0), coefficients(row.index, column), inside);
+    }
+    let z = select(vec4<f32>(FAR), bitcast<vec4<f32>>(z_bits), finite(z_bits));
+    return Item(column, z, select(vec4<f32>(LOWEST), s.u, inside), s.live & inside, any(s.bad & inside), coefficient);
+}
+
+// Orders floats as integers; -inf and columns past the row come first.
+fn key(u: f32, live: bool) -> u32 {
+    let bits = bitcast<u32>(u);
+    let ordered = select(bits | SIGN_BIT, ~bits, (bits & SIGN_BIT) != 0u);
+    return select(0u, ordered, live);
+}
+
+fn target_score(row: u32, label: u32) -> Score {
+    return score(vec4<u32>(logits_at(row, label)), vec4<u32>(logit_bias_at(0u, label)));
+}
+
+fn reopen(index: u32) -> Row {
+    return Row(index, NONE, 0u, 0.0, 0.0, 0.0, 0u);
+}
+
+fn open(index: u32) -> Row {
+    let entry = row_table[HEADER + params.first_row + index];
+    let head = bitcast<vec4<f32>>(row_table[0]);
+    let row_weight = bitcast<f32>(entry.z);
+    var row = Row(index, entry.x, entry.y, row_weight, row_weight * bitcast<f32>(entry.w) * head.z, head.w, 0u);
+    if (WANTS_RANK && row.label != NONE) {
+        let at = target_score(index, row.label);
+        row.target_key = key(at.u.x, at.live.x);
+    }
+    return row;
+}
+
+// Ignored rows and rows with a bad target need no stream.
+fn row_streams(row: Row) -> bool {
+    return row.flags == 0u;
+}
+
+fn state_empty() -> State {
+    return State(LOWEST, 0.0, 0.0, 0.0, 0.0, NONE, 0u, 0u);
+}
+
+struct Part {
+    sum: f32,
+    moment: f32,
+    coefficient: f32,
+    term: f32,
+    infinite: bool,
+}
+
+fn part(it: Item, top: f32) -> Part {
+    let e = select(vec4<f32>(0.0), exp_below4(it.u, top), it.live);
+    let below = select(vec4<f32>(0.0), it.u - top, it.live);
+    var out = Part(sum4(e), 0.0, 0.0, 0.0, false);
+    if (WANTS_ENTROPY) {
+        out.moment = sum4(e * max(below, vec4<f32>(-FLOOR)));
+    }
+    if (HAS_TERM) {
+        out.coefficient = sum4(it.coefficient);
+        out.term = sum4(it.coefficient * below);
+        out.infinite = any((it.coefficient != vec4<f32>(0.0)) & !it.live);
+    }
+    return out;
+}
+
+fn first_at(it: Item, top: f32) -> u32 {
+    let columns = vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u);
+    let c = select(vec4<u32>(NONE), columns, it.live & (it.u == vec4<f32>(top)));
+    return min(min(c.x, c.y), min(c.z, c.w));
+}
+
+fn above(it: Item, row: Row) -> u32 {
+    var count = 0u;
+    for (var i = 0u; i < 4u; i += 1u) {
+        let column = it.column + i;
+        let k = key(it.u[i], it.live[i]);
+        let before = k > row.target_key || (k == row.target_key && column < row.label);
+        count += select(0u, 1u, before && column < params.classes);
+    }
+    return count;
+}
+
+fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
+    let tile_top = max4(max(max(a.u, b.u), max(c.u, d.u)));
+    let top = max(state.top, tile_top);
+    let pa = part(a, top);
+    let pb = part(b, top);
+    let pc = part(c, top);
+    let pd = part(d, top);
+    var tile = state_empty();
+    tile.top = top;
+    tile.sum = (pa.sum + pb.sum) + (pc.sum + pd.sum);
+    tile.moment = (pa.moment + pb.moment) + (pc.moment + pd.moment);
+    tile.coefficient = (pa.coefficient + pb.coefficient) + (pc.coefficient + pd.coefficient);
+    tile.term = (pa.term + pb.term) + (pc.term + pd.term);
+    let live = any(a.live | b.live | c.live | d.live);
+    tile.flags = select(0u, STATE_LIVE, live)
+        | select(0u, STATE_BAD, a.bad || b.bad || c.bad || d.bad)
+        | select(0u, STATE_INFINITE, pa.infinite || pb.infinite || pc.infinite || pd.infinite);
+    if (WANTS_ARGMAX && tile_top == top) {
+        tile.argmax = min(min(first_at(a, top), first_at(b, top)), min(first_at(c, top), first_at(d, top)));
+    }
+    if (WANTS_RANK) {
+        tile.rank = above(a, row) + above(b, row) + above(c, row) + above(d, row);
+    }
+    // The tile's numbers are taken against the new maximum: only the state is rescaled.
+    let moved = rescale(state, top);
+    return joined(moved, tile, state.top == top);
+}
+
+// The state with its sums taken against a maximum not below its own.
+fn rescale(state: State, top: f32) -> State {
+    var out = state;
+    let live = (state.flags & STATE_LIVE) != 0u;
+    let shift = select(0.0, max(state.top, top - FLOOR) - top, live);
+    let factor = exp(shift);
+    out.top = top;
+    out.sum = state.sum * factor;
+    if (WANTS_ENTROPY) {
+        out.moment = factor * (state.moment + state.sum * shift);
+    }
+    if (HAS_TERM) {
+        out.term = state.term + state.coefficient * select(0.0, state.top - top, live);
+    }
+    return out;
+}
+
+// Two states against the same maximum; a_top says whether a reaches it.
+fn joined(a: State, b: State, a_top: bool) -> State {
+    var argmax = NONE;
+    if (WANTS_ARGMAX) {
+        argmax = min(select(NONE, a.argmax, a_top), b.argmax);
+    }
+    return State(
+        a.top,
+        a.sum + b.sum,
+        a.moment + b.moment,
+        a.coefficient + b.coefficient,
+        a.term + b.term,
+        argmax,
+        a.rank + b.rank,
+        a.flags | b.flags,
+    );
+}
+
+fn state_merge(a: State, b: State) -> State {
+    let top = max(a.top, b.top);
+    var right = rescale(b, top);
+    right.argmax = select(NONE, b.argmax, b.top == top);
+    return joined(rescale(a, top), right, a.top == top);
+}
+
+// The state as public data, in the order of its fields.
+fn state_publish(row: u32, state: State) {
+    let at = row * 8u;
+    statistics_write(at, bitcast<u32>(state.top));
+    statistics_write(at + 1u, bitcast<u32>(state.sum));
+    statistics_write(at + 2u, bitcast<u32>(state.moment));
+    statistics_write(at + 3u, bitcast<u32>(state.coefficient));
+    statistics_write(at + 4u, bitcast<u32>(state.term));
+    statistics_write(at + 5u, state.argmax);
+    statistics_write(at + 6u, state.rank);
+    statistics_write(at + 7u, state.flags);
+}
+
+// One share of the target distribution: its weight, its distance lse - u (0 where u is -inf), and
+// whether that makes the loss infinite.
+struct Share {
+    weight: f32,
+    below: f32,
+    live: bool,
+    infinite: bool,
+}
+
+fn share(row: Row, label: u32, part_of: f32, top: f32, log_sum: f32) -> Share {
+    let s = target_score(row.index, label);
+    let weight = part_of * bitcast<f32>(weight_at(0u, label));
+    let below = select(0.0, log_sum + (top - s.u.x), s.live.x);
+    return Share(weight, below, s.live.x, !s.live.x && weight != 0.0);
+}
+
+// A row without numbers: its by-products are `fill`, its argmax and rank none.
+fn closed_blank(row: Row, flags: u32, loss: u32, fill: u32) -> Closed {
+    return Closed(loss, fill, fill, fill, fill, NONE, NONE, 0u, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, row.label, flags);
+}
+
+fn close(row: Row, streamed: State) -> Closed {
+    if ((row.flags & IGNORED) != 0u) {
+        return closed_blank(row, ROW_ZERO, 0u, 0u);
+    }
+    if (row.flags != 0u) {
+        return closed_blank(row, ROW_ZERO, NAN_BITS, 0u);
+    }
+    var state = streamed;
+    if (HAS_LSE) {
+        let given = records[(params.first_row + row.index) * RECORD + RECORD_FACTORS];
+        state.term += state.coefficient * select(0.0, state.top - bitcast<f32>(given), (state.flags & STATE_LIVE) != 0u);
+        state.top = bitcast<f32>(given);
+        state.sum = 1.0;
+        state.flags = (state.flags & STATE_INFINITE) | select(STATE_BAD, STATE_LIVE, finite_one(given));
+    }
+    if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
+        return closed_blank(row, ROW_NAN | select(0u, ROW_ZERO, row.factor == 0.0), NAN_BITS, NAN_BITS);
+    }
+    return close_live(row, state);
+}
+
+fn close_live(row: Row, state: State) -> Closed {
+    let log_sum = log(state.sum);
+    let lse = state.top + log_sum;
+    // Nothing comes down to a row with factor 0: its gradient is 0 whatever its numbers are.
+    var out = closed_blank(row, select(0u, ROW_ZERO, row.factor == 0.0), 0u, 0u);
+    out.lse = bitcast<u32>(lse);
+    out.top = state.top;
+    out.inverse_sum = 1.0 / state.sum;
+    out.max_prob = bitcast<u32>(out.inverse_sum);
+    out.entropy = bitcast<u32>(max(log_sum - state.moment * out.inverse_sum, 0.0));
+    out.argmax = state.argmax;
+    out.rank = state.rank;
+    // Σ w q (lse - u) and Σ w q over the targets.
+    var total = 0.0;
+    var weights = 0.0;
+    var infinite = false;
+    out.beta = row.factor;
+    if (HAS_TERM) {
+        // With index targets the coefficients are bare class weights: each has the share ε/C.
+        let reach = select(params.spread_share, 1.0, HAS_PROBS);
+        let coefficient = select(row.class_weights, state.coefficient, STREAMED);
+        total = reach * (coefficient * log_sum - state.term);
+        weights = reach * coefficient;
+        infinite = (state.flags & STATE_INFINITE) != 0u && reach != 0.0;
+        out.beta = row.factor * reach;
+    }
+    if (HAS_PROBS) {
+        // For the gradient of the target distribution: its factor, and log p = u - top - log_sum.
+        out.kappa = row.factor * params.kept_share;
+        out.side = log_sum;
+    } else {
+        return close_target(row, out, log_sum, total, weights, infinite);
+    }
+    return close_loss(row, out, total, weights, infinite);
+}
+
+// Adds the z-loss, weighs the row, and sets alpha.
+fn close_loss(row: Row, given: Closed, total: f32, weights: f32, infinite: bool) -> Closed {
+    var out = given;
+    let lse = bitcast<f32>(given.lse);
+    let loss = row.row_weight * (total + params.z_loss * lse * lse);
+    out.loss = bits_or(loss, INFINITY_BITS | (bitcast<u32>(row.row_weight) & SIGN_BIT), !infinite || row.row_weight == 0.0);
+    out.alpha = row.factor * (weights + 2.0 * params.z_loss * lse);
+    return out;
+}
+
+// Index targets: the target, its neighbours (ordinal smoothing), focal.
+fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, spread_weights: f32, spread_infinite: bool) -> Closed {
+    var out = given;
+    var total = spread;
+    var weights = spread_weights;
+    var infinite = spread_infinite;
+    var kept = params.kept_share;
+    var side = 0.0;
+    if (ORDINAL) {
+        let left = row.label > 0u;
+        let right = row.label + 1u < params.classes;
+        kept = select(kept, 1.0, !left && !right);
+        side = select(params.ordinal_share, 0.5 * params.ordinal_share, left && right);
+        let s = share(row, select(row.label, row.label - 1u, left), select(0.0, side, left), out.top, log_sum);
+        let t = share(row, select(row.label, row.label + 1u, right), select(0.0, side, right), out.top, log_sum);
+        total += s.weight * s.below + t.weight * t.below;
+        weights += s.weight + t.weight;
+        infinite = infinite || s.infinite || t.infinite;
+    }
+    let s = share(row, row.label, kept, out.top, log_sum);
+    total += s.weight * s.below;
+    weights += s.weight;
+    infinite = infinite || s.infinite;
+    out.log_prob = bits_or(-s.below, INFINITY_BITS | SIGN_BIT, s.live);
+    out.kappa = row.factor * s.weight;
+    out.side = row.factor * side;
+    if (FOCAL) {
+        // (1 - p)^γ on the whole smoothed sum; its own gradient goes to the target through p.
+        let p = select(0.0, exp(-min(s.below, FLOOR)), s.live);
+        let rest = select(1.0, one_minus_exp(-s.below), s.live);
+        let modulation = select(power(rest, params.focal_gamma), 1.0, params.focal_gamma == 0.0);
+        // total·γ·(1 - p)^(γ-1)·p tends to 0 on both sides of its domain.
+        let open_interval = rest > 0.0 && p > 0.0 && !infinite;
+        let slope = select(0.0, total * params.focal_gamma * power(rest, params.focal_gamma - 1.0) * p, open_interval);
+        out.kappa = out.kappa * modulation + row.factor * slope;
+        out.side = out.side * modulation;
+        out.beta = out.beta * modulation;
+        total = total * modulation;
+        weights = weights * modulation + slope;
+    }
+    out.correct = select(0u, 1u, WANTS_ARGMAX && out.argmax == row.label);
+    return close_loss(row, out, total, weights, infinite);
+}
+
+// x^y for x >= 0.
+fn power(x: f32, y: f32) -> f32 {
+    return select(0.0, exp(y * log(max(x, 1e-38))), x > 0.0);
+}
+
+fn closed_write(row: Row, closed: Closed) {
+    let at = (params.first_row + row.index) * RECORD;
+    records[at] = closed.loss;
+    records[at + 1u] = closed.lse;
+    records[at + 2u] = closed.log_prob;
+    records[at + 3u] = closed.entropy;
+    records[at + 4u] = closed.max_prob;
+    records[at + 5u] = closed.argmax;
+    records[at + 6u] = closed.rank;
+    records[at + RECORD_CORRECT] = closed.correct;
+    records[at + 8u] = bitcast<u32>(closed.top);
+    records[at + 9u] = bitcast<u32>(closed.inverse_sum);
+    records[at + 10u] = bitcast<u32>(closed.alpha);
+    records[at + 11u] = bitcast<u32>(closed.beta);
+    records[at + 12u] = bitcast<u32>(closed.kappa);
+    records[at + 13u] = bitcast<u32>(closed.side);
+    records[at + 14u] = closed.label;
+    records[at + RECORD_FLAGS] = closed.flags;
+}
+
+// The factors of the gradient; the by-products stay where they are.
+fn closed_read(row: Row) -> Closed {
+    let at = (params.first_row + row.index) * RECORD;
+    return Closed(
+        0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u,
+        bitcast<f32>(records[at + 8u]),
+        bitcast<f32>(records[at + 9u]),
+        bitcast<f32>(records[at + 10u]),
+        bitcast<f32>(records[at + 11u]),
+        bitcast<f32>(records[at + 12u]),
+        bitcast<f32>(records[at + 13u]),
+        records[at + 14u],
+        records[at + RECORD_FLAGS],
+    );
+}
+
+fn emit(row: Row, closed: Closed, it: Item) {
+    if (closed.flags != 0u) {
+        // A factor of 0 wins over NaN: nothing comes down to the row.
+        let fill = vec4<u32>(select(NAN_BITS, 0u, (closed.flags & ROW_ZERO) != 0u));
+        gradient_store(row.index, it.column, fill);
+        target_gradient_store(row.index, it.column, fill);
+        return;
+    }
+    let p = select(vec4<f32>(0.0), exp_below4(it.u, closed.top) * closed.inverse_sum, it.live);
+    // What the target distribution takes is summed first, as its weights were for alpha: with one
+    // class the two cancel exactly.
+    var taken = vec4<f32>(0.0);
+    if (HAS_TERM) {
+        taken = closed.beta * it.coefficient;
+    }
+    if (!HAS_PROBS) {
+        let columns = vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u);
+        taken += select(vec4<f32>(0.0), vec4<f32>(closed.kappa), columns == vec4<u32>(closed.label));
+        if (ORDINAL) {
+            let next = (columns == vec4<u32>(closed.label - 1u)) | (columns == vec4<u32>(closed.label + 1u));
+            taken += select(vec4<f32>(0.0), closed.side * bitcast<vec4<f32>>(weight_quad(0u, it.column)), next);
+        }
+    } else {
+        emit_target_gradient(row, closed, it);
+    }
+    var g = (closed.alpha * p - taken) * params.inverse_temperature;
+    if (SOFTCAP) {
+        let slope = sech_squared4(it.z * params.inverse_softcap);
+        g = g * select(vec4<f32>(0.0), slope, it.z != vec4<f32>(FAR));
+    }
+    gradient_store(row.index, it.column, bitcast<vec4<u32>>(g));
+}
+
+// -f·(1 - ε)·w∘log p; where p = 0 the limit, and 0 where its factor is 0.
+fn emit_target_gradient(row: Row, closed: Closed, it: Item) {
+    let factor = closed.kappa * bitcast<vec4<f32>>(weight_quad(0u, it.column));
+    let below = closed.side + select(vec4<f32>(0.0), closed.top - it.u, it.live);
+    let limit = vec4<u32>(INFINITY_BITS) | (bitcast<vec4<u32>>(factor) & vec4<u32>(SIGN_BIT));
+    let value = select(limit, bitcast<vec4<u32>>(factor * below), it.live | (factor == vec4<f32>(0.0)));
+    target_gradient_store(row.index, it.column, value);
+}

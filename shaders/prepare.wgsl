@@ -1,0 +1,64 @@
+// A lane a row: reads what a caller may give for rows, in any type, and writes one table entry a row
+// for the hot kernels; counts what the mean divides by.
+//
+// Entry: class, flags, bits of row_weight, bits of upstream. The table begins with a header, see
+// header.wgsl.
+
+override HAS_TARGETS: bool = true;
+override HAS_LSE: bool = false;
+// The denominator counts row weights, not rows.
+override WEIGHTED_ROWS: bool = false;
+
+fn ignored(low: u32, high: u32) -> bool {
+    let count = params.ignored;
+    return (count > 0u && low == params.ignore_0_low && high == params.ignore_0_high)
+        || (count > 1u && low == params.ignore_1_low && high == params.ignore_1_high)
+        || (count > 2u && low == params.ignore_2_low && high == params.ignore_2_high)
+        || (count > 3u && low == params.ignore_3_low && high == params.ignore_3_high);
+}
+
+fn prepare_row(row: u32) -> Tally {
+    var tally = tally_empty();
+    var flags = 0u;
+    var label = NONE;
+    var class_weight = 1.0;
+    if (HAS_TARGETS) {
+        let target_words = targets_at(row);
+        if (ignored(target_words.x, target_words.y)) {
+            flags = IGNORED;
+        } else if (target_words.y != 0u || target_words.x >= params.classes) {
+            flags = BAD_TARGET;
+            tally.bad_targets = 1u;
+            tally.first_bad_row = params.first_row + row;
+            tally.bad_value_low = target_words.x;
+            tally.bad_value_high = target_words.y;
+        } else {
+            label = target_words.x;
+            class_weight = bitcast<f32>(weight_at(0u, label));
+        }
+    }
+    let row_weight = row_weight_at(row, 0u);
+    if (flags == 0u) {
+        tally.count_low = 1u;
+        tally.denominator = class_weight * select(1.0, bitcast<f32>(row_weight), WEIGHTED_ROWS);
+    }
+    if (HAS_LSE) {
+        records[row * RECORD + RECORD_FACTORS] = lse_at(row, 0u);
+    }
+    row_table[HEADER + row] = vec4<u32>(label, flags, row_weight, upstream_at(row, 0u));
+    return tally;
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn prepare(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let block = group.x + group.y * groups.x;
+    let end = min((block + 1u) * BLOCK, params.rows);
+    var mine = tally_empty();
+    for (var row = block * BLOCK + lane; row < end; row += WORKGROUP) {
+        mine = tally_merge(mine, prepare_row(row));
+    }
+    let all = tally_reduce(mine, lane);
+    if (lane == 0u && block * BLOCK < params.rows) {
+        tallies[params.first_tally + block] = all;
+    }
+}

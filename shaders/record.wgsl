@@ -1,0 +1,17 @@
+// What is known of a row before its stream (the row table) and what it leaves behind (its record).
+
+// Entries of the table before the first row, see header.wgsl.
+const HEADER: u32 = 4u;
+// Flags of an entry.
+const IGNORED: u32 = 1u;
+const BAD_TARGET: u32 = 2u;
+
+const RECORD: u32 = 16u;
+const RECORD_LOSS: u32 = 0u;
+const RECORD_CORRECT: u32 = 7u;
+// The first factor of a gradient; before the row is closed, its saved lse.
+const RECORD_FACTORS: u32 = 8u;
+const RECORD_FLAGS: u32 = 15u;
+// Flags of a row: its gradient is 0 (ignored, bad target); its gradient is NaN (bad logits).
+const ROW_ZERO: u32 = 1u;
+const ROW_NAN: u32 = 2u;

@@ -1,0 +1,63 @@
+// The row skeleton: lanes stream a row into a mergeable state, close it, and stream it again.
+//
+// A functor (loss/*.wgsl) supplies
+//   struct Item, fn item(row, column, inside) -> Item      one quad of columns as the loss sees it
+//   struct State, fn state_empty, state_take, state_merge  what a stretch of columns leaves behind
+//   struct Row, fn open(row) -> Row                        what is known of a row before its stream
+//   struct Closed, fn close(row, state) -> Closed          its loss, by-products and gradient factors
+//   fn closed_write(row, closed), fn closed_read(row)      to and from the row's record
+//   fn emit(row, closed, item)                             the gradient of a quad, stored
+//
+// A row is a sequence of segments of params.segment columns. One workgroup that walks them all and
+// several workgroups that take one each merge the same states in the same order: the same bits.
+
+override WORKGROUP: u32 = 64u;
+// Lanes that share a row; a power of two that divides WORKGROUP.
+override LANES: u32 = 64u;
+
+var<workgroup> lane_states: array<State, WORKGROUP>;
+
+// Streams columns first..end of a row; lane takes every LANES-th quad, four quads to a tile, so that
+// the running maximum is rescaled once in sixteen elements.
+fn walk(row: Row, first: u32, end: u32, lane: u32) -> State {
+    let step = LANES * 4u;
+    var state = state_empty();
+    var column = first + lane * 4u;
+    for (; column + 3u * step + 4u <= end; column += 4u * step) {
+        state = state_take(
+            row,
+            state,
+            item(row, column),
+            item(row, column + step),
+            item(row, column + 2u * step),
+            item(row, column + 3u * step),
+        );
+    }
+    for (; column < end; column += step) {
+        let nothing = item_empty(column);
+        state = state_take(row, state, item(row, column), nothing, nothing, nothing);
+    }
+    return state;
+}
+
+// The states of the LANES lanes of a row, merged in a fixed tree; valid in each of them.
+fn reduce(mine: State, local: u32, lane: u32) -> State {
+    lane_states[local] = mine;
+    for (var reach = LANES / 2u; reach > 0u; reach = reach / 2u) {
+        workgroupBarrier();
+        if (lane < reach) {
+            lane_states[local] = state_merge(lane_states[local], lane_states[local + reach]);
+        }
+    }
+    workgroupBarrier();
+    let all = lane_states[local - lane];
+    workgroupBarrier();
+    return all;
+}
+
+// The second stream.
+fn emit_columns(row: Row, closed: Closed, first: u32, end: u32, lane: u32) {
+    for (var column = first + lane * 4u; column < end; column += LANES * 4u) {
+        emit(row, closed, item(row, column));
+    }
+}

@@ -1,0 +1,27 @@
+// One pass over whole rows: LANES lanes walk a row's segments in order, close it and, if asked for,
+// stream it again straight away for the gradient, while caches hold it.
+
+override WRITES_GRADIENT: bool = false;
+
+@compute @workgroup_size(WORKGROUP)
+fn fused(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let lane = local % LANES;
+    let slot = (group.x + group.y * groups.x) * (WORKGROUP / LANES) + local / LANES;
+    let inside = slot < params.rows;
+    let row = open(min(slot, params.rows - 1u));
+    let end = select(0u, params.classes, inside && row_streams(row));
+    var state = state_empty();
+    for (var first = 0u; first < params.classes; first += params.segment) {
+        let part = walk(row, first, min(first + params.segment, end), lane);
+        state = state_merge(state, reduce(part, local, lane));
+    }
+    if (inside) {
+        let closed = close(row, state);
+        if (lane == 0u) {
+            closed_write(row, closed);
+        }
+        if (WRITES_GRADIENT) {
+            emit_columns(row, closed, 0u, params.classes, lane);
+        }
+    }
+}

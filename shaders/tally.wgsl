@@ -1,0 +1,75 @@
+// What is counted and summed over rows: mergeable in a fixed order, infinities and NaN as flags.
+
+const SUM_NAN: u32 = 1u;
+const SUM_POSITIVE: u32 = 2u;
+const SUM_NEGATIVE: u32 = 4u;
+// Tallies that one workgroup folds into one.
+const BLOCK: u32 = 1024u;
+
+struct Tally {
+    sum: f32,
+    denominator: f32,
+    count_low: u32,
+    count_high: u32,
+    bad_targets: u32,
+    first_bad_row: u32,
+    bad_value_low: u32,
+    bad_value_high: u32,
+    sum_flags: u32,
+    bad_rows: u32,
+    correct: u32,
+    unused: u32,
+}
+
+override WORKGROUP: u32 = 64u;
+
+var<workgroup> lane_tallies: array<Tally, WORKGROUP>;
+
+fn tally_empty() -> Tally {
+    return Tally(0.0, 0.0, 0u, 0u, 0u, NONE, 0u, 0u, 0u, 0u, 0u, 0u);
+}
+
+fn tally_merge(a: Tally, b: Tally) -> Tally {
+    let low = a.count_low + b.count_low;
+    let carry = select(0u, 1u, low < a.count_low);
+    let a_first = a.first_bad_row <= b.first_bad_row;
+    return Tally(
+        a.sum + b.sum,
+        a.denominator + b.denominator,
+        low,
+        a.count_high + b.count_high + carry,
+        a.bad_targets + b.bad_targets,
+        min(a.first_bad_row, b.first_bad_row),
+        select(b.bad_value_low, a.bad_value_low, a_first),
+        select(b.bad_value_high, a.bad_value_high, a_first),
+        a.sum_flags | b.sum_flags,
+        a.bad_rows + b.bad_rows,
+        a.correct + b.correct,
+        0u,
+    );
+}
+
+// All lanes' tallies merged, valid in every lane.
+fn tally_reduce(mine: Tally, lane: u32) -> Tally {
+    lane_tallies[lane] = mine;
+    for (var reach = WORKGROUP / 2u; reach > 0u; reach = reach / 2u) {
+        workgroupBarrier();
+        if (lane < reach) {
+            lane_tallies[lane] = tally_merge(lane_tallies[lane], lane_tallies[lane + reach]);
+        }
+    }
+    workgroupBarrier();
+    return lane_tallies[0];
+}
+
+// The number that a sum with flags stands for, as bits.
+fn sum_bits(sum: f32, flags: u32) -> u32 {
+    let both = (flags & (SUM_POSITIVE | SUM_NEGATIVE)) == (SUM_POSITIVE | SUM_NEGATIVE);
+    if ((flags & SUM_NAN) != 0u || both) {
+        return NAN_BITS;
+    }
+    if (flags != 0u) {
+        return INFINITY_BITS | select(0u, SIGN_BIT, (flags & SUM_NEGATIVE) != 0u);
+    }
+    return bitcast<u32>(sum);
+}

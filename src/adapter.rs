@@ -1,0 +1,82 @@
+//! Finding an adapter, and opening a device on it.
+
+use crate::{
+    error::{Error, Result},
+    gpu::Gpu,
+};
+
+/// The environment variable that picks an adapter by a part of its name, driver or backend.
+pub const ADAPTER_VARIABLE: &str = "SURPRISAL_ADAPTER";
+
+/// All adapters there are: discrete first, then integrated, virtual, other, and software last.
+pub async fn adapters() -> Vec<wgpu::Adapter> {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
+    adapters.sort_by_key(|adapter| {
+        let info = adapter.get_info();
+        let kind = match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => 0,
+            wgpu::DeviceType::IntegratedGpu => 1,
+            wgpu::DeviceType::VirtualGpu => 2,
+            wgpu::DeviceType::Other => 3,
+            wgpu::DeviceType::Cpu => 4,
+        };
+        // The same device through GL comes after its native API.
+        (kind, info.backend == wgpu::Backend::Gl)
+    });
+    adapters
+}
+
+/// What an adapter is called here: name, backend and driver.
+pub fn describe(info: &wgpu::AdapterInfo) -> String {
+    format!("{} [{:?}, {}]", info.name, info.backend, info.driver)
+}
+
+/// Whether `wanted` is a part of an adapter's description, or its number in the default order.
+fn matches(wanted: &str, index: usize, adapter: &wgpu::Adapter) -> bool {
+    let description = describe(&adapter.get_info()).to_lowercase();
+    wanted.parse() == Ok(index) || description.contains(&wanted.to_lowercase())
+}
+
+impl Gpu {
+    /// Opens a device: the first adapter (see [`adapters`]) whose name, backend or driver contains
+    /// `wanted`, or the environment's `SURPRISAL_ADAPTER`, or simply the first.
+    pub async fn open(wanted: Option<&str>) -> Result<Self> {
+        let variable = std::env::var(ADAPTER_VARIABLE).ok();
+        let wanted = wanted.or(variable.as_deref()).filter(|wanted| !wanted.is_empty());
+        let adapters = adapters().await;
+        let found = adapters
+            .iter()
+            .enumerate()
+            .find(|(index, adapter)| wanted.is_none_or(|wanted| matches(wanted, *index, adapter)));
+        let Some((_, adapter)) = found else {
+            let names: Vec<_> = adapters.iter().map(|a| describe(&a.get_info())).collect();
+            return Err(Error::NoAdapter {
+                wanted: wanted.map(|w| format!(" matches `{w}`")).unwrap_or_default(),
+                found: if names.is_empty() { "none".to_owned() } else { names.join(", ") },
+            });
+        };
+        Self::open_on(adapter).await
+    }
+
+    /// [`Gpu::open`], waiting for it.
+    pub fn open_blocking(wanted: Option<&str>) -> Result<Self> {
+        pollster::block_on(Self::open(wanted))
+    }
+
+    /// Opens a device on this adapter, with the features and limits that [`Gpu::wishes`] names.
+    pub async fn open_on(adapter: &wgpu::Adapter) -> Result<Self> {
+        let (required_features, required_limits) = Self::wishes(adapter);
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("surprisal"),
+            required_features,
+            required_limits,
+            ..wgpu::DeviceDescriptor::default()
+        };
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|error| Error::DeviceLost(error.to_string()))?;
+        Ok(Self::from_wgpu(&device, &queue))
+    }
+}

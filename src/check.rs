@@ -1,0 +1,243 @@
+//! Every precondition of a call that follows from its description: names, types, shapes, places.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use crate::{
+    array::{Arrays, Data},
+    error::{Error, Result},
+    loss::{About, Argument, Dim, Kind},
+    plan::{Call, Operand},
+    tensor::Dtype,
+};
+
+/// Words of a status (see [`crate::Status`]).
+pub(crate) const STATUS_WORDS: u64 = 8;
+/// Words of a row's mergeable state.
+pub(crate) const STATE_WORDS: u64 = 8;
+/// The most classes of a row.
+const MOST_CLASSES: u64 = 1 << 24;
+/// The most rows of a call: a row is counted in one word on the GPU.
+const MOST_ROWS: u64 = u32::MAX as u64;
+
+/// Checks operands against a loss's description and finds the extents they agree on.
+pub fn call(
+    about: &About,
+    inputs: BTreeMap<String, Operand>,
+    outputs: BTreeMap<String, Operand>,
+    in_place: bool,
+    alignment: u64,
+) -> Result<Call> {
+    let mut call = Call { inputs, outputs, in_place, siblings: Vec::new(), dims: known_dims() };
+    names(about, call.inputs.keys(), call.outputs.keys())?;
+    for (arguments, operands) in [(about.inputs, &call.inputs), (about.outputs, &call.outputs)] {
+        for argument in arguments {
+            if let Some(operand) = operands.get(argument.name) {
+                kind(argument, operand.layout.dtype)?;
+                shape(argument, &operand.layout.shape, &mut call.dims)?;
+                place(argument, operand)?;
+            }
+        }
+    }
+    extents(&call.dims)?;
+    overlaps(about, &call, alignment)?;
+    Ok(call)
+}
+
+/// Checks host arrays against a loss's description, as [`call`] does operands.
+pub(crate) fn arrays(about: &About, inputs: &Arrays, wanted: &[&str]) -> Result<()> {
+    let wanted: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
+    names(about, inputs.keys(), wanted.iter())?;
+    let mut dims = known_dims();
+    for argument in about.inputs {
+        let Some(array) = inputs.get(argument.name) else {
+            continue;
+        };
+        let dtype = match array.data {
+            Data::Float(_) => Dtype::F32,
+            Data::Int(_) => Dtype::I64,
+        };
+        kind(argument, dtype)?;
+        shape(argument, &array.shape, &mut dims)?;
+        if array.len() as u64 != array.shape.iter().product::<u64>() {
+            return Err(Error::WrongShape {
+                argument: argument.name.to_owned(),
+                found: array.shape.clone(),
+                expected: format!("a shape of its {} elements", array.len()),
+            });
+        }
+    }
+    extents(&dims)
+}
+
+fn known_dims() -> BTreeMap<Dim, u64> {
+    BTreeMap::from([(Dim::One, 1), (Dim::State, STATE_WORDS), (Dim::StatusWords, STATUS_WORDS)])
+}
+
+fn names<'a>(
+    about: &About,
+    inputs: impl Iterator<Item = &'a String>,
+    outputs: impl Iterator<Item = &'a String>,
+) -> Result<()> {
+    let given: Vec<&String> = inputs.collect();
+    unknown(about, "input", about.inputs, given.iter().copied())?;
+    unknown(about, "output", about.outputs, outputs)?;
+    match about.inputs.iter().find(|a| a.required && !given.iter().any(|name| *name == a.name)) {
+        Some(missing) => Err(Error::MissingInput {
+            loss: about.name.to_owned(),
+            argument: missing.name.to_owned(),
+            reason: missing.about.to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn unknown<'a>(
+    about: &About,
+    kind: &'static str,
+    arguments: &[Argument],
+    mut names: impl Iterator<Item = &'a String>,
+) -> Result<()> {
+    match names.find(|name| !arguments.iter().any(|a| a.name == name.as_str())) {
+        Some(name) => Err(Error::UnknownName {
+            loss: about.name.to_owned(),
+            kind,
+            name: name.clone(),
+            known: arguments.iter().map(|a| a.name).collect::<Vec<_>>().join(", "),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn kind(argument: &Argument, dtype: Dtype) -> Result<()> {
+    let allowed: &[Dtype] = match argument.kind {
+        Kind::Float => &[Dtype::F32, Dtype::F16, Dtype::Bf16],
+        Kind::F32 => &[Dtype::F32],
+        Kind::Index => &[Dtype::I32, Dtype::U32, Dtype::I64],
+        Kind::U32 => &[Dtype::U32],
+        Kind::I64 => &[Dtype::I64],
+    };
+    if allowed.contains(&dtype) {
+        return Ok(());
+    }
+    let names: Vec<_> = allowed.iter().map(|d| d.name()).collect();
+    Err(Error::WrongDtype {
+        argument: argument.name.to_owned(),
+        found: dtype,
+        expected: names.join(" or "),
+    })
+}
+
+/// Takes the first of an argument's shapes that agrees with the extents known so far.
+fn shape(argument: &Argument, found: &[u64], dims: &mut BTreeMap<Dim, u64>) -> Result<()> {
+    let fits = |shape: &&&[Dim]| {
+        shape.len() == found.len()
+            && shape
+                .iter()
+                .zip(found)
+                .all(|(dim, &extent)| dims.get(dim).is_none_or(|&d| d == extent))
+    };
+    if let Some(shape) = argument.shapes.iter().find(fits) {
+        dims.extend(shape.iter().copied().zip(found.iter().copied()));
+        return Ok(());
+    }
+    let words = |shape: &&[Dim]| {
+        let extents: Vec<String> = shape
+            .iter()
+            .map(|dim| match dims.get(dim) {
+                Some(extent) if *dim == Dim::One => extent.to_string(),
+                Some(extent) => format!("{} = {extent}", dim.name()),
+                None => dim.name().to_owned(),
+            })
+            .collect();
+        format!("[{}]", extents.join(", "))
+    };
+    Err(Error::WrongShape {
+        argument: argument.name.to_owned(),
+        found: found.to_vec(),
+        expected: argument.shapes.iter().map(words).collect::<Vec<_>>().join(" or "),
+    })
+}
+
+fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
+    for (dim, limit) in [(Dim::Classes, MOST_CLASSES), (Dim::Rows, MOST_ROWS)] {
+        if let Some(&found) = dims.get(&dim)
+            && found > limit
+        {
+            return Err(Error::Limit { what: dim.name().to_owned(), found, limit });
+        }
+    }
+    for dim in [Dim::Classes, Dim::Hidden] {
+        if dims.get(&dim) == Some(&0) {
+            return Err(Error::WrongShape {
+                argument: dim.name().to_owned(),
+                found: vec![0],
+                expected: "at least 1".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Strides, alignment and the end of the buffer.
+fn place(argument: &Argument, operand: &Operand) -> Result<()> {
+    let layout = &operand.layout;
+    let name = || argument.name.to_owned();
+    let least = layout.columns();
+    if layout.row_stride < least && layout.rows() > 1 {
+        return Err(Error::WrongStride { argument: name(), found: layout.row_stride, least });
+    }
+    let writes_words = matches!(argument.kind, Kind::F32 | Kind::U32 | Kind::I64);
+    if writes_words && layout.shape.len() == 2 && layout.row_stride != layout.columns() {
+        return Err(Error::WrongStride { argument: name(), found: layout.row_stride, least });
+    }
+    // A binding ends at a whole word, also where its last 16-bit element does not.
+    let needed = layout.byte_range().map(|range| range.end.next_multiple_of(4));
+    match needed {
+        Some(needed) if needed <= operand.allocation_bytes || layout.is_empty() => Ok(()),
+        needed => Err(Error::BufferTooSmall {
+            argument: name(),
+            needed: needed.unwrap_or(u64::MAX),
+            found: operand.allocation_bytes,
+        }),
+    }
+}
+
+/// No written tensor shares bytes with another one, nor (since one buffer is then bound twice, at
+/// offsets that are rounded down) an alignment block.
+fn overlaps(about: &About, call: &Call, alignment: u64) -> Result<()> {
+    let first = about.inputs.first().map_or("", |a| a.name);
+    let own_gradient = format!("grad.{first}");
+    for (name, output) in &call.outputs {
+        let others = call
+            .inputs
+            .iter()
+            .filter(|(other, _)| !(call.in_place && *name == own_gradient && *other == first))
+            .chain(call.outputs.iter().filter(|(other, _)| *other > name));
+        for (other, operand) in others.filter(|(_, o)| o.allocation == output.allocation) {
+            apart(name, output, other, operand, alignment)?;
+        }
+    }
+    Ok(())
+}
+
+fn apart(name: &str, a: &Operand, other: &str, b: &Operand, alignment: u64) -> Result<()> {
+    let (Some(bytes), Some(other_bytes)) = (a.layout.byte_range(), b.layout.byte_range()) else {
+        return Ok(());
+    };
+    let meet = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
+    let blocks = |r: &Range<u64>| r.start - r.start % alignment..r.end.next_multiple_of(alignment);
+    let reason = if meet(&bytes, &other_bytes) {
+        "overlap; ask for an in-place gradient explicitly".to_owned()
+    } else if meet(&blocks(&bytes), &blocks(&other_bytes)) {
+        format!("share an alignment block of {alignment} bytes of one buffer")
+    } else {
+        return Ok(());
+    };
+    Err(Error::Overlap {
+        argument: name.to_owned(),
+        other: other.to_owned(),
+        bytes,
+        other_bytes,
+        reason,
+    })
+}

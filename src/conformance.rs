@@ -1,0 +1,196 @@
+//! Reference cases and self-checks on a backend: what `surprisal check` and the tests run.
+
+use crate::{
+    array::{Arithmetic, Array, Arrays},
+    cases::Case,
+    cpu,
+    error::{Error, Result},
+    gpu::Gpu,
+    loss::{self, Dim, Loss},
+    read::stored_dtype,
+    tensor::Dtype,
+    testing,
+};
+
+/// Where a case is computed.
+#[derive(Clone, Debug)]
+pub enum Backend {
+    /// The f64 reference.
+    Cpu,
+    /// A GPU.
+    Gpu(Gpu),
+}
+
+impl Backend {
+    /// What a report calls it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Cpu => "cpu (f64 reference)".to_owned(),
+            Self::Gpu(gpu) => crate::adapter::describe(gpu.info()),
+        }
+    }
+}
+
+/// How one expected tensor of a case came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Within the tolerance.
+    Passed,
+    /// Outside it.
+    Failed,
+    /// The loss, or what the case asks of it, does not exist here.
+    Unsupported,
+    /// The call was refused or lost.
+    Error,
+}
+
+/// One expected tensor of one case on one adapter.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Outcome {
+    /// The case.
+    pub id: String,
+    /// Its loss.
+    pub loss: String,
+    /// The backend.
+    pub adapter: String,
+    /// The expected tensor, as in the case's `expect`.
+    pub tensor: String,
+    /// How it came out.
+    pub status: Verdict,
+    /// Largest absolute error.
+    pub max_abs_error: f64,
+    /// Largest absolute error over the largest expected magnitude.
+    pub max_rel_error: f64,
+    /// Flat index of the worst element.
+    pub worst: usize,
+    /// The tolerance on the absolute error.
+    pub tolerance: f64,
+    /// What was refused, if something was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+impl Outcome {
+    fn blank(case: &Case, adapter: &str, tensor: &str) -> Self {
+        Self {
+            id: case.id.clone(),
+            loss: case.loss.clone(),
+            adapter: adapter.to_owned(),
+            tensor: tensor.to_owned(),
+            status: Verdict::Error,
+            max_abs_error: 0.0,
+            max_rel_error: 0.0,
+            worst: 0,
+            tolerance: 0.0,
+            message: None,
+        }
+    }
+}
+
+/// Runs a case on a backend, its floats stored as `dtype`: one outcome an expected tensor.
+///
+/// With `f32` storage the truth is what the case expects. With 16-bit storage it is the f64
+/// reference on the rounded inputs, since the case was computed from others.
+pub fn run(case: &Case, backend: &Backend, dtype: Dtype) -> Vec<Outcome> {
+    let adapter = backend.name();
+    let blank = |tensor: &String| Outcome::blank(case, &adapter, tensor);
+    let Some(entry) = loss::find(&case.loss) else {
+        return case
+            .expect
+            .keys()
+            .map(|tensor| Outcome { status: Verdict::Unsupported, ..blank(tensor) })
+            .collect();
+    };
+    match attempt(case, entry, backend, dtype) {
+        Ok(compared) => compared
+            .into_iter()
+            .map(|(tensor, compared)| Outcome {
+                status: if compared.passed { Verdict::Passed } else { Verdict::Failed },
+                max_abs_error: compared.max_abs_error,
+                max_rel_error: compared.max_rel_error,
+                worst: compared.worst,
+                tolerance: compared.tolerance,
+                ..blank(&tensor)
+            })
+            .collect(),
+        Err(error) => case
+            .expect
+            .keys()
+            .map(|tensor| Outcome { message: Some(error.to_string()), ..blank(tensor) })
+            .collect(),
+    }
+}
+
+fn attempt(
+    case: &Case,
+    entry: &loss::Entry,
+    backend: &Backend,
+    dtype: Dtype,
+) -> Result<Vec<(String, testing::Comparison)>> {
+    let loss = (entry.parse)(&case.options)?;
+    let wanted: Vec<&str> = case.expect.keys().map(String::as_str).collect();
+    let inputs = rounded(loss.as_ref(), &case.inputs, dtype);
+    let naive = loss.reference(&inputs, &wanted, Arithmetic::F32)?;
+    let truth = if dtype == Dtype::F32 {
+        case.expect.clone()
+    } else {
+        cpu::run(loss.as_ref(), &inputs, &wanted)?
+    };
+    let actual = compute(loss.as_ref(), &inputs, &wanted, backend, dtype)?;
+    let classes = classes(loss.as_ref(), &inputs);
+    wanted
+        .iter()
+        .map(|&name| {
+            let get = |arrays: &Arrays| {
+                arrays.get(name).cloned().ok_or_else(|| Error::MissingInput {
+                    loss: case.loss.clone(),
+                    argument: name.to_owned(),
+                    reason: "it did not come back".to_owned(),
+                })
+            };
+            let storage = if name.starts_with("grad.") { dtype } else { Dtype::F32 };
+            let compared =
+                testing::compare(name, &get(&actual)?, &get(&truth)?, &get(&naive)?, storage, classes);
+            Ok((name.to_owned(), compared))
+        })
+        .collect()
+}
+
+/// Computes outputs on a backend, whatever the status says of the targets.
+pub fn compute(
+    loss: &dyn Loss,
+    inputs: &Arrays,
+    wanted: &[&str],
+    backend: &Backend,
+    dtype: Dtype,
+) -> Result<Arrays> {
+    match backend {
+        Backend::Cpu => cpu::run(loss, inputs, wanted),
+        Backend::Gpu(gpu) => {
+            Ok(gpu.run_arrays(loss, inputs, dtype, wanted)?.outcome_blocking()?.0)
+        }
+    }
+}
+
+/// The inputs as they are stored.
+pub fn rounded(loss: &dyn Loss, inputs: &Arrays, dtype: Dtype) -> Arrays {
+    let round = |(name, array): (&String, &Array)| {
+        (name.clone(), array.rounded(stored_dtype(loss, name, dtype)))
+    };
+    inputs.iter().map(round).collect()
+}
+
+/// How many classes the inputs have: the tolerance's C.
+fn classes(loss: &dyn Loss, inputs: &Arrays) -> u64 {
+    let arguments = loss.about().inputs.iter();
+    arguments
+        .filter_map(|argument| {
+            let array = inputs.get(argument.name)?;
+            let shape = argument.shapes.iter().find(|shape| shape.len() == array.shape.len())?;
+            let at = shape.iter().position(|dim| *dim == Dim::Classes)?;
+            array.shape.get(at).copied()
+        })
+        .next()
+        .unwrap_or(1)
+}

@@ -1,0 +1,659 @@
+//! Softmax cross-entropy as a textbook writes it (catalogue R1 to R6).
+
+use super::{Real, array, extents, fits, floats, times};
+use crate::{
+    array::{Arithmetic, Array, Arrays},
+    error::{Error, Result},
+    loss::{
+        CrossEntropy, Empty, Reduction,
+        cross_entropy::{Denominator, Smoothing},
+    },
+};
+
+const NAME: &str = "cross_entropy";
+
+/// What `argmax` and `rank` are of a row that has none.
+const NO_CLASS: i64 = u32::MAX as i64;
+
+/// Computes every output in `wanted`.
+pub(crate) fn run(
+    loss: &CrossEntropy,
+    inputs: &Arrays,
+    wanted: &[&str],
+    arithmetic: Arithmetic,
+) -> Result<Arrays> {
+    match arithmetic {
+        Arithmetic::F64 => compute::<f64>(loss, inputs, wanted),
+        Arithmetic::F32 => compute::<f32>(loss, inputs, wanted),
+    }
+}
+
+fn compute<T: Real>(loss: &CrossEntropy, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
+    let (rows, classes) = extents(NAME, inputs, "logits")?;
+    let logits: Vec<T> = floats(inputs, "logits", &[rows, classes])?.unwrap_or_default();
+    let batch = Batch::read(loss, inputs, "weight", logits, [rows, classes])?;
+    let solved = Solved::new(loss, &batch);
+    wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(name)?))).collect()
+}
+
+/// What the rows should be.
+enum Targets<T> {
+    Index(Vec<i64>),
+    Probs(Vec<T>),
+}
+
+/// The numbers of one call, all in one type.
+pub(super) struct Batch<T> {
+    rows: usize,
+    classes: usize,
+    logits: Vec<T>,
+    targets: Targets<T>,
+    weight: Option<Vec<T>>,
+    logit_bias: Option<Vec<T>>,
+    row_weight: Option<Vec<T>>,
+    upstream: Option<Vec<T>>,
+    denominator: Option<T>,
+    lse: Option<Vec<T>>,
+}
+
+impl<T: Real> Batch<T> {
+    /// Reads every input but the logits; class weights go by another name in the linear layer.
+    pub(super) fn read(
+        loss: &CrossEntropy,
+        inputs: &Arrays,
+        weight: &str,
+        logits: Vec<T>,
+        [rows, classes]: [usize; 2],
+    ) -> Result<Self> {
+        let targets = read_targets(loss, inputs, [rows, classes])?;
+        let per_row = loss.reduction == Reduction::None
+            && matches!(inputs.get("upstream"), Some(up) if up.len() != 1);
+        let upstream = floats(inputs, "upstream", &[if per_row { rows } else { 1 }])?;
+        let denominator = floats(inputs, "denominator", &[1])?;
+        if denominator.is_some() && loss.reduction == Reduction::None {
+            return Err(conflict("denominator", "reduction", "`none` divides by nothing"));
+        }
+        Ok(Self {
+            rows,
+            classes,
+            logits,
+            targets,
+            weight: floats(inputs, weight, &[classes])?,
+            logit_bias: floats(inputs, "logit_bias", &[classes])?,
+            row_weight: floats(inputs, "row_weight", &[rows])?,
+            upstream,
+            denominator: denominator.and_then(|values| values.first().copied()),
+            lse: floats(inputs, "lse", &[rows])?,
+        })
+    }
+
+    /// One element of a tensor that may be left out, and is 1 then.
+    fn or_one(values: Option<&Vec<T>>, index: usize) -> T {
+        values.map_or(T::one(), |values| values[index])
+    }
+
+    fn row_weight(&self, row: usize) -> T {
+        Self::or_one(self.row_weight.as_ref(), row)
+    }
+
+    fn upstream(&self, row: usize) -> T {
+        match &self.upstream {
+            Some(values) if values.len() == 1 => values[0],
+            values => Self::or_one(values.as_ref(), row),
+        }
+    }
+}
+
+fn read_targets<T: Real>(
+    loss: &CrossEntropy,
+    inputs: &Arrays,
+    [rows, classes]: [usize; 2],
+) -> Result<Targets<T>> {
+    match (inputs.get("targets"), inputs.get("target_probs")) {
+        (Some(_), Some(_)) => Err(conflict("targets", "target_probs", "a row has one target")),
+        (None, None) => Err(Error::MissingInput {
+            loss: NAME.to_owned(),
+            argument: "targets".to_owned(),
+            reason: "a row needs a target".to_owned(),
+        }),
+        (Some(indices), None) => {
+            fits("targets", indices, &[rows])?;
+            Ok(Targets::Index(indices.to_i64()))
+        }
+        (None, Some(_)) => {
+            if loss.focal_gamma != 0.0 {
+                return Err(conflict("focal_gamma", "target_probs", "p_y needs an index"));
+            }
+            if loss.label_smoothing != 0.0 && loss.smoothing == Smoothing::Ordinal {
+                return Err(conflict("smoothing", "target_probs", "neighbours need an index"));
+            }
+            let probs = floats(inputs, "target_probs", &[rows, classes])?;
+            Ok(Targets::Probs(probs.unwrap_or_default()))
+        }
+    }
+}
+
+fn conflict(argument: &str, other: &str, reason: &str) -> Error {
+    Error::Conflict {
+        loss: NAME.to_owned(),
+        argument: argument.to_owned(),
+        other: other.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// What becomes of a row.
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    /// Its target is to be ignored: it does not exist.
+    Ignored,
+    /// Its target is no class: the loss is NaN, the gradient 0.
+    BadTarget,
+    /// Its logits have no softmax: loss and gradient are NaN.
+    ///
+    /// It is counted like any other row: what a mean divides by is known from the targets alone.
+    BadLogits(Option<usize>),
+    /// It counts. The target's class, if there is one.
+    Kept(Option<usize>),
+}
+
+/// softmax(u) of a row: p = exp(u − max)/sum.
+///
+/// A given lse is a maximum with the sum 1. log p never goes through max + log sum, where a large
+/// common offset would swallow the digits.
+struct Softmax<T> {
+    max: T,
+    sum: T,
+    log_sum: T,
+}
+
+impl<T: Real> Softmax<T> {
+    fn of(u: &[T], lse: Option<T>) -> Self {
+        let (max, sum) = lse.map_or_else(|| Self::sums(u), |lse| (lse, T::one()));
+        let log_sum = sum.ln();
+        Self { max, sum, log_sum }
+    }
+
+    /// The maximum, and Σ exp(u − max).
+    fn sums(u: &[T]) -> (T, T) {
+        let max = u.iter().copied().fold(T::neg_infinity(), T::max);
+        let mut sum = T::zero();
+        for &u in u {
+            sum += (u - max).exp();
+        }
+        (max, sum)
+    }
+
+    fn lse(&self) -> T {
+        self.max + self.log_sum
+    }
+
+    /// −log p.
+    fn surprisal(&self, u: T) -> T {
+        self.log_sum + (self.max - u)
+    }
+
+    fn prob(&self, u: T) -> T {
+        (u - self.max).exp() / self.sum
+    }
+
+    /// −Σ p log p.
+    fn entropy(&self, u: &[T]) -> T {
+        let mut sum = T::zero();
+        for &u in u {
+            sum += times(self.prob(u), self.surprisal(u));
+        }
+        sum
+    }
+}
+
+/// What is known of a row after the first pass. All 0 unless it is kept.
+struct Row<T> {
+    fate: Fate,
+    loss: T,
+    /// What it adds to the mean's denominator.
+    share: T,
+    lse: T,
+    log_prob: T,
+    entropy: T,
+    max_prob: T,
+    argmax: i64,
+    rank: i64,
+    correct: bool,
+}
+
+impl<T: Real> Row<T> {
+    fn dropped(fate: Fate) -> Self {
+        let zero = T::zero();
+        // Numbers that describe logits without a softmax are NaN; those of rows not looked at are 0.
+        let number = if matches!(fate, Fate::BadLogits(_)) { T::nan() } else { zero };
+        Self {
+            fate,
+            loss: if fate == Fate::Ignored { zero } else { T::nan() },
+            share: zero,
+            lse: number,
+            log_prob: number,
+            entropy: number,
+            max_prob: number,
+            argmax: NO_CLASS,
+            rank: NO_CLASS,
+            correct: false,
+        }
+    }
+}
+
+/// The factors of a row's gradient: ∂u = slope·p − scale·w∘q − pull·onehot(y).
+struct Factors<T> {
+    scale: T,
+    pull: T,
+    slope: T,
+}
+
+/// Σ over the rows.
+struct Totals<T> {
+    sum: T,
+    denominator: T,
+    count: i64,
+    correct: i64,
+}
+
+/// A call after its first pass over the rows.
+pub(super) struct Solved<'a, T> {
+    loss: &'a CrossEntropy,
+    batch: &'a Batch<T>,
+    rows: Vec<Row<T>>,
+    totals: Totals<T>,
+}
+
+impl<'a, T: Real> Solved<'a, T> {
+    /// Makes the first pass.
+    pub(super) fn new(loss: &'a CrossEntropy, batch: &'a Batch<T>) -> Self {
+        let zero = T::zero();
+        let totals = Totals { sum: zero, denominator: zero, count: 0, correct: 0 };
+        let mut solved = Self { loss, batch, rows: Vec::with_capacity(batch.rows), totals };
+        for index in 0..batch.rows {
+            let row = solved.forward(index);
+            solved.totals.sum += row.loss;
+            solved.totals.denominator += row.share;
+            solved.totals.count +=
+                i64::from(matches!(row.fate, Fate::Kept(_) | Fate::BadLogits(_)));
+            solved.totals.correct += i64::from(row.correct);
+            solved.rows.push(row);
+        }
+        solved
+    }
+
+    /// Whether a row's gradient can be other than 0.
+    pub(super) fn is_live(&self, row: usize) -> bool {
+        !self.factor(row).is_zero()
+    }
+
+    /// The gradient of the logits, row by row.
+    pub(super) fn gradient(&self) -> Vec<T> {
+        (0..self.batch.rows).flat_map(|row| self.backward(row)).collect()
+    }
+
+    /// One output, by its name.
+    pub(super) fn output(&self, name: &str) -> Result<Array> {
+        let Batch { rows, classes, .. } = *self.batch;
+        Ok(match name {
+            "loss" if self.loss.reduction == Reduction::None => self.each(|row| row.loss),
+            "loss" => array(&[1], [self.reduced()]),
+            "grad.logits" => array(&[rows, classes], self.gradient()),
+            "grad.target_probs" => array(&[rows, classes], self.target_gradient()?),
+            "lse" => self.each(|row| row.lse),
+            "log_prob" => self.index_only(name)?.each(|row| row.log_prob),
+            "entropy" => self.each(|row| row.entropy),
+            "max_prob" => self.each(|row| row.max_prob),
+            "argmax" => self.each_int(|row| row.argmax),
+            "rank" => self.index_only(name)?.each_int(|row| row.rank),
+            "correct" => self.index_only(name)?.each_int(|row| i64::from(row.correct)),
+            "sum" => array(&[1], [self.totals.sum]),
+            "denominator" => array(&[1], [self.totals.denominator]),
+            "count" => Array::int(&[1], vec![self.totals.count]),
+            "correct_count" => {
+                self.index_only(name)?;
+                Array::int(&[1], vec![self.totals.correct])
+            }
+            "perplexity" => array(&[1], [self.mean(self.totals.denominator).exp()]),
+            _ => return Err(no_output(name)),
+        })
+    }
+
+    fn each(&self, value: impl Fn(&Row<T>) -> T) -> Array {
+        array(&[self.rows.len()], self.rows.iter().map(value))
+    }
+
+    fn each_int(&self, value: impl Fn(&Row<T>) -> i64) -> Array {
+        Array::int(&[self.rows.len() as u64], self.rows.iter().map(value).collect())
+    }
+
+    /// Refuses what only an index target has.
+    fn index_only(&self, output: &str) -> Result<&Self> {
+        match self.batch.targets {
+            Targets::Index(_) => Ok(self),
+            Targets::Probs(_) => Err(conflict(output, "target_probs", "it needs an index target")),
+        }
+    }
+
+    /// u = (cap·tanh(z/cap) + bias)/τ of a row. `-inf` masks a class, with a cap too; a logit that
+    /// is +inf is none, and the cap must not hide that.
+    fn scores(&self, row: usize) -> Vec<T> {
+        let tau = T::of(self.loss.temperature);
+        let cap = self.loss.softcap.map(T::of);
+        let score = |(class, &z): (usize, &T)| {
+            let capped = match cap {
+                Some(cap) if z.is_finite() => cap * (z / cap).tanh(),
+                _ => z,
+            };
+            let bias = self.batch.logit_bias.as_ref().map_or(T::zero(), |bias| bias[class]);
+            (capped + bias) / tau
+        };
+        self.logits(row).iter().enumerate().map(score).collect()
+    }
+
+    fn logits(&self, row: usize) -> &[T] {
+        let classes = self.batch.classes;
+        &self.batch.logits[row * classes..(row + 1) * classes]
+    }
+
+    fn fate(&self, row: usize, u: &[T]) -> Fate {
+        let target = match &self.batch.targets {
+            Targets::Probs(_) => None,
+            Targets::Index(targets) => {
+                let target = targets[row];
+                if self.loss.ignore_index.as_slice().contains(&target) {
+                    return Fate::Ignored;
+                }
+                match usize::try_from(target) {
+                    Ok(class) if class < self.batch.classes => Some(class),
+                    _ => return Fate::BadTarget,
+                }
+            }
+        };
+        let no_softmax = |&u: &T| u.is_nan() || u == T::infinity();
+        if u.iter().any(no_softmax) || u.iter().all(|&u| u == T::neg_infinity()) {
+            return Fate::BadLogits(target);
+        }
+        Fate::Kept(target)
+    }
+
+    /// w∘q of a row, the label smoothing in q.
+    fn weighted_target(&self, row: usize, target: Option<usize>) -> Vec<T> {
+        let mut q = match (&self.batch.targets, target) {
+            (Targets::Probs(probs), _) => {
+                let classes = self.batch.classes;
+                self.uniform(probs[row * classes..(row + 1) * classes].to_vec())
+            }
+            (Targets::Index(_), target) => self.smooth(target.unwrap_or_default()),
+        };
+        if let Some(weight) = &self.batch.weight {
+            for (q, &weight) in q.iter_mut().zip(weight) {
+                *q = times(*q, weight);
+            }
+        }
+        q
+    }
+
+    /// The smoothed one-hot row of a class.
+    fn smooth(&self, target: usize) -> Vec<T> {
+        let classes = self.batch.classes;
+        let mut q = vec![T::zero(); classes];
+        q[target] = T::one();
+        if self.loss.smoothing == Smoothing::Uniform {
+            return self.uniform(q);
+        }
+        let neighbours: Vec<usize> = [target.checked_sub(1), Some(target + 1)]
+            .into_iter()
+            .flatten()
+            .filter(|&class| class < classes)
+            .collect();
+        let epsilon = T::of(self.loss.label_smoothing);
+        for &class in &neighbours {
+            q[target] = T::one() - epsilon;
+            q[class] = epsilon / T::of(neighbours.len() as f64);
+        }
+        q
+    }
+
+    /// (1 − ε)·q + ε/C.
+    fn uniform(&self, mut q: Vec<T>) -> Vec<T> {
+        if self.loss.label_smoothing != 0.0 {
+            let epsilon = T::of(self.loss.label_smoothing);
+            let share = epsilon / T::of(self.batch.classes as f64);
+            for q in &mut q {
+                *q = (T::one() - epsilon) * *q + share;
+            }
+        }
+        q
+    }
+
+    fn softmax(&self, row: usize, u: &[T]) -> Softmax<T> {
+        Softmax::of(u, self.batch.lse.as_ref().map(|lse| lse[row]))
+    }
+
+    /// The first pass over a row.
+    fn forward(&self, index: usize) -> Row<T> {
+        let u = self.scores(index);
+        let fate = self.fate(index, &u);
+        let target = match fate {
+            Fate::Kept(target) => target,
+            Fate::BadLogits(target) => {
+                return Row { share: self.share(index, target), ..Row::dropped(fate) };
+            }
+            Fate::Ignored | Fate::BadTarget => return Row::dropped(fate),
+        };
+        let softmax = self.softmax(index, &u);
+        let argmax = argmax(&u);
+        Row {
+            fate,
+            loss: self.row_loss(index, target, &u, &softmax),
+            share: self.share(index, target),
+            lse: softmax.lse(),
+            log_prob: target.map_or(T::zero(), |class| -softmax.surprisal(u[class])),
+            entropy: softmax.entropy(&u),
+            max_prob: softmax.prob(u[argmax]),
+            argmax: argmax as i64,
+            rank: target.map_or(NO_CLASS, |class| rank(&u, class)),
+            correct: target == Some(argmax),
+        }
+    }
+
+    /// `row_weight·((1 − p_y)^γ·Σ w q (−log p) + λ·lse²)`.
+    fn row_loss(&self, row: usize, target: Option<usize>, u: &[T], softmax: &Softmax<T>) -> T {
+        let smoothed = smoothed_sum(&self.weighted_target(row, target), u, softmax);
+        let mut loss = match self.focal(target, u, softmax) {
+            // A class at -inf that should have a share makes the loss +inf, whatever scales it.
+            Some((scale, _)) if !smoothed.is_infinite() => scale * smoothed,
+            _ => smoothed,
+        };
+        if self.loss.z_loss != 0.0 {
+            loss += T::of(self.loss.z_loss) * softmax.lse().powi(2);
+        }
+        times(self.batch.row_weight(row), loss)
+    }
+
+    /// `(1 − p_y)^γ`, and `γ·(1 − p_y)^(γ−1)·p_y` with its limit 0 at both ends; none if γ = 0.
+    ///
+    /// At `p_y = 1` the second one may grow without bound, but what it multiplies vanishes faster.
+    fn focal(&self, target: Option<usize>, u: &[T], softmax: &Softmax<T>) -> Option<(T, T)> {
+        let class = target.filter(|_| self.loss.focal_gamma != 0.0)?;
+        let gamma = T::of(self.loss.focal_gamma);
+        let log_prob = -softmax.surprisal(u[class]);
+        // Rounding, or a given lse, can put p_y a little above 1.
+        let rest = (-log_prob.exp_m1()).max(T::zero());
+        let prob = log_prob.exp();
+        let pull = if prob.is_zero() || rest.is_zero() {
+            T::zero()
+        } else {
+            gamma * rest.powf(gamma - T::one()) * prob
+        };
+        Some((rest.powf(gamma), pull))
+    }
+
+    /// What a kept row adds to the mean's denominator.
+    fn share(&self, row: usize, target: Option<usize>) -> T {
+        let class_weight =
+            target.map_or(T::one(), |class| Batch::or_one(self.batch.weight.as_ref(), class));
+        match self.loss.denominator {
+            Denominator::Targets => class_weight,
+            Denominator::Weights => self.batch.row_weight(row) * class_weight,
+        }
+    }
+
+    /// What the sum is divided by: 1 where it is not.
+    fn divisor(&self) -> T {
+        let own = match self.loss.reduction {
+            Reduction::None | Reduction::Sum => T::one(),
+            Reduction::Mean => self.totals.denominator,
+            Reduction::Over(denominator) => T::of(denominator),
+        };
+        self.batch.denominator.unwrap_or(own)
+    }
+
+    fn reduced(&self) -> T {
+        self.mean(self.divisor())
+    }
+
+    /// The sum divided by this; nothing over nothing is what the caller says it is.
+    fn mean(&self, denominator: T) -> T {
+        let sum = self.totals.sum;
+        match self.loss.empty {
+            _ if sum.is_nan() => sum,
+            Empty::Nan if denominator.is_zero() => T::nan(),
+            Empty::Zero if denominator.is_zero() => T::zero(),
+            _ => sum / denominator,
+        }
+    }
+
+    /// `f = row_weight·upstream/denominator`, 0 for a row that has no gradient.
+    fn factor(&self, row: usize) -> T {
+        let divisor = self.divisor();
+        let dropped = matches!(self.rows[row].fate, Fate::Ignored | Fate::BadTarget);
+        if dropped || divisor.is_zero() {
+            return T::zero();
+        }
+        times(self.batch.row_weight(row), self.batch.upstream(row)) / divisor
+    }
+
+    /// ∂z of a row: the second pass.
+    fn backward(&self, row: usize) -> Vec<T> {
+        let classes = self.batch.classes;
+        let factor = self.factor(row);
+        let target = match self.rows[row].fate {
+            Fate::Kept(target) if !factor.is_zero() => target,
+            Fate::BadLogits(_) if !factor.is_zero() => return vec![T::nan(); classes],
+            _ => return vec![T::zero(); classes],
+        };
+        let u = self.scores(row);
+        let softmax = self.softmax(row, &u);
+        let share = self.weighted_target(row, target);
+        let Factors { scale, pull, slope } = self.factors(target, &u, &softmax, &share);
+        let logits = self.logits(row);
+        let partial = |class: usize| {
+            let mut partial = slope * softmax.prob(u[class]) - scale * share[class];
+            if target == Some(class) {
+                partial = partial - pull;
+            }
+            factor * partial * self.chain(logits[class])
+        };
+        (0..classes).map(partial).collect()
+    }
+
+    fn factors(
+        &self,
+        target: Option<usize>,
+        u: &[T],
+        softmax: &Softmax<T>,
+        share: &[T],
+    ) -> Factors<T> {
+        let mut total = T::zero();
+        for &share in share {
+            total += share;
+        }
+        let (scale, pull) = match self.focal(target, u, softmax) {
+            None => (T::one(), T::zero()),
+            Some((scale, pull)) => {
+                let smoothed = smoothed_sum(share, u, softmax);
+                // +inf by a class at -inf: the gradient keeps its finite part.
+                let finite = !smoothed.is_infinite();
+                (scale, if finite { times(smoothed, pull) } else { T::zero() })
+            }
+        };
+        let mut slope = scale * total + pull;
+        if self.loss.z_loss != 0.0 {
+            slope += T::of(2.0) * T::of(self.loss.z_loss) * softmax.lse();
+        }
+        Factors { scale, pull, slope }
+    }
+
+    /// ∂u/∂z = (1 − tanh²(z/cap))/τ.
+    fn chain(&self, z: T) -> T {
+        let slope = self
+            .loss
+            .softcap
+            .map(T::of)
+            .map_or(T::one(), |cap| T::one() - (z / cap).tanh().powi(2));
+        slope / T::of(self.loss.temperature)
+    }
+
+    /// ∂q = −f·(1 − ε)·w∘log p.
+    fn target_gradient(&self) -> Result<Vec<T>> {
+        if matches!(self.batch.targets, Targets::Index(_)) {
+            return Err(Error::MissingInput {
+                loss: NAME.to_owned(),
+                argument: "target_probs".to_owned(),
+                reason: "its gradient is wanted".to_owned(),
+            });
+        }
+        Ok((0..self.batch.rows).flat_map(|row| self.target_backward(row)).collect())
+    }
+
+    fn target_backward(&self, row: usize) -> Vec<T> {
+        let factor = self.factor(row) * (T::one() - T::of(self.loss.label_smoothing));
+        if factor.is_zero() {
+            return vec![T::zero(); self.batch.classes];
+        }
+        if matches!(self.rows[row].fate, Fate::BadLogits(_)) {
+            return vec![T::nan(); self.batch.classes];
+        }
+        let u = self.scores(row);
+        let softmax = self.softmax(row, &u);
+        let partial = |(class, &u): (usize, &T)| {
+            let weight = Batch::or_one(self.batch.weight.as_ref(), class);
+            times(factor * weight, softmax.surprisal(u))
+        };
+        u.iter().enumerate().map(partial).collect()
+    }
+}
+
+/// Σ wq·(−log p).
+fn smoothed_sum<T: Real>(share: &[T], u: &[T], softmax: &Softmax<T>) -> T {
+    let mut sum = T::zero();
+    for (&share, &u) in share.iter().zip(u) {
+        sum += times(share, softmax.surprisal(u));
+    }
+    sum
+}
+
+/// The class with the largest score, the lowest one on a tie.
+fn argmax<T: Real>(u: &[T]) -> usize {
+    (1..u.len()).fold(0, |best, class| if u[class] > u[best] { class } else { best })
+}
+
+/// How many classes come before this one in a stable descending order.
+fn rank<T: Real>(u: &[T], target: usize) -> i64 {
+    let before = |&(class, &score): &(usize, &T)| {
+        score > u[target] || (score == u[target] && class < target)
+    };
+    u.iter().enumerate().filter(before).count() as i64
+}
+
+fn no_output(name: &str) -> Error {
+    Error::UnknownName {
+        loss: NAME.to_owned(),
+        kind: "output",
+        name: name.to_owned(),
+        known: "all but statistics and status, which only a GPU has".to_owned(),
+    }
+}

@@ -1,0 +1,172 @@
+//! Replays a plan: the only code that turns dispatches into commands.
+
+use std::sync::Arc;
+
+use crate::{
+    error::{Error, Result},
+    gpu::{Buffers, Gpu, Pipeline, guarded},
+    plan::{Binding, Dispatch, Plan, Role},
+};
+
+/// Something that compute commands can be recorded on: a command encoder or an open compute pass.
+pub trait Record {
+    /// Hands a compute pass to `commands`.
+    fn with_pass(&mut self, label: &str, commands: &mut dyn FnMut(&mut wgpu::ComputePass<'_>));
+}
+
+impl Record for wgpu::CommandEncoder {
+    fn with_pass(&mut self, label: &str, commands: &mut dyn FnMut(&mut wgpu::ComputePass<'_>)) {
+        let descriptor = wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None };
+        commands(&mut self.begin_compute_pass(&descriptor));
+    }
+}
+
+impl Record for wgpu::ComputePass<'_> {
+    fn with_pass(&mut self, _label: &str, commands: &mut dyn FnMut(&mut wgpu::ComputePass<'_>)) {
+        commands(self);
+    }
+}
+
+/// A checked, compiled and bound call, to be encoded any number of times.
+///
+/// It keeps its parameters and scratch alive, and works on the tensors it was prepared with.
+#[derive(Debug)]
+pub struct Prepared {
+    plan: Plan,
+    steps: Vec<Step>,
+}
+
+#[derive(Debug)]
+struct Step {
+    pipeline: Arc<Pipeline>,
+    bindings: wgpu::BindGroup,
+    workgroups: [u32; 3],
+}
+
+impl Prepared {
+    /// Records the call. Nothing is submitted or read back.
+    pub fn encode(&self, record: &mut impl Record) {
+        record.with_pass(&self.plan.loss, &mut |pass| {
+            for step in &self.steps {
+                let [x, y, z] = step.workgroups;
+                pass.set_pipeline(&step.pipeline.pipeline);
+                pass.set_bind_group(0, &step.bindings, &[]);
+                pass.dispatch_workgroups(x, y, z);
+            }
+        });
+    }
+
+    /// The plan that it replays.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+}
+
+pub(crate) fn prepare(
+    gpu: &Gpu,
+    plan: Plan,
+    buffers: &Buffers<'_>,
+    scratch: Option<&wgpu::Buffer>,
+) -> Result<Prepared> {
+    let scratch = match scratch {
+        Some(buffer) if buffer.size() < plan.scratch_bytes => {
+            return Err(Error::BufferTooSmall {
+                argument: "scratch".to_owned(),
+                needed: plan.scratch_bytes,
+                found: buffer.size(),
+            });
+        }
+        Some(buffer) => buffer.clone(),
+        None => gpu.scratch(plan.scratch_bytes)?,
+    };
+    let params = parameters(gpu, &plan)?;
+    let mut steps = Vec::with_capacity(plan.dispatches.len());
+    for (index, dispatch) in plan.dispatches.iter().enumerate() {
+        let Some(kernel) = plan.kernels.get(dispatch.kernel) else {
+            continue;
+        };
+        let pipeline = gpu.pipeline(kernel)?;
+        let offset = index as u64 * Plan::PARAMS_STRIDE;
+        let bindings =
+            bind(gpu, &kernel.label, &pipeline, dispatch, (&params, offset), &scratch, buffers)?;
+        steps.push(Step { pipeline, bindings, workgroups: dispatch.workgroups });
+    }
+    Ok(Prepared { plan, steps })
+}
+
+/// All parameter blocks in one buffer of the call's own, written before anything is recorded.
+fn parameters(gpu: &Gpu, plan: &Plan) -> Result<wgpu::Buffer> {
+    let stride = Plan::PARAMS_STRIDE as usize;
+    let mut bytes = vec![0u8; plan.dispatches.len().max(1) * stride];
+    for (block, dispatch) in bytes.chunks_exact_mut(stride).zip(&plan.dispatches) {
+        let words: &[u8] = bytemuck::cast_slice(&dispatch.params);
+        let Some(place) = block.get_mut(..words.len()) else {
+            return Err(Error::Limit {
+                what: "bytes of parameters".to_owned(),
+                found: words.len() as u64,
+                limit: Plan::PARAMS_STRIDE,
+            });
+        };
+        place.copy_from_slice(words);
+    }
+    let size = bytes.len() as u64;
+    let made = guarded(gpu.device(), "parameters", size, || {
+        let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("surprisal.parameters"),
+            size,
+            usage: wgpu::BufferUsages::UNIFORM,
+            mapped_at_creation: true,
+        });
+        let written = buffer
+            .get_mapped_range_mut(..)
+            .map(|mut view| view.copy_from_slice(&bytes))
+            .map_err(|error| Error::DeviceLost(error.to_string()));
+        buffer.unmap();
+        written.map(|()| buffer)
+    })?;
+    made
+}
+
+fn bind(
+    gpu: &Gpu,
+    label: &str,
+    pipeline: &Pipeline,
+    dispatch: &Dispatch,
+    (params, offset): (&wgpu::Buffer, u64),
+    scratch: &wgpu::Buffer,
+    buffers: &Buffers<'_>,
+) -> Result<wgpu::BindGroup> {
+    let mut entries = vec![entry(0, params, offset, Plan::PARAMS_STRIDE)];
+    for (index, Binding { role, offset, size, .. }) in dispatch.bindings.iter().enumerate() {
+        let buffer = match role {
+            Role::Scratch => Some(scratch),
+            Role::Input(name) => buffers.inputs.get(name).copied(),
+            Role::Output(name) => buffers.outputs.get(name).copied(),
+        };
+        let Some(buffer) = buffer else {
+            return Err(Error::Refused {
+                what: label.to_owned(),
+                message: format!("no buffer for {role:?}"),
+            });
+        };
+        entries.push(entry(index as u32 + 1, buffer, *offset, *size));
+    }
+    guarded(gpu.device(), label, 0, || {
+        gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(label),
+            layout: &pipeline.layout,
+            entries: &entries,
+        })
+    })
+}
+
+fn entry(binding: u32, buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindGroupEntry<'_> {
+    wgpu::BindGroupEntry {
+        binding,
+        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer,
+            offset,
+            size: std::num::NonZeroU64::new(size),
+        }),
+    }
+}

@@ -1,0 +1,474 @@
+//! The handle on a device, and what is done with a plan on it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    check,
+    encode::{self, Prepared},
+    error::{Error, Result},
+    kernel::{Access, Kernel},
+    loss::Loss,
+    plan::{Call, Operand, Plan},
+    profile::{Profile, previous_power_of_two},
+    read::Run,
+    tensor::{Dtype, Layout, Named, Tensor},
+    watch::Ring,
+};
+
+/// A handle on the caller's device and queue, or on one opened for them.
+///
+/// It is cheap to clone, `Send` and `Sync`; pipelines and scratch are shared between clones. It never
+/// submits, reads back or installs a callback unless it is asked to ([`Gpu::run`], [`Gpu::watch`]).
+#[derive(Clone, Debug)]
+pub struct Gpu(pub(crate) Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub info: wgpu::AdapterInfo,
+    pub profile: Profile,
+    pub ring: Ring,
+    pipelines: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
+    scratch: Mutex<Option<wgpu::Buffer>>,
+}
+
+/// A compiled kernel.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub pipeline: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+}
+
+/// A lock whose holders never leave it half-changed, so that a panic elsewhere does no harm.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a call is given and asked for, on the GPU.
+#[derive(Clone, Debug, Default)]
+pub struct Request<'a> {
+    inputs: Named<'a>,
+    outputs: Named<'a>,
+    in_place: bool,
+    scratch: Option<&'a wgpu::Buffer>,
+}
+
+impl<'a> Request<'a> {
+    /// A call with these inputs and outputs (the typed ones of a loss, or [`Named`] tensors).
+    pub fn new(inputs: impl Into<Named<'a>>, outputs: impl Into<Named<'a>>) -> Self {
+        Self { inputs: inputs.into(), outputs: outputs.into(), ..Self::default() }
+    }
+
+    /// Writes the gradient of the logits over the logits.
+    pub fn gradient_in_place(mut self) -> Self {
+        self.in_place = true;
+        self
+    }
+
+    /// Uses the caller's scratch, of at least [`Plan::scratch_bytes`] and with usage `STORAGE`.
+    pub fn scratch(mut self, buffer: &'a wgpu::Buffer) -> Self {
+        self.scratch = Some(buffer);
+        self
+    }
+}
+
+impl Gpu {
+    /// A handle on the caller's device and queue.
+    pub fn from_wgpu(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        let info = device.adapter_info();
+        let profile = profile(&info, &device.limits());
+        Self(Arc::new(Inner {
+            device: device.clone(),
+            queue: queue.clone(),
+            info,
+            profile,
+            ring: Ring::default(),
+            pipelines: Mutex::default(),
+            scratch: Mutex::default(),
+        }))
+    }
+
+    /// The same device with another profile: other windows, workgroups, budgets.
+    pub fn with_profile(&self, profile: Profile) -> Self {
+        let inner = &self.0;
+        Self(Arc::new(Inner {
+            device: inner.device.clone(),
+            queue: inner.queue.clone(),
+            info: inner.info.clone(),
+            profile,
+            ring: Ring::default(),
+            pipelines: Mutex::default(),
+            scratch: Mutex::default(),
+        }))
+    }
+
+    /// The features and limits worth asking an adapter for: none of them is needed, all of them
+    /// are within what the adapter has.
+    pub fn wishes(adapter: &wgpu::Adapter) -> (wgpu::Features, wgpu::Limits) {
+        let has = adapter.limits();
+        let limits = wgpu::Limits {
+            max_storage_buffer_binding_size: has.max_storage_buffer_binding_size,
+            max_buffer_size: has.max_buffer_size,
+            max_storage_buffers_per_shader_stage: has.max_storage_buffers_per_shader_stage,
+            max_compute_invocations_per_workgroup: has.max_compute_invocations_per_workgroup,
+            max_compute_workgroup_size_x: has.max_compute_workgroup_size_x,
+            max_compute_workgroup_storage_size: has.max_compute_workgroup_storage_size,
+            min_storage_buffer_offset_alignment: has.min_storage_buffer_offset_alignment,
+            ..wgpu::Limits::default().or_worse_values_from(&has)
+        };
+        (adapter.features() & wgpu::Features::TIMESTAMP_QUERY, limits)
+    }
+
+    /// The device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
+    /// The adapter's name, driver and kind.
+    pub fn info(&self) -> &wgpu::AdapterInfo {
+        &self.0.info
+    }
+
+    /// What the planner goes by on this device.
+    pub fn profile(&self) -> &Profile {
+        &self.0.profile
+    }
+
+    /// Which choices were made for this device, and why, a line each.
+    pub fn report(&self) -> Vec<String> {
+        let p = &self.0.profile;
+        let info = &self.0.info;
+        vec![
+            format!("adapter: {} ({:?}, {:?})", info.name, info.backend, info.device_type),
+            format!("driver: {} {}", info.driver, info.driver_info),
+            format!(
+                "row kernels: {} lanes a workgroup, segments of {} columns",
+                p.lanes(),
+                p.segment
+            ),
+            format!("score tiles: {} lanes a workgroup", p.tile_lanes),
+            format!("windows: bindings up to {} bytes", p.binding_bytes),
+            "16-bit types: decoded by integers, SHADER_F16 is not needed".to_owned(),
+            "subgroups: not used (sums are trees over workgroup memory)".to_owned(),
+            "shader modules: checked (no unsafe)".to_owned(),
+        ]
+    }
+
+    /// The plan of a call on this device: scratch bytes and dispatches, before anything runs.
+    pub fn plan(&self, loss: &dyn Loss, request: &Request) -> Result<Plan> {
+        loss.plan(&self.call(loss, request)?.0, &self.0.profile)
+    }
+
+    /// Checks a call, compiles what it needs, and binds it: to be encoded any number of times.
+    ///
+    /// Each preparation has parameters of its own, so a change of options (another temperature)
+    /// is another cheap preparation and never touches a recording in flight.
+    pub fn prepare(&self, loss: &dyn Loss, request: &Request) -> Result<Prepared> {
+        let (call, buffers) = self.call(loss, request)?;
+        let plan = loss.plan(&call, &self.0.profile)?;
+        encode::prepare(self, plan, &buffers, request.scratch)
+    }
+
+    /// Records a call on the caller's encoder or open compute pass. Nothing is submitted or read.
+    ///
+    /// An open pass keeps neither its pipeline nor its bind group 0.
+    pub fn encode<'a>(
+        &self,
+        record: &mut impl encode::Record,
+        loss: &dyn Loss,
+        inputs: impl Into<Named<'a>>,
+        outputs: impl Into<Named<'a>>,
+    ) -> Result<()> {
+        self.prepare(loss, &Request::new(inputs, outputs))?.encode(record);
+        Ok(())
+    }
+
+    /// Runs a call by itself, with outputs of its own: the one-line form for scripts and tests.
+    pub fn run<'a>(
+        &self,
+        loss: &dyn Loss,
+        inputs: impl Into<Named<'a>>,
+        wanted: &[&str],
+    ) -> Result<Run> {
+        Run::start(self, loss, inputs.into(), wanted)
+    }
+
+    /// Checks a request; the buffers come back by the names that a plan's bindings have.
+    fn call<'a>(&self, loss: &dyn Loss, request: &Request<'a>) -> Result<(Call, Buffers<'a>)> {
+        let about = loss.about();
+        let mut outputs = request.outputs.clone();
+        if request.in_place
+            && let Some(first) = about.inputs.first()
+            && let Some(tensor) = request.inputs.get(first.name)
+        {
+            outputs.insert(format!("grad.{}", first.name), tensor.clone());
+        }
+        let mut allocations: Vec<&wgpu::Buffer> = Vec::new();
+        let inputs_of = operands(&request.inputs, &mut allocations)?;
+        let outputs_of = operands(&outputs, &mut allocations)?;
+        let alignment = self.0.profile.offset_alignment;
+        let call = check::call(about, inputs_of, outputs_of, request.in_place, alignment)?;
+        let buffer = |(name, tensor): (String, Tensor<'a>)| (name, tensor.buffer);
+        Ok((
+            call,
+            Buffers {
+                inputs: request.inputs.clone().into_iter().map(buffer).collect(),
+                outputs: outputs.into_iter().map(buffer).collect(),
+            },
+        ))
+    }
+
+    /// A call with these inputs and no outputs yet: the extents that they agree on.
+    pub(crate) fn checked_inputs(&self, loss: &dyn Loss, inputs: &Named<'_>) -> Result<Call> {
+        let operands = operands(inputs, &mut Vec::new())?;
+        let alignment = self.0.profile.offset_alignment;
+        check::call(loss.about(), operands, std::collections::BTreeMap::new(), false, alignment)
+    }
+
+    /// The compiled form of a kernel, compiled at its first use.
+    pub(crate) fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
+        if let Some(pipeline) = lock(&self.0.pipelines).get(kernel) {
+            return Ok(pipeline.clone());
+        }
+        let pipeline = Arc::new(self.compile(kernel)?);
+        lock(&self.0.pipelines).insert(kernel.clone(), pipeline.clone());
+        Ok(pipeline)
+    }
+
+    fn compile(&self, kernel: &Kernel) -> Result<Pipeline> {
+        let device = &self.0.device;
+        let wgsl = kernel.wgsl();
+        dump(kernel, &wgsl);
+        let label = Some(kernel.label.as_str());
+        guarded(device, &kernel.label, wgsl.len() as u64, || {
+            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label,
+                source: wgpu::ShaderSource::Wgsl(wgsl.into()),
+            });
+            let entries = layout_entries(kernel);
+            let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label,
+                entries: &entries,
+            });
+            let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label,
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            });
+            let constants: Vec<(&str, f64)> =
+                kernel.overrides.iter().map(|&(name, value)| (name, f64::from(value))).collect();
+            let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label,
+                layout: Some(&pipeline_layout),
+                module: &module,
+                entry_point: Some(kernel.entry),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &constants,
+                    // Every word is written before it is read.
+                    zero_initialize_workgroup_memory: false,
+                },
+                cache: None,
+            });
+            Pipeline { pipeline, layout }
+        })
+    }
+
+    /// A scratch buffer of at least this size. Recordings share it: on one queue they run in order.
+    pub(crate) fn scratch(&self, bytes: u64) -> Result<wgpu::Buffer> {
+        let mut slot = lock(&self.0.scratch);
+        if let Some(buffer) = slot.as_ref()
+            && buffer.size() >= bytes
+        {
+            return Ok(buffer.clone());
+        }
+        let buffer = self.buffer("scratch", bytes.max(256), wgpu::BufferUsages::STORAGE)?;
+        *slot = Some(buffer.clone());
+        Ok(buffer)
+    }
+
+    /// A buffer, or a typed error where there is no memory for it.
+    pub(crate) fn buffer(
+        &self,
+        what: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer> {
+        let limit = self.0.profile.buffer_bytes;
+        if bytes > limit {
+            return Err(Error::Limit { what: format!("bytes of {what}"), found: bytes, limit });
+        }
+        guarded(&self.0.device, what, bytes, || {
+            self.0.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(&format!("surprisal.{what}")),
+                size: bytes,
+                usage,
+                mapped_at_creation: false,
+            })
+        })
+    }
+
+    /// A tensor's buffer filled with bytes from the host.
+    pub(crate) fn upload(&self, what: &str, bytes: &[u8]) -> Result<wgpu::Buffer> {
+        let usage = wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::COPY_DST
+            | wgpu::BufferUsages::COPY_SRC;
+        let size = (bytes.len() as u64).next_multiple_of(4).max(16);
+        let buffer = self.buffer(what, size, usage)?;
+        let whole = bytes.len() - bytes.len() % 4;
+        self.0.queue.write_buffer(&buffer, 0, &bytes[..whole]);
+        if whole < bytes.len() {
+            let mut word = [0; 4];
+            word[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+            self.0.queue.write_buffer(&buffer, whole as u64, &word);
+        }
+        Ok(buffer)
+    }
+
+    /// A buffer for a dense tensor of this type and shape, for outputs.
+    pub fn output_buffer(&self, dtype: Dtype, shape: &[u64]) -> Result<wgpu::Buffer> {
+        let bytes = Layout::dense(dtype, shape).len() * dtype.bytes();
+        let usage = wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::COPY_SRC
+            | wgpu::BufferUsages::COPY_DST;
+        self.buffer("output", bytes.next_multiple_of(16).max(16), usage)
+    }
+}
+
+/// A call's buffers by the names its operands have.
+pub(crate) struct Buffers<'a> {
+    pub inputs: HashMap<String, &'a wgpu::Buffer>,
+    pub outputs: HashMap<String, &'a wgpu::Buffer>,
+}
+
+fn operands<'a>(
+    tensors: &Named<'a>,
+    allocations: &mut Vec<&'a wgpu::Buffer>,
+) -> Result<std::collections::BTreeMap<String, Operand>> {
+    let mut operands = std::collections::BTreeMap::new();
+    for (name, tensor) in tensors {
+        let usage = tensor.buffer.usage();
+        if !usage.contains(wgpu::BufferUsages::STORAGE) {
+            return Err(Error::WrongUsage {
+                argument: name.clone(),
+                needed: "STORAGE".to_owned(),
+                found: format!("{usage:?}"),
+            });
+        }
+        let known = allocations.iter().position(|buffer| *buffer == tensor.buffer);
+        let allocation = known.unwrap_or_else(|| {
+            allocations.push(tensor.buffer);
+            allocations.len() - 1
+        });
+        operands.insert(
+            name.clone(),
+            Operand {
+                name: name.clone(),
+                layout: tensor.layout.clone(),
+                allocation,
+                allocation_bytes: tensor.buffer.size(),
+            },
+        );
+    }
+    Ok(operands)
+}
+
+/// Makes something inside error scopes of its own, so that a refusal is a typed error and never
+/// reaches the caller's handler. The scopes are pushed and popped here, on one thread.
+pub(crate) fn guarded<T>(
+    device: &wgpu::Device,
+    what: &str,
+    bytes: u64,
+    make: impl FnOnce() -> T,
+) -> Result<T> {
+    let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+    let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let made = make();
+    let (validation, internal, memory) = (validation.pop(), internal.pop(), memory.pop());
+    // Natively these futures are ready; a browser answers later and reports through its console.
+    if cfg!(target_arch = "wasm32") {
+        return Ok(made);
+    }
+    if pollster::block_on(memory).is_some() {
+        return Err(Error::OutOfMemory { what: what.to_owned(), bytes });
+    }
+    match pollster::block_on(validation).or(pollster::block_on(internal)) {
+        Some(error) => Err(refusal(what, &error)),
+        None => Ok(made),
+    }
+}
+
+fn refusal(what: &str, error: &wgpu::Error) -> Error {
+    let message = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ");
+    if message.contains("lost") || message.contains("destroyed") {
+        Error::DeviceLost(message)
+    } else {
+        Error::Refused { what: what.to_owned(), message }
+    }
+}
+
+fn layout_entries(kernel: &Kernel) -> Vec<wgpu::BindGroupLayoutEntry> {
+    let entry = |binding, ty| wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        count: None,
+    };
+    let storage = kernel.bound().enumerate().map(|(index, stream)| {
+        let read_only = stream.access == Access::Read;
+        entry(index as u32 + 1, wgpu::BufferBindingType::Storage { read_only })
+    });
+    std::iter::once(entry(0, wgpu::BufferBindingType::Uniform)).chain(storage).collect()
+}
+
+/// Writes an assembled module to the folder that `SURPRISAL_DUMP` names.
+fn dump(kernel: &Kernel, wgsl: &str) {
+    if let Some(folder) = std::env::var_os("SURPRISAL_DUMP") {
+        let overrides: Vec<String> =
+            kernel.overrides.iter().map(|(name, value)| format!("// {name} = {value}\n")).collect();
+        let hash = {
+            use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+            BuildHasherDefault::<DefaultHasher>::default().hash_one(kernel)
+        };
+        let path = std::path::Path::new(&folder).join(format!("{}.{hash:016x}.wgsl", kernel.label));
+        // A dump is for looking at: that it cannot be written stops nothing.
+        let _ = std::fs::create_dir_all(&folder);
+        let _ = std::fs::write(path, overrides.concat() + wgsl);
+    }
+}
+
+/// The profile of a device: its limits, and the kernel shapes known to suit its kind.
+pub fn profile(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> Profile {
+    let profile = Profile {
+        binding_bytes: limits.max_storage_buffer_binding_size.min(i32::MAX as u64),
+        buffer_bytes: limits.max_buffer_size,
+        storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment).max(16),
+        workgroup_size: limits
+            .max_compute_invocations_per_workgroup
+            .min(limits.max_compute_workgroup_size_x),
+        workgroups: limits.max_compute_workgroups_per_dimension,
+        workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        ..Profile::default()
+    };
+    if info.device_type == wgpu::DeviceType::Cpu {
+        // SwiftShader's subgroups are 4 wide, but it runs a workgroup's lanes in one loop.
+        let swiftshader = info.name.contains("SwiftShader");
+        let lanes = if swiftshader { 32 } else { info.subgroup_max_size.clamp(8, 16) };
+        profile.software(previous_power_of_two(lanes))
+    } else {
+        profile
+    }
+}

@@ -1,0 +1,338 @@
+//! The identity of one specialised kernel, and the WGSL it stands for.
+//!
+//! A module is put together from plain files (`shaders/`) behind a prologue that is written here:
+//! the parameter struct, the bindings, and one accessor a stream. A stream that a call does not have
+//! becomes a constant, so the files need neither flags nor dummy buffers for it; a stream's element
+//! type and alignment change its accessor and nothing else.
+
+use std::fmt::Write as _;
+
+use crate::tensor::Dtype;
+
+/// How a kernel uses a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum Access {
+    /// `var<storage, read>`
+    Read,
+    /// `var<storage, read_write>`, also for inputs that share a buffer with something written.
+    ReadWrite,
+}
+
+/// How a stream's elements are bound and reached.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum Form {
+    /// Not given: every element has these bits; stores go nowhere.
+    Absent(u32),
+    /// Integers that are not given: every element is 0.
+    AbsentIntegers,
+    /// Float elements, four to a load: every row starts at a multiple of four elements.
+    Quads(Dtype),
+    /// Float elements wherever they lie.
+    Elements(Dtype),
+    /// Integer elements as two words, sign-extended.
+    Integers(Dtype),
+    /// Plain words, read and written by index.
+    Words,
+    /// An array of a WGSL type of the module's own.
+    Table(&'static str),
+}
+
+/// One named tensor of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Stream {
+    /// Its name in WGSL.
+    pub name: &'static str,
+    /// How it is bound.
+    pub form: Form,
+    /// How it is used.
+    pub access: Access,
+    /// Another stream whose binding it shares: it is written over what was read there.
+    pub in_place_of: Option<&'static str>,
+    /// Whether it is stored to.
+    pub stored: bool,
+}
+
+/// The type of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Scalar {
+    /// `u32`
+    U32,
+    /// `f32`
+    F32,
+}
+
+/// A WGSL file of the composition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Source {
+    /// Its path below `shaders/`, for the markers in the assembled module.
+    pub path: &'static str,
+    /// Its text.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub text: &'static str,
+}
+
+/// Includes a file of `shaders/`.
+macro_rules! shader {
+    ($path:literal) => {
+        $crate::kernel::Source {
+            path: $path,
+            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path)),
+        }
+    };
+}
+pub(crate) use shader;
+
+/// One specialisation: what is compiled, without the numbers it runs on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Kernel {
+    /// The label, such as `surprisal.row.fused.cross_entropy.f32`.
+    pub label: String,
+    /// The entry point.
+    pub entry: &'static str,
+    /// The files after the prologue.
+    pub sources: Vec<Source>,
+    /// The tensors.
+    pub streams: Vec<Stream>,
+    /// The parameters, each one word.
+    pub fields: Vec<(String, Scalar)>,
+    /// The values of the overrides (booleans as 0 and 1).
+    pub overrides: Vec<(&'static str, u32)>,
+}
+
+impl Kernel {
+    /// The streams that have a binding of their own, in the order of their binding numbers (from 1;
+    /// the parameters are binding 0).
+    pub fn bound(&self) -> impl Iterator<Item = &Stream> {
+        self.streams.iter().filter(|stream| {
+            !matches!(stream.form, Form::Absent(_) | Form::AbsentIntegers)
+                && stream.in_place_of.is_none()
+        })
+    }
+
+    /// The assembled WGSL.
+    pub fn wgsl(&self) -> String {
+        let mut text = self.prologue();
+        for source in self.decoders().iter().chain(&self.sources) {
+            let _ = write!(text, "\n// ---- {} ----\n{}", source.path, source.text);
+        }
+        text
+    }
+
+    /// The decoders of the 16-bit types that the streams use.
+    fn decoders(&self) -> Vec<Source> {
+        let uses = |dtype| {
+            self.streams
+                .iter()
+                .any(|s| matches!(s.form, Form::Quads(d) | Form::Elements(d) if d == dtype))
+        };
+        let mut files = vec![shader!("math.wgsl")];
+        if uses(Dtype::F16) {
+            files.push(shader!("dtype/f16.wgsl"));
+        }
+        if uses(Dtype::Bf16) {
+            files.push(shader!("dtype/bf16.wgsl"));
+        }
+        files
+    }
+
+    fn prologue(&self) -> String {
+        let mut text = format!("// {}\nstruct Params {{\n", self.label);
+        for (name, scalar) in &self.fields {
+            let scalar = match scalar {
+                Scalar::U32 => "u32",
+                Scalar::F32 => "f32",
+            };
+            let _ = writeln!(text, "    {name}: {scalar},");
+        }
+        text.push_str("}\n@group(0) @binding(0) var<uniform> params: Params;\n");
+        for (index, stream) in self.bound().enumerate() {
+            let access = match stream.access {
+                Access::Read => "read",
+                Access::ReadWrite => "read_write",
+            };
+            let _ = writeln!(
+                text,
+                "@group(0) @binding({}) var<storage, {access}> {}: array<{}>;",
+                index + 1,
+                stream.name,
+                self.element(stream),
+            );
+        }
+        for stream in &self.streams {
+            self.accessors(stream, &mut text);
+        }
+        text
+    }
+
+    /// Whether a binding's words are shared between lanes that write halves of them.
+    fn atomic(&self, stream: &Stream) -> bool {
+        let halves = |s: &Stream| matches!(s.form, Form::Elements(d) if d.bytes() == 2);
+        halves(stream)
+            && (stream.stored
+                || self.streams.iter().any(|s| s.in_place_of == Some(stream.name) && s.stored))
+    }
+
+    fn element(&self, stream: &Stream) -> &'static str {
+        match stream.form {
+            Form::Quads(dtype) if dtype.bytes() == 2 => "vec2<u32>",
+            Form::Quads(_) => "vec4<u32>",
+            Form::Elements(_) if self.atomic(stream) => "atomic<u32>",
+            Form::Table(element) => element,
+            _ => "u32",
+        }
+    }
+
+    fn accessors(&self, stream: &Stream, text: &mut String) {
+        let name = stream.name;
+        let _ = match &stream.form {
+            Form::Absent(bits) => write!(
+                text,
+                "fn {name}_at(row: u32, column: u32) -> u32 {{ return {bits}u; }}\n\
+                 fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ return vec4<u32>({bits}u); }}\n\
+                 fn {name}_store(row: u32, column: u32, bits: vec4<u32>) {{}}\n\
+                 fn {name}_write(at: u32, word: u32) {{}}\n\
+                 fn {name}_read(at: u32) -> u32 {{ return {bits}u; }}\n"
+            ),
+            Form::AbsentIntegers => {
+                writeln!(text, "fn {name}_at(row: u32) -> vec2<u32> {{ return vec2<u32>(0u); }}")
+            }
+            Form::Words => write!(
+                text,
+                "fn {name}_read(at: u32) -> u32 {{ return {name}[params.{name}_base + at]; }}\n{}",
+                if stream.access == Access::ReadWrite {
+                    format!(
+                        "fn {name}_write(at: u32, word: u32) {{ \
+                         {name}[params.{name}_base + at] = word; }}\n"
+                    )
+                } else {
+                    String::new()
+                }
+            ),
+            Form::Integers(dtype) => {
+                let body = match dtype {
+                    Dtype::I64 => format!("vec2<u32>({name}[2u * i], {name}[2u * i + 1u])"),
+                    Dtype::I32 => {
+                        format!(
+                            "vec2<u32>({name}[i], bitcast<u32>(bitcast<i32>({name}[i]) >> 31u))"
+                        )
+                    }
+                    _ => format!("vec2<u32>({name}[i], 0u)"),
+                };
+                writeln!(
+                    text,
+                    "fn {name}_at(row: u32) -> vec2<u32> {{ \
+                     let i = params.{name}_base + row * params.{name}_stride; return {body}; }}"
+                )
+            }
+            Form::Table(_) => Ok(()),
+            Form::Quads(dtype) | Form::Elements(dtype) => {
+                self.float_accessors(stream, *dtype, text);
+                Ok(())
+            }
+        };
+    }
+
+    fn float_accessors(&self, stream: &Stream, dtype: Dtype, text: &mut String) {
+        let name = stream.name;
+        let quads = matches!(stream.form, Form::Quads(_));
+        let buffer = stream.in_place_of.unwrap_or(name);
+        let at = format!("params.{buffer}_base + row * params.{buffer}_stride + column");
+        if stream.in_place_of.is_none() {
+            let (one, quad) = if quads {
+                quad_loads(name, dtype)
+            } else {
+                element_loads(name, dtype, self.atomic(stream))
+            };
+            let _ = write!(
+                text,
+                "fn {name}_at(row: u32, column: u32) -> u32 {{ let at = {at}; return {one}; }}\n\
+                 fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ let at = {at}; {quad} }}\n"
+            );
+        }
+        if stream.stored {
+            let body = if quads {
+                quad_store(buffer, dtype)
+            } else if dtype.bytes() == 4 {
+                element_store(buffer)
+            } else {
+                half_store(buffer, dtype)
+            };
+            let _ = writeln!(
+                text,
+                "fn {name}_store(row: u32, column: u32, bits: vec4<u32>) {{ let at = {at}; {body} }}"
+            );
+        }
+    }
+}
+
+/// Loads where rows start at multiples of four elements: a last quad that reaches past the row is
+/// inside the buffer, and its columns past the row are not used.
+fn quad_loads(name: &str, dtype: Dtype) -> (String, String) {
+    if dtype.bytes() == 4 {
+        (format!("{name}[at >> 2u][at & 3u]"), format!("return {name}[at >> 2u];"))
+    } else {
+        (
+            format!("{dtype}_one({name}[at >> 2u][(at >> 1u) & 1u], at & 1u)"),
+            format!("return {dtype}_quad({name}[at >> 2u]);"),
+        )
+    }
+}
+
+/// Loads anywhere: the same quad, element by element, and nothing past the row.
+fn element_loads(name: &str, dtype: Dtype, atomic: bool) -> (String, String) {
+    let element = |at: &str| {
+        if dtype.bytes() == 4 {
+            format!("{name}[{at}]")
+        } else {
+            let word = format!("{name}[({at}) >> 1u]");
+            let word = if atomic { format!("atomicLoad(&{word})") } else { word };
+            format!("{dtype}_one({word}, ({at}) & 1u)")
+        }
+    };
+    let rest: Vec<String> = (1..4).map(|i| element(&format!("min(at + {i}u, last)"))).collect();
+    (
+        element("at"),
+        format!(
+            "let last = at + min(params.classes - column, 4u) - 1u; return vec4<u32>({}, {});",
+            element("at"),
+            rest.join(", ")
+        ),
+    )
+}
+
+fn quad_store(buffer: &str, dtype: Dtype) -> String {
+    if dtype.bytes() == 4 {
+        format!("{buffer}[at >> 2u] = bits;")
+    } else {
+        format!("{buffer}[at >> 2u] = {dtype}_words(bits);")
+    }
+}
+
+fn element_store(buffer: &str) -> String {
+    (0..4).fold("let live = params.classes - column; ".to_owned(), |body, i| {
+        body + &format!("if (live > {i}u) {{ {buffer}[at + {i}u] = bits[{i}u]; }} ")
+    })
+}
+
+/// Two rows, or two quads of a row that starts at an odd element, share a word: whole words are
+/// stored, halves go in by and/or, so that neighbours never overwrite each other.
+fn half_store(buffer: &str, dtype: Dtype) -> String {
+    format!(
+        "let end = at + min(params.classes - column, 4u); var i = at; \
+         for (var n = 0u; n < 4u; n += 1u) {{ if (i >= end) {{ break; }} \
+         let low = {dtype}_encode(bits[i - at]); let word = i >> 1u; \
+         if ((i & 1u) == 0u && i + 1u < end) {{ \
+         atomicStore(&{buffer}[word], low | ({dtype}_encode(bits[i - at + 1u]) << 16u)); i += 2u; \
+         }} else {{ let shift = (i & 1u) * 16u; atomicAnd(&{buffer}[word], ~(0xffffu << shift)); \
+         atomicOr(&{buffer}[word], low << shift); i += 1u; }} }}"
+    )
+}

@@ -1,0 +1,443 @@
+//! The linear skeleton: scores = A·Bᵀ a chunk of rows at a time, handed to a row loss, never stored
+//! whole.
+//!
+//! A chunk is multiplied, streamed and turned into its gradient in place by the row kernels, and the
+//! gradient is multiplied on: three products in all. Gradients of B add up over the chunks in row
+//! order in f32, each element by its one owner, so neither the chunk's size nor the way a product is
+//! cut into dispatches changes a bit.
+
+use std::ops::Range;
+
+use crate::{
+    error::{Error, Result},
+    kernel::shader,
+    loss::{Dim, WeightLayout},
+    plan::{Call, Plan, View},
+    profile::Profile,
+    row::{Gradient, RowLoss, Rows, Scores, stretches},
+    tensor::{Dtype, Layout},
+};
+
+/// Rows and columns that one lane owns in a tile.
+const TILE_ROWS: u64 = 8;
+const LANE_COLUMNS: u64 = 4;
+
+/// What a linear loss adds to the row loss on its scores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinearOptions {
+    /// How the weight lies in memory.
+    pub weight_layout: WeightLayout,
+    /// The most bytes for the chunk of scores.
+    pub chunk_bytes: Option<u64>,
+    /// Add into the gradients of weight and bias instead of overwriting them.
+    pub accumulate: bool,
+}
+
+/// The plan of a row loss on the scores of a linear layer.
+pub(crate) fn plan(
+    name: &'static str,
+    loss: &dyn RowLoss,
+    options: LinearOptions,
+    call: &Call,
+    profile: &Profile,
+) -> Result<Plan> {
+    let inner = scores_call(call);
+    let mut rows = Rows::new(loss, &inner, profile)?;
+    rows.planner.rename(name);
+    let linear = Linear::new(options, call, profile)?;
+    let matrices = [Some(&linear.hidden), linear.hidden_gradient.as_ref()];
+    let windows = rows.windows(matrices.into_iter().flatten());
+    rows.begin(&windows)?;
+    rows.planner.unstored(linear.rows * linear.classes * 4);
+    let chunk_rows = linear.chunk_rows();
+    let chunk = Layout::matrix(Dtype::F32, chunk_rows, linear.classes).row_stride(linear.stride());
+    let chunk = rows.planner.scratch(chunk);
+    let parts: Vec<(usize, Range<u64>)> = windows
+        .iter()
+        .enumerate()
+        .flat_map(|(index, window)| {
+            let parts = stretches(window.end - window.start, chunk_rows);
+            parts.into_iter().map(move |p| (index, window.start + p.start..window.start + p.end))
+        })
+        .collect();
+    let mut sums = linear.sums(&mut rows, parts.len());
+    if parts.is_empty() {
+        // No rows: the gradients of weight and bias are sums over nothing.
+        linear.columns_step(&mut rows, &mut sums, 0, &(0..0), &chunk)?;
+    }
+    for (index, part) in parts {
+        linear.step(&mut rows, &mut sums, index, &part, &chunk)?;
+    }
+    rows.end(&windows)
+}
+
+/// The call as the row loss on the scores sees it.
+fn scores_call(call: &Call) -> Call {
+    let mut inner = call.clone();
+    for name in ["hidden", "weight", "bias"] {
+        inner.inputs.remove(name);
+        inner.outputs.remove(&format!("grad.{name}"));
+    }
+    if let Some(weight) = inner.inputs.remove("class_weight") {
+        inner.inputs.insert("weight".to_owned(), weight);
+    }
+    // Every input keeps its binding mode: what shares a buffer here shares it there.
+    inner.siblings = call.outputs.values().map(|output| output.allocation).collect();
+    inner
+}
+
+/// The operands of a linear loss.
+struct Linear<'a> {
+    options: LinearOptions,
+    profile: &'a Profile,
+    rows: u64,
+    classes: u64,
+    depth: u64,
+    hidden: View,
+    weight: View,
+    bias: Option<View>,
+    hidden_gradient: Option<View>,
+    weight_gradient: Option<View>,
+    bias_gradient: Option<View>,
+}
+
+/// A gradient that adds up over chunks: where it goes, and an f32 sum beside it where that is 16-bit.
+struct Sum {
+    output: View,
+    sum: Option<View>,
+    left: usize,
+    begun: bool,
+}
+
+impl Sum {
+    /// The start and the destination of the next chunk's product.
+    fn next(&mut self, accumulate: bool) -> (Start, View) {
+        let first = !self.begun;
+        self.begun = true;
+        self.left = self.left.saturating_sub(1);
+        let last = self.left == 0;
+        let target = match &self.sum {
+            Some(sum) if !last => sum.clone(),
+            _ => self.output.clone(),
+        };
+        let start = match (&self.sum, first) {
+            (_, true) if !accumulate => Start::Zero,
+            (Some(_), true) => Start::From(self.output.clone()),
+            (Some(sum), false) if last => Start::From(sum.clone()),
+            _ => Start::There,
+        };
+        (start, target)
+    }
+}
+
+struct Sums {
+    weight: Option<Sum>,
+    bias: Option<Sum>,
+}
+
+/// What a product's sums start from.
+#[derive(Clone)]
+enum Start {
+    Zero,
+    /// What the output holds.
+    There,
+    /// Another tensor of the output's shape, or one row for all.
+    From(View),
+}
+
+/// Which index of a product runs over the rows of an operand in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Along {
+    Owned,
+    Walked,
+}
+
+/// An operand of a product; `None` reads as 1.
+type Factor = Option<(View, Along)>;
+
+/// output[i, j] = start[i, j] + Σ_k a(i, k)·b(j, k).
+struct Product<'v> {
+    label: &'static str,
+    a: Factor,
+    b: Factor,
+    start: Start,
+    output: View,
+    depth: u64,
+    /// Whether i or k runs over rows of the loss, some of which count for nothing.
+    rows_along: Option<Along>,
+    index: usize,
+    part: &'v Range<u64>,
+}
+
+impl<'a> Linear<'a> {
+    fn new(options: LinearOptions, call: &Call, profile: &'a Profile) -> Result<Self> {
+        let (classes, depth) = (call.dim(Dim::Classes), call.dim(Dim::Hidden));
+        let expected = match options.weight_layout {
+            WeightLayout::ClassesHidden => [classes, depth],
+            WeightLayout::HiddenClasses => [depth, classes],
+        };
+        for (name, operand) in [
+            ("weight", call.inputs.get("weight")),
+            ("grad.weight", call.outputs.get("grad.weight")),
+        ] {
+            if let Some(operand) = operand
+                && operand.layout.shape != expected
+            {
+                return Err(Error::WrongShape {
+                    argument: name.to_owned(),
+                    found: operand.layout.shape.clone(),
+                    expected: format!("{expected:?} with this weight_layout"),
+                });
+            }
+        }
+        let input = |name: &str| {
+            call.input(name).ok_or_else(|| Error::MissingInput {
+                loss: "linear".to_owned(),
+                argument: name.to_owned(),
+                reason: "this call needs it".to_owned(),
+            })
+        };
+        Ok(Self {
+            options,
+            profile,
+            rows: call.dim(Dim::Rows),
+            classes,
+            depth,
+            hidden: input("hidden")?,
+            weight: input("weight")?,
+            bias: call.input("bias").map(View::for_every_row),
+            hidden_gradient: call.output("grad.hidden"),
+            weight_gradient: call.output("grad.weight"),
+            bias_gradient: call.output("grad.bias").map(View::for_every_row),
+        })
+    }
+
+    /// Elements from one row of the chunk to the next.
+    fn stride(&self) -> u64 {
+        self.classes.next_multiple_of(4)
+    }
+
+    /// Rows of a chunk: what the budget allows, whole tiles where it is more than one.
+    fn chunk_rows(&self) -> u64 {
+        let budget = self.options.chunk_bytes.unwrap_or(self.profile.chunk_bytes);
+        let bytes = budget.min(self.profile.binding_bytes.saturating_sub(64));
+        let rows = (bytes / (self.stride() * 4)).max(1);
+        let rows = if rows > TILE_ROWS { rows - rows % TILE_ROWS } else { rows };
+        rows.min(self.rows.max(1))
+    }
+
+    fn sums(&self, rows: &mut Rows, chunks: usize) -> Sums {
+        let mut sum = |output: &Option<View>| {
+            let output = output.clone()?;
+            let narrow = output.layout.dtype != Dtype::F32 && chunks > 1;
+            let dense = Layout::dense(Dtype::F32, &output.layout.shape);
+            let sum = narrow.then(|| rows.planner.scratch(dense));
+            Some(Sum { output, sum, left: chunks, begun: false })
+        };
+        Sums { weight: sum(&self.weight_gradient), bias: sum(&self.bias_gradient) }
+    }
+
+    /// One chunk of rows: scores, their loss and gradient in place, and the gradient multiplied on.
+    fn step(
+        &self,
+        rows: &mut Rows,
+        sums: &mut Sums,
+        index: usize,
+        part: &Range<u64>,
+        chunk: &View,
+    ) -> Result<()> {
+        let chunk = chunk.clone().rows(&(0..part.end - part.start));
+        let (weight_along, weight_across) = match self.options.weight_layout {
+            WeightLayout::ClassesHidden => (Along::Owned, Along::Walked),
+            WeightLayout::HiddenClasses => (Along::Walked, Along::Owned),
+        };
+        let hidden = self.hidden.clone().rows(part);
+        self.product(
+            rows,
+            Product {
+                label: "scores",
+                a: Some((hidden, Along::Owned)),
+                b: Some((self.weight.clone(), weight_along)),
+                start: self.bias.clone().map_or(Start::Zero, Start::From),
+                output: chunk.clone(),
+                depth: self.depth,
+                rows_along: None,
+                index,
+                part,
+            },
+        )?;
+        let wanted = self.hidden_gradient.is_some() || sums.weight.is_some() || sums.bias.is_some();
+        let gradient = if wanted { Gradient::InPlace } else { Gradient::Nowhere };
+        rows.main(index, part, &Scores { scores: chunk.clone(), gradient })?;
+        if let Some(output) = &self.hidden_gradient {
+            self.product(
+                rows,
+                Product {
+                    label: "hidden_gradient",
+                    a: Some((chunk.clone(), Along::Owned)),
+                    b: Some((self.weight.clone(), weight_across)),
+                    start: Start::Zero,
+                    output: output.clone().rows(part),
+                    depth: self.classes,
+                    rows_along: Some(Along::Owned),
+                    index,
+                    part,
+                },
+            )?;
+        }
+        self.columns_step(rows, sums, index, part, &chunk)
+    }
+
+    /// The chunk's part of the gradients that add up over rows.
+    fn columns_step(
+        &self,
+        rows: &mut Rows,
+        sums: &mut Sums,
+        index: usize,
+        part: &Range<u64>,
+        chunk: &View,
+    ) -> Result<()> {
+        let depth = part.end - part.start;
+        let rows_along = (depth > 0).then_some(Along::Walked);
+        let chunk = Some((chunk.clone(), Along::Walked));
+        if let Some(sum) = &mut sums.weight {
+            let (start, output) = sum.next(self.options.accumulate);
+            let hidden = Some((self.hidden.clone().rows(part), Along::Walked));
+            let (a, b) = match self.options.weight_layout {
+                WeightLayout::ClassesHidden => (chunk.clone(), hidden),
+                WeightLayout::HiddenClasses => (hidden, chunk.clone()),
+            };
+            let label = "weight_gradient";
+            self.product(
+                rows,
+                Product { label, a, b, start, output, depth, rows_along, index, part },
+            )?;
+        }
+        if let Some(sum) = &mut sums.bias {
+            let (start, output) = sum.next(self.options.accumulate);
+            let label = "bias_gradient";
+            self.product(
+                rows,
+                Product { label, a: None, b: chunk, start, output, depth, rows_along, index, part },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Plans a product, cut so that every operand fits a binding and every dispatch stays short.
+    fn product(&self, rows: &mut Rows, product: Product) -> Result<()> {
+        let (outputs, columns) = (product.output.layout.rows(), product.output.layout.columns());
+        let [i_step, j_step, k_step] = self.steps(&product, outputs, columns);
+        let walks = stretches(product.depth, k_step);
+        let wide = product.output.layout.dtype == Dtype::F32 || walks.len() < 2;
+        let sum =
+            (!wide).then(|| rows.planner.scratch(Layout::matrix(Dtype::F32, outputs, columns)));
+        for i in stretches(outputs, i_step) {
+            for j in stretches(columns, j_step) {
+                if walks.is_empty() {
+                    self.tile(rows, &product, &product.start, &product.output, [&i, &j, &(0..0)])?;
+                }
+                for (n, k) in walks.iter().enumerate() {
+                    let last = n + 1 == walks.len();
+                    let start = match (&sum, n) {
+                        (_, 0) => product.start.clone(),
+                        (Some(sum), _) if last => Start::From(sum.clone()),
+                        _ => Start::There,
+                    };
+                    let output = sum.as_ref().filter(|_| !last).unwrap_or(&product.output);
+                    self.tile(rows, &product, &start, output, [&i, &j, k])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How far i, j and k run in one dispatch.
+    fn steps(&self, product: &Product, outputs: u64, columns: u64) -> [u64; 3] {
+        let mut steps = [outputs.max(1), columns.max(1), product.depth.max(1)];
+        let room = self.profile.binding_bytes.saturating_sub(self.profile.offset_alignment + 64);
+        let mut fit = |view: &View, index: usize| {
+            let row = view.layout.row_stride * view.layout.dtype.bytes();
+            steps[index] = steps[index].min((room / row.max(1)).max(1));
+        };
+        fit(&product.output, 0);
+        for (factor, owned) in [(&product.a, 0), (&product.b, 1)] {
+            if let Some((view, along)) = factor {
+                fit(view, if *along == Along::Owned { owned } else { 2 });
+            }
+        }
+        let tile = [TILE_ROWS, u64::from(self.profile.tile_lanes) * LANE_COLUMNS, 64];
+        while steps.iter().product::<u64>() > self.profile.dispatch_products {
+            let largest = (0..3).filter(|&s| steps[s] > tile[s]).max_by_key(|&s| steps[s]);
+            let Some(s) = largest else { break };
+            steps[s] = steps[s].div_ceil(2).next_multiple_of(tile[s]);
+        }
+        steps
+    }
+
+    /// One dispatch: outputs i, columns j, summed over k.
+    fn tile(
+        &self,
+        rows: &mut Rows,
+        product: &Product,
+        start: &Start,
+        output: &View,
+        [i, j, k]: [&Range<u64>; 3],
+    ) -> Result<()> {
+        let lanes = self.profile.tile_lanes.min(self.profile.workgroup_size);
+        let tile_columns = (j.end - j.start).div_ceil(u64::from(lanes) * LANE_COLUMNS);
+        let tiles = (i.end - i.start).div_ceil(TILE_ROWS) * tile_columns;
+        let (records, first_row) = rows.records(product.index, product.part);
+        let along = |a: Along| u32::from(product.rows_along == Some(a));
+        let first_row = first_row
+            + match product.rows_along {
+                Some(Along::Owned) => i.start,
+                Some(Along::Walked) => k.start,
+                None => 0,
+            };
+        let (a, a_i, a_k) = cut(&product.a, i, k);
+        let (b, b_j, b_k) = cut(&product.b, j, k);
+        let place = |view: &View| view.clone().rows(i).columns(j);
+        let label = format!("surprisal.linear.{}.{}", product.label, self.hidden.layout.dtype);
+        let step = rows
+            .planner
+            .dispatch(label, "product", &[shader!("record.wgsl"), shader!("linear.wgsl")])
+            .shape("WORKGROUP", lanes)
+            .shape("SKIPS_WALKED", along(Along::Walked))
+            .shape("SKIPS_OWNED", along(Along::Owned))
+            .number("outputs", i.end - i.start)
+            .number("classes", j.end - j.start)
+            .number("depth", k.end - k.start)
+            .number("tile_columns", tile_columns)
+            .number("first_row", first_row)
+            .number("a_i", a_i)
+            .number("a_k", a_k)
+            .number("b_j", b_j)
+            .number("b_k", b_k)
+            .table("records", &records, "u32")
+            .read_elements("a", a, 1.0)
+            .read_elements("b", b, 1.0);
+        let step = match start {
+            Start::Zero => step.read("initial", None, 0.0).write("output", Some(place(output))),
+            Start::There => step.read_write("initial", "output", place(output)),
+            Start::From(view) => {
+                let same = view.layout.rows() > 1 || output.layout.rows() == 1;
+                let view = if same { place(view) } else { view.clone().columns(j) };
+                step.read("initial", Some(view), 0.0).write("output", Some(place(output)))
+            }
+        };
+        step.groups(tiles)
+    }
+}
+
+/// The stretch of a factor that a dispatch needs, and its strides along the owned and walked index.
+fn cut(factor: &Factor, owned: &Range<u64>, walked: &Range<u64>) -> (Option<View>, u64, u64) {
+    let Some((view, along)) = factor else {
+        return (None, 0, 0);
+    };
+    let stride = view.layout.row_stride;
+    match along {
+        Along::Owned => (Some(view.clone().rows(owned).columns(walked)), stride, 1),
+        Along::Walked => (Some(view.clone().rows(walked).columns(owned)), 1, stride),
+    }
+}

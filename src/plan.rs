@@ -1,0 +1,561 @@
+//! A call as plain data: what is dispatched, on which bytes, with which numbers.
+//!
+//! A [`Plan`] is made from shapes and limits alone. It can be printed, serialised, tested without a
+//! GPU, and replayed by anything that can run WGSL; encoding only walks through it.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use crate::{
+    check,
+    error::{Error, Result},
+    kernel::{Access, Form, Kernel, Scalar, Source, Stream},
+    loss::{Dim, Loss},
+    profile::Profile,
+    tensor::Layout,
+};
+
+/// A tensor of a call without its buffer: which allocation it lies in, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Operand {
+    /// The name under which it was given.
+    pub name: String,
+    /// Where its elements lie.
+    pub layout: Layout,
+    /// Which buffer: operands with the same number share one.
+    pub allocation: usize,
+    /// Bytes of that buffer.
+    pub allocation_bytes: u64,
+}
+
+/// A checked call: shapes, types and places of everything given and asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Call {
+    /// The inputs given.
+    pub inputs: BTreeMap<String, Operand>,
+    /// The outputs asked for.
+    pub outputs: BTreeMap<String, Operand>,
+    /// The gradient of the first input is written over it.
+    pub in_place: bool,
+    /// Buffers written by a call that this one is a part of.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub siblings: Vec<usize>,
+    /// The extents that the operands agree on.
+    pub dims: BTreeMap<Dim, u64>,
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for Dim {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        [Self::Rows, Self::Classes, Self::Hidden, Self::One, Self::State, Self::StatusWords]
+            .into_iter()
+            .find(|dim| format!("{dim:?}").eq_ignore_ascii_case(&name.replace('_', "")))
+            .ok_or_else(|| serde::de::Error::custom(format!("no extent `{name}`")))
+    }
+}
+
+impl Call {
+    /// Checks operands against a loss's description and finds the extents they agree on.
+    pub fn checked(
+        loss: &dyn Loss,
+        inputs: BTreeMap<String, Operand>,
+        outputs: BTreeMap<String, Operand>,
+        in_place: bool,
+        profile: &Profile,
+    ) -> Result<Self> {
+        check::call(loss.about(), inputs, outputs, in_place, profile.offset_alignment)
+    }
+
+    /// An extent; 0 where no operand has it.
+    pub fn dim(&self, dim: Dim) -> u64 {
+        self.dims.get(&dim).copied().unwrap_or(0)
+    }
+
+    /// Whether an input was given.
+    pub fn has(&self, input: &str) -> bool {
+        self.inputs.contains_key(input)
+    }
+
+    /// Whether an output is asked for.
+    pub fn wants(&self, output: &str) -> bool {
+        self.outputs.contains_key(output)
+    }
+
+    /// An input as a view.
+    pub(crate) fn input(&self, name: &str) -> Option<View> {
+        let operand = self.inputs.get(name)?;
+        // One buffer bound for reading and for writing is refused even where the ranges are apart.
+        let shared = self.outputs.values().any(|o| o.allocation == operand.allocation)
+            || self.siblings.contains(&operand.allocation);
+        let access = if shared { Access::ReadWrite } else { Access::Read };
+        Some(View::new(Role::Input(operand.name.clone()), operand, access))
+    }
+
+    /// An output as a view.
+    pub(crate) fn output(&self, name: &str) -> Option<View> {
+        let operand = self.outputs.get(name)?;
+        Some(View::new(Role::Output(operand.name.clone()), operand, Access::ReadWrite))
+    }
+}
+
+/// What a binding is bound to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum Role {
+    /// An input of the call.
+    Input(String),
+    /// An output of the call.
+    Output(String),
+    /// The call's scratch.
+    Scratch,
+}
+
+/// A tensor of a dispatch: an operand or a part of the scratch, or a stretch of rows of one.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    role: Role,
+    pub layout: Layout,
+    access: Access,
+    allocation_bytes: u64,
+}
+
+impl View {
+    fn new(role: Role, operand: &Operand, access: Access) -> Self {
+        Self {
+            role,
+            layout: operand.layout.clone(),
+            access,
+            allocation_bytes: operand.allocation_bytes,
+        }
+    }
+
+    /// Rows `rows` of this view.
+    pub fn rows(mut self, rows: &Range<u64>) -> Self {
+        self.layout.offset += rows.start * self.layout.row_stride;
+        self.layout.shape[0] = rows.end - rows.start;
+        self
+    }
+
+    /// Columns `columns` of this matrix.
+    pub fn columns(mut self, columns: &Range<u64>) -> Self {
+        self.layout.offset += columns.start;
+        if let Some(extent) = self.layout.shape.get_mut(1) {
+            *extent = columns.end - columns.start;
+        }
+        self
+    }
+
+    /// A vector over classes as a matrix with one row for all.
+    pub fn for_every_row(mut self) -> Self {
+        let len = self.layout.len();
+        self.layout = Layout { shape: vec![1, len], row_stride: 0, ..self.layout };
+        self
+    }
+
+    /// Bytes of the buffer.
+    pub fn room(&self) -> u64 {
+        self.allocation_bytes
+    }
+
+    /// Whether every row starts at a multiple of four elements, and a last quad that reaches past
+    /// the row still lies inside the buffer.
+    fn aligned(&self) -> bool {
+        let Layout { row_stride, offset, .. } = self.layout;
+        let columns = self.layout.columns();
+        let reach = (self.layout.rows().saturating_sub(1)) * row_stride
+            + offset
+            + columns.next_multiple_of(4);
+        offset.is_multiple_of(4)
+            && row_stride.is_multiple_of(4)
+            && reach * self.layout.dtype.bytes() <= self.allocation_bytes
+    }
+}
+
+/// One buffer range of a dispatch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Binding {
+    /// What is bound.
+    pub role: Role,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub size: u64,
+    /// How it is used.
+    pub access: Access,
+}
+
+/// One dispatch.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Dispatch {
+    /// Its kernel, an index into [`Plan::kernels`].
+    pub kernel: usize,
+    /// The bindings after the parameters, in the order of their numbers (from 1).
+    pub bindings: Vec<Binding>,
+    /// The parameters, word by word, as [`Kernel::fields`] names them.
+    pub params: Vec<u32>,
+    /// Workgroups in x, y and z.
+    pub workgroups: [u32; 3],
+}
+
+/// A recording: kernels, dispatches in order, and the scratch they share.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Plan {
+    /// The loss.
+    pub loss: String,
+    /// The kernels, each once.
+    pub kernels: Vec<Kernel>,
+    /// The dispatches, in order.
+    pub dispatches: Vec<Dispatch>,
+    /// Bytes of scratch.
+    pub scratch_bytes: u64,
+    /// Stretches of rows that are dispatched one after another.
+    pub windows: u64,
+    /// Bytes that the logits would take if they were stored, where they are not.
+    pub unstored_bytes: u64,
+}
+
+impl Plan {
+    /// Bytes of all parameter blocks, each at a multiple of 256.
+    pub fn params_bytes(&self) -> u64 {
+        self.dispatches.len() as u64 * Self::PARAMS_STRIDE
+    }
+
+    /// Bytes from one parameter block to the next.
+    pub const PARAMS_STRIDE: u64 = 256;
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(
+            f,
+            "{}: {} dispatches of {} kernels in {} window(s), {} bytes of scratch",
+            self.loss,
+            self.dispatches.len(),
+            self.kernels.len(),
+            self.windows,
+            self.scratch_bytes
+        )?;
+        for dispatch in &self.dispatches {
+            let kernel = self.kernels.get(dispatch.kernel);
+            let [x, y, z] = dispatch.workgroups;
+            writeln!(f, "  {} × ({x}, {y}, {z})", kernel.map_or("?", |k| k.label.as_str()))?;
+            for (stream, binding) in
+                kernel.into_iter().flat_map(Kernel::bound).zip(&dispatch.bindings)
+            {
+                writeln!(
+                    f,
+                    "    {:<16} {:?} bytes {}..{}",
+                    stream.name,
+                    binding.role,
+                    binding.offset,
+                    binding.offset + binding.size
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes a [`Plan`]: hands out scratch, and turns views into bindings and parameters.
+pub(crate) struct Planner<'a> {
+    pub profile: &'a Profile,
+    plan: Plan,
+}
+
+impl<'a> Planner<'a> {
+    pub fn new(loss: &str, profile: &'a Profile) -> Self {
+        Self { profile, plan: Plan { loss: loss.to_owned(), windows: 1, ..Plan::default() } }
+    }
+
+    /// A part of the scratch of its own, zero-sized requests included.
+    pub fn scratch(&mut self, layout: Layout) -> View {
+        let mut layout = Layout { offset: 0, ..layout };
+        let size = layout.dtype.bytes();
+        let start =
+            self.plan.scratch_bytes.next_multiple_of(self.profile.offset_alignment.max(256));
+        // A last quad may be loaded past the end.
+        let bytes = layout.end().unwrap_or(u64::MAX >> 8) * size + 16;
+        layout.offset = start / size;
+        self.plan.scratch_bytes = (start + bytes).next_multiple_of(256);
+        View { role: Role::Scratch, layout, access: Access::ReadWrite, allocation_bytes: u64::MAX }
+    }
+
+    /// Names the plan after another loss.
+    pub fn rename(&mut self, loss: &str) {
+        loss.clone_into(&mut self.plan.loss);
+    }
+
+    /// Sets the number of windows.
+    pub fn windows(&mut self, windows: u64) {
+        self.plan.windows = windows;
+    }
+
+    /// Sets what storing the logits would have taken.
+    pub fn unstored(&mut self, bytes: u64) {
+        self.plan.unstored_bytes = bytes;
+    }
+
+    /// Begins a dispatch.
+    pub fn dispatch(
+        &mut self,
+        label: String,
+        entry: &'static str,
+        sources: &[Source],
+    ) -> Step<'_, 'a> {
+        Step {
+            planner: self,
+            kernel: Kernel {
+                label,
+                entry,
+                sources: sources.to_vec(),
+                streams: Vec::new(),
+                fields: Vec::new(),
+                overrides: Vec::new(),
+            },
+            bindings: Vec::new(),
+            params: Vec::new(),
+        }
+    }
+
+    pub fn finish(self) -> Plan {
+        self.plan
+    }
+}
+
+/// A dispatch being written.
+pub(crate) struct Step<'p, 'a> {
+    planner: &'p mut Planner<'a>,
+    kernel: Kernel,
+    bindings: Vec<Binding>,
+    params: Vec<u32>,
+}
+
+impl Step<'_, '_> {
+    /// A number that changes without a new pipeline.
+    pub fn number(mut self, name: impl Into<String>, value: impl Into<Number>) -> Self {
+        let (scalar, word) = match value.into() {
+            Number::U32(value) => (Scalar::U32, value),
+            Number::F32(value) => (Scalar::F32, value.to_bits()),
+        };
+        self.kernel.fields.push((name.into(), scalar));
+        self.params.push(word);
+        self
+    }
+
+    /// Several numbers.
+    pub fn numbers(self, numbers: impl IntoIterator<Item = (String, Number)>) -> Self {
+        numbers.into_iter().fold(self, |step, (name, value)| step.number(name, value))
+    }
+
+    /// A value that shapes the code.
+    pub fn shape(mut self, name: &'static str, value: impl Into<u32>) -> Self {
+        self.kernel.overrides.push((name, value.into()));
+        self
+    }
+
+    /// Several of them.
+    pub fn shapes(self, shapes: impl IntoIterator<Item = (&'static str, u32)>) -> Self {
+        shapes.into_iter().fold(self, |step, (name, value)| step.shape(name, value))
+    }
+
+    /// A float tensor that is read, or the value that stands for it.
+    pub fn read(self, name: &'static str, view: Option<View>, default: f32) -> Self {
+        let Some(view) = view else {
+            return self.absent(name, default.to_bits());
+        };
+        let form = if view.aligned() {
+            Form::Quads(view.layout.dtype)
+        } else {
+            Form::Elements(view.layout.dtype)
+        };
+        self.bind(name, view, form, false)
+    }
+
+    /// A float tensor that is read element by element.
+    pub fn read_elements(self, name: &'static str, view: Option<View>, default: f32) -> Self {
+        let Some(view) = view else {
+            return self.absent(name, default.to_bits());
+        };
+        let form = Form::Elements(view.layout.dtype);
+        self.bind(name, view, form, false)
+    }
+
+    /// A float tensor that is written: whole quads only where no column past the row is in one.
+    pub fn write(self, name: &'static str, view: Option<View>) -> Self {
+        let Some(view) = view else {
+            return self.absent(name, 0);
+        };
+        let form = if view.aligned() && view.layout.columns().is_multiple_of(4) {
+            Form::Quads(view.layout.dtype)
+        } else {
+            Form::Elements(view.layout.dtype)
+        };
+        self.bind(name, view, form, true)
+    }
+
+    /// A float tensor that is written element by element.
+    pub fn write_elements(self, name: &'static str, view: Option<View>) -> Self {
+        let Some(view) = view else {
+            return self.absent(name, 0);
+        };
+        let form = Form::Elements(view.layout.dtype);
+        self.bind(name, view, form, true)
+    }
+
+    /// A float tensor that is read under one name and then written over under another.
+    pub fn read_write(self, name: &'static str, written: &'static str, view: View) -> Self {
+        let quads = view.aligned() && view.layout.columns().is_multiple_of(4);
+        let dtype = view.layout.dtype;
+        let form = if quads { Form::Quads(dtype) } else { Form::Elements(dtype) };
+        let view = View { access: Access::ReadWrite, ..view };
+        let mut step = self.bind(name, view, form.clone(), false);
+        step.kernel.streams.push(Stream {
+            name: written,
+            form,
+            access: Access::ReadWrite,
+            in_place_of: Some(name),
+            stored: true,
+        });
+        step
+    }
+
+    /// Integers that are read, if there are any.
+    pub fn integers(self, name: &'static str, view: Option<View>) -> Self {
+        let Some(view) = view else { return self.unbound(name, Form::AbsentIntegers) };
+        let form = Form::Integers(view.layout.dtype);
+        self.bind(name, view, form, false)
+    }
+
+    /// Words that are read or written by index.
+    pub fn words(self, name: &'static str, view: Option<View>) -> Self {
+        let Some(view) = view else {
+            return self.absent(name, 0);
+        };
+        self.bind(name, view, Form::Words, false)
+    }
+
+    /// An array of a WGSL type of the module, from the view's first byte.
+    pub fn table(self, name: &'static str, view: &View, element: &'static str) -> Self {
+        self.bind(name, view.clone(), Form::Table(element), false)
+    }
+
+    fn absent(self, name: &'static str, bits: u32) -> Self {
+        self.unbound(name, Form::Absent(bits))
+    }
+
+    fn unbound(mut self, name: &'static str, form: Form) -> Self {
+        self.kernel.streams.push(Stream {
+            name,
+            form,
+            access: Access::Read,
+            in_place_of: None,
+            stored: false,
+        });
+        self
+    }
+
+    fn bind(mut self, name: &'static str, view: View, form: Form, stored: bool) -> Self {
+        let alignment = self.planner.profile.offset_alignment;
+        let size = view.layout.dtype.bytes();
+        let bytes = view.layout.byte_range().unwrap_or(0..0);
+        let offset = bytes.start - bytes.start % alignment;
+        let whole = match form {
+            Form::Quads(dtype) => 4 * dtype.bytes(),
+            Form::Table(_) => 16,
+            _ => 4,
+        };
+        let end = bytes.end.max(bytes.start + 4).next_multiple_of(4).max(offset + whole);
+        let end = if matches!(form, Form::Quads(_)) { end.next_multiple_of(whole) } else { end };
+        if !matches!(form, Form::Table(_)) {
+            // Words are counted as such whatever the elements are (a 64-bit count is two).
+            let unit = if form == Form::Words { 4 } else { size };
+            let base = (bytes.start - offset) / unit;
+            self = self.number(format!("{name}_base"), base as u32);
+            let stride = view.layout.row_stride as u32;
+            self = self.number(format!("{name}_stride"), stride);
+        }
+        self.bindings.push(Binding {
+            role: view.role,
+            offset,
+            size: end - offset,
+            access: view.access,
+        });
+        self.kernel.streams.push(Stream {
+            name,
+            form,
+            access: view.access,
+            in_place_of: None,
+            stored,
+        });
+        self
+    }
+
+    /// Ends the dispatch with this many workgroups.
+    pub fn groups(self, groups: u64) -> Result<()> {
+        let Some(grid) = self.planner.profile.grid(groups) else {
+            return Err(Error::Limit {
+                what: format!("workgroups of {}", self.kernel.label),
+                found: groups,
+                limit: u64::from(self.planner.profile.workgroups).pow(2),
+            });
+        };
+        self.grid(grid)
+    }
+
+    /// Ends the dispatch with this grid.
+    pub fn grid(self, workgroups: [u32; 3]) -> Result<()> {
+        let limit = self.planner.profile.binding_bytes;
+        if let Some(binding) = self.bindings.iter().find(|b| b.size > limit) {
+            return Err(Error::Limit {
+                what: format!("bytes of {:?} in {}", binding.role, self.kernel.label),
+                found: binding.size,
+                limit,
+            });
+        }
+        let plan = &mut self.planner.plan;
+        let kernel = plan.kernels.iter().position(|k| *k == self.kernel).unwrap_or_else(|| {
+            plan.kernels.push(self.kernel);
+            plan.kernels.len() - 1
+        });
+        plan.dispatches.push(Dispatch {
+            kernel,
+            bindings: self.bindings,
+            params: self.params,
+            workgroups,
+        });
+        Ok(())
+    }
+}
+
+/// A parameter's value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Number {
+    /// A `u32`.
+    U32(u32),
+    /// An `f32`.
+    F32(f32),
+}
+
+impl From<u32> for Number {
+    fn from(value: u32) -> Self {
+        Self::U32(value)
+    }
+}
+
+impl From<u64> for Number {
+    fn from(value: u64) -> Self {
+        Self::U32(value as u32)
+    }
+}
+
+impl From<f64> for Number {
+    fn from(value: f64) -> Self {
+        Self::F32(value as f32)
+    }
+}

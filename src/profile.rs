@@ -1,0 +1,102 @@
+//! What a plan needs to know of a device: limits, and the shapes of kernels that suit it.
+
+/// A device as the planner sees it, free of wgpu. The default is WebGPU's default limits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+pub struct Profile {
+    /// Largest storage binding in bytes.
+    pub binding_bytes: u64,
+    /// Largest buffer in bytes.
+    pub buffer_bytes: u64,
+    /// Storage buffers a stage.
+    pub storage_buffers: u32,
+    /// What a storage binding's offset must be a multiple of.
+    pub offset_alignment: u64,
+    /// Invocations a workgroup.
+    pub workgroup_size: u32,
+    /// Workgroups a dimension.
+    pub workgroups: u32,
+    /// Bytes of workgroup memory.
+    pub workgroup_bytes: u32,
+    /// Lanes of a workgroup in row kernels, a power of two.
+    pub row_lanes: u32,
+    /// Columns of a row's segment: the unit that several workgroups share a row by.
+    pub segment: u32,
+    /// Workgroups that keep the device busy: with fewer rows, rows are split.
+    pub busy_workgroups: u32,
+    /// Lanes of a workgroup in score tiles.
+    pub tile_lanes: u32,
+    /// Elements that one dispatch of a row kernel may stream; keeps a dispatch short.
+    pub dispatch_elements: u64,
+    /// Multiply-adds that one dispatch of score tiles may do.
+    pub dispatch_products: u64,
+    /// The most bytes for a chunk of scores when the caller names none.
+    pub chunk_bytes: u64,
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self {
+            binding_bytes: 128 << 20,
+            buffer_bytes: 256 << 20,
+            storage_buffers: 8,
+            offset_alignment: 256,
+            workgroup_size: 256,
+            workgroups: 65_535,
+            workgroup_bytes: 16 << 10,
+            row_lanes: 256,
+            segment: 16_384,
+            busy_workgroups: 256,
+            tile_lanes: 64,
+            dispatch_elements: 1 << 28,
+            dispatch_products: 1 << 36,
+            chunk_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Bytes of one mergeable state in workgroup memory.
+const STATE_BYTES: u32 = 32;
+/// Bytes of one tally.
+const TALLY_BYTES: u32 = 48;
+
+impl Profile {
+    /// The shapes that suit a software adapter with subgroups of `lanes`: workgroups of one or two
+    /// subgroups, because barriers are expensive there, and short dispatches.
+    pub fn software(mut self, lanes: u32) -> Self {
+        self.row_lanes = lanes;
+        self.segment = 32_768;
+        self.busy_workgroups = 4;
+        self.tile_lanes = 8;
+        // About 100 ms at 0.5 G elements and 8 G products a second.
+        self.dispatch_elements = 1 << 26;
+        self.dispatch_products = 1 << 29;
+        self.chunk_bytes = 16 << 20;
+        self
+    }
+
+    /// Lanes for tallies: as many as fit.
+    pub(crate) fn tally_lanes(&self) -> u32 {
+        let most = self.workgroup_size.min(self.workgroup_bytes / TALLY_BYTES).min(64);
+        let lanes = if self.row_lanes < 64 { self.row_lanes } else { most };
+        previous_power_of_two(lanes.min(most))
+    }
+
+    /// Lanes of a workgroup in row kernels, within the limits.
+    pub(crate) fn lanes(&self) -> u32 {
+        let most = self.workgroup_size.min(self.workgroup_bytes / STATE_BYTES);
+        previous_power_of_two(self.row_lanes.min(most).max(1))
+    }
+
+    /// Workgroup counts for `groups` workgroups in x and y.
+    pub(crate) fn grid(&self, groups: u64) -> Option<[u32; 3]> {
+        let width = groups.clamp(1, u64::from(self.workgroups));
+        let height = groups.div_ceil(width).max(1);
+        (height <= u64::from(self.workgroups)).then_some([width as u32, height as u32, 1])
+    }
+}
+
+pub(crate) fn previous_power_of_two(value: u32) -> u32 {
+    1 << value.max(1).ilog2()
+}

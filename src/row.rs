@@ -1,0 +1,744 @@
+//! The row skeleton: a row of scores is streamed into a mergeable state, closed, and streamed again.
+//!
+//! [`plan`] chooses by shape: several rows a workgroup where rows are short, a workgroup a row, or
+//! several workgroups a row where rows are few and long. The choice changes no bit of a row, because
+//! a row is always the same sequence of segments merged in the same order.
+
+use std::ops::Range;
+
+use crate::{
+    check,
+    error::{Error, Result},
+    kernel::{Source, shader},
+    loss::{Dim, Empty, Loss, Padding, Reduction},
+    plan::{Call, Plan, Planner, Step, View},
+    profile::Profile,
+    tensor::{Dtype, Layout},
+};
+
+pub use crate::plan::Number;
+
+/// Words of a row's mergeable state, as the output `statistics` hands it out: for softmax losses
+/// (max u, Σ exp(u − max), Σ exp(u − max)·(u − max), Σ coefficient, Σ coefficient·(u − max),
+/// argmax, rank, flags), the last three as the bits of a `u32`.
+pub const STATE_WORDS: u64 = check::STATE_WORDS;
+/// Words of a row's record.
+const RECORD_WORDS: u64 = 16;
+/// Words of the row table's header and of an entry.
+const HEADER_WORDS: u64 = 16;
+const ENTRY_WORDS: u64 = 4;
+/// Words of a tally, and tallies that one workgroup folds.
+const TALLY_WORDS: u64 = 12;
+const BLOCK: u64 = 1024;
+
+/// The per-row outputs and their word in a row's record.
+const BY_PRODUCTS: [(&str, u32); 7] = [
+    ("lse", 1),
+    ("log_prob", 2),
+    ("entropy", 3),
+    ("max_prob", 4),
+    ("argmax", 5),
+    ("rank", 6),
+    ("correct", 7),
+];
+
+/// What all row losses share: how rows are kept, weighed and reduced.
+#[derive(Clone, Debug, Default)]
+pub struct RowOptions {
+    /// How row losses become one number.
+    pub reduction: Reduction,
+    /// What a mean over nothing is.
+    pub empty: Empty,
+    /// Targets whose rows count for nothing (at most four).
+    pub ignored: Vec<i64>,
+    /// The mean's denominator counts row weights.
+    pub weighted_rows: bool,
+    /// What happens to gradient columns past the classes.
+    pub padding: Padding,
+}
+
+/// Over what a functor's stream extends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// One element a class.
+    Classes,
+    /// One element a row.
+    Rows,
+    /// One element a row and class.
+    Matrix,
+}
+
+/// A tensor that the functor reads or writes beside the scores and their gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct FunctorStream {
+    /// Its name in WGSL, where `NAME_quad`, `NAME_at` and `NAME_store` reach it.
+    pub name: &'static str,
+    /// The input (or, if it starts with `grad.`, the output) that it is.
+    pub argument: &'static str,
+    /// Over what it extends.
+    pub span: Span,
+    /// What an input that is not given reads as.
+    pub default: f32,
+}
+
+/// A loss of a row of scores: what the row skeleton needs beside [`Loss`].
+///
+/// The WGSL contract is at the top of `shaders/row.wgsl`; `shaders/loss/cross_entropy.wgsl` is the
+/// longest example, `examples/own_loss.rs` the shortest.
+pub trait RowLoss: Loss {
+    /// The functor's WGSL.
+    fn sources(&self) -> Vec<Source>;
+
+    /// How rows are kept, weighed and reduced.
+    fn options(&self) -> RowOptions;
+
+    /// Its tensors beside the scores.
+    fn streams(&self) -> &'static [FunctorStream];
+
+    /// Values of its overrides: what shapes the code.
+    fn shapes(&self, call: &Call) -> Vec<(&'static str, u32)>;
+
+    /// Its parameters: what changes without a new pipeline.
+    fn numbers(&self, call: &Call) -> Vec<(String, Number)>;
+
+    /// Whether a call that gives `lse` still has to stream the scores once before the gradient.
+    fn streams_twice(&self, call: &Call) -> bool;
+
+    /// What only this loss can refuse.
+    fn check(&self, call: &Call) -> Result<()>;
+}
+
+/// Where the scores come from, and where their gradient goes.
+pub(crate) struct Scores {
+    /// The scores of a stretch of rows.
+    pub scores: View,
+    /// Their gradient.
+    pub gradient: Gradient,
+}
+
+/// Where the gradient of the scores goes.
+pub(crate) enum Gradient {
+    Nowhere,
+    InPlace,
+    To(View),
+}
+
+/// The plan of a row loss on stored scores.
+pub(crate) fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result<Plan> {
+    let mut rows = Rows::new(loss, call, profile)?;
+    let Some(logits) = call.input("logits") else {
+        return Err(missing(loss, "logits"));
+    };
+    let gradient = call.output("grad.logits");
+    let matrices = [Some(&logits), gradient.as_ref()];
+    let windows = rows.windows(matrices.into_iter().flatten());
+    rows.begin(&windows)?;
+    for (index, window) in windows.iter().enumerate() {
+        let gradient = match &gradient {
+            None => Gradient::Nowhere,
+            Some(_) if call.in_place => Gradient::InPlace,
+            Some(view) => Gradient::To(view.clone().rows(window)),
+        };
+        let scores = Scores { scores: logits.clone().rows(window), gradient };
+        rows.main(index, window, &scores)?;
+        if loss.options().padding == Padding::Zero {
+            for name in ["grad.logits", "grad.target_probs"] {
+                rows.pad(call.output(name).map(|view| view.rows(window)))?;
+            }
+        }
+    }
+    rows.end(&windows)
+}
+
+pub(crate) fn missing(loss: &dyn RowLoss, argument: &str) -> Error {
+    Error::MissingInput {
+        loss: loss.about().name.to_owned(),
+        argument: argument.to_owned(),
+        reason: "this call needs it".to_owned(),
+    }
+}
+
+/// What the planner keeps for a stretch of rows that share bindings.
+struct Window {
+    rows: Range<u64>,
+    table: View,
+    records: View,
+    first_tally: u64,
+}
+
+/// Plans everything around the stream: the row table before it, the reductions after it.
+pub(crate) struct Rows<'a> {
+    pub planner: Planner<'a>,
+    loss: &'a dyn RowLoss,
+    call: &'a Call,
+    classes: u64,
+    rows: u64,
+    dtype: Dtype,
+    windows: Vec<Window>,
+    tallies: Option<View>,
+    partials: Option<View>,
+    blocks: u64,
+}
+
+impl<'a> Rows<'a> {
+    pub fn new(loss: &'a dyn RowLoss, call: &'a Call, profile: &'a Profile) -> Result<Self> {
+        loss.validate()?;
+        check_outputs(loss, call)?;
+        loss.check(call)?;
+        let name = loss.about().name;
+        Ok(Self {
+            planner: Planner::new(name, profile),
+            loss,
+            call,
+            classes: call.dim(Dim::Classes),
+            rows: call.dim(Dim::Rows),
+            dtype: call.inputs.get("logits").map_or(Dtype::F32, |logits| logits.layout.dtype),
+            windows: Vec::new(),
+            tallies: None,
+            partials: None,
+            blocks: 0,
+        })
+    }
+
+    fn profile(&self) -> &'a Profile {
+        self.planner.profile
+    }
+
+    fn label(&self, kernel: &str) -> String {
+        format!("surprisal.row.{kernel}.{}.{}", self.loss.about().name, self.dtype)
+    }
+
+    /// Stretches of rows whose every tensor fits one binding and whose dispatches stay short.
+    pub fn windows<'v>(&self, matrices: impl Iterator<Item = &'v View>) -> Vec<Range<u64>> {
+        let profile = self.profile();
+        let streams = self.loss.streams().iter().filter(|s| s.span == Span::Matrix);
+        let strides = streams
+            .filter_map(|s| {
+                self.call.inputs.get(s.argument).or_else(|| self.call.outputs.get(s.argument))
+            })
+            .map(|operand| operand.layout.row_stride * operand.layout.dtype.bytes());
+        let widest = matrices
+            .map(|view| view.layout.row_stride * view.layout.dtype.bytes())
+            .chain(strides)
+            .chain([RECORD_WORDS * 4])
+            .max()
+            .unwrap_or(64);
+        // A window's binding begins up to one alignment block early and ends inside a quad.
+        let room = profile.binding_bytes.saturating_sub(profile.offset_alignment + 64);
+        let fits = (room / widest).max(1);
+        let short = (profile.dispatch_elements / self.classes.max(1)).max(1);
+        // Blocks of rows are tallied whole, so that a row's place in a sum does not move.
+        let step = fits.min(short);
+        let step = if step > BLOCK { step - step % BLOCK } else { step };
+        stretches(self.rows, step)
+    }
+
+    /// Reads what is given for rows, and finds the denominator.
+    pub fn begin(&mut self, windows: &[Range<u64>]) -> Result<()> {
+        self.planner.windows(windows.len() as u64);
+        let blocks: u64 = windows.iter().map(|w| (w.end - w.start).div_ceil(BLOCK)).sum();
+        // Two sets of tallies (before and after the stream), each with room to fold into, and one
+        // tally for what the header found.
+        let words = (4 * blocks + 4) * TALLY_WORDS;
+        let tallies = self.planner.scratch(Layout::vector(Dtype::U32, words));
+        let mut first_tally = 0;
+        for rows in windows {
+            let count = rows.end - rows.start;
+            let table = HEADER_WORDS + count * ENTRY_WORDS;
+            let table = self.planner.scratch(Layout::vector(Dtype::U32, table));
+            let records = self.planner.scratch(Layout::vector(Dtype::U32, count * RECORD_WORDS));
+            self.windows.push(Window { rows: rows.clone(), table, records, first_tally });
+            first_tally += count.div_ceil(BLOCK);
+        }
+        self.blocks = blocks;
+        for index in 0..self.windows.len() {
+            self.prepare(index, &tallies)?;
+        }
+        let (first, count) = self.fold(&tallies, 0, blocks)?;
+        let tables: Vec<View> = self.windows.iter().map(|w| w.table.clone()).collect();
+        for table in tables {
+            self.header(&tallies, &table, first, count)?;
+        }
+        if self.windows.is_empty() {
+            let table = self.planner.scratch(Layout::vector(Dtype::U32, HEADER_WORDS));
+            self.header(&tallies, &table, first, count)?;
+        }
+        self.tallies = Some(tallies);
+        Ok(())
+    }
+
+    fn prepare(&mut self, index: usize, tallies: &View) -> Result<()> {
+        let window = &self.windows[index];
+        let (rows, first_tally) = (window.rows.clone(), window.first_tally);
+        let (table, records) = (window.table.clone(), window.records.clone());
+        let count = rows.end - rows.start;
+        let options = self.loss.options();
+        let row = |name| self.call.input(name).map(|view| per_row(view, self.rows).rows(&rows));
+        let (targets, row_weight, upstream) = (row("targets"), row("row_weight"), row("upstream"));
+        let lse = row("lse");
+        let weight = self.class_weight();
+        let ignored = ignore_words(&options.ignored);
+        let classes = self.classes;
+        self.around(
+            "prepare",
+            &[shader!("tally.wgsl"), shader!("record.wgsl"), shader!("prepare.wgsl")],
+        )
+        .shape("HAS_TARGETS", targets.is_some())
+        .shape("HAS_LSE", lse.is_some())
+        .shape("WEIGHTED_ROWS", options.weighted_rows)
+        .number("rows", count)
+        .number("classes", classes)
+        .number("first_row", rows.start)
+        .number("first_tally", first_tally)
+        .numbers(ignored)
+        .read_elements("row_weight", row_weight, 1.0)
+        .read_elements("upstream", upstream, 1.0)
+        .read_elements("weight", weight, 1.0)
+        .integers("targets", targets)
+        .read_elements("lse", lse, 0.0)
+        .table("row_table", &table, "vec4<u32>")
+        .table("records", &records, "u32")
+        .table("tallies", tallies, "Tally")
+        .groups(count.div_ceil(BLOCK))
+    }
+
+    /// The class weights, which `prepare` and the functor share.
+    fn class_weight(&self) -> Option<View> {
+        let stream = self.loss.streams().iter().find(|stream| stream.name == "weight")?;
+        Some(self.call.input(stream.argument)?.for_every_row())
+    }
+
+    /// Folds `count` tallies from `first` on until one workgroup can take them.
+    fn fold(&mut self, tallies: &View, first: u64, count: u64) -> Result<(u64, u64)> {
+        let (mut first, mut count, base) = (first, count, first);
+        let mut next = base + count;
+        while count > BLOCK {
+            let folded = count.div_ceil(BLOCK);
+            self.around("fold", &[shader!("tally.wgsl"), shader!("fold.wgsl")])
+                .number("first", first)
+                .number("tallies", count)
+                .number("folded", next)
+                .table("tallies", tallies, "Tally")
+                .groups(folded)?;
+            (first, count, next) = (next, folded, next + folded);
+        }
+        Ok((first, count))
+    }
+
+    /// Begins a dispatch of one of the small kernels around the stream.
+    fn around(&mut self, entry: &'static str, sources: &[Source]) -> Step<'_, 'a> {
+        let (label, lanes) = (self.label(entry), self.profile().tally_lanes());
+        self.planner.dispatch(label, entry, sources).shape("WORKGROUP", lanes)
+    }
+
+    /// Where the header leaves what it found, and where the second set of tallies begins.
+    fn kept_tally(&self) -> u64 {
+        2 * self.blocks + 1
+    }
+
+    fn header(&mut self, tallies: &View, table: &View, first: u64, count: u64) -> Result<()> {
+        let options = self.loss.options();
+        let (reduction, over) = match options.reduction {
+            Reduction::None => (0u32, 1.0),
+            Reduction::Sum => (1, 1.0),
+            Reduction::Mean => (2, 1.0),
+            Reduction::Over(d) => (3, d),
+        };
+        let weight = self.class_weight();
+        // Only a gradient made from a saved lse alone needs Σ w: a stream finds it by itself.
+        let sums_weights = self.call.has("lse") && weight.is_some();
+        let denominator = self.call.input("denominator");
+        let kept = self.kept_tally();
+        let classes = self.classes;
+        self.around("header", &[shader!("tally.wgsl"), shader!("header.wgsl")])
+            .shape("SUMS_CLASS_WEIGHTS", sums_weights)
+            .shape("HAS_DENOMINATOR", denominator.is_some())
+            .number("classes", classes)
+            .number("first", first)
+            .number("tallies", count)
+            .number("kept", kept)
+            .number("reduction", reduction)
+            .number("over", over)
+            .read_elements("weight", weight.filter(|_| sums_weights), 1.0)
+            .read_elements("denominator", denominator, 1.0)
+            .table("row_table", table, "vec4<u32>")
+            .table("tallies", tallies, "Tally")
+            .groups(1)
+    }
+
+    /// Lanes that share a row: enough for a tile each, so a choice by the classes alone.
+    fn lanes(&self) -> (u32, u32) {
+        let workgroup = self.profile().lanes();
+        let wanted = self.classes.div_ceil(16).next_power_of_two();
+        (workgroup, wanted.min(u64::from(workgroup)) as u32)
+    }
+
+    /// Columns of a segment: a whole number of tiles.
+    fn segment(&self, lanes: u32) -> u64 {
+        u64::from(self.profile().segment).next_multiple_of(u64::from(lanes) * 16)
+    }
+
+    /// The stream of a stretch of rows, which lies inside window `index`.
+    pub fn main(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
+        let (workgroup, lanes) = self.lanes();
+        let segments = self.classes.div_ceil(self.segment(lanes));
+        let count = rows.end - rows.start;
+        let groups = count.div_ceil(u64::from(workgroup / lanes));
+        let few = segments > 1 && groups < u64::from(self.profile().busy_workgroups);
+        let deferred = self.call.has("lse") && !self.loss.streams_twice(self.call);
+        if deferred {
+            self.merge(index, rows, scores, None)?;
+            self.gradient(index, rows, scores)
+        } else if few || self.call.wants("statistics") {
+            let words = count * segments * STATE_WORDS;
+            let partials = self.partials(words);
+            self.partial(index, rows, scores, &partials)?;
+            self.merge(index, rows, scores, Some(&partials))?;
+            self.gradient(index, rows, scores)
+        } else {
+            self.fused(index, rows, scores)
+        }
+    }
+
+    /// Scratch for the states of segments: one stretch of rows after another uses the same.
+    fn partials(&mut self, words: u64) -> View {
+        let layout = Layout::vector(Dtype::U32, words);
+        match &self.partials {
+            Some(view) if view.layout.len() >= words => view.clone(),
+            _ => self.partials.insert(self.planner.scratch(layout)).clone(),
+        }
+    }
+
+    /// The records of window `index`, and where in it `rows` begin.
+    pub fn records(&self, index: usize, rows: &Range<u64>) -> (View, u64) {
+        let window = &self.windows[index];
+        (window.records.clone(), rows.start - window.rows.start)
+    }
+
+    /// Begins a dispatch over a stretch of rows with everything that all row kernels have.
+    fn step(
+        &mut self,
+        entry: &'static str,
+        file: Source,
+        index: usize,
+        rows: &Range<u64>,
+    ) -> Step<'_, 'a> {
+        let (workgroup, lanes) = self.lanes();
+        let segment = self.segment(lanes);
+        let mut sources = vec![shader!("record.wgsl")];
+        sources.extend(self.loss.sources());
+        sources.extend([shader!("row.wgsl"), file]);
+        let window = &self.windows[index];
+        let (table, records, start) =
+            (window.table.clone(), window.records.clone(), window.rows.start);
+        let shapes = self.loss.shapes(self.call);
+        let numbers = self.loss.numbers(self.call);
+        self.planner
+            .dispatch(self.label(entry), entry, &sources)
+            .shape("WORKGROUP", workgroup)
+            .shape("LANES", lanes)
+            .shapes(shapes)
+            .number("rows", rows.end - rows.start)
+            .number("classes", self.classes)
+            .number("first_row", rows.start - start)
+            .number("segment", segment)
+            .number("segments", self.classes.div_ceil(segment))
+            .numbers(numbers)
+            .table("row_table", &table, "vec4<u32>")
+            .table("records", &records, "u32")
+    }
+
+    fn fused(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
+        let (workgroup, lanes) = self.lanes();
+        let writes = self.writes(scores);
+        let (loss, call) = (self.loss, self.call);
+        let step = self
+            .step("fused", shader!("row/fused.wgsl"), index, rows)
+            .words("statistics", None)
+            .shape("WRITES_GRADIENT", writes)
+            .shape("HAS_LSE", call.has("lse"));
+        let step = functor_streams(step, loss, call, rows, writes);
+        gradient_stream(step, scores, writes)
+            .groups((rows.end - rows.start).div_ceil(u64::from(workgroup / lanes)))
+    }
+
+    fn partial(
+        &mut self,
+        index: usize,
+        rows: &Range<u64>,
+        scores: &Scores,
+        partials: &View,
+    ) -> Result<()> {
+        let (workgroup, lanes) = self.lanes();
+        let segments = self.classes.div_ceil(self.segment(lanes));
+        let (loss, call) = (self.loss, self.call);
+        let step = self
+            .step("partial", shader!("row/partial.wgsl"), index, rows)
+            .words("statistics", None)
+            .table("partials", partials, "State");
+        let step = functor_streams(step, loss, call, rows, false);
+        gradient_stream(step, scores, false)
+            .groups(((rows.end - rows.start) * segments).div_ceil(u64::from(workgroup / lanes)))
+    }
+
+    /// Closes rows from their segments, or from their saved lse where there are none.
+    fn merge(
+        &mut self,
+        index: usize,
+        rows: &Range<u64>,
+        scores: &Scores,
+        partials: Option<&View>,
+    ) -> Result<()> {
+        let (workgroup, _) = self.lanes();
+        let (loss, call) = (self.loss, self.call);
+        let statistics = call.output("statistics").map(|view| view.rows(rows));
+        let file =
+            if partials.is_some() { shader!("row/merge.wgsl") } else { shader!("row/saved.wgsl") };
+        let entry = if partials.is_some() { "merge" } else { "saved" };
+        let mut step = self
+            .step(entry, file, index, rows)
+            .shape("HAS_LSE", call.has("lse"))
+            .shape("STREAMED", partials.is_some())
+            .words("statistics", statistics);
+        if let Some(partials) = partials {
+            step = step.table("partials", partials, "State");
+        }
+        let step = functor_streams(step, loss, call, rows, false);
+        gradient_stream(step, scores, false)
+            .groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
+    }
+
+    fn gradient(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
+        if !self.writes(scores) {
+            return Ok(());
+        }
+        let (workgroup, lanes) = self.lanes();
+        let segments = self.classes.div_ceil(self.segment(lanes));
+        let (loss, call) = (self.loss, self.call);
+        let step = self
+            .step("backward", shader!("row/backward.wgsl"), index, rows)
+            .words("statistics", None);
+        let step = functor_streams(step, loss, call, rows, true);
+        gradient_stream(step, scores, true)
+            .groups(((rows.end - rows.start) * segments).div_ceil(u64::from(workgroup / lanes)))
+    }
+
+    /// Whether the second stream is wanted.
+    fn writes(&self, scores: &Scores) -> bool {
+        !matches!(scores.gradient, Gradient::Nowhere)
+            || self.loss.streams().iter().any(|s| self.call.wants(s.argument))
+    }
+
+    /// Zeroes a gradient's columns between the classes and the row stride.
+    pub fn pad(&mut self, gradient: Option<View>) -> Result<()> {
+        let Some(view) = gradient else { return Ok(()) };
+        let (rows, stride) = (view.layout.rows(), view.layout.row_stride);
+        if stride <= self.classes || rows == 0 {
+            return Ok(());
+        }
+        let mut padding = view;
+        padding.layout.offset += self.classes;
+        padding.layout.shape = vec![rows, stride - self.classes];
+        // The last row's padding need not be there.
+        if padding.layout.byte_range().is_none_or(|bytes| bytes.end > padding.room()) {
+            padding.layout.shape[0] = rows - 1;
+        }
+        let rows = padding.layout.rows();
+        if rows == 0 {
+            return Ok(());
+        }
+        let columns = stride - self.classes;
+        self.around("pad", &[shader!("pad.wgsl")])
+            .number("rows", rows)
+            .number("classes", columns)
+            .write_elements("gradient", Some(padding))
+            .groups(rows)
+    }
+
+    /// Expands records into per-row outputs, reduces the losses, and writes the scalars.
+    pub fn end(mut self, windows: &[Range<u64>]) -> Result<Plan> {
+        for index in 0..windows.len() {
+            self.copies(index)?;
+        }
+        let scalar =
+            ["loss", "sum", "denominator", "count", "correct_count", "perplexity", "status"];
+        let per_row = self.loss.options().reduction == Reduction::None;
+        let wanted =
+            scalar.iter().any(|name| self.call.wants(name) && !(per_row && *name == "loss"));
+        if wanted {
+            self.scalars(per_row)?;
+        }
+        Ok(self.planner.finish())
+    }
+
+    fn copies(&mut self, index: usize) -> Result<()> {
+        let window = &self.windows[index];
+        let (rows, records) = (window.rows.clone(), window.records.clone());
+        let loss = (self.loss.options().reduction == Reduction::None).then_some(("loss", 0));
+        for (name, word) in loss.into_iter().chain(BY_PRODUCTS) {
+            let Some(output) = self.call.output(name) else {
+                continue;
+            };
+            let count = rows.end - rows.start;
+            let lanes = self.profile().tally_lanes();
+            self.around("copy", &[shader!("record.wgsl"), shader!("copy.wgsl")])
+                .number("rows", count)
+                .number("word", word)
+                .table("records", &records, "u32")
+                .words("values", Some(output.rows(&rows)))
+                .groups(count.div_ceil(u64::from(lanes)))?;
+        }
+        Ok(())
+    }
+
+    fn scalars(&mut self, per_row: bool) -> Result<()> {
+        let Some(tallies) = self.tallies.clone() else {
+            return Ok(());
+        };
+        let second = self.kept_tally() + 1;
+        for window in 0..self.windows.len() {
+            let window = &self.windows[window];
+            let (count, records, first) =
+                (window.rows.end - window.rows.start, window.records.clone(), window.first_tally);
+            self.around(
+                "total",
+                &[shader!("tally.wgsl"), shader!("record.wgsl"), shader!("total.wgsl")],
+            )
+            .number("rows", count)
+            .number("first_tally", second + first)
+            .table("records", &records, "u32")
+            .table("tallies", &tallies, "Tally")
+            .groups(count.div_ceil(BLOCK))?;
+        }
+        let (first, count) = self.fold(&tallies, second, self.blocks)?;
+        let kept = self.kept_tally();
+        let scalar = |name| self.call.output(name);
+        let loss = scalar("loss").filter(|_| !per_row);
+        let empty_is_zero = self.loss.options().empty == Empty::Zero;
+        self.around("finish", &[shader!("tally.wgsl"), shader!("finish.wgsl")])
+            .shape("EMPTY_IS_ZERO", empty_is_zero)
+            .number("first", first)
+            .number("tallies", count)
+            .number("kept", kept)
+            .table("tallies", &tallies, "Tally")
+            .words("loss", loss)
+            .words("sum", scalar("sum"))
+            .words("denominator", scalar("denominator"))
+            .words("count", scalar("count"))
+            .words("correct_count", scalar("correct_count"))
+            .words("perplexity", scalar("perplexity"))
+            .words("status", scalar("status"))
+            .groups(1)
+    }
+}
+
+/// What every row loss refuses.
+fn check_outputs(loss: &dyn RowLoss, call: &Call) -> Result<()> {
+    let per_row = loss.options().reduction == Reduction::None;
+    let rows = call.dim(Dim::Rows);
+    let shapes = [("loss", call.outputs.get("loss"), if per_row { rows } else { 1 })];
+    for (name, operand, expected) in shapes {
+        if let Some(operand) = operand
+            && operand.layout.len() != expected
+        {
+            return Err(Error::WrongShape {
+                argument: name.to_owned(),
+                found: operand.layout.shape.clone(),
+                expected: format!("[{expected}] with this reduction"),
+            });
+        }
+    }
+    if let Some(upstream) = call.inputs.get("upstream")
+        && !per_row
+        && upstream.layout.len() != 1
+    {
+        return Err(Error::WrongShape {
+            argument: "upstream".to_owned(),
+            found: upstream.layout.shape.clone(),
+            expected: "[1], since the loss is reduced".to_owned(),
+        });
+    }
+    if call.has("lse") {
+        let other =
+            call.outputs.keys().find(|name| !name.starts_with("grad.") && *name != "status");
+        if let Some(other) = other {
+            return Err(Error::Conflict {
+                loss: loss.about().name.to_owned(),
+                argument: "lse".to_owned(),
+                other: other.clone(),
+                reason: "a saved lse is for gradients alone".to_owned(),
+            });
+        }
+    }
+    if per_row && call.has("denominator") {
+        return Err(Error::Conflict {
+            loss: loss.about().name.to_owned(),
+            argument: "denominator".to_owned(),
+            other: "reduction".to_owned(),
+            reason: "nothing is divided with reduction `none`".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// A scalar as a vector that has the same element for every row.
+fn per_row(mut view: View, rows: u64) -> View {
+    if view.layout.len() == 1 && rows != 1 {
+        view.layout.row_stride = 0;
+        view.layout.shape = vec![rows];
+    }
+    view
+}
+
+fn ignore_words(ignored: &[i64]) -> Vec<(String, Number)> {
+    let mut numbers = vec![("ignored".to_owned(), Number::from(ignored.len() as u64))];
+    for slot in 0..4 {
+        let value = ignored.get(slot).copied().unwrap_or(0) as u64;
+        numbers.push((format!("ignore_{slot}_low"), Number::U32(value as u32)));
+        numbers.push((format!("ignore_{slot}_high"), Number::U32((value >> 32) as u32)));
+    }
+    numbers
+}
+
+/// Adds the functor's own tensors.
+fn functor_streams<'p, 'a>(
+    step: Step<'p, 'a>,
+    loss: &dyn RowLoss,
+    call: &Call,
+    rows: &Range<u64>,
+    writes: bool,
+) -> Step<'p, 'a> {
+    loss.streams().iter().fold(step, |step, stream| {
+        let output = stream.argument.starts_with("grad.");
+        let view = if output { call.output(stream.argument) } else { call.input(stream.argument) };
+        let view = view.map(|view| match stream.span {
+            Span::Classes => view.for_every_row(),
+            Span::Rows => per_row(view, call.dim(Dim::Rows)).rows(rows),
+            Span::Matrix => view.rows(rows),
+        });
+        if output {
+            step.write(stream.name, view.filter(|_| writes))
+        } else if stream.span == Span::Rows {
+            step.read_elements(stream.name, view, stream.default)
+        } else {
+            step.read(stream.name, view, stream.default)
+        }
+    })
+}
+
+/// Adds the scores and their gradient.
+fn gradient_stream<'p, 'a>(step: Step<'p, 'a>, scores: &Scores, writes: bool) -> Step<'p, 'a> {
+    let logits = scores.scores.clone();
+    match &scores.gradient {
+        Gradient::InPlace if writes => step.read_write("logits", "gradient", logits),
+        Gradient::To(view) if writes => {
+            step.read("logits", Some(logits), 0.0).write("gradient", Some(view.clone()))
+        }
+        _ => step.read("logits", Some(logits), 0.0).write("gradient", None),
+    }
+}
+
+/// `0..count` in stretches of at most `step`.
+pub(crate) fn stretches(count: u64, step: u64) -> Vec<Range<u64>> {
+    (0..count.div_ceil(step)).map(|i| i * step..((i + 1) * step).min(count)).collect()
+}

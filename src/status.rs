@@ -1,0 +1,62 @@
+//! What went wrong inside the GPU, readable when the caller wants.
+
+use crate::{
+    check,
+    error::{Error, Result},
+    gpu::Gpu,
+    read,
+    tensor::Tensor,
+};
+
+/// The status words of a call, decoded.
+///
+/// Word 0 counts completed calls (it moves last), 1 the bad targets, 2 the first row that has one,
+/// 3 and 4 that target (low and high word), 5 the rows whose logits gave NaN; 6 and 7 are spare.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Status {
+    /// How many calls on these words ran to their end.
+    pub completed: u32,
+    /// Rows whose target is outside `0..classes` and not ignored.
+    pub bad_targets: u32,
+    /// The first of them and its target.
+    pub first_bad_target: Option<(u32, i64)>,
+    /// Rows with a NaN or +inf logit, or without a finite one.
+    pub bad_rows: u32,
+}
+
+impl Status {
+    /// Words of a status tensor.
+    pub const WORDS: u64 = check::STATUS_WORDS;
+
+    /// Decodes status words; missing ones read as 0.
+    pub fn from_words(words: &[u32]) -> Self {
+        let word = |index: usize| words.get(index).copied().unwrap_or(0);
+        let value = (u64::from(word(4)) << 32 | u64::from(word(3))) as i64;
+        Self {
+            completed: word(0),
+            bad_targets: word(1),
+            first_bad_target: (word(1) > 0).then_some((word(2), value)),
+            bad_rows: word(5),
+        }
+    }
+
+    /// An error for the first bad target, if there is one.
+    pub fn checked(self) -> Result<Self> {
+        match self.first_bad_target {
+            Some((row, value)) => {
+                Err(Error::BadTargets { count: self.bad_targets.into(), row: row.into(), value })
+            }
+            None => Ok(self),
+        }
+    }
+
+    /// Reads a status tensor, after everything submitted so far.
+    ///
+    /// The tensor's buffer needs the usage `COPY_SRC`.
+    pub fn read(gpu: &Gpu, tensor: &Tensor) -> Result<Self> {
+        let array = read::tensor_blocking(gpu, "status", tensor)?;
+        let words: Vec<u32> = array.to_i64().into_iter().map(|word| word as u32).collect();
+        Ok(Self::from_words(&words))
+    }
+}

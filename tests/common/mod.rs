@@ -1,0 +1,167 @@
+//! What the tests share: planned calls that cover the specialisations.
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use surprisal::{
+    Dtype, Layout, Plan, Profile,
+    loss::{self, Dim, Kind},
+    plan::{self, Operand},
+};
+
+/// Profiles that differ in what shapes the code.
+pub fn profiles() -> Vec<Profile> {
+    vec![Profile::default(), Profile::default().software(8)]
+}
+
+/// Option sets that differ in what shapes the code.
+pub fn options() -> Vec<Value> {
+    vec![
+        json!({}),
+        json!({"reduction": "none"}),
+        json!({"label_smoothing": 0.1, "z_loss": 0.01, "temperature": 2.0, "softcap": 8.0}),
+        json!({"label_smoothing": 0.2, "smoothing": "ordinal", "reduction": "sum"}),
+        json!({"focal_gamma": 0.5, "label_smoothing": 0.1, "denominator": "weights"}),
+        json!({"padding": "zero", "reduction": {"over": 3.0}}),
+    ]
+}
+
+/// Plans of every registered loss over types, shapes, options and outputs.
+pub fn plans() -> Vec<Plan> {
+    let mut plans = Vec::new();
+    for entry in loss::REGISTRY {
+        for options in options() {
+            let loss = (entry.parse)(&options).unwrap();
+            for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+                for (rows, classes, offset) in
+                    [(5, 12, 0), (3, 7, 1), (2, 100_003, 0), (2, 65_536, 0)]
+                {
+                    for variant in 0..4 {
+                        let shape = Shape { rows, classes, offset, dtype, variant };
+                        for profile in profiles() {
+                            if let Some(call) = shape.call(loss.as_ref(), &profile) {
+                                match loss.plan(&call, &profile) {
+                                    Ok(plan) => plans.push(plan),
+                                    // Options that exclude a variant's targets, and the like.
+                                    Err(
+                                        surprisal::Error::InvalidOption { .. }
+                                        | surprisal::Error::MissingInput { .. }
+                                        | surprisal::Error::Conflict { .. },
+                                    ) => {}
+                                    Err(error) => panic!("{error}: {loss:?} {shape:?}"),
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    plans
+}
+
+/// A call to plan: which inputs it has is the variant.
+#[derive(Debug)]
+pub struct Shape {
+    pub rows: u64,
+    pub classes: u64,
+    pub offset: u64,
+    pub dtype: Dtype,
+    pub variant: u32,
+}
+
+impl Shape {
+    pub fn call(&self, loss: &dyn surprisal::Loss, profile: &Profile) -> Option<plan::Call> {
+        let about = loss.about();
+        let mut inputs = BTreeMap::new();
+        let mut outputs = BTreeMap::new();
+        let skip: &[&str] = match self.variant {
+            0 => &["target_probs", "lse", "denominator"],
+            1 => &["targets", "lse", "denominator", "weight_only"],
+            2 => &[
+                "target_probs",
+                "weight_only",
+                "class_weight",
+                "logit_bias",
+                "row_weight",
+                "upstream",
+            ],
+            _ => &["targets", "row_weight", "upstream", "denominator"],
+        };
+        for argument in about.inputs {
+            if !skip.contains(&argument.name) || argument.required {
+                inputs.insert(argument.name.to_owned(), self.operand(loss, argument, inputs.len()));
+            }
+        }
+        let lse = inputs.contains_key("lse");
+        for argument in about.outputs {
+            let by_product = !argument.name.starts_with("grad.");
+            let probs = inputs.contains_key("target_probs");
+            let refused: &[&str] = if probs {
+                &["log_prob", "rank", "correct", "correct_count"]
+            } else {
+                &["grad.target_probs"]
+            };
+            let unknown = argument
+                .name
+                .strip_prefix("grad.")
+                .is_some_and(|input| !inputs.contains_key(input));
+            if !(lse && by_product || refused.contains(&argument.name) || unknown) {
+                let number = inputs.len() + outputs.len();
+                outputs.insert(argument.name.to_owned(), self.operand(loss, argument, number));
+            }
+        }
+        Some(call(loss, inputs, outputs, profile))
+    }
+
+    fn operand(
+        &self,
+        loss: &dyn surprisal::Loss,
+        argument: &loss::Argument,
+        number: usize,
+    ) -> Operand {
+        let extent = |dim: &Dim| match dim {
+            Dim::Rows => self.rows,
+            Dim::Classes => self.classes,
+            Dim::Hidden => 6,
+            Dim::One => 1,
+            _ => 8,
+        };
+        let per_row = argument.shapes.iter().find(|s| **s == [Dim::Rows]);
+        let shape = match per_row {
+            Some(shape) if loss.is_per_row() => shape,
+            _ => argument.shapes.first().unwrap(),
+        };
+        let shape: Vec<u64> = shape.iter().map(extent).collect();
+        let dtype = match argument.kind {
+            Kind::Float => self.dtype,
+            Kind::F32 => Dtype::F32,
+            Kind::Index | Kind::I64 => Dtype::I64,
+            Kind::U32 => Dtype::U32,
+            _ => panic!("a new kind"),
+        };
+        let matrix = argument.kind == Kind::Float && shape.len() == 2;
+        let stride = if matrix { shape[1] + u64::from(self.variant == 2) * 4 } else { 1 };
+        let layout = Layout::dense(dtype, &shape);
+        let layout =
+            if shape.len() == 2 { layout.clone().row_stride(stride.max(shape[1])) } else { layout };
+        let layout = layout.offset(if matrix { self.offset } else { 0 });
+        Operand {
+            name: argument.name.to_owned(),
+            layout,
+            allocation: number,
+            allocation_bytes: 1 << 30,
+        }
+    }
+}
+
+/// The checked call.
+pub fn call(
+    loss: &dyn surprisal::Loss,
+    inputs: BTreeMap<String, Operand>,
+    outputs: BTreeMap<String, Operand>,
+    profile: &Profile,
+) -> plan::Call {
+    plan::Call::checked(loss, inputs, outputs, false, profile).unwrap()
+}

@@ -1,0 +1,135 @@
+//! Every specialisation that the registry's plans use, without a GPU: naga parses, validates and
+//! specialises it, and writes it for every target.
+#![cfg(feature = "cases")]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use naga::{
+    back,
+    valid::{Capabilities, ValidationFlags, Validator},
+};
+use surprisal::kernel::Kernel;
+
+/// Every kernel of every planned call in `common::calls`.
+fn kernels() -> Vec<Kernel> {
+    let mut kernels: Vec<Kernel> = Vec::new();
+    for plan in common::plans() {
+        for kernel in plan.kernels {
+            if !kernels.contains(&kernel) {
+                kernels.push(kernel);
+            }
+        }
+    }
+    kernels
+}
+
+#[test]
+fn every_kernel_is_valid_for_every_target() {
+    let kernels = kernels();
+    assert!(kernels.len() > 100, "only {} kernels", kernels.len());
+    for kernel in kernels {
+        check(&kernel);
+    }
+}
+
+fn check(kernel: &Kernel) {
+    let wgsl = kernel.wgsl();
+    let label = &kernel.label;
+    let fail = |what: &str, error: &dyn std::fmt::Display| -> ! {
+        panic!("{label}: {what}: {error}\n{wgsl}")
+    };
+    let module = naga::front::wgsl::parse_str(&wgsl)
+        .unwrap_or_else(|error| fail("parse", &error.emit_to_string(&wgsl)));
+    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+        .validate(&module)
+        .unwrap_or_else(|error| fail("validate", &format!("{error:?}")));
+    contract(kernel, &module);
+    let constants =
+        kernel.overrides.iter().map(|&(name, value)| (name.to_owned(), f64::from(value))).collect();
+    let entry = Some((naga::ShaderStage::Compute, kernel.entry));
+    let (module, info) =
+        back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
+            .unwrap_or_else(|error| fail("overrides", &error));
+    let (module, info) = (module.as_ref(), info.as_ref());
+    back::spv::write_vec(module, info, &back::spv::Options::default(), None)
+        .unwrap_or_else(|error| fail("SPIR-V", &error));
+    msl(module, info).unwrap_or_else(|error| fail("MSL", &error));
+    hlsl(module, info, kernel.entry).unwrap_or_else(|error| fail("HLSL", &error));
+    glsl(module, info, kernel.entry).unwrap_or_else(|error| fail("GLSL", &error));
+}
+
+/// Binding numbers, parameter offsets and override names are what the Rust side takes them for.
+fn contract(kernel: &Kernel, module: &naga::Module) {
+    let label = &kernel.label;
+    let mut bindings: BTreeMap<u32, String> = BTreeMap::new();
+    for (_, variable) in module.global_variables.iter() {
+        if let Some(binding) = &variable.binding {
+            bindings.insert(binding.binding, variable.name.clone().unwrap());
+        }
+    }
+    let expected: BTreeMap<u32, String> = std::iter::once((0, "params".to_owned()))
+        .chain(kernel.bound().enumerate().map(|(i, s)| (i as u32 + 1, s.name.to_owned())))
+        .collect();
+    assert_eq!(bindings, expected, "{label}");
+    assert!(bindings.len() <= 9, "{label} binds {} storage buffers", bindings.len() - 1);
+    let params = module
+        .types
+        .iter()
+        .find_map(|(_, ty)| match &ty.inner {
+            naga::TypeInner::Struct { members, .. } if ty.name.as_deref() == Some("Params") => {
+                Some(members)
+            }
+            _ => None,
+        })
+        .expect("a struct Params");
+    assert_eq!(params.len(), kernel.fields.len(), "{label}");
+    for (index, (member, (name, _))) in params.iter().zip(&kernel.fields).enumerate() {
+        assert_eq!(member.name.as_deref(), Some(name.as_str()), "{label}");
+        assert_eq!(member.offset as usize, 4 * index, "{label}: {name}");
+    }
+    let names: Vec<&str> = module.overrides.iter().filter_map(|(_, o)| o.name.as_deref()).collect();
+    for (name, _) in &kernel.overrides {
+        assert!(names.contains(name), "{label} has no override {name}: {names:?}");
+    }
+}
+
+fn msl(module: &naga::Module, info: &naga::valid::ModuleInfo) -> Result<String, back::msl::Error> {
+    let options =
+        back::msl::Options { fake_missing_bindings: true, ..back::msl::Options::default() };
+    back::msl::write_string(module, info, &options, &back::msl::PipelineOptions::default())
+        .map(|(text, _)| text)
+}
+
+fn hlsl(
+    module: &naga::Module,
+    info: &naga::valid::ModuleInfo,
+    entry: &str,
+) -> Result<String, back::hlsl::Error> {
+    let options = back::hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+    let pipeline = back::hlsl::PipelineOptions {
+        entry_point: Some((naga::ShaderStage::Compute, entry.to_owned())),
+    };
+    let mut text = String::new();
+    back::hlsl::Writer::new(&mut text, &options, &pipeline).write(module, info, None)?;
+    Ok(text)
+}
+
+fn glsl(
+    module: &naga::Module,
+    info: &naga::valid::ModuleInfo,
+    entry: &str,
+) -> Result<String, back::glsl::Error> {
+    let options =
+        back::glsl::Options { version: back::glsl::Version::new_gles(310), ..Default::default() };
+    let pipeline = back::glsl::PipelineOptions {
+        shader_stage: naga::ShaderStage::Compute,
+        entry_point: entry.to_owned(),
+        multiview: None,
+    };
+    let policies = naga::proc::BoundsCheckPolicies::default();
+    let mut text = String::new();
+    back::glsl::Writer::new(&mut text, module, info, &options, &pipeline, policies)?.write()?;
+    Ok(text)
+}
