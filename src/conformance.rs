@@ -150,8 +150,14 @@ fn attempt(
                 })
             };
             let storage = if name.starts_with("grad.") { dtype } else { Dtype::F32 };
-            let compared =
-                testing::compare(name, &get(&actual)?, &get(&truth)?, &get(&naive)?, storage, classes);
+            let compared = testing::compare(
+                name,
+                &get(&actual)?,
+                &get(&truth)?,
+                &get(&naive)?,
+                storage,
+                classes,
+            );
             Ok((name.to_owned(), compared))
         })
         .collect()
@@ -167,9 +173,7 @@ pub fn compute(
 ) -> Result<Arrays> {
     match backend {
         Backend::Cpu => cpu::run(loss, inputs, wanted),
-        Backend::Gpu(gpu) => {
-            Ok(gpu.run_arrays(loss, inputs, dtype, wanted)?.outcome_blocking()?.0)
-        }
+        Backend::Gpu(gpu) => Ok(gpu.run_arrays(loss, inputs, dtype, wanted)?.outcome_blocking()?.0),
     }
 }
 

@@ -12,7 +12,7 @@ mod encode;
 pub mod error;
 mod gpu;
 pub mod kernel;
-mod linear;
+pub mod linear;
 pub mod loss;
 pub mod plan;
 pub mod profile;
@@ -28,9 +28,11 @@ pub use array::{Arithmetic, Array, Arrays, Data};
 pub use encode::{Prepared, Record};
 pub use error::{Error, Result};
 pub use gpu::{Gpu, Request};
+pub use linear::Linear;
 pub use loss::{
     CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Empty, LinearCrossEntropy,
-    LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss, Padding, Reduction, WeightLayout,
+    LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss, Padding, Reduction, Separable,
+    SeparableRow, WeightLayout,
 };
 pub use plan::Plan;
 pub use profile::Profile;

@@ -10,7 +10,8 @@ use crate::{
     check,
     error::{Error, Result},
     kernel::{Source, shader},
-    loss::{Dim, Empty, Loss, Padding, Reduction},
+    linear,
+    loss::{About, Dim, Empty, Loss, Padding, Reduction},
     plan::{Call, Plan, Planner, Step, View},
     profile::Profile,
     tensor::{Dtype, Layout},
@@ -41,6 +42,19 @@ const BY_PRODUCTS: [(&str, u32); 7] = [
     ("rank", 6),
     ("correct", 7),
 ];
+
+/// The most target indices that a loss can ignore.
+pub(crate) const MOST_IGNORED: usize = 4;
+
+/// Whether a caller's denominator is one.
+pub(crate) fn check_reduction(loss: &str, reduction: Reduction) -> Result<()> {
+    match reduction {
+        Reduction::Over(d) if !(d.is_finite() && d != 0.0) => {
+            Err(Error::option(loss, "reduction", d, "a denominator is finite and not 0"))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// What all row losses share: how rows are kept, weighed and reduced.
 #[derive(Clone, Debug, Default)]
@@ -86,6 +100,11 @@ pub struct FunctorStream {
 /// The WGSL contract is at the top of `shaders/row.wgsl`; `shaders/loss/cross_entropy.wgsl` is the
 /// longest example, `examples/own_loss.rs` the shortest.
 pub trait RowLoss: Loss {
+    /// The description of this loss on the scores of a linear layer ([`crate::linear::Linear`]).
+    fn linear_about(&self) -> &'static About {
+        &linear::ABOUT
+    }
+
     /// The functor's WGSL.
     fn sources(&self) -> Vec<Source>;
 
