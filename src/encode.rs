@@ -110,7 +110,7 @@ fn parameters(gpu: &Gpu, plan: &Plan) -> Result<wgpu::Buffer> {
         place.copy_from_slice(words);
     }
     let size = bytes.len() as u64;
-    let made = guarded(gpu.device(), "parameters", size, || {
+    guarded(gpu.device(), "parameters", size, || {
         let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some("surprisal.parameters"),
             size,
@@ -123,8 +123,7 @@ fn parameters(gpu: &Gpu, plan: &Plan) -> Result<wgpu::Buffer> {
             .map_err(|error| Error::DeviceLost(error.to_string()));
         buffer.unmap();
         written.map(|()| buffer)
-    })?;
-    made
+    })?
 }
 
 fn bind(

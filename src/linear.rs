@@ -202,7 +202,7 @@ struct Layer<'a> {
 /// A gradient that adds up over chunks: where it goes, and an f32 sum beside it where that is 16-bit.
 struct Sum {
     output: View,
-    sum: Option<View>,
+    wide: Option<View>,
     left: usize,
     begun: bool,
 }
@@ -214,11 +214,11 @@ impl Sum {
         self.begun = true;
         self.left = self.left.saturating_sub(1);
         let last = self.left == 0;
-        let target = match &self.sum {
+        let target = match &self.wide {
             Some(sum) if !last => sum.clone(),
             _ => self.output.clone(),
         };
-        let start = match (&self.sum, first) {
+        let start = match (&self.wide, first) {
             (_, true) if !accumulate => Start::Zero,
             (Some(_), true) => Start::From(self.output.clone()),
             (Some(sum), false) if last => Start::From(sum.clone()),
@@ -329,8 +329,8 @@ impl<'a> Layer<'a> {
             let output = output.clone()?;
             let narrow = output.layout.dtype != Dtype::F32 && chunks > 1;
             let dense = Layout::dense(Dtype::F32, &output.layout.shape);
-            let sum = narrow.then(|| rows.planner.scratch(dense));
-            Some(Sum { output, sum, left: chunks, begun: false })
+            let wide = narrow.then(|| rows.planner.scratch(dense));
+            Some(Sum { output, wide, left: chunks, begun: false })
         };
         Sums { weight: sum(&self.weight_gradient), bias: sum(&self.bias_gradient) }
     }
@@ -352,7 +352,7 @@ impl<'a> Layer<'a> {
         let hidden = self.hidden.clone().rows(part);
         self.product(
             rows,
-            Product {
+            &Product {
                 label: "scores",
                 a: Some((hidden, Along::Owned)),
                 b: Some((self.weight.clone(), weight_along)),
@@ -370,7 +370,7 @@ impl<'a> Layer<'a> {
         if let Some(output) = &self.hidden_gradient {
             self.product(
                 rows,
-                Product {
+                &Product {
                     label: "hidden_gradient",
                     a: Some((chunk.clone(), Along::Owned)),
                     b: Some((self.weight.clone(), weight_across)),
@@ -408,7 +408,7 @@ impl<'a> Layer<'a> {
             let label = "weight_gradient";
             self.product(
                 rows,
-                Product { label, a, b, start, output, depth, rows_along, index, part },
+                &Product { label, a, b, start, output, depth, rows_along, index, part },
             )?;
         }
         if let Some(sum) = &mut sums.bias {
@@ -416,16 +416,26 @@ impl<'a> Layer<'a> {
             let label = "bias_gradient";
             self.product(
                 rows,
-                Product { label, a: None, b: chunk, start, output, depth, rows_along, index, part },
+                &Product {
+                    label,
+                    a: None,
+                    b: chunk,
+                    start,
+                    output,
+                    depth,
+                    rows_along,
+                    index,
+                    part,
+                },
             )?;
         }
         Ok(())
     }
 
     /// Plans a product, cut so that every operand fits a binding and every dispatch stays short.
-    fn product(&self, rows: &mut Rows, product: Product) -> Result<()> {
+    fn product(&self, rows: &mut Rows, product: &Product) -> Result<()> {
         let (outputs, columns) = (product.output.layout.rows(), product.output.layout.columns());
-        let [i_step, j_step, k_step] = self.steps(&product, outputs, columns);
+        let [i_step, j_step, k_step] = self.steps(product, outputs, columns);
         let walks = stretches(product.depth, k_step);
         let wide = product.output.layout.dtype == Dtype::F32 || walks.len() < 2;
         let sum =
@@ -433,7 +443,7 @@ impl<'a> Layer<'a> {
         for i in stretches(outputs, i_step) {
             for j in stretches(columns, j_step) {
                 if walks.is_empty() {
-                    self.tile(rows, &product, &product.start, &product.output, [&i, &j, &(0..0)])?;
+                    self.tile(rows, product, &product.start, &product.output, [&i, &j, &(0..0)])?;
                 }
                 for (n, k) in walks.iter().enumerate() {
                     let last = n + 1 == walks.len();
@@ -443,7 +453,7 @@ impl<'a> Layer<'a> {
                         _ => Start::There,
                     };
                     let output = sum.as_ref().filter(|_| !last).unwrap_or(&product.output);
-                    self.tile(rows, &product, &start, output, [&i, &j, k])?;
+                    self.tile(rows, product, &start, output, [&i, &j, k])?;
                 }
             }
         }

@@ -191,7 +191,7 @@ pub(crate) struct Rows<'a> {
     loss: &'a dyn RowLoss,
     call: &'a Call,
     classes: u64,
-    rows: u64,
+    count: u64,
     dtype: Dtype,
     windows: Vec<Window>,
     tallies: Option<View>,
@@ -210,7 +210,7 @@ impl<'a> Rows<'a> {
             loss,
             call,
             classes: call.dim(Dim::Classes),
-            rows: call.dim(Dim::Rows),
+            count: call.dim(Dim::Rows),
             dtype: call.inputs.get("logits").map_or(Dtype::F32, |logits| logits.layout.dtype),
             windows: Vec::new(),
             tallies: None,
@@ -249,7 +249,7 @@ impl<'a> Rows<'a> {
         // Blocks of rows are tallied whole, so that a row's place in a sum does not move.
         let step = fits.min(short);
         let step = if step > BLOCK { step - step % BLOCK } else { step };
-        stretches(self.rows, step)
+        stretches(self.count, step)
     }
 
     /// Reads what is given for rows, and finds the denominator.
@@ -292,7 +292,7 @@ impl<'a> Rows<'a> {
         let (table, records) = (window.table.clone(), window.records.clone());
         let count = rows.end - rows.start;
         let options = self.loss.options();
-        let row = |name| self.call.input(name).map(|view| per_row(view, self.rows).rows(&rows));
+        let row = |name| self.call.input(name).map(|view| per_row(view, self.count).rows(&rows));
         let (targets, row_weight, upstream) = (row("targets"), row("row_weight"), row("upstream"));
         let lse = row("lse");
         let weight = self.class_weight();

@@ -32,7 +32,7 @@ fn compute<T: Real>(loss: &CrossEntropy, inputs: &Arrays, wanted: &[&str]) -> Re
     let (rows, classes) = extents(NAME, inputs, "logits")?;
     let logits: Vec<T> = floats(inputs, "logits", &[rows, classes])?.unwrap_or_default();
     loss.check_targets(inputs.contains_key("targets"), inputs.contains_key("target_probs"))?;
-    loss.check_wanted(inputs.contains_key("target_probs"), wanted)?;
+    CrossEntropy::check_wanted(inputs.contains_key("target_probs"), wanted)?;
     let batch = Batch::read(loss, inputs, logits, [rows, classes])?;
     let solved = Solved::new(loss, &batch);
     wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(name)?))).collect()

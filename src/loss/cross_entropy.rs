@@ -464,7 +464,7 @@ impl RowLoss for CrossEntropy {
     fn check(&self, call: &Call) -> Result<()> {
         self.check_targets(call.has("targets"), call.has("target_probs"))?;
         let names: Vec<&str> = call.outputs.keys().map(String::as_str).collect();
-        self.check_wanted(call.has("target_probs"), &names)
+        Self::check_wanted(call.has("target_probs"), &names)
     }
 }
 
@@ -498,7 +498,7 @@ impl CrossEntropy {
     }
 
     /// Outputs that need a kind of target.
-    pub(crate) fn check_wanted(&self, probs: bool, wanted: &[&str]) -> Result<()> {
+    pub(crate) fn check_wanted(probs: bool, wanted: &[&str]) -> Result<()> {
         let (needs, refused): (&str, &[&str]) = if probs {
             ("targets", &["log_prob", "rank", "correct", "correct_count"])
         } else {

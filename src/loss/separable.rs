@@ -112,66 +112,89 @@ impl<L: SeparableRow> Loss for Separable<L> {
     }
 
     fn reference(&self, inputs: &Arrays, wanted: &[&str], _: Arithmetic) -> Result<Arrays> {
-        let Some(logits) = inputs.get("logits") else { return Err(row::missing(self, "logits")) };
-        let Some(targets) = inputs.get("targets") else {
-            return Err(row::missing(self, "targets"));
-        };
-        let each = |name: &str, rows: usize| match inputs.get(name).map(Array::to_f64) {
-            Some(values) if values.len() == 1 => vec![values.first().copied().unwrap_or(1.0); rows],
-            Some(values) => values,
-            None => vec![1.0; rows],
-        };
-        let classes = logits.shape.get(1).copied().unwrap_or(1).max(1) as usize;
-        let (z, targets) = (logits.to_f64(), targets.to_i64());
-        let (weights, upstream) =
-            (each("row_weight", targets.len()), each("upstream", targets.len()));
-        let mut gradient = vec![0.0; z.len()];
-        let mut losses = vec![0.0; targets.len()];
-        let mut count = 0;
-        let rows = z.chunks(classes).zip(gradient.chunks_mut(classes));
-        for ((((z, g), &target), loss), weight) in rows.zip(&targets).zip(&mut losses).zip(&weights)
-        {
-            if self.ignored.contains(&target) {
-                continue;
-            }
-            match usize::try_from(target) {
-                Ok(label) if label < classes => {
-                    count += 1;
-                    *loss = weight * self.row.row(label, z, g);
-                }
-                _ => *loss = f64::NAN,
-            }
-            if z.iter().any(|z| !z.is_finite()) {
-                *loss = f64::NAN;
-                g.fill(f64::NAN);
-            }
-        }
+        let Solved { losses, gradient, count, divisor } = self.solve(inputs)?;
         let sum: f64 = losses.iter().sum();
-        let own = match self.reduction {
-            Reduction::Mean => f64::from(count),
-            Reduction::Over(d) => d,
-            Reduction::None | Reduction::Sum => 1.0,
-        };
-        let divisor =
-            inputs.get("denominator").and_then(|d| d.to_f64().first().copied()).unwrap_or(own);
-        for ((g, weight), up) in gradient.chunks_mut(classes).zip(&weights).zip(&upstream) {
-            let factor = if divisor == 0.0 { 0.0 } else { weight * up / divisor };
-            g.iter_mut().for_each(|g| *g = if factor == 0.0 { 0.0 } else { *g * factor });
-        }
         let one = |value: f64| Array::float(&[1], vec![value]);
         let output = |name: &str| {
             Ok(match name {
                 "loss" if self.is_per_row() => Array::float(&[losses.len() as u64], losses.clone()),
                 "loss" if divisor == 0.0 => one(f64::NAN),
                 "loss" => one(sum / divisor),
-                "grad.logits" => Array::float(&logits.shape, gradient.clone()),
+                "grad.logits" => gradient.clone(),
                 "sum" => one(sum),
-                "denominator" => one(f64::from(count)),
-                "count" => Array::int(&[1], vec![i64::from(count)]),
+                "denominator" => one(count as f64),
+                "count" => Array::int(&[1], vec![count]),
                 _ => return Err(row::missing(self, "an output the CPU has")),
             })
         };
         wanted.iter().map(|&name| Ok((name.to_owned(), output(name)?))).collect()
+    }
+}
+
+/// A call computed on the host.
+struct Solved {
+    losses: Vec<f64>,
+    gradient: Array,
+    count: i64,
+    divisor: f64,
+}
+
+impl<L: SeparableRow> Separable<L> {
+    fn solve(&self, inputs: &Arrays) -> Result<Solved> {
+        let needed = |name| inputs.get(name).ok_or_else(|| row::missing(self, name));
+        let (logits, targets) = (needed("logits")?, needed("targets")?.to_i64());
+        let classes = logits.shape.get(1).copied().unwrap_or(1).max(1) as usize;
+        let weights = each(inputs, "row_weight", targets.len());
+        let z = logits.to_f64();
+        let mut gradient = vec![0.0; z.len()];
+        let mut losses = vec![0.0; targets.len()];
+        let rows = z.chunks(classes).zip(gradient.chunks_mut(classes)).zip(&targets);
+        for (((z, g), &target), loss) in rows.zip(&mut losses) {
+            *loss = self.solve_row(target, z, g);
+        }
+        losses.iter_mut().zip(&weights).for_each(|(loss, weight)| *loss *= weight);
+        let kept =
+            |target: &&i64| !self.ignored.contains(target) && (0..classes as i64).contains(*target);
+        let count = targets.iter().filter(kept).count() as i64;
+        let own = match self.reduction {
+            Reduction::Mean => count as f64,
+            Reduction::Over(d) => d,
+            Reduction::None | Reduction::Sum => 1.0,
+        };
+        let given = inputs.get("denominator").map(Array::to_f64);
+        let divisor = given.and_then(|d| d.first().copied()).unwrap_or(own);
+        let upstream = each(inputs, "upstream", targets.len());
+        for ((g, weight), up) in gradient.chunks_mut(classes).zip(&weights).zip(&upstream) {
+            let factor = if divisor == 0.0 { 0.0 } else { weight * up / divisor };
+            for g in g {
+                *g = if factor == 0.0 { 0.0 } else { *g * factor };
+            }
+        }
+        let gradient = Array::float(&logits.shape, gradient);
+        Ok(Solved { losses, gradient, count, divisor })
+    }
+
+    /// The loss of a row and its gradient, before weights.
+    fn solve_row(&self, target: i64, z: &[f64], gradient: &mut [f64]) -> f64 {
+        let label = usize::try_from(target).ok().filter(|&label| label < z.len());
+        match label {
+            _ if self.ignored.contains(&target) => 0.0,
+            None => f64::NAN,
+            Some(_) if z.iter().any(|z| !z.is_finite()) => {
+                gradient.fill(f64::NAN);
+                f64::NAN
+            }
+            Some(label) => self.row.row(label, z, gradient),
+        }
+    }
+}
+
+/// One value a row: those of an input, its one value for all, or 1.
+fn each(inputs: &Arrays, name: &str, rows: usize) -> Vec<f64> {
+    match inputs.get(name).map(Array::to_f64) {
+        Some(values) if values.len() == rows => values,
+        Some(values) => vec![values.first().copied().unwrap_or(1.0); rows],
+        None => vec![1.0; rows],
     }
 }
 
