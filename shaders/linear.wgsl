@@ -17,12 +17,17 @@ override SKIPS_WALKED: bool = false;
 // Outputs of such rows are 0 whatever W holds.
 override SKIPS_OWNED: bool = false;
 
-const TILE_ROWS: u32 = 8u;
+const TILE_ROWS: u32 = 24u;
 
 fn row_is_zero(row: u32) -> bool {
     return (records[(params.first_row + row) * RECORD + RECORD_FLAGS] & ROW_ZERO) != 0u;
 }
 
+// Rows i to i + 3 of a.
+// Rows i to i + 3 of a.
+// Rows i to i + 3 of a.
+// Rows i to i + 3 of a.
+// Rows i to i + 3 of a.
 // Rows i to i + 3 of a.
 // Rows i to i + 3 of a.
 // Rows i to i + 3 of a.
@@ -73,6 +78,10 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     // Four rows a matrix, written out: an array indexed in a loop ends up in memory on some drivers.
     var c0 = start(i + 0u, j);
     var c1 = start(i + 4u, j);
+    var c2 = start(i + 8u, j);
+    var c3 = start(i + 12u, j);
+    var c4 = start(i + 16u, j);
+    var c5 = start(i + 20u, j);
     for (var k = 0u; k < params.depth; k += 1u) {
         if (SKIPS_WALKED && row_is_zero(k)) {
             continue;
@@ -80,7 +89,15 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         let b = b_load(columns, k);
         c0 += outer(a_load(i + 0u, k), b);
         c1 += outer(a_load(i + 4u, k), b);
+        c2 += outer(a_load(i + 8u, k), b);
+        c3 += outer(a_load(i + 12u, k), b);
+        c4 += outer(a_load(i + 16u, k), b);
+        c5 += outer(a_load(i + 20u, k), b);
     }
     finish(i + 0u, j, c0);
     finish(i + 4u, j, c1);
+    finish(i + 8u, j, c2);
+    finish(i + 12u, j, c3);
+    finish(i + 16u, j, c4);
+    finish(i + 20u, j, c5);
 }

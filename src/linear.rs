@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Rows and columns that one lane owns in a tile.
-const TILE_ROWS: u64 = 8;
+const TILE_ROWS: u64 = 24;
 const LANE_COLUMNS: u64 = 4;
 
 /// A row loss on the scores of a linear layer, hidden·Wᵀ + bias, which are never stored whole.

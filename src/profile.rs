@@ -72,7 +72,7 @@ impl Profile {
         // About 100 ms at 0.5 G elements and 8 G products a second.
         self.dispatch_elements = 1 << 26;
         self.dispatch_products = 1 << 29;
-        self.chunk_bytes = 16 << 20;
+        self.chunk_bytes = 25 << 20;
         self
     }
 
