@@ -7,8 +7,7 @@
 //
 // Element (i, k) of a lies at i·a_i + k·a_k and so on, so no operand is ever transposed in memory.
 // A lane owns TILE_ROWS × 4 outputs; a workgroup owns TILE_ROWS rows of 4·WORKGROUP columns, so a is
-// read uniformly.
-// Each output is summed by its owner in the order of k, onto what was there: cutting k into several
+// read uniformly. Each output is summed by its owner in the order of k, onto what was there: cutting k into several
 // dispatches changes no bit, and there are no atomics.
 
 override WORKGROUP: u32 = 64u;
@@ -16,8 +15,6 @@ override WORKGROUP: u32 = 64u;
 override SKIPS_WALKED: bool = false;
 // Outputs of such rows are 0 whatever W holds.
 override SKIPS_OWNED: bool = false;
-
-const TILE_ROWS: u32 = 24u;
 
 fn row_is_zero(row: u32) -> bool {
     return (records[(params.first_row + row) * RECORD + RECORD_FLAGS] & ROW_ZERO) != 0u;
@@ -75,7 +72,8 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let i = (tile / params.tile_columns) * TILE_ROWS;
     let j = ((tile % params.tile_columns) * WORKGROUP + lane) * 4u;
     let columns = min(vec4<u32>(j, j + 1u, j + 2u, j + 3u), vec4<u32>(params.classes - 1u));
-    // Four rows a matrix, written out: an array indexed in a loop ends up in memory on some drivers.
+    // TILE_ROWS rows, four a matrix, written out: an array indexed in a loop ends up in memory on some
+    // drivers.
     var c0 = start(i + 0u, j);
     var c1 = start(i + 4u, j);
     var c2 = start(i + 8u, j);

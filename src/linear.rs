@@ -12,7 +12,7 @@ use crate::{
     array::{Arithmetic, Arrays},
     cpu,
     error::{Error, Result},
-    kernel::shader,
+    kernel::{shader, size},
     loss::{About, Dim, Loss, WeightLayout, arguments as arg},
     plan::{Call, Plan, View},
     profile::Profile,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Rows and columns that one lane owns in a tile.
-const TILE_ROWS: u64 = 24;
+const TILE_ROWS: u64 = size::TILE_ROWS as u64;
 const LANE_COLUMNS: u64 = 4;
 
 /// A row loss on the scores of a linear layer, hidden·Wᵀ + bias, which are never stored whole.

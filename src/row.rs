@@ -9,7 +9,7 @@ use std::ops::Range;
 use crate::{
     check,
     error::{Error, Result},
-    kernel::{Source, shader},
+    kernel::{Source, shader, size},
     linear,
     loss::{About, Dim, Empty, Loss, Padding, Reduction},
     plan::{Call, Plan, Planner, Step, View},
@@ -23,14 +23,13 @@ pub use crate::plan::Number;
 /// (max u, Σ exp(u − max), Σ exp(u − max)·(u − max), Σ coefficient, Σ coefficient·(u − max),
 /// argmax, rank, flags), the last three as the bits of a `u32`.
 pub const STATE_WORDS: u64 = check::STATE_WORDS;
-/// Words of a row's record.
-const RECORD_WORDS: u64 = 16;
-/// Words of the row table's header and of an entry.
-const HEADER_WORDS: u64 = 16;
+const RECORD_WORDS: u64 = size::RECORD as u64;
+/// Words of an entry of the row table, and of its header.
 const ENTRY_WORDS: u64 = 4;
+const HEADER_WORDS: u64 = size::HEADER as u64 * ENTRY_WORDS;
 /// Words of a tally, and tallies that one workgroup folds.
 const TALLY_WORDS: u64 = 12;
-const BLOCK: u64 = 1024;
+const BLOCK: u64 = size::BLOCK as u64;
 
 /// The per-row outputs and their word in a row's record.
 const BY_PRODUCTS: [(&str, u32); 7] = [
