@@ -439,7 +439,7 @@ impl<'a> Layer<'a> {
         let walks = stretches(product.depth, k_step);
         let wide = product.output.layout.dtype == Dtype::F32 || walks.len() < 2;
         let sum =
-            (!wide).then(|| rows.planner.scratch(Layout::matrix(Dtype::F32, outputs, columns)));
+            (!wide).then(|| rows.shared("product", Layout::matrix(Dtype::F32, outputs, columns)));
         for i in stretches(outputs, i_step) {
             for j in stretches(columns, j_step) {
                 if walks.is_empty() {
@@ -448,6 +448,9 @@ impl<'a> Layer<'a> {
                 for (n, k) in walks.iter().enumerate() {
                     let last = n + 1 == walks.len();
                     let start = match (&sum, n) {
+                        (Some(_), 0) if matches!(product.start, Start::There) => {
+                            Start::From(product.output.clone())
+                        }
                         (_, 0) => product.start.clone(),
                         (Some(sum), _) if last => Start::From(sum.clone()),
                         _ => Start::There,

@@ -4,7 +4,7 @@
 //! several workgroups a row where rows are few and long. The choice changes no bit of a row, because
 //! a row is always the same sequence of segments merged in the same order.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use crate::{
     check,
@@ -194,7 +194,7 @@ pub(crate) struct Rows<'a> {
     dtype: Dtype,
     windows: Vec<Window>,
     tallies: Option<View>,
-    partials: Option<View>,
+    shared: BTreeMap<&'static str, (u64, View)>,
     blocks: u64,
 }
 
@@ -213,7 +213,7 @@ impl<'a> Rows<'a> {
             dtype: call.inputs.get("logits").map_or(Dtype::F32, |logits| logits.layout.dtype),
             windows: Vec::new(),
             tallies: None,
-            partials: None,
+            shared: BTreeMap::new(),
             blocks: 0,
         })
     }
@@ -409,7 +409,7 @@ impl<'a> Rows<'a> {
             self.gradient(index, rows, scores)
         } else if few || self.call.wants("statistics") {
             let words = count * segments * STATE_WORDS;
-            let partials = self.partials(words);
+            let partials = self.shared("partials", Layout::vector(Dtype::U32, words));
             self.partial(index, rows, scores, &partials)?;
             self.merge(index, rows, scores, Some(&partials))?;
             self.gradient(index, rows, scores)
@@ -418,13 +418,16 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Scratch for the states of segments: one stretch of rows after another uses the same.
-    fn partials(&mut self, words: u64) -> View {
-        let layout = Layout::vector(Dtype::U32, words);
-        match &self.partials {
-            Some(view) if view.layout.len() >= words => view.clone(),
-            _ => self.partials.insert(self.planner.scratch(layout)).clone(),
-        }
+    /// Scratch that one stretch of rows after another uses again.
+    pub fn shared(&mut self, name: &'static str, layout: Layout) -> View {
+        let bytes = layout.end().unwrap_or(u64::MAX >> 8) * layout.dtype.bytes();
+        let held = self.shared.get(name).filter(|(held, _)| *held >= bytes).map(|(_, view)| view);
+        let view = match held {
+            Some(view) => view.clone(),
+            None => self.planner.scratch(layout.clone()),
+        };
+        self.shared.entry(name).or_insert_with(|| (bytes, view.clone()));
+        view.reshaped(layout)
     }
 
     /// The records of window `index`, and where in it `rows` begin.
