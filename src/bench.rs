@@ -104,6 +104,11 @@ impl Task {
         Self { extents, dtype, mode, with: Vec::new(), want: Vec::new() }
     }
 
+    /// The plan of the call, before anything is made on the device.
+    pub fn plan(&self, gpu: &Gpu, loss: &dyn Loss) -> Result<Plan> {
+        Ok(self.layouts(gpu, loss)?.1)
+    }
+
     fn extent(&self, dim: Dim) -> Option<u64> {
         match dim {
             Dim::One => Some(1),
@@ -124,7 +129,7 @@ impl Task {
 
     /// The layouts of a call that the loss accepts: what it says is missing is given, and a shape
     /// that it refuses is replaced by the argument's next one.
-    fn layouts(&self, gpu: &Gpu, loss: &dyn Loss) -> Result<[Layouts; 2]> {
+    fn layouts(&self, gpu: &Gpu, loss: &dyn Loss) -> Result<([Layouts; 2], Plan)> {
         let about = loss.about();
         let mut given: Vec<&str> = about
             .inputs
@@ -143,8 +148,8 @@ impl Task {
         loop {
             let inputs = self.inputs(loss, &given, &choices)?;
             let outputs = self.outputs(loss, &wanted, &inputs)?;
-            let error = match accepted(gpu, loss, &inputs, &outputs) {
-                Ok(()) => return Ok([inputs, outputs]),
+            let error = match planned(gpu, loss, &inputs, &outputs) {
+                Ok(plan) => return Ok(([inputs, outputs], plan)),
                 Err(error) => error,
             };
             let find = |name: &str| about.inputs.iter().find(|input| input.name == name);
@@ -278,8 +283,8 @@ fn unknown(about: &About, kind: &'static str, name: &str, known: &[Argument]) ->
     }
 }
 
-/// Whether the loss plans a call with these layouts, every tensor in a buffer of its own.
-fn accepted(gpu: &Gpu, loss: &dyn Loss, inputs: &Layouts, outputs: &Layouts) -> Result<()> {
+/// The plan of a call with these layouts, every tensor in a buffer of its own.
+fn planned(gpu: &Gpu, loss: &dyn Loss, inputs: &Layouts, outputs: &Layouts) -> Result<Plan> {
     let operands = |layouts: &Layouts, first: usize| -> BTreeMap<String, Operand> {
         let operand = |(index, (name, layout)): (usize, (&String, &Layout))| {
             let allocation_bytes = (layout.len() * layout.dtype.bytes()).next_multiple_of(16);
@@ -292,7 +297,7 @@ fn accepted(gpu: &Gpu, loss: &dyn Loss, inputs: &Layouts, outputs: &Layouts) -> 
     };
     let (inputs, outputs) = (operands(inputs, 0), operands(outputs, inputs.len()));
     let call = Call::checked(loss, inputs, outputs, false, gpu.profile())?;
-    loss.plan(&call, gpu.profile()).map(drop)
+    loss.plan(&call, gpu.profile())
 }
 
 /// Numbers that are drawn for an input; a longer one repeats them. Even, so that two 16-bit ones
@@ -331,7 +336,7 @@ impl Workload {
     /// Makes the tensors of a task, fills the inputs, and prepares the call.
     pub fn new(gpu: &Gpu, loss: &dyn Loss, task: &Task) -> Result<Self> {
         loss.validate()?;
-        let [inputs, outputs] = task.layouts(gpu, loss)?;
+        let ([inputs, outputs], _) = task.layouts(gpu, loss)?;
         let buffer = |(name, layout): (String, Layout)| {
             let buffer = gpu.output_buffer(layout.dtype, &layout.shape)?;
             Ok((name, buffer, layout))
