@@ -103,7 +103,7 @@ fn bench(
     let group = format!("surprisal.{}.{}", entry.about.name, shape.dtype);
     let loss = (entry.default)();
     let task = Task::new(shape.extents.iter().copied(), shape.dtype, mode);
-    let plan = match task.plan(gpu, loss.as_ref()) {
+    let plan = match task.plan(loss.as_ref(), gpu.profile()) {
         Ok(plan) => plan,
         Err(error) => {
             eprintln!("{group}/{} is left out: {error}", extents.join("x"));

@@ -1,7 +1,7 @@
 //! Timing a call beside a copy of the same bytes: what `surprisal bench` and `cargo bench` share.
 //!
 //! A [`Workload`] is made from a loss's description alone, so it works for every loss of the
-//! registry. A [`Timer`] runs one recording and waits for it. A [`Copy`] is the roof.
+//! registry. A [`Timer`] runs one recording and waits for it. A [`CopyKernel`] is the roof.
 
 use std::{
     collections::BTreeMap,
@@ -13,9 +13,10 @@ use crate::{
     encode::Prepared,
     error::{Error, Result},
     gpu::{Gpu, Request, guarded},
-    kernel::{Access, Form, Kernel},
+    kernel::{Form, Kernel, Stream, shader},
     loss::{About, Argument, Dim, Kind, Loss},
-    plan::{Call, Operand, Plan},
+    plan::{Call, Dispatch, Operand, Plan},
+    profile::Profile,
     read::{output_shape, stored_dtype, tensor_blocking},
     row::STATE_WORDS,
     status::Status,
@@ -105,8 +106,8 @@ impl Task {
     }
 
     /// The plan of the call, before anything is made on the device.
-    pub fn plan(&self, gpu: &Gpu, loss: &dyn Loss) -> Result<Plan> {
-        Ok(self.layouts(gpu, loss)?.1)
+    pub fn plan(&self, loss: &dyn Loss, profile: &Profile) -> Result<Plan> {
+        Ok(self.layouts(loss, profile)?.1)
     }
 
     fn extent(&self, dim: Dim) -> Option<u64> {
@@ -129,7 +130,7 @@ impl Task {
 
     /// The layouts of a call that the loss accepts: what it says is missing is given, and a shape
     /// that it refuses is replaced by the argument's next one.
-    fn layouts(&self, gpu: &Gpu, loss: &dyn Loss) -> Result<([Layouts; 2], Plan)> {
+    fn layouts(&self, loss: &dyn Loss, profile: &Profile) -> Result<([Layouts; 2], Plan)> {
         let about = loss.about();
         let mut given: Vec<&str> = about
             .inputs
@@ -148,7 +149,7 @@ impl Task {
         loop {
             let inputs = self.inputs(loss, &given, &choices)?;
             let outputs = self.outputs(loss, &wanted, &inputs)?;
-            let error = match planned(gpu, loss, &inputs, &outputs) {
+            let error = match planned(loss, profile, &inputs, &outputs) {
                 Ok(plan) => return Ok(([inputs, outputs], plan)),
                 Err(error) => error,
             };
@@ -284,7 +285,12 @@ fn unknown(about: &About, kind: &'static str, name: &str, known: &[Argument]) ->
 }
 
 /// The plan of a call with these layouts, every tensor in a buffer of its own.
-fn planned(gpu: &Gpu, loss: &dyn Loss, inputs: &Layouts, outputs: &Layouts) -> Result<Plan> {
+fn planned(
+    loss: &dyn Loss,
+    profile: &Profile,
+    inputs: &Layouts,
+    outputs: &Layouts,
+) -> Result<Plan> {
     let operands = |layouts: &Layouts, first: usize| -> BTreeMap<String, Operand> {
         let operand = |(index, (name, layout)): (usize, (&String, &Layout))| {
             let allocation_bytes = (layout.len() * layout.dtype.bytes()).next_multiple_of(16);
@@ -296,8 +302,8 @@ fn planned(gpu: &Gpu, loss: &dyn Loss, inputs: &Layouts, outputs: &Layouts) -> R
         layouts.iter().enumerate().map(operand).collect()
     };
     let (inputs, outputs) = (operands(inputs, 0), operands(outputs, inputs.len()));
-    let call = Call::checked(loss, inputs, outputs, false, gpu.profile())?;
-    loss.plan(&call, gpu.profile())
+    let call = Call::checked(loss, inputs, outputs, false, profile)?;
+    loss.plan(&call, profile)
 }
 
 /// Numbers that are drawn for an input; a longer one repeats them. Even, so that two 16-bit ones
@@ -336,7 +342,7 @@ impl Workload {
     /// Makes the tensors of a task, fills the inputs, and prepares the call.
     pub fn new(gpu: &Gpu, loss: &dyn Loss, task: &Task) -> Result<Self> {
         loss.validate()?;
-        let ([inputs, outputs], _) = task.layouts(gpu, loss)?;
+        let ([inputs, outputs], _) = task.layouts(loss, gpu.profile())?;
         let buffer = |(name, layout): (String, Layout)| {
             let buffer = gpu.output_buffer(layout.dtype, &layout.shape)?;
             Ok((name, buffer, layout))
@@ -418,28 +424,30 @@ fn named(tensors: &[(String, wgpu::Buffer, Layout)]) -> Named<'_> {
 }
 
 /// Bytes that a plan streams: every range that a dispatch binds once, one that it writes in place
-/// twice, and what the fused row kernel reads a second time for the gradient once more. So a
-/// cross-entropy counts its logits once forward, twice backward (read, written) and three times
+/// twice, and what the fused row kernel reads a second time for the gradient once more; a kernel
+/// that closes rows from saved states picks single elements of the scores, which count nothing.
+///
+/// So a cross-entropy counts its logits once forward, twice backward (read, written) and three times
 /// fused. A product's operands count once a dispatch, however often its tiles read them.
 pub fn streamed_bytes(plan: &Plan) -> u64 {
-    let dispatch = |dispatch: &crate::plan::Dispatch| {
+    let dispatch = |dispatch: &Dispatch| -> u64 {
         let Some(kernel) = plan.kernels.get(dispatch.kernel) else { return 0 };
-        let again = kernel.entry == "fused" && kernel.overrides.contains(&("WRITES_GRADIENT", 1));
         let bound = kernel.bound().zip(&dispatch.bindings);
-        bound.map(|(stream, binding)| binding.size * uses(kernel, stream, again)).sum()
+        bound.map(|(stream, binding)| binding.size * uses(kernel, stream)).sum()
     };
     plan.dispatches.iter().map(dispatch).sum()
 }
 
 /// How often a kernel goes over a stream.
-fn uses(kernel: &Kernel, stream: &crate::kernel::Stream, again: bool) -> u64 {
-    let floats = matches!(stream.form, Form::Quads(_) | Form::Elements(_));
-    let read_again = again && floats && !stream.stored;
-    let over = |other: &crate::kernel::Stream| {
-        other.in_place_of == Some(stream.name) && other.access == Access::ReadWrite
-    };
-    let written_over = kernel.streams.iter().any(over);
-    1 + u64::from(read_again) + u64::from(written_over)
+fn uses(kernel: &Kernel, stream: &Stream) -> u64 {
+    let read = matches!(stream.form, Form::Quads(_) | Form::Elements(_)) && !stream.stored;
+    let writes_gradient = kernel.overrides.contains(&("WRITES_GRADIENT", 1));
+    let written_over = kernel.streams.iter().any(|other| other.in_place_of == Some(stream.name));
+    match kernel.entry {
+        "merge" | "saved" if read => 0,
+        "fused" if read && writes_gradient => 2 + u64::from(written_over),
+        _ => 1 + u64::from(written_over),
+    }
 }
 
 /// How long one recording took.
@@ -546,8 +554,10 @@ pub fn wait(gpu: &Gpu) -> Result<()> {
 
 /// A copy from one buffer to another: the fastest over several workgroup sizes.
 #[derive(Debug)]
-pub struct Copy {
+pub struct CopyKernel {
     bytes: u64,
+    source: wgpu::Buffer,
+    destination: wgpu::Buffer,
     shapes: Vec<CopyShape>,
     fastest: usize,
 }
@@ -566,7 +576,7 @@ const COPY_WORKGROUPS: [u32; 6] = [8, 16, 32, 64, 128, 256];
 /// Quads a lane that each of them is tried with.
 const COPY_QUADS: [u32; 2] = [1, 8];
 
-impl Copy {
+impl CopyKernel {
     /// A copy of `bytes` bytes (so twice as many are moved), in windows that fit a binding. Every
     /// shape is run a few times, and the one with the fastest run is kept.
     pub fn new(gpu: &Gpu, timer: &Timer, bytes: u64) -> Result<Self> {
@@ -599,7 +609,7 @@ impl Copy {
                 shapes.push(CopyShape::new(gpu, shape, &source, &destination, &ranges)?);
             }
         }
-        let mut copy = Self { bytes, shapes, fastest: 0 };
+        let mut copy = Self { bytes, source, destination, shapes, fastest: 0 };
         copy.tune(timer)?;
         Ok(copy)
     }
@@ -624,6 +634,11 @@ impl Copy {
         if let Some(shape) = self.shapes.get(self.fastest) {
             shape.record(pass);
         }
+    }
+
+    /// The buffers: what is read, and what is written.
+    pub fn buffers(&self) -> [&wgpu::Buffer; 2] {
+        [&self.source, &self.destination]
     }
 
     /// Bytes that are read; as many are written.
@@ -656,9 +671,7 @@ impl CopyShape {
         guarded(device, "the copy kernel", 0, || {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label,
-                source: wgpu::ShaderSource::Wgsl(
-                    crate::kernel::shader!("bench/copy.wgsl").text.into(),
-                ),
+                source: wgpu::ShaderSource::Wgsl(shader!("bench/copy.wgsl").text.into()),
             });
             let constants = [("WORKGROUP", f64::from(workgroup)), ("QUADS", f64::from(quads))];
             let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
@@ -732,7 +745,7 @@ impl Spread {
 
 /// Times several recordings in turn: a round runs each of them once, in an order that moves on by
 /// one from round to round. It ends after `runs` rounds, or after `budget` and at least three.
-pub fn interleave<K: std::marker::Copy>(
+pub fn interleave<K: Copy>(
     keys: &[K],
     runs: usize,
     budget: Duration,
@@ -750,4 +763,132 @@ pub fn interleave<K: std::marker::Copy>(
         }
     }
     Ok(samples)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::loss;
+
+    const ROWS: u64 = 64;
+    const CLASSES: u64 = 4096;
+    const HIDDEN: u64 = 32;
+
+    fn task(mode: Mode) -> Task {
+        let extents = [(Dim::Rows, ROWS), (Dim::Classes, CLASSES), (Dim::Hidden, HIDDEN)];
+        Task::new(extents, Dtype::F32, mode)
+    }
+
+    fn plan(name: &str, options: &serde_json::Value, task: &Task) -> Result<Plan> {
+        let entry = loss::find(name).ok_or_else(|| Error::Incomplete(name.to_owned()))?;
+        task.plan((entry.parse)(options)?.as_ref(), &Profile::default())
+    }
+
+    #[test]
+    fn every_loss_has_a_task_from_its_description_alone() -> Result<()> {
+        for entry in loss::REGISTRY {
+            for mode in Mode::ALL.into_iter().filter(|mode| mode.is_of(entry.about)) {
+                let plan = plan(entry.about.name, &json!({}), &task(mode))?;
+                assert!(!plan.dispatches.is_empty(), "{} {mode}", entry.about.name);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_refused_shape_gives_way_to_the_next_one() -> Result<()> {
+        let options = json!({"weight_layout": "hidden_classes"});
+        plan("linear_cross_entropy", &options, &task(Mode::Fused)).map(drop)
+    }
+
+    #[test]
+    fn inputs_and_outputs_can_be_added_and_unknown_ones_are_refused() -> Result<()> {
+        let with = |with: &str, want: &str| {
+            let mut task = task(Mode::Fused);
+            task.with = vec![with.to_owned()];
+            task.want = vec![want.to_owned()];
+            plan("cross_entropy", &json!({}), &task)
+        };
+        with("row_weight", "entropy")?;
+        assert!(matches!(with("row_wait", "entropy"), Err(Error::UnknownName { .. })));
+        assert!(matches!(with("row_weight", "entrophy"), Err(Error::UnknownName { .. })));
+        Ok(())
+    }
+
+    #[test]
+    fn an_extent_that_is_missing_is_named() {
+        let task = Task::new([(Dim::Rows, ROWS), (Dim::Classes, CLASSES)], Dtype::F32, Mode::Fused);
+        let error = plan("linear_cross_entropy", &json!({}), &task).err();
+        assert!(
+            matches!(&error, Some(Error::MissingInput { argument, .. }) if argument == "hidden"),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn logits_are_streamed_once_forward_twice_backward_and_three_times_fused() -> Result<()> {
+        let logits = ROWS * CLASSES * 4;
+        for (mode, times) in [(Mode::Forward, 1), (Mode::Backward, 2), (Mode::Fused, 3)] {
+            let bytes = super::streamed_bytes(&plan("cross_entropy", &json!({}), &task(mode))?);
+            let rest = bytes - times * logits;
+            assert!(rest < logits / 20, "{mode}: {rest} bytes beside the logits");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn every_copy_copies_everything_through_windows() -> Result<()> {
+        let gpu = match Gpu::open_blocking(None) {
+            Ok(gpu) => gpu,
+            Err(error) if std::env::var("SURPRISAL_GPU").as_deref() == Ok("require") => {
+                return Err(error);
+            }
+            Err(error) => {
+                eprintln!("skipped: {error}");
+                return Ok(());
+            }
+        };
+        eprintln!("on {}", crate::adapter::describe(gpu.info()));
+        // Three windows and a bit, and a grid with more than one row.
+        let profile = Profile { binding_bytes: 5000, workgroups: 7, ..gpu.profile().clone() };
+        let gpu = gpu.with_profile(profile);
+        let timer = Timer::new(&gpu)?;
+        let words = 3700;
+        let copy = CopyKernel::new(&gpu, &timer, 4 * words)?;
+        let read = |buffer| {
+            tensor_blocking(&gpu, "copy", &Tensor::vector(buffer, Dtype::U32, words))
+                .map(|array| array.to_i64())
+        };
+        let source = read(&copy.source)?;
+        assert!(source.iter().filter(|word| **word != 0).count() as u64 > words - 10);
+        for shape in &copy.shapes {
+            gpu.queue().write_buffer(&copy.destination, 0, &vec![0; 4 * words as usize]);
+            timer.time(|pass| shape.record(pass))?;
+            let lanes = (shape.workgroup, shape.quads);
+            assert!(read(&copy.destination)? == source, "{lanes:?} lanes and quads");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_spread_lies_between_its_numbers() {
+        let spread = Spread::of((0..=10).rev().map(f64::from));
+        assert_eq!((spread.p10, spread.median, spread.p90), (1.0, 5.0, 9.0));
+        assert_eq!(Spread::of([1.0, 2.0]).median, 1.5);
+        assert!(Spread::of([]).median.is_nan());
+    }
+
+    #[test]
+    fn rounds_interleave_and_end_early_after_three() -> Result<()> {
+        let mut order = Vec::new();
+        let samples = super::interleave(&['a', 'b'], 5, Duration::ZERO, |key| {
+            order.push(key);
+            Ok(Sample { wall_ms: 1.0, gpu_ms: None })
+        })?;
+        assert_eq!(order.iter().collect::<String>(), "abbaab");
+        assert!(samples.iter().all(|samples| samples.len() == 3));
+        Ok(())
+    }
 }

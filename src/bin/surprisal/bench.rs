@@ -12,7 +12,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 use surprisal::{
     Dtype, Error, Gpu, Prepared, Result, adapter,
-    bench::{Copy, Mode, Sample, Spread, Task, Timer, Workload, interleave, streamed_bytes},
+    bench::{CopyKernel, Mode, Sample, Spread, Task, Timer, Workload, interleave, streamed_bytes},
     loss::{self, Dim},
 };
 
@@ -105,7 +105,7 @@ struct Bench {
     options: Value,
     workload: Workload,
     stored: Option<Prepared>,
-    copy: Copy,
+    copy: CopyKernel,
     timer: Timer,
 }
 
@@ -227,7 +227,7 @@ impl Bench {
         } else {
             None
         };
-        let copy = Copy::new(&gpu, &timer, workload.distinct_bytes() / 2)?;
+        let copy = CopyKernel::new(&gpu, &timer, workload.distinct_bytes() / 2)?;
         Ok(Self { gpu, task, options, workload, stored, copy, timer })
     }
 
