@@ -238,7 +238,7 @@ impl Task {
         Error::MissingInput {
             loss: loss.about().name.to_owned(),
             argument: dim.map_or("extent", |dim| dim.name()).to_owned(),
-            reason: format!("`{}` has this extent", argument.name),
+            reason: format!("it is an extent of tensor `{}`", argument.name),
         }
     }
 

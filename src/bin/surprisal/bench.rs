@@ -445,11 +445,11 @@ impl Arguments {
 fn whole_logits(workload: &Workload) -> Result<u64> {
     let plan = workload.prepared().plan();
     if plan.unstored_bytes == 0 {
-        return Err(Error::UnknownName {
+        return Err(Error::InvalidOption {
             loss: plan.loss.clone(),
-            kind: "variant",
-            name: "stored".to_owned(),
-            known: "no other: only linear losses leave their logits unstored".to_owned(),
+            option: "stored",
+            value: "true".to_owned(),
+            reason: "only linear losses leave their logits unstored".to_owned(),
         });
     }
     // Rows may be padded to a whole quad.
