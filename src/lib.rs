@@ -49,6 +49,8 @@
 pub mod adapter;
 pub mod array;
 #[cfg(feature = "cases")]
+pub mod bench;
+#[cfg(feature = "cases")]
 pub mod cases;
 mod check;
 #[cfg(feature = "cases")]
