@@ -17,6 +17,8 @@ pub mod loss;
 pub mod plan;
 pub mod profile;
 mod read;
+#[cfg(feature = "cases")]
+pub mod repro;
 pub mod row;
 mod status;
 pub mod tensor;
@@ -27,7 +29,7 @@ mod watch;
 pub use array::{Arithmetic, Array, Arrays, Data};
 pub use encode::{Prepared, Record};
 pub use error::{Error, Result};
-pub use gpu::{Gpu, Request};
+pub use gpu::{Gpu, Request, profile as device_profile};
 pub use loss::{
     CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Empty, LinearCrossEntropy,
     LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss, Padding, Reduction, WeightLayout,

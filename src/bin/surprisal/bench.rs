@@ -1,0 +1,12 @@
+//! Measuring a loss.
+
+use std::process::ExitCode;
+
+/// What to measure.
+#[derive(clap::Args)]
+pub struct Arguments {}
+
+/// Measures it.
+pub fn run(_arguments: &Arguments, _adapter: Option<&str>) -> surprisal::Result<ExitCode> {
+    Ok(ExitCode::SUCCESS)
+}
