@@ -497,7 +497,10 @@ fn compare(folder: &Path, output: &Output, actual: &Array) -> Result<Replayed> {
     };
     let expected = open(&output.expected)?;
     let wide: Vec<f64> = if layout.dtype.is_float() {
-        expected.as_chunks::<8>().0.iter().map(|word| f64::from_le_bytes(*word)).collect()
+        expected
+            .chunks_exact(8)
+            .filter_map(|word| word.try_into().ok().map(f64::from_le_bytes))
+            .collect()
     } else {
         Array::from_bytes(Dtype::I64, &[expected.len() as u64 / 8], &expected).to_f64()
     };

@@ -188,7 +188,7 @@ pub fn run(arguments: &Arguments, wanted: Option<&str>) -> Result<ExitCode> {
             results.extend(Parent { arguments, jobs: &jobs, number, name, stop: &stop }.run());
         }
     }
-    finish(arguments, results, stop.load(Ordering::SeqCst))
+    finish(arguments, &results, stop.load(Ordering::SeqCst))
 }
 
 /// Everything there is to run, in order.
@@ -376,7 +376,7 @@ impl Parent<'_> {
             };
             crashes += 1;
             // A child that did not even open the device will not do so next time.
-            let hopeless = crashes > RESTARTS || (next == begun && !self.has_begun(&message));
+            let hopeless = crashes > RESTARTS || (next == begun && message.starts_with(NOT_OPENED));
             let lost = if hopeless { self.jobs.len() } else { next + 1 };
             for job in &self.jobs[next..lost] {
                 results.extend(job.lost(&self.name, &message));
@@ -386,11 +386,6 @@ impl Parent<'_> {
         }
         bar.finish_and_clear();
         results
-    }
-
-    /// Whether a child got as far as a case before it ended with this message.
-    fn has_begun(&self, message: &str) -> bool {
-        !message.starts_with(NOT_OPENED)
     }
 
     /// One child: `next` moves past the cases that came back.
@@ -409,7 +404,7 @@ impl Parent<'_> {
             .map_err(|error| format!("{NOT_OPENED}{error}"))?;
         let mut begun = false;
         if let Some(stdout) = child.stdout.take() {
-            for line in BufReader::new(stdout).lines().map_while(|line| line.ok()) {
+            for line in BufReader::new(stdout).lines().map_while(std::result::Result::ok) {
                 let Ok(mut value) = serde_json::from_str::<Value>(&line) else {
                     continue;
                 };
@@ -505,11 +500,11 @@ impl Count {
 }
 
 /// Prints the table, writes the JSON, and says how it went.
-fn finish(arguments: &Arguments, results: Vec<Value>, stopped: bool) -> Result<ExitCode> {
+fn finish(arguments: &Arguments, results: &[Value], stopped: bool) -> Result<ExitCode> {
     let mut counts: BTreeMap<(String, String), Count> = BTreeMap::new();
     let mut order = Vec::new();
     let mut bad = Vec::new();
-    for entry in &results {
+    for entry in results {
         let word = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
         let key = (word("adapter"), word("loss"));
         if !counts.contains_key(&key) {
@@ -560,7 +555,11 @@ fn report(
             continue;
         };
         let compared = count.passed + count.failed > 0;
-        let share = format!("{:.0}%", count.share * 100.0);
+        let share = if count.share.is_finite() {
+            format!("{:.0}%", count.share * 100.0)
+        } else {
+            "∞".to_owned()
+        };
         table.add_row([
             key.0.clone(),
             key.1.clone(),

@@ -29,10 +29,10 @@ pub struct Arguments {
     /// several and none is called like the input.
     #[arg(long = "input", value_name = "NAME=FILE[:KEY]", required = true)]
     inputs: Vec<files::Source>,
-    /// Options as JSON, such as '{"label_smoothing": 0.1}'.
+    /// Options as JSON, such as `{"label_smoothing": 0.1}`.
     #[arg(long, value_name = "JSON")]
     options: Option<String>,
-    /// One option, such as label_smoothing=0.1; the value is JSON or a plain word.
+    /// One option, such as `label_smoothing=0.1`; the value is JSON or a plain word.
     #[arg(long, value_name = "OPTION=VALUE", value_parser = setting)]
     set: Vec<(String, Value)>,
     /// Outputs: the loss, by-products such as lse, entropy or argmax, gradients (grad.NAME).

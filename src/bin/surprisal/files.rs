@@ -121,7 +121,30 @@ fn npz_member(source: &Source) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Refuses a header whose shape cannot be: npyz multiplies the extents unchecked.
+fn check_shape(bytes: &[u8]) -> Result<(), String> {
+    let header = &bytes[..bytes.len().min(1 << 16)];
+    let header = String::from_utf8_lossy(header);
+    let shape = header
+        .split_once("'shape'")
+        .or_else(|| header.split_once("\"shape\""))
+        .and_then(|(_, rest)| rest.split_once('('))
+        .and_then(|(_, rest)| rest.split_once(')'))
+        .map(|(shape, _)| shape)
+        .ok_or("not a .npy array: its header names no shape")?;
+    let extents = shape.split(',').map(str::trim).filter(|extent| !extent.is_empty());
+    let product = extents
+        .clone()
+        .try_fold(1u64, |product, extent| product.checked_mul(extent.parse::<u64>().ok()?.max(1)));
+    let elements = if extents.clone().any(|extent| extent == "0") { Some(0) } else { product };
+    match (product, elements) {
+        (Some(_), Some(elements)) if elements <= bytes.len() as u64 => Ok(()),
+        _ => Err(format!("it says ({shape}) elements and has fewer than {} bytes", bytes.len())),
+    }
+}
+
 fn npy(bytes: &[u8]) -> Result<(Array, Stored), String> {
+    check_shape(bytes)?;
     let file = NpyFile::new(bytes).map_err(|error| format!("not a .npy array: {error}"))?;
     let header = file.header();
     let dtype = header.dtype();
@@ -207,24 +230,25 @@ fn unsigned(word: &[u8]) -> Option<i64> {
 }
 
 /// Column-major elements in row-major order.
+fn reorder<T: Copy>(values: &[T], extents: &[usize]) -> Vec<T> {
+    (0..values.len())
+        .map(|flat| {
+            // The index of each dimension, from the last one; then its place column by column.
+            let mut rest = flat;
+            let mut index = vec![0; extents.len()];
+            for (at, &extent) in index.iter_mut().zip(extents).rev() {
+                *at = rest % extent;
+                rest /= extent;
+            }
+            let place = index.iter().zip(extents).rev().fold(0, |place, (&at, &e)| place * e + at);
+            values[place]
+        })
+        .collect()
+}
+
+/// [`reorder`] of either type.
 fn row_by_row(data: Data, shape: &[u64]) -> Data {
     let extents: Vec<usize> = shape.iter().map(|&extent| extent as usize).collect();
-    fn reorder<T: Copy>(values: &[T], extents: &[usize]) -> Vec<T> {
-        (0..values.len())
-            .map(|flat| {
-                // The index of each dimension, from the last one; then its place column by column.
-                let mut rest = flat;
-                let mut index = vec![0; extents.len()];
-                for (at, &extent) in index.iter_mut().zip(extents).rev() {
-                    *at = rest % extent;
-                    rest /= extent;
-                }
-                let place =
-                    index.iter().zip(extents).rev().fold(0, |place, (&at, &e)| place * e + at);
-                values[place]
-            })
-            .collect()
-    }
     match data {
         Data::Float(values) => Data::Float(reorder(&values, &extents)),
         Data::Int(values) => Data::Int(reorder(&values, &extents)),
@@ -272,18 +296,14 @@ pub enum Precision {
 /// Writes tensors: one into a `.npy`, any number into a `.safetensors`.
 pub fn write(path: &Path, tensors: &[(String, &Array, Precision)]) -> Result<()> {
     match extension(path).as_str() {
-        "npy" => match tensors {
-            [(_, array, precision)] => {
-                write_npy(path, array, *precision).map_err(|error| bad_file(path, error))
-            }
-            _ => {
+        "npy" => {
+            let [(_, array, precision)] = tensors else {
                 let names: Vec<&str> = tensors.iter().map(|(name, ..)| name.as_str()).collect();
-                Err(bad_file(
-                    path,
-                    format!("a .npy file holds one array, not {}", names.join(" and ")),
-                ))
-            }
-        },
+                let reason = format!("a .npy file holds one array, not {}", names.join(" and "));
+                return Err(bad_file(path, reason));
+            };
+            write_npy(path, array, *precision).map_err(|error| bad_file(path, error))
+        }
         "safetensors" => write_safetensors(path, tensors),
         _ => Err(bad_file(path, "gradients are written to .npy or .safetensors files")),
     }
@@ -394,6 +414,7 @@ pub fn adapt(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 mod tests {
     use super::*;
 

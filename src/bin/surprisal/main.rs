@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 #[command(version, about, propagate_version = true)]
 struct CommandLine {
     /// Use the adapter whose name, backend or driver contains this, or the one of this number in
-    /// the default order (also: the variable SURPRISAL_ADAPTER).
+    /// the default order (also: the variable `SURPRISAL_ADAPTER`).
     #[arg(long, global = true, value_name = "SUBSTRING")]
     adapter: Option<String>,
     #[command(subcommand)]
@@ -36,7 +36,7 @@ struct CommandLine {
 enum Command {
     /// List the adapters: limits, features, what they mean here, and why an expected one is missing.
     Adapters(adapters::Arguments),
-    /// List the losses, or describe one: inputs, outputs, options, formula, PyTorch equivalent.
+    /// List the losses, or describe one: inputs, outputs, options, formula, torch equivalent.
     Losses(losses::Arguments),
     /// Print what a call dispatches and what memory it takes. Needs no GPU.
     Plan(plan::Arguments),

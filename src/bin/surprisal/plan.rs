@@ -17,6 +17,9 @@ use surprisal::{
 
 use crate::{losses, output};
 
+/// Dispatches that are listed one by one.
+const LISTED: usize = 24;
+
 /// The call to plan.
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -34,7 +37,7 @@ pub struct Arguments {
     /// The type of float inputs and gradients: f32, f16 or bf16.
     #[arg(long, default_value = "f32", value_parser = float_type)]
     dtype: Dtype,
-    /// Options as JSON, such as '{"label_smoothing": 0.1}'.
+    /// Options as JSON, such as `{"label_smoothing": 0.1}`.
     #[arg(long, value_name = "JSON")]
     options: Option<String>,
     /// Outputs; the loss and the gradients of the required inputs by default.
@@ -44,7 +47,7 @@ pub struct Arguments {
     #[arg(long = "input", value_name = "NAME", value_delimiter = ',')]
     inputs: Vec<String>,
     /// The device's limits: `default` (WebGPU's), `software`, or JSON with what differs from the
-    /// default, such as '{"binding_bytes": 2147483647}'.
+    /// default, such as `{"binding_bytes": 2147483647}`.
     #[arg(long, value_name = "JSON|default|software", default_value = "default")]
     limits: String,
     /// Write the gradient of the first input over it.
@@ -363,7 +366,9 @@ fn describe(call: &Call, plan: &Plan, bytes: &Bytes, profile: &Profile) -> Strin
     }
     let _ = writeln!(text, "{table}\n");
     let mut table = output::table(&["dispatch", "workgroups", "bindings"]);
-    for (count, dispatch) in runs(plan) {
+    let runs = runs(plan);
+    let shown = if runs.len() > LISTED { LISTED } else { runs.len() };
+    for &(count, dispatch) in &runs[..shown] {
         let kernel = plan.kernels.get(dispatch.kernel);
         let label = kernel.map_or("?", |kernel| kernel.label.as_str());
         let [x, y, z] = dispatch.workgroups;
@@ -380,6 +385,14 @@ fn describe(call: &Call, plan: &Plan, bytes: &Bytes, profile: &Profile) -> Strin
         table.add_row([format!("{times}{label}"), format!("{x} × {y} × {z}"), bindings.join(", ")]);
     }
     let _ = writeln!(text, "{table}\n");
+    if shown < runs.len() {
+        let mut table = output::table(&["kernel", "dispatches in all"]);
+        for (index, kernel) in plan.kernels.iter().enumerate() {
+            let count = plan.dispatches.iter().filter(|d| d.kernel == index).count();
+            table.add_row([kernel.label.clone(), count.to_string()]);
+        }
+        let _ = writeln!(text, "… and so on; --json lists all dispatches\n\n{table}\n");
+    }
     let mut table = output::table(&["memory", "bytes"]);
     for (name, bytes) in [
         ("inputs", bytes.inputs),
@@ -425,10 +438,13 @@ fn runs(plan: &Plan) -> Vec<(usize, &surprisal::plan::Dispatch)> {
 fn write_modules(folder: &std::path::Path, kernels: &[Kernel]) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|error| output::bad_file(folder, error))?;
     for (index, kernel) in kernels.iter().enumerate() {
-        let overrides: String =
-            kernel.overrides.iter().map(|(name, value)| format!("// {name} = {value}\n")).collect();
+        let mut text = String::new();
+        for (name, value) in &kernel.overrides {
+            let _ = writeln!(text, "// {name} = {value}");
+        }
+        text.push_str(&kernel.wgsl());
         let path = folder.join(format!("{index:02}.{}.wgsl", kernel.label));
-        output::write(&path, (overrides + &kernel.wgsl()).as_bytes())?;
+        output::write(&path, text.as_bytes())?;
     }
     Ok(())
 }
