@@ -1,12 +1,9 @@
 // What is known of a row before its stream (the row table) and what it leaves behind (its record).
 
-// Entries of the table before the first row, see header.wgsl.
-const HEADER: u32 = 4u;
 // Flags of an entry.
 const IGNORED: u32 = 1u;
 const BAD_TARGET: u32 = 2u;
 
-const RECORD: u32 = 16u;
 const RECORD_LOSS: u32 = 0u;
 const RECORD_CORRECT: u32 = 7u;
 // The first factor of a gradient; before the row is closed, its saved lse.

@@ -14,6 +14,10 @@
 override WORKGROUP: u32 = 64u;
 // Lanes that share a row; a power of two that divides WORKGROUP.
 override LANES: u32 = 64u;
+// The row's lse is given: the maximum and sum of a stream are not used.
+override HAS_LSE: bool = false;
+// The columns were streamed; otherwise the lse and the target are all there is.
+override STREAMED: bool = true;
 
 var<workgroup> lane_states: array<State, WORKGROUP>;
 

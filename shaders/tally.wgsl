@@ -3,8 +3,6 @@
 const SUM_NAN: u32 = 1u;
 const SUM_POSITIVE: u32 = 2u;
 const SUM_NEGATIVE: u32 = 4u;
-// Tallies that one workgroup folds into one.
-const BLOCK: u32 = 1024u;
 
 struct Tally {
     sum: f32,

@@ -105,9 +105,6 @@ impl Array {
     /// Reads dense elements from memory; trailing bytes are left out.
     pub fn from_bytes(dtype: Dtype, shape: &[u64], bytes: &[u8]) -> Self {
         let count = shape.iter().product::<u64>() as usize;
-        fn words<const N: usize>(bytes: &[u8], count: usize) -> impl Iterator<Item = [u8; N]> {
-            bytes.as_chunks::<N>().0.iter().copied().take(count)
-        }
         match dtype {
             Dtype::F32 => Self::float(
                 shape,
@@ -132,6 +129,10 @@ impl Array {
             Dtype::I64 => Self::int(shape, words(bytes, count).map(i64::from_le_bytes).collect()),
         }
     }
+}
+
+fn words<const N: usize>(bytes: &[u8], count: usize) -> impl Iterator<Item = [u8; N]> {
+    bytes.as_chunks::<N>().0.iter().copied().take(count)
 }
 
 /// A number after a round trip through a storage type.

@@ -200,14 +200,14 @@ pub fn rounded(loss: &dyn Loss, inputs: &Arrays, dtype: Dtype) -> Arrays {
 
 /// How many classes the inputs have: the tolerance's C.
 fn classes(loss: &dyn Loss, inputs: &Arrays) -> u64 {
-    let arguments = loss.about().inputs.iter();
-    arguments
-        .filter_map(|argument| {
+    loss.about()
+        .inputs
+        .iter()
+        .find_map(|argument| {
             let array = inputs.get(argument.name)?;
             let shape = argument.shapes.iter().find(|shape| shape.len() == array.shape.len())?;
             let at = shape.iter().position(|dim| *dim == Dim::Classes)?;
             array.shape.get(at).copied()
         })
-        .next()
         .unwrap_or(1)
 }

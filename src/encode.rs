@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     error::{Error, Result},
     gpu::{Buffers, Gpu, Pipeline, guarded},
+    kernel::Kernel,
     plan::{Binding, Dispatch, Plan, Role},
 };
 
@@ -43,15 +44,32 @@ struct Step {
     workgroups: [u32; 3],
 }
 
+impl Step {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        let [x, y, z] = self.workgroups;
+        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_bind_group(0, &self.bindings, &[]);
+        pass.dispatch_workgroups(x, y, z);
+    }
+}
+
 impl Prepared {
     /// Records the call. Nothing is submitted or read back.
     pub fn encode(&self, record: &mut impl Record) {
         record.with_pass(&self.plan.loss, &mut |pass| {
             for step in &self.steps {
-                let [x, y, z] = step.workgroups;
-                pass.set_pipeline(&step.pipeline.pipeline);
-                pass.set_bind_group(0, &step.bindings, &[]);
-                pass.dispatch_workgroups(x, y, z);
+                step.encode(pass);
+            }
+        });
+    }
+
+    /// Records only the dispatches of some kernels, for timing the parts of a call.
+    pub fn encode_kernels(&self, record: &mut impl Record, keep: impl Fn(&Kernel) -> bool) {
+        record.with_pass(&self.plan.loss, &mut |pass| {
+            for (step, dispatch) in self.steps.iter().zip(&self.plan.dispatches) {
+                if self.plan.kernels.get(dispatch.kernel).is_some_and(&keep) {
+                    step.encode(pass);
+                }
             }
         });
     }
@@ -107,7 +125,7 @@ fn parameters(gpu: &Gpu, plan: &Plan) -> Result<wgpu::Buffer> {
     }
     let bytes = plan.parameter_bytes();
     let size = bytes.len() as u64;
-    let made = guarded(gpu.device(), "parameters", size, || {
+    guarded(gpu.device(), "parameters", size, || {
         let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some("surprisal.parameters"),
             size,
@@ -120,8 +138,7 @@ fn parameters(gpu: &Gpu, plan: &Plan) -> Result<wgpu::Buffer> {
             .map_err(|error| Error::DeviceLost(error.to_string()));
         buffer.unmap();
         written.map(|()| buffer)
-    })?;
-    made
+    })?
 }
 
 fn bind(

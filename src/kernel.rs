@@ -90,6 +90,21 @@ macro_rules! shader {
 }
 pub(crate) use shader;
 
+/// Sizes that both sides count with: written into every module, so that there is one place for them.
+pub(crate) mod size {
+    /// Words of a row's record.
+    pub const RECORD: u32 = 16;
+    /// Entries of the row table before the first row.
+    pub const HEADER: u32 = 4;
+    /// Rows, or tallies, that one workgroup folds into a tally.
+    pub const BLOCK: u32 = 1024;
+    /// Rows of a score tile.
+    pub const TILE_ROWS: u32 = 24;
+
+    pub(super) const ALL: [(&str, u32); 4] =
+        [("RECORD", RECORD), ("HEADER", HEADER), ("BLOCK", BLOCK), ("TILE_ROWS", TILE_ROWS)];
+}
+
 /// One specialisation: what is compiled, without the numbers it runs on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -145,7 +160,11 @@ impl Kernel {
     }
 
     fn prologue(&self) -> String {
-        let mut text = format!("// {}\nstruct Params {{\n", self.label);
+        let mut text = format!("// {}\n", self.label);
+        for (name, value) in size::ALL {
+            let _ = writeln!(text, "const {name}: u32 = {value}u;");
+        }
+        text.push_str("struct Params {\n");
         for (name, scalar) in &self.fields {
             let scalar = match scalar {
                 Scalar::U32 => "u32",

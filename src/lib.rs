@@ -1,7 +1,55 @@
 //! Fused losses and their gradients as WGSL compute shaders, inside your own wgpu training loop.
+//!
+//! surprisal records a loss, its gradient and its by-products on *your* command encoder, over *your*
+//! buffers, on any GPU that wgpu reaches. It copies no logits, never stores a matrix that it can
+//! stream, and submits or reads back nothing unless asked to. Every result is held to an f64
+//! reference on the CPU by one published tolerance, on every adapter.
+//!
+//! # From the top
+//!
+//! A **loss** ([`CrossEntropy`], [`LinearCrossEntropy`], …) is plain data: options and nothing else.
+//! It takes named **tensors** ([`Tensor`]: a borrowed view of a buffer) and hands back named tensors;
+//! which outputs are asked for decides what is computed.
+//!
+//! ```no_run
+//! use surprisal::{CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Gpu, Tensor};
+//! # fn step(device: &wgpu::Device, queue: &wgpu::Queue, encoder: &mut wgpu::CommandEncoder,
+//! #     logits: &wgpu::Buffer, targets: &wgpu::Buffer, gradient: &wgpu::Buffer, loss: &wgpu::Buffer)
+//! #     -> surprisal::Result<()> {
+//! let gpu = Gpu::from_wgpu(device, queue); // once; it is cheap to clone
+//! let (rows, classes) = (1024, 50_257);
+//! let inputs = CrossEntropyInputs::default()
+//!     .logits(Tensor::matrix(logits, Dtype::F32, rows, classes))
+//!     .targets(Tensor::vector(targets, Dtype::U32, rows));
+//! let outputs = CrossEntropyOutputs::default()
+//!     .loss(Tensor::vector(loss, Dtype::F32, 1))
+//!     .gradient(Tensor::matrix(gradient, Dtype::F32, rows, classes));
+//! gpu.encode(encoder, &CrossEntropy::default().label_smoothing(0.1), inputs, outputs)?;
+//! # Ok(()) }
+//! ```
+//!
+//! [`Gpu::prepare`] does the checking, compiling and binding once for a call that is encoded at every
+//! step; [`Gpu::run_arrays`] is the one-line form for scripts; [`cpu::run`] is the reference;
+//! [`Gpu::watch`] hands loss and [`Status`] to the host while later steps run.
+//!
+//! # What lies underneath
+//!
+//! - [`plan::Plan`]: shapes and device limits become a recording as plain data, windows past binding
+//!   limits included. It can be printed and replayed; encoding only walks through it.
+//! - [`kernel::Kernel`]: the identity of one specialisation, and the WGSL it stands for.
+//! - [`row`] and [`linear`]: the skeletons. A loss is a functor in them; [`Separable`] makes one of
+//!   three short WGSL functions of your own.
+//! - [`Profile`]: what the planner goes by on a device; [`Gpu::report`] says what was chosen and why.
+//!
+//! # Features
+//!
+//! `serde`: options and plans as JSON. `cases`: reference cases and self-checks ([`conformance`],
+//! [`testing`]). `cli`: the `surprisal` command line.
 
 pub mod adapter;
 pub mod array;
+#[cfg(feature = "cases")]
+pub mod bench;
 #[cfg(feature = "cases")]
 pub mod cases;
 mod check;
@@ -12,7 +60,7 @@ mod encode;
 pub mod error;
 mod gpu;
 pub mod kernel;
-mod linear;
+pub mod linear;
 pub mod loss;
 pub mod plan;
 pub mod profile;
@@ -29,10 +77,12 @@ mod watch;
 pub use array::{Arithmetic, Array, Arrays, Data};
 pub use encode::{Prepared, Record};
 pub use error::{Error, Result};
-pub use gpu::{Gpu, Request, profile as device_profile};
+pub use gpu::{Gpu, Request};
+pub use linear::Linear;
 pub use loss::{
     CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Empty, LinearCrossEntropy,
-    LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss, Padding, Reduction, WeightLayout,
+    LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss, Padding, Reduction, Separable,
+    SeparableRow, WeightLayout,
 };
 pub use plan::Plan;
 pub use profile::Profile;
@@ -41,3 +91,8 @@ pub use status::Status;
 pub use tensor::{Dtype, Layout, Named, Tensor};
 pub use watch::{RING, Report, Watch};
 pub use wgpu;
+
+/// The README's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

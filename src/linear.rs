@@ -9,9 +9,11 @@
 use std::ops::Range;
 
 use crate::{
+    array::{Arithmetic, Arrays},
+    cpu,
     error::{Error, Result},
-    kernel::shader,
-    loss::{Dim, WeightLayout},
+    kernel::{shader, size},
+    loss::{About, Dim, Loss, WeightLayout, arguments as arg},
     plan::{Call, Plan, View},
     profile::Profile,
     row::{Gradient, RowLoss, Rows, Scores, stretches},
@@ -19,22 +21,118 @@ use crate::{
 };
 
 /// Rows and columns that one lane owns in a tile.
-const TILE_ROWS: u64 = 8;
+const TILE_ROWS: u64 = size::TILE_ROWS as u64;
 const LANE_COLUMNS: u64 = 4;
 
-/// What a linear loss adds to the row loss on its scores.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LinearOptions {
+/// A row loss on the scores of a linear layer, hidden·Wᵀ + bias, which are never stored whole.
+///
+/// Any [`RowLoss`] will do; [`crate::LinearCrossEntropy`] is `Linear<CrossEntropy>`.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Linear<L> {
+    /// What is done with the scores.
+    pub loss: L,
     /// How the weight lies in memory.
     pub weight_layout: WeightLayout,
-    /// The most bytes for the chunk of scores.
+    /// The most bytes for the chunk of scores; `None` lets the plan choose.
     pub chunk_bytes: Option<u64>,
-    /// Add into the gradients of weight and bias instead of overwriting them.
+    /// Add into the gradients of weight and bias instead of overwriting them (micro-batches).
     pub accumulate: bool,
 }
 
+impl<L> Linear<L> {
+    /// This row loss on the scores of a linear layer.
+    pub fn new(loss: L) -> Self {
+        let weight_layout = WeightLayout::default();
+        Self { loss, weight_layout, chunk_bytes: None, accumulate: false }
+    }
+
+    /// Sets how the weight lies in memory.
+    pub fn weight_layout(mut self, layout: WeightLayout) -> Self {
+        self.weight_layout = layout;
+        self
+    }
+
+    /// Sets the most bytes for the chunk of scores.
+    pub fn chunk_bytes(mut self, bytes: u64) -> Self {
+        self.chunk_bytes = Some(bytes);
+        self
+    }
+
+    /// Adds into the gradients of weight and bias instead of overwriting them.
+    pub fn accumulate(mut self, accumulate: bool) -> Self {
+        self.accumulate = accumulate;
+        self
+    }
+}
+
+impl<L: RowLoss> Loss for Linear<L> {
+    fn about(&self) -> &'static About {
+        self.loss.linear_about()
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.loss.validate()
+    }
+
+    fn is_per_row(&self) -> bool {
+        self.loss.is_per_row()
+    }
+
+    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
+        let Self { weight_layout, chunk_bytes, accumulate, .. } = *self;
+        let options = LinearOptions { weight_layout, chunk_bytes, accumulate };
+        plan(self.about().name, &self.loss, options, call, profile)
+    }
+
+    fn reference(
+        &self,
+        inputs: &Arrays,
+        wanted: &[&str],
+        arithmetic: Arithmetic,
+    ) -> Result<Arrays> {
+        cpu::linear::run(&self.loss, self.weight_layout, inputs, wanted, arithmetic)
+    }
+}
+
+/// What a linear loss adds to the row loss on its scores.
+#[derive(Clone, Copy, Debug)]
+struct LinearOptions {
+    weight_layout: WeightLayout,
+    chunk_bytes: Option<u64>,
+    accumulate: bool,
+}
+
+/// What a row loss takes and gives on the scores of a linear layer, where it says nothing else.
+pub(crate) static ABOUT: About = About {
+    name: "linear",
+    summary: "A row loss on the scores of a linear layer, which are never stored.",
+    formula: "scores = hidden·Wᵀ + bias; then the row loss",
+    pytorch: "the row loss of torch.nn.functional.linear(hidden, weight, bias)",
+    inputs: &[
+        arg::HIDDEN,
+        arg::WEIGHT,
+        arg::BIAS,
+        arg::TARGETS,
+        arg::ROW_WEIGHT,
+        arg::UPSTREAM,
+        arg::DENOMINATOR_IN,
+    ],
+    outputs: &[
+        arg::LOSS,
+        arg::HIDDEN_GRADIENT,
+        arg::WEIGHT_GRADIENT,
+        arg::BIAS_GRADIENT,
+        arg::SUM,
+        arg::DENOMINATOR,
+        arg::COUNT,
+        arg::STATUS,
+    ],
+    options: &[],
+};
+
 /// The plan of a row loss on the scores of a linear layer.
-pub(crate) fn plan(
+fn plan(
     name: &'static str,
     loss: &dyn RowLoss,
     options: LinearOptions,
@@ -44,13 +142,13 @@ pub(crate) fn plan(
     let inner = scores_call(call);
     let mut rows = Rows::new(loss, &inner, profile)?;
     rows.planner.rename(name);
-    let linear = Linear::new(options, call, profile)?;
-    let matrices = [Some(&linear.hidden), linear.hidden_gradient.as_ref()];
+    let layer = Layer::new(options, call, profile)?;
+    let matrices = [Some(&layer.hidden), layer.hidden_gradient.as_ref()];
     let windows = rows.windows(matrices.into_iter().flatten());
     rows.begin(&windows)?;
-    rows.planner.unstored(linear.rows * linear.classes * 4);
-    let chunk_rows = linear.chunk_rows();
-    let chunk = Layout::matrix(Dtype::F32, chunk_rows, linear.classes).row_stride(linear.stride());
+    rows.planner.unstored(layer.rows * layer.classes * 4);
+    let chunk_rows = layer.chunk_rows();
+    let chunk = Layout::matrix(Dtype::F32, chunk_rows, layer.classes).row_stride(layer.stride());
     let chunk = rows.planner.scratch(chunk);
     let parts: Vec<(usize, Range<u64>)> = windows
         .iter()
@@ -60,13 +158,13 @@ pub(crate) fn plan(
             parts.into_iter().map(move |p| (index, window.start + p.start..window.start + p.end))
         })
         .collect();
-    let mut sums = linear.sums(&mut rows, parts.len());
+    let mut sums = layer.sums(&mut rows, parts.len());
     if parts.is_empty() {
         // No rows: the gradients of weight and bias are sums over nothing.
-        linear.columns_step(&mut rows, &mut sums, 0, &(0..0), &chunk)?;
+        layer.columns_step(&mut rows, &mut sums, 0, &(0..0), &chunk)?;
     }
     for (index, part) in parts {
-        linear.step(&mut rows, &mut sums, index, &part, &chunk)?;
+        layer.step(&mut rows, &mut sums, index, &part, &chunk)?;
     }
     rows.end(&windows)
 }
@@ -87,7 +185,7 @@ fn scores_call(call: &Call) -> Call {
 }
 
 /// The operands of a linear loss.
-struct Linear<'a> {
+struct Layer<'a> {
     options: LinearOptions,
     profile: &'a Profile,
     rows: u64,
@@ -104,7 +202,7 @@ struct Linear<'a> {
 /// A gradient that adds up over chunks: where it goes, and an f32 sum beside it where that is 16-bit.
 struct Sum {
     output: View,
-    sum: Option<View>,
+    wide: Option<View>,
     left: usize,
     begun: bool,
 }
@@ -116,11 +214,11 @@ impl Sum {
         self.begun = true;
         self.left = self.left.saturating_sub(1);
         let last = self.left == 0;
-        let target = match &self.sum {
+        let target = match &self.wide {
             Some(sum) if !last => sum.clone(),
             _ => self.output.clone(),
         };
-        let start = match (&self.sum, first) {
+        let start = match (&self.wide, first) {
             (_, true) if !accumulate => Start::Zero,
             (Some(_), true) => Start::From(self.output.clone()),
             (Some(sum), false) if last => Start::From(sum.clone()),
@@ -169,7 +267,7 @@ struct Product<'v> {
     part: &'v Range<u64>,
 }
 
-impl<'a> Linear<'a> {
+impl<'a> Layer<'a> {
     fn new(options: LinearOptions, call: &Call, profile: &'a Profile) -> Result<Self> {
         let (classes, depth) = (call.dim(Dim::Classes), call.dim(Dim::Hidden));
         let expected = match options.weight_layout {
@@ -231,8 +329,8 @@ impl<'a> Linear<'a> {
             let output = output.clone()?;
             let narrow = output.layout.dtype != Dtype::F32 && chunks > 1;
             let dense = Layout::dense(Dtype::F32, &output.layout.shape);
-            let sum = narrow.then(|| rows.planner.scratch(dense));
-            Some(Sum { output, sum, left: chunks, begun: false })
+            let wide = narrow.then(|| rows.planner.scratch(dense));
+            Some(Sum { output, wide, left: chunks, begun: false })
         };
         Sums { weight: sum(&self.weight_gradient), bias: sum(&self.bias_gradient) }
     }
@@ -254,7 +352,7 @@ impl<'a> Linear<'a> {
         let hidden = self.hidden.clone().rows(part);
         self.product(
             rows,
-            Product {
+            &Product {
                 label: "scores",
                 a: Some((hidden, Along::Owned)),
                 b: Some((self.weight.clone(), weight_along)),
@@ -272,7 +370,7 @@ impl<'a> Linear<'a> {
         if let Some(output) = &self.hidden_gradient {
             self.product(
                 rows,
-                Product {
+                &Product {
                     label: "hidden_gradient",
                     a: Some((chunk.clone(), Along::Owned)),
                     b: Some((self.weight.clone(), weight_across)),
@@ -310,7 +408,7 @@ impl<'a> Linear<'a> {
             let label = "weight_gradient";
             self.product(
                 rows,
-                Product { label, a, b, start, output, depth, rows_along, index, part },
+                &Product { label, a, b, start, output, depth, rows_along, index, part },
             )?;
         }
         if let Some(sum) = &mut sums.bias {
@@ -318,34 +416,47 @@ impl<'a> Linear<'a> {
             let label = "bias_gradient";
             self.product(
                 rows,
-                Product { label, a: None, b: chunk, start, output, depth, rows_along, index, part },
+                &Product {
+                    label,
+                    a: None,
+                    b: chunk,
+                    start,
+                    output,
+                    depth,
+                    rows_along,
+                    index,
+                    part,
+                },
             )?;
         }
         Ok(())
     }
 
     /// Plans a product, cut so that every operand fits a binding and every dispatch stays short.
-    fn product(&self, rows: &mut Rows, product: Product) -> Result<()> {
+    fn product(&self, rows: &mut Rows, product: &Product) -> Result<()> {
         let (outputs, columns) = (product.output.layout.rows(), product.output.layout.columns());
-        let [i_step, j_step, k_step] = self.steps(&product, outputs, columns);
+        let [i_step, j_step, k_step] = self.steps(product, outputs, columns);
         let walks = stretches(product.depth, k_step);
         let wide = product.output.layout.dtype == Dtype::F32 || walks.len() < 2;
         let sum =
-            (!wide).then(|| rows.planner.scratch(Layout::matrix(Dtype::F32, outputs, columns)));
+            (!wide).then(|| rows.shared("product", Layout::matrix(Dtype::F32, outputs, columns)));
         for i in stretches(outputs, i_step) {
             for j in stretches(columns, j_step) {
                 if walks.is_empty() {
-                    self.tile(rows, &product, &product.start, &product.output, [&i, &j, &(0..0)])?;
+                    self.tile(rows, product, &product.start, &product.output, [&i, &j, &(0..0)])?;
                 }
                 for (n, k) in walks.iter().enumerate() {
                     let last = n + 1 == walks.len();
                     let start = match (&sum, n) {
+                        (Some(_), 0) if matches!(product.start, Start::There) => {
+                            Start::From(product.output.clone())
+                        }
                         (_, 0) => product.start.clone(),
                         (Some(sum), _) if last => Start::From(sum.clone()),
                         _ => Start::There,
                     };
                     let output = sum.as_ref().filter(|_| !last).unwrap_or(&product.output);
-                    self.tile(rows, &product, &start, output, [&i, &j, k])?;
+                    self.tile(rows, product, &start, output, [&i, &j, k])?;
                 }
             }
         }

@@ -5,8 +5,10 @@
 //! [`About`], from which shapes, types and names are checked, documentation is printed and the
 //! command line is built.
 
+pub(crate) mod arguments;
 pub mod cross_entropy;
 pub mod linear_cross_entropy;
+pub mod separable;
 
 use crate::{
     array::{Arithmetic, Arrays},
@@ -19,6 +21,7 @@ pub use cross_entropy::{CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs};
 pub use linear_cross_entropy::{
     LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, WeightLayout,
 };
+pub use separable::{Separable, SeparableRow};
 
 /// A loss: options, and everything that can be done with them.
 pub trait Loss: std::fmt::Debug + Send + Sync {

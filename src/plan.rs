@@ -155,6 +155,12 @@ impl View {
         self
     }
 
+    /// Another layout of the same element size at the same place.
+    pub fn reshaped(mut self, layout: Layout) -> Self {
+        self.layout = Layout { offset: self.layout.offset, ..layout };
+        self
+    }
+
     /// Bytes of the buffer.
     pub fn room(&self) -> u64 {
         self.allocation_bytes

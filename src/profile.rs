@@ -69,10 +69,10 @@ impl Profile {
         self.segment = 32_768;
         self.busy_workgroups = 4;
         self.tile_lanes = 8;
-        // About 100 ms at 0.5 G elements and 8 G products a second.
-        self.dispatch_elements = 1 << 26;
+        // About 100 ms at 0.4 G elements and 6 G products a second.
+        self.dispatch_elements = 1 << 25;
         self.dispatch_products = 1 << 29;
-        self.chunk_bytes = 16 << 20;
+        self.chunk_bytes = 25 << 20;
         self
     }
 

@@ -177,7 +177,7 @@ fn output_layout(loss: &dyn Loss, call: &Call, inputs: &Named<'_>, name: &str) -
 }
 
 /// An output's shape: the loss itself is one value a row where it is not reduced.
-fn output_shape(loss: &dyn Loss, argument: &Argument) -> &'static [Dim] {
+pub(crate) fn output_shape(loss: &dyn Loss, argument: &Argument) -> &'static [Dim] {
     let rows = argument.shapes.iter().find(|shape| **shape == [Dim::Rows]);
     match rows {
         Some(shape) if argument.name == "loss" && loss.is_per_row() => shape,

@@ -4,13 +4,14 @@
 //! several workgroups a row where rows are few and long. The choice changes no bit of a row, because
 //! a row is always the same sequence of segments merged in the same order.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use crate::{
     check,
     error::{Error, Result},
-    kernel::{Source, shader},
-    loss::{Dim, Empty, Loss, Padding, Reduction},
+    kernel::{Source, shader, size},
+    linear,
+    loss::{About, Dim, Empty, Loss, Padding, Reduction},
     plan::{Call, Plan, Planner, Step, View},
     profile::Profile,
     tensor::{Dtype, Layout},
@@ -22,14 +23,13 @@ pub use crate::plan::Number;
 /// (max u, Σ exp(u − max), Σ exp(u − max)·(u − max), Σ coefficient, Σ coefficient·(u − max),
 /// argmax, rank, flags), the last three as the bits of a `u32`.
 pub const STATE_WORDS: u64 = check::STATE_WORDS;
-/// Words of a row's record.
-const RECORD_WORDS: u64 = 16;
-/// Words of the row table's header and of an entry.
-const HEADER_WORDS: u64 = 16;
+const RECORD_WORDS: u64 = size::RECORD as u64;
+/// Words of an entry of the row table, and of its header.
 const ENTRY_WORDS: u64 = 4;
+const HEADER_WORDS: u64 = size::HEADER as u64 * ENTRY_WORDS;
 /// Words of a tally, and tallies that one workgroup folds.
 const TALLY_WORDS: u64 = 12;
-const BLOCK: u64 = 1024;
+const BLOCK: u64 = size::BLOCK as u64;
 
 /// The per-row outputs and their word in a row's record.
 const BY_PRODUCTS: [(&str, u32); 7] = [
@@ -41,6 +41,19 @@ const BY_PRODUCTS: [(&str, u32); 7] = [
     ("rank", 6),
     ("correct", 7),
 ];
+
+/// The most target indices that a loss can ignore.
+pub(crate) const MOST_IGNORED: usize = 4;
+
+/// Whether a caller's denominator is one.
+pub(crate) fn check_reduction(loss: &str, reduction: Reduction) -> Result<()> {
+    match reduction {
+        Reduction::Over(d) if !(d.is_finite() && d != 0.0) => {
+            Err(Error::option(loss, "reduction", d, "a denominator is finite and not 0"))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// What all row losses share: how rows are kept, weighed and reduced.
 #[derive(Clone, Debug, Default)]
@@ -86,6 +99,11 @@ pub struct FunctorStream {
 /// The WGSL contract is at the top of `shaders/row.wgsl`; `shaders/loss/cross_entropy.wgsl` is the
 /// longest example, `examples/own_loss.rs` the shortest.
 pub trait RowLoss: Loss {
+    /// The description of this loss on the scores of a linear layer ([`crate::linear::Linear`]).
+    fn linear_about(&self) -> &'static About {
+        &linear::ABOUT
+    }
+
     /// The functor's WGSL.
     fn sources(&self) -> Vec<Source>;
 
@@ -172,11 +190,11 @@ pub(crate) struct Rows<'a> {
     loss: &'a dyn RowLoss,
     call: &'a Call,
     classes: u64,
-    rows: u64,
+    count: u64,
     dtype: Dtype,
     windows: Vec<Window>,
     tallies: Option<View>,
-    partials: Option<View>,
+    shared: BTreeMap<&'static str, (u64, View)>,
     blocks: u64,
 }
 
@@ -191,11 +209,11 @@ impl<'a> Rows<'a> {
             loss,
             call,
             classes: call.dim(Dim::Classes),
-            rows: call.dim(Dim::Rows),
+            count: call.dim(Dim::Rows),
             dtype: call.inputs.get("logits").map_or(Dtype::F32, |logits| logits.layout.dtype),
             windows: Vec::new(),
             tallies: None,
-            partials: None,
+            shared: BTreeMap::new(),
             blocks: 0,
         })
     }
@@ -230,7 +248,7 @@ impl<'a> Rows<'a> {
         // Blocks of rows are tallied whole, so that a row's place in a sum does not move.
         let step = fits.min(short);
         let step = if step > BLOCK { step - step % BLOCK } else { step };
-        stretches(self.rows, step)
+        stretches(self.count, step)
     }
 
     /// Reads what is given for rows, and finds the denominator.
@@ -273,7 +291,7 @@ impl<'a> Rows<'a> {
         let (table, records) = (window.table.clone(), window.records.clone());
         let count = rows.end - rows.start;
         let options = self.loss.options();
-        let row = |name| self.call.input(name).map(|view| per_row(view, self.rows).rows(&rows));
+        let row = |name| self.call.input(name).map(|view| per_row(view, self.count).rows(&rows));
         let (targets, row_weight, upstream) = (row("targets"), row("row_weight"), row("upstream"));
         let lse = row("lse");
         let weight = self.class_weight();
@@ -391,7 +409,7 @@ impl<'a> Rows<'a> {
             self.gradient(index, rows, scores)
         } else if few || self.call.wants("statistics") {
             let words = count * segments * STATE_WORDS;
-            let partials = self.partials(words);
+            let partials = self.shared("partials", Layout::vector(Dtype::U32, words));
             self.partial(index, rows, scores, &partials)?;
             self.merge(index, rows, scores, Some(&partials))?;
             self.gradient(index, rows, scores)
@@ -400,13 +418,16 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Scratch for the states of segments: one stretch of rows after another uses the same.
-    fn partials(&mut self, words: u64) -> View {
-        let layout = Layout::vector(Dtype::U32, words);
-        match &self.partials {
-            Some(view) if view.layout.len() >= words => view.clone(),
-            _ => self.partials.insert(self.planner.scratch(layout)).clone(),
-        }
+    /// Scratch that one stretch of rows after another uses again.
+    pub fn shared(&mut self, name: &'static str, layout: Layout) -> View {
+        let bytes = layout.end().unwrap_or(u64::MAX >> 8) * layout.dtype.bytes();
+        let held = self.shared.get(name).filter(|(held, _)| *held >= bytes).map(|(_, view)| view);
+        let view = match held {
+            Some(view) => view.clone(),
+            None => self.planner.scratch(layout.clone()),
+        };
+        self.shared.entry(name).or_insert_with(|| (bytes, view.clone()));
+        view.reshaped(layout)
     }
 
     /// The records of window `index`, and where in it `rows` begin.

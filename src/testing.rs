@@ -4,7 +4,11 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use rand_distr::{Distribution as _, StandardNormal};
 
 use crate::{
-    array::{Array, Data},
+    array::{Arithmetic, Array, Arrays, Data},
+    conformance,
+    error::Result,
+    gpu::Gpu,
+    loss::{About, Dim, Kind, Loss},
     tensor::Dtype,
 };
 
@@ -170,4 +174,98 @@ fn scaled_at_random(seed: u64, count: usize, share: f64, change: fn(f64) -> f64)
         if random.random_bool(share) { change(value) } else { value }
     };
     gaussian(seed, count).into_iter().map(&mut change_some).collect()
+}
+
+/// One output of [`check`] against the reference.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// The output.
+    pub output: String,
+    /// The storage type.
+    pub dtype: Dtype,
+    /// Rows, classes and depth.
+    pub shape: [u64; 3],
+    /// How it came out.
+    pub comparison: Comparison,
+}
+
+impl std::fmt::Display for Checked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [rows, classes, hidden] = self.shape;
+        let Comparison { max_abs_error, tolerance, passed, .. } = self.comparison;
+        let verdict = if passed { "passed" } else { "FAILED" };
+        write!(
+            f,
+            "{verdict} {:<12} {:<4} {rows}×{classes} (depth {hidden}): error {max_abs_error:.1e}, \
+             tolerance {tolerance:.1e}",
+            self.output, self.dtype
+        )
+    }
+}
+
+/// Runs any loss, built in or a user's own, against its f64 reference: the loss and every gradient
+/// of a required input, in every storage type, at awkward shapes.
+///
+/// # Errors
+///
+/// Those of the call; an output that is off is not one, see [`Comparison::passed`].
+pub fn check(loss: &dyn Loss, gpu: &Gpu) -> Result<Vec<Checked>> {
+    let mut checked = Vec::new();
+    for (seed, shape) in
+        [[1, 1, 1], [5, 7, 3], [33, 129, 20], [2, 50_257, 4]].into_iter().enumerate()
+    {
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+            checked.extend(check_shape(loss, gpu, seed as u64, shape, dtype)?);
+        }
+    }
+    Ok(checked)
+}
+
+fn check_shape(
+    loss: &dyn Loss,
+    gpu: &Gpu,
+    seed: u64,
+    shape: [u64; 3],
+    dtype: Dtype,
+) -> Result<Vec<Checked>> {
+    let about = loss.about();
+    let inputs = conformance::rounded(loss, &example_inputs(about, seed, shape), dtype);
+    let gradients =
+        about.outputs.iter().map(|output| output.name).filter(|name| {
+            name.strip_prefix("grad.").is_some_and(|input| inputs.contains_key(input))
+        });
+    let wanted: Vec<&str> = std::iter::once("loss").chain(gradients).collect();
+    let truth = loss.reference(&inputs, &wanted, Arithmetic::F64)?;
+    let naive = loss.reference(&inputs, &wanted, Arithmetic::F32)?;
+    let actual = gpu.run_arrays(loss, &inputs, dtype, &wanted)?.read_blocking()?;
+    let compared = wanted.iter().filter_map(|&name| {
+        let storage = if name == "loss" { Dtype::F32 } else { dtype };
+        let [actual, truth, naive] = [actual.get(name)?, truth.get(name)?, naive.get(name)?];
+        let comparison = compare(name, actual, truth, naive, storage, shape[1]);
+        Some(Checked { output: name.to_owned(), dtype, shape, comparison })
+    });
+    Ok(compared.collect())
+}
+
+/// Seeded inputs for a loss: what it requires, and index targets where it takes them.
+pub fn example_inputs(about: &About, seed: u64, [rows, classes, hidden]: [u64; 3]) -> Arrays {
+    let extent = |dim: &Dim| match dim {
+        Dim::Rows => rows,
+        Dim::Classes => classes,
+        Dim::Hidden => hidden,
+        _ => 1,
+    };
+    let used = about.inputs.iter().filter(|a| a.required || a.name == "targets").enumerate();
+    used.map(|(index, argument)| {
+        let shape: Vec<u64> =
+            argument.shapes.first().map_or(&[][..], |s| s).iter().map(extent).collect();
+        let count = shape.iter().product::<u64>() as usize;
+        let seed = seed.wrapping_mul(31).wrapping_add(index as u64);
+        let array = match argument.kind {
+            Kind::Index => Array::int(&shape, targets(seed, count, classes)),
+            _ => Array::float(&shape, gaussian(seed, count)),
+        };
+        (argument.name.to_owned(), array)
+    })
+    .collect()
 }

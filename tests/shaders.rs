@@ -1,6 +1,7 @@
 //! Every specialisation that the registry's plans use, without a GPU: naga parses, validates and
 //! specialises it, and writes it for every target.
 #![cfg(feature = "cases")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
 

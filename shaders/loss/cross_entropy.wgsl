@@ -6,10 +6,6 @@ override HAS_TERM: bool = false;
 override ORDINAL: bool = false;
 override SOFTCAP: bool = false;
 override FOCAL: bool = false;
-// The row's lse is given: the maximum and sum of a stream are not used.
-override HAS_LSE: bool = false;
-// The columns were streamed; otherwise the lse and the target are all there is.
-override STREAMED: bool = true;
 override WANTS_ENTROPY: bool = false;
 override WANTS_ARGMAX: bool = false;
 override WANTS_RANK: bool = false;

@@ -31,7 +31,9 @@ pub(crate) fn run(
 fn compute<T: Real>(loss: &CrossEntropy, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
     let (rows, classes) = extents(NAME, inputs, "logits")?;
     let logits: Vec<T> = floats(inputs, "logits", &[rows, classes])?.unwrap_or_default();
-    let batch = Batch::read(loss, inputs, "weight", logits, [rows, classes])?;
+    loss.check_targets(inputs.contains_key("targets"), inputs.contains_key("target_probs"))?;
+    CrossEntropy::check_wanted(inputs.contains_key("target_probs"), wanted)?;
+    let batch = Batch::read(loss, inputs, logits, [rows, classes])?;
     let solved = Solved::new(loss, &batch);
     wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(name)?))).collect()
 }
@@ -61,11 +63,10 @@ impl<T: Real> Batch<T> {
     pub(super) fn read(
         loss: &CrossEntropy,
         inputs: &Arrays,
-        weight: &str,
         logits: Vec<T>,
         [rows, classes]: [usize; 2],
     ) -> Result<Self> {
-        let targets = read_targets(loss, inputs, [rows, classes])?;
+        let targets = read_targets(inputs, [rows, classes])?;
         let per_row = loss.reduction == Reduction::None
             && matches!(inputs.get("upstream"), Some(up) if up.len() != 1);
         let upstream = floats(inputs, "upstream", &[if per_row { rows } else { 1 }])?;
@@ -78,7 +79,7 @@ impl<T: Real> Batch<T> {
             classes,
             logits,
             targets,
-            weight: floats(inputs, weight, &[classes])?,
+            weight: floats(inputs, "weight", &[classes])?,
             logit_bias: floats(inputs, "logit_bias", &[classes])?,
             row_weight: floats(inputs, "row_weight", &[rows])?,
             upstream,
@@ -104,33 +105,13 @@ impl<T: Real> Batch<T> {
     }
 }
 
-fn read_targets<T: Real>(
-    loss: &CrossEntropy,
-    inputs: &Arrays,
-    [rows, classes]: [usize; 2],
-) -> Result<Targets<T>> {
-    match (inputs.get("targets"), inputs.get("target_probs")) {
-        (Some(_), Some(_)) => Err(conflict("targets", "target_probs", "a row has one target")),
-        (None, None) => Err(Error::MissingInput {
-            loss: NAME.to_owned(),
-            argument: "targets".to_owned(),
-            reason: "a row needs a target".to_owned(),
-        }),
-        (Some(indices), None) => {
-            fits("targets", indices, &[rows])?;
-            Ok(Targets::Index(indices.to_i64()))
-        }
-        (None, Some(_)) => {
-            if loss.focal_gamma != 0.0 {
-                return Err(conflict("focal_gamma", "target_probs", "p_y needs an index"));
-            }
-            if loss.label_smoothing != 0.0 && loss.smoothing == Smoothing::Ordinal {
-                return Err(conflict("smoothing", "target_probs", "neighbours need an index"));
-            }
-            let probs = floats(inputs, "target_probs", &[rows, classes])?;
-            Ok(Targets::Probs(probs.unwrap_or_default()))
-        }
+fn read_targets<T: Real>(inputs: &Arrays, [rows, classes]: [usize; 2]) -> Result<Targets<T>> {
+    if let Some(indices) = inputs.get("targets") {
+        fits("targets", indices, &[rows])?;
+        return Ok(Targets::Index(indices.to_i64()));
     }
+    let probs = floats(inputs, "target_probs", &[rows, classes])?;
+    Ok(Targets::Probs(probs.unwrap_or_default()))
 }
 
 fn conflict(argument: &str, other: &str, reason: &str) -> Error {
@@ -283,11 +264,6 @@ impl<'a, T: Real> Solved<'a, T> {
         solved
     }
 
-    /// Whether a row's gradient can be other than 0.
-    pub(super) fn is_live(&self, row: usize) -> bool {
-        !self.factor(row).is_zero()
-    }
-
     /// The gradient of the logits, row by row.
     pub(super) fn gradient(&self) -> Vec<T> {
         (0..self.batch.rows).flat_map(|row| self.backward(row)).collect()
@@ -300,21 +276,18 @@ impl<'a, T: Real> Solved<'a, T> {
             "loss" if self.loss.reduction == Reduction::None => self.each(|row| row.loss),
             "loss" => array(&[1], [self.reduced()]),
             "grad.logits" => array(&[rows, classes], self.gradient()),
-            "grad.target_probs" => array(&[rows, classes], self.target_gradient()?),
+            "grad.target_probs" => array(&[rows, classes], self.target_gradient()),
             "lse" => self.each(|row| row.lse),
-            "log_prob" => self.index_only(name)?.each(|row| row.log_prob),
+            "log_prob" => self.each(|row| row.log_prob),
             "entropy" => self.each(|row| row.entropy),
             "max_prob" => self.each(|row| row.max_prob),
             "argmax" => self.each_int(|row| row.argmax),
-            "rank" => self.index_only(name)?.each_int(|row| row.rank),
-            "correct" => self.index_only(name)?.each_int(|row| i64::from(row.correct)),
+            "rank" => self.each_int(|row| row.rank),
+            "correct" => self.each_int(|row| i64::from(row.correct)),
             "sum" => array(&[1], [self.totals.sum]),
             "denominator" => array(&[1], [self.totals.denominator]),
             "count" => Array::int(&[1], vec![self.totals.count]),
-            "correct_count" => {
-                self.index_only(name)?;
-                Array::int(&[1], vec![self.totals.correct])
-            }
+            "correct_count" => Array::int(&[1], vec![self.totals.correct]),
             "perplexity" => array(&[1], [self.mean(self.totals.denominator).exp()]),
             _ => return Err(no_output(name)),
         })
@@ -326,14 +299,6 @@ impl<'a, T: Real> Solved<'a, T> {
 
     fn each_int(&self, value: impl Fn(&Row<T>) -> i64) -> Array {
         Array::int(&[self.rows.len() as u64], self.rows.iter().map(value).collect())
-    }
-
-    /// Refuses what only an index target has.
-    fn index_only(&self, output: &str) -> Result<&Self> {
-        match self.batch.targets {
-            Targets::Index(_) => Ok(self),
-            Targets::Probs(_) => Err(conflict(output, "target_probs", "it needs an index target")),
-        }
     }
 
     /// u = (cap·tanh(z/cap) + bias)/τ of a row. `-inf` masks a class, with a cap too; a logit that
@@ -598,15 +563,8 @@ impl<'a, T: Real> Solved<'a, T> {
     }
 
     /// ∂q = −f·(1 − ε)·w∘log p.
-    fn target_gradient(&self) -> Result<Vec<T>> {
-        if matches!(self.batch.targets, Targets::Index(_)) {
-            return Err(Error::MissingInput {
-                loss: NAME.to_owned(),
-                argument: "target_probs".to_owned(),
-                reason: "its gradient is wanted".to_owned(),
-            });
-        }
-        Ok((0..self.batch.rows).flat_map(|row| self.target_backward(row)).collect())
+    fn target_gradient(&self) -> Vec<T> {
+        (0..self.batch.rows).flat_map(|row| self.target_backward(row)).collect()
     }
 
     fn target_backward(&self, row: usize) -> Vec<T> {

@@ -1,51 +1,72 @@
-//! Cross-entropy of a linear layer as a textbook writes it: the logits, then their loss.
+//! A row loss of a linear layer as a textbook writes it: the scores, then their loss.
 
-use super::{
-    Real, array,
-    cross_entropy::{Batch, Solved},
-    extents, floats, wrong_shape,
-};
+use super::{Real, array, extents, floats, wrong_shape};
 use crate::{
     array::{Arithmetic, Arrays},
     error::Result,
-    loss::{LinearCrossEntropy, WeightLayout},
+    loss::{Loss, WeightLayout},
 };
 
-const NAME: &str = "linear_cross_entropy";
+/// The layer's own inputs, which the loss on its scores does not see.
+const OWN: [&str; 3] = ["hidden", "weight", "bias"];
 
 /// Computes every output in `wanted`. Gradients are plain ones: `accumulate` has nothing to add to.
 pub(crate) fn run(
-    loss: &LinearCrossEntropy,
+    loss: &dyn Loss,
+    layout: WeightLayout,
     inputs: &Arrays,
     wanted: &[&str],
     arithmetic: Arithmetic,
 ) -> Result<Arrays> {
     match arithmetic {
-        Arithmetic::F64 => compute::<f64>(loss, inputs, wanted),
-        Arithmetic::F32 => compute::<f32>(loss, inputs, wanted),
+        Arithmetic::F64 => compute::<f64>(loss, layout, inputs, wanted, arithmetic),
+        Arithmetic::F32 => compute::<f32>(loss, layout, inputs, wanted, arithmetic),
     }
 }
 
-fn compute<T: Real>(loss: &LinearCrossEntropy, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
-    let layer = Layer::<T>::read(loss, inputs)?;
-    let extents = [layer.rows, layer.classes];
-    let options = &loss.cross_entropy;
-    let batch = Batch::read(options, inputs, "class_weight", layer.logits(), extents)?;
-    let solved = Solved::new(options, &batch);
-    let live: Vec<bool> = (0..layer.rows).map(|row| solved.is_live(row)).collect();
-    let wants_gradient = wanted.iter().any(|name| name.starts_with("grad."));
-    let gradient = if wants_gradient { solved.gradient() } else { Vec::new() };
-    let output = |name: &str| {
-        Ok(match name {
-            "grad.hidden" => {
-                array(&[layer.rows, layer.hidden], layer.hidden_gradient(&gradient, &live))
-            }
-            "grad.weight" => array(&layer.weight_shape(), layer.weight_gradient(&gradient, &live)),
-            "grad.bias" => array(&[layer.classes], layer.bias_gradient(&gradient, &live)),
-            _ => solved.output(name)?,
+fn compute<T: Real>(
+    loss: &dyn Loss,
+    layout: WeightLayout,
+    inputs: &Arrays,
+    wanted: &[&str],
+    arithmetic: Arithmetic,
+) -> Result<Arrays> {
+    let layer = Layer::<T>::read(loss.about().name, layout, inputs)?;
+    let mut scores: Arrays = inputs
+        .iter()
+        .filter(|(name, _)| !OWN.contains(&name.as_str()))
+        .map(|(name, array)| {
+            let name = if name == "class_weight" { "weight" } else { name.as_str() };
+            (name.to_owned(), array.clone())
         })
-    };
-    wanted.iter().map(|&name| Ok((name.to_owned(), output(name)?))).collect()
+        .collect();
+    scores.insert("logits".to_owned(), array(&[layer.rows, layer.classes], layer.logits()));
+    let (own, mut inner): (Vec<&str>, Vec<&str>) = wanted
+        .iter()
+        .partition(|name| OWN.iter().any(|own| name.strip_prefix("grad.") == Some(own)));
+    if !own.is_empty() {
+        inner.push("grad.logits");
+    }
+    let mut outputs = loss.reference(&scores, &inner, arithmetic)?;
+    if let Some(gradient) = outputs.remove("grad.logits") {
+        let gradient: Vec<T> = gradient.to_f64().into_iter().map(T::of).collect();
+        // A row without a gradient reaches nothing, whatever its hidden state holds.
+        let live: Vec<bool> =
+            gradient.chunks(layer.classes).map(|row| row.iter().any(|g| !g.is_zero())).collect();
+        for name in own {
+            let output = match name {
+                "grad.hidden" => {
+                    array(&[layer.rows, layer.hidden], layer.hidden_gradient(&gradient, &live))
+                }
+                "grad.weight" => {
+                    array(&layer.weight_shape(), layer.weight_gradient(&gradient, &live))
+                }
+                _ => array(&[layer.classes], layer.bias_gradient(&gradient, &live)),
+            };
+            outputs.insert(name.to_owned(), output);
+        }
+    }
+    Ok(outputs)
 }
 
 /// The linear layer: logits = states·Wᵀ + bias.
@@ -60,10 +81,9 @@ struct Layer<T> {
 }
 
 impl<T: Real> Layer<T> {
-    fn read(loss: &LinearCrossEntropy, inputs: &Arrays) -> Result<Self> {
-        let (rows, hidden) = extents(NAME, inputs, "hidden")?;
-        let layout = loss.weight_layout;
-        let (classes, depth) = match (layout, extents(NAME, inputs, "weight")?) {
+    fn read(name: &str, layout: WeightLayout, inputs: &Arrays) -> Result<Self> {
+        let (rows, hidden) = extents(name, inputs, "hidden")?;
+        let (classes, depth) = match (layout, extents(name, inputs, "weight")?) {
             (WeightLayout::ClassesHidden, extents) => extents,
             (WeightLayout::HiddenClasses, (depth, classes)) => (classes, depth),
         };

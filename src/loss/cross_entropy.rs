@@ -1,7 +1,8 @@
 //! Softmax cross-entropy with index or probability targets (catalogue R1 to R6).
 
 use super::{
-    About, Argument, Dim, Empty, Entry, Kind, Loss, OptionAbout, Padding, Reduction, tensors,
+    About, Argument, Dim, Empty, Entry, Kind, Loss, OptionAbout, Padding, Reduction,
+    arguments as arg, tensors,
 };
 use crate::{
     array::{Arithmetic, Arrays},
@@ -28,7 +29,7 @@ pub enum IgnoreIndex {
 
 impl IgnoreIndex {
     /// The most indices that a list may hold.
-    pub const MOST: usize = 4;
+    pub const MOST: usize = row::MOST_IGNORED;
 
     /// The indices.
     pub fn as_slice(&self) -> &[i64] {
@@ -232,78 +233,8 @@ tensors! {
     }
 }
 
-const ROWS: &[&[Dim]] = &[&[Dim::Rows]];
-const ONE: &[&[Dim]] = &[&[Dim::One]];
 const CLASSES: &[&[Dim]] = &[&[Dim::Classes]];
 const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
-
-/// The arguments that every row loss with index targets has, as `(inputs, outputs)` share them.
-pub(crate) mod arguments {
-    use super::{Argument, Dim, Kind, ONE, ROWS};
-
-    pub const TARGETS: Argument = Argument::optional("targets", Kind::Index, ROWS, "class indices");
-    pub const ROW_WEIGHT: Argument =
-        Argument::optional("row_weight", Kind::Float, ROWS, "multiplies a row's loss and gradient");
-    pub const UPSTREAM: Argument = Argument::optional(
-        "upstream",
-        Kind::F32,
-        &[&[Dim::One], &[Dim::Rows]],
-        "the gradient from above; one value a row with reduction `none`",
-    );
-    pub const DENOMINATOR_IN: Argument =
-        Argument::optional("denominator", Kind::F32, ONE, "the caller's denominator, on the GPU");
-    pub const LSE_IN: Argument = Argument::optional(
-        "lse",
-        Kind::F32,
-        ROWS,
-        "a saved lse: the gradient is made from it without a first pass",
-    );
-    pub const LOSS: Argument = Argument::optional(
-        "loss",
-        Kind::F32,
-        &[&[Dim::One], &[Dim::Rows]],
-        "the loss; one value a row with reduction `none`",
-    );
-    pub const LSE: Argument = Argument::optional("lse", Kind::F32, ROWS, "log Σ exp(u)");
-    pub const LOG_PROB: Argument =
-        Argument::optional("log_prob", Kind::F32, ROWS, "log softmax(u) of the target");
-    pub const ENTROPY: Argument =
-        Argument::optional("entropy", Kind::F32, ROWS, "entropy of softmax(u)");
-    pub const MAX_PROB: Argument =
-        Argument::optional("max_prob", Kind::F32, ROWS, "largest probability");
-    pub const ARGMAX: Argument =
-        Argument::optional("argmax", Kind::U32, ROWS, "class of the largest u, lowest on a tie");
-    pub const RANK: Argument = Argument::optional(
-        "rank",
-        Kind::U32,
-        ROWS,
-        "classes before the target in a stable descending order",
-    );
-    pub const CORRECT: Argument =
-        Argument::optional("correct", Kind::U32, ROWS, "1 where argmax is the target");
-    pub const STATISTICS: Argument = Argument::optional(
-        "statistics",
-        Kind::F32,
-        &[&[Dim::Rows, Dim::State]],
-        "the mergeable state of each row",
-    );
-    pub const SUM: Argument = Argument::optional("sum", Kind::F32, ONE, "Σ of the row losses");
-    pub const DENOMINATOR: Argument =
-        Argument::optional("denominator", Kind::F32, ONE, "what a mean divides by");
-    pub const COUNT: Argument = Argument::optional("count", Kind::I64, ONE, "rows kept");
-    pub const CORRECT_COUNT: Argument =
-        Argument::optional("correct_count", Kind::U32, ONE, "rows kept whose argmax is the target");
-    pub const PERPLEXITY: Argument =
-        Argument::optional("perplexity", Kind::F32, ONE, "exp(sum/denominator)");
-    pub const STATUS: Argument = Argument::optional(
-        "status",
-        Kind::U32,
-        &[&[Dim::StatusWords]],
-        "completion, bad targets, bad rows",
-    );
-}
-
-use arguments as arg;
 
 static ABOUT: About = About {
     name: "cross_entropy",
@@ -399,11 +330,7 @@ impl Loss for CrossEntropy {
         let bad = |option, value: f64, reason: &str| {
             Err(Error::option("cross_entropy", option, value, reason))
         };
-        if let Reduction::Over(d) = self.reduction
-            && !(d.is_finite() && d != 0.0)
-        {
-            return bad("reduction", d, "a denominator is finite and not 0");
-        }
+        row::check_reduction("cross_entropy", self.reduction)?;
         if !(0.0..=1.0).contains(&self.label_smoothing) {
             return bad("label_smoothing", self.label_smoothing, "ε lies in [0, 1]");
         }
@@ -472,6 +399,10 @@ impl CrossEntropy {
 }
 
 impl RowLoss for CrossEntropy {
+    fn linear_about(&self) -> &'static About {
+        &super::linear_cross_entropy::ABOUT
+    }
+
     fn sources(&self) -> Vec<Source> {
         vec![shader!("loss/cross_entropy.wgsl")]
     }
@@ -533,7 +464,7 @@ impl RowLoss for CrossEntropy {
     fn check(&self, call: &Call) -> Result<()> {
         self.check_targets(call.has("targets"), call.has("target_probs"))?;
         let names: Vec<&str> = call.outputs.keys().map(String::as_str).collect();
-        self.check_wanted(call.has("target_probs"), &names)
+        Self::check_wanted(call.has("target_probs"), &names)
     }
 }
 
@@ -567,7 +498,7 @@ impl CrossEntropy {
     }
 
     /// Outputs that need a kind of target.
-    pub(crate) fn check_wanted(&self, probs: bool, wanted: &[&str]) -> Result<()> {
+    pub(crate) fn check_wanted(probs: bool, wanted: &[&str]) -> Result<()> {
         let (needs, refused): (&str, &[&str]) = if probs {
             ("targets", &["log_prob", "rank", "correct", "correct_count"])
         } else {

@@ -1,17 +1,9 @@
 //! Cross-entropy of a linear layer whose logits are never stored (catalogue P1).
 
 use super::{
-    About, Argument, CrossEntropy, Dim, Entry, Kind, Loss, OptionAbout,
-    cross_entropy::arguments as arg, tensors,
+    About, Argument, CrossEntropy, Dim, Entry, Kind, OptionAbout, arguments as arg, tensors,
 };
-use crate::{
-    array::{Arithmetic, Arrays},
-    cpu,
-    error::Result,
-    linear::{self, LinearOptions},
-    plan::{Call, Plan},
-    profile::Profile,
-};
+use crate::linear::Linear;
 
 /// How the classifier's weight lies in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,43 +47,7 @@ pub enum WeightLayout {
 /// assert!((outputs["loss"].to_f64()[0] - 0.407_605_964).abs() < 1e-9);
 /// # Ok::<(), surprisal::Error>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct LinearCrossEntropy {
-    /// What is done with the logits.
-    pub cross_entropy: CrossEntropy,
-    /// How the weight lies in memory.
-    pub weight_layout: WeightLayout,
-    /// The most bytes for the chunk of logits; `None` lets the plan choose.
-    pub chunk_bytes: Option<u64>,
-    /// Add into the gradients of weight and bias instead of overwriting them (micro-batches).
-    pub accumulate: bool,
-}
-
-impl LinearCrossEntropy {
-    /// Cross-entropy of a linear layer, with these options for the cross-entropy.
-    pub fn new(cross_entropy: CrossEntropy) -> Self {
-        Self { cross_entropy, ..Self::default() }
-    }
-
-    /// Sets how the weight lies in memory.
-    pub fn weight_layout(mut self, layout: WeightLayout) -> Self {
-        self.weight_layout = layout;
-        self
-    }
-
-    /// Sets the most bytes for the chunk of logits.
-    pub fn chunk_bytes(mut self, bytes: u64) -> Self {
-        self.chunk_bytes = Some(bytes);
-        self
-    }
-
-    /// Adds into the gradients of weight and bias instead of overwriting them.
-    pub fn accumulate(mut self, accumulate: bool) -> Self {
-        self.accumulate = accumulate;
-        self
-    }
-}
+pub type LinearCrossEntropy = Linear<CrossEntropy>;
 
 tensors! {
     /// What [`LinearCrossEntropy`] takes.
@@ -159,19 +115,17 @@ tensors! {
     }
 }
 
-const HIDDEN: &[&[Dim]] = &[&[Dim::Rows, Dim::Hidden]];
-const WEIGHT: &[&[Dim]] = &[&[Dim::Classes, Dim::Hidden], &[Dim::Hidden, Dim::Classes]];
 const CLASSES: &[&[Dim]] = &[&[Dim::Classes]];
 
-static ABOUT: About = About {
+pub(super) static ABOUT: About = About {
     name: "linear_cross_entropy",
     summary: "Cross-entropy of a linear layer whose logits are never stored.",
     formula: "logits = hidden·Wᵀ + bias; then cross_entropy",
     pytorch: "torch.nn.functional.cross_entropy(torch.nn.functional.linear(hidden, weight, bias), …)",
     inputs: &[
-        Argument::required("hidden", Kind::Float, HIDDEN, "hidden states"),
-        Argument::required("weight", Kind::Float, WEIGHT, "the classifier W, see weight_layout"),
-        Argument::optional("bias", Kind::Float, CLASSES, "the classifier's bias"),
+        arg::HIDDEN,
+        arg::WEIGHT,
+        arg::BIAS,
         arg::TARGETS,
         Argument::optional("class_weight", Kind::Float, CLASSES, "class weights"),
         Argument::optional("logit_bias", Kind::Float, CLASSES, "added to the capped logits"),
@@ -182,9 +136,9 @@ static ABOUT: About = About {
     ],
     outputs: &[
         arg::LOSS,
-        Argument::optional("grad.hidden", Kind::Float, HIDDEN, "gradient of the hidden states"),
-        Argument::optional("grad.weight", Kind::Float, WEIGHT, "gradient of W, in W's layout"),
-        Argument::optional("grad.bias", Kind::Float, CLASSES, "gradient of the bias"),
+        arg::HIDDEN_GRADIENT,
+        arg::WEIGHT_GRADIENT,
+        arg::BIAS_GRADIENT,
         arg::LSE,
         arg::LOG_PROB,
         arg::ENTROPY,
@@ -228,38 +182,6 @@ pub(super) const ENTRY: Entry = Entry {
     default: || Box::new(LinearCrossEntropy::default()),
 };
 
-impl Loss for LinearCrossEntropy {
-    fn about(&self) -> &'static About {
-        &ABOUT
-    }
-
-    fn validate(&self) -> Result<()> {
-        self.cross_entropy.validate()
-    }
-
-    fn is_per_row(&self) -> bool {
-        self.cross_entropy.is_per_row()
-    }
-
-    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
-        let options = LinearOptions {
-            weight_layout: self.weight_layout,
-            chunk_bytes: self.chunk_bytes,
-            accumulate: self.accumulate,
-        };
-        linear::plan(ABOUT.name, &self.cross_entropy, options, call, profile)
-    }
-
-    fn reference(
-        &self,
-        inputs: &Arrays,
-        wanted: &[&str],
-        arithmetic: Arithmetic,
-    ) -> Result<Arrays> {
-        cpu::linear::run(self, inputs, wanted, arithmetic)
-    }
-}
-
 /// The options as they stand in JSON: those of the linear layer beside those of the cross-entropy.
 ///
 /// `serde(flatten)` cannot deny unknown fields, so the two are told apart here.
@@ -298,7 +220,7 @@ mod json {
             let cross_entropy: CrossEntropy =
                 serde_json::from_value(rest.into()).map_err(D::Error::custom)?;
             Ok(Self {
-                cross_entropy,
+                loss: cross_entropy,
                 weight_layout: own.weight_layout,
                 chunk_bytes: own.chunk_bytes,
                 accumulate: own.accumulate,
@@ -313,7 +235,7 @@ mod json {
                 Ok(_) => Err(S::Error::custom("options are an object")),
                 Err(error) => Err(S::Error::custom(error)),
             };
-            let mut all = object(serde_json::to_value(&self.cross_entropy))?;
+            let mut all = object(serde_json::to_value(&self.loss))?;
             all.extend(object(serde_json::to_value(Own {
                 weight_layout: self.weight_layout,
                 chunk_bytes: self.chunk_bytes,

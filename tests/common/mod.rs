@@ -40,17 +40,16 @@ pub fn plans() -> Vec<Plan> {
                     for variant in 0..4 {
                         let shape = Shape { rows, classes, offset, dtype, variant };
                         for profile in profiles() {
-                            if let Some(call) = shape.call(loss.as_ref(), &profile) {
-                                match loss.plan(&call, &profile) {
-                                    Ok(plan) => plans.push(plan),
-                                    // Options that exclude a variant's targets, and the like.
-                                    Err(
-                                        surprisal::Error::InvalidOption { .. }
-                                        | surprisal::Error::MissingInput { .. }
-                                        | surprisal::Error::Conflict { .. },
-                                    ) => {}
-                                    Err(error) => panic!("{error}: {loss:?} {shape:?}"),
-                                }
+                            let call = shape.call(loss.as_ref(), &profile);
+                            match loss.plan(&call, &profile) {
+                                Ok(plan) => plans.push(plan),
+                                // Options that exclude a variant's targets, and the like.
+                                Err(
+                                    surprisal::Error::InvalidOption { .. }
+                                    | surprisal::Error::MissingInput { .. }
+                                    | surprisal::Error::Conflict { .. },
+                                ) => {}
+                                Err(error) => panic!("{error}: {loss:?} {shape:?}"),
                             }
                         }
                     }
@@ -72,7 +71,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    pub fn call(&self, loss: &dyn surprisal::Loss, profile: &Profile) -> Option<plan::Call> {
+    pub fn call(&self, loss: &dyn surprisal::Loss, profile: &Profile) -> plan::Call {
         let about = loss.about();
         let mut inputs = BTreeMap::new();
         let mut outputs = BTreeMap::new();
@@ -112,7 +111,7 @@ impl Shape {
                 outputs.insert(argument.name.to_owned(), self.operand(loss, argument, number));
             }
         }
-        Some(call(loss, inputs, outputs, profile))
+        call(loss, inputs, outputs, profile)
     }
 
     fn operand(

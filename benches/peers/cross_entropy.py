@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""F.cross_entropy forward and backward in PyTorch on the CPU, and surprisal's fused cross_entropy, in turn.
+
+One process per shape, `surprisal bench … --serve`, stays and answers each line on its stdin with one timed run, so
+both sides (and a WGSL copy of the same bytes) alternate in one run on one machine. PyTorch makes a new gradient in every
+step, as a training loop does after `zero_grad(set_to_none=True)`; surprisal writes into the caller's. Times of both
+are by the wall clock: from the call until the gradient is there. Nothing is transferred to or from an adapter.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+
+SHAPES = ["256x32768", "128x131072", "64x256000"]
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--surprisal", required=True, metavar="BINARY", help="the release binary")
+    parser.add_argument("--shape", action="append", metavar="ROWSxCLASSES", help=f"default: {', '.join(SHAPES)}")
+    parser.add_argument("--adapter", help="a part of the adapter's name, as in every command of surprisal")
+    parser.add_argument("--runs", type=int, default=30, help="counted rounds a shape (default: %(default)s)")
+    parser.add_argument("--warm-up", type=int, default=5, help="rounds that are not counted (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="PyTorch's threads (default: %(default)s)")
+    parser.add_argument("--pause", type=float, default=10, help="milliseconds between two runs, in which the "
+                        "threads of the one before go to sleep (default: %(default)s)")
+    parser.add_argument("--json", metavar="OUT", help="write every single time to this file")
+    return parser.parse_args()
+
+
+class Served:
+    """`surprisal bench cross_entropy … --serve`: one timed run a line."""
+
+    def __init__(self, options, rows, classes):
+        self.command = [options.surprisal, "bench", "cross_entropy", "--rows", str(rows), "--classes", str(classes),
+                        "--mode", "fused", "--serve"]
+        if options.adapter:
+            self.command += ["--adapter", options.adapter]
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.about = self.answer()
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"{' '.join(self.command)} ended with status {self.process.wait()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            sys.exit(answer["error"])
+        return answer
+
+    def wall_ms(self, what):
+        self.process.stdin.write(what + "\n")
+        self.process.stdin.flush()
+        return self.answer()["wall_ms"]
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def pytorch(torch, rows, classes):
+    """One step of PyTorch, as a function that takes its time in milliseconds."""
+    torch.manual_seed(0)
+    logits = torch.randn(rows, classes, requires_grad=True)
+    targets = torch.randint(0, classes, (rows,))
+
+    def step():
+        logits.grad = None
+        start = time.perf_counter()
+        torch.nn.functional.cross_entropy(logits, targets).backward()
+        return (time.perf_counter() - start) * 1e3
+
+    return step
+
+
+def measure(torch, options, shape):
+    rows, classes = (int(extent) for extent in shape.split("x"))
+    served = Served(options, rows, classes)
+    step = pytorch(torch, rows, classes)
+    sides = [("pytorch", step), ("loss", lambda: served.wall_ms("loss")), ("copy", lambda: served.wall_ms("copy"))]
+    times = {name: [] for name, _ in sides}
+    for number in range(options.warm_up + options.runs):
+        # The order moves on from round to round: nobody always runs after the same one.
+        turn = number % len(sides)
+        for name, run in sides[turn:] + sides[:turn]:
+            time.sleep(options.pause / 1e3)
+            milliseconds = run()
+            if number >= options.warm_up:
+                times[name].append(milliseconds)
+    served.close()
+    return served, times
+
+
+def spread(values):
+    tenths = statistics.quantiles(values, n=10, method="inclusive") if len(values) > 1 else values * 9
+    return f"{statistics.median(values):.1f} ({tenths[0]:.1f} to {tenths[8]:.1f})"
+
+
+def ratios(times, name, other):
+    return [a / b for a, b in zip(times[name], times[other])]
+
+
+def processor():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} CPUs seen"
+
+
+def main():
+    options = arguments()
+    try:
+        import torch
+    except ImportError as error:
+        sys.exit(f"{error}: run benches/peers/run, which installs it")
+    torch.set_num_threads(options.threads)
+    results = [(shape, *measure(torch, options, shape)) for shape in options.shape or SHAPES]
+
+    # benches/peers/run puts the binary first.
+    command = shlex.join(["benches/peers/run", *sys.argv[3:]])
+    about = results[0][1].about
+    print(f"`{command}`\n")
+    print(f"- cross-entropy, f32, index targets, mean, forward and backward; {options.runs} rounds in turn")
+    print(f"- surprisal {about['surprisal']} on {about['adapter']}, {about['driver']}")
+    print(f"- PyTorch {torch.__version__}, CPU, {torch.get_num_threads()} threads, "
+          f"{torch.backends.cpu.get_cpu_capability()}")
+    print(f"- {processor()}, {platform.platform()}")
+    print("- wall clock, medians (10th to 90th percentile); ratios are medians of the ratios round by round\n")
+    print("| rows × classes | PyTorch, ms | surprisal, ms | WGSL copy, ms | of PyTorch's time | times the copy |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for shape, _, times in results:
+        columns = [shape.replace("x", " × "), *(spread(times[name]) for name in ("pytorch", "loss", "copy")),
+                   f"{statistics.median(ratios(times, 'loss', 'pytorch')):.2f}",
+                   f"{statistics.median(ratios(times, 'loss', 'copy')):.2f}"]
+        print(f"| {' | '.join(columns)} |")
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as out:
+            json.dump([{"shape": shape, "about": served.about, "ms": times} for shape, served, times in results],
+                      out, indent=1)
+
+
+if __name__ == "__main__":
+    main()

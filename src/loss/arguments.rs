@@ -1,0 +1,84 @@
+//! The arguments that losses share.
+
+use super::{Argument, Dim, Kind};
+
+const ROWS: &[&[Dim]] = &[&[Dim::Rows]];
+const ONE: &[&[Dim]] = &[&[Dim::One]];
+const CLASSES: &[&[Dim]] = &[&[Dim::Classes]];
+const HIDDEN_SHAPE: &[&[Dim]] = &[&[Dim::Rows, Dim::Hidden]];
+const WEIGHT_SHAPE: &[&[Dim]] = &[&[Dim::Classes, Dim::Hidden], &[Dim::Hidden, Dim::Classes]];
+
+pub(crate) const HIDDEN: Argument =
+    Argument::required("hidden", Kind::Float, HIDDEN_SHAPE, "hidden states");
+pub(crate) const WEIGHT: Argument =
+    Argument::required("weight", Kind::Float, WEIGHT_SHAPE, "the classifier W, see weight_layout");
+pub(crate) const BIAS: Argument =
+    Argument::optional("bias", Kind::Float, CLASSES, "the classifier's bias");
+pub(crate) const HIDDEN_GRADIENT: Argument =
+    Argument::optional("grad.hidden", Kind::Float, HIDDEN_SHAPE, "gradient of the hidden states");
+pub(crate) const WEIGHT_GRADIENT: Argument =
+    Argument::optional("grad.weight", Kind::Float, WEIGHT_SHAPE, "gradient of W, in W's layout");
+pub(crate) const BIAS_GRADIENT: Argument =
+    Argument::optional("grad.bias", Kind::Float, CLASSES, "gradient of the bias");
+
+pub(crate) const TARGETS: Argument =
+    Argument::optional("targets", Kind::Index, ROWS, "class indices");
+pub(crate) const ROW_WEIGHT: Argument =
+    Argument::optional("row_weight", Kind::Float, ROWS, "multiplies a row's loss and gradient");
+pub(crate) const UPSTREAM: Argument = Argument::optional(
+    "upstream",
+    Kind::F32,
+    &[&[Dim::One], &[Dim::Rows]],
+    "the gradient from above; one value a row with reduction `none`",
+);
+pub(crate) const DENOMINATOR_IN: Argument =
+    Argument::optional("denominator", Kind::F32, ONE, "the caller's denominator, on the GPU");
+pub(crate) const LSE_IN: Argument = Argument::optional(
+    "lse",
+    Kind::F32,
+    ROWS,
+    "a saved lse: the gradient is made from it without a first pass",
+);
+pub(crate) const LOSS: Argument = Argument::optional(
+    "loss",
+    Kind::F32,
+    &[&[Dim::One], &[Dim::Rows]],
+    "the loss; one value a row with reduction `none`",
+);
+pub(crate) const LSE: Argument = Argument::optional("lse", Kind::F32, ROWS, "log Σ exp(u)");
+pub(crate) const LOG_PROB: Argument =
+    Argument::optional("log_prob", Kind::F32, ROWS, "log softmax(u) of the target");
+pub(crate) const ENTROPY: Argument =
+    Argument::optional("entropy", Kind::F32, ROWS, "entropy of softmax(u)");
+pub(crate) const MAX_PROB: Argument =
+    Argument::optional("max_prob", Kind::F32, ROWS, "largest probability");
+pub(crate) const ARGMAX: Argument =
+    Argument::optional("argmax", Kind::U32, ROWS, "class of the largest u, lowest on a tie");
+pub(crate) const RANK: Argument = Argument::optional(
+    "rank",
+    Kind::U32,
+    ROWS,
+    "classes before the target in a stable descending order",
+);
+pub(crate) const CORRECT: Argument =
+    Argument::optional("correct", Kind::U32, ROWS, "1 where argmax is the target");
+pub(crate) const STATISTICS: Argument = Argument::optional(
+    "statistics",
+    Kind::F32,
+    &[&[Dim::Rows, Dim::State]],
+    "the mergeable state of each row",
+);
+pub(crate) const SUM: Argument = Argument::optional("sum", Kind::F32, ONE, "Σ of the row losses");
+pub(crate) const DENOMINATOR: Argument =
+    Argument::optional("denominator", Kind::F32, ONE, "what a mean divides by");
+pub(crate) const COUNT: Argument = Argument::optional("count", Kind::I64, ONE, "rows kept");
+pub(crate) const CORRECT_COUNT: Argument =
+    Argument::optional("correct_count", Kind::U32, ONE, "rows kept whose argmax is the target");
+pub(crate) const PERPLEXITY: Argument =
+    Argument::optional("perplexity", Kind::F32, ONE, "exp(sum/denominator)");
+pub(crate) const STATUS: Argument = Argument::optional(
+    "status",
+    Kind::U32,
+    &[&[Dim::StatusWords]],
+    "completion, bad targets, bad rows",
+);

@@ -1,0 +1,60 @@
+//! The reference cases of tests/vectors: all in f32, a third of them in each 16-bit type.
+
+use std::path::Path;
+
+use surprisal::{
+    Dtype, cases,
+    conformance::{self, Backend, Verdict},
+};
+
+use crate::support::Context;
+
+tests![
+    cross_entropy_f32,
+    cross_entropy_f16,
+    cross_entropy_bf16,
+    linear_cross_entropy_f32,
+    linear_cross_entropy_f16,
+    linear_cross_entropy_bf16,
+];
+
+fn cross_entropy_f32(context: &Context) {
+    every(context, "cross_entropy", Dtype::F32, 1, 0);
+}
+
+fn cross_entropy_f16(context: &Context) {
+    every(context, "cross_entropy", Dtype::F16, 3, 0);
+}
+
+fn cross_entropy_bf16(context: &Context) {
+    every(context, "cross_entropy", Dtype::Bf16, 3, 1);
+}
+
+fn linear_cross_entropy_f32(context: &Context) {
+    every(context, "linear_cross_entropy", Dtype::F32, 1, 0);
+}
+
+fn linear_cross_entropy_f16(context: &Context) {
+    every(context, "linear_cross_entropy", Dtype::F16, 3, 0);
+}
+
+fn linear_cross_entropy_bf16(context: &Context) {
+    every(context, "linear_cross_entropy", Dtype::Bf16, 3, 1);
+}
+
+/// Cases `first`, `first + step`, … of a loss's file.
+fn every(context: &Context, loss: &str, dtype: Dtype, step: usize, first: usize) {
+    let file = format!("tests/vectors/{loss}.safetensors");
+    let cases = cases::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    let backend = Backend::Gpu(context.gpu.clone());
+    let outcomes: Vec<_> = cases
+        .iter()
+        .skip(first)
+        .step_by(step)
+        .flat_map(|case| conformance::run(case, &backend, dtype))
+        .collect();
+    let failed: Vec<_> =
+        outcomes.iter().filter(|outcome| outcome.status != Verdict::Passed).collect();
+    assert!(!outcomes.is_empty());
+    assert!(failed.is_empty(), "{} of {} failed: {failed:#?}", failed.len(), outcomes.len());
+}

@@ -1,0 +1,167 @@
+//! The GPU tests, on every adapter of this machine: each adapter in a child process of its own, which
+//! runs its tests one after another on one device. A child that dies is a failure.
+//!
+//! With `SURPRISAL_GPU=require` no adapter is a failure, as is (on Linux) a missing one of those that
+//! `SURPRISAL_ADAPTERS` names: parts of adapters' descriptions, separated by commas. Arguments are
+//! libtest's: `cargo test --test gpu -- section0`.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+/// Lists a module's tests by their functions' names.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        pub const TESTS: &[crate::Test] = &[$((stringify!($name), $name)),*];
+    };
+}
+
+mod conformance;
+mod faults;
+mod linear;
+mod recording;
+mod section0;
+mod shapes;
+mod support;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::{Command, ExitCode},
+    sync::Arc,
+};
+
+use libtest_mimic::{Arguments, Trial};
+use support::Context;
+use surprisal::{Gpu, adapter};
+
+/// A test's name and body.
+type Test = (&'static str, fn(&Context));
+
+const MODULES: &[(&str, &[Test])] = &[
+    ("conformance", conformance::TESTS),
+    ("shapes", shapes::TESTS),
+    ("section0", section0::TESTS),
+    ("linear", linear::TESTS),
+    ("recording", recording::TESTS),
+    ("faults", faults::TESTS),
+];
+
+/// A driver's own bugs: the adapter's short name, the test, and what is wrong (MAINTAINING.md says
+/// what else has to be there). A test that passes in spite of its entry fails.
+const EXPECTED_FAILURES: &[(&str, &str, &str)] = &[];
+
+/// The child's adapter: its number in the default order.
+const CHILD: &str = "SURPRISAL_TEST_ADAPTER";
+const FAILED: u8 = 101;
+
+fn main() -> ExitCode {
+    match std::env::var(CHILD) {
+        Ok(number) => child(number.parse().unwrap()),
+        Err(_) => parent(),
+    }
+}
+
+fn parent() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let names: Vec<String> = pollster::block_on(adapter::adapters())
+        .iter()
+        .map(|adapter| adapter::describe(&adapter.get_info()))
+        .collect();
+    let missing = missing(&names);
+    for what in &missing {
+        eprintln!("SURPRISAL_GPU=require: no adapter matches `{what}`; found: {names:?}");
+    }
+    if names.is_empty() && missing.is_empty() {
+        eprintln!(
+            "NO GPU ADAPTER: the GPU tests are ignored (SURPRISAL_GPU=require fails instead)"
+        );
+        let ignored = trials("no_adapter", None).map(|trial| trial.with_ignored_flag(true));
+        return libtest_mimic::run(&arguments, ignored.collect()).exit_code();
+    }
+    let failed = names.iter().enumerate().filter(|(number, name)| !passes(*number, name)).count();
+    if failed > 0 {
+        eprintln!("the GPU tests failed on {failed} of {} adapters", names.len());
+    }
+    if failed == 0 && missing.is_empty() { ExitCode::SUCCESS } else { FAILED.into() }
+}
+
+/// What is required and not there.
+fn missing(names: &[String]) -> Vec<String> {
+    if std::env::var("SURPRISAL_GPU").as_deref() != Ok("require") {
+        return Vec::new();
+    }
+    let listed = std::env::var("SURPRISAL_ADAPTERS").unwrap_or_default();
+    let wanted = listed.split(',').filter(|wanted| cfg!(target_os = "linux") && !wanted.is_empty());
+    let absent = |wanted: &&str| {
+        !names.iter().any(|name| name.to_lowercase().contains(&wanted.to_lowercase()))
+    };
+    let mut missing: Vec<String> = wanted.filter(absent).map(str::to_owned).collect();
+    if names.is_empty() && missing.is_empty() {
+        missing.push("any".to_owned());
+    }
+    missing
+}
+
+/// Runs an adapter's tests in a process of their own.
+fn passes(number: usize, name: &str) -> bool {
+    let arguments = std::env::args_os().skip(1);
+    let listing = std::env::args().any(|argument| argument == "--list");
+    if !listing {
+        println!("\nadapter {number}: {name}");
+    }
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(arguments)
+        .env(CHILD, number.to_string())
+        .status()
+        .unwrap();
+    if !status.success() && status.code() != Some(FAILED.into()) {
+        eprintln!("{name}: the tests' process died ({status}) in the test named last above");
+    }
+    status.success()
+}
+
+fn child(number: usize) -> ExitCode {
+    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    let adapter = pollster::block_on(adapter::adapters()).swap_remove(number);
+    let gpu = pollster::block_on(Gpu::open_on(&adapter)).unwrap();
+    let name = short_name(&adapter.get_info());
+    let context = Arc::new(Context { gpu, adapter });
+    libtest_mimic::run(&arguments, trials(&name, Some(&context)).collect()).exit_code()
+}
+
+fn short_name(info: &wgpu::AdapterInfo) -> String {
+    match (info.backend, info.name.as_str()) {
+        (wgpu::Backend::Vulkan, name) if name.contains("llvmpipe") => "lavapipe".to_owned(),
+        (wgpu::Backend::Vulkan, name) if name.contains("SwiftShader") => "swiftshader".to_owned(),
+        (wgpu::Backend::Gl, name) if name.contains("llvmpipe") => "llvmpipe_gl".to_owned(),
+        (backend, name) => {
+            let word = |c: char| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+            format!("{}_{backend:?}", name.chars().map(word).collect::<String>())
+        }
+    }
+}
+
+/// All tests on an adapter.
+fn trials<'a>(
+    adapter: &'a str,
+    context: Option<&'a Arc<Context>>,
+) -> impl Iterator<Item = Trial> + 'a {
+    MODULES.iter().flat_map(move |(module, tests)| {
+        tests.iter().map(move |&(test, body)| {
+            let name = format!("{module}::{test}");
+            let reason = EXPECTED_FAILURES
+                .iter()
+                .find(|(on, known, _)| *on == adapter && *known == name)
+                .map(|&(_, _, reason)| reason);
+            let context = context.cloned();
+            Trial::test(format!("{adapter}::{name}"), move || {
+                let context = context.as_ref().expect("an adapter");
+                match reason {
+                    None => body(context),
+                    Some(reason) => {
+                        let outcome = catch_unwind(AssertUnwindSafe(|| body(context)));
+                        assert!(outcome.is_err(), "passes now; it was expected to fail: {reason}");
+                    }
+                }
+                Ok(())
+            })
+        })
+    })
+}

@@ -1,0 +1,385 @@
+//! Recording on the caller's encoder or pass, with the caller's buffers and scratch; watching.
+
+use serde_json::json;
+use surprisal::{
+    Array, Arrays, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Gpu,
+    Layout, Record, Reduction, Request, Status, Tensor, tensor_blocking,
+};
+
+use crate::support::{
+    Context, Placed, bits, encoder, indices, outcome, parse, placed_inputs, sample, storage,
+    submit, tensors,
+};
+
+tests![
+    open_pass,
+    several_losses_in_one_submission,
+    one_pooled_buffer,
+    pooled_linear,
+    prepared_twice,
+    own_scratch,
+    nothing_is_submitted,
+    watch_without_a_stall,
+    full_ring,
+    dropped_watches,
+    async_and_cloned,
+    send_and_sync,
+];
+
+fn none() -> CrossEntropy {
+    CrossEntropy::default().reduction(Reduction::None)
+}
+
+/// A call with buffers of its own, and what it must give.
+struct Call {
+    inputs: Vec<(String, Placed)>,
+    loss: Placed,
+    gradient: Placed,
+    status: Placed,
+    expected: Arrays,
+}
+
+impl Call {
+    fn new(gpu: &Gpu, options: &CrossEntropy, seed: u64, rows: usize, classes: usize) -> Self {
+        let arrays = sample(seed, rows, classes);
+        let expected = outcome(gpu, options, &arrays, Dtype::F32, &["loss", "grad.logits"]).0;
+        let losses = expected["loss"].len() as u64;
+        Self {
+            inputs: placed_inputs(gpu, options, &arrays, Dtype::F32),
+            loss: Placed::output(gpu, Layout::vector(Dtype::F32, losses)),
+            gradient: Placed::output(gpu, Layout::dense(Dtype::F32, &arrays["logits"].shape)),
+            status: Placed::input(gpu, &indices(&[0; 8]), Layout::vector(Dtype::U32, 8)),
+            expected,
+        }
+    }
+
+    fn request(&self) -> Request<'_> {
+        Request::new(tensors(&self.inputs), self.outputs())
+    }
+
+    fn outputs(&self) -> CrossEntropyOutputs<'_> {
+        CrossEntropyOutputs::default()
+            .loss(self.loss.tensor())
+            .gradient(self.gradient.tensor())
+            .status(self.status.tensor())
+    }
+
+    #[track_caller]
+    fn assert_ran(&self, gpu: &Gpu, times: u32) {
+        assert_eq!(bits(&self.loss.array(gpu)), bits(&self.expected["loss"]));
+        assert_eq!(bits(&self.gradient.array(gpu)), bits(&self.expected["grad.logits"]));
+        assert_eq!(Status::read(gpu, &self.status.tensor()).unwrap().completed, times);
+    }
+}
+
+fn open_pass(context: &Context) {
+    let gpu = &context.gpu;
+    let calls = [Call::new(gpu, &none(), 1, 9, 33), Call::new(gpu, &none(), 2, 4, 1000)];
+    let mut encoder = encoder(gpu);
+    {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for call in &calls {
+            gpu.encode(&mut pass, &none(), tensors(&call.inputs), call.outputs()).unwrap();
+        }
+        gpu.prepare(&none(), &calls[0].request()).unwrap().encode(&mut pass);
+    }
+    gpu.queue().submit([encoder.finish()]);
+    calls[0].assert_ran(gpu, 2);
+    calls[1].assert_ran(gpu, 1);
+}
+
+fn several_losses_in_one_submission(context: &Context) {
+    let gpu = &context.gpu;
+    let mean = CrossEntropy::default().label_smoothing(0.1);
+    let calls: Vec<(CrossEntropy, Call)> =
+        [(none(), 40, 70), (mean.clone(), 3, 2000), (mean, 200, 5)]
+            .into_iter()
+            .enumerate()
+            .map(|(i, (loss, rows, classes))| {
+                let call = Call::new(gpu, &loss, i as u64, rows, classes);
+                (loss, call)
+            })
+            .collect();
+    let mut encoder = encoder(gpu);
+    for (loss, call) in &calls {
+        gpu.encode(&mut encoder, loss, tensors(&call.inputs), call.outputs()).unwrap();
+    }
+    gpu.queue().submit([encoder.finish()]);
+    for (_, call) in &calls {
+        call.assert_ran(gpu, 1);
+    }
+}
+
+/// Hands out slices of one buffer, each on alignment blocks of its own.
+struct Pool {
+    buffer: wgpu::Buffer,
+    used: u64,
+    alignment: u64,
+}
+
+impl Pool {
+    fn new(gpu: &Gpu) -> Self {
+        Self { buffer: storage(gpu, 1 << 20), used: 0, alignment: gpu.profile().offset_alignment }
+    }
+
+    /// A dense layout at an odd element of the next free block.
+    fn place(&mut self, gpu: &Gpu, dtype: Dtype, shape: &[u64], array: Option<&Array>) -> Layout {
+        let start = self.used + if dtype == Dtype::I64 { 8 } else { 4 };
+        let layout = Layout::dense(dtype, shape).offset(start / dtype.bytes());
+        self.used = layout.byte_range().unwrap().end.next_multiple_of(self.alignment);
+        if let Some(array) = array {
+            let mut bytes = array.to_bytes(dtype);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            gpu.queue().write_buffer(&self.buffer, start, &bytes);
+        }
+        layout
+    }
+}
+
+/// Inputs and outputs of every kind as slices of one buffer.
+fn one_pooled_buffer(context: &Context) {
+    let gpu = &context.gpu;
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        for in_place in [false, true] {
+            let arrays = crate::support::with(
+                &sample(3, 6, 45),
+                [("weight", crate::support::vector(&crate::support::positive(4, 45)))],
+            );
+            let wanted = ["loss", "grad.logits", "lse", "argmax", "count"];
+            let expected = outcome(gpu, &none(), &arrays, dtype, &wanted).0;
+            let mut pool = Pool::new(gpu);
+            let mut input = |name: &str, dtype| {
+                pool.place(gpu, dtype, &arrays[name].shape, Some(&arrays[name]))
+            };
+            let (logits, targets, weight) =
+                (input("logits", dtype), input("targets", Dtype::I64), input("weight", dtype));
+            let mut output =
+                |name: &str, dtype| pool.place(gpu, dtype, &expected[name].shape, None);
+            let gradient = output("grad.logits", dtype);
+            let (loss, lse) = (output("loss", Dtype::F32), output("lse", Dtype::F32));
+            let (argmax, count) = (output("argmax", Dtype::U32), output("count", Dtype::I64));
+            let at = |layout: &Layout| Tensor::new(&pool.buffer, layout.clone());
+            let inputs = CrossEntropyInputs::default()
+                .logits(at(&logits))
+                .targets(at(&targets))
+                .weight(at(&weight));
+            let outputs = CrossEntropyOutputs::default()
+                .loss(at(&loss))
+                .lse(at(&lse))
+                .argmax(at(&argmax))
+                .count(at(&count));
+            let (request, gradient) = if in_place {
+                (Request::new(inputs, outputs).gradient_in_place(), logits)
+            } else {
+                (Request::new(inputs, outputs.gradient(at(&gradient))), gradient)
+            };
+            submit(gpu, &none(), &request);
+            for (name, layout) in [
+                ("loss", &loss),
+                ("grad.logits", &gradient),
+                ("lse", &lse),
+                ("argmax", &argmax),
+                ("count", &count),
+            ] {
+                let actual = tensor_blocking(gpu, name, &at(layout)).unwrap();
+                assert_eq!(bits(&actual), bits(&expected[name]), "{name} {dtype} {in_place}");
+            }
+        }
+    }
+}
+
+fn pooled_linear(context: &Context) {
+    let gpu = &context.gpu;
+    let loss = parse("linear_cross_entropy", &json!({"chunk_bytes": 3000}));
+    let arrays = crate::support::named([
+        ("hidden", crate::support::gaussian(5, 20, 9)),
+        ("weight", crate::support::gaussian(6, 70, 9)),
+        ("bias", crate::support::vector(&[0.5; 70])),
+        ("targets", indices(&[3; 20])),
+    ]);
+    for dtype in [Dtype::F32, Dtype::F16] {
+        let wanted = ["loss", "grad.hidden", "grad.weight", "grad.bias"];
+        let expected = outcome(gpu, &*loss, &arrays, dtype, &wanted).0;
+        let mut pool = Pool::new(gpu);
+        let inputs: Vec<(String, Layout)> = arrays
+            .iter()
+            .map(|(name, array)| {
+                let dtype = surprisal::stored_dtype(&*loss, name, dtype);
+                (name.clone(), pool.place(gpu, dtype, &array.shape, Some(array)))
+            })
+            .collect();
+        let outputs = wanted.map(|name| {
+            let dtype = if name == "loss" { Dtype::F32 } else { dtype };
+            (name.to_owned(), pool.place(gpu, dtype, &expected[name].shape, None))
+        });
+        let at = |(name, layout): &(String, Layout)| {
+            (name.clone(), Tensor::new(&pool.buffer, layout.clone()))
+        };
+        let request = Request::new(
+            inputs.iter().map(at).collect::<surprisal::Named>(),
+            outputs.iter().map(at).collect::<surprisal::Named>(),
+        );
+        submit(gpu, &*loss, &request);
+        for (name, layout) in &outputs {
+            let there = Tensor::new(&pool.buffer, layout.clone());
+            let actual = tensor_blocking(gpu, name, &there).unwrap();
+            assert_eq!(bits(&actual), bits(&expected[name]), "{name} {dtype}");
+        }
+    }
+}
+
+/// One preparation, encoded in two submissions and twice in a third one, with new logits between.
+fn prepared_twice(context: &Context) {
+    let gpu = &context.gpu;
+    let call = Call::new(gpu, &none(), 7, 12, 100);
+    let prepared = gpu.prepare(&none(), &call.request()).unwrap();
+    let mut completed = 0;
+    for times in [1, 1, 2] {
+        let mut encoder = encoder(gpu);
+        for _ in 0..times {
+            prepared.encode(&mut encoder);
+        }
+        gpu.queue().submit([encoder.finish()]);
+        completed += times;
+        call.assert_ran(gpu, completed);
+    }
+    let other = sample(8, 12, 100);
+    let logits = &call.inputs.iter().find(|(name, _)| name == "logits").unwrap().1;
+    gpu.queue().write_buffer(&logits.buffer, 0, &other["logits"].to_bytes(Dtype::F32));
+    let targets = &call.inputs.iter().find(|(name, _)| name == "targets").unwrap().1;
+    gpu.queue().write_buffer(&targets.buffer, 0, &other["targets"].to_bytes(Dtype::I64));
+    let mut encoder = encoder(gpu);
+    prepared.encode(&mut encoder);
+    gpu.queue().submit([encoder.finish()]);
+    let expected = outcome(gpu, &none(), &other, Dtype::F32, &["loss"]).0;
+    assert_eq!(bits(&call.loss.array(gpu)), bits(&expected["loss"]));
+}
+
+fn own_scratch(context: &Context) {
+    let gpu = &context.gpu;
+    let call = Call::new(gpu, &none(), 9, 5, 3000);
+    let plan = gpu.plan(&none(), &call.request()).unwrap();
+    let usage = wgpu::BufferUsages::STORAGE;
+    let scratch = crate::support::buffer(gpu, plan.scratch_bytes, usage);
+    submit(gpu, &none(), &call.request().scratch(&scratch));
+    call.assert_ran(gpu, 1);
+    let small = crate::support::buffer(gpu, plan.scratch_bytes - 4, usage);
+    let refused = gpu.prepare(&none(), &call.request().scratch(&small)).unwrap_err();
+    let expected = Error::BufferTooSmall {
+        argument: "scratch".to_owned(),
+        needed: plan.scratch_bytes,
+        found: plan.scratch_bytes - 4,
+    };
+    assert_eq!(refused, expected);
+}
+
+/// Encoding alone changes nothing; a recording that is dropped never runs.
+fn nothing_is_submitted(context: &Context) {
+    let gpu = &context.gpu;
+    let call = Call::new(gpu, &none(), 10, 5, 30);
+    let mut dropped = encoder(gpu);
+    gpu.encode(&mut dropped, &none(), tensors(&call.inputs), call.outputs()).unwrap();
+    drop(dropped);
+    let kept = {
+        let mut encoder = encoder(gpu);
+        gpu.encode(&mut encoder, &none(), tensors(&call.inputs), call.outputs()).unwrap();
+        encoder.finish()
+    };
+    gpu.queue().submit([]);
+    gpu.device().poll(wgpu::PollType::wait_indefinitely()).unwrap();
+    assert_eq!(Status::read(gpu, &call.status.tensor()).unwrap().completed, 0);
+    let poisoned = call.loss.array(gpu);
+    assert_ne!(bits(&poisoned), bits(&call.expected["loss"]));
+    gpu.queue().submit([kept]);
+    call.assert_ran(gpu, 1);
+}
+
+// --- watching ---
+
+/// Steps are recorded and submitted while earlier reports are still on their way.
+fn watch_without_a_stall(context: &Context) {
+    let gpu = &context.gpu;
+    let mean = CrossEntropy::default();
+    let call = Call::new(gpu, &mean, 11, 64, 100);
+    let prepared = gpu.prepare(&mean, &call.request()).unwrap();
+    let mut watches: std::collections::VecDeque<surprisal::Watch> = [].into();
+    let mut reports = Vec::new();
+    for _ in 0..30 {
+        if watches.len() == 3 {
+            reports.push(pollster::block_on(watches.pop_front().unwrap()).unwrap());
+        }
+        let mut encoder = encoder(gpu);
+        prepared.encode(&mut encoder);
+        let watch = gpu.watch(&mut encoder, &call.loss.tensor(), &call.status.tensor()).unwrap();
+        gpu.queue().submit([encoder.finish()]);
+        watches.push_back(watch);
+    }
+    reports.extend(watches.into_iter().map(|watch| pollster::block_on(watch).unwrap()));
+    let expected = call.expected["loss"].to_f64()[0];
+    for (step, report) in reports.iter().enumerate() {
+        assert_eq!(f64::from(report.loss), expected);
+        assert_eq!(report.status.completed, step as u32 + 1);
+        assert_eq!(report.status.bad_targets, 0);
+    }
+}
+
+fn full_ring(context: &Context) {
+    // A ring of its own.
+    let gpu = context.with(|_| ());
+    let call = Call::new(&gpu, &CrossEntropy::default(), 12, 4, 10);
+    let mut encoder = encoder(&gpu);
+    gpu.encode(&mut encoder, &CrossEntropy::default(), tensors(&call.inputs), call.outputs())
+        .unwrap();
+    let watch = |encoder: &mut wgpu::CommandEncoder| {
+        gpu.watch(encoder, &call.loss.tensor(), &call.status.tensor())
+    };
+    let watches: Vec<_> = (0..surprisal::RING).map(|_| watch(&mut encoder).unwrap()).collect();
+    let full = watch(&mut encoder).unwrap_err();
+    assert_eq!(full, Error::RingFull { slots: surprisal::RING });
+    gpu.queue().submit([encoder.finish()]);
+    for watched in watches {
+        assert_eq!(pollster::block_on(watched).unwrap().status.completed, 1);
+    }
+    let mut encoder = self::encoder(&gpu);
+    let again = watch(&mut encoder).unwrap();
+    gpu.queue().submit([encoder.finish()]);
+    assert_eq!(pollster::block_on(again).unwrap().status.completed, 1);
+}
+
+/// A watch that nobody awaits, and one whose encoder is never submitted, give their slots back.
+fn dropped_watches(context: &Context) {
+    let gpu = context.with(|_| ());
+    let call = Call::new(&gpu, &CrossEntropy::default(), 13, 4, 10);
+    for round in 0..3 * surprisal::RING {
+        let mut encoder = encoder(&gpu);
+        let watch = gpu.watch(&mut encoder, &call.loss.tensor(), &call.status.tensor()).unwrap();
+        if round % 2 == 0 {
+            gpu.queue().submit([encoder.finish()]);
+        }
+        drop(watch);
+    }
+    submit(&gpu, &CrossEntropy::default(), &call.request());
+    call.assert_ran(&gpu, 1);
+}
+
+fn async_and_cloned(context: &Context) {
+    let gpu = context.gpu.clone();
+    let arrays = sample(14, 5, 9);
+    let blocking = outcome(&gpu, &none(), &arrays, Dtype::F32, &["loss"]).0;
+    let run = gpu.run_arrays(&none(), &arrays, Dtype::F32, &["loss"]).unwrap();
+    let read = pollster::block_on(async { run.read().await }).unwrap();
+    assert_eq!(bits(&read["loss"]), bits(&blocking["loss"]));
+    let own = Gpu::from_wgpu(gpu.device(), gpu.queue());
+    assert_eq!(own.profile(), gpu.profile());
+    assert_eq!(
+        bits(&outcome(&own, &none(), &arrays, Dtype::F32, &["loss"]).0["loss"]),
+        bits(&read["loss"])
+    );
+}
+
+fn send_and_sync(context: &Context) {
+    fn assert_shared<T: Send + Sync>(_: &T) {}
+    fn assert_record<T: Record>(_: &T) {}
+    assert_shared(&context.gpu);
+    assert_record(&encoder(&context.gpu));
+}

@@ -1,0 +1,363 @@
+//! What the GPU tests share: the device, tensors with guard bands, and comparison with the reference.
+
+use surprisal::{
+    Arithmetic, Array, Arrays, Data, Dtype, Gpu, Layout, Loss, Profile, Request, Status, Tensor,
+    conformance, cpu, loss, tensor::Named, tensor_blocking, testing,
+};
+
+pub const INF: f64 = f64::INFINITY;
+pub const NO_CLASS: i64 = u32::MAX as i64;
+pub const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
+
+/// Every per-row by-product that index targets have.
+pub const BY_PRODUCTS: [&str; 7] =
+    ["lse", "log_prob", "entropy", "max_prob", "argmax", "rank", "correct"];
+
+/// One adapter and the device that its tests share.
+pub struct Context {
+    pub gpu: Gpu,
+    pub adapter: wgpu::Adapter,
+}
+
+impl Context {
+    /// Another device of the same adapter.
+    pub fn another(&self) -> Gpu {
+        pollster::block_on(Gpu::open_on(&self.adapter)).unwrap()
+    }
+
+    /// The device under a profile that differs from its own.
+    pub fn with(&self, change: impl FnOnce(&mut Profile)) -> Gpu {
+        let mut profile = self.gpu.profile().clone();
+        change(&mut profile);
+        self.gpu.with_profile(profile)
+    }
+}
+
+// --- arrays ---
+
+pub fn matrix(rows: usize, columns: usize, values: Vec<f64>) -> Array {
+    assert_eq!(values.len(), rows * columns);
+    Array::float(&[rows as u64, columns as u64], values)
+}
+
+pub fn vector(values: &[f64]) -> Array {
+    Array::float(&[values.len() as u64], values.to_vec())
+}
+
+pub fn indices(values: &[i64]) -> Array {
+    Array::int(&[values.len() as u64], values.to_vec())
+}
+
+pub fn named<const N: usize>(arrays: [(&str, Array); N]) -> Arrays {
+    arrays.map(|(name, array)| (name.to_owned(), array)).into()
+}
+
+pub fn gaussian(seed: u64, rows: usize, columns: usize) -> Array {
+    matrix(rows, columns, testing::gaussian(seed, rows * columns))
+}
+
+/// Numbers from 0.1 upwards.
+pub fn positive(seed: u64, count: usize) -> Vec<f64> {
+    testing::gaussian(seed, count).iter().map(|value| value.abs() + 0.1).collect()
+}
+
+/// Logits with outliers, and targets.
+pub fn sample(seed: u64, rows: usize, classes: usize) -> Arrays {
+    named([
+        ("logits", matrix(rows, classes, testing::outliers(seed, rows * classes))),
+        ("targets", indices(&testing::targets(seed + 1, rows, classes as u64))),
+    ])
+}
+
+/// Logits and target distributions.
+pub fn sample_probs(seed: u64, rows: usize, classes: usize) -> Arrays {
+    let mut probs = positive(seed + 1, rows * classes);
+    for row in probs.chunks_mut(classes) {
+        let sum: f64 = row.iter().sum();
+        for value in row {
+            *value /= sum;
+        }
+    }
+    let logits = matrix(rows, classes, testing::outliers(seed, rows * classes));
+    named([("logits", logits), ("target_probs", matrix(rows, classes, probs))])
+}
+
+pub fn with<const N: usize>(arrays: &Arrays, more: [(&str, Array); N]) -> Arrays {
+    let mut arrays = arrays.clone();
+    arrays.extend(named(more));
+    arrays
+}
+
+/// A float array with one element changed.
+pub fn set(array: &Array, index: usize, value: f64) -> Array {
+    let mut values = array.to_f64();
+    values[index] = value;
+    Array::float(&array.shape, values)
+}
+
+/// Row `row` of a matrix.
+pub fn row(array: &Array, row: usize) -> Vec<f64> {
+    let columns = array.shape[1] as usize;
+    array.to_f64()[row * columns..(row + 1) * columns].to_vec()
+}
+
+/// The values' bits, NaN and signed zero included.
+pub fn bits(array: &Array) -> Vec<u64> {
+    match &array.data {
+        Data::Float(values) => values.iter().map(|value| value.to_bits()).collect(),
+        Data::Int(values) => values.iter().map(|&value| value as u64).collect(),
+    }
+}
+
+// --- runs ---
+
+/// A loss from its options as JSON.
+pub fn parse(loss: &str, options: &serde_json::Value) -> Box<dyn Loss> {
+    (loss::find(loss).unwrap().parse)(options).unwrap()
+}
+
+/// Runs, whatever the status says.
+#[track_caller]
+pub fn outcome(
+    gpu: &Gpu,
+    loss: &dyn Loss,
+    inputs: &Arrays,
+    dtype: Dtype,
+    wanted: &[&str],
+) -> (Arrays, Status) {
+    let run = gpu.run_arrays(loss, inputs, dtype, wanted).unwrap();
+    let (outputs, status) = run.outcome_blocking().unwrap();
+    assert_eq!(status.completed, 1);
+    (outputs, status)
+}
+
+/// Runs, and compares every wanted output with the reference.
+#[track_caller]
+pub fn check(
+    gpu: &Gpu,
+    loss: &dyn Loss,
+    inputs: &Arrays,
+    dtype: Dtype,
+    wanted: &[&str],
+) -> (Arrays, Status) {
+    let (outputs, status) = outcome(gpu, loss, inputs, dtype, wanted);
+    Reference::new(loss, inputs, dtype, wanted).assert(&outputs);
+    (outputs, status)
+}
+
+/// What a call must give: the f64 reference on the stored inputs, and the yardstick in f32.
+pub struct Reference {
+    truth: Arrays,
+    naive: Arrays,
+    dtype: Dtype,
+    classes: u64,
+    what: String,
+}
+
+impl Reference {
+    #[track_caller]
+    pub fn new(loss: &dyn Loss, inputs: &Arrays, dtype: Dtype, wanted: &[&str]) -> Self {
+        let rounded = conformance::rounded(loss, inputs, dtype);
+        let mut plain = rounded.clone();
+        // A saved lse changes where a gradient comes from, not what it is.
+        plain.remove("lse");
+        let classes = match inputs.get("logits") {
+            Some(logits) => logits.shape[1],
+            None => inputs["weight"].shape.iter().copied().max().unwrap_or(1),
+        };
+        let shapes: Vec<_> = inputs.iter().map(|(name, array)| (name, &array.shape)).collect();
+        Self {
+            truth: cpu::run(loss, &plain, wanted).unwrap(),
+            naive: loss.reference(&plain, wanted, Arithmetic::F32).unwrap(),
+            dtype,
+            classes,
+            what: format!("{loss:?} {dtype} {shapes:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn assert(&self, outputs: &Arrays) {
+        for (name, truth) in &self.truth {
+            let storage = if name.starts_with("grad.") { self.dtype } else { Dtype::F32 };
+            let actual = &outputs[name];
+            let compared =
+                testing::compare(name, actual, truth, &self.naive[name], storage, self.classes);
+            let worst = compared.worst;
+            let at = |array: &Array| array.to_f64().get(worst).copied();
+            assert!(
+                compared.passed,
+                "{name}[{worst}]: {:?}, expected {:?} (f32: {:?}); {compared:?}\n{}",
+                at(actual),
+                at(truth),
+                at(&self.naive[name]),
+                self.what
+            );
+        }
+    }
+}
+
+#[track_caller]
+pub fn assert_same_bits(actual: &Arrays, expected: &Arrays, what: &str) {
+    assert_eq!(actual.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
+    for (name, expected) in expected {
+        let (actual, expected) = (bits(&actual[name]), bits(expected));
+        let differs = actual.iter().zip(&expected).position(|(a, e)| a != e);
+        let values = differs.map(|at| (f64::from_bits(actual[at]), f64::from_bits(expected[at])));
+        assert_eq!(differs, None, "{what}: {name} has other bits: {values:?}");
+        assert_eq!(actual.len(), expected.len(), "{what}: {name}");
+    }
+}
+
+// --- tensors in buffers with guard bands ---
+
+/// Elements behind a tensor that nothing may touch.
+const GUARD: u64 = 40;
+
+/// A tensor somewhere in a buffer of its own, everything around it filled with a pattern.
+pub struct Placed {
+    pub buffer: wgpu::Buffer,
+    pub layout: Layout,
+    before: Vec<u8>,
+}
+
+impl Placed {
+    /// An input; around its elements there are NaNs (ones in every bit).
+    pub fn input(gpu: &Gpu, array: &Array, layout: Layout) -> Self {
+        assert_eq!(array.shape, layout.shape);
+        let mut bytes = vec![0xff; size(&layout)];
+        let dense = array.to_bytes(layout.dtype);
+        let width = layout.dtype.bytes() as usize;
+        for (element, at) in elements(&layout).enumerate() {
+            bytes[at..at + width].copy_from_slice(&dense[element * width..(element + 1) * width]);
+        }
+        Self::filled(gpu, layout, bytes)
+    }
+
+    /// An output, poisoned with a pattern that differs from byte to byte.
+    pub fn output(gpu: &Gpu, layout: Layout) -> Self {
+        let bytes = (0..size(&layout)).map(|at| (at * 37 + 11) as u8).collect();
+        Self::filled(gpu, layout, bytes)
+    }
+
+    fn filled(gpu: &Gpu, layout: Layout, before: Vec<u8>) -> Self {
+        let buffer = storage(gpu, before.len() as u64);
+        gpu.queue().write_buffer(&buffer, 0, &before);
+        Self { buffer, layout, before }
+    }
+
+    pub fn tensor(&self) -> Tensor<'_> {
+        Tensor::new(&self.buffer, self.layout.clone())
+    }
+
+    pub fn array(&self, gpu: &Gpu) -> Array {
+        tensor_blocking(gpu, "placed", &self.tensor()).unwrap()
+    }
+
+    /// Panics where a byte outside the tensor has changed.
+    #[track_caller]
+    pub fn assert_surroundings(&self, gpu: &Gpu) {
+        let mut expected = self.before.clone();
+        let after = bytes(gpu, &self.buffer);
+        let width = self.layout.dtype.bytes() as usize;
+        for at in elements(&self.layout) {
+            expected[at..at + width].copy_from_slice(&after[at..at + width]);
+        }
+        let changed = after.iter().zip(&expected).position(|(a, e)| a != e);
+        assert_eq!(changed, None, "a byte outside of {:?} was written", self.layout);
+    }
+
+    /// The elements between a row's end and the next row's start, which must all be 0.
+    #[track_caller]
+    pub fn assert_zero_padding(&mut self, gpu: &Gpu) {
+        let after = bytes(gpu, &self.buffer);
+        let columns = self.layout.columns();
+        let width = self.layout.dtype.bytes() as usize;
+        for row in 0..self.layout.rows().saturating_sub(1) {
+            for column in columns..self.layout.row_stride {
+                let at = (self.layout.offset + row * self.layout.row_stride + column) as usize;
+                let bytes = &after[at * width..(at + 1) * width];
+                assert!(bytes.iter().all(|&b| b == 0), "padding at {row}, {column}: {bytes:?}");
+                self.before[at * width..(at + 1) * width].fill(0);
+            }
+        }
+    }
+}
+
+impl Placed {
+    /// Lets zeros be where the bytes before them were not.
+    pub fn forgive_zeros(&mut self, gpu: &Gpu, range: std::ops::Range<usize>) {
+        let after = bytes(gpu, &self.buffer);
+        if after[range.clone()].iter().all(|&byte| byte == 0) {
+            self.before[range].fill(0);
+        }
+    }
+}
+
+fn size(layout: &Layout) -> usize {
+    ((layout.end().unwrap() + GUARD) * layout.dtype.bytes()).next_multiple_of(16) as usize
+}
+
+/// The first byte of each element.
+fn elements(layout: &Layout) -> impl Iterator<Item = usize> {
+    let Layout { row_stride, offset, .. } = *layout;
+    let (columns, width) = (layout.columns(), layout.dtype.bytes());
+    let rows = if layout.is_empty() { 0 } else { layout.rows() };
+    let row =
+        move |row| (0..columns).map(move |column| (offset + row * row_stride + column) * width);
+    (0..rows).flat_map(row).map(|at| at as usize)
+}
+
+pub const USAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
+    .union(wgpu::BufferUsages::COPY_SRC)
+    .union(wgpu::BufferUsages::COPY_DST);
+
+pub fn storage(gpu: &Gpu, size: u64) -> wgpu::Buffer {
+    buffer(gpu, size, USAGE)
+}
+
+pub fn buffer(gpu: &Gpu, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
+    gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: Some("test"),
+        size,
+        usage,
+        mapped_at_creation: false,
+    })
+}
+
+/// A buffer's bytes.
+pub fn bytes(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<u8> {
+    let words = Tensor::vector(buffer, Dtype::U32, buffer.size() / 4);
+    let array = tensor_blocking(gpu, "bytes", &words).unwrap();
+    array.to_i64().iter().flat_map(|&word| (word as u32).to_le_bytes()).collect()
+}
+
+/// The inputs in buffers of their own, dense, with the types that they would be uploaded as.
+pub fn placed_inputs(
+    gpu: &Gpu,
+    loss: &dyn Loss,
+    inputs: &Arrays,
+    dtype: Dtype,
+) -> Vec<(String, Placed)> {
+    let place = |(name, array): (&String, &Array)| {
+        let dtype = surprisal::stored_dtype(loss, name, dtype);
+        (name.clone(), Placed::input(gpu, array, Layout::dense(dtype, &array.shape)))
+    };
+    inputs.iter().map(place).collect()
+}
+
+pub fn tensors(placed: &[(String, Placed)]) -> Named<'_> {
+    placed.iter().map(|(name, placed)| (name.clone(), placed.tensor())).collect()
+}
+
+pub fn encoder(gpu: &Gpu) -> wgpu::CommandEncoder {
+    gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
+}
+
+/// Prepares, encodes and submits a request.
+#[track_caller]
+pub fn submit(gpu: &Gpu, loss: &dyn Loss, request: &Request) {
+    let prepared = gpu.prepare(loss, request).unwrap();
+    let mut encoder = encoder(gpu);
+    prepared.encode(&mut encoder);
+    gpu.queue().submit([encoder.finish()]);
+}
