@@ -144,11 +144,8 @@ fn attempt(
     let wanted: Vec<&str> = case.expect.keys().map(String::as_str).collect();
     let inputs = rounded(loss.as_ref(), &case.inputs, dtype);
     let naive = loss.reference(&inputs, &wanted, Arithmetic::F32)?;
-    let truth = if dtype == Dtype::F32 {
-        case.expect.clone()
-    } else {
-        cpu::run(loss.as_ref(), &inputs, &wanted)?
-    };
+    let reference = cpu::run(loss.as_ref(), &inputs, &wanted)?;
+    let truth = if dtype == Dtype::F32 { case.expect.clone() } else { reference.clone() };
     let actual = compute(loss.as_ref(), &inputs, &wanted, backend, dtype)?;
     let classes = classes(loss.as_ref(), &inputs);
     let compared = wanted
@@ -162,11 +159,12 @@ fn attempt(
                 })
             };
             let storage = if name.starts_with("grad.") { dtype } else { Dtype::F32 };
-            let compared = testing::compare(
+            let yardstick = [&get(&naive)?, &get(&reference)?];
+            let compared = testing::compare_by(
                 name,
                 &get(&actual)?,
                 &get(&truth)?,
-                &get(&naive)?,
+                yardstick,
                 storage,
                 classes,
             );
