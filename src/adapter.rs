@@ -32,30 +32,39 @@ pub fn describe(info: &wgpu::AdapterInfo) -> String {
     format!("{} [{:?}, {}]", info.name, info.backend, info.driver)
 }
 
-/// Whether `wanted` is a part of an adapter's description, or its number in the default order.
-fn matches(wanted: &str, index: usize, adapter: &wgpu::Adapter) -> bool {
-    let description = describe(&adapter.get_info()).to_lowercase();
-    wanted.parse() == Ok(index) || description.contains(&wanted.to_lowercase())
+/// Which of these adapters is meant: the one of this number, or the first whose name, backend or
+/// driver contains `wanted`, or the environment's `SURPRISAL_ADAPTER`, or simply the first.
+pub fn choose(adapters: &[wgpu::Adapter], wanted: Option<&str>) -> Result<usize> {
+    let variable = std::env::var(ADAPTER_VARIABLE).ok();
+    let wanted = wanted.or(variable.as_deref()).filter(|wanted| !wanted.is_empty());
+    let names: Vec<String> = adapters.iter().map(|a| describe(&a.get_info())).collect();
+    chosen(&names, wanted).ok_or_else(|| Error::NoAdapter {
+        wanted: wanted.map(|w| format!(" matches `{w}`")).unwrap_or_default(),
+        found: if names.is_empty() { "none".to_owned() } else { names.join(", ") },
+    })
+}
+
+/// [`choose`] by description. A number is one of the default order before it is part of a name
+/// ("1" is in "LLVM 15").
+fn chosen(names: &[String], wanted: Option<&str>) -> Option<usize> {
+    let Some(wanted) = wanted else {
+        return (!names.is_empty()).then_some(0);
+    };
+    if let Ok(number) = wanted.parse::<usize>()
+        && number < names.len()
+    {
+        return Some(number);
+    }
+    let wanted = wanted.to_lowercase();
+    names.iter().position(|name| name.to_lowercase().contains(&wanted))
 }
 
 impl Gpu {
     /// Opens a device: the first adapter (see [`adapters`]) whose name, backend or driver contains
     /// `wanted`, or the environment's `SURPRISAL_ADAPTER`, or simply the first.
     pub async fn open(wanted: Option<&str>) -> Result<Self> {
-        let variable = std::env::var(ADAPTER_VARIABLE).ok();
-        let wanted = wanted.or(variable.as_deref()).filter(|wanted| !wanted.is_empty());
         let adapters = adapters().await;
-        let found = adapters
-            .iter()
-            .enumerate()
-            .find(|(index, adapter)| wanted.is_none_or(|wanted| matches(wanted, *index, adapter)));
-        let Some((_, adapter)) = found else {
-            let names: Vec<_> = adapters.iter().map(|a| describe(&a.get_info())).collect();
-            return Err(Error::NoAdapter {
-                wanted: wanted.map(|w| format!(" matches `{w}`")).unwrap_or_default(),
-                found: if names.is_empty() { "none".to_owned() } else { names.join(", ") },
-            });
-        };
+        let adapter = &adapters[choose(&adapters, wanted)?];
         Self::open_on(adapter).await
     }
 
@@ -78,5 +87,21 @@ impl Gpu {
             .await
             .map_err(|error| Error::DeviceLost(error.to_string()))?;
         Ok(Self::from_wgpu(&device, &queue))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chosen;
+
+    #[test]
+    fn a_number_is_an_adapter_before_it_is_a_part_of_a_name() {
+        let names = ["llvmpipe (LLVM 15)", "SwiftShader"].map(str::to_owned);
+        assert_eq!(chosen(&names, Some("1")), Some(1));
+        assert_eq!(chosen(&names, Some("15")), Some(0));
+        assert_eq!(chosen(&names, Some("swift")), Some(1));
+        assert_eq!(chosen(&names, Some("radeon")), None);
+        assert_eq!(chosen(&names, None), Some(0));
+        assert_eq!(chosen(&[], None), None);
     }
 }

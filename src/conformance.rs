@@ -93,32 +93,44 @@ impl Outcome {
 /// With `f32` storage the truth is what the case expects. With 16-bit storage it is the f64
 /// reference on the rounded inputs, since the case was computed from others.
 pub fn run(case: &Case, backend: &Backend, dtype: Dtype) -> Vec<Outcome> {
+    examine(case, backend, dtype).0
+}
+
+/// What a case was compared with, and what came out: for reports that show more than a verdict.
+#[derive(Clone, Debug)]
+pub struct Evidence {
+    /// The inputs as they were stored.
+    pub inputs: Arrays,
+    /// What should have come out.
+    pub truth: Arrays,
+    /// What came out.
+    pub actual: Arrays,
+}
+
+/// [`run`], with the numbers behind the outcomes where the call was not refused.
+pub fn examine(case: &Case, backend: &Backend, dtype: Dtype) -> (Vec<Outcome>, Option<Evidence>) {
     let adapter = backend.name();
     let blank = |tensor: &String| Outcome::blank(case, &adapter, tensor);
     let Some(entry) = loss::find(&case.loss) else {
-        return case
-            .expect
-            .keys()
-            .map(|tensor| Outcome { status: Verdict::Unsupported, ..blank(tensor) })
-            .collect();
+        let unsupported = |tensor| Outcome { status: Verdict::Unsupported, ..blank(tensor) };
+        return (case.expect.keys().map(unsupported).collect(), None);
     };
     match attempt(case, entry, backend, dtype) {
-        Ok(compared) => compared
-            .into_iter()
-            .map(|(tensor, compared)| Outcome {
+        Ok((compared, evidence)) => {
+            let outcome = |(tensor, compared): (String, testing::Comparison)| Outcome {
                 status: if compared.passed { Verdict::Passed } else { Verdict::Failed },
                 max_abs_error: compared.max_abs_error,
                 max_rel_error: compared.max_rel_error,
                 worst: compared.worst,
                 tolerance: compared.tolerance,
                 ..blank(&tensor)
-            })
-            .collect(),
-        Err(error) => case
-            .expect
-            .keys()
-            .map(|tensor| Outcome { message: Some(error.to_string()), ..blank(tensor) })
-            .collect(),
+            };
+            (compared.into_iter().map(outcome).collect(), Some(evidence))
+        }
+        Err(error) => {
+            let refused = |tensor| Outcome { message: Some(error.to_string()), ..blank(tensor) };
+            (case.expect.keys().map(refused).collect(), None)
+        }
     }
 }
 
@@ -127,19 +139,16 @@ fn attempt(
     entry: &loss::Entry,
     backend: &Backend,
     dtype: Dtype,
-) -> Result<Vec<(String, testing::Comparison)>> {
+) -> Result<(Vec<(String, testing::Comparison)>, Evidence)> {
     let loss = (entry.parse)(&case.options)?;
     let wanted: Vec<&str> = case.expect.keys().map(String::as_str).collect();
     let inputs = rounded(loss.as_ref(), &case.inputs, dtype);
     let naive = loss.reference(&inputs, &wanted, Arithmetic::F32)?;
-    let truth = if dtype == Dtype::F32 {
-        case.expect.clone()
-    } else {
-        cpu::run(loss.as_ref(), &inputs, &wanted)?
-    };
+    let reference = cpu::run(loss.as_ref(), &inputs, &wanted)?;
+    let truth = if dtype == Dtype::F32 { case.expect.clone() } else { reference.clone() };
     let actual = compute(loss.as_ref(), &inputs, &wanted, backend, dtype)?;
     let classes = classes(loss.as_ref(), &inputs);
-    wanted
+    let compared = wanted
         .iter()
         .map(|&name| {
             let get = |arrays: &Arrays| {
@@ -150,17 +159,19 @@ fn attempt(
                 })
             };
             let storage = if name.starts_with("grad.") { dtype } else { Dtype::F32 };
-            let compared = testing::compare(
+            let yardstick = [&get(&naive)?, &get(&reference)?];
+            let compared = testing::compare_by(
                 name,
                 &get(&actual)?,
                 &get(&truth)?,
-                &get(&naive)?,
+                yardstick,
                 storage,
                 classes,
             );
             Ok((name.to_owned(), compared))
         })
-        .collect()
+        .collect::<Result<_>>()?;
+    Ok((compared, Evidence { inputs, truth, actual }))
 }
 
 /// Computes outputs on a backend, whatever the status says of the targets.

@@ -114,19 +114,16 @@ pub(crate) fn prepare(
 
 /// All parameter blocks in one buffer of the call's own, written before anything is recorded.
 fn parameters(gpu: &Gpu, plan: &Plan) -> Result<wgpu::Buffer> {
-    let stride = Plan::PARAMS_STRIDE as usize;
-    let mut bytes = vec![0u8; plan.dispatches.len().max(1) * stride];
-    for (block, dispatch) in bytes.chunks_exact_mut(stride).zip(&plan.dispatches) {
-        let words: &[u8] = bytemuck::cast_slice(&dispatch.params);
-        let Some(place) = block.get_mut(..words.len()) else {
-            return Err(Error::Limit {
-                what: "bytes of parameters".to_owned(),
-                found: words.len() as u64,
-                limit: Plan::PARAMS_STRIDE,
-            });
-        };
-        place.copy_from_slice(words);
+    if let Some(dispatch) =
+        plan.dispatches.iter().find(|d| d.params.len() as u64 * 4 > Plan::PARAMS_STRIDE)
+    {
+        return Err(Error::Limit {
+            what: "bytes of parameters".to_owned(),
+            found: dispatch.params.len() as u64 * 4,
+            limit: Plan::PARAMS_STRIDE,
+        });
     }
+    let bytes = plan.parameter_bytes();
     let size = bytes.len() as u64;
     guarded(gpu.device(), "parameters", size, || {
         let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {

@@ -65,6 +65,8 @@ pub mod loss;
 pub mod plan;
 pub mod profile;
 mod read;
+#[cfg(feature = "cases")]
+pub mod repro;
 pub mod row;
 mod status;
 pub mod tensor;

@@ -232,6 +232,18 @@ impl Plan {
         self.dispatches.len() as u64 * Self::PARAMS_STRIDE
     }
 
+    /// The parameter blocks one after another, as the dispatches' uniform bindings see them.
+    pub fn parameter_bytes(&self) -> Vec<u8> {
+        let stride = Self::PARAMS_STRIDE as usize;
+        let mut bytes = vec![0u8; self.dispatches.len().max(1) * stride];
+        for (block, dispatch) in bytes.chunks_exact_mut(stride).zip(&self.dispatches) {
+            for (place, word) in block.chunks_exact_mut(4).zip(&dispatch.params) {
+                place.copy_from_slice(&word.to_le_bytes());
+            }
+        }
+        bytes
+    }
+
     /// Bytes from one parameter block to the next.
     pub const PARAMS_STRIDE: u64 = 256;
 }

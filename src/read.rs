@@ -59,6 +59,11 @@ impl Run {
         &self.prepared
     }
 
+    /// The outputs' names and layouts.
+    pub fn outputs(&self) -> impl Iterator<Item = (&str, &Layout)> {
+        self.outputs.iter().map(|(name, _, layout)| (name.as_str(), layout))
+    }
+
     /// The outputs and the status, whatever the status says.
     pub async fn outcome(self) -> Result<(Arrays, Status)> {
         let mut arrays = Arrays::new();

@@ -1,0 +1,606 @@
+//! Reference cases and self-checks on every adapter in turn, each adapter in a process of its own.
+//!
+//! The JSON is `{"results": […]}`, one entry for every case, adapter and expected tensor. JSON has
+//! neither NaN nor infinity: an error that is not finite (a NaN where none should be) is `null`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
+    path::PathBuf,
+    process::{Command, ExitCode, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use surprisal::{
+    Dtype, Error, Result, adapter,
+    cases::{self, Case},
+    conformance::{self, Backend, Outcome, Verdict},
+    wgpu,
+};
+
+use crate::{
+    adapters, output, plan, repro,
+    selfchecks::{self, SelfCheck},
+};
+
+/// Restarts after crashes before the rest of an adapter's cases is given up.
+const RESTARTS: usize = 20;
+/// Failures that are listed one by one.
+const LISTED: usize = 40;
+
+/// What to check.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Reference cases: a .safetensors file, or a folder of them. Those of the crate by default.
+    #[arg(long, value_name = "FILE_OR_DIR")]
+    vectors: Vec<PathBuf>,
+    /// Check the f64 reference itself instead of GPUs.
+    #[arg(long, value_enum)]
+    backend: Option<Processor>,
+    /// The storage type of floats. By default f32 for reference cases, all three for self-checks.
+    #[arg(long, value_parser = plan::float_type)]
+    dtype: Option<Dtype>,
+    /// Write the results as JSON; `-` is stdout (errors that are not finite are null).
+    #[arg(long, value_name = "OUT")]
+    json: Option<PathBuf>,
+    /// Run this case alone.
+    #[arg(long, value_name = "ID")]
+    case: Vec<String>,
+    /// Run each case this many times; the outputs must be the same to the bit.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+    /// Leave the built-in self-checks out.
+    #[arg(long)]
+    no_self_checks: bool,
+    /// List the cases and run nothing.
+    #[arg(long)]
+    list: bool,
+    /// Write a folder for each failure that stands alone (see `surprisal replay`).
+    #[arg(long, value_name = "DIR")]
+    repro: Option<PathBuf>,
+    /// Write such folders for cases that pass, too.
+    #[arg(long, hide = true, requires = "repro")]
+    repro_all: bool,
+    /// Be the child process of this adapter.
+    #[arg(long, hide = true, value_name = "NUMBER")]
+    worker: Option<usize>,
+    /// The first case of a child process.
+    #[arg(long, hide = true, default_value_t = 0)]
+    first: usize,
+}
+
+/// A backend that is not a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Processor {
+    /// The f64 reference.
+    Cpu,
+}
+
+/// Something to run.
+enum Job {
+    Given(Box<Case>, Dtype),
+    Built(Box<SelfCheck>),
+}
+
+impl Job {
+    fn id(&self) -> &str {
+        match self {
+            Self::Given(case, _) => &case.id,
+            Self::Built(check) => &check.id,
+        }
+    }
+
+    fn loss(&self) -> &str {
+        match self {
+            Self::Given(case, _) => &case.loss,
+            Self::Built(check) => check.loss,
+        }
+    }
+
+    fn dtype(&self) -> Dtype {
+        match self {
+            Self::Given(_, dtype) => *dtype,
+            Self::Built(check) => check.dtype,
+        }
+    }
+
+    fn tensors(&self) -> Vec<String> {
+        match self {
+            Self::Given(case, _) => case.expect.keys().cloned().collect(),
+            Self::Built(check) => check.wanted(),
+        }
+    }
+
+    fn case(&self) -> Result<Case> {
+        match self {
+            Self::Given(case, _) => Ok(case.as_ref().clone()),
+            Self::Built(check) => check.case(),
+        }
+    }
+
+    /// What a report says of it when it never came back.
+    fn lost(&self, adapter: &str, message: &str) -> Vec<Value> {
+        let entry = |tensor: String| {
+            json!({
+                "id": self.id(), "loss": self.loss(), "adapter": adapter, "tensor": tensor,
+                "dtype": self.dtype(), "status": "error", "max_abs_error": null,
+                "max_rel_error": null, "worst": null, "tolerance": null, "message": message,
+            })
+        };
+        self.tensors().into_iter().map(entry).collect()
+    }
+}
+
+/// Checks, and exits with 0 only if nothing failed.
+pub fn run(arguments: &Arguments, wanted: Option<&str>) -> Result<ExitCode> {
+    let jobs = jobs(arguments)?;
+    if let Some(number) = arguments.worker {
+        work(arguments, &jobs, number)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.list {
+        return list(arguments, &jobs);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    // Without a handler Ctrl-C simply ends the process: the table is lost, nothing else.
+    let _ = ctrlc::set_handler(move || flag.store(true, Ordering::SeqCst));
+    let mut results = Vec::new();
+    if arguments.backend == Some(Processor::Cpu) {
+        let bar = progress(jobs.len(), "cpu");
+        for job in &jobs {
+            if stop.load(Ordering::SeqCst) {
+                break;
+            }
+            results.extend(run_job(arguments, job, &Backend::Cpu));
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+    } else {
+        let found = adapters::all();
+        let infos: Vec<wgpu::AdapterInfo> = found.iter().map(wgpu::Adapter::get_info).collect();
+        let first = adapter::choose(&found, wanted)?;
+        let chosen = std::env::var(adapter::ADAPTER_VARIABLE).is_ok_and(|name| !name.is_empty());
+        let numbers: Vec<usize> = if wanted.is_some() || chosen {
+            adapters::warn(&infos, first);
+            vec![first]
+        } else {
+            (0..infos.len()).collect()
+        };
+        if infos
+            .iter()
+            .enumerate()
+            .all(|(n, info)| info.device_type == wgpu::DeviceType::Cpu || !numbers.contains(&n))
+        {
+            adapters::warn(&infos, first);
+        }
+        for number in numbers {
+            if stop.load(Ordering::SeqCst) {
+                break;
+            }
+            let name = adapter::describe(&infos[number]);
+            results.extend(Parent { arguments, jobs: &jobs, number, name, stop: &stop }.run());
+        }
+    }
+    finish(arguments, &results, stop.load(Ordering::SeqCst))
+}
+
+/// Everything there is to run, in order.
+fn jobs(arguments: &Arguments) -> Result<Vec<Job>> {
+    let mut jobs = Vec::new();
+    let paths =
+        if arguments.vectors.is_empty() { default_vectors() } else { arguments.vectors.clone() };
+    for path in &paths {
+        let dtype = arguments.dtype.unwrap_or(Dtype::F32);
+        jobs.extend(cases::load(path)?.into_iter().map(|case| Job::Given(Box::new(case), dtype)));
+    }
+    if !arguments.no_self_checks {
+        let all = [Dtype::F32, Dtype::F16, Dtype::Bf16];
+        let dtypes = arguments.dtype.map_or(all.to_vec(), |dtype| vec![dtype]);
+        jobs.extend(selfchecks::all(&dtypes).into_iter().map(|c| Job::Built(Box::new(c))));
+    }
+    if !arguments.case.is_empty() {
+        let known: BTreeSet<&str> = jobs.iter().map(Job::id).collect();
+        if let Some(unknown) = arguments.case.iter().find(|id| !known.contains(id.as_str())) {
+            return Err(Error::UnknownName {
+                loss: "check".to_owned(),
+                kind: "case",
+                name: unknown.clone(),
+                known: format!("{} cases, see --list", known.len()),
+            });
+        }
+        jobs.retain(|job| arguments.case.iter().any(|id| id == job.id()));
+    }
+    if jobs.is_empty() {
+        return Err(Error::UnknownName {
+            loss: "check".to_owned(),
+            kind: "case",
+            name: "any".to_owned(),
+            known: "none: name files with --vectors, or leave --no-self-checks out".to_owned(),
+        });
+    }
+    Ok(jobs)
+}
+
+/// The crate's reference cases: here, or where the crate was built, if that is still there.
+fn default_vectors() -> Vec<PathBuf> {
+    let folders = ["tests/vectors", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors")];
+    let has_cases = |folder: &PathBuf| {
+        std::fs::read_dir(folder).is_ok_and(|files| {
+            files.flatten().any(|file| {
+                file.path().extension().is_some_and(|extension| extension == "safetensors")
+            })
+        })
+    };
+    folders.iter().map(PathBuf::from).find(has_cases).into_iter().collect()
+}
+
+fn list(arguments: &Arguments, jobs: &[Job]) -> Result<ExitCode> {
+    if arguments.json.is_some() {
+        let entries: Vec<Value> = jobs
+            .iter()
+            .map(|job| {
+                json!({
+                    "id": job.id(), "loss": job.loss(), "dtype": job.dtype(),
+                    "expect": job.tensors(),
+                })
+            })
+            .collect();
+        output::json(&json!({ "cases": entries }), arguments.json.as_deref())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut text = String::new();
+    for job in jobs {
+        let _ = writeln!(text, "{}  {}  {}", job.id(), job.dtype(), job.tensors().join(" "));
+    }
+    output::print(&text);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a case, as often as was asked for: one JSON entry an expected tensor.
+fn run_job(arguments: &Arguments, job: &Job, backend: &Backend) -> Vec<Value> {
+    let case = match job.case() {
+        Ok(case) => case,
+        Err(error) => return job.lost(&backend.name(), &error.to_string()),
+    };
+    let dtype = job.dtype();
+    let (mut outcomes, evidence) = conformance::examine(&case, backend, dtype);
+    if let Some(evidence) = &evidence {
+        for _ in 1..arguments.repeat {
+            let (_, again) = conformance::examine(&case, backend, dtype);
+            for outcome in &mut outcomes {
+                let tensor = &outcome.tensor;
+                let once = evidence.actual.get(tensor);
+                let twice = again.as_ref().and_then(|again| again.actual.get(tensor));
+                if let Some(at) = first_difference(once, twice)
+                    && outcome.status == Verdict::Passed
+                {
+                    outcome.status = Verdict::Failed;
+                    outcome.worst = at;
+                    outcome.message = Some(format!("another run gave other bits at index {at}"));
+                }
+            }
+        }
+    }
+    let bad = outcomes.iter().any(|o| matches!(o.status, Verdict::Failed | Verdict::Error));
+    if let (Some(root), Backend::Gpu(gpu), true) =
+        (&arguments.repro, backend, bad || arguments.repro_all)
+    {
+        match repro::write(root, gpu, &case, dtype, &outcomes, evidence.as_ref()) {
+            Ok(folder) => output::note(&format!("wrote {}", folder.display())),
+            Err(error) => output::complain(&error),
+        }
+    }
+    outcomes.iter().map(|outcome| entry(outcome, dtype)).collect()
+}
+
+/// The first element whose bits differ, NaNs being one; a missing array differs everywhere.
+fn first_difference(
+    once: Option<&surprisal::Array>,
+    twice: Option<&surprisal::Array>,
+) -> Option<usize> {
+    let (Some(once), Some(twice)) = (once, twice) else {
+        return Some(0);
+    };
+    if once.len() != twice.len() {
+        return Some(once.len().min(twice.len()));
+    }
+    let differ = |(a, b): (f64, f64)| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan());
+    once.to_f64().into_iter().zip(twice.to_f64()).position(differ)
+}
+
+fn entry(outcome: &Outcome, dtype: Dtype) -> Value {
+    let mut value = json!(outcome);
+    if let Some(map) = value.as_object_mut() {
+        map.insert("dtype".to_owned(), json!(dtype));
+        if outcome.status != Verdict::Passed && outcome.status != Verdict::Failed {
+            for key in ["max_abs_error", "max_rel_error", "worst", "tolerance"] {
+                map.insert(key.to_owned(), Value::Null);
+            }
+        }
+    }
+    value
+}
+
+/// The child process: runs the cases from the first one on, a line of JSON before and after each.
+fn work(arguments: &Arguments, jobs: &[Job], number: usize) -> Result<()> {
+    let found = adapters::all();
+    let gpu = adapters::open_number(&found, number)?;
+    drop(found);
+    let backend = Backend::Gpu(gpu);
+    let mut stdout = std::io::stdout().lock();
+    let mut say = |value: Value| {
+        writeln!(stdout, "{value}")
+            .and_then(|()| stdout.flush())
+            .map_err(|error| Error::File { path: "stdout".to_owned(), reason: error.to_string() })
+    };
+    for (index, job) in jobs.iter().enumerate().skip(arguments.first) {
+        say(json!({ "begun": index }))?;
+        say(json!({ "done": index, "results": run_job(arguments, job, &backend) }))?;
+    }
+    Ok(())
+}
+
+/// What the parent of a child process knows.
+struct Parent<'a> {
+    arguments: &'a Arguments,
+    jobs: &'a [Job],
+    number: usize,
+    name: String,
+    stop: &'a AtomicBool,
+}
+
+impl Parent<'_> {
+    /// Runs all cases on one adapter. A child that dies takes the case it was at with it, and the
+    /// next child goes on behind that one.
+    fn run(&self) -> Vec<Value> {
+        let bar = progress(self.jobs.len(), &self.name);
+        let mut results = Vec::new();
+        let mut next = 0;
+        let mut crashes = 0;
+        while next < self.jobs.len() && !self.stop.load(Ordering::SeqCst) {
+            let begun = next;
+            let ended = self.child(&mut next, &mut results, &bar);
+            if next >= self.jobs.len() || self.stop.load(Ordering::SeqCst) {
+                break;
+            }
+            let message = match ended {
+                Ok(status) => format!("the process of this adapter ended: {status}"),
+                Err(reason) => reason,
+            };
+            crashes += 1;
+            // A child that did not even open the device will not do so next time.
+            let hopeless = crashes > RESTARTS || (next == begun && message.starts_with(NOT_OPENED));
+            let lost = if hopeless { self.jobs.len() } else { next + 1 };
+            for job in &self.jobs[next..lost] {
+                results.extend(job.lost(&self.name, &message));
+                bar.inc(1);
+            }
+            next = lost;
+        }
+        bar.finish_and_clear();
+        results
+    }
+
+    /// One child: `next` moves past the cases that came back.
+    fn child(
+        &self,
+        next: &mut usize,
+        results: &mut Vec<Value>,
+        bar: &ProgressBar,
+    ) -> Result<String, String> {
+        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        let mut child = Command::new(program)
+            .args(self.words(*next))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("{NOT_OPENED}{error}"))?;
+        let mut begun = false;
+        if let Some(stdout) = child.stdout.take() {
+            for line in BufReader::new(stdout).lines().map_while(std::result::Result::ok) {
+                let Ok(mut value) = serde_json::from_str::<Value>(&line) else {
+                    continue;
+                };
+                if value.get("begun").is_some() {
+                    begun = true;
+                }
+                if let (Some(index), Some(entries)) =
+                    (value["done"].as_u64(), value["results"].as_array_mut())
+                {
+                    results.append(entries);
+                    *next = index as usize + 1;
+                    bar.inc(1);
+                }
+            }
+        }
+        let status = child.wait().map_err(|error| error.to_string())?;
+        if begun { Ok(status.to_string()) } else { Err(format!("{NOT_OPENED}{status}")) }
+    }
+
+    /// The child's command line.
+    fn words(&self, first: usize) -> Vec<std::ffi::OsString> {
+        let arguments = self.arguments;
+        let mut words: Vec<std::ffi::OsString> = vec!["check".into()];
+        let mut push = |name: &str, value: std::ffi::OsString| {
+            words.push(name.into());
+            words.push(value);
+        };
+        push("--worker", self.number.to_string().into());
+        push("--first", first.to_string().into());
+        push("--repeat", arguments.repeat.to_string().into());
+        for path in &arguments.vectors {
+            push("--vectors", path.into());
+        }
+        for id in &arguments.case {
+            push("--case", id.into());
+        }
+        if let Some(dtype) = arguments.dtype {
+            push("--dtype", dtype.name().into());
+        }
+        if let Some(path) = &arguments.repro {
+            push("--repro", path.into());
+        }
+        if arguments.repro_all {
+            words.push("--repro-all".into());
+        }
+        if arguments.no_self_checks {
+            words.push("--no-self-checks".into());
+        }
+        words
+    }
+}
+
+/// How the message of a child begins that did not get as far as a case.
+const NOT_OPENED: &str = "the device could not be opened: ";
+
+fn progress(cases: usize, name: &str) -> ProgressBar {
+    let bar = ProgressBar::new(cases as u64);
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {elapsed} {msg}") {
+        bar.set_style(style);
+    }
+    bar.set_message(name.to_owned());
+    bar
+}
+
+/// The results of one loss on one adapter, counted.
+#[derive(Default)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    unsupported: u64,
+    error: u64,
+    /// Largest relative error, infinite where an error is not finite.
+    relative: f64,
+    /// Largest absolute error over its tolerance.
+    share: f64,
+}
+
+impl Count {
+    fn add(&mut self, entry: &Value) {
+        match entry["status"].as_str() {
+            Some("passed") => self.passed += 1,
+            Some("failed") => self.failed += 1,
+            Some("unsupported") => return self.unsupported += 1,
+            _ => return self.error += 1,
+        }
+        let number = |key: &str| entry[key].as_f64().unwrap_or(f64::INFINITY);
+        self.relative = self.relative.max(number("max_rel_error"));
+        let (error, tolerance) = (number("max_abs_error"), number("tolerance"));
+        if error > 0.0 {
+            self.share = self.share.max(error / tolerance);
+        }
+    }
+}
+
+/// Prints the table, writes the JSON, and says how it went.
+fn finish(arguments: &Arguments, results: &[Value], stopped: bool) -> Result<ExitCode> {
+    let mut counts: BTreeMap<(String, String), Count> = BTreeMap::new();
+    let mut order = Vec::new();
+    let mut bad = Vec::new();
+    for entry in results {
+        let word = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+        let key = (word("adapter"), word("loss"));
+        if !counts.contains_key(&key) {
+            order.push(key.clone());
+        }
+        counts.entry(key).or_default().add(entry);
+        if matches!(entry["status"].as_str(), Some("failed" | "error") | None) {
+            bad.push(entry);
+        }
+    }
+    let json_on_stdout = arguments.json.as_deref() == Some(std::path::Path::new("-"));
+    let text = report(&order, &counts, &bad, stopped);
+    if json_on_stdout {
+        output::note(&text);
+    } else {
+        output::print(&text);
+    }
+    let code = match (bad.is_empty(), stopped) {
+        (_, true) => ExitCode::from(130),
+        (true, _) => ExitCode::SUCCESS,
+        (false, _) => ExitCode::FAILURE,
+    };
+    if arguments.json.is_some() {
+        output::json(&json!({ "results": results }), arguments.json.as_deref())?;
+    }
+    Ok(code)
+}
+
+fn report(
+    order: &[(String, String)],
+    counts: &BTreeMap<(String, String), Count>,
+    bad: &[&Value],
+    stopped: bool,
+) -> String {
+    let mut text = String::new();
+    let mut table = output::table(&[
+        "adapter",
+        "loss",
+        "passed",
+        "failed",
+        "unsupported",
+        "error",
+        "largest relative error",
+        "of tolerance",
+    ]);
+    for key in order {
+        let Some(count) = counts.get(key) else {
+            continue;
+        };
+        let compared = count.passed + count.failed > 0;
+        let share = if count.share.is_finite() {
+            format!("{:.0}%", count.share * 100.0)
+        } else {
+            "∞".to_owned()
+        };
+        table.add_row([
+            key.0.clone(),
+            key.1.clone(),
+            count.passed.to_string(),
+            count.failed.to_string(),
+            count.unsupported.to_string(),
+            count.error.to_string(),
+            if compared { format!("{:.2e}", count.relative) } else { "-".to_owned() },
+            if compared { share } else { "-".to_owned() },
+        ]);
+    }
+    let _ = writeln!(text, "{table}");
+    for entry in bad.iter().take(LISTED) {
+        let word = |key: &str| match &entry[key] {
+            Value::String(word) => word.clone(),
+            other => other.to_string(),
+        };
+        let what = match &entry["message"] {
+            Value::String(message) => message.clone(),
+            _ => format!(
+                "error {} above {} at index {}",
+                word("max_abs_error"),
+                word("tolerance"),
+                word("worst")
+            ),
+        };
+        let _ = writeln!(
+            text,
+            "{}: {} {} ({}) on {}: {what}",
+            word("status").to_uppercase(),
+            word("id"),
+            word("tensor"),
+            word("dtype"),
+            word("adapter"),
+        );
+    }
+    if bad.len() > LISTED {
+        let _ = writeln!(text, "… and {} more; --json lists all", bad.len() - LISTED);
+    }
+    if stopped {
+        text.push_str("interrupted: the results are those so far\n");
+    }
+    text
+}

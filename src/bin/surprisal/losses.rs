@@ -1,0 +1,103 @@
+//! The losses in words, from the registry.
+
+use std::{fmt::Write as _, process::ExitCode};
+
+use serde_json::json;
+use surprisal::{
+    Error, Result,
+    loss::{self, About, Argument, Kind},
+};
+
+use crate::output;
+
+/// Which loss.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The loss to describe.
+    loss: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The registered loss of this name, or an error that names all of them.
+pub fn find(name: &str) -> Result<&'static loss::Entry> {
+    loss::find(name).ok_or_else(|| Error::UnknownName {
+        loss: "surprisal".to_owned(),
+        kind: "loss",
+        name: name.to_owned(),
+        known: loss::REGISTRY.iter().map(|entry| entry.about.name).collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// Lists or describes.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    match &arguments.loss {
+        Some(name) => {
+            let about = find(name)?.about;
+            if arguments.json {
+                output::json(&json!(about), None)?;
+            } else {
+                output::print(&describe(about));
+            }
+        }
+        None if arguments.json => {
+            let all: Vec<&About> = loss::REGISTRY.iter().map(|entry| entry.about).collect();
+            output::json(&json!(all), None)?;
+        }
+        None => {
+            let mut table = output::table(&["loss", "what it computes", "PyTorch"]);
+            for entry in loss::REGISTRY {
+                table.add_row([entry.about.name, entry.about.summary, entry.about.pytorch]);
+            }
+            output::line(&table.to_string());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(about: &About) -> String {
+    let mut text = format!(
+        "{}: {}\n\nformula: {}\nPyTorch: {}\n",
+        about.name, about.summary, about.formula, about.pytorch
+    );
+    for (title, arguments) in [("inputs", about.inputs), ("outputs", about.outputs)] {
+        let mut table = output::table(&[title, "shape", "type", "what it is"]);
+        for argument in arguments {
+            let required = if argument.required { " (required)" } else { "" };
+            table.add_row([
+                argument.name.to_owned(),
+                shapes(argument),
+                kind(argument.kind).to_owned(),
+                format!("{}{required}", argument.about),
+            ]);
+        }
+        let _ = write!(text, "\n{table}\n");
+    }
+    let mut table = output::table(&["option", "default", "what it does"]);
+    for option in about.options {
+        table.add_row([option.name, option.default, option.about]);
+    }
+    let _ = write!(text, "\n{table}\n");
+    text
+}
+
+/// The shapes that an argument may have.
+fn shapes(argument: &Argument) -> String {
+    let shape = |dims: &&[loss::Dim]| {
+        let names: Vec<&str> = dims.iter().map(|dim| dim.name()).collect();
+        format!("[{}]", names.join(", "))
+    };
+    argument.shapes.iter().map(shape).collect::<Vec<_>>().join(" or ")
+}
+
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Float => "f32, f16, bf16",
+        Kind::F32 => "f32",
+        Kind::Index => "i32, u32, i64",
+        Kind::U32 => "u32",
+        Kind::I64 => "i64",
+        _ => "?",
+    }
+}

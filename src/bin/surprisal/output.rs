@@ -1,0 +1,73 @@
+//! Where text goes: stdout without a panic when the reader hangs up, files with typed errors.
+
+use std::{io::Write as _, path::Path};
+
+use comfy_table::{Table, presets};
+use surprisal::{Error, Result};
+
+/// Prints text. A reader that hangs up (`… | head`) is no error.
+pub fn print(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// Prints a line.
+pub fn line(text: &str) {
+    print(&format!("{text}\n"));
+}
+
+/// Prints a line to stderr, for people.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Prints an error as one line.
+pub fn complain(error: &Error) {
+    let words: Vec<String> = error.to_string().split_whitespace().map(str::to_owned).collect();
+    note(&format!("error: {}", words.join(" ")));
+}
+
+/// Prints JSON, or writes it to a file; `-` is stdout.
+pub fn json(value: &serde_json::Value, path: Option<&Path>) -> Result<()> {
+    let text = format!("{value:#}\n");
+    match path {
+        Some(path) if path != Path::new("-") => write(path, text.as_bytes()),
+        _ => {
+            print(&text);
+            Ok(())
+        }
+    }
+}
+
+/// Writes a file.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).map_err(|error| bad_file(path, error))
+}
+
+/// Something is wrong with a file.
+pub fn bad_file(path: &Path, reason: impl std::fmt::Display) -> Error {
+    Error::File { path: path.display().to_string(), reason: reason.to_string() }
+}
+
+/// A table with this header, in Markdown.
+pub fn table<T: ToString>(header: &[T]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header(header.iter().map(ToString::to_string).collect::<Vec<_>>());
+    table
+}
+
+/// Bytes, and what that is in a unit that people read.
+pub fn bytes(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = None;
+    for next in units {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = Some(next);
+    }
+    unit.map_or_else(|| format!("{bytes} B"), |unit| format!("{bytes} B ({value:.1} {unit})"))
+}

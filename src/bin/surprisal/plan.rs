@@ -1,0 +1,450 @@
+//! What a call dispatches and what memory it takes, for any limits, without a GPU.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use serde_json::{Value, json};
+use surprisal::{
+    Dtype, Error, Layout, Loss, Plan, Profile, Result,
+    kernel::Kernel,
+    loss::{About, Argument, Dim, Kind},
+    plan::{Call, Operand},
+};
+
+use crate::{losses, output};
+
+/// Dispatches that are listed one by one.
+const LISTED: usize = 24;
+
+/// The call to plan.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The loss.
+    loss: String,
+    /// How many rows.
+    #[arg(long)]
+    rows: u64,
+    /// How many classes.
+    #[arg(long)]
+    classes: u64,
+    /// The depth of a hidden state, for losses that have one.
+    #[arg(long, default_value_t = 256)]
+    hidden: u64,
+    /// The type of float inputs and gradients: f32, f16 or bf16.
+    #[arg(long, default_value = "f32", value_parser = float_type)]
+    dtype: Dtype,
+    /// Options as JSON, such as `{"label_smoothing": 0.1}`.
+    #[arg(long, value_name = "JSON")]
+    options: Option<String>,
+    /// Outputs; the loss and the gradients of the required inputs by default.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    want: Vec<String>,
+    /// Optional inputs that are given, beside those that the call needs.
+    #[arg(long = "input", value_name = "NAME", value_delimiter = ',')]
+    inputs: Vec<String>,
+    /// The device's limits: `default` (WebGPU's), `software`, or JSON with what differs from the
+    /// default, such as `{"binding_bytes": 2147483647}`.
+    #[arg(long, value_name = "JSON|default|software", default_value = "default")]
+    limits: String,
+    /// Write the gradient of the first input over it.
+    #[arg(long)]
+    in_place: bool,
+    /// Print the plan as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Write the assembled WGSL of every kernel to this folder.
+    #[arg(long, value_name = "DIR")]
+    wgsl: Option<PathBuf>,
+}
+
+/// `f32`, `f16` or `bf16`.
+pub fn float_type(name: &str) -> Result<Dtype, String> {
+    match name.parse::<Dtype>() {
+        Ok(dtype) if dtype.is_float() => Ok(dtype),
+        _ => Err(format!("`{name}` is not one of f32, f16, bf16")),
+    }
+}
+
+/// The loss from its name and its options as JSON.
+pub fn parse_loss(
+    name: &str,
+    options: Option<&str>,
+    set: &[(String, Value)],
+) -> Result<Box<dyn Loss>> {
+    let entry = losses::find(name)?;
+    let bad = |reason: String| Error::InvalidOption {
+        loss: name.to_owned(),
+        option: "options",
+        value: options.unwrap_or_default().to_owned(),
+        reason,
+    };
+    let mut all = match options.map(serde_json::from_str).transpose() {
+        Ok(None) => serde_json::Map::new(),
+        Ok(Some(Value::Object(all))) => all,
+        Ok(Some(_)) => return Err(bad("options are a JSON object".to_owned())),
+        Err(error) => return Err(bad(format!("not JSON: {error}"))),
+    };
+    all.extend(set.iter().cloned());
+    (entry.parse)(&all.into())
+}
+
+/// Plans and prints.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let loss = parse_loss(&arguments.loss, arguments.options.as_deref(), &[])?;
+    let profile = profile(&arguments.limits)?;
+    let (call, plan) = Draft::new(arguments, loss.as_ref()).plan(&profile)?;
+    let bytes = Bytes::of(&call, &plan);
+    if let Some(folder) = &arguments.wgsl {
+        write_modules(folder, &plan.kernels)?;
+    }
+    if arguments.json {
+        let mut value = json!(plan);
+        if let Some(map) = value.as_object_mut() {
+            map.insert("call".to_owned(), json!(call));
+            map.insert("profile".to_owned(), json!(profile));
+            map.insert("bytes".to_owned(), bytes.json());
+        }
+        output::json(&value, None)?;
+    } else {
+        output::print(&describe(&call, &plan, &bytes, &profile));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn profile(limits: &str) -> Result<Profile> {
+    match limits {
+        "default" => Ok(Profile::default()),
+        "software" => Ok(Profile::default().software(8)),
+        text => {
+            let bad = |reason: String| Error::InvalidOption {
+                loss: "plan".to_owned(),
+                option: "limits",
+                value: text.to_owned(),
+                reason,
+            };
+            let profile: Profile =
+                serde_json::from_str(text).map_err(|error| bad(error.to_string()))?;
+            if !profile.offset_alignment.is_power_of_two() || profile.offset_alignment < 16 {
+                return Err(bad("offset_alignment is a power of two, at least 16".to_owned()));
+            }
+            if !profile.row_lanes.is_power_of_two() || !profile.tile_lanes.is_power_of_two() {
+                return Err(bad("row_lanes and tile_lanes are powers of two".to_owned()));
+            }
+            let nothing = [
+                u64::from(profile.segment),
+                u64::from(profile.workgroups),
+                u64::from(profile.workgroup_size),
+                u64::from(profile.workgroup_bytes),
+                u64::from(profile.busy_workgroups),
+                u64::from(profile.storage_buffers),
+                profile.binding_bytes,
+                profile.buffer_bytes,
+                profile.dispatch_elements,
+                profile.dispatch_products,
+                profile.chunk_bytes,
+            ];
+            if nothing.contains(&0) {
+                return Err(bad("every limit is above 0".to_owned()));
+            }
+            Ok(profile)
+        }
+    }
+}
+
+/// A call that is being put together: which inputs and outputs, and which of their shapes.
+struct Draft<'a> {
+    arguments: &'a Arguments,
+    loss: &'a dyn Loss,
+    inputs: BTreeSet<String>,
+    outputs: BTreeSet<String>,
+    /// Which of an argument's shapes is tried; the first one by default.
+    shapes: BTreeMap<String, usize>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(arguments: &'a Arguments, loss: &'a dyn Loss) -> Self {
+        let about = loss.about();
+        let required = || about.inputs.iter().filter(|input| input.required);
+        let inputs: BTreeSet<String> =
+            required().map(|input| input.name.to_owned()).chain(arguments.inputs.clone()).collect();
+        let outputs = if arguments.want.is_empty() {
+            let gradients = required().map(|input| format!("grad.{}", input.name));
+            let has = |name: &String| about.outputs.iter().any(|output| output.name == name);
+            std::iter::once("loss".to_owned()).chain(gradients).filter(has).collect()
+        } else {
+            arguments.want.iter().cloned().collect()
+        };
+        Self { arguments, loss, inputs, outputs, shapes: BTreeMap::new() }
+    }
+
+    /// Plans the call. An input that turns out to be needed is added; a shape that does not go with
+    /// the options gives way to the argument's next one.
+    fn plan(mut self, profile: &Profile) -> Result<(Call, Plan)> {
+        loop {
+            let planned = self
+                .call(profile)
+                .and_then(|call| self.loss.plan(&call, profile).map(|plan| (call, plan)));
+            match planned {
+                Err(Error::MissingInput { argument, .. })
+                    if self.loss.about().inputs.iter().any(|a| a.name == argument)
+                        && !self.inputs.contains(&argument) =>
+                {
+                    self.inputs.insert(argument);
+                }
+                Err(Error::WrongShape { argument, .. }) if self.next_shape(&argument) => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn next_shape(&mut self, argument: &str) -> bool {
+        let name = argument.strip_prefix("grad.").unwrap_or(argument);
+        let about = self.loss.about();
+        let shapes = about.inputs.iter().find(|a| a.name == name).map_or(0, |a| a.shapes.len());
+        let tried = self.shapes.entry(name.to_owned()).or_default();
+        *tried += 1;
+        *tried < shapes
+    }
+
+    fn call(&self, profile: &Profile) -> Result<Call> {
+        let about = self.loss.about();
+        let mut allocations = 0;
+        let mut operands = |names: &BTreeSet<String>, arguments: &[Argument], kind| {
+            let mut operands = BTreeMap::new();
+            for name in names {
+                let argument = argument(about, arguments, kind, name)?;
+                let layout = self.layout(argument)?;
+                let bytes = layout.byte_range().map_or(u64::MAX, |range| range.end);
+                let operand = Operand {
+                    name: name.clone(),
+                    layout,
+                    allocation: allocations,
+                    allocation_bytes: bytes.checked_next_multiple_of(16).unwrap_or(bytes).max(16),
+                };
+                allocations += 1;
+                operands.insert(name.clone(), operand);
+            }
+            Ok(operands)
+        };
+        let inputs = operands(&self.inputs, about.inputs, "input")?;
+        let mut outputs = operands(&self.outputs, about.outputs, "output")?;
+        if self.arguments.in_place
+            && let Some(first) = about.inputs.first()
+            && let Some(operand) = inputs.get(first.name)
+        {
+            let name = format!("grad.{}", first.name);
+            outputs.insert(name.clone(), Operand { name, ..operand.clone() });
+        }
+        Call::checked(self.loss, inputs, outputs, self.arguments.in_place, profile)
+    }
+
+    fn layout(&self, argument: &Argument) -> Result<Layout> {
+        let name = argument.name.strip_prefix("grad.").unwrap_or(argument.name);
+        let per_row = argument.shapes.iter().find(|shape| **shape == [Dim::Rows]);
+        let nth = self.shapes.get(name).copied().unwrap_or(0);
+        let dims = match per_row {
+            Some(shape) if self.loss.is_per_row() => Some(shape),
+            _ => argument.shapes.get(nth),
+        };
+        let shape: Vec<u64> =
+            dims.into_iter().flat_map(|dims| dims.iter()).map(|&d| self.extent(d)).collect();
+        let elements = shape.iter().try_fold(1u64, |all, &extent| all.checked_mul(extent));
+        if elements.is_none_or(|elements| elements > u64::MAX >> 8) {
+            return Err(Error::WrongShape {
+                argument: argument.name.to_owned(),
+                found: shape,
+                expected: "fewer than 2^56 elements".to_owned(),
+            });
+        }
+        Ok(Layout::dense(self.dtype(argument), &shape))
+    }
+
+    fn extent(&self, dim: Dim) -> u64 {
+        match dim {
+            Dim::Rows => self.arguments.rows,
+            Dim::Classes => self.arguments.classes,
+            Dim::Hidden => self.arguments.hidden,
+            Dim::State => surprisal::row::STATE_WORDS,
+            Dim::StatusWords => surprisal::Status::WORDS,
+            _ => 1,
+        }
+    }
+
+    fn dtype(&self, argument: &Argument) -> Dtype {
+        match argument.kind {
+            Kind::F32 => Dtype::F32,
+            Kind::U32 => Dtype::U32,
+            Kind::Index | Kind::I64 => Dtype::I64,
+            _ => self.arguments.dtype,
+        }
+    }
+}
+
+fn argument<'a>(
+    about: &About,
+    arguments: &'a [Argument],
+    kind: &'static str,
+    name: &str,
+) -> Result<&'a Argument> {
+    arguments.iter().find(|argument| argument.name == name).ok_or_else(|| Error::UnknownName {
+        loss: about.name.to_owned(),
+        kind,
+        name: name.to_owned(),
+        known: arguments.iter().map(|argument| argument.name).collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// The memory of a call.
+struct Bytes {
+    inputs: u64,
+    outputs: u64,
+    scratch: u64,
+    parameters: u64,
+    unstored: u64,
+}
+
+impl Bytes {
+    fn of(call: &Call, plan: &Plan) -> Self {
+        let inputs: BTreeMap<usize, u64> =
+            call.inputs.values().map(|o| (o.allocation, o.allocation_bytes)).collect();
+        let outputs: BTreeMap<usize, u64> = call
+            .outputs
+            .values()
+            .filter(|o| !inputs.contains_key(&o.allocation))
+            .map(|o| (o.allocation, o.allocation_bytes))
+            .collect();
+        Self {
+            inputs: inputs.values().fold(0, |sum, &bytes| sum.saturating_add(bytes)),
+            outputs: outputs.values().fold(0, |sum, &bytes| sum.saturating_add(bytes)),
+            scratch: plan.scratch_bytes,
+            parameters: plan.params_bytes(),
+            unstored: plan.unstored_bytes,
+        }
+    }
+
+    fn peak(&self) -> u64 {
+        [self.outputs, self.scratch, self.parameters]
+            .into_iter()
+            .fold(self.inputs, u64::saturating_add)
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "scratch": self.scratch,
+            "parameters": self.parameters,
+            "peak": self.peak(),
+            "unstored": self.unstored,
+        })
+    }
+}
+
+fn describe(call: &Call, plan: &Plan, bytes: &Bytes, profile: &Profile) -> String {
+    let mut text = format!(
+        "{}: {} dispatches of {} kernels in {} window(s) of rows\n\n",
+        plan.loss,
+        plan.dispatches.len(),
+        plan.kernels.len(),
+        plan.windows
+    );
+    let mut table = output::table(&["tensor", "type", "shape", "bytes"]);
+    for (kind, operands) in [("in", &call.inputs), ("out", &call.outputs)] {
+        for operand in operands.values() {
+            let shape: Vec<String> = operand.layout.shape.iter().map(u64::to_string).collect();
+            table.add_row([
+                format!("{kind} {}", operand.name),
+                operand.layout.dtype.to_string(),
+                shape.join(" × "),
+                output::bytes(operand.allocation_bytes),
+            ]);
+        }
+    }
+    let _ = writeln!(text, "{table}\n");
+    let mut table = output::table(&["dispatch", "workgroups", "bindings"]);
+    let runs = runs(plan);
+    let shown = if runs.len() > LISTED { LISTED } else { runs.len() };
+    for &(count, dispatch) in &runs[..shown] {
+        let kernel = plan.kernels.get(dispatch.kernel);
+        let label = kernel.map_or("?", |kernel| kernel.label.as_str());
+        let [x, y, z] = dispatch.workgroups;
+        let bindings: Vec<String> = kernel
+            .into_iter()
+            .flat_map(Kernel::bound)
+            .zip(&dispatch.bindings)
+            .map(|(stream, binding)| {
+                let end = binding.offset.saturating_add(binding.size);
+                format!("{} {}..{end}", stream.name, binding.offset)
+            })
+            .collect();
+        let times = if count > 1 { format!("{count} × ") } else { String::new() };
+        table.add_row([format!("{times}{label}"), format!("{x} × {y} × {z}"), bindings.join(", ")]);
+    }
+    let _ = writeln!(text, "{table}\n");
+    if shown < runs.len() {
+        let mut table = output::table(&["kernel", "dispatches in all"]);
+        for (index, kernel) in plan.kernels.iter().enumerate() {
+            let count = plan.dispatches.iter().filter(|d| d.kernel == index).count();
+            table.add_row([kernel.label.clone(), count.to_string()]);
+        }
+        let _ = writeln!(text, "… and so on; --json lists all dispatches\n\n{table}\n");
+    }
+    let mut table = output::table(&["memory", "bytes"]);
+    for (name, bytes) in [
+        ("inputs", bytes.inputs),
+        ("outputs", bytes.outputs),
+        ("scratch", bytes.scratch),
+        ("parameters", bytes.parameters),
+        ("peak", bytes.peak()),
+    ] {
+        table.add_row([name.to_owned(), output::bytes(bytes)]);
+    }
+    if bytes.unstored > 0 {
+        table.add_row(["logits, not stored".to_owned(), output::bytes(bytes.unstored)]);
+    }
+    let _ = writeln!(text, "{table}");
+    for operand in call.inputs.values().chain(call.outputs.values()) {
+        if operand.allocation_bytes > profile.buffer_bytes {
+            let _ = writeln!(
+                text,
+                "note: `{}` is larger than one buffer may be under these limits ({} bytes)",
+                operand.name, profile.buffer_bytes
+            );
+        }
+    }
+    text
+}
+
+/// The dispatches, those of one kernel and grid that follow each other as one.
+fn runs(plan: &Plan) -> Vec<(usize, &surprisal::plan::Dispatch)> {
+    let mut runs: Vec<(usize, &surprisal::plan::Dispatch)> = Vec::new();
+    for dispatch in &plan.dispatches {
+        match runs.last_mut() {
+            Some((count, last))
+                if last.kernel == dispatch.kernel && last.workgroups == dispatch.workgroups =>
+            {
+                *count += 1;
+            }
+            _ => runs.push((1, dispatch)),
+        }
+    }
+    runs
+}
+
+fn write_modules(folder: &std::path::Path, kernels: &[Kernel]) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|error| output::bad_file(folder, error))?;
+    for (index, kernel) in kernels.iter().enumerate() {
+        let mut text = String::new();
+        for (name, value) in &kernel.overrides {
+            let _ = writeln!(text, "// {name} = {value}");
+        }
+        text.push_str(&kernel.wgsl());
+        let path = folder.join(format!("{index:02}.{}.wgsl", kernel.label));
+        output::write(&path, text.as_bytes())?;
+    }
+    Ok(())
+}
