@@ -22,7 +22,7 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
     count_write(1u, kept.count_high);
     correct_count_write(0u, all.correct);
     let mean = quotient(sum, kept.denominator);
-    let growth = bits_or(exp(min(bitcast<f32>(mean), 89.0)), mean, finite_one(mean));
+    let growth = bits_or(exp_far4(vec4<f32>(clamp(bitcast<f32>(mean), -87.0, 88.722839))).x, mean, finite_one(mean));
     perplexity_write(0u, select(growth, INFINITY_BITS, finite_one(mean) && bitcast<f32>(mean) > 88.722839));
     status_write(1u, kept.bad_targets);
     status_write(2u, kept.first_bad_row);

@@ -17,7 +17,7 @@ override SKIPS_WALKED: bool = false;
 override SKIPS_OWNED: bool = false;
 
 fn row_is_zero(row: u32) -> bool {
-    return (records[(params.first_row + row) * RECORD + RECORD_FLAGS] & ROW_ZERO) != 0u;
+    return (records_read((params.first_row + row) * RECORD + RECORD_FLAGS) & ROW_ZERO) != 0u;
 }
 
 // Rows i to i + 3 of a.

@@ -7,7 +7,7 @@ const SIGN_BIT: u32 = 0x80000000u;
 const NONE: u32 = 0xffffffffu;
 // Seeds a maximum and stands in for -inf; it enters max() and differences guarded below, nothing else.
 const LOWEST: f32 = -3.40282346638528859812e38;
-// exp(-104) rounds to 0 in f32: clamping there keeps differences of huge numbers finite.
+// exp(-104) rounds to 0 in f32.
 const FLOOR: f32 = 104.0;
 
 fn finite(bits: vec4<u32>) -> vec4<bool> {
@@ -27,13 +27,14 @@ fn sum4(v: vec4<f32>) -> f32 {
     return (v.x + v.y) + (v.z + v.w);
 }
 
-// exp(u - top) for u <= top, without overflow in the difference.
-fn exp_below(u: f32, top: f32) -> f32 {
-    return exp(max(u, top - FLOOR) - top);
+// u - top for u <= top, not below -FLOOR. Halved, the difference of huge numbers cannot overflow, and
+// halving is exact.
+fn below4(u: vec4<f32>, top: f32) -> vec4<f32> {
+    return 2.0 * max(0.5 * u - 0.5 * top, vec4<f32>(-0.5 * FLOOR));
 }
 
-fn exp_below4(u: vec4<f32>, top: f32) -> vec4<f32> {
-    return exp(max(u, vec4<f32>(top - FLOOR)) - top);
+fn below(u: f32, top: f32) -> f32 {
+    return 2.0 * max(0.5 * u - 0.5 * top, -0.5 * FLOOR);
 }
 
 // tanh with relative accuracy near 0 and no overflow far from it (the built-in has neither).
@@ -57,6 +58,13 @@ fn sech_squared4(x: vec4<f32>) -> vec4<f32> {
 fn one_minus_exp(x: f32) -> f32 {
     let near = -x * (1.0 + x * (0.5 + x * (1.0 / 6.0 + x * (1.0 / 24.0))));
     return select(1.0 - exp(max(x, -FLOOR)), near, x > -0.06);
+}
+
+// exp(x) for |x| < 128 ln 2, as 2^n·exp(r) with a small r: the built-in loses digits far from 0.
+fn exp_far4(x: vec4<f32>) -> vec4<f32> {
+    let n = clamp(round(x * 1.44269504), vec4<f32>(-126.0), vec4<f32>(127.0));
+    let r = (x - n * 0.693359375) + n * 2.12194440e-4;
+    return exp(r) * bitcast<vec4<f32>>(vec4<u32>(vec4<i32>(n) + 127) << vec4<u32>(23u));
 }
 
 // Bits of float x, or of what stands for it.

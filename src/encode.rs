@@ -94,6 +94,13 @@ pub(crate) fn prepare(
                 found: buffer.size(),
             });
         }
+        Some(buffer) if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) => {
+            return Err(Error::WrongUsage {
+                argument: "scratch".to_owned(),
+                needed: "STORAGE".to_owned(),
+                found: format!("{:?}", buffer.usage()),
+            });
+        }
         Some(buffer) => buffer.clone(),
         None => gpu.scratch(plan.scratch_bytes)?,
     };

@@ -412,7 +412,9 @@ fn refusal(what: &str, error: &wgpu::Error) -> Error {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(": ");
-    if message.contains("lost") || message.contains("destroyed") {
+    // What is made on a lost device is invalid without an error of its own; the first use says so.
+    let ours_is_invalid = message.contains("'surprisal") && message.contains("label is invalid");
+    if message.contains("lost") || message.contains("destroyed") || ours_is_invalid {
         Error::DeviceLost(message)
     } else {
         Error::Refused { what: what.to_owned(), message }

@@ -16,7 +16,7 @@ use crate::{
     loss::{About, Dim, Loss, WeightLayout, arguments as arg},
     plan::{Call, Plan, View},
     profile::Profile,
-    row::{Gradient, RowLoss, Rows, Scores, stretches},
+    row::{self, Gradient, RowLoss, Rows, Scores, stretches},
     tensor::{Dtype, Layout},
 };
 
@@ -465,10 +465,12 @@ impl<'a> Layer<'a> {
 
     /// How far i, j and k run in one dispatch.
     fn steps(&self, product: &Product, outputs: u64, columns: u64) -> [u64; 3] {
-        let mut steps = [outputs.max(1), columns.max(1), product.depth.max(1)];
+        let walked = product.depth.clamp(1, row::MOST_ITERATIONS);
+        let mut steps = [outputs.max(1), columns.max(1), walked];
         let room = self.profile.binding_bytes.saturating_sub(self.profile.offset_alignment + 64);
         let mut fit = |view: &View, index: usize| {
-            let row = view.layout.row_stride * view.layout.dtype.bytes();
+            // A 16-bit sum may be held in f32 meanwhile.
+            let row = view.layout.row_stride * view.layout.dtype.bytes().max(4);
             steps[index] = steps[index].min((room / row.max(1)).max(1));
         };
         fit(&product.output, 0);
@@ -498,7 +500,9 @@ impl<'a> Layer<'a> {
         let lanes = self.profile.tile_lanes.min(self.profile.workgroup_size);
         let tile_columns = (j.end - j.start).div_ceil(u64::from(lanes) * LANE_COLUMNS);
         let tiles = (i.end - i.start).div_ceil(TILE_ROWS) * tile_columns;
-        let (records, first_row) = rows.records(product.index, product.part);
+        // Without rows there are no records, and nothing that would look at them.
+        let (records, first_row) = rows.records(product.index, product.part).unzip();
+        let first_row = first_row.unwrap_or(0);
         let along = |a: Along| u32::from(product.rows_along == Some(a));
         let first_row = first_row
             + match product.rows_along {
@@ -525,7 +529,7 @@ impl<'a> Layer<'a> {
             .number("a_k", a_k)
             .number("b_j", b_j)
             .number("b_k", b_k)
-            .table("records", &records, "u32")
+            .words("records", records)
             .read_elements("a", a, 1.0)
             .read_elements("b", b, 1.0);
         let step = match start {

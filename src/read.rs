@@ -225,10 +225,13 @@ impl Mapped {
             gpu.queue().submit([encoder.finish()]);
         })?;
         let (sender, receiver) = oneshot_channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| {
-            // The receiver may be gone: then nobody waits for the word.
-            let _ = sender.send(result);
-        });
+        // On a lost device mapping is refused twice over: by a validation error and by its callback.
+        crate::gpu::guarded(gpu.device(), name, size, || {
+            staging.map_async(wgpu::MapMode::Read, .., move |result| {
+                // The receiver may be gone: then nobody waits for the word.
+                let _ = sender.send(result);
+            });
+        })?;
         let first_byte = (bytes.start - start) as usize;
         Ok(Self { gpu: gpu.clone(), staging, layout: tensor.layout.clone(), first_byte, receiver })
     }

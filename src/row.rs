@@ -24,6 +24,12 @@ pub use crate::plan::Number;
 /// argmax, rank, flags), the last three as the bits of a `u32`.
 pub const STATE_WORDS: u64 = check::STATE_WORDS;
 const RECORD_WORDS: u64 = size::RECORD as u64;
+/// The most loop iterations of one invocation, all its loops together.
+///
+/// Symptom: on llvmpipe and lavapipe sums over more than 65,535 iterations come out short. Cause:
+/// their compiler ends every loop of a shader once 65,535 iterations have run in it. Remedy: longer
+/// walks are cut into several dispatches, on every adapter alike.
+pub(crate) const MOST_ITERATIONS: u64 = 32_768;
 /// Words of an entry of the row table, and of its header.
 const ENTRY_WORDS: u64 = 4;
 const HEADER_WORDS: u64 = size::HEADER as u64 * ENTRY_WORDS;
@@ -48,8 +54,8 @@ pub(crate) const MOST_IGNORED: usize = 4;
 /// Whether a caller's denominator is one.
 pub(crate) fn check_reduction(loss: &str, reduction: Reduction) -> Result<()> {
     match reduction {
-        Reduction::Over(d) if !(d.is_finite() && d != 0.0) => {
-            Err(Error::option(loss, "reduction", d, "a denominator is finite and not 0"))
+        Reduction::Over(d) if !(d as f32).is_normal() => {
+            Err(Error::option(loss, "reduction", d, "a denominator is within f32 and not 0"))
         }
         _ => Ok(()),
     }
@@ -403,11 +409,13 @@ impl<'a> Rows<'a> {
         let count = rows.end - rows.start;
         let groups = count.div_ceil(u64::from(workgroup / lanes));
         let few = segments > 1 && groups < u64::from(self.profile().busy_workgroups);
+        // See `MOST_ITERATIONS`: a workgroup that walks a very long row twice would exceed it.
+        let long = 5 * self.classes / (16 * u64::from(lanes)) > MOST_ITERATIONS;
         let deferred = self.call.has("lse") && !self.loss.streams_twice(self.call);
         if deferred {
             self.merge(index, rows, scores, None)?;
             self.gradient(index, rows, scores)
-        } else if few || self.call.wants("statistics") {
+        } else if few || long || self.call.wants("statistics") {
             let words = count * segments * STATE_WORDS;
             let partials = self.shared("partials", Layout::vector(Dtype::U32, words));
             self.partial(index, rows, scores, &partials)?;
@@ -431,9 +439,9 @@ impl<'a> Rows<'a> {
     }
 
     /// The records of window `index`, and where in it `rows` begin.
-    pub fn records(&self, index: usize, rows: &Range<u64>) -> (View, u64) {
-        let window = &self.windows[index];
-        (window.records.clone(), rows.start - window.rows.start)
+    pub fn records(&self, index: usize, rows: &Range<u64>) -> Option<(View, u64)> {
+        let window = self.windows.get(index)?;
+        Some((window.records.clone(), rows.start - window.rows.start))
     }
 
     /// Begins a dispatch over a stretch of rows with everything that all row kernels have.
@@ -477,6 +485,7 @@ impl<'a> Rows<'a> {
             .step("fused", shader!("row/fused.wgsl"), index, rows)
             .words("statistics", None)
             .shape("WRITES_GRADIENT", writes)
+            .shape("IN_PLACE", matches!(scores.gradient, Gradient::InPlace))
             .shape("HAS_LSE", call.has("lse"));
         let step = functor_streams(step, loss, call, rows, writes);
         gradient_stream(step, scores, writes)
@@ -538,6 +547,7 @@ impl<'a> Rows<'a> {
         let (loss, call) = (self.loss, self.call);
         let step = self
             .step("backward", shader!("row/backward.wgsl"), index, rows)
+            .shape("HAS_LSE", call.has("lse"))
             .words("statistics", None);
         let step = functor_streams(step, loss, call, rows, true);
         gradient_stream(step, scores, true)

@@ -170,15 +170,15 @@ struct Part {
 }
 
 fn part(it: Item, top: f32) -> Part {
-    let e = select(vec4<f32>(0.0), exp_below4(it.u, top), it.live);
-    let below = select(vec4<f32>(0.0), it.u - top, it.live);
+    let shift = below4(it.u, top);
+    let e = select(vec4<f32>(0.0), exp(shift), it.live);
     var out = Part(sum4(e), 0.0, 0.0, 0.0, false);
     if (WANTS_ENTROPY) {
-        out.moment = sum4(e * max(below, vec4<f32>(-FLOOR)));
+        out.moment = sum4(e * shift);
     }
     if (HAS_TERM) {
         out.coefficient = sum4(it.coefficient);
-        out.term = sum4(it.coefficient * below);
+        out.term = sum4(it.coefficient * select(vec4<f32>(0.0), it.u - top, it.live));
         out.infinite = any((it.coefficient != vec4<f32>(0.0)) & !it.live);
     }
     return out;
@@ -196,7 +196,8 @@ fn above(it: Item, row: Row) -> u32 {
         let column = it.column + i;
         let k = key(it.u[i], it.live[i]);
         let before = k > row.target_key || (k == row.target_key && column < row.label);
-        count += select(0u, 1u, before && column < params.classes);
+        // An empty item has no columns.
+        count += select(0u, 1u, before && it.column < params.classes && column < params.classes);
     }
     return count;
 }
@@ -233,7 +234,7 @@ fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> Sta
 fn rescale(state: State, top: f32) -> State {
     var out = state;
     let live = (state.flags & STATE_LIVE) != 0u;
-    let shift = select(0.0, max(state.top, top - FLOOR) - top, live);
+    let shift = select(0.0, below(state.top, top), live);
     let factor = exp(shift);
     out.top = top;
     out.sum = state.sum * factor;
@@ -338,17 +339,16 @@ fn close_live(row: Row, state: State) -> Closed {
     out.entropy = bitcast<u32>(max(log_sum - state.moment * out.inverse_sum, 0.0));
     out.argmax = state.argmax;
     out.rank = state.rank;
-    // Σ w q (lse - u) and Σ w q over the targets.
+    // Σ w q (lse - u) over all columns, and Σ w q without their share.
     var total = 0.0;
-    var weights = 0.0;
+    var coefficient = 0.0;
     var infinite = false;
     out.beta = row.factor;
     if (HAS_TERM) {
         // With index targets the coefficients are bare class weights: each has the share ε/C.
         let reach = select(params.spread_share, 1.0, HAS_PROBS);
-        let coefficient = select(row.class_weights, state.coefficient, STREAMED);
+        coefficient = select(row.class_weights, state.coefficient, STREAMED);
         total = reach * (coefficient * log_sum - state.term);
-        weights = reach * coefficient;
         infinite = (state.flags & STATE_INFINITE) != 0u && reach != 0.0;
         out.beta = row.factor * reach;
     }
@@ -357,26 +357,27 @@ fn close_live(row: Row, state: State) -> Closed {
         out.kappa = row.factor * params.kept_share;
         out.side = log_sum;
     } else {
-        return close_target(row, out, log_sum, total, weights, infinite);
+        return close_target(row, out, log_sum, total, coefficient, infinite);
     }
-    return close_loss(row, out, total, weights, infinite);
+    return close_loss(row, out, total, out.beta * coefficient, infinite);
 }
 
-// Adds the z-loss, weighs the row, and sets alpha.
-fn close_loss(row: Row, given: Closed, total: f32, weights: f32, infinite: bool) -> Closed {
+// Adds the z-loss, weighs the row, and sets alpha to what the target distribution takes in all, rounded
+// as it is taken: with one class the two cancel exactly.
+fn close_loss(row: Row, given: Closed, total: f32, taken: f32, infinite: bool) -> Closed {
     var out = given;
     let lse = bitcast<f32>(given.lse);
     let loss = row.row_weight * (total + params.z_loss * lse * lse);
     out.loss = bits_or(loss, INFINITY_BITS | (bitcast<u32>(row.row_weight) & SIGN_BIT), !infinite || row.row_weight == 0.0);
-    out.alpha = row.factor * (weights + 2.0 * params.z_loss * lse);
+    out.alpha = taken + row.factor * (2.0 * params.z_loss * lse);
     return out;
 }
 
 // Index targets: the target, its neighbours (ordinal smoothing), focal.
-fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, spread_weights: f32, spread_infinite: bool) -> Closed {
+fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, coefficient: f32, spread_infinite: bool) -> Closed {
     var out = given;
     var total = spread;
-    var weights = spread_weights;
+    var sides = 0.0;
     var infinite = spread_infinite;
     var kept = params.kept_share;
     var side = 0.0;
@@ -388,12 +389,11 @@ fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, spread_weigh
         let s = share(row, select(row.label, row.label - 1u, left), select(0.0, side, left), out.top, log_sum);
         let t = share(row, select(row.label, row.label + 1u, right), select(0.0, side, right), out.top, log_sum);
         total += s.weight * s.below + t.weight * t.below;
-        weights += s.weight + t.weight;
+        sides = s.weight + t.weight;
         infinite = infinite || s.infinite || t.infinite;
     }
     let s = share(row, row.label, kept, out.top, log_sum);
     total += s.weight * s.below;
-    weights += s.weight;
     infinite = infinite || s.infinite;
     out.log_prob = bits_or(-s.below, INFINITY_BITS | SIGN_BIT, s.live);
     out.kappa = row.factor * s.weight;
@@ -410,10 +410,11 @@ fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, spread_weigh
         out.side = out.side * modulation;
         out.beta = out.beta * modulation;
         total = total * modulation;
-        weights = weights * modulation + slope;
+        sides = sides * modulation;
     }
     out.correct = select(0u, 1u, WANTS_ARGMAX && out.argmax == row.label);
-    return close_loss(row, out, total, weights, infinite);
+    let taken = out.beta * coefficient + out.kappa + row.factor * sides;
+    return close_loss(row, out, total, taken, infinite);
 }
 
 // x^y for x >= 0.
@@ -465,7 +466,13 @@ fn emit(row: Row, closed: Closed, it: Item) {
         target_gradient_store(row.index, it.column, fill);
         return;
     }
-    let p = select(vec4<f32>(0.0), exp_below4(it.u, closed.top) * closed.inverse_sum, it.live);
+    let shift = below4(it.u, closed.top);
+    var e = exp(shift);
+    if (HAS_LSE) {
+        // Against an lse, not a maximum, the exponents of all classes may be far from 0.
+        e = exp_far4(shift);
+    }
+    let p = select(vec4<f32>(0.0), e * closed.inverse_sum, it.live);
     // What the target distribution takes is summed first, as its weights were for alpha: with one
     // class the two cancel exactly.
     var taken = vec4<f32>(0.0);

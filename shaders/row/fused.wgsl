@@ -2,6 +2,7 @@
 // stream it again straight away for the gradient, while caches hold it.
 
 override WRITES_GRADIENT: bool = false;
+override IN_PLACE: bool = false;
 
 @compute @workgroup_size(WORKGROUP)
 fn fused(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -15,13 +16,17 @@ fn fused(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) group
         let part = walk(row, first, min(first + params.segment, end), lane);
         state = state_merge(state, reduce(part, local, lane));
     }
-    if (inside) {
-        let closed = close(row, state);
-        if (lane == 0u) {
-            closed_write(row, closed);
-        }
-        if (WRITES_GRADIENT) {
-            emit_columns(row, closed, 0u, params.classes, lane);
-        }
+    let closed = close(row, state);
+    if (IN_PLACE || HAS_LSE) {
+        // Hazard: every lane closes the row from its own read of the target's score and of the saved
+        // lse. Without a barrier a fast lane writes its gradient or the record over them before a slow
+        // one reads them.
+        storageBarrier();
+    }
+    if (inside && lane == 0u) {
+        closed_write(row, closed);
+    }
+    if (WRITES_GRADIENT && inside) {
+        emit_columns(row, closed, 0u, params.classes, lane);
     }
 }

@@ -334,19 +334,21 @@ impl Loss for CrossEntropy {
         if !(0.0..=1.0).contains(&self.label_smoothing) {
             return bad("label_smoothing", self.label_smoothing, "ε lies in [0, 1]");
         }
-        if !(self.temperature.is_finite() && self.temperature as f32 > 0.0) {
-            return bad("temperature", self.temperature, "τ is finite and above 0");
+        // The GPU computes with the numbers, and with the inverses of the first two, in f32.
+        let normal = |value: f64| (value as f32).is_normal() && (1.0 / value) as f32 != 0.0;
+        if !(self.temperature > 0.0 && normal(self.temperature)) {
+            return bad("temperature", self.temperature, "τ is above 0 and within f32");
         }
         if let Some(cap) = self.softcap
-            && !(cap.is_finite() && cap as f32 > 0.0)
+            && !(cap > 0.0 && normal(cap))
         {
-            return bad("softcap", cap, "the cap is finite and above 0");
+            return bad("softcap", cap, "the cap is above 0 and within f32");
         }
-        if !(self.z_loss.is_finite() && self.z_loss >= 0.0) {
-            return bad("z_loss", self.z_loss, "λ is finite and not below 0");
+        if !((self.z_loss as f32).is_finite() && self.z_loss >= 0.0) {
+            return bad("z_loss", self.z_loss, "λ is within f32 and not below 0");
         }
-        if !(self.focal_gamma.is_finite() && self.focal_gamma >= 0.0) {
-            return bad("focal_gamma", self.focal_gamma, "γ is finite and not below 0");
+        if !((self.focal_gamma as f32).is_finite() && self.focal_gamma >= 0.0) {
+            return bad("focal_gamma", self.focal_gamma, "γ is within f32 and not below 0");
         }
         let ignored = self.ignore_index.as_slice().len();
         if ignored > IgnoreIndex::MOST {
@@ -458,7 +460,9 @@ impl RowLoss for CrossEntropy {
     }
 
     fn streams_twice(&self, call: &Call) -> bool {
-        self.has_term(call) && (call.has("target_probs") || self.focal_gamma > 0.0)
+        // Σ w of very many classes is summed in the stream: see `row::MOST_ITERATIONS`.
+        let many = call.has("weight") && call.dim(Dim::Classes) > row::MOST_ITERATIONS;
+        self.has_term(call) && (call.has("target_probs") || self.focal_gamma > 0.0 || many)
     }
 
     fn check(&self, call: &Call) -> Result<()> {
