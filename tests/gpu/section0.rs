@@ -763,6 +763,12 @@ fn options_together(context: &Context) {
     }
 }
 
+/// Without outliers: what rounding a large lse to f32 costs, no gradient made from it can undo.
+fn mild(seed: u64, inputs: &Arrays) -> Arrays {
+    let [rows, classes] = inputs["logits"].shape[..] else { unreachable!() };
+    with(inputs, [("logits", gaussian(seed, rows as usize, classes as usize))])
+}
+
 fn backward_from_a_saved_lse(context: &Context) {
     for classes in [3, 70, 1001] {
         let weights = [
@@ -770,7 +776,7 @@ fn backward_from_a_saved_lse(context: &Context) {
             ("row_weight", vector(&positive(49, 9))),
             ("upstream", vector(&[1.5])),
         ];
-        let mut inputs = with(&some_ignored(&sample(50, 9, classes)), weights);
+        let mut inputs = with(&some_ignored(&mild(50, &sample(50, 9, classes))), weights);
         inputs.insert("logits".to_owned(), set(&inputs["logits"], 2 * classes, NAN));
         for options in [
             json!({}),
@@ -788,7 +794,7 @@ fn backward_from_a_saved_lse(context: &Context) {
                 assert!(is_zero(&row(&outputs["grad.logits"], 1)));
             }
         }
-        let probs = sample_probs(51, 5, classes);
+        let probs = mild(51, &sample_probs(51, 5, classes));
         for loss in [none(), none().label_smoothing(0.1).z_loss(0.1)] {
             let lse = outcome(&context.gpu, &loss, &probs, Dtype::F32, &["lse"]).0;
             let saved = with(&probs, [("lse", lse["lse"].clone())]);
