@@ -566,8 +566,10 @@ fn by_products(context: &Context) {
         for dtype in [Dtype::F32, Dtype::Bf16] {
             let inputs = some_ignored(&sample(27, 13, classes));
             // Each alone, and all of them.
-            for name in BY_PRODUCTS {
-                check(&context.gpu, &CrossEntropy::default(), &inputs, dtype, &[name]);
+            if dtype == Dtype::F32 && [5, 500].contains(&classes) {
+                for name in BY_PRODUCTS {
+                    check(&context.gpu, &CrossEntropy::default(), &inputs, dtype, &[name]);
+                }
             }
             let loss = CrossEntropy::default().temperature(1.7);
             let all = [&BY_PRODUCTS[..], &["correct_count", "loss"]].concat();
@@ -787,7 +789,7 @@ fn backward_from_a_saved_lse(context: &Context) {
             json!({"focal_gamma": 0.5, "label_smoothing": 0.1}),
         ] {
             let loss = parse("cross_entropy", &options);
-            for dtype in FLOATS {
+            for dtype in FLOATS.into_iter().take(if classes == 70 { 3 } else { 1 }) {
                 let lse = outcome(&context.gpu, &*loss, &inputs, dtype, &["lse"]).0;
                 let saved = with(&inputs, [("lse", lse["lse"].clone())]);
                 let (outputs, _) = check(&context.gpu, &*loss, &saved, dtype, &["grad.logits"]);

@@ -214,7 +214,8 @@ fn in_place_with_every_option(context: &Context) {
             json!({"reduction": "none", "focal_gamma": 0.5, "label_smoothing": 0.1}),
         ] {
             let loss = parse("cross_entropy", &options);
-            for dtype in [Dtype::F32, Dtype::Bf16] {
+            let dtypes = [Dtype::F32, Dtype::Bf16];
+            for dtype in dtypes.into_iter().take(if classes == 133 { 2 } else { 1 }) {
                 let wanted = ["loss", "grad.logits", "lse"];
                 let expected =
                     only(&check(&context.gpu, &*loss, &inputs, dtype, &wanted).0, &wanted);
