@@ -19,8 +19,17 @@ const HELD_OUT_EVERY: usize = 10;
 /// More text than a short run can use.
 const MOST_BYTES: usize = 16 << 20;
 /// Where the project's own text lies, and what of it is text.
-const OWN: [&str; 9] =
-    ["README.md", "MAINTAINING.md", "CHANGELOG.md", "src", "shaders", "tests", "examples", "benches", "scripts"];
+const OWN: [&str; 9] = [
+    "README.md",
+    "MAINTAINING.md",
+    "CHANGELOG.md",
+    "src",
+    "shaders",
+    "tests",
+    "examples",
+    "benches",
+    "scripts",
+];
 const TEXT_EXTENSIONS: [&str; 6] = ["rs", "wgsl", "md", "py", "sh", "toml"];
 
 /// The tokens of a split, and of which text.
@@ -139,7 +148,9 @@ impl Corpus {
             if last { &mut held_out } else { &mut train }.push(&tokens, block.len());
         }
         if train.len() == 0 || held_out.len() == 0 {
-            return Err(format!("{bytes} bytes of text are too few to hold a part of them out").into());
+            return Err(
+                format!("{bytes} bytes of text are too few to hold a part of them out").into()
+            );
         }
         let log_unigram = log_unigram(&train);
         Ok(Self { train, held_out, log_unigram, files: texts.len() })
