@@ -8,9 +8,9 @@ use std::{
 
 use tiktoken_rs::{CoreBPE, cl100k_base};
 
-/// Classes of cl100k_base: ids up to 100,276, those of its special tokens included.
+/// Classes of `cl100k_base`: ids up to 100,276, those of its special tokens included.
 pub const CLASSES: u32 = 100_277;
-/// What stands before a block's first token: cl100k_base's `<|endoftext|>`, which no text holds.
+/// What stands before a block's first token: `cl100k_base`'s `<|endoftext|>`, which no text holds.
 const START: u32 = 100_257;
 /// Bytes of a block of text; smaller where there is little text.
 const BLOCK_BYTES: usize = 2048;

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release --features cli --example language_model -- --help`
 //!
-//! The model (embedding, mixing, AdaGrad) is this example's own; the classifier's loss and its
+//! The model (embedding, mixing, optimiser) is this example's own; the classifier's loss and its
 //! gradients are the library's [`LinearCrossEntropy`]. A step is one submission; its loss and status
 //! come back through [`Gpu::watch`] while the next step runs.
 
@@ -43,7 +43,7 @@ struct Arguments {
     /// `gpu`, or `cpu`: a few steps on the f64 reference, held against the GPU where there is one.
     #[arg(long, value_enum, default_value_t = Backend::Gpu)]
     backend: Backend,
-    /// Steps of training [default: 300, or 3 with --backend cpu].
+    /// Steps of training [default: 240, or 3 with --backend cpu].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     steps: Option<u32>,
     /// Tokens a step [default: 256, or 8 with --backend cpu].
@@ -55,7 +55,7 @@ struct Arguments {
     /// How many tokens the model looks back.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     context: u32,
-    /// AdaGrad's learning rate.
+    /// The optimiser's learning rate.
     #[arg(long, default_value_t = 0.1)]
     learning_rate: f32,
     /// Seeds the first parameters and the order of the batches.
@@ -128,13 +128,11 @@ impl<'a> Batches<'a> {
     fn next(&mut self) -> Batch {
         let mut samples = Vec::with_capacity(self.shape.rows);
         while samples.len() < self.shape.rows {
-            match self.left.pop() {
-                Some(sample) => samples.push(sample),
-                None => {
-                    self.left.clone_from(&self.corpus.train.samples);
-                    self.left.shuffle(&mut self.rng);
-                }
+            if self.left.is_empty() {
+                self.left.clone_from(&self.corpus.train.samples);
+                self.left.shuffle(&mut self.rng);
             }
+            samples.extend(self.left.pop());
         }
         Batch::new(&self.corpus.train, &samples, self.shape)
     }
@@ -172,7 +170,7 @@ fn on_interrupt() -> Result<Arc<AtomicBool>, Box<dyn Error>> {
 fn train_on_gpu(arguments: &Arguments, corpus: &Corpus) -> Result<ExitCode, Box<dyn Error>> {
     let interrupted = on_interrupt()?;
     let started = Instant::now();
-    let steps = arguments.steps.unwrap_or(300);
+    let steps = arguments.steps.unwrap_or(240);
     let shape = shape(arguments, 256);
     let gpu =
         open(arguments).map_err(|error| format!("{error}\n(--backend cpu needs no adapter)"))?;

@@ -1,8 +1,9 @@
 //! The model, as the GPU and the CPU share it: its shape, its first parameters, and a batch.
 //!
-//! hidden = tanh(Σ_k embedding[context_k]·mixing_k + bias) + embedding[context_0], and logits =
-//! hidden·Wᵀ + b over every class of the vocabulary: a small Bengio (2003) model with a residual.
-//! W starts at 0 and b at the log-frequencies, so the loss starts at the unigram's.
+//! `hidden = tanh(Σ_k embedding[context_k]·mixing_k + bias) + embedding[context_0]`, and
+//! `logits = hidden·Wᵀ + b` over every class of the vocabulary: a small model after Bengio et al.
+//! (2003) with a residual, trained by `AdaGrad`. W starts at 0 and b at the log-frequencies, so the
+//! loss starts at the unigram's.
 
 use std::{collections::BTreeMap, error::Error};
 
@@ -11,7 +12,7 @@ use rand_distr::{Distribution, Normal};
 
 use crate::data::{CLASSES, Sample, Split};
 
-/// AdaGrad's ε: what the gradient of a class that the batch has little to do with drowns in.
+/// The optimiser's ε: what the gradient of a class that the batch has little to do with drowns in.
 pub const EPSILON: f32 = 1e-4;
 /// Steps over which the learning rate rises to its full value.
 const WARM_UP: u32 = 10;

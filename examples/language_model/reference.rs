@@ -7,7 +7,7 @@ use crate::{
     model::{Batch, EPSILON, Parameters, Shape},
 };
 
-/// A parameter and AdaGrad's sums of squares.
+/// A parameter and `AdaGrad`'s sums of squares.
 struct Parameter {
     values: Vec<f64>,
     squares: Vec<f64>,
@@ -23,7 +23,7 @@ impl Parameter {
         Self::new(values.iter().map(|&value| f64::from(value)))
     }
 
-    /// AdaGrad on the elements from `start` on.
+    /// `AdaGrad` on the elements from `start` on.
     fn update(&mut self, start: usize, gradient: &[f64], learning_rate: f64) {
         let places = self.values[start..].iter_mut().zip(&mut self.squares[start..]);
         for ((value, square), g) in places.zip(gradient) {
@@ -59,7 +59,7 @@ impl Reference {
         batch.contexts[row * self.shape.context + k] as usize * self.shape.depth
     }
 
-    /// tanh(Σ_k embedding·mixing + bias), `[rows, depth]`.
+    /// `tanh(Σ_k embedding·mixing + bias)`, `[rows, depth]`.
     fn activation(&self, batch: &Batch) -> Vec<f64> {
         let Shape { rows, depth, context } = self.shape;
         let mut sums = Vec::with_capacity(rows * depth);
