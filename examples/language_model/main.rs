@@ -78,6 +78,8 @@ enum Backend {
     Cpu,
 }
 
+/// Steps of a full run: what a software adapter on two cores does in some minutes.
+const STEPS: u32 = 240;
 /// How many times the held-out loss is looked at on the way.
 const LOOKS: u32 = 6;
 /// Steps submitted and not yet heard of: the GPU never waits for the host.
@@ -170,7 +172,7 @@ fn on_interrupt() -> Result<Arc<AtomicBool>, Box<dyn Error>> {
 fn train_on_gpu(arguments: &Arguments, corpus: &Corpus) -> Result<ExitCode, Box<dyn Error>> {
     let interrupted = on_interrupt()?;
     let started = Instant::now();
-    let steps = arguments.steps.unwrap_or(240);
+    let steps = arguments.steps.unwrap_or(STEPS);
     let shape = shape(arguments, 256);
     let gpu =
         open(arguments).map_err(|error| format!("{error}\n(--backend cpu needs no adapter)"))?;
@@ -242,7 +244,8 @@ fn train_on_gpu(arguments: &Arguments, corpus: &Corpus) -> Result<ExitCode, Box<
         println!("interrupted after step {heard} of {steps}");
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    if last.is_none_or(|last| last >= unigram) {
+    // A run that was asked to be short promises nothing.
+    if steps >= STEPS && last.is_none_or(|last| last >= unigram) {
         return Err("the held-out loss did not get below the unigram's".into());
     }
     Ok(ExitCode::SUCCESS)

@@ -51,7 +51,7 @@ impl Progress {
     ) -> Result<Self, Box<dyn Error>> {
         let bar = stderr().is_terminal().then(|| ProgressBar::new(u64::from(steps)));
         if let Some(bar) = &bar {
-            let template = "{bar:24.cyan/blue} {pos}/{len} {msg} · {eta} left";
+            let template = "{bar:40.cyan/blue} {pos}/{len} · {eta} left\n{msg}";
             bar.set_style(ProgressStyle::with_template(template)?);
             bar.enable_steady_tick(Duration::from_millis(500));
         }
