@@ -187,7 +187,7 @@ impl GpuModel {
             .bias_gradient(vector(&bias_gradient, classes));
         // Rows that fill up the last batch count for nothing in a sum.
         let mut sum = loss.clone();
-        sum.cross_entropy = CrossEntropy::default().reduction(Reduction::Sum);
+        sum.loss = CrossEntropy::default().reduction(Reduction::Sum);
         let training = gpu.prepare(loss, &Request::new(inputs.clone(), gradients))?;
         let evaluation = gpu.prepare(&sum, &Request::new(inputs, outputs))?;
 
