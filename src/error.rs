@@ -107,16 +107,6 @@ pub enum Error {
         /// The usages there are.
         found: String,
     },
-    /// A tensor of 8-byte elements must start at a multiple of its word.
-    #[error("`{argument}` starts at byte {offset}, which is not a multiple of {alignment}")]
-    Misaligned {
-        /// The tensor.
-        argument: String,
-        /// Its first byte.
-        offset: u64,
-        /// What it must be a multiple of.
-        alignment: u64,
-    },
     /// A tensor that is written shares bytes, or an alignment block, with another one.
     #[error("`{argument}` (bytes {bytes:?}) and `{other}` (bytes {other_bytes:?}) {reason}")]
     Overlap {

@@ -324,12 +324,15 @@ impl Gpu {
         let size = (bytes.len() as u64).next_multiple_of(4).max(16);
         let buffer = self.buffer(what, size, usage)?;
         let whole = bytes.len() - bytes.len() % 4;
-        self.0.queue.write_buffer(&buffer, 0, &bytes[..whole]);
-        if whole < bytes.len() {
-            let mut word = [0; 4];
-            word[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
-            self.0.queue.write_buffer(&buffer, whole as u64, &word);
-        }
+        let (words, rest) = bytes.split_at(whole);
+        guarded(&self.0.device, what, size, || {
+            self.0.queue.write_buffer(&buffer, 0, words);
+            if !rest.is_empty() {
+                let mut word = [0; 4];
+                word.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+                self.0.queue.write_buffer(&buffer, whole as u64, &word);
+            }
+        })?;
         Ok(buffer)
     }
 

@@ -144,10 +144,11 @@ fn plan(
     rows.planner.rename(name);
     let layer = Layer::new(options, call, profile)?;
     let matrices = [Some(&layer.hidden), layer.hidden_gradient.as_ref()];
-    let windows = rows.windows(matrices.into_iter().flatten());
+    // Chunks of rows, not windows, keep the dispatches short.
+    let windows = rows.windows(matrices.into_iter().flatten(), u64::MAX);
     rows.begin(&windows)?;
     rows.planner.unstored(layer.rows * layer.classes * 4);
-    let chunk_rows = layer.chunk_rows();
+    let chunk_rows = layer.chunk_rows(rows.short());
     let chunk = Layout::matrix(Dtype::F32, chunk_rows, layer.classes).row_stride(layer.stride());
     let chunk = rows.planner.scratch(chunk);
     let parts: Vec<(usize, Range<u64>)> = windows
@@ -316,10 +317,10 @@ impl<'a> Layer<'a> {
     }
 
     /// Rows of a chunk: what the budget allows, whole tiles where it is more than one.
-    fn chunk_rows(&self) -> u64 {
+    fn chunk_rows(&self, short: u64) -> u64 {
         let budget = self.options.chunk_bytes.unwrap_or(self.profile.chunk_bytes);
         let bytes = budget.min(self.profile.binding_bytes.saturating_sub(64));
-        let rows = (bytes / (self.stride() * 4)).max(1);
+        let rows = (bytes / (self.stride() * 4)).clamp(1, short);
         let rows = if rows > TILE_ROWS { rows - rows % TILE_ROWS } else { rows };
         rows.min(self.rows.max(1))
     }

@@ -230,6 +230,10 @@ pub(crate) fn parse<L: Loss + serde::de::DeserializeOwned + 'static>(
     name: &'static str,
     options: &serde_json::Value,
 ) -> Result<Box<dyn Loss>> {
+    // A sequence would be taken for the fields in their order.
+    if !options.is_object() {
+        return Err(crate::Error::option(name, "options", options, "options are an object"));
+    }
     let loss: L = serde_json::from_value(options.clone())
         .map_err(|error| crate::Error::option(name, "options", options, error.to_string()))?;
     loss.validate()?;

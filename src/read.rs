@@ -47,10 +47,12 @@ impl Run {
             .map(|(name, buffer, layout)| (name.clone(), Tensor::new(buffer, layout.clone())))
             .collect();
         let prepared = gpu.prepare(loss, &Request::new(inputs, tensors))?;
-        let mut encoder =
-            gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        prepared.encode(&mut encoder);
-        gpu.queue().submit([encoder.finish()]);
+        crate::gpu::guarded(gpu.device(), &prepared.plan().loss, 0, || {
+            let mut encoder =
+                gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            prepared.encode(&mut encoder);
+            gpu.queue().submit([encoder.finish()]);
+        })?;
         Ok(Self { gpu: gpu.clone(), outputs, prepared })
     }
 

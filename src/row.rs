@@ -155,7 +155,7 @@ pub(crate) fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result
     };
     let gradient = call.output("grad.logits");
     let matrices = [Some(&logits), gradient.as_ref()];
-    let windows = rows.windows(matrices.into_iter().flatten());
+    let windows = rows.windows(matrices.into_iter().flatten(), rows.short());
     rows.begin(&windows)?;
     for (index, window) in windows.iter().enumerate() {
         let gradient = match &gradient {
@@ -232,8 +232,17 @@ impl<'a> Rows<'a> {
         format!("surprisal.row.{kernel}.{}.{}", self.loss.about().name, self.dtype)
     }
 
-    /// Stretches of rows whose every tensor fits one binding and whose dispatches stay short.
-    pub fn windows<'v>(&self, matrices: impl Iterator<Item = &'v View>) -> Vec<Range<u64>> {
+    /// Rows whose stream is one short dispatch.
+    pub fn short(&self) -> u64 {
+        (self.profile().dispatch_elements / self.classes.max(1)).max(1)
+    }
+
+    /// Stretches of at most `most` rows whose every tensor fits one binding.
+    pub fn windows<'v>(
+        &self,
+        matrices: impl Iterator<Item = &'v View>,
+        most: u64,
+    ) -> Vec<Range<u64>> {
         let profile = self.profile();
         let streams = self.loss.streams().iter().filter(|s| s.span == Span::Matrix);
         let strides = streams
@@ -250,9 +259,8 @@ impl<'a> Rows<'a> {
         // A window's binding begins up to one alignment block early and ends inside a quad.
         let room = profile.binding_bytes.saturating_sub(profile.offset_alignment + 64);
         let fits = (room / widest).max(1);
-        let short = (profile.dispatch_elements / self.classes.max(1)).max(1);
         // Blocks of rows are tallied whole, so that a row's place in a sum does not move.
-        let step = fits.min(short);
+        let step = fits.min(most);
         let step = if step > BLOCK { step - step % BLOCK } else { step };
         stretches(self.count, step)
     }
