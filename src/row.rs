@@ -1,6 +1,6 @@
 //! The row skeleton: a row of scores is streamed into a mergeable state, closed, and streamed again.
 //!
-//! [`plan`] chooses by shape: several rows a workgroup where rows are short, a workgroup a row, or
+//! Its plan chooses by shape: several rows a workgroup where rows are short, a workgroup a row, or
 //! several workgroups a row where rows are few and long. The choice changes no bit of a row, because
 //! a row is always the same sequence of segments merged in the same order.
 
