@@ -21,25 +21,31 @@ override STREAMED: bool = true;
 
 var<workgroup> lane_states: array<State, WORKGROUP>;
 
+// Which columns of a quad are the row's. Whole quads are told so by a constant, which costs nothing.
+fn inside(column: u32) -> vec4<bool> {
+    return vec4<u32>(column, column + 1u, column + 2u, column + 3u) < vec4<u32>(params.classes);
+}
+
 // Streams columns first..end of a row; lane takes every LANES-th quad, four quads to a tile, so that
 // the running maximum is rescaled once in sixteen elements.
 fn walk(row: Row, first: u32, end: u32, lane: u32) -> State {
     let step = LANES * 4u;
+    let all4 = vec4<bool>(true);
     var state = state_empty();
     var column = first + lane * 4u;
     for (; column + 3u * step + 4u <= end; column += 4u * step) {
         state = state_take(
             row,
             state,
-            item(row, column),
-            item(row, column + step),
-            item(row, column + 2u * step),
-            item(row, column + 3u * step),
+            item(row, column, all4),
+            item(row, column + step, all4),
+            item(row, column + 2u * step, all4),
+            item(row, column + 3u * step, all4),
         );
     }
     for (; column < end; column += step) {
         let nothing = item_empty(column);
-        state = state_take(row, state, item(row, column), nothing, nothing, nothing);
+        state = state_take(row, state, item(row, column, inside(column)), nothing, nothing, nothing);
     }
     return state;
 }
@@ -61,7 +67,12 @@ fn reduce(mine: State, local: u32, lane: u32) -> State {
 
 // The second stream.
 fn emit_columns(row: Row, closed: Closed, first: u32, end: u32, lane: u32) {
-    for (var column = first + lane * 4u; column < end; column += LANES * 4u) {
-        emit(row, closed, item(row, column));
+    let step = LANES * 4u;
+    var column = first + lane * 4u;
+    for (; column + 4u <= end; column += step) {
+        emit(row, closed, item(row, column, vec4<bool>(true)));
+    }
+    for (; column < end; column += step) {
+        emit(row, closed, item(row, column, inside(column)));
     }
 }

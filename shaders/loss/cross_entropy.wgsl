@@ -24,7 +24,7 @@ struct Item {
     z: vec4<f32>,
     u: vec4<f32>,
     live: vec4<bool>,
-    bad: bool,
+    bad: vec4<bool>,
     coefficient: vec4<f32>,
 }
 
@@ -101,7 +101,7 @@ fn score(z_bits: vec4<u32>, bias_bits: vec4<u32>) -> Score {
 }
 
 fn item_empty(column: u32) -> Item {
-    return Item(column, vec4<f32>(0.0), vec4<f32>(LOWEST), vec4<bool>(false), false, vec4<f32>(0.0));
+    return Item(column, vec4<f32>(0.0), vec4<f32>(LOWEST), vec4<bool>(false), vec4<bool>(false), vec4<f32>(0.0));
 }
 
 fn coefficients(row: u32, column: u32) -> vec4<f32> {
@@ -113,16 +113,15 @@ fn coefficients(row: u32, column: u32) -> vec4<f32> {
     return weight;
 }
 
-fn item(row: Row, column: u32) -> Item {
+fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     let z_bits = logits_quad(row.index, column);
     let s = score(z_bits, logit_bias_quad(0u, column));
-    let inside = vec4<u32>(column, column + 1u, column + 2u, column + 3u) < vec4<u32>(params.classes);
     var coefficient = vec4<f32>(0.0);
     if (HAS_TERM) {
         coefficient = select(vec4<f32>(0.0), coefficients(row.index, column), inside);
     }
     let z = select(vec4<f32>(FAR), bitcast<vec4<f32>>(z_bits), finite(z_bits));
-    return Item(column, z, select(vec4<f32>(LOWEST), s.u, inside), s.live & inside, any(s.bad & inside), coefficient);
+    return Item(column, z, select(vec4<f32>(LOWEST), s.u, inside), s.live & inside, s.bad & inside, coefficient);
 }
 
 // Orders floats as integers; -inf and columns past the row come first.
@@ -217,7 +216,7 @@ fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> Sta
     tile.term = (pa.term + pb.term) + (pc.term + pd.term);
     let live = any(a.live | b.live | c.live | d.live);
     tile.flags = select(0u, STATE_LIVE, live)
-        | select(0u, STATE_BAD, a.bad || b.bad || c.bad || d.bad)
+        | select(0u, STATE_BAD, any(a.bad | b.bad | c.bad | d.bad))
         | select(0u, STATE_INFINITE, pa.infinite || pb.infinite || pc.infinite || pd.infinite);
     if (WANTS_ARGMAX && tile_top == top) {
         tile.argmax = min(min(first_at(a, top), first_at(b, top)), min(first_at(c, top), first_at(d, top)));

@@ -35,9 +35,8 @@ fn item_empty(column: u32) -> Item {
     return Item(column, vec4<f32>(0.0), vec4<bool>(false), false);
 }
 
-fn item(row: Row, column: u32) -> Item {
+fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     let bits = logits_quad(row.index, column);
-    let inside = vec4<u32>(column, column + 1u, column + 2u, column + 3u) < vec4<u32>(params.classes);
     let good = finite(bits);
     return Item(column, select(vec4<f32>(0.0), bitcast<vec4<f32>>(bits), good & inside), inside, any(!good & inside));
 }
