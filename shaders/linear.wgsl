@@ -21,14 +21,6 @@ fn row_is_zero(row: u32) -> bool {
 }
 
 // Rows i to i + 3 of a.
-// Rows i to i + 3 of a.
-// Rows i to i + 3 of a.
-// Rows i to i + 3 of a.
-// Rows i to i + 3 of a.
-// Rows i to i + 3 of a.
-// Rows i to i + 3 of a.
-// Rows i to i + 3 of a.
-// Rows i to i + 3 of a.
 fn a_load(i: u32, k: u32) -> vec4<f32> {
     let last = params.outputs - 1u;
     let at = min(vec4<u32>(i, i + 1u, i + 2u, i + 3u), vec4<u32>(last)) * params.a_i + k * params.a_k;
