@@ -10,20 +10,23 @@ override WANTS_ENTROPY: bool = false;
 override WANTS_ARGMAX: bool = false;
 override WANTS_RANK: bool = false;
 
+// u is more than z: there is a bias, a cap or a temperature.
+override TRANSFORMED: bool = false;
+
 // Flags of a state.
 const STATE_LIVE: u32 = 1u;
 const STATE_BAD: u32 = 2u;
 const STATE_INFINITE: u32 = 4u;
 
-// Stands for a z of -inf, where the cap is flat.
-const FAR: f32 = -1e30;
+// u of a column that is -inf or past the row: below every u that counts, which LEAST is the least of.
+const DEAD: f32 = LOWEST;
+const LEAST: f32 = -3.40282326356e38;
 
-// A quad of columns: u where it is finite; a column that is -inf or past the row is not live.
+// A quad of columns.
 struct Item {
     column: u32,
     z: vec4<f32>,
     u: vec4<f32>,
-    live: vec4<bool>,
     bad: vec4<bool>,
     coefficient: vec4<f32>,
 }
@@ -76,32 +79,43 @@ struct Closed {
     flags: u32,
 }
 
-// A score after cap, bias and temperature, with what became of it.
+// A score after cap, bias and temperature; a bad one is NaN or +inf.
 struct Score {
     u: vec4<f32>,
-    live: vec4<bool>,
     bad: vec4<bool>,
+}
+
+fn live(u: vec4<f32>) -> vec4<bool> {
+    return u != vec4<f32>(DEAD);
+}
+
+// Clamped as integers, so that nothing enters arithmetic that may not be a number.
+fn clamped(bits: vec4<u32>) -> vec4<u32> {
+    let below_infinity = bitcast<vec4<u32>>(min(bitcast<vec4<i32>>(bits), vec4<i32>(0x7f7fffff)));
+    return min(below_infinity, vec4<u32>(0xff7fffffu));
 }
 
 fn score(z_bits: vec4<u32>, bias_bits: vec4<u32>) -> Score {
     let minus = vec4<u32>(INFINITY_BITS | SIGN_BIT);
-    let z_finite = finite(z_bits);
-    let bias_finite = finite(bias_bits);
-    var u = select(vec4<f32>(0.0), bitcast<vec4<f32>>(z_bits), z_finite);
-    if (SOFTCAP) {
-        u = params.softcap * tanh4(u * params.inverse_softcap);
+    let z = clamped(z_bits);
+    var dead = z_bits == minus;
+    var bad = (z != z_bits) & !dead;
+    var u = bitcast<vec4<f32>>(z);
+    if (TRANSFORMED) {
+        if (SOFTCAP) {
+            u = params.softcap * tanh4(u * params.inverse_softcap);
+        }
+        let bias = clamped(bias_bits);
+        bad = bad | ((bias != bias_bits) & (bias_bits != minus));
+        dead = dead | (bias_bits == minus);
+        u = (u + bitcast<vec4<f32>>(bias)) * params.inverse_temperature;
+        u = bitcast<vec4<f32>>(clamped(bitcast<vec4<u32>>(u)));
     }
-    u = (u + select(vec4<f32>(0.0), bitcast<vec4<f32>>(bias_bits), bias_finite)) * params.inverse_temperature;
-    let u_bits = bitcast<vec4<u32>>(u);
-    let masked = (z_bits == minus) | (bias_bits == minus) | (u_bits == minus);
-    let whole = z_finite & bias_finite & finite(u_bits);
-    let bad = (!z_finite & (z_bits != minus)) | (!bias_finite & (bias_bits != minus)) | (z_finite & bias_finite & !whole & !masked);
-    let live = whole & !masked;
-    return Score(select(vec4<f32>(LOWEST), u, live), live, bad);
+    return Score(select(max(u, vec4<f32>(LEAST)), vec4<f32>(DEAD), dead), bad);
 }
 
 fn item_empty(column: u32) -> Item {
-    return Item(column, vec4<f32>(0.0), vec4<f32>(LOWEST), vec4<bool>(false), vec4<bool>(false), vec4<f32>(0.0));
+    return Item(column, vec4<f32>(0.0), vec4<f32>(DEAD), vec4<bool>(false), vec4<f32>(0.0));
 }
 
 fn coefficients(row: u32, column: u32) -> vec4<f32> {
@@ -120,15 +134,15 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     if (HAS_TERM) {
         coefficient = select(vec4<f32>(0.0), coefficients(row.index, column), inside);
     }
-    let z = select(vec4<f32>(FAR), bitcast<vec4<f32>>(z_bits), finite(z_bits));
-    return Item(column, z, select(vec4<f32>(LOWEST), s.u, inside), s.live & inside, s.bad & inside, coefficient);
+    let z = bitcast<vec4<f32>>(clamped(z_bits));
+    return Item(column, z, select(vec4<f32>(DEAD), s.u, inside), s.bad & inside, coefficient);
 }
 
 // Orders floats as integers; -inf and columns past the row come first.
-fn key(u: f32, live: bool) -> u32 {
+fn key(u: f32) -> u32 {
     let bits = bitcast<u32>(u);
     let ordered = select(bits | SIGN_BIT, ~bits, (bits & SIGN_BIT) != 0u);
-    return select(0u, ordered, live);
+    return select(0u, ordered, u != DEAD);
 }
 
 fn target_score(row: u32, label: u32) -> Score {
@@ -146,7 +160,7 @@ fn open(index: u32) -> Row {
     var row = Row(index, entry.x, entry.y, row_weight, row_weight * bitcast<f32>(entry.w) * head.z, head.w, 0u);
     if (WANTS_RANK && row.label != NONE) {
         let at = target_score(index, row.label);
-        row.target_key = key(at.u.x, at.live.x);
+        row.target_key = key(at.u.x);
     }
     return row;
 }
@@ -157,7 +171,7 @@ fn row_streams(row: Row) -> bool {
 }
 
 fn state_empty() -> State {
-    return State(LOWEST, 0.0, 0.0, 0.0, 0.0, NONE, 0u, 0u);
+    return State(DEAD, 0.0, 0.0, 0.0, 0.0, NONE, 0u, 0u);
 }
 
 struct Part {
@@ -168,24 +182,29 @@ struct Part {
     infinite: bool,
 }
 
+// exp(shift) of what below4 gives, exactly 0 at its floor: there are dead columns, and exp need not be.
+fn exponential(shift: vec4<f32>) -> vec4<f32> {
+    return select(vec4<f32>(0.0), exp(shift), shift > vec4<f32>(-FLOOR));
+}
+
 fn part(it: Item, top: f32) -> Part {
     let shift = below4(it.u, top);
-    let e = select(vec4<f32>(0.0), exp(shift), it.live);
+    let e = exponential(shift);
     var out = Part(sum4(e), 0.0, 0.0, 0.0, false);
     if (WANTS_ENTROPY) {
         out.moment = sum4(e * shift);
     }
     if (HAS_TERM) {
         out.coefficient = sum4(it.coefficient);
-        out.term = sum4(it.coefficient * select(vec4<f32>(0.0), it.u - top, it.live));
-        out.infinite = any((it.coefficient != vec4<f32>(0.0)) & !it.live);
+        out.term = sum4(it.coefficient * select(vec4<f32>(0.0), it.u - top, live(it.u)));
+        out.infinite = any((it.coefficient != vec4<f32>(0.0)) & !live(it.u));
     }
     return out;
 }
 
 fn first_at(it: Item, top: f32) -> u32 {
     let columns = vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u);
-    let c = select(vec4<u32>(NONE), columns, it.live & (it.u == vec4<f32>(top)));
+    let c = select(vec4<u32>(NONE), columns, it.u == vec4<f32>(top));
     return min(min(c.x, c.y), min(c.z, c.w));
 }
 
@@ -193,7 +212,7 @@ fn above(it: Item, row: Row) -> u32 {
     var count = 0u;
     for (var i = 0u; i < 4u; i += 1u) {
         let column = it.column + i;
-        let k = key(it.u[i], it.live[i]);
+        let k = key(it.u[i]);
         let before = k > row.target_key || (k == row.target_key && column < row.label);
         // An empty item has no columns.
         count += select(0u, 1u, before && it.column < params.classes && column < params.classes);
@@ -214,11 +233,10 @@ fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> Sta
     tile.moment = (pa.moment + pb.moment) + (pc.moment + pd.moment);
     tile.coefficient = (pa.coefficient + pb.coefficient) + (pc.coefficient + pd.coefficient);
     tile.term = (pa.term + pb.term) + (pc.term + pd.term);
-    let live = any(a.live | b.live | c.live | d.live);
-    tile.flags = select(0u, STATE_LIVE, live)
+    tile.flags = select(0u, STATE_LIVE, tile_top != DEAD)
         | select(0u, STATE_BAD, any(a.bad | b.bad | c.bad | d.bad))
         | select(0u, STATE_INFINITE, pa.infinite || pb.infinite || pc.infinite || pd.infinite);
-    if (WANTS_ARGMAX && tile_top == top) {
+    if (WANTS_ARGMAX && tile_top == top && top != DEAD) {
         tile.argmax = min(min(first_at(a, top), first_at(b, top)), min(first_at(c, top), first_at(d, top)));
     }
     if (WANTS_RANK) {
@@ -232,8 +250,8 @@ fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> Sta
 // The state with its sums taken against a maximum not below its own.
 fn rescale(state: State, top: f32) -> State {
     var out = state;
-    let live = (state.flags & STATE_LIVE) != 0u;
-    let shift = select(0.0, below(state.top, top), live);
+    // A state without live columns has sums of 0.
+    let shift = below(state.top, top);
     let factor = exp(shift);
     out.top = top;
     out.sum = state.sum * factor;
@@ -241,7 +259,7 @@ fn rescale(state: State, top: f32) -> State {
         out.moment = factor * (state.moment + state.sum * shift);
     }
     if (HAS_TERM) {
-        out.term = state.term + state.coefficient * select(0.0, state.top - top, live);
+        out.term = state.term + state.coefficient * select(0.0, state.top - top, state.top != DEAD);
     }
     return out;
 }
@@ -296,8 +314,8 @@ struct Share {
 fn share(row: Row, label: u32, part_of: f32, top: f32, log_sum: f32) -> Share {
     let s = target_score(row.index, label);
     let weight = part_of * bitcast<f32>(weight_at(0u, label));
-    let below = select(0.0, log_sum + (top - s.u.x), s.live.x);
-    return Share(weight, below, s.live.x, !s.live.x && weight != 0.0);
+    let below = select(0.0, log_sum + (top - s.u.x), s.u.x != DEAD);
+    return Share(weight, below, s.u.x != DEAD, s.u.x == DEAD && weight != 0.0);
 }
 
 // A row without numbers: its by-products are `fill`, its argmax and rank none.
@@ -466,12 +484,12 @@ fn emit(row: Row, closed: Closed, it: Item) {
         return;
     }
     let shift = below4(it.u, closed.top);
-    var e = exp(shift);
+    var e = exponential(shift);
     if (HAS_LSE) {
         // Against an lse, not a maximum, the exponents of all classes may be far from 0.
-        e = exp_far4(shift);
+        e = select(vec4<f32>(0.0), exp_far4(shift), shift > vec4<f32>(-FLOOR));
     }
-    let p = select(vec4<f32>(0.0), e * closed.inverse_sum, it.live);
+    let p = e * closed.inverse_sum;
     // What the target distribution takes is summed first, as its weights were for alpha: with one
     // class the two cancel exactly.
     var taken = vec4<f32>(0.0);
@@ -479,19 +497,24 @@ fn emit(row: Row, closed: Closed, it: Item) {
         taken = closed.beta * it.coefficient;
     }
     if (!HAS_PROBS) {
-        let columns = vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u);
-        taken += select(vec4<f32>(0.0), vec4<f32>(closed.kappa), columns == vec4<u32>(closed.label));
+        // Where in the quad the target is, if it is.
+        let place = closed.label - it.column;
+        let places = vec4<u32>(0u, 1u, 2u, 3u);
+        taken += select(vec4<f32>(0.0), vec4<f32>(closed.kappa), places == vec4<u32>(place));
         if (ORDINAL) {
-            let next = (columns == vec4<u32>(closed.label - 1u)) | (columns == vec4<u32>(closed.label + 1u));
+            let next = (places == vec4<u32>(place - 1u)) | (places == vec4<u32>(place + 1u));
             taken += select(vec4<f32>(0.0), closed.side * bitcast<vec4<f32>>(weight_quad(0u, it.column)), next);
         }
     } else {
         emit_target_gradient(row, closed, it);
     }
-    var g = (closed.alpha * p - taken) * params.inverse_temperature;
+    var g = closed.alpha * p - taken;
+    if (TRANSFORMED) {
+        g = g * params.inverse_temperature;
+    }
     if (SOFTCAP) {
         let slope = sech_squared4(it.z * params.inverse_softcap);
-        g = g * select(vec4<f32>(0.0), slope, it.z != vec4<f32>(FAR));
+        g = g * select(vec4<f32>(0.0), slope, live(it.u));
     }
     gradient_store(row.index, it.column, bitcast<vec4<u32>>(g));
 }
@@ -499,8 +522,8 @@ fn emit(row: Row, closed: Closed, it: Item) {
 // -f·(1 - ε)·w∘log p; where p = 0 the limit, and 0 where its factor is 0.
 fn emit_target_gradient(row: Row, closed: Closed, it: Item) {
     let factor = closed.kappa * bitcast<vec4<f32>>(weight_quad(0u, it.column));
-    let below = closed.side + select(vec4<f32>(0.0), closed.top - it.u, it.live);
+    let below = closed.side + select(vec4<f32>(0.0), closed.top - it.u, live(it.u));
     let limit = vec4<u32>(INFINITY_BITS) | (bitcast<vec4<u32>>(factor) & vec4<u32>(SIGN_BIT));
-    let value = select(limit, bitcast<vec4<u32>>(factor * below), it.live | (factor == vec4<f32>(0.0)));
+    let value = select(limit, bitcast<vec4<u32>>(factor * below), live(it.u) | (factor == vec4<f32>(0.0)));
     target_gradient_store(row.index, it.column, value);
 }

@@ -427,11 +427,15 @@ impl RowLoss for CrossEntropy {
         let wants = |names: &[&str]| u32::from(names.iter().any(|name| call.wants(name)));
         let ordinal = self.label_smoothing > 0.0 && self.smoothing == Smoothing::Ordinal;
         let statistics = call.wants("statistics");
+        #[expect(clippy::float_cmp, reason = "a factor of exactly 1 is no factor")]
+        let transformed =
+            self.softcap.is_some() || call.has("logit_bias") || self.temperature != 1.0;
         vec![
             ("HAS_PROBS", call.has("target_probs").into()),
             ("HAS_TERM", self.has_term(call).into()),
             ("ORDINAL", ordinal.into()),
             ("SOFTCAP", self.softcap.is_some().into()),
+            ("TRANSFORMED", u32::from(transformed)),
             ("FOCAL", (self.focal_gamma > 0.0).into()),
             ("WANTS_ENTROPY", wants(&["entropy"]) | u32::from(statistics)),
             (

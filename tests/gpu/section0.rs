@@ -30,6 +30,7 @@ tests![
     integer_types,
     common_offsets,
     huge_logits,
+    lowest_logits,
     first_tiles_of_minus_infinity,
     completion_counts_calls,
     row_weights,
@@ -494,6 +495,22 @@ fn common_offsets(context: &Context) {
 }
 
 /// Finite logits of any size: a difference is a difference.
+/// The lowest finite number is a logit like any other, also beside -inf.
+fn lowest_logits(context: &Context) {
+    let low = f64::from(f32::MIN);
+    let logits = [
+        [low; 5],
+        [low, -INF, low, -INF, low],
+        [0.0, low, -INF, 1.0, low],
+        [1.0, 2.0, 3.0, -INF, low],
+    ];
+    let inputs =
+        named([("logits", matrix(4, 5, logits.concat())), ("targets", indices(&[4, 0, 3, 1]))]);
+    let wanted = ["loss", "lse", "entropy", "argmax", "grad.logits"];
+    let (outputs, _) = check(&context.gpu, &none(), &inputs, Dtype::F32, &wanted);
+    assert!((row(&outputs["grad.logits"], 1)[2] - 1.0 / 3.0).abs() < 1e-6);
+}
+
 fn huge_logits(context: &Context) {
     let largest = f64::from(f32::MAX);
     for huge in [1e8, 1e10, 1e30, largest] {
