@@ -55,6 +55,8 @@ pub struct Stream {
     pub in_place_of: Option<&'static str>,
     /// Whether it is stored to.
     pub stored: bool,
+    /// The parameter that says how many columns a row has: nothing past them is touched.
+    pub columns: &'static str,
 }
 
 /// The type of a parameter.
@@ -98,11 +100,17 @@ pub(crate) mod size {
     pub const HEADER: u32 = 4;
     /// Rows, or tallies, that one workgroup folds into a tally.
     pub const BLOCK: u32 = 1024;
-    /// Rows of a score tile.
-    pub const TILE_ROWS: u32 = 24;
+    /// Rows of a score tile, for small and for large products.
+    pub const SHORT_ROWS: u32 = 8;
+    pub const TALL_ROWS: u32 = 24;
 
-    pub(super) const ALL: [(&str, u32); 4] =
-        [("RECORD", RECORD), ("HEADER", HEADER), ("BLOCK", BLOCK), ("TILE_ROWS", TILE_ROWS)];
+    pub(super) const ALL: [(&str, u32); 5] = [
+        ("RECORD", RECORD),
+        ("HEADER", HEADER),
+        ("BLOCK", BLOCK),
+        ("SHORT_ROWS", SHORT_ROWS),
+        ("TALL_ROWS", TALL_ROWS),
+    ];
 }
 
 /// One specialisation: what is compiled, without the numbers it runs on.
@@ -269,7 +277,7 @@ impl Kernel {
             let (one, quad) = if quads {
                 quad_loads(name, dtype)
             } else {
-                element_loads(name, dtype, self.atomic(stream))
+                element_loads(stream, dtype, self.atomic(stream))
             };
             let _ = write!(
                 text,
@@ -281,9 +289,9 @@ impl Kernel {
             let body = if quads {
                 quad_store(buffer, dtype)
             } else if dtype.bytes() == 4 {
-                element_store(buffer)
+                element_store(buffer, stream.columns)
             } else {
-                half_store(buffer, dtype)
+                half_store(buffer, dtype, stream.columns)
             };
             let _ = writeln!(
                 text,
@@ -307,7 +315,8 @@ fn quad_loads(name: &str, dtype: Dtype) -> (String, String) {
 }
 
 /// Loads anywhere: the same quad, element by element, and nothing past the row.
-fn element_loads(name: &str, dtype: Dtype, atomic: bool) -> (String, String) {
+fn element_loads(stream: &Stream, dtype: Dtype, atomic: bool) -> (String, String) {
+    let Stream { name, columns, .. } = stream;
     let element = |at: &str| {
         if dtype.bytes() == 4 {
             format!("{name}[{at}]")
@@ -321,7 +330,7 @@ fn element_loads(name: &str, dtype: Dtype, atomic: bool) -> (String, String) {
     (
         element("at"),
         format!(
-            "let last = at + min(params.classes - column, 4u) - 1u; return vec4<u32>({}, {});",
+            "let last = at + min(params.{columns} - column, 4u) - 1u; return vec4<u32>({}, {});",
             element("at"),
             rest.join(", ")
         ),
@@ -336,17 +345,17 @@ fn quad_store(buffer: &str, dtype: Dtype) -> String {
     }
 }
 
-fn element_store(buffer: &str) -> String {
-    (0..4).fold("let live = params.classes - column; ".to_owned(), |body, i| {
+fn element_store(buffer: &str, columns: &str) -> String {
+    (0..4).fold(format!("let live = params.{columns} - column; "), |body, i| {
         body + &format!("if (live > {i}u) {{ {buffer}[at + {i}u] = bits[{i}u]; }} ")
     })
 }
 
 /// Two rows, or two quads of a row that starts at an odd element, share a word: whole words are
 /// stored, halves go in by and/or, so that neighbours never overwrite each other.
-fn half_store(buffer: &str, dtype: Dtype) -> String {
+fn half_store(buffer: &str, dtype: Dtype, columns: &str) -> String {
     format!(
-        "let end = at + min(params.classes - column, 4u); var i = at; \
+        "let end = at + min(params.{columns} - column, 4u); var i = at; \
          for (var n = 0u; n < 4u; n += 1u) {{ if (i >= end) {{ break; }} \
          let low = {dtype}_encode(bits[i - at]); let word = i >> 1u; \
          if ((i & 1u) == 0u && i + 1u < end) {{ \

@@ -15,14 +15,15 @@ use crate::{
     kernel::{shader, size},
     loss::{About, Dim, Loss, WeightLayout, arguments as arg},
     plan::{Call, Plan, View},
-    profile::Profile,
+    profile::{Profile, previous_power_of_two},
     row::{self, Gradient, RowLoss, Rows, Scores, stretches},
     tensor::{Dtype, Layout},
 };
 
-/// Rows and columns that one lane owns in a tile.
-const TILE_ROWS: u64 = size::TILE_ROWS as u64;
-const LANE_COLUMNS: u64 = 4;
+/// Rows of a tile, and columns of one band of a lane.
+const SHORT_ROWS: u64 = size::SHORT_ROWS as u64;
+const TALL_ROWS: u64 = size::TALL_ROWS as u64;
+const BAND_COLUMNS: u64 = 4;
 
 /// A row loss on the scores of a linear layer, hidden·Wᵀ + bias, which are never stored whole.
 ///
@@ -321,7 +322,7 @@ impl<'a> Layer<'a> {
         let budget = self.options.chunk_bytes.unwrap_or(self.profile.chunk_bytes);
         let bytes = budget.min(self.profile.binding_bytes.saturating_sub(64));
         let rows = (bytes / (self.stride() * 4)).clamp(1, short);
-        let rows = if rows > TILE_ROWS { rows - rows % TILE_ROWS } else { rows };
+        let rows = if rows > TALL_ROWS { rows - rows % TALL_ROWS } else { rows };
         rows.min(self.rows.max(1))
     }
 
@@ -480,7 +481,7 @@ impl<'a> Layer<'a> {
                 fit(view, if *along == Along::Owned { owned } else { 2 });
             }
         }
-        let tile = [TILE_ROWS, u64::from(self.profile.tile_lanes) * LANE_COLUMNS, 64];
+        let tile = [TALL_ROWS, u64::from(self.profile.tile_lanes) * BAND_COLUMNS, 64];
         while steps.iter().product::<u64>() > self.profile.dispatch_products {
             let largest = (0..3).filter(|&s| steps[s] > tile[s]).max_by_key(|&s| steps[s]);
             let Some(s) = largest else { break };
@@ -499,40 +500,54 @@ impl<'a> Layer<'a> {
         [i, j, k]: [&Range<u64>; 3],
     ) -> Result<()> {
         let lanes = self.profile.tile_lanes.min(self.profile.workgroup_size);
-        let tile_columns = (j.end - j.start).div_ceil(u64::from(lanes) * LANE_COLUMNS);
-        let tiles = (i.end - i.start).div_ceil(TILE_ROWS) * tile_columns;
+        let quads = (j.end - j.start).div_ceil(u64::from(lanes) * BAND_COLUMNS);
+        let tall = (i.end - i.start) * (j.end - j.start) * (k.end - k.start)
+            >= self.profile.tall_products
+            && i.end - i.start > SHORT_ROWS;
+        let bands = if tall { u64::from(self.profile.tile_bands) } else { 1 };
+        let bands = previous_power_of_two(quads.min(bands) as u32);
+        let tile_columns = quads.div_ceil(u64::from(bands));
+        let tile_rows = (i.end - i.start).div_ceil(if tall { TALL_ROWS } else { SHORT_ROWS });
+        // The larger operand's tile is held while the other's go by.
+        let (row_run, column_run) =
+            if tile_rows < tile_columns { (1, tile_rows) } else { (tile_columns, 1) };
         // Without rows there are no records, and nothing that would look at them.
         let (records, first_row) = rows.records(product.index, product.part).unzip();
         let first_row = first_row.unwrap_or(0);
-        let along = |a: Along| u32::from(product.rows_along == Some(a));
         let first_row = first_row
             + match product.rows_along {
                 Some(Along::Owned) => i.start,
                 Some(Along::Walked) => k.start,
                 None => 0,
             };
-        let (a, a_i, a_k) = cut(&product.a, i, k);
-        let (b, b_j, b_k) = cut(&product.b, j, k);
+        let (a, a_walks) = cut(&product.a, i, k);
+        let (b, b_walks) = cut(&product.b, j, k);
+        let skips_walked = product.rows_along == Some(Along::Walked);
+        let masked = skips_walked || !(k.end - k.start).is_multiple_of(4);
         let place = |view: &View| view.clone().rows(i).columns(j);
         let label = format!("surprisal.linear.{}.{}", product.label, self.hidden.layout.dtype);
         let step = rows
             .planner
             .dispatch(label, "product", &[shader!("record.wgsl"), shader!("linear.wgsl")])
             .shape("WORKGROUP", lanes)
-            .shape("SKIPS_WALKED", along(Along::Walked))
-            .shape("SKIPS_OWNED", along(Along::Owned))
+            .shape("BANDS", bands)
+            .shape("TALL", tall)
+            .shape("A_WALKS", a_walks)
+            .shape("B_WALKS", b_walks)
+            .shape("MASKED", masked)
+            .shape("SKIPS_WALKED", skips_walked)
+            .shape("SKIPS_OWNED", product.rows_along == Some(Along::Owned))
             .number("outputs", i.end - i.start)
             .number("classes", j.end - j.start)
             .number("depth", k.end - k.start)
+            .number("tile_rows", tile_rows)
             .number("tile_columns", tile_columns)
+            .number("row_run", row_run)
+            .number("column_run", column_run)
             .number("first_row", first_row)
-            .number("a_i", a_i)
-            .number("a_k", a_k)
-            .number("b_j", b_j)
-            .number("b_k", b_k)
             .words("records", records)
-            .read_elements("a", a, 1.0)
-            .read_elements("b", b, 1.0);
+            .read_operand("a", if a_walks { "depth" } else { "outputs" }, a, 1.0)
+            .read_operand("b", if b_walks { "depth" } else { "classes" }, b, 1.0);
         let step = match start {
             Start::Zero => step.read("initial", None, 0.0).write("output", Some(place(output))),
             Start::There => step.read_write("initial", "output", place(output)),
@@ -542,18 +557,15 @@ impl<'a> Layer<'a> {
                 step.read("initial", Some(view), 0.0).write("output", Some(place(output)))
             }
         };
-        step.groups(tiles)
+        step.groups(tile_rows * tile_columns)
     }
 }
 
-/// The stretch of a factor that a dispatch needs, and its strides along the owned and walked index.
-fn cut(factor: &Factor, owned: &Range<u64>, walked: &Range<u64>) -> (Option<View>, u64, u64) {
-    let Some((view, along)) = factor else {
-        return (None, 0, 0);
-    };
-    let stride = view.layout.row_stride;
-    match along {
-        Along::Owned => (Some(view.clone().rows(owned).columns(walked)), stride, 1),
-        Along::Walked => (Some(view.clone().rows(walked).columns(owned)), 1, stride),
+/// The stretch of a factor that a dispatch needs, and whether its columns run along the walked index.
+fn cut(factor: &Factor, owned: &Range<u64>, walked: &Range<u64>) -> (Option<View>, bool) {
+    match factor {
+        None => (None, true),
+        Some((view, Along::Owned)) => (Some(view.clone().rows(owned).columns(walked)), true),
+        Some((view, Along::Walked)) => (Some(view.clone().rows(walked).columns(owned)), false),
     }
 }

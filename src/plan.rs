@@ -346,6 +346,9 @@ impl<'a> Planner<'a> {
     }
 }
 
+/// The parameter that counts a row's columns, where a stream says nothing else.
+const COLUMNS: &str = "classes";
+
 /// A dispatch being written.
 pub(crate) struct Step<'p, 'a> {
     planner: &'p mut Planner<'a>,
@@ -395,6 +398,21 @@ impl Step<'_, '_> {
         self.bind(name, view, form, false)
     }
 
+    /// A float tensor whose rows have as many columns as parameter `columns` says.
+    pub fn read_operand(
+        self,
+        name: &'static str,
+        columns: &'static str,
+        view: Option<View>,
+        default: f32,
+    ) -> Self {
+        let mut step = self.read(name, view, default);
+        if let Some(stream) = step.kernel.streams.last_mut() {
+            stream.columns = columns;
+        }
+        step
+    }
+
     /// A float tensor that is read element by element.
     pub fn read_elements(self, name: &'static str, view: Option<View>, default: f32) -> Self {
         let Some(view) = view else {
@@ -439,6 +457,7 @@ impl Step<'_, '_> {
             access: Access::ReadWrite,
             in_place_of: Some(name),
             stored: true,
+            columns: COLUMNS,
         });
         step
     }
@@ -474,6 +493,7 @@ impl Step<'_, '_> {
             access: Access::Read,
             in_place_of: None,
             stored: false,
+            columns: COLUMNS,
         });
         self
     }
@@ -510,6 +530,7 @@ impl Step<'_, '_> {
             access: view.access,
             in_place_of: None,
             stored,
+            columns: COLUMNS,
         });
         self
     }

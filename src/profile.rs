@@ -27,6 +27,10 @@ pub struct Profile {
     pub busy_workgroups: u32,
     /// Lanes of a workgroup in score tiles.
     pub tile_lanes: u32,
+    /// Bands of four columns that one lane of a score tile owns: 1, 2 or 4.
+    pub tile_bands: u32,
+    /// Multiply-adds from which on a product gets large tiles, which take drivers seconds to compile.
+    pub tall_products: u64,
     /// Elements that one dispatch of a row kernel may stream; keeps a dispatch short.
     pub dispatch_elements: u64,
     /// Multiply-adds that one dispatch of score tiles may do.
@@ -49,6 +53,8 @@ impl Default for Profile {
             segment: 16_384,
             busy_workgroups: 256,
             tile_lanes: 64,
+            tile_bands: 1,
+            tall_products: 1 << 26,
             dispatch_elements: 1 << 28,
             dispatch_products: 1 << 36,
             chunk_bytes: 64 << 20,
@@ -69,6 +75,7 @@ impl Profile {
         self.segment = 32_768;
         self.busy_workgroups = 4;
         self.tile_lanes = 8;
+        self.tile_bands = 4;
         // About 100 ms at 0.4 G elements and 6 G products a second.
         self.dispatch_elements = 1 << 25;
         self.dispatch_products = 1 << 29;

@@ -21,6 +21,7 @@ tests![
     no_rows,
     edges,
     chunks,
+    tall_tiles,
     windows_of_products,
     windows_of_bindings,
     windows_of_bindings_in_sixteen_bits,
@@ -249,6 +250,20 @@ fn chunks(context: &Context) {
                 assert_same(context, &context.gpu, &inputs, &options, layout, dtype);
             }
         }
+    }
+}
+
+/// The tile is a matter of speed: every one gives the same bits.
+fn tall_tiles(context: &Context) {
+    let inputs = sample(24, 37, 301, 19, WeightLayout::ClassesHidden);
+    for bands in [1, 4] {
+        let gpu = context.with(|profile| {
+            profile.tall_products = 0;
+            profile.tile_lanes = 8;
+            profile.tile_bands = bands;
+        });
+        let options = json!({"reduction": "none"});
+        assert_same(context, &gpu, &inputs, &options, WeightLayout::ClassesHidden, Dtype::F32);
     }
 }
 

@@ -134,6 +134,9 @@ fn profile(limits: &str) -> Result<Profile> {
             if !profile.row_lanes.is_power_of_two() || !profile.tile_lanes.is_power_of_two() {
                 return Err(bad("row_lanes and tile_lanes are powers of two".to_owned()));
             }
+            if ![1, 2, 4].contains(&profile.tile_bands) {
+                return Err(bad("tile_bands is 1, 2 or 4".to_owned()));
+            }
             let nothing = [
                 u64::from(profile.segment),
                 u64::from(profile.workgroups),
