@@ -72,6 +72,7 @@ mod status;
 pub mod tensor;
 #[cfg(feature = "cases")]
 pub mod testing;
+mod total;
 mod watch;
 
 pub use array::{Arithmetic, Array, Arrays, Data};

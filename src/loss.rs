@@ -170,13 +170,15 @@ pub struct About {
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum Reduction {
-    /// One value a row.
+    /// One value a row, or an element for losses of elements.
     None,
     /// Their sum.
     Sum,
     /// The sum divided by the loss's own denominator, as in PyTorch.
     #[default]
     Mean,
+    /// Losses of elements: the sum over a row, then the mean over the rows.
+    Multilabel,
     /// The sum divided by the caller's denominator.
     Over(f64),
 }
