@@ -41,6 +41,23 @@ pub enum Form {
     Table(&'static str),
 }
 
+/// How a quad of a walk over all elements, row after row, finds its elements in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum Reach {
+    /// The stream lies there as it is walked, or there is none.
+    Flat,
+    /// The quad lies inside one row.
+    Row,
+    /// Every element by its row and column.
+    Each,
+    /// One element a row.
+    Rows,
+    /// One element for all.
+    One,
+}
+
 /// One named tensor of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -55,6 +72,8 @@ pub struct Stream {
     pub in_place_of: Option<&'static str>,
     /// Whether it is stored to.
     pub stored: bool,
+    /// How a walk over all elements reaches it, if the kernel is one.
+    pub reach: Option<Reach>,
 }
 
 /// The type of a parameter.
@@ -258,6 +277,57 @@ impl Kernel {
                 Ok(())
             }
         };
+        if let Some(reach) = stream.reach {
+            self.walk_accessors(stream, reach, text);
+        }
+    }
+
+    /// `NAME_take` and `NAME_give`: the elements at a `Place` of a walk (`shaders/element.wgsl`).
+    fn walk_accessors(&self, stream: &Stream, reach: Reach, text: &mut String) {
+        let name = stream.name;
+        let of_each = |element: &dyn Fn(u32) -> String| {
+            let elements: Vec<String> = (0..4).map(element).collect();
+            format!("vec4<u32>({})", elements.join(", "))
+        };
+        let taken = match reach {
+            Reach::Flat => format!("{name}_quad(0u, p.at)"),
+            Reach::Row => format!("{name}_quad(p.row.x, p.column.x)"),
+            Reach::Each => of_each(&|i| format!("{name}_at(p.row[{i}], p.column[{i}])")),
+            Reach::Rows => of_each(&|i| format!("{name}_at(p.row[{i}], 0u)")),
+            Reach::One => format!("vec4<u32>({name}_at(0u, 0u))"),
+        };
+        if stream.in_place_of.is_none() {
+            let _ = writeln!(text, "fn {name}_take(p: Place) -> vec4<u32> {{ return {taken}; }}");
+        }
+        let given = match reach {
+            _ if matches!(stream.form, Form::Absent(_)) => String::new(),
+            _ if !stream.stored => return,
+            Reach::Flat => format!("{name}_store(0u, p.at, bits);"),
+            Reach::Row => format!("{name}_store(p.row.x, p.column.x, bits);"),
+            Reach::Each | Reach::Rows | Reach::One => {
+                let put = |i| format!("if (inside[{i}]) {{ {} }}", self.put(stream, i));
+                (0..4).map(put).collect::<Vec<_>>().join(" ")
+            }
+        };
+        let _ = writeln!(
+            text,
+            "fn {name}_give(p: Place, inside: vec4<bool>, bits: vec4<u32>) {{ {given} }}"
+        );
+    }
+
+    /// One element stored by its row and column.
+    fn put(&self, stream: &Stream, i: u32) -> String {
+        let buffer = stream.in_place_of.unwrap_or(stream.name);
+        let at =
+            format!("params.{buffer}_base + p.row[{i}] * params.{buffer}_stride + p.column[{i}]");
+        match stream.form {
+            Form::Elements(dtype) if dtype.bytes() == 2 => format!(
+                "let at = {at}; let shift = (at & 1u) * 16u; \
+                 atomicAnd(&{buffer}[at >> 1u], ~(0xffffu << shift)); \
+                 atomicOr(&{buffer}[at >> 1u], {dtype}_encode(bits[{i}]) << shift);"
+            ),
+            _ => format!("{buffer}[{at}] = bits[{i}];"),
+        }
     }
 
     fn float_accessors(&self, stream: &Stream, dtype: Dtype, text: &mut String) {

@@ -56,6 +56,7 @@ mod check;
 #[cfg(feature = "cases")]
 pub mod conformance;
 pub mod cpu;
+pub mod element;
 mod encode;
 pub mod error;
 mod gpu;
@@ -76,14 +77,18 @@ mod total;
 mod watch;
 
 pub use array::{Arithmetic, Array, Arrays, Data};
+pub use element::{ElementLoss, MaskedMean};
 pub use encode::{Prepared, Record};
 pub use error::{Error, Result};
 pub use gpu::{Gpu, Request};
 pub use linear::Linear;
 pub use loss::{
-    CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Empty, LinearCrossEntropy,
-    LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss, Padding, Reduction, Separable,
-    SeparableRow, WeightLayout,
+    BceWithLogits, BceWithLogitsInputs, BceWithLogitsOutputs, BinaryHinge, BinaryHingeInputs,
+    BinaryHingeOutputs, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dice, DiceInputs,
+    DiceOutputs, Empty, GaussianNll, GaussianNllInputs, GaussianNllOutputs, HurdlePoisson,
+    HurdlePoissonInputs, HurdlePoissonOutputs, LinearCrossEntropy, LinearCrossEntropyInputs,
+    LinearCrossEntropyOutputs, Loss, Mse, MseInputs, MseOutputs, Padding, PoissonNll,
+    PoissonNllInputs, PoissonNllOutputs, Reduction, Separable, SeparableRow, WeightLayout,
 };
 pub use plan::Plan;
 pub use profile::Profile;

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, ops::Range};
 use crate::{
     check,
     error::{Error, Result},
-    kernel::{Access, Form, Kernel, Scalar, Source, Stream},
+    kernel::{Access, Form, Kernel, Reach, Scalar, Source, Stream},
     loss::{Dim, Loss},
     profile::Profile,
     tensor::Layout,
@@ -139,6 +139,14 @@ impl View {
         self
     }
 
+    /// Elements `elements` of a tensor without gaps, as one row.
+    pub fn flat(mut self, elements: &Range<u64>) -> Self {
+        let shape = vec![1, elements.end - elements.start];
+        let offset = self.layout.offset + elements.start;
+        self.layout = Layout { shape, row_stride: 0, offset, ..self.layout };
+        self
+    }
+
     /// Columns `columns` of this matrix.
     pub fn columns(mut self, columns: &Range<u64>) -> Self {
         self.layout.offset += columns.start;
@@ -177,6 +185,23 @@ impl View {
         offset.is_multiple_of(4)
             && row_stride.is_multiple_of(4)
             && reach * self.layout.dtype.bytes() <= self.allocation_bytes
+    }
+}
+
+/// A tensor of a walk over all elements, and how a quad of the walk finds its elements there.
+#[derive(Clone, Debug)]
+pub(crate) struct Reached {
+    pub view: View,
+    pub reach: Reach,
+}
+
+impl Reached {
+    /// Quads inside rows are loaded and stored whole; where they cannot be, element by element.
+    fn demoted(self) -> Self {
+        match self.reach {
+            Reach::Row if !self.view.aligned() => Self { reach: Reach::Each, ..self },
+            _ => self,
+        }
     }
 }
 
@@ -439,8 +464,46 @@ impl Step<'_, '_> {
             access: Access::ReadWrite,
             in_place_of: Some(name),
             stored: true,
+            reach: None,
         });
         step
+    }
+
+    /// A float tensor that a walk over all elements reads, or the value that stands for it.
+    pub fn take(self, name: &'static str, view: Option<Reached>, default: f32) -> Self {
+        let Some(Reached { view, reach }) = view.map(Reached::demoted) else {
+            return self.absent(name, default.to_bits()).reached(1, Reach::Flat);
+        };
+        let step = match reach {
+            Reach::Flat | Reach::Row => self.read(name, Some(view), default),
+            _ => self.read_elements(name, Some(view), default),
+        };
+        step.reached(1, reach)
+    }
+
+    /// A float tensor that a walk over all elements writes.
+    pub fn give(self, name: &'static str, view: Option<Reached>) -> Self {
+        let Some(Reached { view, reach }) = view.map(Reached::demoted) else {
+            return self.absent(name, 0).reached(1, Reach::Flat);
+        };
+        let step = match reach {
+            Reach::Flat | Reach::Row => self.write(name, Some(view)),
+            _ => self.write_elements(name, Some(view)),
+        };
+        step.reached(1, reach)
+    }
+
+    /// A float tensor that a walk over all elements reads under one name and writes over under
+    /// another.
+    pub fn take_give(self, name: &'static str, written: &'static str, view: Reached) -> Self {
+        let Reached { view, reach } = view.demoted();
+        self.read_write(name, written, view).reached(2, reach)
+    }
+
+    /// How a walk reaches the last streams.
+    fn reached(mut self, streams: usize, reach: Reach) -> Self {
+        self.kernel.streams.iter_mut().rev().take(streams).for_each(|s| s.reach = Some(reach));
+        self
     }
 
     /// Integers that are read, if there are any.
@@ -474,6 +537,7 @@ impl Step<'_, '_> {
             access: Access::Read,
             in_place_of: None,
             stored: false,
+            reach: None,
         });
         self
     }
@@ -510,6 +574,7 @@ impl Step<'_, '_> {
             access: view.access,
             in_place_of: None,
             stored,
+            reach: None,
         });
         self
     }

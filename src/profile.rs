@@ -25,6 +25,8 @@ pub struct Profile {
     pub segment: u32,
     /// Workgroups that keep the device busy: with fewer rows, rows are split.
     pub busy_workgroups: u32,
+    /// Elements of a workgroup in element kernels: the unit of their sums, a multiple of four.
+    pub element_block: u32,
     /// Lanes of a workgroup in score tiles.
     pub tile_lanes: u32,
     /// Elements that one dispatch of a row kernel may stream; keeps a dispatch short.
@@ -48,6 +50,7 @@ impl Default for Profile {
             row_lanes: 256,
             segment: 16_384,
             busy_workgroups: 256,
+            element_block: 4096,
             tile_lanes: 64,
             dispatch_elements: 1 << 28,
             dispatch_products: 1 << 36,
@@ -68,6 +71,7 @@ impl Profile {
         self.row_lanes = lanes;
         self.segment = 32_768;
         self.busy_workgroups = 4;
+        self.element_block = 16_384;
         self.tile_lanes = 8;
         // About 100 ms at 0.4 G elements and 6 G products a second.
         self.dispatch_elements = 1 << 25;
@@ -81,6 +85,12 @@ impl Profile {
         let most = self.workgroup_size.min(self.workgroup_bytes / TALLY_BYTES).min(64);
         let lanes = if self.row_lanes < 64 { self.row_lanes } else { most };
         previous_power_of_two(lanes.min(most))
+    }
+
+    /// Lanes of a workgroup in element kernels, within the limits.
+    pub(crate) fn element_lanes(&self) -> u32 {
+        let most = self.workgroup_size.min(self.workgroup_bytes / TALLY_BYTES);
+        previous_power_of_two(self.row_lanes.min(most).max(1))
     }
 
     /// Lanes of a workgroup in row kernels, within the limits.

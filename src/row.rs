@@ -309,6 +309,8 @@ impl<'a> Rows<'a> {
         let options = self.loss.options();
         let row = |name| self.call.input(name).map(|view| per_row(view, self.count).rows(&rows));
         let (targets, row_weight, upstream) = (row("targets"), row("row_weight"), row("upstream"));
+        // Targets that are no indices are the functor's.
+        let targets = targets.filter(|view| !view.layout.dtype.is_float());
         let lse = row("lse");
         let weight = self.class_weight();
         let ignored = ignore_words(&options.ignored);

@@ -131,6 +131,11 @@ impl Layout {
         self.len() == 0
     }
 
+    /// Whether elements that follow each other lie apart.
+    pub fn has_gaps(&self) -> bool {
+        self.rows() > 1 && self.row_stride != self.columns()
+    }
+
     /// The extent of the last dimension.
     pub fn columns(&self) -> u64 {
         if self.shape.len() == 2 { self.shape[1] } else { 1 }

@@ -200,7 +200,11 @@ fn each(inputs: &Arrays, name: &str, rows: usize) -> Vec<f64> {
 
 impl<L: SeparableRow> RowLoss for Separable<L> {
     fn sources(&self) -> Vec<Source> {
-        vec![Source { path: L::NAME, text: L::WGSL }, shader!("loss/separable.wgsl")]
+        vec![
+            Source { path: L::NAME, text: L::WGSL },
+            shader!("loss/separable.wgsl"),
+            shader!("loss/sums.wgsl"),
+        ]
     }
 
     fn options(&self) -> RowOptions {
