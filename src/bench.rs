@@ -225,7 +225,7 @@ impl Task {
             let shape = self.shape(output.shape_in(loss, rank));
             let shape = shape.ok_or_else(|| self.missing_extent(loss, output))?;
             let dtype = match output.kind {
-                Kind::Float | Kind::F32 => Dtype::F32,
+                Kind::Float | Kind::F32 | Kind::Mask => Dtype::F32,
                 Kind::U32 => Dtype::U32,
                 Kind::Index | Kind::I64 => Dtype::I64,
             };

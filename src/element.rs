@@ -19,6 +19,9 @@ use crate::{
 
 pub use crate::plan::Number;
 
+/// Elements of a word of a mask of bits, and the least that a window begins at a multiple of.
+const BITS: u64 = 32;
+
 /// What all element losses share: which elements count, and how they are reduced.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ElementOptions {
@@ -250,6 +253,19 @@ impl<'a> Elements<'a> {
         })
     }
 
+    /// The mask of a window; one of bits lies as the elements are walked.
+    fn mask(&self, index: usize) -> Result<Option<Reached>> {
+        match self.call.input("mask") {
+            Some(mut view) if view.layout.dtype == Dtype::U32 => {
+                let window = &self.windows[index];
+                view = view.flat(&(window.start / BITS..window.end.div_ceil(BITS)));
+                Ok(Some(Reached { view, reach: Reach::Flat }))
+            }
+            Some(view) => self.reached(view, index).map(Some),
+            None => Ok(None),
+        }
+    }
+
     fn input(&self, name: &str, index: usize) -> Result<Option<Reached>> {
         self.call.input(name).map(|view| self.reached(view, index)).transpose()
     }
@@ -303,7 +319,7 @@ impl<'a> Elements<'a> {
     fn measure(&mut self) -> Result<(u64, u64)> {
         let unknown = self.loss.options().unknown.is_some();
         for index in 0..self.windows.len() {
-            let mask = self.input("mask", index)?;
+            let mask = self.mask(index)?;
             let targets = self.input("targets", index)?.filter(|_| unknown);
             let (tallies, groups) = (self.tallies.clone(), self.groups(index));
             let places = self.places([&mask, &targets]);
@@ -314,7 +330,7 @@ impl<'a> Elements<'a> {
             ];
             self.pass("measure", index, &sources)
                 .shape("PLACES", places)
-                .take("mask", mask, 1.0)
+                .take_mask("mask", mask)
                 .take("targets", targets, 0.0)
                 .table("tallies", &tallies, "Tally")
                 .groups(groups)?;
@@ -437,7 +453,7 @@ impl Tensors {
                 .map(|stream| Ok((*stream, elements.input(stream.name, index)?)))
                 .collect::<Result<_>>()?,
             weight: elements.input("weight", index)?,
-            mask: elements.input("mask", index)?,
+            mask: elements.mask(index)?,
             upstream: elements.input("upstream", index)?.filter(|_| each),
             loss: if each { elements.output("loss", index)? } else { None },
             gradients: [gradient(0)?, gradient(1)?],
@@ -488,7 +504,7 @@ impl Tensors {
         }
         step.give("second", second)
             .take("weight", self.weight, 1.0)
-            .take("mask", self.mask, 1.0)
+            .take_mask("mask", self.mask)
             .take("upstream", self.upstream, 1.0)
             .give("loss", self.loss)
     }
@@ -501,6 +517,9 @@ fn windows(call: &Call, extents: Extents, profile: &Profile) -> Vec<Range<u64>> 
     let most = |operand: &Operand| {
         let Layout { dtype, row_stride, shape, .. } = &operand.layout;
         let elements = room / dtype.bytes();
+        if *dtype == Dtype::U32 && operand.name == "mask" {
+            return elements * BITS;
+        }
         match *shape.as_slice() {
             // Its first and last row may be there in part.
             _ if operand.layout.has_gaps() => {
@@ -514,16 +533,22 @@ fn windows(call: &Call, extents: Extents, profile: &Profile) -> Vec<Range<u64>> 
     let fits = operands.map(most).min().unwrap_or(u64::MAX).min(profile.dispatch_elements);
     // Blocks are tallied whole, so that an element's place in a sum does not move.
     let block = u64::from(profile.element_block);
-    let unit = if fits >= block { block } else { 4 };
-    stretches(extents.count(), (fits - fits % unit).max(4))
+    let unit = if fits >= block { block } else { BITS };
+    stretches(extents.count(), (fits - fits % unit).max(BITS))
 }
 
 /// What every element loss refuses.
 fn check(loss: &dyn ElementLoss, call: &Call, extents: Extents) -> Result<()> {
     let spanned = loss.streams().iter().map(|stream| stream.name).chain(["weight", "mask"]);
     for name in spanned {
-        if let Some(operand) = call.inputs.get(name) {
-            extents.span(name, &operand.layout.shape)?;
+        match call.inputs.get(name) {
+            Some(mask) if name == "mask" && mask.layout.dtype == Dtype::U32 => {
+                check_bits(mask, extents)?;
+            }
+            Some(operand) => {
+                extents.span(name, &operand.layout.shape)?;
+            }
+            None => {}
         }
         let gradient = format!("grad.{name}");
         if let Some(operand) = call.outputs.get(&gradient)
@@ -556,6 +581,19 @@ fn check(loss: &dyn ElementLoss, call: &Call, extents: Extents) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// One bit an element, in as many words as that takes.
+fn check_bits(mask: &Operand, extents: Extents) -> Result<()> {
+    let words = extents.count().div_ceil(BITS);
+    if mask.layout.shape == [words] && !mask.layout.has_gaps() {
+        return Ok(());
+    }
+    Err(Error::WrongShape {
+        argument: mask.name.clone(),
+        found: mask.layout.shape.clone(),
+        expected: format!("[{words}] words of {BITS} elements"),
+    })
 }
 
 fn wrong(name: &str, operand: &Operand, extents: Extents) -> Error {

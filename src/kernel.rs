@@ -35,6 +35,10 @@ pub enum Form {
     Elements(Dtype),
     /// Integer elements as two words, sign-extended.
     Integers(Dtype),
+    /// Bytes that read as the floats 0 and 1.
+    Bytes,
+    /// Bits that do, from the lowest of the first word on.
+    Bits,
     /// Plain words, read and written by index.
     Words,
     /// An array of a WGSL type of the module's own.
@@ -242,6 +246,23 @@ impl Kernel {
             ),
             Form::AbsentIntegers => {
                 writeln!(text, "fn {name}_at(row: u32) -> vec2<u32> {{ return vec2<u32>(0u); }}")
+            }
+            Form::Bytes | Form::Bits => {
+                let (word, place, mask) = match stream.form {
+                    Form::Bytes => ("at >> 2u", "(at & 3u) * 8u", 255),
+                    _ => ("at >> 5u", "at & 31u", 1),
+                };
+                // The bits of 1.0, or of 0.0.
+                write!(
+                    text,
+                    "fn {name}_at(row: u32, column: u32) -> u32 {{ \
+                     let at = params.{name}_base + row * params.{name}_stride + column; \
+                     return select(0u, 0x3f800000u, (({name}[{word}] >> ({place})) & {mask}u) != 0u); }}\n\
+                     fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ \
+                     let last = params.classes - 1u; return vec4<u32>({name}_at(row, column), \
+                     {name}_at(row, min(column + 1u, last)), {name}_at(row, min(column + 2u, last)), \
+                     {name}_at(row, min(column + 3u, last))); }}\n"
+                )
             }
             Form::Words => write!(
                 text,

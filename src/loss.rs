@@ -10,6 +10,7 @@ pub mod bce_with_logits;
 pub mod binary_hinge;
 pub mod cross_entropy;
 pub mod dice;
+pub mod elementwise;
 pub mod gaussian_nll;
 pub mod hurdle_poisson;
 pub mod linear_cross_entropy;
@@ -28,6 +29,7 @@ pub use bce_with_logits::{BceWithLogits, BceWithLogitsInputs, BceWithLogitsOutpu
 pub use binary_hinge::{BinaryHinge, BinaryHingeInputs, BinaryHingeOutputs};
 pub use cross_entropy::{CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs};
 pub use dice::{Dice, DiceInputs, DiceOutputs};
+pub use elementwise::{ElementFunction, Elementwise};
 pub use gaussian_nll::{GaussianNll, GaussianNllInputs, GaussianNllOutputs};
 pub use hurdle_poisson::{HurdlePoisson, HurdlePoissonInputs, HurdlePoissonOutputs};
 pub use linear_cross_entropy::{
@@ -74,6 +76,8 @@ pub enum Dim {
     State,
     /// The words of a status.
     StatusWords,
+    /// The words of one bit an element.
+    BitWords,
 }
 
 impl Dim {
@@ -86,6 +90,7 @@ impl Dim {
             Self::One => "1",
             Self::State => "state words",
             Self::StatusWords => "status words",
+            Self::BitWords => "words of bits",
         }
     }
 }
@@ -106,6 +111,8 @@ pub enum Kind {
     U32,
     /// `i64` alone (two words).
     I64,
+    /// A float type, bytes (`u8`: 0 or not), or one bit an element in `u32` words.
+    Mask,
 }
 
 /// One input or output of a loss.

@@ -11,7 +11,7 @@ use crate::{
     kernel::{Access, Form, Kernel, Reach, Scalar, Source, Stream},
     loss::{Dim, Loss},
     profile::Profile,
-    tensor::Layout,
+    tensor::{Dtype, Layout},
 };
 
 /// A tensor of a call without its buffer: which allocation it lies in, and where.
@@ -49,10 +49,18 @@ pub struct Call {
 impl<'de> serde::Deserialize<'de> for Dim {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        [Self::Rows, Self::Classes, Self::Hidden, Self::One, Self::State, Self::StatusWords]
-            .into_iter()
-            .find(|dim| format!("{dim:?}").eq_ignore_ascii_case(&name.replace('_', "")))
-            .ok_or_else(|| serde::de::Error::custom(format!("no extent `{name}`")))
+        [
+            Self::Rows,
+            Self::Classes,
+            Self::Hidden,
+            Self::One,
+            Self::State,
+            Self::StatusWords,
+            Self::BitWords,
+        ]
+        .into_iter()
+        .find(|dim| format!("{dim:?}").eq_ignore_ascii_case(&name.replace('_', "")))
+        .ok_or_else(|| serde::de::Error::custom(format!("no extent `{name}`")))
     }
 }
 
@@ -506,6 +514,18 @@ impl Step<'_, '_> {
         self
     }
 
+    /// A mask that a walk over all elements reads, as the floats 0 and 1 where it is bytes or bits.
+    pub fn take_mask(self, name: &'static str, mask: Option<Reached>) -> Self {
+        match mask {
+            Some(Reached { view, reach }) if !view.layout.dtype.is_float() => {
+                let bits = view.layout.dtype == Dtype::U32;
+                let form = if bits { Form::Bits } else { Form::Bytes };
+                self.bind(name, view, form, false).reached(1, reach)
+            }
+            mask => self.take(name, mask, 1.0),
+        }
+    }
+
     /// Integers that are read, if there are any.
     pub fn integers(self, name: &'static str, view: Option<View>) -> Self {
         let Some(view) = view else { return self.unbound(name, Form::AbsentIntegers) };
@@ -558,6 +578,7 @@ impl Step<'_, '_> {
             // Words are counted as such whatever the elements are (a 64-bit count is two).
             let unit = if form == Form::Words { 4 } else { size };
             let base = (bytes.start - offset) / unit;
+            let base = if form == Form::Bits { 32 * base } else { base };
             self = self.number(format!("{name}_base"), base as u32);
             let stride = view.layout.row_stride as u32;
             self = self.number(format!("{name}_stride"), stride);

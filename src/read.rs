@@ -170,7 +170,7 @@ fn output_layout(loss: &dyn Loss, call: &Call, inputs: &Named<'_>, name: &str) -
         });
     };
     let dtype = match argument.kind {
-        Kind::Float | Kind::F32 => Dtype::F32,
+        Kind::Float | Kind::F32 | Kind::Mask => Dtype::F32,
         Kind::U32 => Dtype::U32,
         Kind::I64 | Kind::Index => Dtype::I64,
     };

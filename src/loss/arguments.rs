@@ -112,8 +112,17 @@ pub(crate) const fn element_gradient(name: &'static str, about: &'static str) ->
 
 pub(crate) const ELEMENT_WEIGHT: Argument =
     broadcast("weight", "multiplies losses and gradients").within(Domain::Positive);
-pub(crate) const MASK: Argument = broadcast(
+pub(crate) const MASK: Argument = Argument::optional(
     "mask",
+    Kind::Mask,
+    &[
+        &[Dim::Rows, Dim::Classes],
+        &[Dim::Rows],
+        &[Dim::Classes],
+        &[Dim::Rows, Dim::One],
+        &[Dim::One],
+        &[Dim::BitWords],
+    ],
     "multiplies losses and gradients, and is what a mean divides by; 0 takes an element out",
 )
 .within(Domain::Mask);

@@ -141,7 +141,7 @@ impl Shape {
         let shape = argument.shape_in(loss, rank);
         let shape: Vec<u64> = shape.iter().map(extent).collect();
         let dtype = match argument.kind {
-            Kind::Float => self.dtype,
+            Kind::Float | Kind::Mask => self.dtype,
             Kind::F32 => Dtype::F32,
             Kind::Index | Kind::I64 => Dtype::I64,
             Kind::U32 => Dtype::U32,

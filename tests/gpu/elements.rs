@@ -2,9 +2,9 @@
 
 use serde_json::json;
 use surprisal::{
-    Array, Arrays, BceWithLogits, BinaryHinge, Dice, Dtype, Error, GaussianNll, HurdlePoisson,
-    Layout, Loss, MaskedMean, Mse, PoissonNll, Reduction, Request, Tensor, cpu, loss::dice::Per,
-    tensor::Named, tensor_blocking, testing,
+    Array, Arrays, BceWithLogits, BinaryHinge, Dice, Dtype, ElementFunction, Elementwise, Error,
+    GaussianNll, HurdlePoisson, Layout, Loss, MaskedMean, Mse, PoissonNll, Reduction, Request,
+    Tensor, cpu, loss::dice::Per, tensor::Named, tensor_blocking, testing,
 };
 
 use crate::support::{
@@ -15,6 +15,7 @@ use crate::support::{
 tests![
     broadcasts,
     masks,
+    masks_of_bytes_and_bits,
     unknown_targets,
     smoothing_is_half_to_each_side,
     focal_at_saturation,
@@ -33,6 +34,7 @@ tests![
     wrong_shapes,
     sums_of_many,
     dice_per_row_and_batch,
+    losses_of_ones_own,
     infinite_scores_of_the_others,
 ];
 
@@ -111,6 +113,59 @@ fn masks(context: &Context) {
     for shape in [&[6, 11][..], &[11], &[6, 1]] {
         let inputs = with(&sample(1, 6, 11), [("mask", positive(4, shape))]);
         check(&context.gpu, &BceWithLogits::default(), &inputs, Dtype::F32, &GRADIENT);
+    }
+}
+
+/// A mask of bytes and one of bits are the mask of floats, to the bit.
+fn masks_of_bytes_and_bits(context: &Context) {
+    let gpu = &context.gpu;
+    for (rows, columns) in [(6, 11), (4, 32), (9, 70)] {
+        let count = rows * columns;
+        let mask = testing::numbers(surprisal::loss::Domain::Mask, 2, count);
+        let inputs =
+            with(&sample(1, rows, columns), [("mask", matrix(rows, columns, mask.clone()))]);
+        let loss = BceWithLogits::default();
+        let (mut expected, _) = check(gpu, &loss, &inputs, Dtype::F32, &GRADIENT);
+        expected.remove("status");
+        let shape = [rows as u64, columns as u64];
+        // Any byte but 0 keeps.
+        let bytes = Array::int(&shape, mask.iter().map(|&m| 3 * m as i64).collect());
+        let word = |part: &[f64]| {
+            part.iter().enumerate().fold(0, |word, (bit, &m)| word | ((m as i64) << bit))
+        };
+        let words: Vec<i64> = mask.chunks(32).map(word).collect();
+        let bits = Array::int(&[words.len() as u64], words);
+        for (array, dtype, offset) in [
+            (&bytes, Dtype::U8, 0),
+            (&bytes, Dtype::U8, 5),
+            (&bits, Dtype::U32, 0),
+            (&bits, Dtype::U32, 3),
+        ] {
+            let layout = Layout::dense(dtype, &array.shape).offset(offset);
+            let placed = Placed::input(gpu, array, layout);
+            let mut others = inputs.clone();
+            others.remove("mask");
+            let others = placed_inputs(gpu, &loss, &others, Dtype::F32);
+            let mut given = tensors(&others);
+            given.insert("mask".to_owned(), placed.tensor());
+            let gradient = Placed::output(gpu, Layout::dense(Dtype::F32, &shape));
+            let value = Placed::output(gpu, Layout::vector(Dtype::F32, 1));
+            let outputs = Named::from([
+                ("grad.logits".to_owned(), gradient.tensor()),
+                ("loss".to_owned(), value.tensor()),
+            ]);
+            submit(gpu, &loss, &Request::new(given, outputs));
+            let actual = named([("grad.logits", gradient.array(gpu)), ("loss", value.array(gpu))]);
+            assert_same_bits(&actual, &expected, &format!("{dtype} {rows}×{columns} +{offset}"));
+        }
+        let wrong = storage(gpu, 4096);
+        let others = placed_inputs(gpu, &loss, &sample(1, rows, columns), Dtype::F32);
+        let mut given = tensors(&others);
+        given.insert("mask".to_owned(), Tensor::vector(&wrong, Dtype::U32, 1));
+        let value = storage(gpu, 16);
+        let outputs = Named::from([("loss".to_owned(), Tensor::vector(&value, Dtype::F32, 1))]);
+        let error = gpu.prepare(&loss, &Request::new(given, outputs)).unwrap_err();
+        assert!(matches!(error, Error::WrongShape { .. }), "{error}");
     }
 }
 
@@ -547,6 +602,36 @@ fn dice_per_row_and_batch(context: &Context) {
     let poisoned = with(&inputs, [("logits", set(&inputs["logits"], 204, NAN))]);
     let (outputs, status) = check(gpu, &loss, &poisoned, Dtype::F32, &GRADIENT);
     assert_eq!(outputs["loss"].to_f64().iter().filter(|loss| loss.is_nan()).count(), 1);
+    assert_eq!(status.bad_rows, 1);
+}
+
+/// log cosh(z − y), in two WGSL functions and one in Rust.
+#[derive(Debug)]
+struct LogCosh;
+
+impl ElementFunction for LogCosh {
+    const NAME: &'static str = "log_cosh";
+    const WGSL: &'static str = "
+        fn element_loss(z: f32, y: f32) -> f32 { return params.scale * log(cosh(z - y)); }
+        fn element_slope(z: f32, y: f32) -> f32 { return params.scale * tanh(z - y); }";
+
+    fn numbers(&self) -> Vec<(&'static str, f64)> {
+        vec![("scale", 3.0)]
+    }
+
+    fn at(&self, z: f64, y: f64) -> (f64, f64) {
+        (3.0 * (z - y).cosh().ln(), 3.0 * (z - y).tanh())
+    }
+}
+
+fn losses_of_ones_own(context: &Context) {
+    let loss = Elementwise::new(LogCosh).reduction(Reduction::Sum);
+    let inputs = with(&sample(4, 7, 9), [("weight", positive(2, &[9]))]);
+    for dtype in [Dtype::F16, Dtype::Bf16] {
+        check(&context.gpu, &loss, &inputs, dtype, &GRADIENT);
+    }
+    let poisoned = with(&inputs, [("logits", set(&inputs["logits"], 3, INF))]);
+    let (_, status) = check(&context.gpu, &loss, &poisoned, Dtype::F16, &GRADIENT);
     assert_eq!(status.bad_rows, 1);
 }
 
