@@ -7,50 +7,69 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let first = min(block, blocks) * ELEMENTS;
     let end = min(first + ELEMENTS, params.classes);
     let factor = tallies[params.kept + 1u].sum;
-    var mine = tally_empty();
     var sums = vec4<f32>(0.0);
+    var odd = Odd(vec4<u32>(0u), vec4<u32>(0u), vec4<u32>(0u), vec4<u32>(NONE), vec4<u32>(0u));
     var at = first + lane * 4u;
     for (; at + 4u <= end; at += WORKGROUP * 4u) {
-        sums += counted(&mine, at, visit(place(at), vec4<bool>(true), factor));
+        let visited = visit(place(at), vec4<bool>(true), factor);
+        sums += finite_part(visited.loss);
+        odd = counted(odd, at, visited);
     }
     if (at < end) {
         let inside = vec4<u32>(at, at + 1u, at + 2u, at + 3u) < vec4<u32>(end);
-        sums += counted(&mine, at, visit(place(at), inside, factor));
+        let visited = visit(place(at), inside, factor);
+        sums += finite_part(visited.loss);
+        odd = counted(odd, at, visited);
     }
-    mine.sum = sum4(sums);
-    let all = tally_reduce(mine, lane);
+    let all = tally_reduce(tally_of(sums, odd), lane);
     if (lane == 0u && block < blocks) {
         tallies[params.first_tally + block] = all;
     }
 }
 
-// The finite losses of a quad; the others go into the tally.
-fn counted(mine: ptr<function, Tally>, at: u32, visited: Visited) -> vec4<f32> {
-    let fine = finite(visited.loss);
-    if (!all(fine)) {
-        for (var i = 0u; i < 4u; i += 1u) {
-            count_odd(mine, at + i, visited.loss[i], visited.bad[i], visited.value[i]);
-        }
-    }
-    return select(vec4<f32>(0.0), bitcast<vec4<f32>>(visited.loss), fine);
+// What is counted of losses that are not finite. By vectors and without a branch: a branch would run
+// for every quad where lanes share one instruction.
+struct Odd {
+    flags: vec4<u32>,
+    nans: vec4<u32>,
+    bad: vec4<u32>,
+    // The first bad element, and its value.
+    first: vec4<u32>,
+    value: vec4<u32>,
 }
 
-fn count_odd(mine: ptr<function, Tally>, at: u32, loss: u32, bad: bool, value: u32) {
-    if (finite_one(loss)) {
-        return;
+fn finite_part(bits: vec4<u32>) -> vec4<f32> {
+    return select(vec4<f32>(0.0), bitcast<vec4<f32>>(bits), finite(bits));
+}
+
+fn counted(odd: Odd, at: u32, visited: Visited) -> Odd {
+    let nans = is_nan4(visited.loss);
+    let negative = (visited.loss & vec4<u32>(SIGN_BIT)) != vec4<u32>(0u);
+    let infinite = select(vec4<u32>(SUM_POSITIVE), vec4<u32>(SUM_NEGATIVE), negative);
+    let flags = select(select(infinite, vec4<u32>(SUM_NAN), nans), vec4<u32>(0u), finite(visited.loss));
+    let places = select(vec4<u32>(NONE), vec4<u32>(at, at + 1u, at + 2u, at + 3u), visited.bad);
+    return Odd(
+        odd.flags | flags,
+        odd.nans + select(vec4<u32>(0u), vec4<u32>(1u), nans & !visited.bad),
+        odd.bad + select(vec4<u32>(0u), vec4<u32>(1u), visited.bad),
+        min(odd.first, places),
+        select(odd.value, visited.value, places < odd.first),
+    );
+}
+
+fn tally_of(sums: vec4<f32>, odd: Odd) -> Tally {
+    var tally = tally_empty();
+    tally.sum = sum4(sums);
+    for (var i = 0u; i < 4u; i += 1u) {
+        tally.sum_flags |= odd.flags[i];
+        tally.bad_rows += odd.nans[i];
+        tally.bad_targets += odd.bad[i];
     }
-    if ((loss & ~SIGN_BIT) == INFINITY_BITS) {
-        (*mine).sum_flags |= select(SUM_POSITIVE, SUM_NEGATIVE, (loss & SIGN_BIT) != 0u);
-        return;
+    let first = min(min(odd.first.x, odd.first.y), min(odd.first.z, odd.first.w));
+    if (first != NONE) {
+        tally.first_bad_row = row_of(first);
+        let values = select(vec4<u32>(0u), odd.value, odd.first == vec4<u32>(first));
+        tally.bad_value_low = (values.x | values.y) | (values.z | values.w);
     }
-    (*mine).sum_flags |= SUM_NAN;
-    if (!bad) {
-        (*mine).bad_rows += 1u;
-        return;
-    }
-    if ((*mine).bad_targets == 0u) {
-        (*mine).first_bad_row = row_of(at);
-        (*mine).bad_value_low = value;
-    }
-    (*mine).bad_targets += 1u;
+    return tally;
 }
