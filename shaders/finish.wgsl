@@ -1,6 +1,8 @@
 // One workgroup: the scalars. The completion word moves last.
 
 override EMPTY_IS_ZERO: bool = false;
+// Bad targets are counted by their floats, not by their indices.
+override FLOAT_TARGETS: bool = false;
 
 @compute @workgroup_size(WORKGROUP)
 fn finish(@builtin(local_invocation_index) lane: u32) {
@@ -24,11 +26,13 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
     let mean = quotient(sum, kept.denominator);
     let growth = bits_or(exp_far4(vec4<f32>(clamp(bitcast<f32>(mean), -87.0, 88.722839))).x, mean, finite_one(mean));
     perplexity_write(0u, select(growth, INFINITY_BITS, finite_one(mean) && bitcast<f32>(mean) > 88.722839));
-    status_write(1u, kept.bad_targets);
-    status_write(2u, kept.first_bad_row);
-    status_write(3u, kept.bad_value_low);
-    status_write(4u, kept.bad_value_high);
+    let bad = tally_merge(kept, all);
+    status_write(1u, bad.bad_targets);
+    status_write(2u, bad.first_bad_row);
+    status_write(3u, bad.bad_value_low);
+    status_write(4u, bad.bad_value_high);
     status_write(5u, all.bad_rows);
+    status_write(7u, select(0u, 1u, FLOAT_TARGETS));
     status_write(0u, status_read(0u) + 1u);
 }
 

@@ -2,12 +2,7 @@
 // (denominator, divisor, 1/divisor, sum of the class weights), (count, bad targets, first bad row),
 // (its target).
 
-const REDUCE_SUM: u32 = 1u;
-const REDUCE_MEAN: u32 = 2u;
-const REDUCE_OVER: u32 = 3u;
-
 override SUMS_CLASS_WEIGHTS: bool = false;
-override HAS_DENOMINATOR: bool = false;
 
 @compute @workgroup_size(WORKGROUP)
 fn header(@builtin(local_invocation_index) lane: u32) {
@@ -26,16 +21,8 @@ fn header(@builtin(local_invocation_index) lane: u32) {
         class_weights = tally_reduce(weights, lane).sum;
     }
     if (lane == 0u) {
-        var divisor = 1.0;
-        if (HAS_DENOMINATOR) {
-            divisor = bitcast<f32>(denominator_at(0u, 0u));
-        } else if (params.reduction == REDUCE_MEAN) {
-            divisor = all.denominator;
-        } else if (params.reduction == REDUCE_OVER) {
-            divisor = params.over;
-        }
-        // A mean over nothing has gradient 0.
-        let inverse = select(1.0 / divisor, 0.0, divisor == 0.0);
+        let divisor = divisor_of(all.denominator);
+        let inverse = inverse_of(divisor);
         row_table[0] = bitcast<vec4<u32>>(vec4<f32>(all.denominator, divisor, inverse, class_weights));
         row_table[1] = vec4<u32>(all.count_low, all.count_high, all.bad_targets, all.first_bad_row);
         row_table[2] = vec4<u32>(all.bad_value_low, all.bad_value_high, 0u, 0u);

@@ -99,6 +99,7 @@ impl Array {
             Dtype::I32 => ints().flat_map(|v| (v as i32).to_le_bytes()).collect(),
             Dtype::U32 => ints().flat_map(|v| (v as u32).to_le_bytes()).collect(),
             Dtype::I64 => ints().flat_map(i64::to_le_bytes).collect(),
+            Dtype::U8 => ints().map(|v| v as u8).collect(),
         }
     }
 
@@ -127,6 +128,7 @@ impl Array {
                 words(bytes, count).map(|b| i64::from(u32::from_le_bytes(b))).collect(),
             ),
             Dtype::I64 => Self::int(shape, words(bytes, count).map(i64::from_le_bytes).collect()),
+            Dtype::U8 => Self::int(shape, bytes.iter().take(count).map(|&b| b.into()).collect()),
         }
     }
 }
@@ -141,6 +143,6 @@ pub fn round(value: f64, dtype: Dtype) -> f64 {
         Dtype::F16 => half::f16::from_f32(value as f32).to_f64(),
         Dtype::Bf16 => half::bf16::from_f32(value as f32).to_f64(),
         Dtype::F32 => f64::from(value as f32),
-        Dtype::I32 | Dtype::U32 | Dtype::I64 => value,
+        Dtype::I32 | Dtype::U32 | Dtype::I64 | Dtype::U8 => value,
     }
 }

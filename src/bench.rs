@@ -14,10 +14,10 @@ use crate::{
     error::{Error, Result},
     gpu::{Gpu, Request, guarded},
     kernel::{Form, Kernel, Stream, shader},
-    loss::{About, Argument, Dim, Kind, Loss},
+    loss::{About, Argument, Dim, Domain, Kind, Loss},
     plan::{Call, Dispatch, Operand, Plan},
     profile::Profile,
-    read::{output_shape, stored_dtype, tensor_blocking},
+    read::{stored_dtype, tensor_blocking},
     row::STATE_WORDS,
     status::Status,
     tensor::{Dtype, Layout, Named, Tensor},
@@ -220,10 +220,12 @@ impl Task {
             if let Some(layout) = like {
                 return Ok((output.name.to_owned(), layout.clone()));
             }
-            let shape = self.shape(output_shape(loss, output));
+            let first = loss.about().inputs.first().and_then(|first| inputs.get(first.name));
+            let rank = first.map_or(1, |layout| layout.shape.len());
+            let shape = self.shape(output.shape_in(loss, rank));
             let shape = shape.ok_or_else(|| self.missing_extent(loss, output))?;
             let dtype = match output.kind {
-                Kind::Float | Kind::F32 => Dtype::F32,
+                Kind::Float | Kind::F32 | Kind::Mask => Dtype::F32,
                 Kind::U32 => Dtype::U32,
                 Kind::Index | Kind::I64 => Dtype::I64,
             };
@@ -243,7 +245,13 @@ impl Task {
     }
 
     /// The numbers of an input: what a training step would give, seeded.
-    fn fill(&self, gpu: &Gpu, argument: &str, layout: &Layout, buffer: &wgpu::Buffer) {
+    fn fill(
+        &self,
+        gpu: &Gpu,
+        (argument, domain): (&str, Domain),
+        layout: &Layout,
+        buffer: &wgpu::Buffer,
+    ) {
         let classes = self.extent(Dim::Classes).or(self.extent(Dim::Rows)).unwrap_or(1);
         let rows = self.extent(Dim::Rows).unwrap_or(1);
         let count = layout.len().min(BLOCK) as usize;
@@ -251,6 +259,7 @@ impl Task {
         let seed = argument.bytes().fold(1, |seed, byte| seed * 31 % 65_537 + u64::from(byte));
         let block = if layout.dtype.is_float() {
             let numbers = match argument {
+                _ if domain != Domain::Any => testing::numbers(domain, seed, count),
                 "upstream" => vec![1.0; count],
                 "denominator" => vec![rows as f64; count],
                 name if name.contains("prob") => vec![1.0 / classes as f64; count],
@@ -350,7 +359,9 @@ impl Workload {
         let inputs = inputs.into_iter().map(buffer).collect::<Result<Vec<_>>>()?;
         let outputs = outputs.into_iter().map(buffer).collect::<Result<Vec<_>>>()?;
         for (name, buffer, layout) in &inputs {
-            task.fill(gpu, name, layout, buffer);
+            let input = loss.about().inputs.iter().find(|input| input.name == name);
+            let domain = input.map_or(Domain::Any, |input| input.domain);
+            task.fill(gpu, (name, domain), layout, buffer);
         }
         save_lse(gpu, loss, &inputs)?;
         let request = Request::new(named(&inputs), named(&outputs));

@@ -114,6 +114,7 @@ fn kind(argument: &Argument, dtype: Dtype) -> Result<()> {
         Kind::F32 => &[Dtype::F32],
         Kind::Index => &[Dtype::I32, Dtype::U32, Dtype::I64],
         Kind::U32 => &[Dtype::U32],
+        Kind::Mask => &[Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::U8, Dtype::U32],
         Kind::I64 => &[Dtype::I64],
     };
     if allowed.contains(&dtype) {

@@ -5,6 +5,8 @@
 //! yardstick of the tolerance.
 
 pub(crate) mod cross_entropy;
+pub(crate) mod dice;
+pub(crate) mod element;
 pub(crate) mod linear;
 
 use num_traits::Float;

@@ -141,6 +141,16 @@ pub enum Error {
         /// Its target.
         value: i64,
     },
+    /// A target, variance or rate outside its domain, found by the checked path.
+    #[error("{count} bad value(s); the first is {value}, in row {row}")]
+    BadValues {
+        /// How many elements have one.
+        count: u64,
+        /// The row of the first of them.
+        row: u64,
+        /// Its value.
+        value: f32,
+    },
     /// No adapter fits what was asked for.
     #[error("no adapter{wanted}; found: {found}")]
     NoAdapter {

@@ -35,10 +35,31 @@ pub enum Form {
     Elements(Dtype),
     /// Integer elements as two words, sign-extended.
     Integers(Dtype),
+    /// Bytes that read as the floats 0 and 1.
+    Bytes,
+    /// Bits that do, from the lowest of the first word on.
+    Bits,
     /// Plain words, read and written by index.
     Words,
     /// An array of a WGSL type of the module's own.
     Table(&'static str),
+}
+
+/// How a quad of a walk over all elements, row after row, finds its elements in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum Reach {
+    /// The stream lies there as it is walked, or there is none.
+    Flat,
+    /// The quad lies inside one row.
+    Row,
+    /// Every element by its row and column.
+    Each,
+    /// One element a row.
+    Rows,
+    /// One element for all.
+    One,
 }
 
 /// One named tensor of a kernel.
@@ -57,6 +78,8 @@ pub struct Stream {
     pub stored: bool,
     /// The parameter that says how many columns a row has: nothing past them is touched.
     pub columns: &'static str,
+    /// How a walk over all elements reaches it, if the kernel is one.
+    pub reach: Option<Reach>,
 }
 
 /// The type of a parameter.
@@ -232,6 +255,23 @@ impl Kernel {
             Form::AbsentIntegers => {
                 writeln!(text, "fn {name}_at(row: u32) -> vec2<u32> {{ return vec2<u32>(0u); }}")
             }
+            Form::Bytes | Form::Bits => {
+                let (word, place, mask) = match stream.form {
+                    Form::Bytes => ("at >> 2u", "(at & 3u) * 8u", 255),
+                    _ => ("at >> 5u", "at & 31u", 1),
+                };
+                // The bits of 1.0, or of 0.0.
+                write!(
+                    text,
+                    "fn {name}_at(row: u32, column: u32) -> u32 {{ \
+                     let at = params.{name}_base + row * params.{name}_stride + column; \
+                     return select(0u, 0x3f800000u, (({name}[{word}] >> ({place})) & {mask}u) != 0u); }}\n\
+                     fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ \
+                     let last = params.classes - 1u; return vec4<u32>({name}_at(row, column), \
+                     {name}_at(row, min(column + 1u, last)), {name}_at(row, min(column + 2u, last)), \
+                     {name}_at(row, min(column + 3u, last))); }}\n"
+                )
+            }
             Form::Words => write!(
                 text,
                 "fn {name}_read(at: u32) -> u32 {{ return {name}[params.{name}_base + at]; }}\n{}",
@@ -266,6 +306,57 @@ impl Kernel {
                 Ok(())
             }
         };
+        if let Some(reach) = stream.reach {
+            self.walk_accessors(stream, reach, text);
+        }
+    }
+
+    /// `NAME_take` and `NAME_give`: the elements at a `Place` of a walk (`shaders/element.wgsl`).
+    fn walk_accessors(&self, stream: &Stream, reach: Reach, text: &mut String) {
+        let name = stream.name;
+        let of_each = |element: &dyn Fn(u32) -> String| {
+            let elements: Vec<String> = (0..4).map(element).collect();
+            format!("vec4<u32>({})", elements.join(", "))
+        };
+        let taken = match reach {
+            Reach::Flat => format!("{name}_quad(0u, p.at)"),
+            Reach::Row => format!("{name}_quad(p.row.x, p.column.x)"),
+            Reach::Each => of_each(&|i| format!("{name}_at(p.row[{i}], p.column[{i}])")),
+            Reach::Rows => of_each(&|i| format!("{name}_at(p.row[{i}], 0u)")),
+            Reach::One => format!("vec4<u32>({name}_at(0u, 0u))"),
+        };
+        if stream.in_place_of.is_none() {
+            let _ = writeln!(text, "fn {name}_take(p: Place) -> vec4<u32> {{ return {taken}; }}");
+        }
+        let given = match reach {
+            _ if matches!(stream.form, Form::Absent(_)) => String::new(),
+            _ if !stream.stored => return,
+            Reach::Flat => format!("{name}_store(0u, p.at, bits);"),
+            Reach::Row => format!("{name}_store(p.row.x, p.column.x, bits);"),
+            Reach::Each | Reach::Rows | Reach::One => {
+                let put = |i| format!("if (inside[{i}]) {{ {} }}", self.put(stream, i));
+                (0..4).map(put).collect::<Vec<_>>().join(" ")
+            }
+        };
+        let _ = writeln!(
+            text,
+            "fn {name}_give(p: Place, inside: vec4<bool>, bits: vec4<u32>) {{ {given} }}"
+        );
+    }
+
+    /// One element stored by its row and column.
+    fn put(&self, stream: &Stream, i: u32) -> String {
+        let buffer = stream.in_place_of.unwrap_or(stream.name);
+        let at =
+            format!("params.{buffer}_base + p.row[{i}] * params.{buffer}_stride + p.column[{i}]");
+        match stream.form {
+            Form::Elements(dtype) if dtype.bytes() == 2 => format!(
+                "let at = {at}; let shift = (at & 1u) * 16u; \
+                 atomicAnd(&{buffer}[at >> 1u], ~(0xffffu << shift)); \
+                 atomicOr(&{buffer}[at >> 1u], {dtype}_encode(bits[{i}]) << shift);"
+            ),
+            _ => format!("{buffer}[{at}] = bits[{i}];"),
+        }
     }
 
     fn float_accessors(&self, stream: &Stream, dtype: Dtype, text: &mut String) {

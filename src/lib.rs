@@ -37,8 +37,8 @@
 //! - [`plan::Plan`]: shapes and device limits become a recording as plain data, windows past binding
 //!   limits included. It can be printed and replayed; encoding only walks through it.
 //! - [`kernel::Kernel`]: the identity of one specialisation, and the WGSL it stands for.
-//! - [`row`] and [`linear`]: the skeletons. A loss is a functor in them; [`Separable`] makes one of
-//!   three short WGSL functions of your own.
+//! - [`row`], [`linear`] and [`element`]: the skeletons. A loss is a functor in them; [`Separable`]
+//!   and [`Elementwise`] make one of a few short WGSL functions of your own.
 //! - [`Profile`]: what the planner goes by on a device; [`Gpu::report`] says what was chosen and why.
 //!
 //! # Features
@@ -56,6 +56,7 @@ mod check;
 #[cfg(feature = "cases")]
 pub mod conformance;
 pub mod cpu;
+pub mod element;
 mod encode;
 pub mod error;
 mod gpu;
@@ -72,16 +73,22 @@ mod status;
 pub mod tensor;
 #[cfg(feature = "cases")]
 pub mod testing;
+mod total;
 mod watch;
 
 pub use array::{Arithmetic, Array, Arrays, Data};
+pub use element::{ElementLoss, MaskedMean};
 pub use encode::{Prepared, Record};
 pub use error::{Error, Result};
 pub use gpu::{Gpu, Request};
 pub use linear::Linear;
 pub use loss::{
-    CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Empty, LinearCrossEntropy,
-    LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss, Padding, Reduction, Separable,
+    BceWithLogits, BceWithLogitsInputs, BceWithLogitsOutputs, BinaryHinge, BinaryHingeInputs,
+    BinaryHingeOutputs, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dice, DiceInputs,
+    DiceOutputs, ElementFunction, Elementwise, Empty, GaussianNll, GaussianNllInputs,
+    GaussianNllOutputs, HurdlePoisson, HurdlePoissonInputs, HurdlePoissonOutputs,
+    LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss, Mse, MseInputs,
+    MseOutputs, Padding, PoissonNll, PoissonNllInputs, PoissonNllOutputs, Reduction, Separable,
     SeparableRow, WeightLayout,
 };
 pub use plan::Plan;

@@ -6,8 +6,16 @@
 //! command line is built.
 
 pub(crate) mod arguments;
+pub mod bce_with_logits;
+pub mod binary_hinge;
 pub mod cross_entropy;
+pub mod dice;
+pub mod elementwise;
+pub mod gaussian_nll;
+pub mod hurdle_poisson;
 pub mod linear_cross_entropy;
+pub mod mse;
+pub mod poisson_nll;
 pub mod separable;
 
 use crate::{
@@ -17,10 +25,18 @@ use crate::{
     profile::Profile,
 };
 
+pub use bce_with_logits::{BceWithLogits, BceWithLogitsInputs, BceWithLogitsOutputs};
+pub use binary_hinge::{BinaryHinge, BinaryHingeInputs, BinaryHingeOutputs};
 pub use cross_entropy::{CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs};
+pub use dice::{Dice, DiceInputs, DiceOutputs};
+pub use elementwise::{ElementFunction, Elementwise};
+pub use gaussian_nll::{GaussianNll, GaussianNllInputs, GaussianNllOutputs};
+pub use hurdle_poisson::{HurdlePoisson, HurdlePoissonInputs, HurdlePoissonOutputs};
 pub use linear_cross_entropy::{
     LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, WeightLayout,
 };
+pub use mse::{Mse, MseInputs, MseOutputs};
+pub use poisson_nll::{PoissonNll, PoissonNllInputs, PoissonNllOutputs};
 pub use separable::{Separable, SeparableRow};
 
 /// A loss: options, and everything that can be done with them.
@@ -60,6 +76,8 @@ pub enum Dim {
     State,
     /// The words of a status.
     StatusWords,
+    /// The words of one bit an element.
+    BitWords,
 }
 
 impl Dim {
@@ -72,6 +90,7 @@ impl Dim {
             Self::One => "1",
             Self::State => "state words",
             Self::StatusWords => "status words",
+            Self::BitWords => "words of bits",
         }
     }
 }
@@ -92,6 +111,8 @@ pub enum Kind {
     U32,
     /// `i64` alone (two words).
     I64,
+    /// A float type, bytes (`u8`: 0 or not), or one bit an element in `u32` words.
+    Mask,
 }
 
 /// One input or output of a loss.
@@ -108,9 +129,50 @@ pub struct Argument {
     pub required: bool,
     /// A sentence.
     pub about: &'static str,
+    /// What its numbers are, for examples and benchmarks.
+    pub domain: Domain,
+}
+
+/// What the numbers of a float tensor are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Domain {
+    /// Any numbers.
+    #[default]
+    Any,
+    /// From 0 to 1.
+    Probability,
+    /// Above 0.
+    Positive,
+    /// 0, 1, 2, …
+    Count,
+    /// −1 or 1, or between them.
+    Sign,
+    /// 0 or 1.
+    Mask,
 }
 
 impl Argument {
+    /// The shape it has in a call. A loss that is not reduced, and the gradient from above, have one
+    /// value a row, or one an element for losses of elements; `rank` is the first input's.
+    pub fn shape_in(&self, loss: &dyn Loss, rank: usize) -> &'static [Dim] {
+        let usual = self.shapes.first().copied().unwrap_or(&[]);
+        if !loss.is_per_row() || !["loss", "upstream"].contains(&self.name) {
+            return usual;
+        }
+        let mut unreduced = self.shapes.iter().copied().filter(|shape| *shape != [Dim::One]);
+        let of_rank = unreduced.clone().find(|shape| shape.len() == rank);
+        of_rank.or_else(|| unreduced.next()).unwrap_or(usual)
+    }
+
+    /// The same argument with numbers of this kind.
+    pub const fn within(mut self, domain: Domain) -> Self {
+        self.domain = domain;
+        self
+    }
+
     /// An argument that may be left out.
     pub const fn optional(
         name: &'static str,
@@ -118,7 +180,7 @@ impl Argument {
         shapes: &'static [&'static [Dim]],
         about: &'static str,
     ) -> Self {
-        Self { name, kind, shapes, required: false, about }
+        Self { name, kind, shapes, required: false, about, domain: Domain::Any }
     }
 
     /// An argument that must be given.
@@ -128,7 +190,7 @@ impl Argument {
         shapes: &'static [&'static [Dim]],
         about: &'static str,
     ) -> Self {
-        Self { name, kind, shapes, required: true, about }
+        Self { name, kind, shapes, required: true, about, domain: Domain::Any }
     }
 }
 
@@ -170,13 +232,15 @@ pub struct About {
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum Reduction {
-    /// One value a row.
+    /// One value a row, or an element for losses of elements.
     None,
     /// Their sum.
     Sum,
     /// The sum divided by the loss's own denominator, as in PyTorch.
     #[default]
     Mean,
+    /// Losses of elements: the sum over a row, then the mean over the rows.
+    Multilabel,
     /// The sum divided by the caller's denominator.
     Over(f64),
 }
@@ -206,7 +270,17 @@ pub enum Padding {
 }
 
 /// The losses there are, by name.
-pub static REGISTRY: &[Entry] = &[cross_entropy::ENTRY, linear_cross_entropy::ENTRY];
+pub static REGISTRY: &[Entry] = &[
+    cross_entropy::ENTRY,
+    linear_cross_entropy::ENTRY,
+    bce_with_logits::ENTRY,
+    binary_hinge::ENTRY,
+    mse::ENTRY,
+    gaussian_nll::ENTRY,
+    poisson_nll::ENTRY,
+    hurdle_poisson::ENTRY,
+    dice::ENTRY,
+];
 
 /// One line of the [`REGISTRY`].
 pub struct Entry {
@@ -239,6 +313,18 @@ pub(crate) fn parse<L: Loss + serde::de::DeserializeOwned + 'static>(
     loss.validate()?;
     Ok(Box::new(loss))
 }
+
+/// Declares chained setters, one a field.
+macro_rules! setters {
+    ($($field:ident: $type:ty),* $(,)?) => {
+        $(#[doc = concat!("Sets `", stringify!($field), "`.")]
+        pub fn $field(mut self, $field: $type) -> Self {
+            self.$field = $field;
+            self
+        })*
+    };
+}
+pub(crate) use setters;
 
 /// Declares the typed inputs or outputs of a loss: named fields, chained setters, and the dynamic
 /// form (name and tensor) that the rest of the crate works on.

@@ -8,10 +8,10 @@ use std::{collections::BTreeMap, ops::Range};
 use crate::{
     check,
     error::{Error, Result},
-    kernel::{Access, Form, Kernel, Scalar, Source, Stream},
+    kernel::{Access, Form, Kernel, Reach, Scalar, Source, Stream},
     loss::{Dim, Loss},
     profile::Profile,
-    tensor::Layout,
+    tensor::{Dtype, Layout},
 };
 
 /// A tensor of a call without its buffer: which allocation it lies in, and where.
@@ -49,10 +49,18 @@ pub struct Call {
 impl<'de> serde::Deserialize<'de> for Dim {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        [Self::Rows, Self::Classes, Self::Hidden, Self::One, Self::State, Self::StatusWords]
-            .into_iter()
-            .find(|dim| format!("{dim:?}").eq_ignore_ascii_case(&name.replace('_', "")))
-            .ok_or_else(|| serde::de::Error::custom(format!("no extent `{name}`")))
+        [
+            Self::Rows,
+            Self::Classes,
+            Self::Hidden,
+            Self::One,
+            Self::State,
+            Self::StatusWords,
+            Self::BitWords,
+        ]
+        .into_iter()
+        .find(|dim| format!("{dim:?}").eq_ignore_ascii_case(&name.replace('_', "")))
+        .ok_or_else(|| serde::de::Error::custom(format!("no extent `{name}`")))
     }
 }
 
@@ -139,6 +147,14 @@ impl View {
         self
     }
 
+    /// Elements `elements` of a tensor without gaps, as one row.
+    pub fn flat(mut self, elements: &Range<u64>) -> Self {
+        let shape = vec![1, elements.end - elements.start];
+        let offset = self.layout.offset + elements.start;
+        self.layout = Layout { shape, row_stride: 0, offset, ..self.layout };
+        self
+    }
+
     /// Columns `columns` of this matrix.
     pub fn columns(mut self, columns: &Range<u64>) -> Self {
         self.layout.offset += columns.start;
@@ -177,6 +193,23 @@ impl View {
         offset.is_multiple_of(4)
             && row_stride.is_multiple_of(4)
             && reach * self.layout.dtype.bytes() <= self.allocation_bytes
+    }
+}
+
+/// A tensor of a walk over all elements, and how a quad of the walk finds its elements there.
+#[derive(Clone, Debug)]
+pub(crate) struct Reached {
+    pub view: View,
+    pub reach: Reach,
+}
+
+impl Reached {
+    /// Quads inside rows are loaded and stored whole; where they cannot be, element by element.
+    fn demoted(self) -> Self {
+        match self.reach {
+            Reach::Row if !self.view.aligned() => Self { reach: Reach::Each, ..self },
+            _ => self,
+        }
     }
 }
 
@@ -458,8 +491,58 @@ impl Step<'_, '_> {
             in_place_of: Some(name),
             stored: true,
             columns: COLUMNS,
+            reach: None,
         });
         step
+    }
+
+    /// A float tensor that a walk over all elements reads, or the value that stands for it.
+    pub fn take(self, name: &'static str, view: Option<Reached>, default: f32) -> Self {
+        let Some(Reached { view, reach }) = view.map(Reached::demoted) else {
+            return self.absent(name, default.to_bits()).reached(1, Reach::Flat);
+        };
+        let step = match reach {
+            Reach::Flat | Reach::Row => self.read(name, Some(view), default),
+            _ => self.read_elements(name, Some(view), default),
+        };
+        step.reached(1, reach)
+    }
+
+    /// A float tensor that a walk over all elements writes.
+    pub fn give(self, name: &'static str, view: Option<Reached>) -> Self {
+        let Some(Reached { view, reach }) = view.map(Reached::demoted) else {
+            return self.absent(name, 0).reached(1, Reach::Flat);
+        };
+        let step = match reach {
+            Reach::Flat | Reach::Row => self.write(name, Some(view)),
+            _ => self.write_elements(name, Some(view)),
+        };
+        step.reached(1, reach)
+    }
+
+    /// A float tensor that a walk over all elements reads under one name and writes over under
+    /// another.
+    pub fn take_give(self, name: &'static str, written: &'static str, view: Reached) -> Self {
+        let Reached { view, reach } = view.demoted();
+        self.read_write(name, written, view).reached(2, reach)
+    }
+
+    /// How a walk reaches the last streams.
+    fn reached(mut self, streams: usize, reach: Reach) -> Self {
+        self.kernel.streams.iter_mut().rev().take(streams).for_each(|s| s.reach = Some(reach));
+        self
+    }
+
+    /// A mask that a walk over all elements reads, as the floats 0 and 1 where it is bytes or bits.
+    pub fn take_mask(self, name: &'static str, mask: Option<Reached>) -> Self {
+        match mask {
+            Some(Reached { view, reach }) if !view.layout.dtype.is_float() => {
+                let bits = view.layout.dtype == Dtype::U32;
+                let form = if bits { Form::Bits } else { Form::Bytes };
+                self.bind(name, view, form, false).reached(1, reach)
+            }
+            mask => self.take(name, mask, 1.0),
+        }
     }
 
     /// Integers that are read, if there are any.
@@ -494,6 +577,7 @@ impl Step<'_, '_> {
             in_place_of: None,
             stored: false,
             columns: COLUMNS,
+            reach: None,
         });
         self
     }
@@ -514,6 +598,7 @@ impl Step<'_, '_> {
             // Words are counted as such whatever the elements are (a 64-bit count is two).
             let unit = if form == Form::Words { 4 } else { size };
             let base = (bytes.start - offset) / unit;
+            let base = if form == Form::Bits { 32 * base } else { base };
             self = self.number(format!("{name}_base"), base as u32);
             let stride = view.layout.row_stride as u32;
             self = self.number(format!("{name}_stride"), stride);
@@ -531,6 +616,7 @@ impl Step<'_, '_> {
             in_place_of: None,
             stored,
             columns: COLUMNS,
+            reach: None,
         });
         self
     }

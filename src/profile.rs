@@ -25,6 +25,8 @@ pub struct Profile {
     pub segment: u32,
     /// Workgroups that keep the device busy: with fewer rows, rows are split.
     pub busy_workgroups: u32,
+    /// Elements of a workgroup in element kernels: the unit of their sums, a multiple of four.
+    pub element_block: u32,
     /// Lanes of a workgroup in score tiles.
     pub tile_lanes: u32,
     /// Bands of four columns that one lane of a score tile owns: 1, 2 or 4.
@@ -52,6 +54,7 @@ impl Default for Profile {
             row_lanes: 256,
             segment: 16_384,
             busy_workgroups: 256,
+            element_block: 4096,
             tile_lanes: 64,
             tile_bands: 1,
             tall_products: 1 << 26,
@@ -74,6 +77,7 @@ impl Profile {
         self.row_lanes = lanes;
         self.segment = 32_768;
         self.busy_workgroups = 4;
+        self.element_block = 16_384;
         self.tile_lanes = 8;
         self.tile_bands = 4;
         // About 100 ms at 0.4 G elements and 6 G products a second.
@@ -88,6 +92,12 @@ impl Profile {
         let most = self.workgroup_size.min(self.workgroup_bytes / TALLY_BYTES).min(64);
         let lanes = if self.row_lanes < 64 { self.row_lanes } else { most };
         previous_power_of_two(lanes.min(most))
+    }
+
+    /// Lanes of a workgroup in element kernels, within the limits.
+    pub(crate) fn element_lanes(&self) -> u32 {
+        let most = self.workgroup_size.min(self.workgroup_bytes / TALLY_BYTES);
+        previous_power_of_two(self.row_lanes.min(most).max(1))
     }
 
     /// Lanes of a workgroup in row kernels, within the limits.

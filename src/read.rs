@@ -13,7 +13,7 @@ use crate::{
     encode::Prepared,
     error::{Error, Result},
     gpu::{Gpu, Request},
-    loss::{Argument, Dim, Kind, Loss},
+    loss::{Kind, Loss},
     plan::Call,
     status::Status,
     tensor::{Dtype, Layout, Named, Tensor},
@@ -170,21 +170,15 @@ fn output_layout(loss: &dyn Loss, call: &Call, inputs: &Named<'_>, name: &str) -
         });
     };
     let dtype = match argument.kind {
-        Kind::Float | Kind::F32 => Dtype::F32,
+        Kind::Float | Kind::F32 | Kind::Mask => Dtype::F32,
         Kind::U32 => Dtype::U32,
         Kind::I64 | Kind::Index => Dtype::I64,
     };
-    let shape: Vec<u64> = output_shape(loss, argument).iter().map(|&dim| call.dim(dim)).collect();
+    let first = about.inputs.first().and_then(|first| inputs.get(first.name));
+    let rank = first.map_or(1, |tensor| tensor.layout.shape.len());
+    let dims = argument.shape_in(loss, rank);
+    let shape: Vec<u64> = dims.iter().map(|&dim| call.dim(dim)).collect();
     Ok(Layout::dense(dtype, &shape))
-}
-
-/// An output's shape: the loss itself is one value a row where it is not reduced.
-pub(crate) fn output_shape(loss: &dyn Loss, argument: &Argument) -> &'static [Dim] {
-    let rows = argument.shapes.iter().find(|shape| **shape == [Dim::Rows]);
-    match rows {
-        Some(shape) if argument.name == "loss" && loss.is_per_row() => shape,
-        _ => argument.shapes.first().copied().unwrap_or(&[]),
-    }
 }
 
 /// Reads a tensor, after everything submitted so far. Its buffer needs the usage `COPY_SRC`.

@@ -15,6 +15,7 @@ use crate::{
     plan::{Call, Plan, Planner, Step, View},
     profile::Profile,
     tensor::{Dtype, Layout},
+    total::{self, BLOCK, Ending, TALLY_WORDS, Totals},
 };
 
 pub use crate::plan::Number;
@@ -33,9 +34,6 @@ pub(crate) const MOST_ITERATIONS: u64 = 32_768;
 /// Words of an entry of the row table, and of its header.
 const ENTRY_WORDS: u64 = 4;
 const HEADER_WORDS: u64 = size::HEADER as u64 * ENTRY_WORDS;
-/// Words of a tally, and tallies that one workgroup folds.
-const TALLY_WORDS: u64 = 12;
-const BLOCK: u64 = size::BLOCK as u64;
 
 /// The per-row outputs and their word in a row's record.
 const BY_PRODUCTS: [(&str, u32); 7] = [
@@ -56,6 +54,9 @@ pub(crate) fn check_reduction(loss: &str, reduction: Reduction) -> Result<()> {
     match reduction {
         Reduction::Over(d) if !(d as f32).is_normal() => {
             Err(Error::option(loss, "reduction", d, "a denominator is within f32 and not 0"))
+        }
+        Reduction::Multilabel => {
+            Err(Error::option(loss, "reduction", "multilabel", "this is for losses of elements"))
         }
         _ => Ok(()),
     }
@@ -197,7 +198,7 @@ pub(crate) struct Rows<'a> {
     call: &'a Call,
     classes: u64,
     count: u64,
-    dtype: Dtype,
+    totals: Totals,
     windows: Vec<Window>,
     tallies: Option<View>,
     shared: BTreeMap<&'static str, (u64, View)>,
@@ -210,13 +211,14 @@ impl<'a> Rows<'a> {
         check_outputs(loss, call)?;
         loss.check(call)?;
         let name = loss.about().name;
+        let dtype = call.inputs.get("logits").map_or(Dtype::F32, |logits| logits.layout.dtype);
         Ok(Self {
             planner: Planner::new(name, profile),
             loss,
             call,
             classes: call.dim(Dim::Classes),
             count: call.dim(Dim::Rows),
-            dtype: call.inputs.get("logits").map_or(Dtype::F32, |logits| logits.layout.dtype),
+            totals: Totals { skeleton: "row", loss: name, dtype },
             windows: Vec::new(),
             tallies: None,
             shared: BTreeMap::new(),
@@ -229,7 +231,7 @@ impl<'a> Rows<'a> {
     }
 
     fn label(&self, kernel: &str) -> String {
-        format!("surprisal.row.{kernel}.{}.{}", self.loss.about().name, self.dtype)
+        self.totals.label(kernel)
     }
 
     /// Rows whose stream is one short dispatch.
@@ -307,6 +309,8 @@ impl<'a> Rows<'a> {
         let options = self.loss.options();
         let row = |name| self.call.input(name).map(|view| per_row(view, self.count).rows(&rows));
         let (targets, row_weight, upstream) = (row("targets"), row("row_weight"), row("upstream"));
+        // Targets that are no indices are the functor's.
+        let targets = targets.filter(|view| !view.layout.dtype.is_float());
         let lse = row("lse");
         let weight = self.class_weight();
         let ignored = ignore_words(&options.ignored);
@@ -342,25 +346,12 @@ impl<'a> Rows<'a> {
 
     /// Folds `count` tallies from `first` on until one workgroup can take them.
     fn fold(&mut self, tallies: &View, first: u64, count: u64) -> Result<(u64, u64)> {
-        let (mut first, mut count, base) = (first, count, first);
-        let mut next = base + count;
-        while count > BLOCK {
-            let folded = count.div_ceil(BLOCK);
-            self.around("fold", &[shader!("tally.wgsl"), shader!("fold.wgsl")])
-                .number("first", first)
-                .number("tallies", count)
-                .number("folded", next)
-                .table("tallies", tallies, "Tally")
-                .groups(folded)?;
-            (first, count, next) = (next, folded, next + folded);
-        }
-        Ok((first, count))
+        self.totals.fold(&mut self.planner, tallies, first, count)
     }
 
     /// Begins a dispatch of one of the small kernels around the stream.
     fn around(&mut self, entry: &'static str, sources: &[Source]) -> Step<'_, 'a> {
-        let (label, lanes) = (self.label(entry), self.profile().tally_lanes());
-        self.planner.dispatch(label, entry, sources).shape("WORKGROUP", lanes)
+        self.totals.around(&mut self.planner, entry, sources)
     }
 
     /// Where the header leaves what it found, and where the second set of tallies begins.
@@ -370,32 +361,30 @@ impl<'a> Rows<'a> {
 
     fn header(&mut self, tallies: &View, table: &View, first: u64, count: u64) -> Result<()> {
         let options = self.loss.options();
-        let (reduction, over) = match options.reduction {
-            Reduction::None => (0u32, 1.0),
-            Reduction::Sum => (1, 1.0),
-            Reduction::Mean => (2, 1.0),
-            Reduction::Over(d) => (3, d),
-        };
+        let (reduction, over) = total::divisor(options.reduction);
         let weight = self.class_weight();
         // Only a gradient made from a saved lse alone needs Σ w: a stream finds it by itself.
         let sums_weights = self.call.has("lse") && weight.is_some();
         let denominator = self.call.input("denominator");
         let kept = self.kept_tally();
         let classes = self.classes;
-        self.around("header", &[shader!("tally.wgsl"), shader!("header.wgsl")])
-            .shape("SUMS_CLASS_WEIGHTS", sums_weights)
-            .shape("HAS_DENOMINATOR", denominator.is_some())
-            .number("classes", classes)
-            .number("first", first)
-            .number("tallies", count)
-            .number("kept", kept)
-            .number("reduction", reduction)
-            .number("over", over)
-            .read_elements("weight", weight.filter(|_| sums_weights), 1.0)
-            .read_elements("denominator", denominator, 1.0)
-            .table("row_table", table, "vec4<u32>")
-            .table("tallies", tallies, "Tally")
-            .groups(1)
+        self.around(
+            "header",
+            &[shader!("tally.wgsl"), shader!("divisor.wgsl"), shader!("header.wgsl")],
+        )
+        .shape("SUMS_CLASS_WEIGHTS", sums_weights)
+        .shape("HAS_DENOMINATOR", denominator.is_some())
+        .number("classes", classes)
+        .number("first", first)
+        .number("tallies", count)
+        .number("kept", kept)
+        .number("reduction", reduction)
+        .number("over", over)
+        .read_elements("weight", weight.filter(|_| sums_weights), 1.0)
+        .read_elements("denominator", denominator, 1.0)
+        .table("row_table", table, "vec4<u32>")
+        .table("tallies", tallies, "Tally")
+        .groups(1)
     }
 
     /// Lanes that share a row: enough for a tile each, so a choice by the classes alone.
@@ -570,28 +559,7 @@ impl<'a> Rows<'a> {
 
     /// Zeroes a gradient's columns between the classes and the row stride.
     pub fn pad(&mut self, gradient: Option<View>) -> Result<()> {
-        let Some(view) = gradient else { return Ok(()) };
-        let (rows, stride) = (view.layout.rows(), view.layout.row_stride);
-        if stride <= self.classes || rows == 0 {
-            return Ok(());
-        }
-        let mut padding = view;
-        padding.layout.offset += self.classes;
-        padding.layout.shape = vec![rows, stride - self.classes];
-        // The last row's padding need not be there.
-        if padding.layout.byte_range().is_none_or(|bytes| bytes.end > padding.room()) {
-            padding.layout.shape[0] = rows - 1;
-        }
-        let rows = padding.layout.rows();
-        if rows == 0 {
-            return Ok(());
-        }
-        let columns = stride - self.classes;
-        self.around("pad", &[shader!("pad.wgsl")])
-            .number("rows", rows)
-            .number("classes", columns)
-            .write_elements("gradient", Some(padding))
-            .groups(rows)
+        self.totals.pad(&mut self.planner, gradient, self.classes)
     }
 
     /// Expands records into per-row outputs, reduces the losses, and writes the scalars.
@@ -605,7 +573,7 @@ impl<'a> Rows<'a> {
         let wanted =
             scalar.iter().any(|name| self.call.wants(name) && !(per_row && *name == "loss"));
         if wanted {
-            self.scalars(per_row)?;
+            self.scalars()?;
         }
         Ok(self.planner.finish())
     }
@@ -630,7 +598,7 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    fn scalars(&mut self, per_row: bool) -> Result<()> {
+    fn scalars(&mut self) -> Result<()> {
         let Some(tallies) = self.tallies.clone() else {
             return Ok(());
         };
@@ -650,24 +618,10 @@ impl<'a> Rows<'a> {
             .groups(count.div_ceil(BLOCK))?;
         }
         let (first, count) = self.fold(&tallies, second, self.blocks)?;
+        let RowOptions { reduction, empty, .. } = self.loss.options();
         let kept = self.kept_tally();
-        let scalar = |name| self.call.output(name);
-        let loss = scalar("loss").filter(|_| !per_row);
-        let empty_is_zero = self.loss.options().empty == Empty::Zero;
-        self.around("finish", &[shader!("tally.wgsl"), shader!("finish.wgsl")])
-            .shape("EMPTY_IS_ZERO", empty_is_zero)
-            .number("first", first)
-            .number("tallies", count)
-            .number("kept", kept)
-            .table("tallies", &tallies, "Tally")
-            .words("loss", loss)
-            .words("sum", scalar("sum"))
-            .words("denominator", scalar("denominator"))
-            .words("count", scalar("count"))
-            .words("correct_count", scalar("correct_count"))
-            .words("perplexity", scalar("perplexity"))
-            .words("status", scalar("status"))
-            .groups(1)
+        let ending = Ending { reduction, empty, float_targets: false, kept };
+        self.totals.finish(&mut self.planner, self.call, ending, &tallies, (first, count))
     }
 }
 

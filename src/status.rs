@@ -11,17 +11,23 @@ use crate::{
 /// The status words of a call, decoded.
 ///
 /// Word 0 counts completed calls (it moves last), 1 the bad targets, 2 the first row that has one,
-/// 3 and 4 that target (low and high word), 5 the rows whose logits gave NaN; 6 and 7 are spare.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// 3 and 4 that target (low and high word), 5 the rows whose logits gave NaN; 6 is spare. Word 7 is 1
+/// for losses of elements: then 3 holds the bits of a float, and 1 and 5 count elements.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Status {
     /// How many calls on these words ran to their end.
     pub completed: u32,
-    /// Rows whose target is outside `0..classes` and not ignored.
+    /// Rows whose target is outside `0..classes` and not ignored, or elements whose target is outside
+    /// its domain.
     pub bad_targets: u32,
     /// The first of them and its target.
     pub first_bad_target: Option<(u32, i64)>,
-    /// Rows with a NaN or +inf logit, or without a finite one.
+    /// The row of the first element whose target (or variance, or rate) is outside its domain, and that
+    /// number: losses of elements.
+    pub first_bad_value: Option<(u32, f32)>,
+    /// Rows with a NaN or +inf logit, or without a finite one; for losses of elements, elements whose
+    /// loss is NaN although their target is good.
     pub bad_rows: u32,
 }
 
@@ -33,21 +39,23 @@ impl Status {
     pub fn from_words(words: &[u32]) -> Self {
         let word = |index: usize| words.get(index).copied().unwrap_or(0);
         let value = (u64::from(word(4)) << 32 | u64::from(word(3))) as i64;
+        let floats = word(7) == 1;
         Self {
             completed: word(0),
             bad_targets: word(1),
-            first_bad_target: (word(1) > 0).then_some((word(2), value)),
+            first_bad_target: (word(1) > 0 && !floats).then_some((word(2), value)),
+            first_bad_value: (word(1) > 0 && floats).then_some((word(2), f32::from_bits(word(3)))),
             bad_rows: word(5),
         }
     }
 
     /// An error for the first bad target, if there is one.
     pub fn checked(self) -> Result<Self> {
-        match self.first_bad_target {
-            Some((row, value)) => {
-                Err(Error::BadTargets { count: self.bad_targets.into(), row: row.into(), value })
-            }
-            None => Ok(self),
+        let count = self.bad_targets.into();
+        match (self.first_bad_target, self.first_bad_value) {
+            (Some((row, value)), _) => Err(Error::BadTargets { count, row: row.into(), value }),
+            (None, Some((row, value))) => Err(Error::BadValues { count, row: row.into(), value }),
+            (None, None) => Ok(self),
         }
     }
 

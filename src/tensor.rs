@@ -18,12 +18,15 @@ pub enum Dtype {
     U32,
     /// Signed 64-bit, low word first.
     I64,
+    /// Bytes: 0 or not 0.
+    U8,
 }
 
 impl Dtype {
     /// Bytes of one element.
     pub const fn bytes(self) -> u64 {
         match self {
+            Self::U8 => 1,
             Self::F16 | Self::Bf16 => 2,
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::I64 => 8,
@@ -39,6 +42,7 @@ impl Dtype {
             Self::I32 => "i32",
             Self::U32 => "u32",
             Self::I64 => "i64",
+            Self::U8 => "u8",
         }
     }
 
@@ -67,10 +71,10 @@ impl std::str::FromStr for Dtype {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        [Self::F32, Self::F16, Self::Bf16, Self::I32, Self::U32, Self::I64]
+        [Self::F32, Self::F16, Self::Bf16, Self::I32, Self::U32, Self::I64, Self::U8]
             .into_iter()
             .find(|dtype| dtype.name() == name)
-            .ok_or_else(|| format!("`{name}` is not one of f32, f16, bf16, i32, u32, i64"))
+            .ok_or_else(|| format!("`{name}` is not one of f32, f16, bf16, i32, u32, i64, u8"))
     }
 }
 
@@ -129,6 +133,11 @@ impl Layout {
     /// Whether there is no element.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether elements that follow each other lie apart.
+    pub fn has_gaps(&self) -> bool {
+        self.rows() > 1 && self.row_stride != self.columns()
     }
 
     /// The extent of the last dimension.

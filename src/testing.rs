@@ -8,7 +8,7 @@ use crate::{
     conformance,
     error::Result,
     gpu::Gpu,
-    loss::{About, Dim, Kind, Loss},
+    loss::{About, Dim, Domain, Kind, Loss},
     tensor::Dtype,
 };
 
@@ -175,6 +175,19 @@ pub fn offset(seed: u64, count: usize, offset: f64) -> Vec<f64> {
     gaussian(seed, count).into_iter().map(|value| value + offset).collect()
 }
 
+/// Seeded numbers of a kind.
+pub fn numbers(domain: Domain, seed: u64, count: usize) -> Vec<f64> {
+    let from = |change: fn(f64) -> f64| gaussian(seed, count).into_iter().map(change).collect();
+    match domain {
+        Domain::Any => gaussian(seed, count),
+        Domain::Probability => from(|x| 1.0 / (1.0 + (-2.0 * x).exp())),
+        Domain::Positive => from(|x| 0.2 + x.abs()),
+        Domain::Count => from(|x| (3.0 * x.max(0.0)).floor()),
+        Domain::Sign => from(|x| x.signum()),
+        Domain::Mask => from(|x| f64::from(u8::from(x > -0.5))),
+    }
+}
+
 /// Class indices, each as likely as the others.
 pub fn targets(seed: u64, count: usize, classes: u64) -> Vec<i64> {
     let mut random = StdRng::seed_from_u64(seed);
@@ -278,7 +291,7 @@ pub fn example_inputs(about: &About, seed: u64, [rows, classes, hidden]: [u64; 3
         let seed = seed.wrapping_mul(31).wrapping_add(index as u64);
         let array = match argument.kind {
             Kind::Index => Array::int(&shape, targets(seed, count, classes)),
-            _ => Array::float(&shape, gaussian(seed, count)),
+            _ => Array::float(&shape, numbers(argument.domain, seed, count)),
         };
         (argument.name.to_owned(), array)
     })

@@ -1,4 +1,4 @@
-// A loss of a row that depends on its columns through four sums alone. A user's module supplies
+// A user's loss of a row as four sums of its columns (sums.wgsl). The user's module supplies
 //   fn term(label, column, z) -> vec4<f32>         what a column adds to the sums
 //   fn row_loss(label, sums) -> f32                the loss of a row
 //   fn slope(label, column, z, sums) -> f32        its derivative with respect to z
@@ -8,27 +8,6 @@ struct Item {
     z: vec4<f32>,
     inside: vec4<bool>,
     bad: bool,
-}
-
-struct Row {
-    index: u32,
-    label: u32,
-    flags: u32,
-    row_weight: f32,
-    factor: f32,
-}
-
-struct State {
-    sums: vec4<f32>,
-    bad: u32,
-}
-
-struct Closed {
-    loss: u32,
-    sums: vec4<f32>,
-    factor: f32,
-    label: u32,
-    flags: u32,
 }
 
 fn item_empty(column: u32) -> Item {
@@ -41,25 +20,6 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     return Item(column, select(vec4<f32>(0.0), bitcast<vec4<f32>>(bits), good & inside), inside, any(!good & inside));
 }
 
-fn reopen(index: u32) -> Row {
-    return Row(index, NONE, 0u, 0.0, 0.0);
-}
-
-fn open(index: u32) -> Row {
-    let entry = row_table[HEADER + params.first_row + index];
-    let row_weight = bitcast<f32>(entry.z);
-    let inverse = bitcast<f32>(row_table[0].z);
-    return Row(index, entry.x, entry.y, row_weight, row_weight * bitcast<f32>(entry.w) * inverse);
-}
-
-fn row_streams(row: Row) -> bool {
-    return row.flags == 0u;
-}
-
-fn state_empty() -> State {
-    return State(vec4<f32>(0.0), 0u);
-}
-
 fn quad_sums(row: Row, it: Item) -> vec4<f32> {
     var sums = vec4<f32>(0.0);
     for (var i = 0u; i < 4u; i += 1u) {
@@ -68,57 +28,10 @@ fn quad_sums(row: Row, it: Item) -> vec4<f32> {
     return sums;
 }
 
-fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
-    let sums = (quad_sums(row, a) + quad_sums(row, b)) + (quad_sums(row, c) + quad_sums(row, d));
-    return State(state.sums + sums, state.bad | select(0u, 1u, a.bad || b.bad || c.bad || d.bad));
-}
-
-fn state_merge(a: State, b: State) -> State {
-    return State(a.sums + b.sums, a.bad | b.bad);
-}
-
-fn state_publish(row: u32, state: State) {}
-
-fn close(row: Row, state: State) -> Closed {
-    if (row.flags != 0u) {
-        let loss = select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u);
-        return Closed(loss, state.sums, 0.0, row.label, ROW_ZERO);
-    }
-    let zero = select(0u, ROW_ZERO, row.factor == 0.0);
-    if (state.bad != 0u) {
-        return Closed(NAN_BITS, state.sums, row.factor, row.label, ROW_NAN | zero);
-    }
-    let loss = row.row_weight * row_loss(row.label, state.sums);
-    return Closed(bitcast<u32>(loss), state.sums, row.factor, row.label, zero);
-}
-
-fn closed_write(row: Row, closed: Closed) {
-    let at = (params.first_row + row.index) * RECORD;
-    records[at + RECORD_LOSS] = closed.loss;
-    records[at + RECORD_CORRECT] = 0u;
+fn quad_slopes(label: u32, it: Item, sums: vec4<f32>) -> vec4<f32> {
+    var slopes = vec4<f32>(0.0);
     for (var i = 0u; i < 4u; i += 1u) {
-        records[at + RECORD_FACTORS + i] = bitcast<u32>(closed.sums[i]);
+        slopes[i] = slope(label, it.column + i, it.z[i], sums);
     }
-    records[at + 12u] = bitcast<u32>(closed.factor);
-    records[at + 13u] = closed.label;
-    records[at + RECORD_FLAGS] = closed.flags;
-}
-
-fn closed_read(row: Row) -> Closed {
-    let at = (params.first_row + row.index) * RECORD;
-    let sums = vec4<u32>(records[at + 8u], records[at + 9u], records[at + 10u], records[at + 11u]);
-    return Closed(0u, bitcast<vec4<f32>>(sums), bitcast<f32>(records[at + 12u]), records[at + 13u], records[at + RECORD_FLAGS]);
-}
-
-fn emit(row: Row, closed: Closed, it: Item) {
-    if (closed.flags != 0u) {
-        // A factor of 0 wins over NaN: nothing comes down to the row.
-        gradient_store(row.index, it.column, vec4<u32>(select(NAN_BITS, 0u, (closed.flags & ROW_ZERO) != 0u)));
-        return;
-    }
-    var g = vec4<f32>(0.0);
-    for (var i = 0u; i < 4u; i += 1u) {
-        g[i] = closed.factor * slope(closed.label, it.column + i, it.z[i], closed.sums);
-    }
-    gradient_store(row.index, it.column, bitcast<vec4<u32>>(g));
+    return slopes;
 }

@@ -470,7 +470,7 @@ impl<'a, T: Real> Solved<'a, T> {
     fn divisor(&self) -> T {
         let own = match self.loss.reduction {
             Reduction::None | Reduction::Sum => T::one(),
-            Reduction::Mean => self.totals.denominator,
+            Reduction::Mean | Reduction::Multilabel => self.totals.denominator,
             Reduction::Over(denominator) => T::of(denominator),
         };
         self.batch.denominator.unwrap_or(own)

@@ -1,6 +1,6 @@
 //! The arguments that losses share.
 
-use super::{Argument, Dim, Kind};
+use super::{Argument, Dim, Domain, Kind, OptionAbout};
 
 const ROWS: &[&[Dim]] = &[&[Dim::Rows]];
 const ONE: &[&[Dim]] = &[&[Dim::One]];
@@ -82,3 +82,85 @@ pub(crate) const STATUS: Argument = Argument::optional(
     &[&[Dim::StatusWords]],
     "completion, bad targets, bad rows",
 );
+
+/// Losses of elements: a matrix, or a vector.
+const ELEMENTS: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes], &[Dim::Rows]];
+/// The same, or something that is the same for many elements.
+const BROADCAST: &[&[Dim]] = &[
+    &[Dim::Rows, Dim::Classes],
+    &[Dim::Rows],
+    &[Dim::Classes],
+    &[Dim::Rows, Dim::One],
+    &[Dim::One],
+];
+const REDUCED_ELEMENTS: &[&[Dim]] = &[&[Dim::One], &[Dim::Rows, Dim::Classes], &[Dim::Rows]];
+
+/// One number an element.
+pub(crate) const fn elements(name: &'static str, about: &'static str) -> Argument {
+    Argument::required(name, Kind::Float, ELEMENTS, about)
+}
+
+/// One number an element, a column, a row, or for all.
+pub(crate) const fn broadcast(name: &'static str, about: &'static str) -> Argument {
+    Argument::optional(name, Kind::Float, BROADCAST, about)
+}
+
+/// The gradient of a number an element.
+pub(crate) const fn element_gradient(name: &'static str, about: &'static str) -> Argument {
+    Argument::optional(name, Kind::Float, ELEMENTS, about)
+}
+
+pub(crate) const ELEMENT_WEIGHT: Argument =
+    broadcast("weight", "multiplies losses and gradients").within(Domain::Positive);
+pub(crate) const MASK: Argument = Argument::optional(
+    "mask",
+    Kind::Mask,
+    &[
+        &[Dim::Rows, Dim::Classes],
+        &[Dim::Rows],
+        &[Dim::Classes],
+        &[Dim::Rows, Dim::One],
+        &[Dim::One],
+        &[Dim::BitWords],
+    ],
+    "multiplies losses and gradients, and is what a mean divides by; 0 takes an element out",
+)
+.within(Domain::Mask);
+pub(crate) const ELEMENT_UPSTREAM: Argument = Argument::optional(
+    "upstream",
+    Kind::F32,
+    REDUCED_ELEMENTS,
+    "the gradient from above; one value an element with reduction `none`",
+);
+pub(crate) const ELEMENT_LOSS: Argument = Argument::optional(
+    "loss",
+    Kind::F32,
+    REDUCED_ELEMENTS,
+    "the loss; one value an element with reduction `none`",
+);
+
+pub(crate) const ELEMENT_REDUCTION: OptionAbout = OptionAbout {
+    name: "reduction",
+    default: "\"mean\"",
+    about: "\"none\", \"sum\", \"mean\", \"multilabel\" (Σ of a row, mean of the rows) or {\"over\": D}",
+};
+pub(crate) const ELEMENT_EMPTY: OptionAbout = OptionAbout {
+    name: "empty",
+    default: "\"nan\"",
+    about: "a mean over nothing: \"nan\" or \"zero\"",
+};
+pub(crate) const MASKED_MEAN: OptionAbout = OptionAbout {
+    name: "denominator",
+    default: "\"mask\"",
+    about: "a mean divides by Σ mask of the known targets (\"mask\") or by all elements (\"all\")",
+};
+pub(crate) const UNKNOWN_TARGET: OptionAbout = OptionAbout {
+    name: "unknown_target",
+    default: "null",
+    about: "a target that stands for an unknown one: its element counts for nothing",
+};
+pub(crate) const PADDING: OptionAbout = OptionAbout {
+    name: "padding",
+    default: "\"keep\"",
+    about: "gradient columns past the last one: \"keep\" or \"zero\"",
+};

@@ -2,7 +2,7 @@
 
 use super::{
     About, Argument, Dim, Empty, Entry, Kind, Loss, OptionAbout, Padding, Reduction,
-    arguments as arg, tensors,
+    arguments as arg, setters, tensors,
 };
 use crate::{
     array::{Arithmetic, Arrays},
@@ -146,17 +146,6 @@ impl Default for CrossEntropy {
             padding: Padding::Keep,
         }
     }
-}
-
-/// Declares chained setters, one a field.
-macro_rules! setters {
-    ($($field:ident: $type:ty),* $(,)?) => {
-        $(#[doc = concat!("Sets `", stringify!($field), "`.")]
-        pub fn $field(mut self, $field: $type) -> Self {
-            self.$field = $field;
-            self
-        })*
-    };
 }
 
 impl CrossEntropy {

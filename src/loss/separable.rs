@@ -157,7 +157,7 @@ impl<L: SeparableRow> Separable<L> {
             |target: &&i64| !self.ignored.contains(target) && (0..classes as i64).contains(*target);
         let count = targets.iter().filter(kept).count() as i64;
         let own = match self.reduction {
-            Reduction::Mean => count as f64,
+            Reduction::Mean | Reduction::Multilabel => count as f64,
             Reduction::Over(d) => d,
             Reduction::None | Reduction::Sum => 1.0,
         };
@@ -200,7 +200,11 @@ fn each(inputs: &Arrays, name: &str, rows: usize) -> Vec<f64> {
 
 impl<L: SeparableRow> RowLoss for Separable<L> {
     fn sources(&self) -> Vec<Source> {
-        vec![Source { path: L::NAME, text: L::WGSL }, shader!("loss/separable.wgsl")]
+        vec![
+            Source { path: L::NAME, text: L::WGSL },
+            shader!("loss/separable.wgsl"),
+            shader!("loss/sums.wgsl"),
+        ]
     }
 
     fn options(&self) -> RowOptions {

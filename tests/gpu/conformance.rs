@@ -16,6 +16,9 @@ tests![
     linear_cross_entropy_f32,
     linear_cross_entropy_f16,
     linear_cross_entropy_bf16,
+    elements_f32,
+    elements_f16,
+    elements_bf16,
 ];
 
 fn cross_entropy_f32(context: &Context) {
@@ -40,6 +43,29 @@ fn linear_cross_entropy_f16(context: &Context) {
 
 fn linear_cross_entropy_bf16(context: &Context) {
     every(context, "linear_cross_entropy", Dtype::Bf16, 3, 1);
+}
+
+/// The losses of one score at a time, and Dice.
+const ELEMENTS: [&str; 7] = [
+    "bce_with_logits",
+    "binary_hinge",
+    "mse",
+    "gaussian_nll",
+    "poisson_nll",
+    "hurdle_poisson",
+    "dice",
+];
+
+fn elements_f32(context: &Context) {
+    ELEMENTS.iter().for_each(|loss| every(context, loss, Dtype::F32, 1, 0));
+}
+
+fn elements_f16(context: &Context) {
+    ELEMENTS.iter().for_each(|loss| every(context, loss, Dtype::F16, 3, 0));
+}
+
+fn elements_bf16(context: &Context) {
+    ELEMENTS.iter().for_each(|loss| every(context, loss, Dtype::Bf16, 3, 1));
 }
 
 /// Cases `first`, `first + step`, … of a loss's file.

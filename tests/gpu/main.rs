@@ -14,6 +14,7 @@ macro_rules! tests {
 }
 
 mod conformance;
+mod elements;
 mod faults;
 mod linear;
 mod recording;
@@ -37,6 +38,7 @@ type Test = (&'static str, fn(&Context));
 const MODULES: &[(&str, &[Test])] = &[
     ("conformance", conformance::TESTS),
     ("shapes", shapes::TESTS),
+    ("elements", elements::TESTS),
     ("section0", section0::TESTS),
     ("linear", linear::TESTS),
     ("recording", recording::TESTS),

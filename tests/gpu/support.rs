@@ -161,8 +161,9 @@ impl Reference {
         let mut plain = rounded.clone();
         // A saved lse changes where a gradient comes from, not what it is.
         plain.remove("lse");
-        let classes = match inputs.get("logits") {
-            Some(logits) => logits.shape[1],
+        let scores = ["logits", "mean", "rate"].iter().find_map(|&name| inputs.get(name));
+        let classes = match scores {
+            Some(scores) => scores.shape.get(1).copied().unwrap_or(1),
             None => inputs["weight"].shape.iter().copied().max().unwrap_or(1),
         };
         let shapes: Vec<_> = inputs.iter().map(|(name, array)| (name, &array.shape)).collect();

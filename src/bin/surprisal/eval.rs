@@ -258,6 +258,11 @@ fn report(arguments: &Arguments, outputs: &Arrays, status: &Status) -> String {
             status.bad_rows
         );
     }
+    if let Some((row, value)) = status.first_bad_value {
+        let count = status.bad_targets;
+        let _ = writeln!(text, "status: {count} bad value(s), the first in row {row}: {value}");
+        return text;
+    }
     let _ = match status.first_bad_target {
         Some((row, target)) => writeln!(
             text,

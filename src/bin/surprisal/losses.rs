@@ -98,6 +98,7 @@ fn kind(kind: Kind) -> &'static str {
         Kind::Index => "i32, u32, i64",
         Kind::U32 => "u32",
         Kind::I64 => "i64",
+        Kind::Mask => "f32, f16, bf16, u8, bits",
         _ => "?",
     }
 }

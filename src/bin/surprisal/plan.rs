@@ -143,6 +143,7 @@ fn profile(limits: &str) -> Result<Profile> {
                 u64::from(profile.workgroup_size),
                 u64::from(profile.workgroup_bytes),
                 u64::from(profile.busy_workgroups),
+                u64::from(profile.element_block),
                 u64::from(profile.storage_buffers),
                 profile.binding_bytes,
                 profile.buffer_bytes,
@@ -247,14 +248,11 @@ impl<'a> Draft<'a> {
 
     fn layout(&self, argument: &Argument) -> Result<Layout> {
         let name = argument.name.strip_prefix("grad.").unwrap_or(argument.name);
-        let per_row = argument.shapes.iter().find(|shape| **shape == [Dim::Rows]);
         let nth = self.shapes.get(name).copied().unwrap_or(0);
-        let dims = match per_row {
-            Some(shape) if self.loss.is_per_row() => Some(shape),
-            _ => argument.shapes.get(nth),
-        };
-        let shape: Vec<u64> =
-            dims.into_iter().flat_map(|dims| dims.iter()).map(|&d| self.extent(d)).collect();
+        let rank = self.loss.about().inputs.first().and_then(|first| first.shapes.first());
+        let usual = argument.shape_in(self.loss, rank.map_or(1, |shape| shape.len()));
+        let dims = argument.shapes.get(nth).copied().filter(|_| nth > 0).unwrap_or(usual);
+        let shape: Vec<u64> = dims.iter().map(|&d| self.extent(d)).collect();
         let elements = shape.iter().try_fold(1u64, |all, &extent| all.checked_mul(extent));
         if elements.is_none_or(|elements| elements > u64::MAX >> 8) {
             return Err(Error::WrongShape {

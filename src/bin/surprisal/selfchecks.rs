@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use surprisal::{
-    Array, Arrays, Dtype, Loss, Result,
+    Array, Arrays, Data, Dtype, Loss, Result,
     cases::Case,
     conformance, cpu,
-    loss::{self, Argument, Dim, Kind},
+    loss::{self, Argument, Dim, Domain, Kind},
     testing,
 };
 
@@ -66,6 +66,17 @@ enum Edge {
     FirstTileMasked,
     /// Classes that are -inf have weight or probability 0.
     MaskedWeightless,
+}
+
+impl Edge {
+    /// Whether it is one for targets of this kind.
+    fn shows_in(self, targets: Kind) -> bool {
+        let of_any_kind = matches!(
+            self,
+            Self::Plain | Self::Outliers | Self::Ascending | Self::Offset(_) | Self::Infinities
+        );
+        targets == Kind::Index || of_any_kind
+    }
 }
 
 /// The shapes, each with its reason.
@@ -191,8 +202,8 @@ fn add_edges(entry: &loss::Entry, dtype: Dtype, checks: &mut Vec<SelfCheck>) {
             edge,
         };
         // An edge shows in the first input and in the targets: a loss that has neither has no edge.
-        let has_targets = about.inputs.iter().any(|input| input.name == "targets");
-        if has_targets && check.exists() {
+        let targets = about.inputs.iter().find(|input| input.name == "targets");
+        if targets.is_some_and(|targets| edge.shows_in(targets.kind)) && check.exists() {
             checks.push(check);
         }
     }
@@ -314,11 +325,8 @@ impl SelfCheck {
             Dim::Hidden => shape.hidden,
             _ => 1,
         };
-        let per_row = argument.shapes.iter().find(|dims| **dims == [Dim::Rows]);
-        let dims = match per_row {
-            Some(dims) if loss.is_per_row() => dims,
-            _ => argument.shapes.first().copied().unwrap_or(&[]),
-        };
+        let rank = loss.about().inputs.first().and_then(|first| first.shapes.first());
+        let dims = argument.shape_in(loss, rank.map_or(1, |shape| shape.len()));
         let extents: Vec<u64> = dims.iter().map(extent).collect();
         let count = extents.iter().product::<u64>() as usize;
         if matches!(argument.kind, Kind::Index | Kind::I64 | Kind::U32) {
@@ -327,6 +335,7 @@ impl SelfCheck {
         let gaussian = || testing::gaussian(seed, count);
         let positive = || gaussian().into_iter().map(|value| 0.2 + value.abs());
         let values: Vec<f64> = match argument.name {
+            _ if argument.domain != Domain::Any => testing::numbers(argument.domain, seed, count),
             "denominator" => vec![3.0; count],
             name if name.contains("prob") => {
                 let columns = extents.last().copied().unwrap_or(1).max(1) as f64;
@@ -415,8 +424,11 @@ struct Rows {
 }
 
 impl Rows {
+    /// Changes index targets.
     fn targets(inputs: &mut Arrays, change: impl Fn(u64, i64) -> i64) {
-        if let Some(targets) = inputs.get_mut("targets") {
+        if let Some(targets) = inputs.get_mut("targets")
+            && matches!(targets.data, Data::Int(_))
+        {
             let values = targets.to_i64().into_iter().enumerate();
             let values = values.map(|(row, target)| change(row as u64, target)).collect();
             *targets = Array::int(&targets.shape.clone(), values);

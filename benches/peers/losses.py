@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""F.cross_entropy forward and backward in PyTorch on the CPU, and surprisal's fused cross_entropy, in turn.
+"""A loss forward and backward in PyTorch on the CPU, and surprisal's fused one, in turn.
 
 One process per shape, `surprisal bench … --serve`, stays and answers each line on its stdin with one timed run, so
 both sides (and a WGSL copy of the same bytes) alternate in one run on one machine. PyTorch makes a new gradient in every
@@ -17,13 +17,19 @@ import subprocess
 import sys
 import time
 
-SHAPES = ["256x32768", "128x131072", "64x256000"]
+# A loss's shapes: rows of a language model, or 2^24 elements.
+SHAPES = {
+    "cross_entropy": ["256x32768", "128x131072", "64x256000"],
+    "bce_with_logits": ["4096x4096"],
+    "mse": ["4096x4096"],
+}
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--surprisal", required=True, metavar="BINARY", help="the release binary")
-    parser.add_argument("--shape", action="append", metavar="ROWSxCLASSES", help=f"default: {', '.join(SHAPES)}")
+    parser.add_argument("--loss", choices=SHAPES, default="cross_entropy", help="default: %(default)s")
+    parser.add_argument("--shape", action="append", metavar="ROWSxCLASSES", help="default: those of the loss")
     parser.add_argument("--adapter", help="a part of the adapter's name, as in every command of surprisal")
     parser.add_argument("--runs", type=int, default=30, help="counted rounds a shape (default: %(default)s)")
     parser.add_argument("--warm-up", type=int, default=5, help="rounds that are not counted (default: %(default)s)")
@@ -35,10 +41,10 @@ def arguments():
 
 
 class Served:
-    """`surprisal bench cross_entropy … --serve`: one timed run a line."""
+    """`surprisal bench LOSS … --serve`: one timed run a line."""
 
     def __init__(self, options, rows, classes):
-        self.command = [options.surprisal, "bench", "cross_entropy", "--rows", str(rows), "--classes", str(classes),
+        self.command = [options.surprisal, "bench", options.loss, "--rows", str(rows), "--classes", str(classes),
                         "--mode", "fused", "--serve"]
         if options.adapter:
             self.command += ["--adapter", options.adapter]
@@ -64,16 +70,21 @@ class Served:
         self.process.wait()
 
 
-def pytorch(torch, rows, classes):
+def pytorch(torch, name, rows, classes):
     """One step of PyTorch, as a function that takes its time in milliseconds."""
     torch.manual_seed(0)
     logits = torch.randn(rows, classes, requires_grad=True)
-    targets = torch.randint(0, classes, (rows,))
+    functional = torch.nn.functional
+    loss, targets = {
+        "cross_entropy": lambda: (functional.cross_entropy, torch.randint(0, classes, (rows,))),
+        "bce_with_logits": lambda: (functional.binary_cross_entropy_with_logits, torch.rand(rows, classes)),
+        "mse": lambda: (functional.mse_loss, torch.randn(rows, classes)),
+    }[name]()
 
     def step():
         logits.grad = None
         start = time.perf_counter()
-        torch.nn.functional.cross_entropy(logits, targets).backward()
+        loss(logits, targets).backward()
         return (time.perf_counter() - start) * 1e3
 
     return step
@@ -82,7 +93,7 @@ def pytorch(torch, rows, classes):
 def measure(torch, options, shape):
     rows, classes = (int(extent) for extent in shape.split("x"))
     served = Served(options, rows, classes)
-    step = pytorch(torch, rows, classes)
+    step = pytorch(torch, options.loss, rows, classes)
     sides = [("pytorch", step), ("loss", lambda: served.wall_ms("loss")), ("copy", lambda: served.wall_ms("copy"))]
     times = {name: [] for name, _ in sides}
     for number in range(options.warm_up + options.runs):
@@ -122,13 +133,13 @@ def main():
     except ImportError as error:
         sys.exit(f"{error}: run benches/peers/run, which installs it")
     torch.set_num_threads(options.threads)
-    results = [(shape, *measure(torch, options, shape)) for shape in options.shape or SHAPES]
+    results = [(shape, *measure(torch, options, shape)) for shape in options.shape or SHAPES[options.loss]]
 
     # benches/peers/run puts the binary first.
     command = shlex.join(["benches/peers/run", *sys.argv[3:]])
     about = results[0][1].about
     print(f"`{command}`\n")
-    print(f"- cross-entropy, f32, index targets, mean, forward and backward; {options.runs} rounds in turn")
+    print(f"- {options.loss}, f32, mean, forward and backward; {options.runs} rounds in turn")
     print(f"- surprisal {about['surprisal']} on {about['adapter']}, {about['driver']}")
     print(f"- PyTorch {torch.__version__}, CPU, {torch.get_num_threads()} threads, "
           f"{torch.backends.cpu.get_cpu_capability()}")

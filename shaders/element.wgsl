@@ -1,0 +1,53 @@
+// The element skeleton: a walk over all elements, row after row, quad by quad; each is read once.
+//
+// A functor (loss/*.wgsl) supplies
+//   fn element(p: Place) -> Element      the loss of a quad and its derivatives, before weights
+// and reaches its tensors by NAME_take(p), as bits. What it makes of NaN and infinity it says in
+// bits: nothing of the kind may enter its arithmetic.
+//
+// The skeleton adds weight, mask, unknown targets, upstream gradient, denominator, sums and counts.
+// Elements are counted from the first one of the tensor, whatever its layout: a workgroup takes a
+// fixed block of them, so the layout and the window change the loads and not the sums.
+
+struct Element {
+    // Bits of the loss, and of its derivatives by the functor's first and second tensor.
+    loss: vec4<u32>,
+    first: vec4<u32>,
+    second: vec4<u32>,
+    // Elements that have no loss, and what is wrong with them. They are counted; their gradient is 0.
+    bad: vec4<bool>,
+    value: vec4<u32>,
+}
+
+// What a quad leaves behind.
+struct Visited {
+    loss: vec4<u32>,
+    bad: vec4<bool>,
+    value: vec4<u32>,
+}
+
+// A number given by its bits times a factor: 0 wins over infinity.
+fn scaled(bits: vec4<u32>, factor: vec4<f32>) -> vec4<u32> {
+    let signed = bits ^ (bitcast<vec4<u32>>(factor) & vec4<u32>(SIGN_BIT));
+    let limit = select(signed, vec4<u32>(0u), (factor == vec4<f32>(0.0)) & !is_nan4(bits));
+    return select(limit, bitcast<vec4<u32>>(factor * bitcast<vec4<f32>>(bits)), finite(bits));
+}
+
+// The same for a gradient, where 0 wins over NaN: nothing comes down to the element.
+fn sloped(bits: vec4<u32>, factor: vec4<f32>) -> vec4<u32> {
+    return select(scaled(bits, factor), vec4<u32>(0u), factor == vec4<f32>(0.0));
+}
+
+fn visit(p: Place, inside: vec4<bool>, factor: f32) -> Visited {
+    let keep = kept(p, inside);
+    let e = element(p);
+    let bad = e.bad & keep;
+    let weight = bitcast<vec4<f32>>(weight_take(p)) * bitcast<vec4<f32>>(mask_take(p));
+    let loss = select(scaled(e.loss, weight), vec4<u32>(NAN_BITS), bad);
+    let share = select(vec4<f32>(0.0), weight * bitcast<vec4<f32>>(upstream_take(p)) * factor, keep & !bad);
+    first_give(p, inside, sloped(e.first, share));
+    second_give(p, inside, sloped(e.second, share));
+    let visited = Visited(select(vec4<u32>(0u), loss, keep), bad, e.value);
+    loss_give(p, inside, visited.loss);
+    return visited;
+}

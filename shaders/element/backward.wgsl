@@ -1,0 +1,17 @@
+// The gradients alone, where losses and gradients together need more buffers than a dispatch may bind.
+// Nothing is divided then: the losses are not reduced.
+
+override WORKGROUP: u32 = 64u;
+
+@compute @workgroup_size(WORKGROUP)
+fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let block = group.x + group.y * groups.x;
+    let blocks = (params.classes + ELEMENTS - 1u) / ELEMENTS;
+    let first = min(block, blocks) * ELEMENTS;
+    let end = min(first + ELEMENTS, params.classes);
+    var at = first + lane * 4u;
+    for (; at < end; at += WORKGROUP * 4u) {
+        let inside = vec4<u32>(at, at + 1u, at + 2u, at + 3u) < vec4<u32>(end);
+        visit(place(at), inside, 1.0);
+    }
+}

@@ -1,0 +1,75 @@
+// A workgroup a block of elements: losses, sums, and the gradients that are asked for.
+
+@compute @workgroup_size(WORKGROUP)
+fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let block = group.x + group.y * groups.x;
+    let blocks = (params.classes + ELEMENTS - 1u) / ELEMENTS;
+    let first = min(block, blocks) * ELEMENTS;
+    let end = min(first + ELEMENTS, params.classes);
+    let factor = tallies[params.kept + 1u].sum;
+    var sums = vec4<f32>(0.0);
+    var odd = Odd(vec4<u32>(0u), vec4<u32>(0u), vec4<u32>(0u), vec4<u32>(NONE), vec4<u32>(0u));
+    var at = first + lane * 4u;
+    for (; at + 4u <= end; at += WORKGROUP * 4u) {
+        let visited = visit(place(at), vec4<bool>(true), factor);
+        sums += finite_part(visited.loss);
+        odd = counted(odd, at, visited);
+    }
+    if (at < end) {
+        let inside = vec4<u32>(at, at + 1u, at + 2u, at + 3u) < vec4<u32>(end);
+        let visited = visit(place(at), inside, factor);
+        sums += finite_part(visited.loss);
+        odd = counted(odd, at, visited);
+    }
+    let all = tally_reduce(tally_of(sums, odd), lane);
+    if (lane == 0u && block < blocks) {
+        tallies[params.first_tally + block] = all;
+    }
+}
+
+// What is counted of losses that are not finite. By vectors and without a branch: a branch would run
+// for every quad where lanes share one instruction.
+struct Odd {
+    flags: vec4<u32>,
+    nans: vec4<u32>,
+    bad: vec4<u32>,
+    // The first bad element, and its value.
+    first: vec4<u32>,
+    value: vec4<u32>,
+}
+
+fn finite_part(bits: vec4<u32>) -> vec4<f32> {
+    return select(vec4<f32>(0.0), bitcast<vec4<f32>>(bits), finite(bits));
+}
+
+fn counted(odd: Odd, at: u32, visited: Visited) -> Odd {
+    let nans = is_nan4(visited.loss);
+    let negative = (visited.loss & vec4<u32>(SIGN_BIT)) != vec4<u32>(0u);
+    let infinite = select(vec4<u32>(SUM_POSITIVE), vec4<u32>(SUM_NEGATIVE), negative);
+    let flags = select(select(infinite, vec4<u32>(SUM_NAN), nans), vec4<u32>(0u), finite(visited.loss));
+    let places = select(vec4<u32>(NONE), vec4<u32>(at, at + 1u, at + 2u, at + 3u), visited.bad);
+    return Odd(
+        odd.flags | flags,
+        odd.nans + select(vec4<u32>(0u), vec4<u32>(1u), nans & !visited.bad),
+        odd.bad + select(vec4<u32>(0u), vec4<u32>(1u), visited.bad),
+        min(odd.first, places),
+        select(odd.value, visited.value, places < odd.first),
+    );
+}
+
+fn tally_of(sums: vec4<f32>, odd: Odd) -> Tally {
+    var tally = tally_empty();
+    tally.sum = sum4(sums);
+    for (var i = 0u; i < 4u; i += 1u) {
+        tally.sum_flags |= odd.flags[i];
+        tally.bad_rows += odd.nans[i];
+        tally.bad_targets += odd.bad[i];
+    }
+    let first = min(min(odd.first.x, odd.first.y), min(odd.first.z, odd.first.w));
+    if (first != NONE) {
+        tally.first_bad_row = row_of(first);
+        let values = select(vec4<u32>(0u), odd.value, odd.first == vec4<u32>(first));
+        tally.bad_value_low = (values.x | values.y) | (values.z | values.w);
+    }
+    return tally;
+}

@@ -1,0 +1,49 @@
+// Where a walk over all elements is, and what it keeps.
+
+struct Place {
+    // The elements' index in a tensor without gaps.
+    at: u32,
+    // Their rows and columns in one with gaps, or in one that is broadcast.
+    row: vec4<u32>,
+    column: vec4<u32>,
+}
+
+// What PLACES may be: no tensor needs rows and columns; quads lie inside rows; they may not.
+const PLACES_FLAT: u32 = 0u;
+const PLACES_ROW: u32 = 1u;
+override PLACES: u32 = 0u;
+// Elements of a workgroup.
+override ELEMENTS: u32 = 4096u;
+// A target that stands for an unknown one: its element counts for nothing.
+override HAS_UNKNOWN: bool = false;
+
+fn place(at: u32) -> Place {
+    if (PLACES == PLACES_FLAT) {
+        return Place(at, vec4<u32>(0u), vec4<u32>(0u));
+    }
+    if (PLACES == PLACES_ROW) {
+        let index = at + params.phase;
+        let row = index / params.columns;
+        let column = index - row * params.columns;
+        return Place(at, vec4<u32>(row), vec4<u32>(column, column + 1u, column + 2u, column + 3u));
+    }
+    let flat = min(vec4<u32>(at, at + 1u, at + 2u, at + 3u), vec4<u32>(params.classes - 1u));
+    let index = flat + vec4<u32>(params.phase);
+    let row = index / vec4<u32>(params.columns);
+    return Place(at, row, index - row * params.columns);
+}
+
+fn row_of(at: u32) -> u32 {
+    return params.first_row + (at + params.phase) / params.columns;
+}
+
+fn kept(p: Place, inside: vec4<bool>) -> vec4<bool> {
+    var keep = inside & ((mask_take(p) & vec4<u32>(~SIGN_BIT)) != vec4<u32>(0u));
+    if (HAS_UNKNOWN) {
+        let bits = targets_take(p);
+        let same = bits == vec4<u32>(params.unknown);
+        let nans = is_nan4(bits) & is_nan4(vec4<u32>(params.unknown));
+        keep = keep & !(same | nans);
+    }
+    return keep;
+}

@@ -1,0 +1,239 @@
+//! Losses of one score at a time as a textbook writes them: element after element.
+
+use super::{Real, array, fits, floats, times};
+use crate::{
+    array::{Arithmetic, Array, Arrays},
+    element::{ElementLoss, ElementOptions, Extents, MaskedMean, Span},
+    error::{Error, Result},
+    loss::{Empty, Reduction},
+};
+
+/// What a loss says of one element.
+pub(crate) struct Point<T> {
+    /// Its loss.
+    pub loss: T,
+    /// The derivatives by the first and by the second input.
+    pub slopes: [T; 2],
+    /// It has no loss, because something that was given is no such thing: a negative count.
+    pub bad: bool,
+}
+
+impl<T: Real> Point<T> {
+    /// A loss of one input.
+    pub fn new(loss: T, slope: T) -> Self {
+        Self { loss, slopes: [slope, T::zero()], bad: false }
+    }
+
+    /// A loss of two inputs.
+    pub fn of_two(loss: T, slopes: [T; 2]) -> Self {
+        Self { loss, slopes, bad: false }
+    }
+
+    /// No loss.
+    pub fn bad() -> Self {
+        Self { loss: T::nan(), slopes: [T::zero(); 2], bad: true }
+    }
+
+    /// NaN, where an input is.
+    pub fn nan() -> Self {
+        Self { loss: T::nan(), slopes: [T::nan(); 2], bad: false }
+    }
+}
+
+/// What is a loss's own.
+pub(crate) trait Formula: ElementLoss {
+    /// Whether its own options are in their domains.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Overrides of its WGSL: what shapes the code.
+    fn code(&self) -> Vec<(&'static str, u32)> {
+        Vec::new()
+    }
+
+    /// Parameters of its WGSL.
+    fn constants(&self) -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
+
+    /// The loss of an element, from its inputs in the order of [`ElementLoss::streams`].
+    fn at<T: Real>(&self, x: &[T]) -> Point<T>;
+}
+
+/// 1/(1 + exp(−x)).
+pub(crate) fn sigmoid<T: Real>(x: T) -> T {
+    if x > T::zero() { T::one() / (T::one() + (-x).exp()) } else { x.exp() / (T::one() + x.exp()) }
+}
+
+/// log(1 + exp(x)).
+pub(crate) fn softplus<T: Real>(x: T) -> T {
+    x.max(T::zero()) + (-x.abs()).exp().ln_1p()
+}
+
+/// Computes every output in `wanted`.
+pub(crate) fn run<L: Formula>(
+    loss: &L,
+    inputs: &Arrays,
+    wanted: &[&str],
+    arithmetic: Arithmetic,
+) -> Result<Arrays> {
+    match arithmetic {
+        Arithmetic::F64 => compute::<L, f64>(loss, inputs, wanted),
+        Arithmetic::F32 => compute::<L, f32>(loss, inputs, wanted),
+    }
+}
+
+fn compute<L: Formula, T: Real>(loss: &L, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
+    let solved = Solved::<T>::new(loss, inputs)?;
+    wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(loss, name)?))).collect()
+}
+
+/// An input spread over all elements.
+fn spread<T: Real>(inputs: &Arrays, name: &str, extents: Extents, default: T) -> Result<Vec<T>> {
+    let count = extents.count() as usize;
+    let Some(given) = inputs.get(name) else {
+        return Ok(vec![default; count]);
+    };
+    let shape: Vec<usize> = given.shape.iter().map(|&extent| extent as usize).collect();
+    let values: Vec<T> = floats(inputs, name, &shape)?.unwrap_or_default();
+    let columns = extents.columns.max(1) as usize;
+    Ok(match extents.span(name, &given.shape)? {
+        Span::Elements => values,
+        Span::Columns => (0..count).map(|at| values[at % columns]).collect(),
+        Span::Rows => (0..count).map(|at| values[at / columns]).collect(),
+        Span::One => vec![values[0]; count],
+    })
+}
+
+/// A call, computed.
+struct Solved<T> {
+    shape: Vec<usize>,
+    losses: Vec<T>,
+    gradients: [Vec<T>; 2],
+    sum: T,
+    denominator: T,
+    divisor: T,
+    count: i64,
+    options: ElementOptions,
+}
+
+impl<T: Real> Solved<T> {
+    fn new<L: Formula>(loss: &L, inputs: &Arrays) -> Result<Self> {
+        let (streams, options) = (loss.streams(), loss.options());
+        let first = streams.first().and_then(|stream| inputs.get(stream.name));
+        let first = first.ok_or_else(|| missing(loss, streams.first().map_or("", |s| s.name)))?;
+        let extents = Extents::of(&first.shape);
+        let tensors: Vec<Vec<T>> = streams
+            .iter()
+            .map(|stream| spread(inputs, stream.name, extents, T::of(f64::from(stream.default))))
+            .collect::<Result<_>>()?;
+        let target = streams.iter().position(|stream| stream.name == "targets");
+        if let Some(upstream) = inputs.get("upstream")
+            && options.reduction != Reduction::None
+        {
+            fits("upstream", upstream, &[1])?;
+        }
+        let one = |name| spread(inputs, name, extents, T::one());
+        let (weight, mask, upstream) = (one("weight")?, one("mask")?, one("upstream")?);
+        let count = extents.count() as usize;
+        let mut solved = Self {
+            shape: first.shape.iter().map(|&extent| extent as usize).collect(),
+            losses: vec![T::zero(); count],
+            gradients: [vec![T::zero(); count], vec![T::zero(); count]],
+            sum: T::zero(),
+            denominator: T::zero(),
+            divisor: T::one(),
+            count: 0,
+            options,
+        };
+        let unknown = |x: &[T]| match (options.unknown, target) {
+            (Some(unknown), Some(target)) => {
+                let unknown = T::of(f64::from(unknown as f32));
+                x[target] == unknown || (x[target].is_nan() && unknown.is_nan())
+            }
+            _ => false,
+        };
+        for at in 0..count {
+            let x: Vec<T> = tensors.iter().map(|tensor| tensor[at]).collect();
+            if mask[at].is_zero() || unknown(&x) {
+                continue;
+            }
+            solved.count += 1;
+            solved.denominator += mask[at];
+            let point = loss.at(&x);
+            let share = weight[at] * mask[at];
+            solved.losses[at] = if point.bad { T::nan() } else { times(share, point.loss) };
+            solved.sum += solved.losses[at];
+            for (gradient, slope) in solved.gradients.iter_mut().zip(point.slopes) {
+                let factor = share * upstream[at];
+                gradient[at] = if factor.is_zero() { T::zero() } else { factor * slope };
+            }
+        }
+        solved.divide(inputs, extents)?;
+        Ok(solved)
+    }
+
+    /// Finds what the sum is divided by, and divides the gradients by it.
+    fn divide(&mut self, inputs: &Arrays, extents: Extents) -> Result<()> {
+        let given: Option<Vec<T>> = floats(inputs, "denominator", &[1])?;
+        if self.options.denominator == MaskedMean::All {
+            self.denominator = T::of(extents.count() as f64);
+        }
+        if self.options.reduction == Reduction::Multilabel {
+            self.denominator = T::of(extents.rows as f64);
+        }
+        let own = match self.options.reduction {
+            Reduction::None | Reduction::Sum => T::one(),
+            Reduction::Mean | Reduction::Multilabel => self.denominator,
+            Reduction::Over(d) => T::of(d),
+        };
+        self.divisor = given.and_then(|values| values.first().copied()).unwrap_or(own);
+        for gradient in self.gradients.iter_mut().flatten() {
+            *gradient = if self.divisor.is_zero() { T::zero() } else { *gradient / self.divisor };
+        }
+        Ok(())
+    }
+
+    fn output<L: Formula>(&self, loss: &L, name: &str) -> Result<Array> {
+        let gradient = |nth: usize| loss.streams().get(nth).map(|s| format!("grad.{}", s.name));
+        Ok(match name {
+            "loss" if self.options.reduction == Reduction::None => self.elements(&self.losses),
+            "loss" => array(&[1], [self.reduced()]),
+            "sum" => array(&[1], [self.sum]),
+            "denominator" => array(&[1], [self.denominator]),
+            "count" => Array::int(&[1], vec![self.count]),
+            _ if gradient(0).is_some_and(|own| own == name) => self.elements(&self.gradients[0]),
+            _ if gradient(1).is_some_and(|own| own == name) => self.elements(&self.gradients[1]),
+            _ => {
+                return Err(Error::UnknownName {
+                    loss: loss.about().name.to_owned(),
+                    kind: "output",
+                    name: name.to_owned(),
+                    known: "all but status, which only a GPU has".to_owned(),
+                });
+            }
+        })
+    }
+
+    fn elements(&self, values: &[T]) -> Array {
+        array(&self.shape, values.iter().copied())
+    }
+
+    fn reduced(&self) -> T {
+        match self.options.empty {
+            _ if self.sum.is_nan() => self.sum,
+            Empty::Nan if self.divisor.is_zero() => T::nan(),
+            Empty::Zero if self.divisor.is_zero() => T::zero(),
+            _ => self.sum / self.divisor,
+        }
+    }
+}
+
+fn missing<L: Formula>(loss: &L, argument: &str) -> Error {
+    Error::MissingInput {
+        loss: loss.about().name.to_owned(),
+        argument: argument.to_owned(),
+        reason: "the elements are its".to_owned(),
+    }
+}

@@ -1,0 +1,300 @@
+//! Dice on logits (catalogue E9).
+
+use super::{
+    About, Argument, Dim, Domain, Empty, Entry, Kind, Loss, OptionAbout, Padding, Reduction,
+    arguments as arg, setters, tensors,
+};
+use crate::{
+    array::{Arithmetic, Arrays},
+    cpu,
+    error::{Error, Result},
+    kernel::{Source, shader},
+    plan::{Call, Plan},
+    profile::Profile,
+    row::{self, FunctorStream, Number, RowLoss, RowOptions, Span},
+};
+
+/// What one Dice coefficient is taken over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Per {
+    /// A row: a sample, or a channel of a sample.
+    #[default]
+    Row,
+    /// All elements together.
+    Batch,
+}
+
+/// Dice on logits, with a share of binary cross-entropy if asked for.
+///
+/// With P = sigmoid(z) the loss of a row (or of the batch) of n elements is
+/// 1 − (2·ΣP·y + smooth)/(ΣP + Σy + smooth) + bce/n·ΣBCE(z, y).
+///
+/// - **Shapes**: logits and targets `[rows, columns]`, a row being a sample's pixels; for one
+///   coefficient a channel, `[samples·channels, pixels]`. row_weight `[rows]`; upstream `[1]`, or
+///   `[rows]` with [`Reduction::None`]. `per = "batch"` needs tensors without gaps and is one value
+///   whatever the reduction.
+/// - **Types**: `f32`, `f16`, `bf16`, computed in f32.
+/// - **Gradient**: P·(1 − P)·(D − 2·y)/(ΣP + Σy + smooth), D the coefficient, and
+///   bce/n·(P − y).
+/// - **Mean** divides by the number of rows.
+/// - **Edges**: two empty masks without smoothing are the same mask: the loss is 0; at z = ±inf P is 0
+///   or 1 (its share of cross-entropy ends at 200); a NaN makes that row's loss and gradient NaN, which
+///   [`crate::Status`] counts.
+/// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+///
+/// Source: Milletari et al. 2016 (V-Net).
+///
+/// ```
+/// use surprisal::{Array, Arrays, Dice, cpu};
+/// let inputs = Arrays::from([
+///     ("logits".to_owned(), Array::float(&[1, 2], vec![0.0, 0.0])),
+///     ("targets".to_owned(), Array::float(&[1, 2], vec![1.0, 0.0])),
+/// ]);
+/// let outputs = cpu::run(&Dice::default().smooth(0.0), &inputs, &["loss"])?;
+/// assert_eq!(outputs["loss"].to_f64(), [0.5]);
+/// # Ok::<(), surprisal::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Dice {
+    /// How the losses of rows become one number.
+    pub reduction: Reduction,
+    /// What a mean over nothing is.
+    pub empty: Empty,
+    /// Added above and below the fraction, not below 0.
+    pub smooth: f64,
+    /// What one coefficient is taken over.
+    pub per: Per,
+    /// The weight of the mean binary cross-entropy beside it, not below 0.
+    pub bce: f64,
+    /// What happens to gradient columns past the last one.
+    pub padding: Padding,
+}
+
+impl Default for Dice {
+    fn default() -> Self {
+        Self {
+            reduction: Reduction::Mean,
+            empty: Empty::Nan,
+            smooth: 1.0,
+            per: Per::Row,
+            bce: 0.0,
+            padding: Padding::Keep,
+        }
+    }
+}
+
+impl Dice {
+    setters! {
+        reduction: Reduction, empty: Empty, smooth: f64, per: Per, bce: f64, padding: Padding,
+    }
+
+    /// How the coefficients become one number: over the batch there is only one.
+    pub(crate) fn parts_reduction(&self) -> Reduction {
+        match (self.per, self.reduction) {
+            (Per::Batch, Reduction::None) => Reduction::Sum,
+            (_, reduction) => reduction,
+        }
+    }
+}
+
+tensors! {
+    /// What [`Dice`] takes.
+    DiceInputs {
+        /// Logits `[rows, columns]`.
+        logits = "logits",
+        /// Masks `[rows, columns]`, from 0 to 1.
+        targets = "targets",
+        /// Row weights `[rows]`.
+        row_weight = "row_weight",
+        /// The gradient from above, `[1]` or `[rows]`.
+        upstream = "upstream",
+        /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+        denominator = "denominator",
+    }
+}
+
+tensors! {
+    /// What [`Dice`] can hand back; which of them are given decides what is computed.
+    DiceOutputs {
+        /// The loss, `[1]`, or `[rows]` with [`Reduction::None`].
+        loss = "loss",
+        /// The gradient of the logits.
+        gradient = "grad.logits",
+        /// Σ of the rows' losses.
+        sum = "sum",
+        /// What a mean divides by.
+        denominator = "denominator",
+        /// The number of coefficients.
+        count = "count",
+        /// The status words.
+        status = "status",
+    }
+}
+
+const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
+
+static ABOUT: About = About {
+    name: "dice",
+    summary: "One minus the Dice coefficient of a mask's logits, a row or over the batch.",
+    formula: "loss = 1 − (2·Σ sigmoid(z)·y + smooth)/(Σ sigmoid(z) + Σ y + smooth) + bce·mean BCE",
+    pytorch: "none",
+    inputs: &[
+        Argument::required("logits", Kind::Float, MATRIX, "logits of the mask"),
+        Argument::required("targets", Kind::Float, MATRIX, "the mask").within(Domain::Probability),
+        arg::ROW_WEIGHT,
+        arg::UPSTREAM,
+        arg::DENOMINATOR_IN,
+    ],
+    outputs: &[
+        arg::LOSS,
+        Argument::optional("grad.logits", Kind::Float, MATRIX, "gradient of the logits"),
+        arg::SUM,
+        arg::DENOMINATOR,
+        arg::COUNT,
+        arg::STATUS,
+    ],
+    options: &[
+        OptionAbout {
+            name: "reduction",
+            default: "\"mean\"",
+            about: "\"none\", \"sum\", \"mean\" or {\"over\": D}",
+        },
+        arg::ELEMENT_EMPTY,
+        OptionAbout {
+            name: "smooth",
+            default: "1.0",
+            about: "added above and below the fraction, not below 0",
+        },
+        OptionAbout {
+            name: "per",
+            default: "\"row\"",
+            about: "one coefficient a row (\"row\") or over all elements (\"batch\")",
+        },
+        OptionAbout {
+            name: "bce",
+            default: "0.0",
+            about: "the weight of the mean binary cross-entropy beside it",
+        },
+        arg::PADDING,
+    ],
+};
+
+pub(super) const ENTRY: Entry = Entry {
+    about: &ABOUT,
+    #[cfg(feature = "serde")]
+    parse: |options| super::parse::<Dice>("dice", options),
+    default: || Box::new(Dice::default()),
+};
+
+impl Loss for Dice {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn validate(&self) -> Result<()> {
+        row::check_reduction("dice", self.reduction)?;
+        for (name, value) in [("smooth", self.smooth), ("bce", self.bce)] {
+            if !((value as f32).is_finite() && value >= 0.0) {
+                return Err(Error::option("dice", name, value, "is within f32 and not below 0"));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_per_row(&self) -> bool {
+        self.parts_reduction() == Reduction::None
+    }
+
+    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
+        match self.per {
+            Per::Row => row::plan(self, call, profile),
+            Per::Batch => row::plan(self, &flattened(call)?, profile),
+        }
+    }
+
+    fn reference(
+        &self,
+        inputs: &Arrays,
+        wanted: &[&str],
+        arithmetic: Arithmetic,
+    ) -> Result<Arrays> {
+        cpu::dice::run(self, inputs, wanted, arithmetic)
+    }
+}
+
+/// The same call with all elements in one row.
+fn flattened(call: &Call) -> Result<Call> {
+    let mut flat = call.clone();
+    for operand in flat.inputs.values_mut().chain(flat.outputs.values_mut()) {
+        let layout = &mut operand.layout;
+        if layout.shape.len() != 2 {
+            continue;
+        }
+        if layout.has_gaps() {
+            let (found, least) = (layout.row_stride, layout.columns());
+            return Err(Error::WrongStride { argument: operand.name.clone(), found, least });
+        }
+        // No rows are no part, and not an empty one.
+        let count = layout.len();
+        layout.shape = vec![layout.rows().min(1), count.max(1)];
+        layout.row_stride = count;
+        flat.dims.insert(Dim::Rows, layout.rows());
+        flat.dims.insert(Dim::Classes, count.max(1));
+    }
+    if let Some(weight) = flat.inputs.get("row_weight")
+        && weight.layout.len() != flat.dim(Dim::Rows)
+    {
+        return Err(Error::WrongShape {
+            argument: "row_weight".to_owned(),
+            found: weight.layout.shape.clone(),
+            expected: "[1], since all rows are one".to_owned(),
+        });
+    }
+    Ok(flat)
+}
+
+static STREAMS: &[FunctorStream] =
+    &[FunctorStream { name: "targets", argument: "targets", span: Span::Matrix, default: 0.0 }];
+
+impl RowLoss for Dice {
+    fn sources(&self) -> Vec<Source> {
+        vec![shader!("loss/dice.wgsl"), shader!("loss/sums.wgsl")]
+    }
+
+    fn options(&self) -> RowOptions {
+        RowOptions {
+            reduction: self.parts_reduction(),
+            empty: self.empty,
+            padding: self.padding,
+            ..RowOptions::default()
+        }
+    }
+
+    fn streams(&self) -> &'static [FunctorStream] {
+        STREAMS
+    }
+
+    fn shapes(&self, _: &Call) -> Vec<(&'static str, u32)> {
+        vec![("HAS_BCE", (self.bce > 0.0).into())]
+    }
+
+    fn numbers(&self, call: &Call) -> Vec<(String, Number)> {
+        let share = self.bce / call.dim(Dim::Classes).max(1) as f64;
+        [("smooth_by", self.smooth), ("bce_share", share)]
+            .map(|(name, value)| (name.to_owned(), value.into()))
+            .into()
+    }
+
+    fn streams_twice(&self, _: &Call) -> bool {
+        true
+    }
+
+    fn check(&self, _: &Call) -> Result<()> {
+        Ok(())
+    }
+}

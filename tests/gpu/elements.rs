@@ -1,0 +1,671 @@
+//! Losses of one score at a time: what users expect of them, and what others get wrong.
+
+use serde_json::json;
+use surprisal::{
+    Array, Arrays, BceWithLogits, BinaryHinge, Dice, Dtype, ElementFunction, Elementwise, Error,
+    GaussianNll, HurdlePoisson, Layout, Loss, MaskedMean, Mse, PoissonNll, Reduction, Request,
+    Tensor, cpu, loss::dice::Per, tensor::Named, tensor_blocking, testing,
+};
+
+use crate::support::{
+    Context, FLOATS, INF, Placed, Reference, assert_same_bits, bits, check, gaussian, matrix,
+    named, outcome, parse, placed_inputs, set, storage, submit, tensors, vector, with,
+};
+
+tests![
+    broadcasts,
+    masks,
+    masks_of_bytes_and_bits,
+    unknown_targets,
+    smoothing_is_half_to_each_side,
+    focal_at_saturation,
+    infinite_logits,
+    small_losses,
+    hurdles_from_tiny_to_huge_rates,
+    variances_and_their_logarithms,
+    bad_values,
+    nan_is_not_laundered,
+    layouts,
+    windows,
+    in_place,
+    everything_at_once,
+    reductions,
+    empty,
+    wrong_shapes,
+    sums_of_many,
+    dice_per_row_and_batch,
+    losses_of_ones_own,
+    infinite_scores_of_the_others,
+];
+
+const NAN: f64 = f64::NAN;
+const GRADIENT: [&str; 2] = ["loss", "grad.logits"];
+
+/// Logits and soft targets.
+fn sample(seed: u64, rows: usize, columns: usize) -> Arrays {
+    let targets = testing::numbers(surprisal::loss::Domain::Probability, seed + 1, rows * columns);
+    named([("logits", gaussian(seed, rows, columns)), ("targets", matrix(rows, columns, targets))])
+}
+
+fn positive(seed: u64, shape: &[u64]) -> Array {
+    let count = shape.iter().product::<u64>() as usize;
+    Array::float(shape, crate::support::positive(seed, count))
+}
+
+/// Logits and targets of single elements, with one value each.
+fn each(logits: &[f64], targets: &[f64]) -> Arrays {
+    named([("logits", vector(logits)), ("targets", vector(targets))])
+}
+
+fn none() -> BceWithLogits {
+    BceWithLogits::default().reduction(Reduction::None)
+}
+
+/// Largest |actual − truth|/|truth|, element by element.
+fn relative(actual: &Array, truth: &Array) -> f64 {
+    let pairs = actual.to_f64().into_iter().zip(truth.to_f64());
+    pairs.map(|(a, t)| if a == t { 0.0 } else { (a - t).abs() / t.abs() }).fold(0.0, f64::max)
+}
+
+fn broadcasts(context: &Context) {
+    for (rows, columns) in [(5, 7), (6, 8), (9, 1), (1, 9), (7, 7)] {
+        let (r, c) = (rows as u64, columns as u64);
+        for shape in [&[r, c][..], &[c], &[r, 1], &[1]] {
+            let inputs = with(
+                &sample(3, rows, columns),
+                [
+                    ("weight", positive(5, shape)),
+                    ("pos_weight", positive(6, shape)),
+                    ("logit_bias", positive(7, shape)),
+                ],
+            );
+            for dtype in FLOATS {
+                check(&context.gpu, &BceWithLogits::default(), &inputs, dtype, &GRADIENT);
+            }
+        }
+    }
+}
+
+fn masks(context: &Context) {
+    let logits = gaussian(1, 6, 11);
+    let mask = testing::numbers(surprisal::loss::Domain::Mask, 2, 66);
+    let hidden: Vec<usize> = (0..66).filter(|&at| mask[at] == 0.0).collect();
+    assert!(hidden.len() > 3);
+    let poisoned = hidden
+        .iter()
+        .enumerate()
+        .fold(logits, |logits, (nth, &at)| set(&logits, at, [NAN, INF, -INF][nth % 3]));
+    let inputs =
+        with(&sample(1, 6, 11), [("logits", poisoned), ("mask", matrix(6, 11, mask.clone()))]);
+    for denominator in [MaskedMean::Mask, MaskedMean::All] {
+        let loss = BceWithLogits::default().denominator(denominator);
+        let wanted = ["loss", "grad.logits", "sum", "denominator", "count"];
+        let (outputs, status) = check(&context.gpu, &loss, &inputs, Dtype::F32, &wanted);
+        assert_eq!((status.bad_rows, status.bad_targets), (0, 0));
+        let gradient = outputs["grad.logits"].to_f64();
+        assert!(hidden.iter().all(|&at| gradient[at].to_bits() == 0), "exactly +0");
+        let kept = 66 - hidden.len();
+        assert_eq!(outputs["count"].to_i64(), [kept as i64]);
+        let divisor = if denominator == MaskedMean::All { 66 } else { kept };
+        assert_eq!(outputs["denominator"].to_f64(), [divisor as f64]);
+    }
+    // A fractional mask weighs, in the sum and in what it is divided by; per column and per row too.
+    for shape in [&[6, 11][..], &[11], &[6, 1]] {
+        let inputs = with(&sample(1, 6, 11), [("mask", positive(4, shape))]);
+        check(&context.gpu, &BceWithLogits::default(), &inputs, Dtype::F32, &GRADIENT);
+    }
+}
+
+/// A mask of bytes and one of bits are the mask of floats, to the bit.
+fn masks_of_bytes_and_bits(context: &Context) {
+    let gpu = &context.gpu;
+    for (rows, columns) in [(6, 11), (4, 32), (9, 70)] {
+        let count = rows * columns;
+        let mask = testing::numbers(surprisal::loss::Domain::Mask, 2, count);
+        let inputs =
+            with(&sample(1, rows, columns), [("mask", matrix(rows, columns, mask.clone()))]);
+        let loss = BceWithLogits::default();
+        let (mut expected, _) = check(gpu, &loss, &inputs, Dtype::F32, &GRADIENT);
+        expected.remove("status");
+        let shape = [rows as u64, columns as u64];
+        // Any byte but 0 keeps.
+        let bytes = Array::int(&shape, mask.iter().map(|&m| 3 * m as i64).collect());
+        let word = |part: &[f64]| {
+            part.iter().enumerate().fold(0, |word, (bit, &m)| word | ((m as i64) << bit))
+        };
+        let words: Vec<i64> = mask.chunks(32).map(word).collect();
+        let bits = Array::int(&[words.len() as u64], words);
+        for (array, dtype, offset) in [
+            (&bytes, Dtype::U8, 0),
+            (&bytes, Dtype::U8, 5),
+            (&bits, Dtype::U32, 0),
+            (&bits, Dtype::U32, 3),
+        ] {
+            let layout = Layout::dense(dtype, &array.shape).offset(offset);
+            let placed = Placed::input(gpu, array, layout);
+            let mut others = inputs.clone();
+            others.remove("mask");
+            let others = placed_inputs(gpu, &loss, &others, Dtype::F32);
+            let mut given = tensors(&others);
+            given.insert("mask".to_owned(), placed.tensor());
+            let gradient = Placed::output(gpu, Layout::dense(Dtype::F32, &shape));
+            let value = Placed::output(gpu, Layout::vector(Dtype::F32, 1));
+            let outputs = Named::from([
+                ("grad.logits".to_owned(), gradient.tensor()),
+                ("loss".to_owned(), value.tensor()),
+            ]);
+            submit(gpu, &loss, &Request::new(given, outputs));
+            let actual = named([("grad.logits", gradient.array(gpu)), ("loss", value.array(gpu))]);
+            assert_same_bits(&actual, &expected, &format!("{dtype} {rows}×{columns} +{offset}"));
+        }
+        let wrong = storage(gpu, 4096);
+        let others = placed_inputs(gpu, &loss, &sample(1, rows, columns), Dtype::F32);
+        let mut given = tensors(&others);
+        given.insert("mask".to_owned(), Tensor::vector(&wrong, Dtype::U32, 1));
+        let value = storage(gpu, 16);
+        let outputs = Named::from([("loss".to_owned(), Tensor::vector(&value, Dtype::F32, 1))]);
+        let error = gpu.prepare(&loss, &Request::new(given, outputs)).unwrap_err();
+        assert!(matches!(error, Error::WrongShape { .. }), "{error}");
+    }
+}
+
+fn unknown_targets(context: &Context) {
+    for unknown in [-1.0, NAN] {
+        let inputs = sample(8, 5, 9);
+        let targets = [2, 17, 44]
+            .iter()
+            .fold(inputs["targets"].clone(), |targets, &at| set(&targets, at, unknown));
+        let logits = set(&inputs["logits"], 17, NAN);
+        let inputs = named([("logits", logits), ("targets", targets)]);
+        let loss = BceWithLogits::default().unknown_target(Some(unknown)).check_targets(true);
+        let wanted = ["loss", "grad.logits", "denominator", "count"];
+        for dtype in FLOATS {
+            let (outputs, status) = check(&context.gpu, &loss, &inputs, dtype, &wanted);
+            assert_eq!(outputs["count"].to_i64(), [42]);
+            assert_eq!((status.bad_rows, status.bad_targets), (0, 0));
+            assert_eq!(outputs["grad.logits"].to_f64()[17], 0.0);
+        }
+    }
+}
+
+fn smoothing_is_half_to_each_side(context: &Context) {
+    let inputs = sample(4, 3, 6);
+    let loss = BceWithLogits::default().label_smoothing(0.25);
+    let (smoothed, _) = check(&context.gpu, &loss, &inputs, Dtype::F32, &GRADIENT);
+    let targets = inputs["targets"].to_f64().into_iter().map(|y| y * 0.75 + 0.125).collect();
+    let by_hand = with(&inputs, [("targets", matrix(3, 6, targets))]);
+    let plain = cpu::run(&BceWithLogits::default(), &by_hand, &GRADIENT).unwrap();
+    assert!((smoothed["loss"].to_f64()[0] - plain["loss"].to_f64()[0]).abs() < 1e-6);
+}
+
+fn focal_at_saturation(context: &Context) {
+    let inputs =
+        each(&[200.0, 200.0, -200.0, -200.0, 60.0, -60.0], &[1.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
+    for gamma in [0.1, 0.5, 1.0, 2.0] {
+        let loss = none().focal_gamma(gamma).focal_alpha(0.25);
+        let (outputs, status) = check(&context.gpu, &loss, &inputs, Dtype::F32, &GRADIENT);
+        assert!(outputs["grad.logits"].to_f64().iter().all(|g| g.is_finite()));
+        assert_eq!(status.bad_rows, 0);
+    }
+    let soft = sample(9, 4, 33);
+    check(&context.gpu, &none().focal_gamma(0.7), &soft, Dtype::F32, &GRADIENT);
+}
+
+fn infinite_logits(context: &Context) {
+    let inputs = each(&[INF, INF, -INF, -INF, INF, -INF], &[1.0, 0.0, 1.0, 0.0, 0.5, 0.25]);
+    let (outputs, status) = check(&context.gpu, &none(), &inputs, Dtype::F32, &GRADIENT);
+    assert_eq!(outputs["loss"].to_f64(), [0.0, INF, INF, 0.0, INF, INF]);
+    assert_eq!(outputs["grad.logits"].to_f64(), [0.0, 1.0, -1.0, 0.0, 0.5, -0.25]);
+    assert_eq!(status.bad_rows, 0);
+    // The sum has the infinity, the gradient stays finite; a weight of 0 takes both out.
+    let sum = BceWithLogits::default().reduction(Reduction::Sum);
+    let (outputs, _) = check(&context.gpu, &sum, &inputs, Dtype::F32, &GRADIENT);
+    assert_eq!(outputs["loss"].to_f64(), [INF]);
+    let weightless = with(&inputs, [("weight", vector(&[0.0; 6]))]);
+    let (outputs, _) = check(&context.gpu, &sum, &weightless, Dtype::F32, &GRADIENT);
+    assert_eq!(outputs["loss"].to_f64(), [0.0]);
+}
+
+fn small_losses(context: &Context) {
+    // Down to 1e-30, and their gradients.
+    let logits: Vec<f64> = (0..70).map(f64::from).collect();
+    for target in [0.0, 1.0] {
+        let sign = if target == 1.0 { 1.0 } else { -1.0 };
+        let logits: Vec<f64> = logits.iter().map(|z| z * sign).collect();
+        let inputs = each(&logits, &vec![target; logits.len()]);
+        let (outputs, _) = check(&context.gpu, &none(), &inputs, Dtype::F32, &GRADIENT);
+        let truth = cpu::run(&none(), &inputs, &GRADIENT).unwrap();
+        for name in GRADIENT {
+            let error = relative(&outputs[name], &truth[name]);
+            assert!(error < 1e-6, "{name}: {error:e}");
+        }
+        assert!(outputs["loss"].to_f64()[69] < 1.1e-30);
+    }
+}
+
+fn hurdles_from_tiny_to_huge_rates(context: &Context) {
+    let rates = [1e-6, 1e-4, 1e-2, 0.3, 0.99, 1.01, 3.0, 20.0, 90.0, 1e3, 1e4];
+    let counts = [0.0, 1.0, 2.0, 3.0, 12.0, 13.0, 40.0, 9_999.0];
+    let pairs: Vec<(f64, f64)> = rates
+        .iter()
+        .flat_map(|&rate: &f64| counts.iter().map(move |&k| (f64::from(rate.ln() as f32), k)))
+        .collect();
+    let column = |of: fn(&(f64, f64)) -> f64| vector(&pairs.iter().map(of).collect::<Vec<_>>());
+    let inputs = named([
+        ("logits", vector(&vec![200.0; pairs.len()])),
+        ("log_rate", column(|pair| pair.0)),
+        ("targets", column(|pair| pair.1)),
+    ]);
+    let loss = HurdlePoisson::default().reduction(Reduction::None);
+    let wanted = ["loss", "grad.logits", "grad.log_rate"];
+    let (outputs, status) = check(&context.gpu, &loss, &inputs, Dtype::F32, &wanted);
+    assert_eq!((status.bad_rows, status.bad_targets), (0, 0));
+    // One count at a small rate: λ/2, all of it after cancellation.
+    let truth = cpu::run(&loss, &inputs, &wanted).unwrap();
+    let at = pairs.iter().position(|&(_, k)| k == 1.0).unwrap();
+    for name in ["loss", "grad.log_rate"] {
+        let (actual, truth) = (outputs[name].to_f64()[at], truth[name].to_f64()[at]);
+        assert!((truth - 5e-7).abs() < 1e-9, "{truth}");
+        assert!((actual - truth).abs() < 1e-6 * truth, "{name}: {actual} for {truth}");
+    }
+}
+
+fn variances_and_their_logarithms(context: &Context) {
+    let inputs = named([
+        ("mean", gaussian(1, 4, 9)),
+        ("variance", positive(2, &[4, 9])),
+        ("targets", gaussian(3, 4, 9)),
+    ]);
+    let wanted = ["loss", "grad.mean", "grad.variance"];
+    for full in [false, true] {
+        for log_variance in [false, true] {
+            let loss = GaussianNll::default().full(full).log_variance(log_variance).eps(0.5);
+            for dtype in FLOATS {
+                check(&context.gpu, &loss, &inputs, dtype, &wanted);
+            }
+        }
+    }
+    // Below the floor the gradient is that at the floor, not 0.
+    let at = |variance: f64| {
+        let inputs = named([
+            ("mean", vector(&[1.0])),
+            ("variance", vector(&[variance])),
+            ("targets", vector(&[0.0])),
+        ]);
+        let loss = GaussianNll::default().eps(0.25);
+        check(&context.gpu, &loss, &inputs, Dtype::F32, &wanted).0["grad.variance"].to_f64()[0]
+    };
+    assert_eq!((at(0.0), at(0.25)), (-6.0, -6.0));
+}
+
+fn bad_values(context: &Context) {
+    let gpu = &context.gpu;
+    let bad = |loss: &dyn Loss, inputs: &Arrays, gradient: &str, row: u32, value: f32| {
+        let wanted = ["loss", gradient];
+        let (outputs, status) = check(gpu, loss, inputs, Dtype::F32, &wanted);
+        assert_eq!((status.bad_targets, status.bad_rows), (1, 0), "{loss:?}");
+        assert_eq!(status.first_bad_value, Some((row, value)));
+        assert!(outputs["loss"].to_f64()[0].is_nan());
+        let finite = outputs[gradient].to_f64().iter().all(|g| g.is_finite());
+        assert!(finite, "{loss:?}: a bad element's gradient is 0");
+        let error = gpu.run_arrays(loss, inputs, Dtype::F32, &wanted).unwrap().read_blocking();
+        let expected = Error::BadValues { count: 1, row: row.into(), value };
+        assert_eq!(error.unwrap_err(), expected);
+    };
+    let targets = |value: f64| {
+        let inputs = sample(2, 4, 6);
+        let targets = set(&inputs["targets"], 15, value);
+        with(&inputs, [("targets", targets)])
+    };
+    bad(&BceWithLogits::default().check_targets(true), &targets(1.5), "grad.logits", 2, 1.5);
+    bad(&BinaryHinge::default().check_targets(true), &targets(-2.0), "grad.logits", 2, -2.0);
+    // Without being asked, they are what PyTorch makes of them.
+    let (_, status) = check(gpu, &BceWithLogits::default(), &targets(1.5), Dtype::F32, &GRADIENT);
+    assert_eq!(status.bad_targets, 0);
+    let counts = |at: usize, value: f64, rate: &str| {
+        let counts = testing::numbers(surprisal::loss::Domain::Count, 3, 24);
+        let counts = set(&matrix(4, 6, counts), at, value);
+        named([(rate, positive(4, &[4, 6])), ("targets", counts)])
+    };
+    bad(&PoissonNll::default(), &counts(7, -1.0, "rate"), "grad.rate", 1, -1.0);
+    let rates = counts(0, 1.0, "rate");
+    let rates = with(&rates, [("rate", set(&rates["rate"], 23, -0.5))]);
+    bad(&PoissonNll::default().log_input(false), &rates, "grad.rate", 3, -0.5);
+    for count in [-3.0, 1.5] {
+        let hurdle = with(&counts(6, count, "log_rate"), [("logits", gaussian(5, 4, 6))]);
+        bad(&HurdlePoisson::default(), &hurdle, "grad.log_rate", 1, count as f32);
+    }
+    let normal = named([
+        ("mean", vector(&[0.0, 1.0])),
+        ("variance", vector(&[1.0, -0.25])),
+        ("targets", vector(&[0.0, 0.0])),
+    ]);
+    bad(&GaussianNll::default(), &normal, "grad.variance", 1, -0.25);
+}
+
+fn nan_is_not_laundered(context: &Context) {
+    for at in [0, 5, 10] {
+        for name in ["logits", "targets"] {
+            let inputs = sample(6, 1, 11);
+            let poisoned = set(&inputs[name], at, NAN);
+            let inputs = with(&inputs, [(name, poisoned)]);
+            for loss in ["bce_with_logits", "binary_hinge", "mse"] {
+                let loss = parse(loss, &json!({"reduction": "none"}));
+                let (outputs, status) =
+                    check(&context.gpu, loss.as_ref(), &inputs, Dtype::F32, &GRADIENT);
+                assert_eq!(status.bad_rows, 1);
+                for name in GRADIENT {
+                    let nans = outputs[name].to_f64().iter().filter(|v| v.is_nan()).count();
+                    assert_eq!(nans, 1, "{loss:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Offsets, strides and odd columns change no bit and touch nothing around them.
+fn layouts(context: &Context) {
+    let gpu = &context.gpu;
+    let loss = BceWithLogits::default();
+    for dtype in FLOATS {
+        for (rows, columns) in [(5, 7), (6, 8), (3, 1)] {
+            let inputs =
+                with(&sample(2, rows, columns), [("weight", positive(1, &[columns as u64]))]);
+            let (mut dense, _) = check(gpu, &loss, &inputs, dtype, &GRADIENT);
+            dense.remove("status");
+            for (offset, gap) in [(1, 0), (4, 0), (0, 4), (3, 2), (8, 8)] {
+                let place = |name: &str| {
+                    let array = &inputs[name];
+                    let mut layout = Layout::dense(dtype, &array.shape).offset(offset);
+                    if array.shape.len() == 2 {
+                        layout.row_stride += gap;
+                    }
+                    layout
+                };
+                let placed: Vec<(String, Placed)> = ["logits", "targets", "weight"]
+                    .into_iter()
+                    .map(|name| (name.to_owned(), Placed::input(gpu, &inputs[name], place(name))))
+                    .collect();
+                let gradient = Placed::output(gpu, place("logits"));
+                let value = Placed::output(gpu, Layout::vector(Dtype::F32, 1));
+                let outputs = Named::from([
+                    ("grad.logits".to_owned(), gradient.tensor()),
+                    ("loss".to_owned(), value.tensor()),
+                ]);
+                submit(gpu, &loss, &Request::new(tensors(&placed), outputs));
+                gradient.assert_surroundings(gpu);
+                let actual =
+                    named([("grad.logits", gradient.array(gpu)), ("loss", value.array(gpu))]);
+                let what = format!("{dtype} {rows}×{columns} offset {offset} gap {gap}");
+                assert_same_bits(&actual, &dense, &what);
+            }
+        }
+    }
+    let padded = Layout::matrix(Dtype::F16, 4, 5).row_stride(9);
+    let inputs = placed_inputs(gpu, &loss, &sample(2, 4, 5), Dtype::F16);
+    let mut gradient = Placed::output(gpu, padded);
+    let outputs = Named::from([("grad.logits".to_owned(), gradient.tensor())]);
+    let zeroing = loss.padding(surprisal::Padding::Zero);
+    submit(gpu, &zeroing, &Request::new(tensors(&inputs), outputs));
+    gradient.assert_zero_padding(gpu);
+}
+
+fn windows(context: &Context) {
+    let inputs =
+        with(&sample(7, 37, 60), [("weight", positive(1, &[60])), ("mask", positive(2, &[37, 1]))]);
+    let wanted = ["loss", "grad.logits", "sum", "count"];
+    let small = |profile: &mut surprisal::Profile| profile.element_block = 64;
+    let whole = context.with(small);
+    let loss = BceWithLogits::default();
+    let (expected, _) = check(&whole, &loss, &inputs, Dtype::F32, &wanted);
+    let cut: [&dyn Fn(&mut surprisal::Profile); 2] =
+        [&|profile| profile.dispatch_elements = 128, &|profile| {
+            profile.binding_bytes = profile.offset_alignment + 1024 + 64
+        }];
+    for cut in cut {
+        let gpu = context.with(|profile| {
+            small(profile);
+            cut(profile);
+            // The tallies still have to fit.
+            profile.binding_bytes = profile.binding_bytes.max(16_384);
+        });
+        let run = gpu.run_arrays(&loss, &inputs, Dtype::F32, &wanted).unwrap();
+        assert!(run.prepared().plan().windows >= 1);
+        let (outputs, _) = outcome(&gpu, &loss, &inputs, Dtype::F32, &wanted);
+        assert_same_bits(&outputs, &expected, "windows");
+    }
+}
+
+fn in_place(context: &Context) {
+    let gpu = &context.gpu;
+    for dtype in FLOATS {
+        for columns in [7, 8] {
+            let inputs = sample(5, 6, columns);
+            let loss = none();
+            let placed = placed_inputs(gpu, &loss, &inputs, dtype);
+            let value = Placed::output(gpu, Layout::matrix(Dtype::F32, 6, columns as u64));
+            let outputs = Named::from([("loss".to_owned(), value.tensor())]);
+            submit(gpu, &loss, &Request::new(tensors(&placed), outputs).gradient_in_place());
+            let logits = placed.iter().find(|(name, _)| name == "logits").unwrap();
+            let actual = named([("grad.logits", logits.1.array(gpu)), ("loss", value.array(gpu))]);
+            Reference::new(&loss, &inputs, dtype, &GRADIENT).assert(&actual);
+            logits.1.assert_surroundings(gpu);
+        }
+    }
+}
+
+/// More tensors than a dispatch may bind.
+fn everything_at_once(context: &Context) {
+    let (rows, columns) = (5, 9);
+    let shape = [rows as u64, columns as u64];
+    let inputs = with(
+        &sample(3, rows, columns),
+        [
+            ("weight", positive(1, &shape)),
+            ("pos_weight", positive(2, &shape)),
+            ("logit_bias", positive(3, &[columns as u64])),
+            ("mask", positive(4, &shape)),
+            ("upstream", positive(5, &shape)),
+        ],
+    );
+    let gpu = context.with(|profile| profile.storage_buffers = 8);
+    for focal in [0.0, 1.5] {
+        let loss = none().focal_gamma(focal).temperature(2.0).label_smoothing(0.1);
+        for dtype in FLOATS {
+            check(&gpu, &loss, &inputs, dtype, &GRADIENT);
+        }
+    }
+}
+
+fn reductions(context: &Context) {
+    let gpu = &context.gpu;
+    let inputs = with(&sample(1, 6, 10), [("weight", positive(3, &[10]))]);
+    let wanted = ["loss", "grad.logits", "sum", "denominator", "count"];
+    for options in [
+        json!({"reduction": "sum"}),
+        json!({"reduction": "mean"}),
+        json!({"reduction": "multilabel"}),
+        json!({"reduction": {"over": 7.0}}),
+    ] {
+        for loss in ["bce_with_logits", "binary_hinge", "mse"] {
+            let loss = parse(loss, &options);
+            check(gpu, loss.as_ref(), &inputs, Dtype::F32, &wanted);
+            let upstream = with(&inputs, [("upstream", vector(&[-2.5]))]);
+            check(gpu, loss.as_ref(), &upstream, Dtype::F32, &GRADIENT);
+        }
+    }
+    let over = with(&inputs, [("denominator", vector(&[12.0]))]);
+    check(gpu, &BceWithLogits::default(), &over, Dtype::F32, &GRADIENT);
+    // Shards combine by their sums and denominators.
+    let halves = |first: usize| {
+        let half = |name: &str| {
+            let values = inputs[name].to_f64();
+            matrix(3, 10, values[first * 30..(first + 1) * 30].to_vec())
+        };
+        let weight = inputs["weight"].clone();
+        named([("logits", half("logits")), ("targets", half("targets")), ("weight", weight)])
+    };
+    let wanted = ["sum", "denominator"];
+    let parts = [0, 1]
+        .map(|half| outcome(gpu, &BceWithLogits::default(), &halves(half), Dtype::F32, &wanted).0);
+    let total = |name: &str| parts.iter().map(|part| part[name].to_f64()[0]).sum::<f64>();
+    let whole =
+        cpu::run(&BceWithLogits::default(), &inputs, &["loss"]).unwrap()["loss"].to_f64()[0];
+    assert!((total("sum") / total("denominator") - whole).abs() < 1e-6);
+}
+
+fn empty(context: &Context) {
+    let no_rows =
+        named([("logits", matrix(0, 4, Vec::new())), ("targets", matrix(0, 4, Vec::new()))]);
+    let masked = with(&sample(1, 2, 3), [("mask", vector(&[0.0]))]);
+    let wanted = ["loss", "sum", "count", "grad.logits"];
+    for inputs in [no_rows, masked] {
+        for options in [json!({}), json!({"empty": "zero"})] {
+            let loss = parse("bce_with_logits", &options);
+            let (outputs, _) = check(&context.gpu, loss.as_ref(), &inputs, Dtype::F32, &wanted);
+            assert!(outputs["grad.logits"].to_f64().iter().all(|&g| g == 0.0));
+        }
+    }
+}
+
+fn wrong_shapes(context: &Context) {
+    let wrong = |name: &str, shape: &[u64]| {
+        let inputs = with(&sample(1, 4, 6), [(name, positive(2, shape))]);
+        let loss = BceWithLogits::default();
+        let error = context.gpu.run_arrays(&loss, &inputs, Dtype::F32, &["loss"]).unwrap_err();
+        assert!(
+            matches!(&error, Error::WrongShape { argument, .. } if argument == name),
+            "{error}"
+        );
+        assert!(cpu::run(&loss, &inputs, &["loss"]).is_err());
+    };
+    wrong("mask", &[5]);
+    wrong("mask", &[4]);
+    wrong("weight", &[4, 5]);
+    wrong("pos_weight", &[1, 6]);
+    wrong("upstream", &[4, 6]);
+}
+
+/// 2^26 elements keep the tolerance: a running f32 sum would be off by percents.
+fn sums_of_many(context: &Context) {
+    let gpu = &context.gpu;
+    let (count, block) = (1u64 << 26, 1usize << 16);
+    if gpu.device().limits().max_buffer_size < 2 * count {
+        return;
+    }
+    let logits = Array::float(&[block as u64], testing::gaussian(1, block)).rounded(Dtype::F16);
+    let bytes = logits.to_bytes(Dtype::F16);
+    let buffer = storage(gpu, 2 * count);
+    for start in (0..2 * count).step_by(bytes.len()) {
+        gpu.queue().write_buffer(&buffer, start, &bytes);
+        gpu.queue().submit([]);
+    }
+    let zeros = storage(gpu, 2 * count);
+    let value = storage(gpu, 16);
+    let inputs = Named::from([
+        ("logits".to_owned(), Tensor::vector(&buffer, Dtype::F16, count)),
+        ("targets".to_owned(), Tensor::vector(&zeros, Dtype::F16, count)),
+    ]);
+    let sum = Tensor::vector(&value, Dtype::F32, 1);
+    let outputs = Named::from([("sum".to_owned(), sum.clone())]);
+    let loss = Mse::default();
+    submit(gpu, &loss, &Request::new(inputs, outputs));
+    let actual = tensor_blocking(gpu, "sum", &sum).unwrap().to_f64()[0];
+    let truth = logits.to_f64().iter().map(|z| z * z).sum::<f64>() * (count / block as u64) as f64;
+    let error = (actual - truth).abs() / truth;
+    assert!(error < (8.0 + 26.0) * 2f64.powi(-24), "{error:e}");
+}
+
+fn dice_per_row_and_batch(context: &Context) {
+    let gpu = &context.gpu;
+    let inputs = sample(3, 5, 203);
+    for per in [Per::Row, Per::Batch] {
+        for loss in [
+            Dice::default(),
+            Dice::default().smooth(0.0).bce(0.5),
+            Dice::default().reduction(Reduction::None),
+            Dice::default().reduction(Reduction::Sum).bce(2.0),
+        ] {
+            for dtype in FLOATS {
+                check(gpu, &loss.clone().per(per), &inputs, dtype, &GRADIENT);
+            }
+        }
+    }
+    // An empty mask that is found empty is right; one that is not is wrong.
+    let masks = named([
+        ("logits", matrix(2, 3, vec![-INF, -INF, -INF, INF, -INF, -INF])),
+        ("targets", matrix(2, 3, vec![0.0; 6])),
+    ]);
+    let loss = Dice::default().smooth(0.0).reduction(Reduction::None);
+    let (outputs, _) = check(gpu, &loss, &masks, Dtype::F32, &GRADIENT);
+    assert_eq!(outputs["loss"].to_f64(), [0.0, 1.0]);
+    let poisoned = with(&inputs, [("logits", set(&inputs["logits"], 204, NAN))]);
+    let (outputs, status) = check(gpu, &loss, &poisoned, Dtype::F32, &GRADIENT);
+    assert_eq!(outputs["loss"].to_f64().iter().filter(|loss| loss.is_nan()).count(), 1);
+    assert_eq!(status.bad_rows, 1);
+}
+
+/// log cosh(z − y), in two WGSL functions and one in Rust.
+#[derive(Debug)]
+struct LogCosh;
+
+impl ElementFunction for LogCosh {
+    const NAME: &'static str = "log_cosh";
+    const WGSL: &'static str = "
+        fn element_loss(z: f32, y: f32) -> f32 { return params.scale * log(cosh(z - y)); }
+        fn element_slope(z: f32, y: f32) -> f32 { return params.scale * tanh(z - y); }";
+
+    fn numbers(&self) -> Vec<(&'static str, f64)> {
+        vec![("scale", 3.0)]
+    }
+
+    fn at(&self, z: f64, y: f64) -> (f64, f64) {
+        (3.0 * (z - y).cosh().ln(), 3.0 * (z - y).tanh())
+    }
+}
+
+fn losses_of_ones_own(context: &Context) {
+    let loss = Elementwise::new(LogCosh).reduction(Reduction::Sum);
+    let inputs = with(&sample(4, 7, 9), [("weight", positive(2, &[9]))]);
+    for dtype in [Dtype::F16, Dtype::Bf16] {
+        check(&context.gpu, &loss, &inputs, dtype, &GRADIENT);
+    }
+    let poisoned = with(&inputs, [("logits", set(&inputs["logits"], 3, INF))]);
+    let (_, status) = check(&context.gpu, &loss, &poisoned, Dtype::F16, &GRADIENT);
+    assert_eq!(status.bad_rows, 1);
+}
+
+fn infinite_scores_of_the_others(context: &Context) {
+    let gpu = &context.gpu;
+    let scores = each(&[INF, -INF, INF, -INF, INF], &[1.0, 1.0, -1.0, -1.0, 0.0]);
+    for (loss, options) in [
+        ("binary_hinge", json!({"reduction": "none"})),
+        ("binary_hinge", json!({"reduction": "none", "p": 2})),
+        ("binary_hinge", json!({"reduction": "none", "ramp": 1.5})),
+        ("mse", json!({"reduction": "none"})),
+        ("mse", json!({"reduction": "none", "activation": "sigmoid"})),
+    ] {
+        let loss = parse(loss, &options);
+        let (_, status) = check(gpu, loss.as_ref(), &scores, Dtype::F32, &GRADIENT);
+        assert_eq!(status.bad_rows, 0, "{loss:?}");
+    }
+    let rates = named([
+        ("rate", vector(&[INF, -INF, -INF, 200.0])),
+        ("targets", vector(&[2.0, 0.0, 3.0, 1.0])),
+    ]);
+    let poisson = PoissonNll::default().reduction(Reduction::None);
+    let (outputs, _) = outcome(gpu, &poisson, &rates, Dtype::F32, &["loss", "grad.rate"]);
+    assert_eq!(outputs["loss"].to_f64(), [INF, 0.0, INF, INF]);
+    assert_eq!(outputs["grad.rate"].to_f64(), [INF, 0.0, -3.0, INF]);
+    let hurdle = named([
+        ("logits", vector(&[INF, -INF, INF, -INF, 0.0])),
+        ("log_rate", vector(&[-INF, -INF, -INF, INF, INF])),
+        ("targets", vector(&[1.0, 0.0, 2.0, 1.0, 0.0])),
+    ]);
+    let wanted = ["loss", "grad.logits", "grad.log_rate"];
+    let loss = HurdlePoisson::default().reduction(Reduction::None);
+    let (outputs, status) = check(gpu, &loss, &hurdle, Dtype::F32, &wanted);
+    assert_eq!(outputs["loss"].to_f64()[..4], [0.0, 0.0, INF, INF]);
+    assert_eq!(status.bad_rows, 0);
+    assert!(bits(&outputs["grad.log_rate"])[1] == 0);
+}
