@@ -29,6 +29,7 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
     status_write(3u, kept.bad_value_low);
     status_write(4u, kept.bad_value_high);
     status_write(5u, all.bad_rows);
+    status_write(6u, kept.zero_vectors);
     status_write(0u, status_read(0u) + 1u);
 }
 

@@ -225,7 +225,7 @@ impl Task {
             let dtype = match output.kind {
                 Kind::Float | Kind::F32 => Dtype::F32,
                 Kind::U32 => Dtype::U32,
-                Kind::Index | Kind::I64 => Dtype::I64,
+                Kind::Index | Kind::Label | Kind::I64 => Dtype::I64,
             };
             Ok((output.name.to_owned(), Layout::dense(dtype, &shape)))
         };

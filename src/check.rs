@@ -112,7 +112,7 @@ fn kind(argument: &Argument, dtype: Dtype) -> Result<()> {
     let allowed: &[Dtype] = match argument.kind {
         Kind::Float => &[Dtype::F32, Dtype::F16, Dtype::Bf16],
         Kind::F32 => &[Dtype::F32],
-        Kind::Index => &[Dtype::I32, Dtype::U32, Dtype::I64],
+        Kind::Index | Kind::Label => &[Dtype::I32, Dtype::U32, Dtype::I64],
         Kind::U32 => &[Dtype::U32],
         Kind::I64 => &[Dtype::I64],
     };
@@ -166,8 +166,10 @@ fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
             return Err(Error::Limit { what: dim.name().to_owned(), found, limit });
         }
     }
+    // No queries have no keys.
+    let no_rows = dims.get(&Dim::Rows) == Some(&0);
     for dim in [Dim::Classes, Dim::Hidden] {
-        if dims.get(&dim) == Some(&0) {
+        if dims.get(&dim) == Some(&0) && !(no_rows && dim == Dim::Classes) {
             return Err(Error::WrongShape {
                 argument: dim.name().to_owned(),
                 found: vec![0],

@@ -6,7 +6,7 @@ use crate::{
     cpu,
     error::{Error, Result},
     gpu::Gpu,
-    loss::{self, Dim, Loss},
+    loss::{self, Loss},
     read::stored_dtype,
     tensor::Dtype,
     testing,
@@ -197,14 +197,17 @@ pub fn rounded(loss: &dyn Loss, inputs: &Arrays, dtype: Dtype) -> Arrays {
 }
 
 /// How many classes the inputs have: the tolerance's C.
-fn classes(loss: &dyn Loss, inputs: &Arrays) -> u64 {
+pub fn classes(loss: &dyn Loss, inputs: &Arrays) -> u64 {
+    let Some(columns) = loss.about().columns() else {
+        return 1;
+    };
     loss.about()
         .inputs
         .iter()
         .find_map(|argument| {
             let array = inputs.get(argument.name)?;
             let shape = argument.shapes.iter().find(|shape| shape.len() == array.shape.len())?;
-            let at = shape.iter().position(|dim| *dim == Dim::Classes)?;
+            let at = shape.iter().position(|dim| *dim == columns)?;
             array.shape.get(at).copied()
         })
         .unwrap_or(1)

@@ -6,6 +6,7 @@
 
 pub(crate) mod cross_entropy;
 pub(crate) mod linear;
+pub(crate) mod pairs;
 
 use num_traits::Float;
 

@@ -62,6 +62,7 @@ mod gpu;
 pub mod kernel;
 pub mod linear;
 pub mod loss;
+mod pairs;
 pub mod plan;
 pub mod profile;
 mod read;
@@ -80,9 +81,10 @@ pub use error::{Error, Result};
 pub use gpu::{Gpu, Request};
 pub use linear::Linear;
 pub use loss::{
-    CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Empty, LinearCrossEntropy,
-    LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss, Padding, Reduction, Separable,
-    SeparableRow, WeightLayout,
+    CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Empty, InfoNce, InfoNceInputs,
+    InfoNceOutputs, LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss,
+    Padding, Reduction, Separable, SeparableRow, SigmoidContrastive, SigmoidContrastiveInputs,
+    SigmoidContrastiveOutputs, SupCon, SupConInputs, SupConOutputs, WeightLayout,
 };
 pub use plan::Plan;
 pub use profile::Profile;

@@ -7,8 +7,11 @@
 
 pub(crate) mod arguments;
 pub mod cross_entropy;
+pub mod info_nce;
 pub mod linear_cross_entropy;
 pub mod separable;
+pub mod sigmoid_contrastive;
+pub mod sup_con;
 
 use crate::{
     array::{Arithmetic, Arrays},
@@ -18,10 +21,15 @@ use crate::{
 };
 
 pub use cross_entropy::{CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs};
+pub use info_nce::{InfoNce, InfoNceInputs, InfoNceOutputs};
 pub use linear_cross_entropy::{
     LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, WeightLayout,
 };
 pub use separable::{Separable, SeparableRow};
+pub use sigmoid_contrastive::{
+    SigmoidContrastive, SigmoidContrastiveInputs, SigmoidContrastiveOutputs,
+};
+pub use sup_con::{SupCon, SupConInputs, SupConOutputs};
 
 /// A loss: options, and everything that can be done with them.
 pub trait Loss: std::fmt::Debug + Send + Sync {
@@ -50,9 +58,9 @@ pub trait Loss: std::fmt::Debug + Send + Sync {
 pub enum Dim {
     /// How many rows (samples, tokens, queries).
     Rows,
-    /// How many classes (columns of the logits).
+    /// How many classes (columns of the logits), or keys.
     Classes,
-    /// The depth of a hidden state.
+    /// The depth of a hidden state, or of any vector whose products are the scores.
     Hidden,
     /// One element.
     One,
@@ -88,6 +96,8 @@ pub enum Kind {
     F32,
     /// `i32`, `u32` or `i64`.
     Index,
+    /// The same, of which it only matters which are equal.
+    Label,
     /// `u32` alone.
     U32,
     /// `i64` alone (two words).
@@ -164,6 +174,21 @@ pub struct About {
     pub options: &'static [OptionAbout],
 }
 
+impl About {
+    /// What a row is scored against: classes, or (where there are vectors and no classes) the rows.
+    pub fn columns(&self) -> Option<Dim> {
+        let has = |dim| {
+            let required = self.inputs.iter().filter(|input| input.required);
+            required.flat_map(|input| input.shapes).any(|shape| shape.contains(&dim))
+        };
+        match (has(Dim::Classes), has(Dim::Hidden)) {
+            (true, _) => Some(Dim::Classes),
+            (false, true) => Some(Dim::Rows),
+            (false, false) => None,
+        }
+    }
+}
+
 /// How row losses become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -206,7 +231,13 @@ pub enum Padding {
 }
 
 /// The losses there are, by name.
-pub static REGISTRY: &[Entry] = &[cross_entropy::ENTRY, linear_cross_entropy::ENTRY];
+pub static REGISTRY: &[Entry] = &[
+    cross_entropy::ENTRY,
+    linear_cross_entropy::ENTRY,
+    info_nce::ENTRY,
+    sup_con::ENTRY,
+    sigmoid_contrastive::ENTRY,
+];
 
 /// One line of the [`REGISTRY`].
 pub struct Entry {
@@ -239,6 +270,18 @@ pub(crate) fn parse<L: Loss + serde::de::DeserializeOwned + 'static>(
     loss.validate()?;
     Ok(Box::new(loss))
 }
+
+/// Declares chained setters, one a field.
+macro_rules! setters {
+    ($($field:ident: $type:ty),* $(,)?) => {
+        $(#[doc = concat!("Sets `", stringify!($field), "`.")]
+        pub fn $field(mut self, $field: $type) -> Self {
+            self.$field = $field;
+            self
+        })*
+    };
+}
+pub(crate) use setters;
 
 /// Declares the typed inputs or outputs of a loss: named fields, chained setters, and the dynamic
 /// form (name and tensor) that the rest of the crate works on.

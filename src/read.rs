@@ -148,7 +148,7 @@ impl Gpu {
 pub fn stored_dtype(loss: &dyn Loss, input: &str, dtype: Dtype) -> Dtype {
     let argument = loss.about().inputs.iter().find(|argument| argument.name == input);
     match argument.map(|argument| argument.kind) {
-        Some(Kind::Index | Kind::I64) => Dtype::I64,
+        Some(Kind::Index | Kind::Label | Kind::I64) => Dtype::I64,
         Some(Kind::U32) => Dtype::U32,
         Some(Kind::F32) => Dtype::F32,
         _ => dtype,
@@ -172,7 +172,7 @@ fn output_layout(loss: &dyn Loss, call: &Call, inputs: &Named<'_>, name: &str) -
     let dtype = match argument.kind {
         Kind::Float | Kind::F32 => Dtype::F32,
         Kind::U32 => Dtype::U32,
-        Kind::I64 | Kind::Index => Dtype::I64,
+        Kind::I64 | Kind::Index | Kind::Label => Dtype::I64,
     };
     let shape: Vec<u64> = output_shape(loss, argument).iter().map(|&dim| call.dim(dim)).collect();
     Ok(Layout::dense(dtype, &shape))

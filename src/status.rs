@@ -11,7 +11,7 @@ use crate::{
 /// The status words of a call, decoded.
 ///
 /// Word 0 counts completed calls (it moves last), 1 the bad targets, 2 the first row that has one,
-/// 3 and 4 that target (low and high word), 5 the rows whose logits gave NaN; 6 and 7 are spare.
+/// 3 and 4 that target (low and high word), 5 the rows whose logits gave NaN, 6 the vectors of zeros; 7 is spare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Status {
@@ -23,6 +23,8 @@ pub struct Status {
     pub first_bad_target: Option<(u32, i64)>,
     /// Rows with a NaN or +inf logit, or without a finite one.
     pub bad_rows: u32,
+    /// Vectors that were to be normalised and are zero.
+    pub zero_vectors: u32,
 }
 
 impl Status {
@@ -38,6 +40,7 @@ impl Status {
             bad_targets: word(1),
             first_bad_target: (word(1) > 0).then_some((word(2), value)),
             bad_rows: word(5),
+            zero_vectors: word(6),
         }
     }
 

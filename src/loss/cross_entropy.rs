@@ -2,7 +2,7 @@
 
 use super::{
     About, Argument, Dim, Empty, Entry, Kind, Loss, OptionAbout, Padding, Reduction,
-    arguments as arg, tensors,
+    arguments as arg, setters, tensors,
 };
 use crate::{
     array::{Arithmetic, Arrays},
@@ -36,6 +36,14 @@ impl IgnoreIndex {
         match self {
             Self::One(index) => std::slice::from_ref(index),
             Self::List(list) => list,
+        }
+    }
+
+    /// Whether the list is not too long.
+    pub(crate) fn validate(&self, loss: &str) -> Result<()> {
+        match self.as_slice().len() {
+            0..=Self::MOST => Ok(()),
+            len => Err(Error::option(loss, "ignore_index", len, "a list holds at most 4 indices")),
         }
     }
 }
@@ -146,17 +154,6 @@ impl Default for CrossEntropy {
             padding: Padding::Keep,
         }
     }
-}
-
-/// Declares chained setters, one a field.
-macro_rules! setters {
-    ($($field:ident: $type:ty),* $(,)?) => {
-        $(#[doc = concat!("Sets `", stringify!($field), "`.")]
-        pub fn $field(mut self, $field: $type) -> Self {
-            self.$field = $field;
-            self
-        })*
-    };
 }
 
 impl CrossEntropy {
@@ -350,11 +347,7 @@ impl Loss for CrossEntropy {
         if !((self.focal_gamma as f32).is_finite() && self.focal_gamma >= 0.0) {
             return bad("focal_gamma", self.focal_gamma, "γ is within f32 and not below 0");
         }
-        let ignored = self.ignore_index.as_slice().len();
-        if ignored > IgnoreIndex::MOST {
-            return bad("ignore_index", ignored as f64, "a list holds at most 4 indices");
-        }
-        Ok(())
+        self.ignore_index.validate("cross_entropy")
     }
 
     fn is_per_row(&self) -> bool {

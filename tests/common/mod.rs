@@ -24,6 +24,8 @@ pub fn options() -> Vec<Value> {
         json!({"label_smoothing": 0.2, "smoothing": "ordinal", "reduction": "sum"}),
         json!({"focal_gamma": 0.5, "label_smoothing": 0.1, "denominator": "weights"}),
         json!({"padding": "zero", "reduction": {"over": 3.0}}),
+        json!({"normalize": true}),
+        json!({"normalize": true, "symmetric": true}),
     ]
 }
 
@@ -32,10 +34,11 @@ pub fn plans() -> Vec<Plan> {
     let mut plans = Vec::new();
     for entry in loss::REGISTRY {
         for options in options() {
-            let loss = (entry.parse)(&options).unwrap();
+            // A loss has the option sets that it knows.
+            let Ok(loss) = (entry.parse)(&options) else { continue };
             for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
                 for (rows, classes, offset) in
-                    [(5, 12, 0), (3, 7, 1), (2, 100_003, 0), (2, 65_536, 0)]
+                    [(5, 12, 0), (3, 7, 1), (6, 6, 1), (2, 100_003, 0), (2, 65_536, 0)]
                 {
                     for variant in 0..4 {
                         let shape = Shape { rows, classes, offset, dtype, variant };
@@ -46,6 +49,7 @@ pub fn plans() -> Vec<Plan> {
                                 // Options that exclude a variant's targets, and the like.
                                 Err(
                                     surprisal::Error::InvalidOption { .. }
+                                    | surprisal::Error::WrongShape { .. }
                                     | surprisal::Error::MissingInput { .. }
                                     | surprisal::Error::Conflict { .. },
                                 ) => {}
@@ -136,7 +140,7 @@ impl Shape {
         let dtype = match argument.kind {
             Kind::Float => self.dtype,
             Kind::F32 => Dtype::F32,
-            Kind::Index | Kind::I64 => Dtype::I64,
+            Kind::Index | Kind::Label | Kind::I64 => Dtype::I64,
             Kind::U32 => Dtype::U32,
             _ => panic!("a new kind"),
         };

@@ -16,6 +16,7 @@ macro_rules! tests {
 mod conformance;
 mod faults;
 mod linear;
+mod pairs;
 mod recording;
 mod section0;
 mod shapes;
@@ -39,6 +40,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("shapes", shapes::TESTS),
     ("section0", section0::TESTS),
     ("linear", linear::TESTS),
+    ("pairs", pairs::TESTS),
     ("recording", recording::TESTS),
     ("faults", faults::TESTS),
 ];

@@ -161,9 +161,10 @@ impl Reference {
         let mut plain = rounded.clone();
         // A saved lse changes where a gradient comes from, not what it is.
         plain.remove("lse");
-        let classes = match inputs.get("logits") {
-            Some(logits) => logits.shape[1],
-            None => inputs["weight"].shape.iter().copied().max().unwrap_or(1),
+        let classes = match (inputs.get("logits"), inputs.get("weight")) {
+            (Some(logits), _) => logits.shape[1],
+            (None, Some(weight)) => weight.shape.iter().copied().max().unwrap_or(1),
+            (None, None) => conformance::classes(loss, inputs),
         };
         let shapes: Vec<_> = inputs.iter().map(|(name, array)| (name, &array.shape)).collect();
         Self {

@@ -278,7 +278,7 @@ impl<'a> Draft<'a> {
         match argument.kind {
             Kind::F32 => Dtype::F32,
             Kind::U32 => Dtype::U32,
-            Kind::Index | Kind::I64 => Dtype::I64,
+            Kind::Index | Kind::Label | Kind::I64 => Dtype::I64,
             _ => self.arguments.dtype,
         }
     }
