@@ -89,12 +89,15 @@ fn same_label(row: Row, column: u32) -> vec4<bool> {
 }
 
 // A score that is no number makes its row bad, candidate or not: the key or the query holds one.
+//
+// The two factors are multiplied first: a pair and its mirror image then have the same bits, so that
+// where the probability of both is 1 their gradient is 0.
 fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     let raw = logits_quad(row.index, column);
     let key = key_table_quad(VECTOR_FACTOR, column);
     let known = finite(raw) & finite(key) & vec4<bool>(row.known);
     let key_factor = select(vec4<f32>(0.0), bitcast<vec4<f32>>(key), known);
-    let x = select(vec4<f32>(0.0), bitcast<vec4<f32>>(raw), known) * row.query_factor * key_factor;
+    let x = select(vec4<f32>(0.0), bitcast<vec4<f32>>(raw), known) * (row.query_factor * key_factor);
     let s = row.scale * x + row.bias;
     let whole = known & finite(bitcast<vec4<u32>>(s));
     let live = whole & inside & candidates(row, column);
@@ -114,7 +117,7 @@ fn similarity(row: Row, column: u32) -> f32 {
     let raw = logits_at(row.index, column);
     let key = key_table_at(VECTOR_FACTOR, column);
     let known = finite_one(raw) && finite_one(key);
-    return select(0.0, bitcast<f32>(raw) * row.query_factor * bitcast<f32>(key), known);
+    return select(0.0, bitcast<f32>(raw) * (row.query_factor * bitcast<f32>(key)), known);
 }
 
 // The gradient of the scores, handed down to the products.

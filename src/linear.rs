@@ -312,7 +312,7 @@ impl<'a> Layer<'a> {
 
     /// Elements from one row of the chunk to the next.
     fn stride(&self) -> u64 {
-        self.classes.next_multiple_of(4)
+        self.classes.next_multiple_of(4).max(4)
     }
 
     /// Rows of a chunk: what the budget allows, whole tiles where it is more than one.
@@ -372,10 +372,12 @@ impl<'a> Layer<'a> {
         let wanted = self.hidden_gradient.is_some() || sums.weight.is_some() || sums.bias.is_some();
         let gradient = if wanted { Gradient::InPlace } else { Gradient::Nowhere };
         rows.main(index, part, &Scores { scores: chunk.clone(), gradient })?;
-        if let Some(output) = &self.hidden_gradient {
-            self.rows_step(rows, index, part, &chunk, output.clone().rows(part))?;
+        // In place, the hidden states are gone once their gradient is there.
+        self.columns_step(rows, sums, index, part, &chunk)?;
+        match &self.hidden_gradient {
+            Some(output) => self.rows_step(rows, index, part, &chunk, output.clone().rows(part)),
+            None => Ok(()),
         }
-        self.columns_step(rows, sums, index, part, &chunk)
     }
 
     /// The scores of a stretch of rows.

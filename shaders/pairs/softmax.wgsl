@@ -190,8 +190,8 @@ fn closed_read(row: Row) -> Closed {
     );
 }
 
-// factor·(p - [positive]·share), p = exp(s - top)/Σ. A softmax of the other side may see a score
-// rounded another way, a little above its maximum.
+// factor·(p - [positive]·share), p = exp(s - top)/Σ. A column without a softmax has any maximum, hence
+// the bound.
 fn side(it: Item, top: vec4<f32>, inverse_sum: vec4<f32>, factor: vec4<f32>, share: f32) -> vec4<f32> {
     let shift = min(2.0 * max(0.5 * it.s - 0.5 * top, vec4<f32>(-0.5 * FLOOR)), vec4<f32>(1.0));
     let p = select(vec4<f32>(0.0), exp(shift) * inverse_sum, it.live);

@@ -2,13 +2,13 @@
 //! bit.
 
 use serde_json::{Value, json};
-use surprisal::{Array, Arrays, Dtype, Gpu, Loss, testing};
+use surprisal::{Array, Arrays, Dtype, Error, Gpu, Layout, Loss, Named, Request, testing};
 
 use crate::{
     conformance::every,
     support::{
-        Context, FLOATS, assert_same_bits, bits, check, gaussian, indices, matrix, named, outcome,
-        parse, row, set, vector, with,
+        Context, FLOATS, Placed, assert_same_bits, bits, bytes, check, gaussian, indices, matrix,
+        named, outcome, parse, placed_inputs, row, set, storage, submit, tensors, vector, with,
     },
 };
 
@@ -32,6 +32,9 @@ tests![
     windows,
     many_tiles,
     views,
+    places_in_memory,
+    scratch,
+    refusals,
 ];
 
 const GRADIENTS: [&str; 4] = ["loss", "lse", "grad.queries", "grad.keys"];
@@ -447,4 +450,114 @@ fn views(context: &Context) {
     let expected = (0..22).map(row_loss).sum::<f64>() / 22.0;
     assert!((outputs["loss"].to_f64()[0] - expected).abs() < 1e-5 * expected);
     assert_eq!(bits(&outputs["count"]), [22]);
+}
+
+// --- places and memory ---
+
+/// Any stride and offset give the same bits, and nothing beside the tensors is touched.
+fn places_in_memory(context: &Context) {
+    let gpu = &context.gpu;
+    for dtype in FLOATS {
+        for (name, options, inputs, wanted) in kinds() {
+            let loss = parse(name, &options);
+            let expected = outcome(gpu, &*loss, &inputs, dtype, &wanted).0;
+            for offset in [1, 2] {
+                let place = |(name, array): (&String, &Array)| {
+                    let dtype = surprisal::stored_dtype(&*loss, name, dtype);
+                    let dense = Layout::dense(dtype, &array.shape);
+                    let layout = if array.shape.len() == 2 {
+                        let stride = array.shape[1] + 3;
+                        dense.row_stride(stride).offset(offset)
+                    } else {
+                        dense.offset(offset)
+                    };
+                    (name.clone(), Placed::input(gpu, array, layout))
+                };
+                let inputs: Vec<_> = inputs.iter().map(place).collect();
+                let outputs: Vec<_> = wanted
+                    .iter()
+                    .map(|&name| {
+                        let shape = &expected[name].shape;
+                        let dtype = if name == "loss" { Dtype::F32 } else { dtype };
+                        let dense = Layout::dense(dtype, shape);
+                        let layout = match shape[..] {
+                            [_, columns] => dense.row_stride(columns + 5).offset(offset),
+                            _ => dense.offset(offset),
+                        };
+                        (name.to_owned(), Placed::output(gpu, layout))
+                    })
+                    .collect();
+                submit(gpu, &*loss, &Request::new(tensors(&inputs), tensors(&outputs)));
+                for (output, placed) in &outputs {
+                    placed.assert_surroundings(gpu);
+                    let what = format!("{name} {output} {options} {dtype}");
+                    assert_eq!(bits(&placed.array(gpu)), bits(&expected[output]), "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// The plan's bytes are enough: dirty scratch of that size, with a guard behind it.
+fn scratch(context: &Context) {
+    let gpu = &context.gpu;
+    for dtype in [Dtype::F32, Dtype::F16] {
+        for (name, mut options, inputs, wanted) in kinds() {
+            options["chunk_bytes"] = json!(24 * 160);
+            let loss = parse(name, &options);
+            let expected = outcome(gpu, &*loss, &inputs, dtype, &wanted).0;
+            let placed = placed_inputs(gpu, &*loss, &inputs, dtype);
+            let outputs: Vec<_> = wanted
+                .iter()
+                .map(|&name| {
+                    let dtype = if name == "loss" { Dtype::F32 } else { dtype };
+                    let layout = Layout::dense(dtype, &expected[name].shape);
+                    (name.to_owned(), Placed::output(gpu, layout))
+                })
+                .collect();
+            let request = Request::new(tensors(&placed), tensors(&outputs));
+            let plan = gpu.plan(&*loss, &request).unwrap();
+            let buffer = storage(gpu, plan.scratch_bytes + 256);
+            gpu.queue().write_buffer(&buffer, 0, &vec![0xff; buffer.size() as usize]);
+            submit(gpu, &*loss, &request.scratch(&buffer));
+            let after = bytes(gpu, &buffer);
+            assert!(after[plan.scratch_bytes as usize..].iter().all(|&byte| byte == 0xff));
+            for (output, placed) in &outputs {
+                let what = format!("{name} {output} {options} {dtype}");
+                assert_eq!(bits(&placed.array(gpu)), bits(&expected[output]), "{what}");
+            }
+        }
+    }
+}
+
+/// What cannot be meant is refused, by name and value.
+fn refusals(context: &Context) {
+    let refused = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
+        let host = surprisal::cpu::run(loss, inputs, wanted).unwrap_err();
+        let device = context.gpu.run_arrays(loss, inputs, Dtype::F32, wanted).unwrap_err();
+        assert_eq!(host.to_string(), device.to_string());
+        host
+    };
+    let few_keys = sample(30, 5, 4, 3);
+    let error = refused(&*info_nce(&json!({})), &few_keys, &["loss"]);
+    assert!(matches!(&error, Error::WrongShape { argument, .. } if argument == "keys"), "{error}");
+    let more_keys = sample(30, 4, 5, 3);
+    let error = refused(&*info_nce(&symmetric(true)), &more_keys, &["loss"]);
+    assert!(error.to_string().contains("symmetric"), "{error}");
+    let square = with(&sample(30, 4, 4, 3), [("targets", indices(&[0; 4]))]);
+    let error = refused(&*info_nce(&symmetric(true)), &square, &["loss"]);
+    assert!(matches!(error, Error::Conflict { .. }), "{error}");
+    let labelled = with(&more_keys, [("labels", indices(&[0; 4]))]);
+    refused(&*info_nce(&json!({})), &labelled, &["loss"]);
+    let labelled = with(&more_keys, [("key_labels", indices(&[0; 5]))]);
+    refused(&*info_nce(&json!({})), &labelled, &["loss"]);
+    let error = refused(&*info_nce(&json!({})), &more_keys, &["grad.scale"]);
+    assert!(matches!(&error, Error::MissingInput { argument, .. } if argument == "scale"));
+    let loss = info_nce(&json!({}));
+    let placed = placed_inputs(&context.gpu, &*loss, &more_keys, Dtype::F32);
+    let request = Request::new(tensors(&placed), Named::new()).gradient_in_place();
+    assert!(matches!(context.gpu.plan(&*loss, &request), Err(Error::Conflict { .. })));
+    for options in [json!({"temperature": 0}), json!({"temperature": -1}), json!({"tau": 1})] {
+        assert!((surprisal::loss::find("info_nce").unwrap().parse)(&options).is_err());
+    }
 }
