@@ -178,6 +178,9 @@ impl Task {
         let has = |name: &&str| about.outputs.iter().any(|output| output.name == *name);
         let forward = ["loss", "lse"].into_iter().filter(has);
         let mut wanted: Vec<&'static str> = match self.mode {
+            Mode::Forward if !has(&"loss") => {
+                about.outputs.iter().map(|output| output.name).take(1).collect()
+            }
             Mode::Forward => forward.collect(),
             Mode::Backward => gradients(about).collect(),
             Mode::Fused => forward.take(1).chain(gradients(about)).collect(),

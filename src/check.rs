@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use crate::{
     array::{Arrays, Data},
     error::{Error, Result},
-    loss::{About, Argument, Dim, Kind},
+    loss::{About, Argument, Dim, Kind, Loss},
     plan::{Call, Operand},
     tensor::Dtype,
 };
@@ -21,13 +21,15 @@ const MOST_ROWS: u64 = u32::MAX as u64;
 
 /// Checks operands against a loss's description and finds the extents they agree on.
 pub fn call(
-    about: &About,
+    loss: &dyn Loss,
     inputs: BTreeMap<String, Operand>,
     outputs: BTreeMap<String, Operand>,
     in_place: bool,
     alignment: u64,
 ) -> Result<Call> {
-    let mut call = Call { inputs, outputs, in_place, siblings: Vec::new(), dims: known_dims() };
+    let about = loss.about();
+    let dims = known_dims(loss);
+    let mut call = Call { inputs, outputs, in_place, siblings: Vec::new(), dims };
     names(about, call.inputs.keys(), call.outputs.keys())?;
     for (arguments, operands) in [(about.inputs, &call.inputs), (about.outputs, &call.outputs)] {
         for argument in arguments {
@@ -44,10 +46,11 @@ pub fn call(
 }
 
 /// Checks host arrays against a loss's description, as [`call`] does operands.
-pub(crate) fn arrays(about: &About, inputs: &Arrays, wanted: &[&str]) -> Result<()> {
+pub(crate) fn arrays(loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]) -> Result<()> {
+    let about = loss.about();
     let wanted: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
     names(about, inputs.keys(), wanted.iter())?;
-    let mut dims = known_dims();
+    let mut dims = known_dims(loss);
     for argument in about.inputs {
         let Some(array) = inputs.get(argument.name) else {
             continue;
@@ -69,8 +72,9 @@ pub(crate) fn arrays(about: &About, inputs: &Arrays, wanted: &[&str]) -> Result<
     extents(&dims)
 }
 
-fn known_dims() -> BTreeMap<Dim, u64> {
-    BTreeMap::from([(Dim::One, 1), (Dim::State, STATE_WORDS), (Dim::StatusWords, STATUS_WORDS)])
+fn known_dims(loss: &dyn Loss) -> BTreeMap<Dim, u64> {
+    let words = [(Dim::One, 1), (Dim::State, STATE_WORDS), (Dim::StatusWords, STATUS_WORDS)];
+    words.into_iter().chain(loss.extents()).collect()
 }
 
 fn names<'a>(

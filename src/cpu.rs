@@ -19,7 +19,7 @@ use crate::{
 /// Computes every output in `wanted` with f64 arithmetic, after the checks that the GPU path makes.
 pub fn run(loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
     loss.validate()?;
-    crate::check::arrays(loss.about(), inputs, wanted)?;
+    crate::check::arrays(loss, inputs, wanted)?;
     loss.reference(inputs, wanted, Arithmetic::F64)
 }
 

@@ -84,7 +84,8 @@ pub use loss::{
     CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Empty, InfoNce, InfoNceInputs,
     InfoNceOutputs, LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss,
     Padding, Reduction, Separable, SeparableRow, SigmoidContrastive, SigmoidContrastiveInputs,
-    SigmoidContrastiveOutputs, SupCon, SupConInputs, SupConOutputs, WeightLayout,
+    SigmoidContrastiveOutputs, Similarity, SimilarityInputs, SimilarityOutputs, SupCon,
+    SupConInputs, SupConOutputs, WeightLayout,
 };
 pub use plan::Plan;
 pub use profile::Profile;

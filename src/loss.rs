@@ -11,6 +11,7 @@ pub mod info_nce;
 pub mod linear_cross_entropy;
 pub mod separable;
 pub mod sigmoid_contrastive;
+pub mod similarity;
 pub mod sup_con;
 
 use crate::{
@@ -29,6 +30,7 @@ pub use separable::{Separable, SeparableRow};
 pub use sigmoid_contrastive::{
     SigmoidContrastive, SigmoidContrastiveInputs, SigmoidContrastiveOutputs,
 };
+pub use similarity::{Similarity, SimilarityInputs, SimilarityOutputs};
 pub use sup_con::{SupCon, SupConInputs, SupConOutputs};
 
 /// A loss: options, and everything that can be done with them.
@@ -41,6 +43,11 @@ pub trait Loss: std::fmt::Debug + Send + Sync {
 
     /// Whether the loss is one value a row instead of one number.
     fn is_per_row(&self) -> bool;
+
+    /// The extents that follow from the options and not from the inputs.
+    fn extents(&self) -> Vec<(Dim, u64)> {
+        Vec::new()
+    }
 
     /// The recording for one call, as plain data.
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan>;
@@ -68,6 +75,8 @@ pub enum Dim {
     State,
     /// The words of a status.
     StatusWords,
+    /// How many of the largest ones are wanted.
+    Top,
 }
 
 impl Dim {
@@ -80,6 +89,7 @@ impl Dim {
             Self::One => "1",
             Self::State => "state words",
             Self::StatusWords => "status words",
+            Self::Top => "k",
         }
     }
 }
@@ -237,6 +247,7 @@ pub static REGISTRY: &[Entry] = &[
     info_nce::ENTRY,
     sup_con::ENTRY,
     sigmoid_contrastive::ENTRY,
+    similarity::ENTRY,
 ];
 
 /// One line of the [`REGISTRY`].

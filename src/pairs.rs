@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     kernel::{Source, shader},
     linear::{Chunks, Layer, LinearOptions},
-    loss::{Dim, Empty, Reduction, WeightLayout},
+    loss::{Dim, Empty, Reduction, Similarity, WeightLayout},
     plan::{Call, Number, Plan, View},
     profile::Profile,
     row::{
@@ -156,6 +156,39 @@ pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Resul
     for (name, word) in SHARED {
         if let Some(output) = call.output(name) {
             rows.sum_word(word, output)?;
+        }
+    }
+    rows.end(&windows)
+}
+
+/// The plan of the scores themselves: written by the row kernels' second stream in the place of a
+/// gradient, and searched for the largest while a chunk is there.
+pub(crate) fn similarity(loss: &Similarity, call: &Call, profile: &Profile) -> Result<Plan> {
+    let mut rows = Rows::new(loss, call, profile)?;
+    let pairs = Pairs::new(loss, call, profile)?;
+    let matrix = call.output("scores");
+    let matrices = [Some(&pairs.layer.hidden), matrix.as_ref()];
+    let windows = rows.windows(matrices.into_iter().flatten(), u64::MAX);
+    pairs.tables(&mut rows)?;
+    rows.begin(&windows)?;
+    let Chunks { chunk, parts } = pairs.layer.chunks(&mut rows, &windows);
+    let top = call.output("top_scores").is_some() || call.output("top_indices").is_some();
+    let outputs = top.then(|| {
+        ["top_scores", "top_indices"].map(|name| {
+            let words = Layout::matrix(Dtype::U32, pairs.layer.rows, loss.k.into());
+            call.output(name).unwrap_or_else(|| rows.planner.scratch(words))
+        })
+    });
+    for (index, part) in &parts {
+        let chunk = chunk.clone().rows(&(0..part.end - part.start));
+        pairs.layer.scores(&mut rows, *index, part, &chunk)?;
+        let gradient = match &matrix {
+            Some(scores) => Gradient::To(scores.clone().rows(part)),
+            None => Gradient::Nowhere,
+        };
+        rows.main(*index, part, &Scores { scores: chunk.clone(), gradient })?;
+        if let Some(outputs) = &outputs {
+            pairs.top(&mut rows, (*index, part), &chunk, outputs)?;
         }
     }
     rows.end(&windows)
@@ -405,6 +438,38 @@ impl<'a> Pairs<'a> {
                 .table("records", &records, "u32")
                 .table("column_states", columns, "u32")
                 .groups(count.div_ceil(u64::from(lanes)))?;
+        }
+        Ok(())
+    }
+
+    /// The largest scores of a chunk's rows: as many ranks a dispatch as its loops allow.
+    fn top(
+        &self,
+        rows: &mut Rows,
+        (index, part): (usize, &Range<u64>),
+        chunk: &View,
+        [scores, indices]: &[View; 2],
+    ) -> Result<()> {
+        let lanes = u64::from(self.profile.lanes());
+        let walk = self.layer.classes.div_ceil(4 * lanes) + 16;
+        if walk > MOST_ITERATIONS {
+            let (what, limit) = ("keys of a top k".to_owned(), (MOST_ITERATIONS - 16) * 4 * lanes);
+            return Err(Error::Limit { what, found: self.layer.classes, limit });
+        }
+        let k = scores.layout.columns();
+        for ranks in stretches(k, MOST_ITERATIONS / walk) {
+            let streams = rows.streams(part, false);
+            let step = rows
+                .step("top", shader!("pairs/top.wgsl"), index, part)
+                .number("k", k)
+                .number("first", ranks.start)
+                .number("end", ranks.end)
+                .words("statistics", None)
+                .words("top_scores", Some(scores.clone().rows(part)))
+                .words("top_indices", Some(indices.clone().rows(part)))
+                .read("logits", Some(chunk.clone()), 0.0)
+                .write("gradient", None);
+            crate::row::functor_streams(step, streams).groups(part.end - part.start)?;
         }
         Ok(())
     }

@@ -129,7 +129,7 @@ impl Gpu {
         dtype: Dtype,
         wanted: &[&str],
     ) -> Result<Run> {
-        crate::check::arrays(loss.about(), inputs, wanted)?;
+        crate::check::arrays(loss, inputs, wanted)?;
         let mut buffers = Vec::new();
         for (name, array) in inputs {
             let dtype = stored_dtype(loss, name, dtype);

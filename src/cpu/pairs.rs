@@ -1,20 +1,26 @@
 //! Losses of pairs as a textbook writes them: normalise, multiply, then look at the whole matrix
 //! (catalogue P2 to P4).
 
+use std::cmp::Ordering;
+
 use super::{Real, array, extents, fits, floats};
 use crate::{
     array::{Arithmetic, Array, Arrays},
     error::{Error, Result},
-    loss::{Empty, Reduction},
+    loss::{Empty, Reduction, Similarity},
     pairs::{self, PairLoss},
 };
 
 /// Which loss of the pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    InfoNce { symmetric: bool },
+    InfoNce {
+        symmetric: bool,
+    },
     SupCon,
     Sigmoid,
+    /// The scores themselves.
+    Scores,
 }
 
 /// Computes every output in `wanted`.
@@ -43,6 +49,60 @@ fn compute<T: Real>(
     let rows: Vec<Row<T>> = (0..pairs.queries.count).map(|row| pairs.row(row)).collect();
     let solved = Solved::new(loss, &pairs, rows);
     wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(loss, name)?))).collect()
+}
+
+/// Computes the outputs of a similarity.
+pub(crate) fn similarity(
+    loss: &Similarity,
+    inputs: &Arrays,
+    wanted: &[&str],
+    arithmetic: Arithmetic,
+) -> Result<Arrays> {
+    match arithmetic {
+        Arithmetic::F64 => scores::<f64>(loss, inputs, wanted),
+        Arithmetic::F32 => scores::<f32>(loss, inputs, wanted),
+    }
+}
+
+fn scores<T: Real>(loss: &Similarity, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
+    let pairs = Pairs::<T>::read(loss, Kind::Scores, loss.temperature, inputs, wanted)?;
+    let [rows, keys, k] = [pairs.queries.count, pairs.keys.count, loss.k as usize];
+    loss.check_keys(keys as u64)?;
+    let finite = |&s: &T| if s.is_finite() { s } else { T::nan() };
+    let scores: Vec<T> = pairs.scores.iter().map(finite).collect();
+    let top: Vec<Vec<usize>> = scores.chunks(keys).map(|row| ranked(row, k)).collect();
+    let output = |name: &str| {
+        let best = || top.iter().enumerate().flat_map(|(i, top)| top.iter().map(move |j| (i, *j)));
+        Ok(match name {
+            "scores" => array(&[rows, keys], scores.iter().copied()),
+            "top_scores" => array(&[rows, k], best().map(|(i, j)| scores[i * keys + j])),
+            "top_indices" => {
+                Array::int(&[rows as u64, k as u64], best().map(|(_, j)| j as i64).collect())
+            }
+            _ => return Err(no_output(loss, name)),
+        })
+    };
+    wanted.iter().map(|&name| Ok((name.to_owned(), output(name)?))).collect()
+}
+
+/// The k largest: NaN first, then from high to low, the lower index where they are equal.
+fn ranked<T: Real>(row: &[T], k: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..row.len()).collect();
+    order.sort_by(|&a, &b| {
+        let nan = row[b].is_nan().cmp(&row[a].is_nan());
+        nan.then(row[b].partial_cmp(&row[a]).unwrap_or(Ordering::Equal))
+    });
+    order.truncate(k);
+    order
+}
+
+fn no_output(loss: &dyn PairLoss, name: &str) -> Error {
+    Error::UnknownName {
+        loss: loss.about().name.to_owned(),
+        kind: "output",
+        name: name.to_owned(),
+        known: "all but status, which only a GPU has".to_owned(),
+    }
 }
 
 /// Vectors, and what normalisation makes of them.
@@ -134,7 +194,7 @@ impl<T: Real> Pairs<T> {
         let normalize = loss.pairing().normalize;
         let queries = Vectors::<T>::read(name, inputs, of_queries, normalize)?;
         let keys = Vectors::<T>::read(name, inputs, of_keys, normalize)?;
-        if !itself {
+        if !matches!(kind, Kind::SupCon | Kind::Scores) {
             let counts = [queries.count as u64, keys.count as u64];
             pairs::check_inputs(loss, &|name| inputs.contains_key(name), wanted, counts)?;
         }
@@ -199,7 +259,7 @@ impl<T: Real> Pairs<T> {
         match self.kind {
             Kind::SupCon => row != key,
             Kind::InfoNce { .. } => !self.same_label(row, key) || self.positive(row, key),
-            Kind::Sigmoid => true,
+            Kind::Sigmoid | Kind::Scores => true,
         }
     }
 
@@ -375,12 +435,7 @@ impl<'a, T: Real> Solved<'a, T> {
             "grad.scale" => array(&[1], [self.total(|pair| self.pairs.x[pair])]),
             "grad.bias" => array(&[1], [self.total(|_| T::one())]),
             _ => {
-                return Err(Error::UnknownName {
-                    loss: loss.about().name.to_owned(),
-                    kind: "output",
-                    name: name.to_owned(),
-                    known: "all but status, which only a GPU has".to_owned(),
-                });
+                return Err(no_output(loss, name));
             }
         })
     }

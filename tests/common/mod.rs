@@ -129,7 +129,7 @@ impl Shape {
             Dim::Classes => self.classes,
             Dim::Hidden => 6,
             Dim::One => 1,
-            _ => 8,
+            dim => loss.extents().into_iter().find(|(d, _)| d == dim).map_or(8, |(_, e)| e),
         };
         let per_row = argument.shapes.iter().find(|s| **s == [Dim::Rows]);
         let shape = match per_row {

@@ -35,6 +35,7 @@ tests![
     places_in_memory,
     scratch,
     refusals,
+    similarities,
 ];
 
 const GRADIENTS: [&str; 4] = ["loss", "lse", "grad.queries", "grad.keys"];
@@ -560,4 +561,43 @@ fn refusals(context: &Context) {
     for options in [json!({"temperature": 0}), json!({"temperature": -1}), json!({"tau": 1})] {
         assert!((surprisal::loss::find("info_nce").unwrap().parse)(&options).is_err());
     }
+}
+
+// --- similarity ---
+
+fn similarities(context: &Context) {
+    let gpu = &context.gpu;
+    for (queries, keys, depth, k) in [(1, 1, 1, 1), (5, 7, 3, 7), (30, 301, 17, 12)] {
+        let inputs = sample(31, queries, keys, depth);
+        for normalize in [false, true] {
+            let loss = parse("similarity", &json!({"normalize": normalize, "k": k}));
+            let wanted = ["scores", "top_scores", "top_indices"];
+            let (all, _) = check(gpu, &*loss, &inputs, Dtype::F32, &wanted);
+            // Chunks change no bit, and each output comes alone.
+            let options = json!({"normalize": normalize, "k": k, "chunk_bytes": 5 * keys * 4});
+            for name in wanted {
+                let small = parse("similarity", &options);
+                let (one, _) = outcome(gpu, &*small, &inputs, Dtype::F32, &[name]);
+                assert_eq!(bits(&one[name]), bits(&all[name]), "{name}");
+            }
+        }
+        let scaled = with(&inputs, [("scale", vector(&[-2.5]))]);
+        for dtype in FLOATS {
+            let wanted = ["scores", "top_scores", "top_indices"];
+            check(gpu, &*parse("similarity", &json!({"k": k})), &scaled, dtype, &wanted);
+        }
+    }
+    // Ranks in several dispatches.
+    let inputs = sample(32, 2, 5_000, 2);
+    let loss = parse("similarity", &json!({"k": 3000}));
+    check(gpu, &*loss, &inputs, Dtype::F32, &["top_scores", "top_indices"]);
+    // Ties go to the lower index, NaN comes first, zeros have score 0.
+    let keys = matrix(6, 1, vec![1.0, 2.0, f64::NAN, 2.0, 0.0, -1.0]);
+    let ties = named([("queries", matrix(2, 1, vec![1.0, 0.0])), ("keys", keys)]);
+    let loss = parse("similarity", &json!({"k": 6}));
+    let (outputs, status) = check(gpu, &*loss, &ties, Dtype::F32, &["scores", "top_indices"]);
+    assert_eq!(outputs["top_indices"].to_i64(), [2, 1, 3, 0, 4, 5, 2, 0, 1, 3, 4, 5]);
+    assert_eq!(status.bad_rows, 2);
+    let loss = parse("similarity", &json!({"k": 7}));
+    assert!(gpu.run_arrays(&*loss, &ties, Dtype::F32, &["top_scores"]).is_err());
 }

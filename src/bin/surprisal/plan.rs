@@ -270,7 +270,7 @@ impl<'a> Draft<'a> {
             Dim::Hidden => self.arguments.hidden,
             Dim::State => surprisal::row::STATE_WORDS,
             Dim::StatusWords => surprisal::Status::WORDS,
-            _ => 1,
+            dim => self.loss.extents().into_iter().find(|(d, _)| *d == dim).map_or(1, |(_, e)| e),
         }
     }
 
