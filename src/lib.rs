@@ -81,11 +81,12 @@ pub use error::{Error, Result};
 pub use gpu::{Gpu, Request};
 pub use linear::Linear;
 pub use loss::{
-    CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Empty, InfoNce, InfoNceInputs,
+    CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, CrossEntropyShards,
+    CrossEntropyShardsInputs, CrossEntropyShardsOutputs, Empty, InfoNce, InfoNceInputs,
     InfoNceOutputs, LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss,
-    Padding, Reduction, Separable, SeparableRow, SigmoidContrastive, SigmoidContrastiveInputs,
-    SigmoidContrastiveOutputs, Similarity, SimilarityInputs, SimilarityOutputs, SupCon,
-    SupConInputs, SupConOutputs, WeightLayout,
+    Padding, Reduction, Separable, SeparableRow, Shard, SigmoidContrastive,
+    SigmoidContrastiveInputs, SigmoidContrastiveOutputs, Similarity, SimilarityInputs,
+    SimilarityOutputs, SupCon, SupConInputs, SupConOutputs, WeightLayout,
 };
 pub use plan::Plan;
 pub use profile::Profile;

@@ -7,6 +7,7 @@
 
 pub(crate) mod arguments;
 pub mod cross_entropy;
+pub mod cross_entropy_shards;
 pub mod info_nce;
 pub mod linear_cross_entropy;
 pub mod separable;
@@ -21,7 +22,10 @@ use crate::{
     profile::Profile,
 };
 
-pub use cross_entropy::{CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs};
+pub use cross_entropy::{CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Shard};
+pub use cross_entropy_shards::{
+    CrossEntropyShards, CrossEntropyShardsInputs, CrossEntropyShardsOutputs,
+};
 pub use info_nce::{InfoNce, InfoNceInputs, InfoNceOutputs};
 pub use linear_cross_entropy::{
     LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, WeightLayout,
@@ -77,6 +81,8 @@ pub enum Dim {
     StatusWords,
     /// How many of the largest ones are wanted.
     Top,
+    /// The rows of all shards, one shard after another.
+    Gathered,
 }
 
 impl Dim {
@@ -90,6 +96,7 @@ impl Dim {
             Self::State => "state words",
             Self::StatusWords => "status words",
             Self::Top => "k",
+            Self::Gathered => "shards · rows",
         }
     }
 }

@@ -49,7 +49,7 @@ pub struct Call {
 impl<'de> serde::Deserialize<'de> for Dim {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        let words = [Self::State, Self::StatusWords, Self::Top];
+        let words = [Self::State, Self::StatusWords, Self::Top, Self::Gathered];
         [Self::Rows, Self::Classes, Self::Hidden, Self::One]
             .into_iter()
             .chain(words)

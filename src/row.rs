@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     kernel::{Source, shader, size},
     linear,
-    loss::{About, Dim, Empty, Loss, Padding, Reduction},
+    loss::{About, CrossEntropyShards, Dim, Empty, Loss, Padding, Reduction, Shard},
     plan::{Call, Plan, Planner, Step, View},
     profile::Profile,
     tensor::{Dtype, Layout},
@@ -74,6 +74,8 @@ pub struct RowOptions {
     pub weighted_rows: bool,
     /// What happens to gradient columns past the classes.
     pub padding: Padding,
+    /// The columns are a shard of all classes, over which targets count.
+    pub shard: Option<Shard>,
 }
 
 /// Over what a functor's stream extends.
@@ -172,6 +174,21 @@ pub(crate) fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result
                 rows.pad(call.output(name).map(|view| view.rows(window)))?;
             }
         }
+    }
+    rows.end(&windows)
+}
+
+/// The plan of rows that are closed from the statistics of their shards.
+pub(crate) fn combine(loss: &CrossEntropyShards, call: &Call, profile: &Profile) -> Result<Plan> {
+    let mut rows = Rows::new(loss, call, profile)?;
+    let Some(gathered) = call.input("statistics") else {
+        return Err(missing(loss, "statistics"));
+    };
+    let shards = CrossEntropyShards::shards(gathered.layout.rows(), call.dim(Dim::Rows))?;
+    let windows = rows.windows(std::iter::empty(), u64::MAX);
+    rows.begin(&windows)?;
+    for (index, window) in windows.iter().enumerate() {
+        rows.gathered(index, window, (&gathered, shards))?;
     }
     rows.end(&windows)
 }
@@ -347,17 +364,21 @@ impl<'a> Rows<'a> {
         let weight = self.class_weight();
         let ignored = ignore_words(&options.ignored);
         let classes = self.classes;
+        let shard = options.shard.unwrap_or(Shard { first: 0, classes });
         self.around(
             "prepare",
             &[shader!("tally.wgsl"), shader!("record.wgsl"), shader!("prepare.wgsl")],
         )
         .shape("HAS_TARGETS", targets.is_some())
         .shape("HAS_LSE", lse.is_some())
+        .shape("SHARDED", options.shard.is_some())
         .shape("WEIGHTED_ROWS", options.weighted_rows)
         .number("rows", count)
         .number("classes", classes)
         .number("first_row", rows.start)
         .number("first_tally", first_tally)
+        .number("first_class", shard.first)
+        .number("all_classes", shard.classes)
         .numbers(ignored)
         .read_elements("row_weight", row_weight, 1.0)
         .read_elements("upstream", upstream, 1.0)
@@ -596,6 +617,27 @@ impl<'a> Rows<'a> {
         }
         let step = functor_streams(step, streams);
         gradient_stream(step, scores, false)
+            .groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
+    }
+
+    /// Closes rows from the statistics of their shards.
+    fn gathered(
+        &mut self,
+        index: usize,
+        rows: &Range<u64>,
+        (gathered, shards): (&View, u64),
+    ) -> Result<()> {
+        let (workgroup, _) = self.lanes();
+        let (streams, count) = (self.streams(rows, false), self.count);
+        let step = self
+            .step("combine", shader!("loss/cross_entropy_shards.wgsl"), index, rows)
+            .number("shards", shards)
+            .number("all_rows", count)
+            .words("gathered", Some(gathered.clone()))
+            .words("statistics", None)
+            .read("logits", None, 0.0)
+            .write("gradient", None);
+        functor_streams(step, streams)
             .groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
     }
 

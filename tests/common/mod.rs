@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use surprisal::{
-    Dtype, Layout, Plan, Profile,
+    CrossEntropy, CrossEntropyShards, Dtype, Layout, Plan, Profile, Shard,
     loss::{self, Dim, Kind},
     plan::{self, Operand},
 };
@@ -61,7 +61,32 @@ pub fn plans() -> Vec<Plan> {
             }
         }
     }
+    plans.extend(profiles().iter().flat_map(shards));
     plans
+}
+
+/// A shard's statistics, its gradient from the lse of all shards, and what makes that lse.
+fn shards(profile: &Profile) -> Vec<Plan> {
+    let shard = CrossEntropy::default().shard(Some(Shard { first: 3, classes: 1 << 20 }));
+    let whole = CrossEntropyShards::new(1 << 20);
+    let calls: [(&dyn surprisal::Loss, &[&str], &[&str]); 3] = [
+        (&shard, &["logits", "targets", "logit_bias"], &["statistics"]),
+        (&shard, &["logits", "targets", "lse", "row_weight"], &["grad.logits"]),
+        (&whole, &["statistics", "targets"], &["loss", "lse", "argmax", "entropy", "status"]),
+    ];
+    let plan = |(loss, inputs, outputs): (&dyn surprisal::Loss, &[&str], &[&str])| {
+        let shape = Shape { rows: 4, classes: 70_001, offset: 0, dtype: Dtype::F32, variant: 0 };
+        let about = loss.about();
+        let operands = |arguments: &[loss::Argument], names: &[&str], first| {
+            let named = arguments.iter().filter(|a| names.contains(&a.name)).enumerate();
+            let operand = |(at, a): (usize, &loss::Argument)| shape.operand(loss, a, first + at);
+            named.map(|(at, a)| (a.name.to_owned(), operand((at, a)))).collect()
+        };
+        let inputs = operands(about.inputs, inputs, 0);
+        let outputs = operands(about.outputs, outputs, 100);
+        loss.plan(&call(loss, inputs, outputs, profile), profile).unwrap()
+    };
+    calls.into_iter().map(plan).collect()
 }
 
 /// A call to plan: which inputs it has is the variant.
