@@ -162,7 +162,8 @@ fn shape(argument: &Argument, found: &[u64], dims: &mut BTreeMap<Dim, u64>) -> R
     })
 }
 
-fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
+/// Whether the extents are within what a row and a call can have.
+pub(crate) fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
     for (dim, limit) in [(Dim::Classes, MOST_CLASSES), (Dim::Rows, MOST_ROWS)] {
         if let Some(&found) = dims.get(&dim)
             && found > limit

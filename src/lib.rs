@@ -38,7 +38,8 @@
 //!   limits included. It can be printed and replayed; encoding only walks through it.
 //! - [`kernel::Kernel`]: the identity of one specialisation, and the WGSL it stands for.
 //! - [`row`] and [`linear`]: the skeletons. A loss is a functor in them; [`Separable`] makes one of
-//!   three short WGSL functions of your own.
+//!   three short WGSL functions of your own. A contrastive loss ([`InfoNce`], [`SupCon`],
+//!   [`SigmoidContrastive`]) is one on a linear layer whose weight is the other batch.
 //! - [`Profile`]: what the planner goes by on a device; [`Gpu::report`] says what was chosen and why.
 //!
 //! # Features

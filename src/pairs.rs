@@ -9,6 +9,7 @@
 use std::ops::Range;
 
 use crate::{
+    check,
     error::{Error, Result},
     kernel::{Source, shader},
     linear::{Chunks, Layer, LinearOptions},
@@ -140,7 +141,9 @@ pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Resul
         });
     }
     if loss.pairing().columns == Columns::Queries {
+        // The rows are the columns as well.
         call.dims.insert(Dim::Classes, call.dim(Dim::Rows));
+        check::extents(&call.dims)?;
     }
     let mut rows = Rows::new(loss, &call, profile)?;
     let pairs = Pairs::new(loss, &call, profile)?;
