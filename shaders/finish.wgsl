@@ -33,6 +33,7 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
     status_write(4u, bad.bad_value_high);
     status_write(5u, all.bad_rows);
     status_write(7u, select(0u, 1u, FLOAT_TARGETS));
+    status_write(6u, kept.zero_vectors);
     status_write(0u, status_read(0u) + 1u);
 }
 

@@ -6,6 +6,8 @@
 
 override HAS_TARGETS: bool = true;
 override HAS_LSE: bool = false;
+// The columns are a shard of all classes: a target may lie in another one.
+override SHARDED: bool = false;
 // The denominator counts row weights, not rows.
 override WEIGHTED_ROWS: bool = false;
 
@@ -26,12 +28,15 @@ fn prepare_row(row: u32) -> Tally {
         let target_words = targets_at(row);
         if (ignored(target_words.x, target_words.y)) {
             flags = IGNORED;
-        } else if (target_words.y != 0u || target_words.x >= params.classes) {
+        } else if (target_words.y != 0u || target_words.x >= params.all_classes) {
             flags = BAD_TARGET;
             tally.bad_targets = 1u;
             tally.first_bad_row = params.first_row + row;
             tally.bad_value_low = target_words.x;
             tally.bad_value_high = target_words.y;
+        } else if (SHARDED) {
+            let here = target_words.x - params.first_class;
+            label = select(NONE, here, target_words.x >= params.first_class && here < params.classes);
         } else {
             label = target_words.x;
             class_weight = bitcast<f32>(weight_at(0u, label));

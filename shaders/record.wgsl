@@ -5,6 +5,9 @@ const IGNORED: u32 = 1u;
 const BAD_TARGET: u32 = 2u;
 
 const RECORD_LOSS: u32 = 0u;
+// Its parts of the gradients of a scale and a bias that all pairs share.
+const RECORD_SCALE: u32 = 2u;
+const RECORD_BIAS: u32 = 3u;
 const RECORD_CORRECT: u32 = 7u;
 // The first factor of a gradient; before the row is closed, its saved lse.
 const RECORD_FACTORS: u32 = 8u;

@@ -16,7 +16,7 @@ struct Tally {
     sum_flags: u32,
     bad_rows: u32,
     correct: u32,
-    unused: u32,
+    zero_vectors: u32,
 }
 
 override WORKGROUP: u32 = 64u;
@@ -43,7 +43,7 @@ fn tally_merge(a: Tally, b: Tally) -> Tally {
         a.sum_flags | b.sum_flags,
         a.bad_rows + b.bad_rows,
         a.correct + b.correct,
-        0u,
+        a.zero_vectors + b.zero_vectors,
     );
 }
 

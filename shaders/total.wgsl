@@ -1,4 +1,4 @@
-// Row losses into a tally a block of rows.
+// One word of each record, such as the loss, into a tally a block of rows.
 
 @compute @workgroup_size(WORKGROUP)
 fn total(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -16,7 +16,7 @@ fn total(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) group
 
 fn row_tally(row: u32) -> Tally {
     var tally = tally_empty();
-    let loss = records[row * RECORD + RECORD_LOSS];
+    let loss = records[row * RECORD + params.word];
     if (finite_one(loss)) {
         tally.sum = bitcast<f32>(loss);
     } else if ((loss & ~SIGN_BIT) > INFINITY_BITS) {

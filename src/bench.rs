@@ -178,6 +178,9 @@ impl Task {
         let has = |name: &&str| about.outputs.iter().any(|output| output.name == *name);
         let forward = ["loss", "lse"].into_iter().filter(has);
         let mut wanted: Vec<&'static str> = match self.mode {
+            Mode::Forward if !has(&"loss") => {
+                about.outputs.iter().map(|output| output.name).take(1).collect()
+            }
             Mode::Forward => forward.collect(),
             Mode::Backward => gradients(about).collect(),
             Mode::Fused => forward.take(1).chain(gradients(about)).collect(),
@@ -227,7 +230,7 @@ impl Task {
             let dtype = match output.kind {
                 Kind::Float | Kind::F32 | Kind::Mask => Dtype::F32,
                 Kind::U32 => Dtype::U32,
-                Kind::Index | Kind::I64 => Dtype::I64,
+                Kind::Index | Kind::Label | Kind::I64 => Dtype::I64,
             };
             Ok((output.name.to_owned(), Layout::dense(dtype, &shape)))
         };

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use crate::{
     array::{Arrays, Data},
     error::{Error, Result},
-    loss::{About, Argument, Dim, Kind},
+    loss::{About, Argument, Dim, Kind, Loss},
     plan::{Call, Operand},
     tensor::Dtype,
 };
@@ -21,13 +21,15 @@ const MOST_ROWS: u64 = u32::MAX as u64;
 
 /// Checks operands against a loss's description and finds the extents they agree on.
 pub fn call(
-    about: &About,
+    loss: &dyn Loss,
     inputs: BTreeMap<String, Operand>,
     outputs: BTreeMap<String, Operand>,
     in_place: bool,
     alignment: u64,
 ) -> Result<Call> {
-    let mut call = Call { inputs, outputs, in_place, siblings: Vec::new(), dims: known_dims() };
+    let about = loss.about();
+    let dims = known_dims(loss);
+    let mut call = Call { inputs, outputs, in_place, siblings: Vec::new(), dims };
     names(about, call.inputs.keys(), call.outputs.keys())?;
     for (arguments, operands) in [(about.inputs, &call.inputs), (about.outputs, &call.outputs)] {
         for argument in arguments {
@@ -44,11 +46,17 @@ pub fn call(
 }
 
 /// Checks host arrays against a loss's description, as [`call`] does operands.
-pub(crate) fn arrays(about: &About, inputs: &Arrays, wanted: &[&str]) -> Result<()> {
+pub(crate) fn arrays(loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]) -> Result<()> {
+    let about = loss.about();
     let wanted: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
     names(about, inputs.keys(), wanted.iter())?;
-    let mut dims = known_dims();
-    for argument in about.inputs {
+    extents(&dims(loss, inputs)?)
+}
+
+/// The extents that host arrays agree on.
+pub(crate) fn dims(loss: &dyn Loss, inputs: &Arrays) -> Result<BTreeMap<Dim, u64>> {
+    let mut dims = known_dims(loss);
+    for argument in loss.about().inputs {
         let Some(array) = inputs.get(argument.name) else {
             continue;
         };
@@ -66,11 +74,12 @@ pub(crate) fn arrays(about: &About, inputs: &Arrays, wanted: &[&str]) -> Result<
             });
         }
     }
-    extents(&dims)
+    Ok(dims)
 }
 
-fn known_dims() -> BTreeMap<Dim, u64> {
-    BTreeMap::from([(Dim::One, 1), (Dim::State, STATE_WORDS), (Dim::StatusWords, STATUS_WORDS)])
+fn known_dims(loss: &dyn Loss) -> BTreeMap<Dim, u64> {
+    let words = [(Dim::One, 1), (Dim::State, STATE_WORDS), (Dim::StatusWords, STATUS_WORDS)];
+    words.into_iter().chain(loss.extents()).collect()
 }
 
 fn names<'a>(
@@ -112,7 +121,7 @@ fn kind(argument: &Argument, dtype: Dtype) -> Result<()> {
     let allowed: &[Dtype] = match argument.kind {
         Kind::Float => &[Dtype::F32, Dtype::F16, Dtype::Bf16],
         Kind::F32 => &[Dtype::F32],
-        Kind::Index => &[Dtype::I32, Dtype::U32, Dtype::I64],
+        Kind::Index | Kind::Label => &[Dtype::I32, Dtype::U32, Dtype::I64],
         Kind::U32 => &[Dtype::U32],
         Kind::Mask => &[Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::U8, Dtype::U32],
         Kind::I64 => &[Dtype::I64],
@@ -159,7 +168,8 @@ fn shape(argument: &Argument, found: &[u64], dims: &mut BTreeMap<Dim, u64>) -> R
     })
 }
 
-fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
+/// Whether the extents are within what a row and a call can have.
+pub(crate) fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
     for (dim, limit) in [(Dim::Classes, MOST_CLASSES), (Dim::Rows, MOST_ROWS)] {
         if let Some(&found) = dims.get(&dim)
             && found > limit
@@ -167,8 +177,10 @@ fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
             return Err(Error::Limit { what: dim.name().to_owned(), found, limit });
         }
     }
+    // No queries have no keys.
+    let no_rows = dims.get(&Dim::Rows) == Some(&0);
     for dim in [Dim::Classes, Dim::Hidden] {
-        if dims.get(&dim) == Some(&0) {
+        if dims.get(&dim) == Some(&0) && !(no_rows && dim == Dim::Classes) {
             return Err(Error::WrongShape {
                 argument: dim.name().to_owned(),
                 found: vec![0],

@@ -3,10 +3,10 @@
 use crate::{
     array::{Arithmetic, Array, Arrays},
     cases::Case,
-    cpu,
+    check, cpu,
     error::{Error, Result},
     gpu::Gpu,
-    loss::{self, Dim, Loss},
+    loss::{self, Loss},
     read::stored_dtype,
     tensor::Dtype,
     testing,
@@ -197,15 +197,8 @@ pub fn rounded(loss: &dyn Loss, inputs: &Arrays, dtype: Dtype) -> Arrays {
 }
 
 /// How many classes the inputs have: the tolerance's C.
-fn classes(loss: &dyn Loss, inputs: &Arrays) -> u64 {
-    loss.about()
-        .inputs
-        .iter()
-        .find_map(|argument| {
-            let array = inputs.get(argument.name)?;
-            let shape = argument.shapes.iter().find(|shape| shape.len() == array.shape.len())?;
-            let at = shape.iter().position(|dim| *dim == Dim::Classes)?;
-            array.shape.get(at).copied()
-        })
-        .unwrap_or(1)
+pub fn classes(loss: &dyn Loss, inputs: &Arrays) -> u64 {
+    let columns = loss.about().columns();
+    let dims = check::dims(loss, inputs).unwrap_or_default();
+    columns.and_then(|columns| dims.get(&columns).copied()).unwrap_or(1)
 }

@@ -8,6 +8,7 @@ pub(crate) mod cross_entropy;
 pub(crate) mod dice;
 pub(crate) mod element;
 pub(crate) mod linear;
+pub(crate) mod pairs;
 
 use num_traits::Float;
 
@@ -20,7 +21,7 @@ use crate::{
 /// Computes every output in `wanted` with f64 arithmetic, after the checks that the GPU path makes.
 pub fn run(loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
     loss.validate()?;
-    crate::check::arrays(loss.about(), inputs, wanted)?;
+    crate::check::arrays(loss, inputs, wanted)?;
     loss.reference(inputs, wanted, Arithmetic::F64)
 }
 

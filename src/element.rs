@@ -717,7 +717,7 @@ macro_rules! element_loss {
                 ],
                 options: &[
                     arg::ELEMENT_REDUCTION,
-                    arg::ELEMENT_EMPTY,
+                    arg::EMPTY,
                     arg::MASKED_MEAN,
                     arg::UNKNOWN_TARGET,
                     arg::PADDING,

@@ -219,7 +219,7 @@ impl Gpu {
         let inputs_of = operands(&request.inputs, &mut allocations)?;
         let outputs_of = operands(&outputs, &mut allocations)?;
         let alignment = self.0.profile.offset_alignment;
-        let call = check::call(about, inputs_of, outputs_of, request.in_place, alignment)?;
+        let call = check::call(loss, inputs_of, outputs_of, request.in_place, alignment)?;
         let buffer = |(name, tensor): (String, Tensor<'a>)| (name, tensor.buffer);
         Ok((
             call,
@@ -234,7 +234,7 @@ impl Gpu {
     pub(crate) fn checked_inputs(&self, loss: &dyn Loss, inputs: &Named<'_>) -> Result<Call> {
         let operands = operands(inputs, &mut Vec::new())?;
         let alignment = self.0.profile.offset_alignment;
-        check::call(loss.about(), operands, std::collections::BTreeMap::new(), false, alignment)
+        check::call(loss, operands, std::collections::BTreeMap::new(), false, alignment)
     }
 
     /// The compiled form of a kernel, compiled at its first use.

@@ -38,7 +38,9 @@
 //!   limits included. It can be printed and replayed; encoding only walks through it.
 //! - [`kernel::Kernel`]: the identity of one specialisation, and the WGSL it stands for.
 //! - [`row`], [`linear`] and [`element`]: the skeletons. A loss is a functor in them; [`Separable`]
-//!   and [`Elementwise`] make one of a few short WGSL functions of your own.
+//!   and [`Elementwise`] make one of a few short WGSL functions of your own. A contrastive loss
+//!   ([`InfoNce`], [`SupCon`], [`SigmoidContrastive`]) is one on a linear layer whose weight is the
+//!   other batch.
 //! - [`Profile`]: what the planner goes by on a device; [`Gpu::report`] says what was chosen and why.
 //!
 //! # Features
@@ -63,6 +65,7 @@ mod gpu;
 pub mod kernel;
 pub mod linear;
 pub mod loss;
+mod pairs;
 pub mod plan;
 pub mod profile;
 mod read;
@@ -84,12 +87,15 @@ pub use gpu::{Gpu, Request};
 pub use linear::Linear;
 pub use loss::{
     BceWithLogits, BceWithLogitsInputs, BceWithLogitsOutputs, BinaryHinge, BinaryHingeInputs,
-    BinaryHingeOutputs, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dice, DiceInputs,
-    DiceOutputs, ElementFunction, Elementwise, Empty, GaussianNll, GaussianNllInputs,
-    GaussianNllOutputs, HurdlePoisson, HurdlePoissonInputs, HurdlePoissonOutputs,
-    LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss, Mse, MseInputs,
-    MseOutputs, Padding, PoissonNll, PoissonNllInputs, PoissonNllOutputs, Reduction, Separable,
-    SeparableRow, WeightLayout,
+    BinaryHingeOutputs, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, CrossEntropyShards,
+    CrossEntropyShardsInputs, CrossEntropyShardsOutputs, Dice, DiceInputs, DiceOutputs,
+    ElementFunction, Elementwise, Empty, GaussianNll, GaussianNllInputs, GaussianNllOutputs,
+    HurdlePoisson, HurdlePoissonInputs, HurdlePoissonOutputs, InfoNce, InfoNceInputs,
+    InfoNceOutputs, LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss,
+    Mse, MseInputs, MseOutputs, Padding, PoissonNll, PoissonNllInputs, PoissonNllOutputs,
+    Reduction, Separable, SeparableRow, Shard, SigmoidContrastive, SigmoidContrastiveInputs,
+    SigmoidContrastiveOutputs, Similarity, SimilarityInputs, SimilarityOutputs, SupCon,
+    SupConInputs, SupConOutputs, WeightLayout,
 };
 pub use plan::Plan;
 pub use profile::Profile;

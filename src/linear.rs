@@ -97,11 +97,11 @@ impl<L: RowLoss> Loss for Linear<L> {
 }
 
 /// What a linear loss adds to the row loss on its scores.
-#[derive(Clone, Copy, Debug)]
-struct LinearOptions {
-    weight_layout: WeightLayout,
-    chunk_bytes: Option<u64>,
-    accumulate: bool,
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LinearOptions {
+    pub weight_layout: WeightLayout,
+    pub chunk_bytes: Option<u64>,
+    pub accumulate: bool,
 }
 
 /// What a row loss takes and gives on the scores of a linear layer, where it says nothing else.
@@ -149,17 +149,7 @@ fn plan(
     let windows = rows.windows(matrices.into_iter().flatten(), u64::MAX);
     rows.begin(&windows)?;
     rows.planner.unstored(layer.rows * layer.classes * 4);
-    let chunk_rows = layer.chunk_rows(rows.short());
-    let chunk = Layout::matrix(Dtype::F32, chunk_rows, layer.classes).row_stride(layer.stride());
-    let chunk = rows.planner.scratch(chunk);
-    let parts: Vec<(usize, Range<u64>)> = windows
-        .iter()
-        .enumerate()
-        .flat_map(|(index, window)| {
-            let parts = stretches(window.end - window.start, chunk_rows);
-            parts.into_iter().map(move |p| (index, window.start + p.start..window.start + p.end))
-        })
-        .collect();
+    let Chunks { chunk, parts } = layer.chunks(&mut rows, &windows);
     let mut sums = layer.sums(&mut rows, parts.len());
     if parts.is_empty() {
         // No rows: the gradients of weight and bias are sums over nothing.
@@ -187,18 +177,26 @@ fn scores_call(call: &Call) -> Call {
 }
 
 /// The operands of a linear loss.
-struct Layer<'a> {
-    options: LinearOptions,
-    profile: &'a Profile,
-    rows: u64,
-    classes: u64,
-    depth: u64,
-    hidden: View,
-    weight: View,
-    bias: Option<View>,
-    hidden_gradient: Option<View>,
-    weight_gradient: Option<View>,
-    bias_gradient: Option<View>,
+#[derive(Clone)]
+pub(crate) struct Layer<'a> {
+    pub options: LinearOptions,
+    pub profile: &'a Profile,
+    pub rows: u64,
+    pub classes: u64,
+    pub depth: u64,
+    pub hidden: View,
+    pub weight: View,
+    pub bias: Option<View>,
+    pub hidden_gradient: Option<View>,
+    pub weight_gradient: Option<View>,
+    pub bias_gradient: Option<View>,
+}
+
+/// The chunk of scores, and the stretches of rows that use it one after another, each with its
+/// window.
+pub(crate) struct Chunks {
+    pub chunk: View,
+    pub parts: Vec<(usize, Range<u64>)>,
 }
 
 /// A gradient that adds up over chunks: where it goes, and an f32 sum beside it where that is 16-bit.
@@ -230,7 +228,8 @@ impl Sum {
     }
 }
 
-struct Sums {
+/// The gradients that add up over chunks.
+pub(crate) struct Sums {
     weight: Option<Sum>,
     bias: Option<Sum>,
 }
@@ -314,7 +313,7 @@ impl<'a> Layer<'a> {
 
     /// Elements from one row of the chunk to the next.
     fn stride(&self) -> u64 {
-        self.classes.next_multiple_of(4)
+        self.classes.next_multiple_of(4).max(4)
     }
 
     /// Rows of a chunk: what the budget allows, whole tiles where it is more than one.
@@ -326,7 +325,21 @@ impl<'a> Layer<'a> {
         rows.min(self.rows.max(1))
     }
 
-    fn sums(&self, rows: &mut Rows, chunks: usize) -> Sums {
+    /// Makes the chunk, and cuts the windows by it.
+    pub fn chunks(&self, rows: &mut Rows, windows: &[Range<u64>]) -> Chunks {
+        let step = self.chunk_rows(rows.short());
+        let chunk = Layout::matrix(Dtype::F32, step, self.classes).row_stride(self.stride());
+        let chunk = rows.planner.scratch(chunk);
+        let cut = |(index, window): (usize, &Range<u64>)| {
+            let start = window.start;
+            let parts = stretches(window.end - start, step);
+            parts.into_iter().map(move |part| (index, start + part.start..start + part.end))
+        };
+        Chunks { chunk, parts: windows.iter().enumerate().flat_map(cut).collect() }
+    }
+
+    /// The gradients that add up over this many chunks.
+    pub fn sums(&self, rows: &mut Rows, chunks: usize) -> Sums {
         let mut sum = |output: &Option<View>| {
             let output = output.clone()?;
             let narrow = output.layout.dtype != Dtype::F32 && chunks > 1;
@@ -335,6 +348,15 @@ impl<'a> Layer<'a> {
             Some(Sum { output, wide, left: chunks, begun: false })
         };
         Sums { weight: sum(&self.weight_gradient), bias: sum(&self.bias_gradient) }
+    }
+
+    /// Which index of a product over the depth, and of one over the classes, runs over the weight's
+    /// rows.
+    fn weight_along(&self) -> [Along; 2] {
+        match self.options.weight_layout {
+            WeightLayout::ClassesHidden => [Along::Owned, Along::Walked],
+            WeightLayout::HiddenClasses => [Along::Walked, Along::Owned],
+        }
     }
 
     /// One chunk of rows: scores, their loss and gradient in place, and the gradient multiplied on.
@@ -347,49 +369,67 @@ impl<'a> Layer<'a> {
         chunk: &View,
     ) -> Result<()> {
         let chunk = chunk.clone().rows(&(0..part.end - part.start));
-        let (weight_along, weight_across) = match self.options.weight_layout {
-            WeightLayout::ClassesHidden => (Along::Owned, Along::Walked),
-            WeightLayout::HiddenClasses => (Along::Walked, Along::Owned),
-        };
-        let hidden = self.hidden.clone().rows(part);
-        self.product(
-            rows,
-            &Product {
-                label: "scores",
-                a: Some((hidden, Along::Owned)),
-                b: Some((self.weight.clone(), weight_along)),
-                start: self.bias.clone().map_or(Start::Zero, Start::From),
-                output: chunk.clone(),
-                depth: self.depth,
-                rows_along: None,
-                index,
-                part,
-            },
-        )?;
+        self.scores(rows, index, part, &chunk)?;
         let wanted = self.hidden_gradient.is_some() || sums.weight.is_some() || sums.bias.is_some();
         let gradient = if wanted { Gradient::InPlace } else { Gradient::Nowhere };
         rows.main(index, part, &Scores { scores: chunk.clone(), gradient })?;
-        if let Some(output) = &self.hidden_gradient {
-            self.product(
-                rows,
-                &Product {
-                    label: "hidden_gradient",
-                    a: Some((chunk.clone(), Along::Owned)),
-                    b: Some((self.weight.clone(), weight_across)),
-                    start: Start::Zero,
-                    output: output.clone().rows(part),
-                    depth: self.classes,
-                    rows_along: Some(Along::Owned),
-                    index,
-                    part,
-                },
-            )?;
+        // In place, the hidden states are gone once their gradient is there.
+        self.columns_step(rows, sums, index, part, &chunk)?;
+        match &self.hidden_gradient {
+            Some(output) => self.rows_step(rows, index, part, &chunk, output.clone().rows(part)),
+            None => Ok(()),
         }
-        self.columns_step(rows, sums, index, part, &chunk)
+    }
+
+    /// The scores of a stretch of rows.
+    pub fn scores(
+        &self,
+        rows: &mut Rows,
+        index: usize,
+        part: &Range<u64>,
+        chunk: &View,
+    ) -> Result<()> {
+        let [weight_along, _] = self.weight_along();
+        let product = Product {
+            label: "scores",
+            a: Some((self.hidden.clone().rows(part), Along::Owned)),
+            b: Some((self.weight.clone(), weight_along)),
+            start: self.bias.clone().map_or(Start::Zero, Start::From),
+            output: chunk.clone(),
+            depth: self.depth,
+            rows_along: None,
+            index,
+            part,
+        };
+        self.product(rows, &product)
+    }
+
+    /// The gradient of a stretch of rows, from that of its scores.
+    pub fn rows_step(
+        &self,
+        rows: &mut Rows,
+        index: usize,
+        part: &Range<u64>,
+        chunk: &View,
+        output: View,
+    ) -> Result<()> {
+        let [_, weight_across] = self.weight_along();
+        let product = Product {
+            label: "hidden_gradient",
+            a: Some((chunk.clone(), Along::Owned)),
+            b: Some((self.weight.clone(), weight_across)),
+            start: Start::Zero,
+            output,
+            depth: self.classes,
+            rows_along: Some(Along::Owned),
+            index,
+            part,
+        };
+        self.product(rows, &product)
     }
 
     /// The chunk's part of the gradients that add up over rows.
-    fn columns_step(
+    pub fn columns_step(
         &self,
         rows: &mut Rows,
         sums: &mut Sums,

@@ -9,14 +9,19 @@ pub(crate) mod arguments;
 pub mod bce_with_logits;
 pub mod binary_hinge;
 pub mod cross_entropy;
+pub mod cross_entropy_shards;
 pub mod dice;
 pub mod elementwise;
 pub mod gaussian_nll;
 pub mod hurdle_poisson;
+pub mod info_nce;
 pub mod linear_cross_entropy;
 pub mod mse;
 pub mod poisson_nll;
 pub mod separable;
+pub mod sigmoid_contrastive;
+pub mod similarity;
+pub mod sup_con;
 
 use crate::{
     array::{Arithmetic, Arrays},
@@ -27,17 +32,26 @@ use crate::{
 
 pub use bce_with_logits::{BceWithLogits, BceWithLogitsInputs, BceWithLogitsOutputs};
 pub use binary_hinge::{BinaryHinge, BinaryHingeInputs, BinaryHingeOutputs};
-pub use cross_entropy::{CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs};
+pub use cross_entropy::{CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Shard};
+pub use cross_entropy_shards::{
+    CrossEntropyShards, CrossEntropyShardsInputs, CrossEntropyShardsOutputs,
+};
 pub use dice::{Dice, DiceInputs, DiceOutputs};
 pub use elementwise::{ElementFunction, Elementwise};
 pub use gaussian_nll::{GaussianNll, GaussianNllInputs, GaussianNllOutputs};
 pub use hurdle_poisson::{HurdlePoisson, HurdlePoissonInputs, HurdlePoissonOutputs};
+pub use info_nce::{InfoNce, InfoNceInputs, InfoNceOutputs};
 pub use linear_cross_entropy::{
     LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, WeightLayout,
 };
 pub use mse::{Mse, MseInputs, MseOutputs};
 pub use poisson_nll::{PoissonNll, PoissonNllInputs, PoissonNllOutputs};
 pub use separable::{Separable, SeparableRow};
+pub use sigmoid_contrastive::{
+    SigmoidContrastive, SigmoidContrastiveInputs, SigmoidContrastiveOutputs,
+};
+pub use similarity::{Similarity, SimilarityInputs, SimilarityOutputs};
+pub use sup_con::{SupCon, SupConInputs, SupConOutputs};
 
 /// A loss: options, and everything that can be done with them.
 pub trait Loss: std::fmt::Debug + Send + Sync {
@@ -49,6 +63,11 @@ pub trait Loss: std::fmt::Debug + Send + Sync {
 
     /// Whether the loss is one value a row instead of one number.
     fn is_per_row(&self) -> bool;
+
+    /// The extents that follow from the options and not from the inputs.
+    fn extents(&self) -> Vec<(Dim, u64)> {
+        Vec::new()
+    }
 
     /// The recording for one call, as plain data.
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan>;
@@ -66,9 +85,9 @@ pub trait Loss: std::fmt::Debug + Send + Sync {
 pub enum Dim {
     /// How many rows (samples, tokens, queries).
     Rows,
-    /// How many classes (columns of the logits).
+    /// How many classes (columns of the logits), or keys.
     Classes,
-    /// The depth of a hidden state.
+    /// The depth of a hidden state, or of any vector whose products are the scores.
     Hidden,
     /// One element.
     One,
@@ -78,6 +97,10 @@ pub enum Dim {
     StatusWords,
     /// The words of one bit an element.
     BitWords,
+    /// How many of the largest ones are wanted.
+    Top,
+    /// The rows of all shards, one shard after another.
+    Gathered,
 }
 
 impl Dim {
@@ -91,6 +114,8 @@ impl Dim {
             Self::State => "state words",
             Self::StatusWords => "status words",
             Self::BitWords => "words of bits",
+            Self::Top => "k",
+            Self::Gathered => "shards · rows",
         }
     }
 }
@@ -107,6 +132,8 @@ pub enum Kind {
     F32,
     /// `i32`, `u32` or `i64`.
     Index,
+    /// The same, of which it only matters which are equal.
+    Label,
     /// `u32` alone.
     U32,
     /// `i64` alone (two words).
@@ -226,6 +253,21 @@ pub struct About {
     pub options: &'static [OptionAbout],
 }
 
+impl About {
+    /// What a row is scored against: classes, or (where there are vectors and no classes) the rows.
+    pub fn columns(&self) -> Option<Dim> {
+        let has = |dim| {
+            let required = self.inputs.iter().filter(|input| input.required);
+            required.flat_map(|input| input.shapes).any(|shape| shape.contains(&dim))
+        };
+        match (has(Dim::Classes), has(Dim::Hidden)) {
+            (true, _) => Some(Dim::Classes),
+            (false, true) => Some(Dim::Rows),
+            (false, false) => None,
+        }
+    }
+}
+
 /// How row losses become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -280,6 +322,10 @@ pub static REGISTRY: &[Entry] = &[
     poisson_nll::ENTRY,
     hurdle_poisson::ENTRY,
     dice::ENTRY,
+    info_nce::ENTRY,
+    sup_con::ENTRY,
+    sigmoid_contrastive::ENTRY,
+    similarity::ENTRY,
 ];
 
 /// One line of the [`REGISTRY`].

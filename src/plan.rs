@@ -49,18 +49,12 @@ pub struct Call {
 impl<'de> serde::Deserialize<'de> for Dim {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        [
-            Self::Rows,
-            Self::Classes,
-            Self::Hidden,
-            Self::One,
-            Self::State,
-            Self::StatusWords,
-            Self::BitWords,
-        ]
-        .into_iter()
-        .find(|dim| format!("{dim:?}").eq_ignore_ascii_case(&name.replace('_', "")))
-        .ok_or_else(|| serde::de::Error::custom(format!("no extent `{name}`")))
+        let words = [Self::State, Self::StatusWords, Self::BitWords, Self::Top, Self::Gathered];
+        [Self::Rows, Self::Classes, Self::Hidden, Self::One]
+            .into_iter()
+            .chain(words)
+            .find(|dim| format!("{dim:?}").eq_ignore_ascii_case(&name.replace('_', "")))
+            .ok_or_else(|| serde::de::Error::custom(format!("no extent `{name}`")))
     }
 }
 
@@ -73,7 +67,7 @@ impl Call {
         in_place: bool,
         profile: &Profile,
     ) -> Result<Self> {
-        check::call(loss.about(), inputs, outputs, in_place, profile.offset_alignment)
+        check::call(loss, inputs, outputs, in_place, profile.offset_alignment)
     }
 
     /// An extent; 0 where no operand has it.

@@ -129,7 +129,7 @@ impl Gpu {
         dtype: Dtype,
         wanted: &[&str],
     ) -> Result<Run> {
-        crate::check::arrays(loss.about(), inputs, wanted)?;
+        crate::check::arrays(loss, inputs, wanted)?;
         let mut buffers = Vec::new();
         for (name, array) in inputs {
             let dtype = stored_dtype(loss, name, dtype);
@@ -148,7 +148,7 @@ impl Gpu {
 pub fn stored_dtype(loss: &dyn Loss, input: &str, dtype: Dtype) -> Dtype {
     let argument = loss.about().inputs.iter().find(|argument| argument.name == input);
     match argument.map(|argument| argument.kind) {
-        Some(Kind::Index | Kind::I64) => Dtype::I64,
+        Some(Kind::Index | Kind::Label | Kind::I64) => Dtype::I64,
         Some(Kind::U32) => Dtype::U32,
         Some(Kind::F32) => Dtype::F32,
         _ => dtype,
@@ -172,7 +172,7 @@ fn output_layout(loss: &dyn Loss, call: &Call, inputs: &Named<'_>, name: &str) -
     let dtype = match argument.kind {
         Kind::Float | Kind::F32 | Kind::Mask => Dtype::F32,
         Kind::U32 => Dtype::U32,
-        Kind::I64 | Kind::Index => Dtype::I64,
+        Kind::I64 | Kind::Index | Kind::Label => Dtype::I64,
     };
     let first = about.inputs.first().and_then(|first| inputs.get(first.name));
     let rank = first.map_or(1, |tensor| tensor.layout.shape.len());

@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     kernel::{Source, shader, size},
     linear,
-    loss::{About, Dim, Empty, Loss, Padding, Reduction},
+    loss::{About, CrossEntropyShards, Dim, Empty, Loss, Padding, Reduction, Shard},
     plan::{Call, Plan, Planner, Step, View},
     profile::Profile,
     tensor::{Dtype, Layout},
@@ -75,6 +75,8 @@ pub struct RowOptions {
     pub weighted_rows: bool,
     /// What happens to gradient columns past the classes.
     pub padding: Padding,
+    /// The columns are a shard of all classes, over which targets count.
+    pub shard: Option<Shard>,
 }
 
 /// Over what a functor's stream extends.
@@ -86,6 +88,8 @@ pub enum Span {
     Rows,
     /// One element a row and class.
     Matrix,
+    /// A few tables of one element a class.
+    Planes,
 }
 
 /// A tensor that the functor reads or writes beside the scores and their gradient.
@@ -175,12 +179,37 @@ pub(crate) fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result
     rows.end(&windows)
 }
 
+/// The plan of rows that are closed from the statistics of their shards.
+pub(crate) fn combine(loss: &CrossEntropyShards, call: &Call, profile: &Profile) -> Result<Plan> {
+    let mut rows = Rows::new(loss, call, profile)?;
+    let Some(gathered) = call.input("statistics") else {
+        return Err(missing(loss, "statistics"));
+    };
+    let shards = CrossEntropyShards::shards(gathered.layout.rows(), call.dim(Dim::Rows))?;
+    let windows = rows.windows(std::iter::empty(), u64::MAX);
+    rows.begin(&windows)?;
+    for (index, window) in windows.iter().enumerate() {
+        rows.gathered(index, window, (&gathered, shards))?;
+    }
+    rows.end(&windows)
+}
+
 pub(crate) fn missing(loss: &dyn RowLoss, argument: &str) -> Error {
     Error::MissingInput {
         loss: loss.about().name.to_owned(),
         argument: argument.to_owned(),
         reason: "this call needs it".to_owned(),
     }
+}
+
+/// A functor's tensors, each with what it is bound to.
+pub(crate) type FunctorViews = Vec<(FunctorStream, Option<View>)>;
+
+/// A table of vectors, some of which may be zeros, for the status.
+struct Vectors {
+    table: View,
+    entry_step: u64,
+    count: u64,
 }
 
 /// What the planner keeps for a stretch of rows that share bindings.
@@ -202,7 +231,11 @@ pub(crate) struct Rows<'a> {
     windows: Vec<Window>,
     tallies: Option<View>,
     shared: BTreeMap<&'static str, (u64, View)>,
+    given: BTreeMap<&'static str, View>,
+    vectors: Vec<Vectors>,
     blocks: u64,
+    /// Tallies before the header: those of the rows, and of what else was counted.
+    counted: u64,
 }
 
 impl<'a> Rows<'a> {
@@ -222,8 +255,25 @@ impl<'a> Rows<'a> {
             windows: Vec::new(),
             tallies: None,
             shared: BTreeMap::new(),
+            given: BTreeMap::new(),
+            vectors: Vec::new(),
             blocks: 0,
+            counted: 0,
         })
+    }
+
+    /// Gives a tensor of the plan's own under the name of an input.
+    pub fn give(&mut self, name: &'static str, view: View) {
+        self.given.insert(name, view);
+    }
+
+    /// Has the status count the vectors of a table whose entry is 0.
+    pub fn count_zeros(&mut self, table: View, entry_step: u64, count: u64) {
+        self.vectors.push(Vectors { table, entry_step, count });
+    }
+
+    fn input(&self, name: &str) -> Option<View> {
+        self.given.get(name).cloned().or_else(|| self.call.input(name))
     }
 
     fn profile(&self) -> &'a Profile {
@@ -273,7 +323,9 @@ impl<'a> Rows<'a> {
         let blocks: u64 = windows.iter().map(|w| (w.end - w.start).div_ceil(BLOCK)).sum();
         // Two sets of tallies (before and after the stream), each with room to fold into, and one
         // tally for what the header found.
-        let words = (4 * blocks + 4) * TALLY_WORDS;
+        let vectors: u64 = self.vectors.iter().map(|v| v.count.div_ceil(BLOCK)).sum();
+        let counted = blocks + vectors;
+        let words = (2 * counted + 2 * blocks + 4) * TALLY_WORDS;
         let tallies = self.planner.scratch(Layout::vector(Dtype::U32, words));
         let mut first_tally = 0;
         for rows in windows {
@@ -284,11 +336,12 @@ impl<'a> Rows<'a> {
             self.windows.push(Window { rows: rows.clone(), table, records, first_tally });
             first_tally += count.div_ceil(BLOCK);
         }
-        self.blocks = blocks;
+        (self.blocks, self.counted) = (blocks, counted);
         for index in 0..self.windows.len() {
             self.prepare(index, &tallies)?;
         }
-        let (first, count) = self.fold(&tallies, 0, blocks)?;
+        self.zeros(&tallies, first_tally)?;
+        let (first, count) = self.fold(&tallies, 0, counted)?;
         let tables: Vec<View> = self.windows.iter().map(|w| w.table.clone()).collect();
         for table in tables {
             self.header(&tallies, &table, first, count)?;
@@ -307,7 +360,7 @@ impl<'a> Rows<'a> {
         let (table, records) = (window.table.clone(), window.records.clone());
         let count = rows.end - rows.start;
         let options = self.loss.options();
-        let row = |name| self.call.input(name).map(|view| per_row(view, self.count).rows(&rows));
+        let row = |name| self.input(name).map(|view| per_row(view, self.count).rows(&rows));
         let (targets, row_weight, upstream) = (row("targets"), row("row_weight"), row("upstream"));
         // Targets that are no indices are the functor's.
         let targets = targets.filter(|view| !view.layout.dtype.is_float());
@@ -315,17 +368,21 @@ impl<'a> Rows<'a> {
         let weight = self.class_weight();
         let ignored = ignore_words(&options.ignored);
         let classes = self.classes;
+        let shard = options.shard.unwrap_or(Shard { first: 0, classes });
         self.around(
             "prepare",
             &[shader!("tally.wgsl"), shader!("record.wgsl"), shader!("prepare.wgsl")],
         )
         .shape("HAS_TARGETS", targets.is_some())
         .shape("HAS_LSE", lse.is_some())
+        .shape("SHARDED", options.shard.is_some())
         .shape("WEIGHTED_ROWS", options.weighted_rows)
         .number("rows", count)
         .number("classes", classes)
         .number("first_row", rows.start)
         .number("first_tally", first_tally)
+        .number("first_class", shard.first)
+        .number("all_classes", shard.classes)
         .numbers(ignored)
         .read_elements("row_weight", row_weight, 1.0)
         .read_elements("upstream", upstream, 1.0)
@@ -336,6 +393,22 @@ impl<'a> Rows<'a> {
         .table("records", &records, "u32")
         .table("tallies", tallies, "Tally")
         .groups(count.div_ceil(BLOCK))
+    }
+
+    /// Counts the vectors of zeros, into tallies behind those of the rows.
+    fn zeros(&mut self, tallies: &View, first_tally: u64) -> Result<()> {
+        let mut first_tally = first_tally;
+        for Vectors { table, entry_step, count } in std::mem::take(&mut self.vectors) {
+            self.around("zeros", &[shader!("tally.wgsl"), shader!("pairs/zeros.wgsl")])
+                .number("rows", count)
+                .number("entry_step", entry_step)
+                .number("first_tally", first_tally)
+                .table("table", &table, "u32")
+                .table("tallies", tallies, "Tally")
+                .groups(count.div_ceil(BLOCK))?;
+            first_tally += count.div_ceil(BLOCK);
+        }
+        Ok(())
     }
 
     /// The class weights, which `prepare` and the functor share.
@@ -350,13 +423,13 @@ impl<'a> Rows<'a> {
     }
 
     /// Begins a dispatch of one of the small kernels around the stream.
-    fn around(&mut self, entry: &'static str, sources: &[Source]) -> Step<'_, 'a> {
+    pub fn around(&mut self, entry: &'static str, sources: &[Source]) -> Step<'_, 'a> {
         self.totals.around(&mut self.planner, entry, sources)
     }
 
     /// Where the header leaves what it found, and where the second set of tallies begins.
     fn kept_tally(&self) -> u64 {
-        2 * self.blocks + 1
+        2 * self.counted + 1
     }
 
     fn header(&mut self, tallies: &View, table: &View, first: u64, count: u64) -> Result<()> {
@@ -442,7 +515,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Begins a dispatch over a stretch of rows with everything that all row kernels have.
-    fn step(
+    pub fn step(
         &mut self,
         entry: &'static str,
         file: Source,
@@ -467,6 +540,7 @@ impl<'a> Rows<'a> {
             .number("rows", rows.end - rows.start)
             .number("classes", self.classes)
             .number("first_row", rows.start - start)
+            .number("origin", rows.start)
             .number("segment", segment)
             .number("segments", self.classes.div_ceil(segment))
             .numbers(numbers)
@@ -477,14 +551,14 @@ impl<'a> Rows<'a> {
     fn fused(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
         let (workgroup, lanes) = self.lanes();
         let writes = self.writes(scores);
-        let (loss, call) = (self.loss, self.call);
+        let (streams, call) = (self.streams(rows, writes), self.call);
         let step = self
             .step("fused", shader!("row/fused.wgsl"), index, rows)
             .words("statistics", None)
             .shape("WRITES_GRADIENT", writes)
             .shape("IN_PLACE", matches!(scores.gradient, Gradient::InPlace))
             .shape("HAS_LSE", call.has("lse"));
-        let step = functor_streams(step, loss, call, rows, writes);
+        let step = functor_streams(step, streams);
         gradient_stream(step, scores, writes)
             .groups((rows.end - rows.start).div_ceil(u64::from(workgroup / lanes)))
     }
@@ -498,12 +572,12 @@ impl<'a> Rows<'a> {
     ) -> Result<()> {
         let (workgroup, lanes) = self.lanes();
         let segments = self.classes.div_ceil(self.segment(lanes));
-        let (loss, call) = (self.loss, self.call);
+        let streams = self.streams(rows, false);
         let step = self
             .step("partial", shader!("row/partial.wgsl"), index, rows)
             .words("statistics", None)
             .table("partials", partials, "State");
-        let step = functor_streams(step, loss, call, rows, false);
+        let step = functor_streams(step, streams);
         gradient_stream(step, scores, false)
             .groups(((rows.end - rows.start) * segments).div_ceil(u64::from(workgroup / lanes)))
     }
@@ -517,7 +591,7 @@ impl<'a> Rows<'a> {
         partials: Option<&View>,
     ) -> Result<()> {
         let (workgroup, _) = self.lanes();
-        let (loss, call) = (self.loss, self.call);
+        let (streams, call) = (self.streams(rows, false), self.call);
         let statistics = call.output("statistics").map(|view| view.rows(rows));
         let file =
             if partials.is_some() { shader!("row/merge.wgsl") } else { shader!("row/saved.wgsl") };
@@ -530,23 +604,45 @@ impl<'a> Rows<'a> {
         if let Some(partials) = partials {
             step = step.table("partials", partials, "State");
         }
-        let step = functor_streams(step, loss, call, rows, false);
+        let step = functor_streams(step, streams);
         gradient_stream(step, scores, false)
             .groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
     }
 
-    fn gradient(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
+    /// Closes rows from the statistics of their shards.
+    fn gathered(
+        &mut self,
+        index: usize,
+        rows: &Range<u64>,
+        (gathered, shards): (&View, u64),
+    ) -> Result<()> {
+        let (workgroup, _) = self.lanes();
+        let (streams, count) = (self.streams(rows, false), self.count);
+        let step = self
+            .step("combine", shader!("loss/cross_entropy_shards.wgsl"), index, rows)
+            .number("shards", shards)
+            .number("all_rows", count)
+            .words("gathered", Some(gathered.clone()))
+            .words("statistics", None)
+            .read("logits", None, 0.0)
+            .write("gradient", None);
+        functor_streams(step, streams)
+            .groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
+    }
+
+    /// The second stream alone, of rows that were closed before.
+    pub fn gradient(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
         if !self.writes(scores) {
             return Ok(());
         }
         let (workgroup, lanes) = self.lanes();
         let segments = self.classes.div_ceil(self.segment(lanes));
-        let (loss, call) = (self.loss, self.call);
+        let (streams, call) = (self.streams(rows, true), self.call);
         let step = self
             .step("backward", shader!("row/backward.wgsl"), index, rows)
             .shape("HAS_LSE", call.has("lse"))
             .words("statistics", None);
-        let step = functor_streams(step, loss, call, rows, true);
+        let step = functor_streams(step, streams);
         gradient_stream(step, scores, true)
             .groups(((rows.end - rows.start) * segments).div_ceil(u64::from(workgroup / lanes)))
     }
@@ -555,6 +651,24 @@ impl<'a> Rows<'a> {
     fn writes(&self, scores: &Scores) -> bool {
         !matches!(scores.gradient, Gradient::Nowhere)
             || self.loss.streams().iter().any(|s| self.call.wants(s.argument))
+    }
+
+    /// The functor's own tensors for a stretch of rows.
+    pub fn streams(&self, rows: &Range<u64>, writes: bool) -> FunctorViews {
+        let view = |stream: &FunctorStream| {
+            let view = if stream.argument.starts_with("grad.") {
+                self.call.output(stream.argument).filter(|_| writes)
+            } else {
+                self.input(stream.argument)
+            }?;
+            Some(match stream.span {
+                Span::Classes => view.for_every_row(),
+                Span::Rows => per_row(view, self.count).rows(rows),
+                Span::Matrix => view.rows(rows),
+                Span::Planes => view,
+            })
+        };
+        self.loss.streams().iter().map(|stream| (*stream, view(stream))).collect()
     }
 
     /// Zeroes a gradient's columns between the classes and the row stride.
@@ -598,10 +712,23 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    fn scalars(&mut self) -> Result<()> {
+    /// Sums one word of all records, in a fixed order, into an element of the caller's.
+    pub fn sum_word(&mut self, word: u32, output: View) -> Result<()> {
         let Some(tallies) = self.tallies.clone() else {
             return Ok(());
         };
+        let (first, count) = self.total(&tallies, word)?;
+        self.around("scalar", &[shader!("tally.wgsl"), shader!("scalar.wgsl")])
+            .number("classes", 1u32)
+            .number("first", first)
+            .number("tallies", count)
+            .table("tallies", &tallies, "Tally")
+            .write_elements("value", Some(output))
+            .groups(1)
+    }
+
+    /// One word of all records as tallies: where they begin, and how many there are.
+    fn total(&mut self, tallies: &View, word: u32) -> Result<(u64, u64)> {
         let second = self.kept_tally() + 1;
         for window in 0..self.windows.len() {
             let window = &self.windows[window];
@@ -612,12 +739,20 @@ impl<'a> Rows<'a> {
                 &[shader!("tally.wgsl"), shader!("record.wgsl"), shader!("total.wgsl")],
             )
             .number("rows", count)
+            .number("word", word)
             .number("first_tally", second + first)
             .table("records", &records, "u32")
-            .table("tallies", &tallies, "Tally")
+            .table("tallies", tallies, "Tally")
             .groups(count.div_ceil(BLOCK))?;
         }
-        let (first, count) = self.fold(&tallies, second, self.blocks)?;
+        self.fold(tallies, second, self.blocks)
+    }
+
+    fn scalars(&mut self) -> Result<()> {
+        let Some(tallies) = self.tallies.clone() else {
+            return Ok(());
+        };
+        let (first, count) = self.total(&tallies, 0)?;
         let RowOptions { reduction, empty, .. } = self.loss.options();
         let kept = self.kept_tally();
         let ending = Ending { reduction, empty, float_targets: false, kept };
@@ -694,23 +829,10 @@ fn ignore_words(ignored: &[i64]) -> Vec<(String, Number)> {
 }
 
 /// Adds the functor's own tensors.
-fn functor_streams<'p, 'a>(
-    step: Step<'p, 'a>,
-    loss: &dyn RowLoss,
-    call: &Call,
-    rows: &Range<u64>,
-    writes: bool,
-) -> Step<'p, 'a> {
-    loss.streams().iter().fold(step, |step, stream| {
-        let output = stream.argument.starts_with("grad.");
-        let view = if output { call.output(stream.argument) } else { call.input(stream.argument) };
-        let view = view.map(|view| match stream.span {
-            Span::Classes => view.for_every_row(),
-            Span::Rows => per_row(view, call.dim(Dim::Rows)).rows(rows),
-            Span::Matrix => view.rows(rows),
-        });
-        if output {
-            step.write(stream.name, view.filter(|_| writes))
+pub(crate) fn functor_streams<'p, 'a>(step: Step<'p, 'a>, streams: FunctorViews) -> Step<'p, 'a> {
+    streams.into_iter().fold(step, |step, (stream, view)| {
+        if stream.argument.starts_with("grad.") {
+            step.write(stream.name, view)
         } else if stream.span == Span::Rows {
             step.read_elements(stream.name, view, stream.default)
         } else {

@@ -11,8 +11,8 @@ use crate::{
 /// The status words of a call, decoded.
 ///
 /// Word 0 counts completed calls (it moves last), 1 the bad targets, 2 the first row that has one,
-/// 3 and 4 that target (low and high word), 5 the rows whose logits gave NaN; 6 is spare. Word 7 is 1
-/// for losses of elements: then 3 holds the bits of a float, and 1 and 5 count elements.
+/// 3 and 4 that target (low and high word), 5 the rows whose logits gave NaN, 6 the vectors of zeros.
+/// Word 7 is 1 for losses of elements: then 3 holds the bits of a float, and 1 and 5 count elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Status {
@@ -29,6 +29,8 @@ pub struct Status {
     /// Rows with a NaN or +inf logit, or without a finite one; for losses of elements, elements whose
     /// loss is NaN although their target is good.
     pub bad_rows: u32,
+    /// Vectors that were to be normalised and are zero.
+    pub zero_vectors: u32,
 }
 
 impl Status {
@@ -46,6 +48,7 @@ impl Status {
             first_bad_target: (word(1) > 0 && !floats).then_some((word(2), value)),
             first_bad_value: (word(1) > 0 && floats).then_some((word(2), f32::from_bits(word(3)))),
             bad_rows: word(5),
+            zero_vectors: word(6),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
     conformance,
     error::Result,
     gpu::Gpu,
-    loss::{About, Dim, Domain, Kind, Loss},
+    loss::{About, Argument, Dim, Domain, Kind, Loss},
     tensor::Dtype,
 };
 
@@ -275,6 +275,12 @@ fn check_shape(
     Ok(compared.collect())
 }
 
+/// How many different values an input of integers has in an example: a label is one of few, so that
+/// most have their like.
+pub fn different(argument: &Argument, count: u64, classes: u64) -> u64 {
+    if argument.kind == Kind::Label { count.div_ceil(3) } else { classes }
+}
+
 /// Seeded inputs for a loss: what it requires, and index targets where it takes them.
 pub fn example_inputs(about: &About, seed: u64, [rows, classes, hidden]: [u64; 3]) -> Arrays {
     let extent = |dim: &Dim| match dim {
@@ -290,7 +296,10 @@ pub fn example_inputs(about: &About, seed: u64, [rows, classes, hidden]: [u64; 3
         let count = shape.iter().product::<u64>() as usize;
         let seed = seed.wrapping_mul(31).wrapping_add(index as u64);
         let array = match argument.kind {
-            Kind::Index => Array::int(&shape, targets(seed, count, classes)),
+            Kind::Index | Kind::Label => {
+                let different = different(argument, count as u64, classes);
+                Array::int(&shape, targets(seed, count, different))
+            }
             _ => Array::float(&shape, numbers(argument.domain, seed, count)),
         };
         (argument.name.to_owned(), array)

@@ -77,7 +77,13 @@ fn vectors() -> PathBuf {
 
 #[test]
 fn reference_cases() {
-    for (name, count) in [("cross_entropy", 193), ("linear_cross_entropy", 25)] {
+    for (name, count) in [
+        ("cross_entropy", 193),
+        ("linear_cross_entropy", 25),
+        ("info_nce", 24),
+        ("sup_con", 3),
+        ("sigmoid_contrastive", 2),
+    ] {
         let cases = cases::load(&vectors().join(format!("{name}.safetensors"))).unwrap();
         assert_eq!(cases.len(), count);
         for case in cases {

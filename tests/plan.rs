@@ -6,6 +6,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
 use surprisal::{
     CrossEntropy, Dtype, Error, Layout, LinearCrossEntropy, Loss, Plan, Profile, Reduction,
     WeightLayout,
@@ -297,4 +298,40 @@ fn calls_round_trip() {
     let call = Call::checked(&loss, inputs, outputs, false, &Profile::default()).unwrap();
     let json = serde_json::to_string(&call).unwrap();
     assert_eq!(serde_json::from_str::<Call>(&json).unwrap(), call);
+}
+
+/// The headline: beside inputs and gradients less than 32 MiB, where the scores alone are
+/// 4 GiB (pairs) and 2 GiB (a vocabulary).
+#[test]
+fn large_scores_fit_thirty_two_mebibytes() {
+    let profile = Profile::default().software(8);
+    let (n, depth) = (32_768, 64);
+    for (name, options) in [
+        ("info_nce", json!({"normalize": true})),
+        ("info_nce", json!({"normalize": true, "symmetric": true})),
+        ("sigmoid_contrastive", json!({"normalize": true})),
+        ("sup_con", json!({})),
+    ] {
+        let loss = (surprisal::loss::find(name).unwrap().parse)(&options).unwrap();
+        let itself = name == "sup_con";
+        let vectors: &[&str] = if itself { &["features"] } else { &["queries", "keys"] };
+        let gradients: Vec<String> = vectors.iter().map(|v| format!("grad.{v}")).collect();
+        let (shape, labels): (&[u64], &[u64]) = (&[n, depth], &[n]);
+        let mut inputs: Vec<_> = vectors.iter().map(|&v| (v, Dtype::F32, shape)).collect();
+        if itself {
+            inputs.push(("labels", Dtype::I32, labels));
+        }
+        let mut outputs: Vec<_> =
+            gradients.iter().map(|g| (g.as_str(), Dtype::F32, shape)).collect();
+        outputs.push(("loss", Dtype::F32, &[1]));
+        let plan = plan(&*loss, &inputs, &outputs, &profile).unwrap();
+        assert_within_limits(&plan, &profile);
+        let beside = plan.scratch_bytes + plan.params_bytes();
+        assert!(beside < 32 * MIB, "{name} {options}: {beside}");
+        assert_eq!(plan.unstored_bytes, n * n * 4);
+    }
+    let loss = LinearCrossEntropy::default();
+    let plan = linear([4096, 128_256, 64], Dtype::F32, &loss, &profile).unwrap();
+    let beside = plan.scratch_bytes + plan.params_bytes();
+    assert!(beside < 32 * MIB, "{beside}");
 }

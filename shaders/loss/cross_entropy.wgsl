@@ -5,6 +5,8 @@ override HAS_PROBS: bool = false;
 override HAS_TERM: bool = false;
 override ORDINAL: bool = false;
 override SOFTCAP: bool = false;
+// The columns are a shard of all classes: the coefficients single out the target, where it is here.
+override SHARDED: bool = false;
 override FOCAL: bool = false;
 override WANTS_ENTROPY: bool = false;
 override WANTS_ARGMAX: bool = false;
@@ -42,6 +44,9 @@ struct Row {
     class_weights: f32,
     // The orderable key of the target's u, for the rank.
     target_key: u32,
+    // u - top of the target where columns are sharded, and whether it is -inf.
+    target_term: f32,
+    target_dead: bool,
 }
 
 // The mergeable state of a stretch of columns (public: see row.rs).
@@ -118,10 +123,14 @@ fn item_empty(column: u32) -> Item {
     return Item(column, vec4<f32>(0.0), vec4<f32>(DEAD), vec4<bool>(false), vec4<f32>(0.0));
 }
 
-fn coefficients(row: u32, column: u32) -> vec4<f32> {
+fn coefficients(row: Row, column: u32) -> vec4<f32> {
+    if (SHARDED) {
+        let columns = vec4<u32>(column, column + 1u, column + 2u, column + 3u);
+        return select(vec4<f32>(0.0), vec4<f32>(1.0), columns == vec4<u32>(row.label));
+    }
     let weight = bitcast<vec4<f32>>(weight_quad(0u, column));
     if (HAS_PROBS) {
-        let q = bitcast<vec4<f32>>(target_probs_quad(row, column));
+        let q = bitcast<vec4<f32>>(target_probs_quad(row.index, column));
         return weight * (params.kept_share * q + params.spread_share);
     }
     return weight;
@@ -132,7 +141,7 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     let s = score(z_bits, logit_bias_quad(0u, column));
     var coefficient = vec4<f32>(0.0);
     if (HAS_TERM) {
-        coefficient = select(vec4<f32>(0.0), coefficients(row.index, column), inside);
+        coefficient = select(vec4<f32>(0.0), coefficients(row, column), inside);
     }
     let z = bitcast<vec4<f32>>(clamped(z_bits));
     return Item(column, z, select(vec4<f32>(DEAD), s.u, inside), s.bad & inside, coefficient);
@@ -150,14 +159,14 @@ fn target_score(row: u32, label: u32) -> Score {
 }
 
 fn reopen(index: u32) -> Row {
-    return Row(index, NONE, 0u, 0.0, 0.0, 0.0, 0u);
+    return Row(index, NONE, 0u, 0.0, 0.0, 0.0, 0u, 0.0, false);
 }
 
 fn open(index: u32) -> Row {
     let entry = row_table[HEADER + params.first_row + index];
     let head = bitcast<vec4<f32>>(row_table[0]);
     let row_weight = bitcast<f32>(entry.z);
-    var row = Row(index, entry.x, entry.y, row_weight, row_weight * bitcast<f32>(entry.w) * head.z, head.w, 0u);
+    var row = Row(index, entry.x, entry.y, row_weight, row_weight * bitcast<f32>(entry.w) * head.z, head.w, 0u, 0.0, false);
     if (WANTS_RANK && row.label != NONE) {
         let at = target_score(index, row.label);
         row.target_key = key(at.u.x);
@@ -297,7 +306,7 @@ fn state_publish(row: u32, state: State) {
     statistics_write(at + 2u, bitcast<u32>(state.moment));
     statistics_write(at + 3u, bitcast<u32>(state.coefficient));
     statistics_write(at + 4u, bitcast<u32>(state.term));
-    statistics_write(at + 5u, state.argmax);
+    statistics_write(at + 5u, select(NONE, state.argmax + params.first_class, state.argmax != NONE));
     statistics_write(at + 6u, state.rank);
     statistics_write(at + 7u, state.flags);
 }
@@ -312,6 +321,10 @@ struct Share {
 }
 
 fn share(row: Row, label: u32, part_of: f32, top: f32, log_sum: f32) -> Share {
+    if (SHARDED) {
+        let below = select(log_sum - row.target_term, 0.0, row.target_dead);
+        return Share(part_of, below, !row.target_dead, row.target_dead);
+    }
     let s = target_score(row.index, label);
     let weight = part_of * bitcast<f32>(weight_at(0u, label));
     let below = select(0.0, log_sum + (top - s.u.x), s.u.x != DEAD);
@@ -374,7 +387,10 @@ fn close_live(row: Row, state: State) -> Closed {
         out.kappa = row.factor * params.kept_share;
         out.side = log_sum;
     } else {
-        return close_target(row, out, log_sum, total, coefficient, infinite);
+        var known = row;
+        known.target_term = state.term;
+        known.target_dead = (state.flags & STATE_INFINITE) != 0u;
+        return close_target(known, out, log_sum, total, coefficient, infinite);
     }
     return close_loss(row, out, total, out.beta * coefficient, infinite);
 }

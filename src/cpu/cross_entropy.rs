@@ -5,7 +5,7 @@ use crate::{
     array::{Arithmetic, Array, Arrays},
     error::{Error, Result},
     loss::{
-        CrossEntropy, Empty, Reduction,
+        CrossEntropy, CrossEntropyShards, Empty, Reduction, Shard,
         cross_entropy::{Denominator, Smoothing},
     },
 };
@@ -28,11 +28,98 @@ pub(crate) fn run(
     }
 }
 
+/// Closes rows from the statistics of their shards.
+pub(crate) fn combine(
+    loss: &CrossEntropyShards,
+    inputs: &Arrays,
+    wanted: &[&str],
+    arithmetic: Arithmetic,
+) -> Result<Arrays> {
+    match arithmetic {
+        Arithmetic::F64 => combined::<f64>(loss, inputs, wanted),
+        Arithmetic::F32 => combined::<f32>(loss, inputs, wanted),
+    }
+}
+
+/// The merged state of a row, as logits of which nothing but itself is known: the target at its score,
+/// and a class for the rest.
+fn combined<T: Real>(
+    loss: &CrossEntropyShards,
+    inputs: &Arrays,
+    wanted: &[&str],
+) -> Result<Arrays> {
+    let (gathered, words) = extents("cross_entropy_shards", inputs, "statistics")?;
+    let statistics: Vec<T> = floats(inputs, "statistics", &[gathered, words])?.unwrap_or_default();
+    let rows = inputs.get("targets").map_or(0, Array::len);
+    let shards = CrossEntropyShards::shards(gathered as u64, rows as u64)? as usize;
+    let whole = loss.whole();
+    let batch = Batch::read(&whole, inputs, Vec::new(), [rows, loss.classes as usize])?;
+    let mut solved = Solved::empty(&whole, &batch);
+    for row in 0..rows {
+        let parts = (0..shards).map(|shard| {
+            let at = (shard * rows + row) * words;
+            &statistics[at..at + words]
+        });
+        solved.push(solved.close(row, &Merged::of(parts)));
+    }
+    wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(name)?))).collect()
+}
+
+/// What is known of a row over all shards.
+struct Merged<T> {
+    max: T,
+    sum: T,
+    moment: T,
+    /// The target's score less the maximum.
+    term: T,
+    argmax: i64,
+    bad: bool,
+}
+
+impl<T: Real> Merged<T> {
+    fn of<'a>(parts: impl Iterator<Item = &'a [T]> + Clone) -> Self {
+        let live = |part: &&[T]| part[1] > T::zero();
+        let maxima = parts.clone().filter(live).map(|part| part[0]);
+        let max = maxima.fold(T::neg_infinity(), T::max);
+        let zero = T::zero();
+        let mut merged = Self {
+            max,
+            sum: zero,
+            moment: zero,
+            term: T::neg_infinity(),
+            argmax: NO_CLASS,
+            bad: max == T::neg_infinity(),
+        };
+        for part in parts {
+            let flags = word(part[7]);
+            merged.bad |= flags & 2 != 0;
+            if part[3] > zero && flags & 4 == 0 {
+                merged.term = part[4] + (part[0] - max);
+            }
+            if live(&part) {
+                let factor = (part[0] - max).exp();
+                merged.sum += factor * part[1];
+                merged.moment += factor * (part[2] + part[1] * (part[0] - max));
+                if part[0] == max {
+                    merged.argmax = merged.argmax.min(word(part[5]));
+                }
+            }
+        }
+        merged
+    }
+}
+
+/// A word that stands in a float.
+fn word<T: Real>(value: T) -> i64 {
+    i64::from((value.wide() as f32).to_bits())
+}
+
 fn compute<T: Real>(loss: &CrossEntropy, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
     let (rows, classes) = extents(NAME, inputs, "logits")?;
     let logits: Vec<T> = floats(inputs, "logits", &[rows, classes])?.unwrap_or_default();
     loss.check_targets(inputs.contains_key("targets"), inputs.contains_key("target_probs"))?;
     CrossEntropy::check_wanted(inputs.contains_key("target_probs"), wanted)?;
+    loss.check_shard(&|name| inputs.contains_key(name), wanted, classes as u64)?;
     let batch = Batch::read(loss, inputs, logits, [rows, classes])?;
     let solved = Solved::new(loss, &batch);
     wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(name)?))).collect()
@@ -249,19 +336,96 @@ pub(super) struct Solved<'a, T> {
 impl<'a, T: Real> Solved<'a, T> {
     /// Makes the first pass.
     pub(super) fn new(loss: &'a CrossEntropy, batch: &'a Batch<T>) -> Self {
-        let zero = T::zero();
-        let totals = Totals { sum: zero, denominator: zero, count: 0, correct: 0 };
-        let mut solved = Self { loss, batch, rows: Vec::with_capacity(batch.rows), totals };
+        let mut solved = Self::empty(loss, batch);
         for index in 0..batch.rows {
-            let row = solved.forward(index);
-            solved.totals.sum += row.loss;
-            solved.totals.denominator += row.share;
-            solved.totals.count +=
-                i64::from(matches!(row.fate, Fate::Kept(_) | Fate::BadLogits(_)));
-            solved.totals.correct += i64::from(row.correct);
-            solved.rows.push(row);
+            solved.push(solved.forward(index));
         }
         solved
+    }
+
+    /// A call of which no row has been seen yet.
+    fn empty(loss: &'a CrossEntropy, batch: &'a Batch<T>) -> Self {
+        let zero = T::zero();
+        let totals = Totals { sum: zero, denominator: zero, count: 0, correct: 0 };
+        Self { loss, batch, rows: Vec::with_capacity(batch.rows), totals }
+    }
+
+    fn push(&mut self, row: Row<T>) {
+        self.totals.sum += row.loss;
+        self.totals.denominator += row.share;
+        self.totals.count += i64::from(matches!(row.fate, Fate::Kept(_) | Fate::BadLogits(_)));
+        self.totals.correct += i64::from(row.correct);
+        self.rows.push(row);
+    }
+
+    /// A row from the merged statistics of its shards.
+    fn close(&self, index: usize, merged: &Merged<T>) -> Row<T> {
+        let fate = match self.target_fate(index) {
+            Err(fate) => fate,
+            Ok(target) if merged.bad => Fate::BadLogits(target),
+            Ok(target) => Fate::Kept(target),
+        };
+        let target = match fate {
+            Fate::Kept(target) => target,
+            Fate::BadLogits(target) => {
+                return Row { share: self.share(index, target), ..Row::dropped(fate) };
+            }
+            Fate::Ignored | Fate::BadTarget => return Row::dropped(fate),
+        };
+        let log_sum = merged.sum.ln();
+        let lse = merged.max + log_sum;
+        let mut loss = log_sum - merged.term;
+        if self.loss.z_loss != 0.0 {
+            loss += T::of(self.loss.z_loss) * lse.powi(2);
+        }
+        Row {
+            fate,
+            loss: times(self.batch.row_weight(index), loss),
+            share: self.share(index, target),
+            lse,
+            log_prob: merged.term - log_sum,
+            entropy: log_sum - merged.moment / merged.sum,
+            max_prob: T::one() / merged.sum,
+            argmax: merged.argmax,
+            rank: NO_CLASS,
+            correct: target.map(|class| class as i64) == Some(merged.argmax),
+        }
+    }
+
+    /// max, Σ exp, Σ exp·(u − max), whether the target is here, its u − max, argmax, rank, flags.
+    fn statistics(&self, row: usize) -> [T; 8] {
+        let bits = |word: u32| T::of(f64::from(f32::from_bits(word)));
+        let zero = T::zero();
+        let Ok(target) = self.target_fate(row) else {
+            return [
+                T::of(f64::from(f32::MIN)),
+                zero,
+                zero,
+                zero,
+                zero,
+                bits(u32::MAX),
+                zero,
+                zero,
+            ];
+        };
+        let u = self.scores(row);
+        let bad = u.iter().any(|u| u.is_nan() || *u == T::infinity());
+        let finite = |u: &&T| u.is_finite();
+        let live = u.iter().filter(finite).count() > 0;
+        let max = u.iter().filter(finite).fold(T::of(f64::from(f32::MIN)), |max, &u| max.max(u));
+        let (mut sum, mut moment) = (zero, zero);
+        for &u in u.iter().filter(finite) {
+            sum += (u - max).exp();
+            moment += (u - max).exp() * (u - max);
+        }
+        let here = target.map(|class| u[class]);
+        let dead = here == Some(T::neg_infinity());
+        let first = self.loss.shard.map_or(0, |shard| shard.first as u32);
+        let argmax = u.iter().position(|&u| u == max).map_or(u32::MAX, |at| first + at as u32);
+        let flags = u32::from(live) | u32::from(bad) << 1 | u32::from(dead) << 2;
+        let term = here.filter(|u| u.is_finite()).map_or(zero, |u| u - max);
+        let coefficient = if here.is_some() { T::one() } else { zero };
+        [max, sum, moment, coefficient, term, bits(argmax), zero, bits(flags)]
     }
 
     /// The gradient of the logits, row by row.
@@ -284,6 +448,9 @@ impl<'a, T: Real> Solved<'a, T> {
             "argmax" => self.each_int(|row| row.argmax),
             "rank" => self.each_int(|row| row.rank),
             "correct" => self.each_int(|row| i64::from(row.correct)),
+            "statistics" if self.loss.shard.is_some() => {
+                array(&[rows, 8], (0..rows).flat_map(|row| self.statistics(row)))
+            }
             "sum" => array(&[1], [self.totals.sum]),
             "denominator" => array(&[1], [self.totals.denominator]),
             "count" => Array::int(&[1], vec![self.totals.count]),
@@ -322,22 +489,33 @@ impl<'a, T: Real> Solved<'a, T> {
         &self.batch.logits[row * classes..(row + 1) * classes]
     }
 
-    fn fate(&self, row: usize, u: &[T]) -> Fate {
-        let target = match &self.batch.targets {
-            Targets::Probs(_) => None,
-            Targets::Index(targets) => {
-                let target = targets[row];
-                if self.loss.ignore_index.as_slice().contains(&target) {
-                    return Fate::Ignored;
-                }
-                match usize::try_from(target) {
-                    Ok(class) if class < self.batch.classes => Some(class),
-                    _ => return Fate::BadTarget,
-                }
+    /// The target's class, if it has one here, or what becomes of the row without a look at it.
+    fn target_fate(&self, row: usize) -> Result<Option<usize>, Fate> {
+        let Targets::Index(targets) = &self.batch.targets else { return Ok(None) };
+        let target = targets[row];
+        if self.loss.ignore_index.as_slice().contains(&target) {
+            return Err(Fate::Ignored);
+        }
+        let here = self.batch.classes;
+        let shard = self.loss.shard.unwrap_or(Shard { first: 0, classes: here as u64 });
+        match u64::try_from(target) {
+            Ok(class) if class < shard.classes => {
+                let class = class.checked_sub(shard.first).map(|class| class as usize);
+                Ok(class.filter(|&class| class < here))
             }
+            _ => Err(Fate::BadTarget),
+        }
+    }
+
+    fn fate(&self, row: usize, u: &[T]) -> Fate {
+        let target = match self.target_fate(row) {
+            Ok(target) => target,
+            Err(fate) => return fate,
         };
         let no_softmax = |&u: &T| u.is_nan() || u == T::infinity();
-        if u.iter().any(no_softmax) || u.iter().all(|&u| u == T::neg_infinity()) {
+        // The other classes of a shard that is all -inf lie elsewhere.
+        let none = self.loss.shard.is_none() && u.iter().all(|&u| u == T::neg_infinity());
+        if u.iter().any(no_softmax) || none {
             return Fate::BadLogits(target);
         }
         Fate::Kept(target)
@@ -350,7 +528,8 @@ impl<'a, T: Real> Solved<'a, T> {
                 let classes = self.batch.classes;
                 self.uniform(probs[row * classes..(row + 1) * classes].to_vec())
             }
-            (Targets::Index(_), target) => self.smooth(target.unwrap_or_default()),
+            (Targets::Index(_), Some(target)) => self.smooth(target),
+            (Targets::Index(_), None) => vec![T::zero(); self.batch.classes],
         };
         if let Some(weight) = &self.batch.weight {
             for (q, &weight) in q.iter_mut().zip(weight) {
@@ -535,6 +714,10 @@ impl<'a, T: Real> Solved<'a, T> {
         let mut total = T::zero();
         for &share in share {
             total += share;
+        }
+        if self.loss.shard.is_some() {
+            // Of the target distribution a shard may hold nothing.
+            total = T::one();
         }
         let (scale, pull) = match self.focal(target, u, softmax) {
             None => (T::one(), T::zero()),

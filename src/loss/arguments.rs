@@ -144,7 +144,42 @@ pub(crate) const ELEMENT_REDUCTION: OptionAbout = OptionAbout {
     default: "\"mean\"",
     about: "\"none\", \"sum\", \"mean\", \"multilabel\" (Σ of a row, mean of the rows) or {\"over\": D}",
 };
-pub(crate) const ELEMENT_EMPTY: OptionAbout = OptionAbout {
+const KEYS_SHAPE: &[&[Dim]] = &[&[Dim::Classes, Dim::Hidden]];
+
+pub(crate) const QUERIES: Argument =
+    Argument::required("queries", Kind::Float, HIDDEN_SHAPE, "one vector a row of scores");
+pub(crate) const KEYS: Argument =
+    Argument::required("keys", Kind::Float, KEYS_SHAPE, "one vector a column of scores");
+pub(crate) const POSITIVES: Argument = Argument::optional(
+    "targets",
+    Kind::Index,
+    ROWS,
+    "the key that is each query's positive; key i for query i without it",
+);
+pub(crate) const SCALE: Argument = Argument::optional(
+    "scale",
+    Kind::Float,
+    ONE,
+    "what similarities are multiplied by, on the GPU; overrides temperature",
+);
+pub(crate) const QUERIES_GRADIENT: Argument =
+    Argument::optional("grad.queries", Kind::Float, HIDDEN_SHAPE, "gradient of the queries");
+pub(crate) const KEYS_GRADIENT: Argument =
+    Argument::optional("grad.keys", Kind::Float, KEYS_SHAPE, "gradient of the keys");
+pub(crate) const SCALE_GRADIENT: Argument =
+    Argument::optional("grad.scale", Kind::Float, ONE, "gradient of the scale");
+
+pub(crate) const CHUNK_BYTES: OptionAbout = OptionAbout {
+    name: "chunk_bytes",
+    default: "null",
+    about: "the most bytes for the chunk of scores",
+};
+pub(crate) const REDUCTION: OptionAbout = OptionAbout {
+    name: "reduction",
+    default: "\"mean\"",
+    about: "\"none\", \"sum\", \"mean\" or {\"over\": D}",
+};
+pub(crate) const EMPTY: OptionAbout = OptionAbout {
     name: "empty",
     default: "\"nan\"",
     about: "a mean over nothing: \"nan\" or \"zero\"",
@@ -163,4 +198,9 @@ pub(crate) const PADDING: OptionAbout = OptionAbout {
     name: "padding",
     default: "\"keep\"",
     about: "gradient columns past the last one: \"keep\" or \"zero\"",
+};
+pub(crate) const IGNORE_INDEX: OptionAbout = OptionAbout {
+    name: "ignore_index",
+    default: "-100",
+    about: "a target, or a list of up to 4, whose rows count for nothing",
 };

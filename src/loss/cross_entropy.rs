@@ -38,6 +38,14 @@ impl IgnoreIndex {
             Self::List(list) => list,
         }
     }
+
+    /// Whether the list is not too long.
+    pub(crate) fn validate(&self, loss: &str) -> Result<()> {
+        match self.as_slice().len() {
+            0..=Self::MOST => Ok(()),
+            len => Err(Error::option(loss, "ignore_index", len, "a list holds at most 4 indices")),
+        }
+    }
 }
 
 /// How label smoothing spreads its share ε of an index target.
@@ -51,6 +59,17 @@ pub enum Smoothing {
     /// ε/2 to each neighbour of an interior class, ε to the one neighbour of a boundary class; a
     /// single class is left alone.
     Ordinal,
+}
+
+/// Which of all classes the logits are, where they lie in several shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
+pub struct Shard {
+    /// The first of them.
+    pub first: u64,
+    /// How many there are in all shards.
+    pub classes: u64,
 }
 
 /// What a mean with index targets divides by, over the rows that are kept.
@@ -128,6 +147,9 @@ pub struct CrossEntropy {
     pub focal_gamma: f64,
     /// What happens to gradient columns past the classes.
     pub padding: Padding,
+    /// The logits are a shard of all classes; see [`crate::CrossEntropyShards`]. Targets count over
+    /// all of them; outputs are `statistics`, or with a given `lse` the gradients.
+    pub shard: Option<Shard>,
 }
 
 impl Default for CrossEntropy {
@@ -144,6 +166,7 @@ impl Default for CrossEntropy {
             z_loss: 0.0,
             focal_gamma: 0.0,
             padding: Padding::Keep,
+            shard: None,
         }
     }
 }
@@ -152,7 +175,7 @@ impl CrossEntropy {
     setters! {
         reduction: Reduction, empty: Empty, ignore_index: IgnoreIndex, denominator: Denominator,
         label_smoothing: f64, smoothing: Smoothing, temperature: f64, softcap: Option<f64>,
-        z_loss: f64, focal_gamma: f64, padding: Padding,
+        z_loss: f64, focal_gamma: f64, padding: Padding, shard: Option<Shard>,
     }
 }
 
@@ -301,6 +324,11 @@ pub(crate) const OPTIONS: &[OptionAbout] = &[
         default: "\"keep\"",
         about: "gradient columns past the classes: \"keep\" or \"zero\"",
     },
+    OptionAbout {
+        name: "shard",
+        default: "null",
+        about: "{\"first\": F, \"classes\": C}: the logits are classes F… of C, see cross_entropy_shards",
+    },
 ];
 
 pub(super) const ENTRY: Entry = Entry {
@@ -339,11 +367,8 @@ impl Loss for CrossEntropy {
         if !((self.focal_gamma as f32).is_finite() && self.focal_gamma >= 0.0) {
             return bad("focal_gamma", self.focal_gamma, "γ is within f32 and not below 0");
         }
-        let ignored = self.ignore_index.as_slice().len();
-        if ignored > IgnoreIndex::MOST {
-            return bad("ignore_index", ignored as f64, "a list holds at most 4 indices");
-        }
-        Ok(())
+        self.validate_shard()?;
+        self.ignore_index.validate("cross_entropy")
     }
 
     fn is_per_row(&self) -> bool {
@@ -364,7 +389,7 @@ impl Loss for CrossEntropy {
     }
 }
 
-static STREAMS: &[FunctorStream] = &[
+pub(crate) static STREAMS: &[FunctorStream] = &[
     FunctorStream { name: "weight", argument: "weight", span: Span::Classes, default: 1.0 },
     FunctorStream { name: "logit_bias", argument: "logit_bias", span: Span::Classes, default: 0.0 },
     FunctorStream {
@@ -385,6 +410,7 @@ impl CrossEntropy {
     /// Whether a term over all columns is needed beside the softmax.
     fn has_term(&self, call: &Call) -> bool {
         call.has("target_probs")
+            || self.shard.is_some()
             || (self.label_smoothing > 0.0 && self.smoothing == Smoothing::Uniform)
     }
 }
@@ -405,6 +431,7 @@ impl RowLoss for CrossEntropy {
             ignored: self.ignore_index.as_slice().to_vec(),
             weighted_rows: self.denominator == Denominator::Weights,
             padding: self.padding,
+            shard: self.shard,
         }
     }
 
@@ -425,6 +452,7 @@ impl RowLoss for CrossEntropy {
             ("ORDINAL", ordinal.into()),
             ("SOFTCAP", self.softcap.is_some().into()),
             ("TRANSFORMED", u32::from(transformed)),
+            ("SHARDED", self.shard.is_some().into()),
             ("FOCAL", (self.focal_gamma > 0.0).into()),
             ("WANTS_ENTROPY", wants(&["entropy"]) | u32::from(statistics)),
             (
@@ -449,7 +477,9 @@ impl RowLoss for CrossEntropy {
             ("z_loss", self.z_loss),
             ("focal_gamma", self.focal_gamma),
         ];
-        numbers.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect()
+        let first = ("first_class".to_owned(), Number::from(self.shard.map_or(0, |s| s.first)));
+        let named = |(name, value): (&str, f64)| (name.to_owned(), value.into());
+        numbers.into_iter().map(named).chain([first]).collect()
     }
 
     fn streams_twice(&self, call: &Call) -> bool {
@@ -461,11 +491,63 @@ impl RowLoss for CrossEntropy {
     fn check(&self, call: &Call) -> Result<()> {
         self.check_targets(call.has("targets"), call.has("target_probs"))?;
         let names: Vec<&str> = call.outputs.keys().map(String::as_str).collect();
+        self.check_shard(&|name| call.has(name), &names, call.dim(Dim::Classes))?;
         Self::check_wanted(call.has("target_probs"), &names)
     }
 }
 
 impl CrossEntropy {
+    /// What a shard alone cannot know.
+    fn validate_shard(&self) -> Result<()> {
+        let Some(shard) = self.shard else { return Ok(()) };
+        let refused = |option, value: &dyn std::fmt::Display| {
+            Err(Error::option("cross_entropy", option, value, "not with `shard`"))
+        };
+        match () {
+            () if shard.first >= shard.classes => {
+                let value = format!("{shard:?}");
+                Err(Error::option("cross_entropy", "shard", value, "`first` is below `classes`"))
+            }
+            () if self.label_smoothing > 0.0 => refused("label_smoothing", &self.label_smoothing),
+            () if self.focal_gamma > 0.0 => refused("focal_gamma", &self.focal_gamma),
+            () => Ok(()),
+        }
+    }
+
+    /// What a shard takes and gives: statistics, or gradients from the lse of all shards.
+    pub(crate) fn check_shard(
+        &self,
+        given: &dyn Fn(&str) -> bool,
+        wanted: &[&str],
+        classes: u64,
+    ) -> Result<()> {
+        let Some(shard) = self.shard else { return Ok(()) };
+        let conflict = |argument: &str, reason: &str| {
+            Err(Error::Conflict {
+                loss: "cross_entropy".to_owned(),
+                argument: argument.to_owned(),
+                other: "shard".to_owned(),
+                reason: reason.to_owned(),
+            })
+        };
+        if classes > shard.classes - shard.first {
+            return conflict("logits", &format!("{classes} classes reach past those of {shard:?}"));
+        }
+        for argument in ["weight", "target_probs"] {
+            if given(argument) {
+                return conflict(argument, "a shard does not know it of other shards' classes");
+            }
+        }
+        let own = ["statistics", "status", "denominator", "count"];
+        match wanted.iter().find(|name| !own.contains(name)) {
+            Some(name) if !name.starts_with("grad.") => {
+                conflict(name, "it is that of all shards: see cross_entropy_shards")
+            }
+            Some(name) if !given("lse") => conflict(name, "it needs the lse of all shards"),
+            _ => Ok(()),
+        }
+    }
+
     /// Index or probability targets, one of them, and options that go with it.
     pub(crate) fn check_targets(&self, targets: bool, probs: bool) -> Result<()> {
         let loss = || "cross_entropy".to_owned();

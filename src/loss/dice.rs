@@ -164,7 +164,7 @@ static ABOUT: About = About {
             default: "\"mean\"",
             about: "\"none\", \"sum\", \"mean\" or {\"over\": D}",
         },
-        arg::ELEMENT_EMPTY,
+        arg::EMPTY,
         OptionAbout {
             name: "smooth",
             default: "1.0",

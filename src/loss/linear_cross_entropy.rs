@@ -100,6 +100,8 @@ tensors! {
         rank = "rank",
         /// 1 where argmax is the target.
         correct = "correct",
+        /// The mergeable state of each row (see [`crate::row::STATE_WORDS`]).
+        statistics = "statistics",
         /// Σ of the row losses.
         sum = "sum",
         /// What a mean divides by.
@@ -146,6 +148,7 @@ pub(super) static ABOUT: About = About {
         arg::ARGMAX,
         arg::RANK,
         arg::CORRECT,
+        arg::STATISTICS,
         arg::SUM,
         arg::DENOMINATOR,
         arg::COUNT,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use surprisal::{
-    Dtype, Layout, Plan, Profile,
+    CrossEntropy, CrossEntropyShards, Dtype, Layout, Plan, Profile, Shard,
     loss::{self, Dim, Kind},
     plan::{self, Operand},
 };
@@ -30,6 +30,8 @@ pub fn options() -> Vec<Value> {
         json!({"log_variance": true, "full": true}),
         json!({"log_input": false, "full": true}),
         json!({"per": "batch", "bce": 0.5}),
+        json!({"normalize": true}),
+        json!({"normalize": true, "symmetric": true}),
     ]
 }
 
@@ -38,11 +40,11 @@ pub fn plans() -> Vec<Plan> {
     let mut plans = Vec::new();
     for entry in loss::REGISTRY {
         for options in options() {
-            // A loss has those of them that it knows.
+            // A loss has the option sets that it knows.
             let Ok(loss) = (entry.parse)(&options) else { continue };
             for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
                 for (rows, classes, offset) in
-                    [(5, 12, 0), (3, 7, 1), (2, 100_003, 0), (2, 65_536, 0)]
+                    [(5, 12, 0), (3, 7, 1), (6, 6, 1), (2, 100_003, 0), (2, 65_536, 0)]
                 {
                     for variant in 0..4 {
                         let shape = Shape { rows, classes, offset, dtype, variant };
@@ -53,6 +55,7 @@ pub fn plans() -> Vec<Plan> {
                                 // Options that exclude a variant's targets, and the like.
                                 Err(
                                     surprisal::Error::InvalidOption { .. }
+                                    | surprisal::Error::WrongShape { .. }
                                     | surprisal::Error::MissingInput { .. }
                                     | surprisal::Error::Conflict { .. }
                                     // One coefficient over a batch with gaps, or with row weights.
@@ -67,7 +70,32 @@ pub fn plans() -> Vec<Plan> {
             }
         }
     }
+    plans.extend(profiles().iter().flat_map(shards));
     plans
+}
+
+/// A shard's statistics, its gradient from the lse of all shards, and what makes that lse.
+fn shards(profile: &Profile) -> Vec<Plan> {
+    let shard = CrossEntropy::default().shard(Some(Shard { first: 3, classes: 1 << 20 }));
+    let whole = CrossEntropyShards::new(1 << 20);
+    let calls: [(&dyn surprisal::Loss, &[&str], &[&str]); 3] = [
+        (&shard, &["logits", "targets", "logit_bias"], &["statistics"]),
+        (&shard, &["logits", "targets", "lse", "row_weight"], &["grad.logits"]),
+        (&whole, &["statistics", "targets"], &["loss", "lse", "argmax", "entropy", "status"]),
+    ];
+    let plan = |(loss, inputs, outputs): (&dyn surprisal::Loss, &[&str], &[&str])| {
+        let shape = Shape { rows: 4, classes: 70_001, offset: 0, dtype: Dtype::F32, variant: 0 };
+        let about = loss.about();
+        let operands = |arguments: &[loss::Argument], names: &[&str], first| {
+            let named = arguments.iter().filter(|a| names.contains(&a.name)).enumerate();
+            let operand = |(at, a): (usize, &loss::Argument)| shape.operand(loss, a, first + at);
+            named.map(|(at, a)| (a.name.to_owned(), operand((at, a)))).collect()
+        };
+        let inputs = operands(about.inputs, inputs, 0);
+        let outputs = operands(about.outputs, outputs, 100);
+        loss.plan(&call(loss, inputs, outputs, profile), profile).unwrap()
+    };
+    calls.into_iter().map(plan).collect()
 }
 
 /// A call to plan: which inputs it has is the variant.
@@ -135,7 +163,7 @@ impl Shape {
             Dim::Classes => self.classes,
             Dim::Hidden => 6,
             Dim::One => 1,
-            _ => 8,
+            dim => loss.extents().into_iter().find(|(d, _)| d == dim).map_or(8, |(_, e)| e),
         };
         let rank = loss.about().inputs[0].shapes[0].len();
         let shape = argument.shape_in(loss, rank);
@@ -143,7 +171,7 @@ impl Shape {
         let dtype = match argument.kind {
             Kind::Float | Kind::Mask => self.dtype,
             Kind::F32 => Dtype::F32,
-            Kind::Index | Kind::I64 => Dtype::I64,
+            Kind::Index | Kind::Label | Kind::I64 => Dtype::I64,
             Kind::U32 => Dtype::U32,
             _ => panic!("a new kind"),
         };

@@ -69,7 +69,7 @@ fn elements_bf16(context: &Context) {
 }
 
 /// Cases `first`, `first + step`, … of a loss's file.
-fn every(context: &Context, loss: &str, dtype: Dtype, step: usize, first: usize) {
+pub fn every(context: &Context, loss: &str, dtype: Dtype, step: usize, first: usize) {
     let file = format!("tests/vectors/{loss}.safetensors");
     let cases = cases::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
     let backend = Backend::Gpu(context.gpu.clone());

@@ -28,6 +28,7 @@ tests![
     accumulated_micro_batches,
     accumulated_sixteen_bit_gradients,
     places_in_memory,
+    in_place,
     backward_from_a_saved_lse,
     equal_to_stored_logits,
     scratch,
@@ -430,6 +431,25 @@ fn places_in_memory(context: &Context) {
 /// -100 as a `u32`.
 fn fitting(targets: &Array) -> Array {
     indices(&targets.to_i64().iter().map(|&y| i64::from(y as u32)).collect::<Vec<_>>())
+}
+
+/// The gradient of the hidden states over the hidden states, which that of the weight needs as well.
+fn in_place(context: &Context) {
+    let gpu = &context.gpu;
+    for dtype in FLOATS {
+        for chunk in [1 << 20, 3000] {
+            let inputs = sample(26, 29, 45, 10, WeightLayout::ClassesHidden);
+            let loss = loss(&json!({"chunk_bytes": chunk}), WeightLayout::ClassesHidden);
+            let expected = outcome(gpu, &*loss, &inputs, dtype, &GRADIENTS).0;
+            let placed = placed_inputs(gpu, &*loss, &inputs, dtype);
+            let weight = Placed::output(gpu, Layout::dense(dtype, &inputs["weight"].shape));
+            let outputs = Named::from([("grad.weight".to_owned(), weight.tensor())]);
+            submit(gpu, &*loss, &Request::new(tensors(&placed), outputs).gradient_in_place());
+            let hidden = placed.iter().find(|(name, _)| name == "hidden").unwrap();
+            assert_eq!(bits(&hidden.1.array(gpu)), bits(&expected["grad.hidden"]), "{dtype}");
+            assert_eq!(bits(&weight.array(gpu)), bits(&expected["grad.weight"]), "{dtype}");
+        }
+    }
 }
 
 fn backward_from_a_saved_lse(context: &Context) {

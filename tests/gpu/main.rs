@@ -17,6 +17,7 @@ mod conformance;
 mod elements;
 mod faults;
 mod linear;
+mod pairs;
 mod recording;
 mod section0;
 mod shapes;
@@ -41,6 +42,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("elements", elements::TESTS),
     ("section0", section0::TESTS),
     ("linear", linear::TESTS),
+    ("pairs", pairs::TESTS),
     ("recording", recording::TESTS),
     ("faults", faults::TESTS),
 ];

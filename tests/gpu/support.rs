@@ -161,11 +161,7 @@ impl Reference {
         let mut plain = rounded.clone();
         // A saved lse changes where a gradient comes from, not what it is.
         plain.remove("lse");
-        let scores = ["logits", "mean", "rate"].iter().find_map(|&name| inputs.get(name));
-        let classes = match scores {
-            Some(scores) => scores.shape.get(1).copied().unwrap_or(1),
-            None => inputs["weight"].shape.iter().copied().max().unwrap_or(1),
-        };
+        let classes = conformance::classes(loss, inputs);
         let shapes: Vec<_> = inputs.iter().map(|(name, array)| (name, &array.shape)).collect();
         Self {
             truth: cpu::run(loss, &plain, wanted).unwrap(),

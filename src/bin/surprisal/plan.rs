@@ -271,7 +271,7 @@ impl<'a> Draft<'a> {
             Dim::Hidden => self.arguments.hidden,
             Dim::State => surprisal::row::STATE_WORDS,
             Dim::StatusWords => surprisal::Status::WORDS,
-            _ => 1,
+            dim => self.loss.extents().into_iter().find(|(d, _)| *d == dim).map_or(1, |(_, e)| e),
         }
     }
 
@@ -279,7 +279,7 @@ impl<'a> Draft<'a> {
         match argument.kind {
             Kind::F32 => Dtype::F32,
             Kind::U32 => Dtype::U32,
-            Kind::Index | Kind::I64 => Dtype::I64,
+            Kind::Index | Kind::Label | Kind::I64 => Dtype::I64,
             _ => self.arguments.dtype,
         }
     }

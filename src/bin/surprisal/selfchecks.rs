@@ -134,6 +134,10 @@ fn add_shapes(entry: &loss::Entry, dtype: Dtype, checks: &mut Vec<SelfCheck>) {
     .collect();
     let mut turn = 0;
     for &(rows, classes, hidden, reason) in SHAPES {
+        // Rows against rows: too many for the reference.
+        if about.columns() == Some(Dim::Rows) && rows > 1000 {
+            continue;
+        }
         for (given, name) in [
             (Given::Targets, "targets"),
             (Given::All, "all"),
@@ -329,8 +333,9 @@ impl SelfCheck {
         let dims = argument.shape_in(loss, rank.map_or(1, |shape| shape.len()));
         let extents: Vec<u64> = dims.iter().map(extent).collect();
         let count = extents.iter().product::<u64>() as usize;
-        if matches!(argument.kind, Kind::Index | Kind::I64 | Kind::U32) {
-            return Array::int(&extents, testing::targets(seed, count, shape.classes));
+        if matches!(argument.kind, Kind::Index | Kind::Label | Kind::I64 | Kind::U32) {
+            let classes = testing::different(argument, count as u64, shape.classes);
+            return Array::int(&extents, testing::targets(seed, count, classes));
         }
         let gaussian = || testing::gaussian(seed, count);
         let positive = || gaussian().into_iter().map(|value| 0.2 + value.abs());

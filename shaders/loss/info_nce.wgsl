@@ -1,0 +1,12 @@
+// InfoNCE: one positive a query; keys with the query's label are no negatives.
+
+fn positives(row: Row, column: u32) -> vec4<bool> {
+    return columns_of(column) == vec4<u32>(row.label);
+}
+
+fn candidates(row: Row, column: u32) -> vec4<bool> {
+    if (HAS_LABELS) {
+        return !same_label(row, column) | positives(row, column);
+    }
+    return vec4<bool>(true);
+}

@@ -1,0 +1,120 @@
+// Sigmoid contrast: every pair by itself, Σ softplus(-l·s), l = 1 for positives and -1 for the rest.
+
+struct State {
+    sum: f32,
+    // Σ of the gradient of the scores, and of its product with x.
+    slope: f32,
+    moment: f32,
+    bad: u32,
+}
+
+struct Closed {
+    loss: u32,
+    scale: u32,
+    bias: u32,
+    factor: f32,
+    flags: u32,
+}
+
+fn positives(row: Row, column: u32) -> vec4<bool> {
+    return columns_of(column) == vec4<u32>(row.label);
+}
+
+fn candidates(row: Row, column: u32) -> vec4<bool> {
+    return vec4<bool>(true);
+}
+
+// log(1 + e) for e in [0, 1] with relative accuracy: 2·artanh(e/(2 + e)), whose argument is at most 1/3.
+fn log_one_plus4(e: vec4<f32>) -> vec4<f32> {
+    let z = e / (2.0 + e);
+    let w = z * z;
+    let series = 1.0 + w * (1.0 / 3.0 + w * (1.0 / 5.0 + w * (1.0 / 7.0 + w * (1.0 / 9.0 + w * (1.0 / 11.0 + w * (1.0 / 13.0))))));
+    return 2.0 * z * series;
+}
+
+// -l·s where the column is live.
+fn misfit(it: Item) -> vec4<f32> {
+    return select(vec4<f32>(0.0), select(it.s, -it.s, it.positive), it.live);
+}
+
+// exp(-|t|), 0 from where it no longer matters.
+fn decay(t: vec4<f32>) -> vec4<f32> {
+    let a = abs(t);
+    return select(exp_far4(-min(a, vec4<f32>(87.0))), vec4<f32>(0.0), a > vec4<f32>(87.0));
+}
+
+// ∂softplus(-l·s)/∂s = -l·sigmoid(-l·s).
+fn slope(it: Item) -> vec4<f32> {
+    let t = misfit(it);
+    let e = decay(t);
+    let sigmoid = select(e, vec4<f32>(1.0), t >= vec4<f32>(0.0)) / (1.0 + e);
+    return select(vec4<f32>(0.0), select(sigmoid, -sigmoid, it.positive), it.live);
+}
+
+fn quad(it: Item) -> State {
+    let t = misfit(it);
+    let loss = max(t, vec4<f32>(0.0)) + log_one_plus4(decay(t));
+    let g = slope(it);
+    return State(
+        sum4(select(vec4<f32>(0.0), loss, it.live)),
+        sum4(g),
+        sum4(g * it.x),
+        select(0u, 1u, any(it.bad)),
+    );
+}
+
+fn state_empty() -> State {
+    return State(0.0, 0.0, 0.0, 0u);
+}
+
+fn state_merge(a: State, b: State) -> State {
+    return State(a.sum + b.sum, a.slope + b.slope, a.moment + b.moment, a.bad | b.bad);
+}
+
+fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
+    return state_merge(state, state_merge(state_merge(quad(a), quad(b)), state_merge(quad(c), quad(d))));
+}
+
+fn state_publish(row: u32, state: State) {}
+
+fn close(row: Row, state: State) -> Closed {
+    if (row.flags != 0u) {
+        return Closed(select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u), 0u, 0u, 0.0, ROW_ZERO);
+    }
+    let zero = select(0u, ROW_ZERO, row.factor == 0.0);
+    if (state.bad != 0u) {
+        let fill = select(NAN_BITS, 0u, zero != 0u);
+        return Closed(NAN_BITS, fill, fill, row.factor, ROW_NAN | zero);
+    }
+    return Closed(
+        bitcast<u32>(state.sum),
+        bitcast<u32>(row.factor * state.moment),
+        bitcast<u32>(row.factor * state.slope),
+        row.factor,
+        zero,
+    );
+}
+
+fn closed_write(row: Row, closed: Closed) {
+    let at = (params.first_row + row.index) * RECORD;
+    records[at + RECORD_LOSS] = closed.loss;
+    records[at + RECORD_SCALE] = closed.scale;
+    records[at + RECORD_BIAS] = closed.bias;
+    records[at + RECORD_CORRECT] = 0u;
+    records[at + RECORD_FACTORS] = bitcast<u32>(closed.factor);
+    records[at + RECORD_FLAGS] = closed.flags;
+}
+
+fn closed_read(row: Row) -> Closed {
+    let at = (params.first_row + row.index) * RECORD;
+    return Closed(0u, 0u, 0u, bitcast<f32>(records[at + RECORD_FACTORS]), records[at + RECORD_FLAGS]);
+}
+
+fn emit(row: Row, closed: Closed, it: Item) {
+    if (closed.flags != 0u) {
+        // A factor of 0 wins over NaN: nothing comes down to the row.
+        gradient_store(row.index, it.column, vec4<u32>(select(NAN_BITS, 0u, (closed.flags & ROW_ZERO) != 0u)));
+        return;
+    }
+    emit_scores(row, it, closed.factor * slope(it), vec4<bool>(false));
+}

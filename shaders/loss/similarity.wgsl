@@ -1,0 +1,54 @@
+// Similarity: the scores themselves, in the place of their gradient.
+
+struct State {
+    bad: u32,
+}
+
+struct Closed {
+    flags: u32,
+}
+
+fn positives(row: Row, column: u32) -> vec4<bool> {
+    return vec4<bool>(false);
+}
+
+fn candidates(row: Row, column: u32) -> vec4<bool> {
+    return vec4<bool>(true);
+}
+
+fn state_empty() -> State {
+    return State(0u);
+}
+
+fn state_merge(a: State, b: State) -> State {
+    return State(a.bad | b.bad);
+}
+
+fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
+    return State(state.bad | select(0u, 1u, any(a.bad | b.bad | c.bad | d.bad)));
+}
+
+fn state_publish(row: u32, state: State) {}
+
+fn close(row: Row, state: State) -> Closed {
+    return Closed(select(0u, ROW_NAN, state.bad != 0u));
+}
+
+fn closed_write(row: Row, closed: Closed) {
+    let at = (params.first_row + row.index) * RECORD;
+    records[at + RECORD_LOSS] = 0u;
+    records[at + RECORD_CORRECT] = 0u;
+    records[at + RECORD_FLAGS] = closed.flags;
+}
+
+fn closed_read(row: Row) -> Closed {
+    return Closed(records[(params.first_row + row.index) * RECORD + RECORD_FLAGS]);
+}
+
+fn score_bits(it: Item) -> vec4<u32> {
+    return select(vec4<u32>(NAN_BITS), bitcast<vec4<u32>>(it.s), it.live);
+}
+
+fn emit(row: Row, closed: Closed, it: Item) {
+    gradient_store(row.index, it.column, score_bits(it));
+}

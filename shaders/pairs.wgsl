@@ -1,0 +1,127 @@
+// Scores of pairs: s = scale·x + bias, x = r_i·c_j·⟨query_i, key_j⟩, of which the chunk holds the
+// product and the tables the rest. The gradient is that of the product: ∂s·scale·r_i·c_j.
+//
+// A functor (loss/*.wgsl) supplies
+//   fn positives(row, columns) -> vec4<bool>     which keys are positives of a query
+//   fn candidates(row, columns) -> vec4<bool>    which keys take part at all
+
+override DIAGONAL: bool = false;
+override HAS_LABELS: bool = false;
+override HAS_SCALE: bool = false;
+
+// Words of an entry of the query table, planes of the key table: see vectors.wgsl.
+const VECTOR_FACTOR: u32 = 0u;
+const VECTOR_LABEL: u32 = 1u;
+
+struct Item {
+    column: u32,
+    x: vec4<f32>,
+    // LOWEST where the column is not live.
+    s: vec4<f32>,
+    live: vec4<bool>,
+    bad: vec4<bool>,
+    positive: vec4<bool>,
+    key_factor: vec4<f32>,
+}
+
+struct Row {
+    // The row of the chunk, and of the call.
+    index: u32,
+    number: u32,
+    // The positive key, or how many positives there are.
+    label: u32,
+    // IGNORED, BAD_TARGET
+    flags: u32,
+    // upstream / denominator, and a direction's share of it
+    factor: f32,
+    query_factor: f32,
+    scale: f32,
+    bias: f32,
+    // Whether the three are numbers.
+    known: bool,
+    name: vec2<u32>,
+}
+
+fn open(index: u32) -> Row {
+    let entry = row_table[HEADER + params.first_row + index];
+    let vector = query_table_quad(index, 0u);
+    let bias_bits = bias_at(index, 0u);
+    let scale_bits = select(bitcast<u32>(params.scale), scale_at(index, 0u), HAS_SCALE);
+    let known = finite_one(vector.x) && finite_one(scale_bits) && finite_one(bias_bits);
+    let number = params.origin + index;
+    return Row(
+        index,
+        number,
+        select(entry.x, number, DIAGONAL),
+        entry.y,
+        params.share * bitcast<f32>(entry.w) * bitcast<f32>(row_table[0].z),
+        select(0.0, bitcast<f32>(vector.x), known),
+        select(0.0, bitcast<f32>(scale_bits), known),
+        select(0.0, bitcast<f32>(bias_bits), known),
+        known,
+        vector.yz,
+    );
+}
+
+fn reopen(index: u32) -> Row {
+    return open(index);
+}
+
+// Ignored rows and rows with a bad target need no stream.
+fn row_streams(row: Row) -> bool {
+    return row.flags == 0u;
+}
+
+fn item_empty(column: u32) -> Item {
+    let none = vec4<bool>(false);
+    return Item(column, vec4<f32>(0.0), vec4<f32>(LOWEST), none, none, none, vec4<f32>(0.0));
+}
+
+fn columns_of(column: u32) -> vec4<u32> {
+    return vec4<u32>(column, column + 1u, column + 2u, column + 3u);
+}
+
+// Which keys have the query's label.
+fn same_label(row: Row, column: u32) -> vec4<bool> {
+    let low = key_table_quad(VECTOR_LABEL, column);
+    let high = key_table_quad(VECTOR_LABEL + 1u, column);
+    return (low == vec4<u32>(row.name.x)) & (high == vec4<u32>(row.name.y));
+}
+
+// A score that is no number makes its row bad, candidate or not: the key or the query holds one.
+//
+// The two factors are multiplied first: a pair and its mirror image then have the same bits, so that
+// where the probability of both is 1 their gradient is 0.
+fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
+    let raw = logits_quad(row.index, column);
+    let key = key_table_quad(VECTOR_FACTOR, column);
+    let known = finite(raw) & finite(key) & vec4<bool>(row.known);
+    let key_factor = select(vec4<f32>(0.0), bitcast<vec4<f32>>(key), known);
+    let x = select(vec4<f32>(0.0), bitcast<vec4<f32>>(raw), known) * (row.query_factor * key_factor);
+    let s = row.scale * x + row.bias;
+    let whole = known & finite(bitcast<vec4<u32>>(s));
+    let live = whole & inside & candidates(row, column);
+    return Item(
+        column,
+        select(vec4<f32>(0.0), x, whole),
+        select(vec4<f32>(LOWEST), s, live),
+        live,
+        !whole & inside,
+        positives(row, column) & inside,
+        key_factor,
+    );
+}
+
+// The similarity of one pair, 0 where it is no number.
+fn similarity(row: Row, column: u32) -> f32 {
+    let raw = logits_at(row.index, column);
+    let key = key_table_at(VECTOR_FACTOR, column);
+    let known = finite_one(raw) && finite_one(key);
+    return select(0.0, bitcast<f32>(raw) * (row.query_factor * bitcast<f32>(key)), known);
+}
+
+// The gradient of the scores, handed down to the products.
+fn emit_scores(row: Row, it: Item, g: vec4<f32>, bad: vec4<bool>) {
+    let bits = bitcast<vec4<u32>>(g * (row.scale * row.query_factor) * it.key_factor);
+    gradient_store(row.index, it.column, select(bits, vec4<u32>(NAN_BITS), bad));
+}

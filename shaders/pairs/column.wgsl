@@ -1,0 +1,10 @@
+// What is known of a column's own softmax: planes of the column table.
+
+// While the rows are walked: the maximum, the sum, the moment, its reference, flags; afterwards the
+// maximum, 1/sum, and the factor of its gradient (NaN where the column is bad).
+const COLUMN_TOP: u32 = 0u;
+const COLUMN_SUM: u32 = 1u;
+const COLUMN_FACTOR: u32 = 2u;
+const COLUMN_MOMENT: u32 = 2u;
+const COLUMN_REFERENCE: u32 = 3u;
+const COLUMN_FLAGS: u32 = 4u;

@@ -1,0 +1,226 @@
+// A softmax over the keys of a query, and the mean of -log p over its positives.
+//
+// The loss of a row is log Σ exp(s - top) - Σ_positives (s - top)/P, P of them: a common offset of
+// the scores cancels before anything is rounded.
+
+// The keys have a softmax of their own over the queries (or, where both are the same vectors, are
+// queries themselves), whose part of the gradient comes from column_table.
+override JOINT: bool = false;
+// The gradient of the scale is wanted.
+override SCALE_GRADIENT: bool = false;
+
+const STATE_LIVE: u32 = 1u;
+const STATE_BAD: u32 = 2u;
+
+struct State {
+    top: f32,
+    sum: f32,
+    // Σ exp(s - top)·(x - reference), where reference is the x of the largest s.
+    moment: f32,
+    reference: f32,
+    // Σ_positives (s - top), and how many there are.
+    term: f32,
+    positives: f32,
+    flags: u32,
+}
+
+struct Closed {
+    // Bits, since any of them may be NaN.
+    loss: u32,
+    lse: u32,
+    // Its part of the gradient of the scale.
+    scale: u32,
+    // Of the positive, for the columns' closing.
+    s: f32,
+    x: f32,
+    // Factors of the gradient factor·(p - [positive]·share).
+    top: f32,
+    inverse_sum: f32,
+    factor: f32,
+    share: f32,
+    flags: u32,
+}
+
+fn state_empty() -> State {
+    return State(LOWEST, 0.0, 0.0, 0.0, 0.0, 0.0, 0u);
+}
+
+fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
+    let highest = max(max(a.s, b.s), max(c.s, d.s));
+    let tile_top = max4(highest);
+    let top = max(state.top, tile_top);
+    var moved = rescale(state, top);
+    if (SCALE_GRADIENT && tile_top > state.top) {
+        let x = max(max(reference(a, top), reference(b, top)), max(reference(c, top), reference(d, top)));
+        moved = refer(moved, x);
+    }
+    let ea = exponents(a, top);
+    let eb = exponents(b, top);
+    let ec = exponents(c, top);
+    let ed = exponents(d, top);
+    moved.sum += (sum4(ea) + sum4(eb)) + (sum4(ec) + sum4(ed));
+    if (SCALE_GRADIENT) {
+        moved.moment += (moment(a, ea, moved.reference) + moment(b, eb, moved.reference))
+            + (moment(c, ec, moved.reference) + moment(d, ed, moved.reference));
+    }
+    moved.term += (term(a, top) + term(b, top)) + (term(c, top) + term(d, top));
+    let positive = select(vec4<f32>(0.0), vec4<f32>(1.0), a.positive) + select(vec4<f32>(0.0), vec4<f32>(1.0), b.positive)
+        + (select(vec4<f32>(0.0), vec4<f32>(1.0), c.positive) + select(vec4<f32>(0.0), vec4<f32>(1.0), d.positive));
+    moved.positives += sum4(positive);
+    moved.flags |= select(0u, STATE_LIVE, any(a.live | b.live | c.live | d.live))
+        | select(0u, STATE_BAD, any(a.bad | b.bad | c.bad | d.bad));
+    return moved;
+}
+
+fn exponents(it: Item, top: f32) -> vec4<f32> {
+    return select(vec4<f32>(0.0), exp(below4(it.s, top)), it.live);
+}
+
+fn moment(it: Item, e: vec4<f32>, reference: f32) -> f32 {
+    return sum4(e * (it.x - vec4<f32>(reference)));
+}
+
+fn term(it: Item, top: f32) -> f32 {
+    return sum4(select(vec4<f32>(0.0), it.s - top, it.positive & it.live));
+}
+
+fn reference(it: Item, top: f32) -> f32 {
+    return max4(select(vec4<f32>(LOWEST), it.x, it.live & (it.s == vec4<f32>(top))));
+}
+
+// The state with its moment taken against another x.
+fn refer(state: State, x: f32) -> State {
+    var out = state;
+    out.moment = state.moment + state.sum * (state.reference - x);
+    out.reference = x;
+    return out;
+}
+
+// The state with its sums taken against a maximum not below its own.
+fn rescale(state: State, top: f32) -> State {
+    var out = state;
+    let live = (state.flags & STATE_LIVE) != 0u;
+    let factor = exp(select(0.0, below(state.top, top), live));
+    out.top = top;
+    out.sum = state.sum * factor;
+    out.moment = state.moment * factor;
+    out.term = state.term + state.positives * select(0.0, state.top - top, live);
+    return out;
+}
+
+fn state_merge(a: State, b: State) -> State {
+    let top = max(a.top, b.top);
+    var left = rescale(a, top);
+    var right = rescale(b, top);
+    if (SCALE_GRADIENT) {
+        let x = select(b.reference, a.reference, a.top == top);
+        left = refer(left, x);
+        right = refer(right, x);
+    }
+    return State(
+        top,
+        left.sum + right.sum,
+        left.moment + right.moment,
+        left.reference,
+        left.term + right.term,
+        left.positives + right.positives,
+        left.flags | right.flags,
+    );
+}
+
+fn state_publish(row: u32, state: State) {}
+
+fn closed_blank(row: Row, flags: u32, loss: u32, fill: u32) -> Closed {
+    return Closed(loss, fill, fill, 0.0, 0.0, 0.0, 0.0, row.factor, 0.0, flags);
+}
+
+fn close(row: Row, state: State) -> Closed {
+    if (row.flags != 0u) {
+        var out = closed_blank(row, ROW_ZERO, select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u), 0u);
+        out.factor = 0.0;
+        return out;
+    }
+    // Nothing comes down to a row with factor 0: its gradient is 0 whatever its numbers are.
+    let zero = select(0u, ROW_ZERO, row.factor == 0.0);
+    if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
+        return closed_blank(row, ROW_NAN | zero, NAN_BITS, select(NAN_BITS, 0u, zero != 0u));
+    }
+    var out = closed_blank(row, zero, 0u, 0u);
+    let log_sum = log(state.sum);
+    out.loss = bitcast<u32>(log_sum - state.term / state.positives);
+    out.lse = bitcast<u32>(state.top + log_sum);
+    out.top = state.top;
+    out.inverse_sum = 1.0 / state.sum;
+    out.share = 1.0 / state.positives;
+    if (SCALE_GRADIENT) {
+        out.x = similarity(row, row.label);
+        out.s = row.scale * out.x;
+        let mean = state.moment * out.inverse_sum;
+        out.scale = bitcast<u32>(row.factor * (mean + (state.reference - out.x)));
+    } else if (JOINT) {
+        out.s = row.scale * similarity(row, row.label);
+    }
+    return out;
+}
+
+fn closed_write(row: Row, closed: Closed) {
+    let at = (params.first_row + row.index) * RECORD;
+    records[at + RECORD_LOSS] = closed.loss;
+    records[at + 1u] = closed.lse;
+    records[at + RECORD_SCALE] = closed.scale;
+    records[at + 4u] = bitcast<u32>(closed.s);
+    records[at + 5u] = bitcast<u32>(closed.x);
+    records[at + RECORD_CORRECT] = 0u;
+    records[at + 8u] = bitcast<u32>(closed.top);
+    records[at + 9u] = bitcast<u32>(closed.inverse_sum);
+    records[at + 10u] = bitcast<u32>(closed.factor);
+    records[at + 11u] = bitcast<u32>(closed.share);
+    records[at + RECORD_FLAGS] = closed.flags;
+}
+
+fn closed_read(row: Row) -> Closed {
+    let at = (params.first_row + row.index) * RECORD;
+    return Closed(
+        0u, 0u, 0u, 0.0, 0.0,
+        bitcast<f32>(records[at + 8u]),
+        bitcast<f32>(records[at + 9u]),
+        bitcast<f32>(records[at + 10u]),
+        bitcast<f32>(records[at + 11u]),
+        records[at + RECORD_FLAGS],
+    );
+}
+
+// factor·(p - [positive]·share), p = exp(s - top)/Σ. A column without a softmax has any maximum, hence
+// the bound.
+fn side(it: Item, top: vec4<f32>, inverse_sum: vec4<f32>, factor: vec4<f32>, share: f32) -> vec4<f32> {
+    let shift = min(2.0 * max(0.5 * it.s - 0.5 * top, vec4<f32>(-0.5 * FLOOR)), vec4<f32>(1.0));
+    let p = select(vec4<f32>(0.0), exp(shift) * inverse_sum, it.live);
+    return factor * (p - select(vec4<f32>(0.0), vec4<f32>(share), it.positive));
+}
+
+fn emit(row: Row, closed: Closed, it: Item) {
+    let factor = vec4<f32>(closed.factor);
+    if (!JOINT) {
+        if (closed.flags != 0u) {
+            // A factor of 0 wins over NaN: nothing comes down to the row.
+            gradient_store(row.index, it.column, vec4<u32>(select(NAN_BITS, 0u, (closed.flags & ROW_ZERO) != 0u)));
+            return;
+        }
+        let g = side(it, vec4<f32>(closed.top), vec4<f32>(closed.inverse_sum), factor, closed.share);
+        emit_scores(row, it, g, vec4<bool>(false));
+        return;
+    }
+    let column_bits = column_table_quad(COLUMN_FACTOR, it.column);
+    let good = finite(column_bits);
+    let column_factor = select(vec4<f32>(0.0), bitcast<vec4<f32>>(column_bits), good);
+    let top = bitcast<vec4<f32>>(column_table_quad(COLUMN_TOP, it.column));
+    let inverse_sum = bitcast<vec4<f32>>(column_table_quad(COLUMN_SUM, it.column));
+    var g = vec4<f32>(0.0);
+    if (closed.flags == 0u) {
+        g = side(it, vec4<f32>(closed.top), vec4<f32>(closed.inverse_sum), factor, closed.share);
+    }
+    let column_live = good & (column_factor != vec4<f32>(0.0));
+    g += select(vec4<f32>(0.0), side(it, top, inverse_sum, column_factor, closed.share), column_live);
+    let row_bad = (closed.flags & ROW_NAN) != 0u && closed.factor != 0.0;
+    emit_scores(row, it, g, !good | vec4<bool>(row_bad));
+}

@@ -1,0 +1,49 @@
+// A workgroup a vector: takes a gradient through the normalisation, v/‖v‖ with r = 1/‖v‖. The scores
+// have r in them already, so the gradient loses its part along the vector: ∂ - u·⟨∂, u⟩, u = r·v.
+
+override WORKGROUP: u32 = 64u;
+
+var<workgroup> lane_sums: array<f32, WORKGROUP>;
+
+fn unit(row: u32, column: u32, factor: f32) -> vec4<f32> {
+    let bits = vector_quad(row, column);
+    let inside = vec4<u32>(column, column + 1u, column + 2u, column + 3u) < vec4<u32>(params.classes);
+    return factor * select(vec4<f32>(0.0), bitcast<vec4<f32>>(bits), finite(bits) & inside);
+}
+
+fn along(row: u32, lane: u32, factor: f32) -> f32 {
+    var mine = 0.0;
+    for (var column = lane * 4u; column < params.classes; column += WORKGROUP * 4u) {
+        let inside = vec4<u32>(column, column + 1u, column + 2u, column + 3u) < vec4<u32>(params.classes);
+        let g = select(vec4<f32>(0.0), bitcast<vec4<f32>>(raw_quad(row, column)), inside);
+        mine += sum4(g * unit(row, column, factor));
+    }
+    lane_sums[lane] = mine;
+    for (var reach = WORKGROUP / 2u; reach > 0u; reach = reach / 2u) {
+        workgroupBarrier();
+        if (lane < reach) {
+            lane_sums[lane] += lane_sums[lane + reach];
+        }
+    }
+    workgroupBarrier();
+    return lane_sums[0];
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn tangent(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let slot = group.x + group.y * groups.x;
+    let row = min(slot, params.rows - 1u);
+    let bits = table[(params.first + row) * params.entry_step];
+    // A vector that holds a NaN has a gradient that is NaN, or 0 where nothing came down to it: both
+    // are left as they are.
+    let factor = select(0.0, bitcast<f32>(bits), finite_one(bits));
+    let dot = along(row, lane, factor);
+    let bad = !finite_one(bitcast<u32>(dot));
+    if (slot >= params.rows) {
+        return;
+    }
+    for (var column = lane * 4u; column < params.classes; column += WORKGROUP * 4u) {
+        let g = bitcast<vec4<f32>>(raw_quad(row, column)) - dot * unit(row, column, factor);
+        gradient_store(row, column, select(bitcast<vec4<u32>>(g), vec4<u32>(NAN_BITS), vec4<bool>(bad)));
+    }
+}

@@ -1,0 +1,88 @@
+// A workgroup a row: its largest scores, one after another, each the first that comes after the last.
+//
+// Scores are ordered as integers: NaN comes first, then from high to low, and the lower column where
+// they are equal.
+
+struct Place {
+    key: u32,
+    column: u32,
+}
+
+// Before all others, and after them.
+const START: Place = Place(0xffffffffu, 0u);
+const NOWHERE: Place = Place(0u, NONE);
+const NAN_KEY: u32 = 0xfffffffeu;
+
+var<workgroup> lane_places: array<Place, WORKGROUP>;
+
+fn place_key(bits: u32) -> u32 {
+    let ordered = select(bits | SIGN_BIT, ~bits, (bits & SIGN_BIT) != 0u);
+    // -0 is 0.
+    let zero = select(ordered, SIGN_BIT, (bits & ~SIGN_BIT) == 0u);
+    return select(zero, NAN_KEY, (bits & ~SIGN_BIT) > INFINITY_BITS);
+}
+
+fn key_bits(key: u32) -> u32 {
+    let bits = select(~key, key & ~SIGN_BIT, (key & SIGN_BIT) != 0u);
+    return select(bits, NAN_BITS, key == NAN_KEY);
+}
+
+fn before(a: Place, b: Place) -> bool {
+    return a.key > b.key || (a.key == b.key && a.column < b.column);
+}
+
+fn first_of(a: Place, b: Place) -> Place {
+    if (before(b, a)) {
+        return b;
+    }
+    return a;
+}
+
+// The candidate, unless it is not after the last one taken.
+fn next(last: Place, best: Place, bits: u32, column: u32) -> Place {
+    let place = Place(place_key(bits), column);
+    if (column < params.classes && before(last, place) && before(place, best)) {
+        return place;
+    }
+    return best;
+}
+
+fn best_of(row: Row, last: Place, lane: u32) -> Place {
+    var best = NOWHERE;
+    for (var column = lane * 4u; column < params.classes; column += WORKGROUP * 4u) {
+        let bits = score_bits(item(row, column, inside(column)));
+        best = next(last, best, bits.x, column);
+        best = next(last, best, bits.y, column + 1u);
+        best = next(last, best, bits.z, column + 2u);
+        best = next(last, best, bits.w, column + 3u);
+    }
+    lane_places[lane] = best;
+    for (var reach = WORKGROUP / 2u; reach > 0u; reach = reach / 2u) {
+        workgroupBarrier();
+        if (lane < reach) {
+            lane_places[lane] = first_of(lane_places[lane], lane_places[lane + reach]);
+        }
+    }
+    workgroupBarrier();
+    let all = lane_places[0];
+    workgroupBarrier();
+    return all;
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn top(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let slot = group.x + group.y * groups.x;
+    let row = open(min(slot, params.rows - 1u));
+    let at = row.index * params.k;
+    var last = START;
+    if (params.first > 0u) {
+        last = Place(place_key(top_scores_read(at + params.first - 1u)), top_indices_read(at + params.first - 1u));
+    }
+    for (var rank = params.first; rank < params.end; rank += 1u) {
+        last = best_of(row, last, lane);
+        if (lane == 0u && slot < params.rows) {
+            top_scores_write(at + rank, key_bits(last.key));
+            top_indices_write(at + rank, last.column);
+        }
+    }
+}

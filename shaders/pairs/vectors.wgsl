@@ -1,0 +1,86 @@
+// A workgroup a vector: what the scores need of a query or key beside its products, one entry each.
+//
+// Entry: the inverse norm (1 without NORMALIZE, 0 for a vector of zeros, NaN for one that holds a NaN
+// or an infinity), and the label's two words. Words of an entry are params.word_step apart, entries
+// params.entry_step.
+
+override WORKGROUP: u32 = 64u;
+override NORMALIZE: bool = false;
+override HAS_LABELS: bool = false;
+
+var<workgroup> lane_words: array<u32, WORKGROUP>;
+
+// The largest |element| as bits, valid in every lane; NaN and infinities come out on top.
+fn largest(row: u32, lane: u32) -> u32 {
+    var mine = 0u;
+    for (var column = lane * 4u; column < params.classes; column += WORKGROUP * 4u) {
+        let bits = live(column, vector_quad(row, column)) & vec4<u32>(~SIGN_BIT);
+        mine = max(mine, max(max(bits.x, bits.y), max(bits.z, bits.w)));
+    }
+    lane_words[lane] = mine;
+    for (var reach = WORKGROUP / 2u; reach > 0u; reach = reach / 2u) {
+        workgroupBarrier();
+        if (lane < reach) {
+            lane_words[lane] = max(lane_words[lane], lane_words[lane + reach]);
+        }
+    }
+    workgroupBarrier();
+    let all = lane_words[0];
+    workgroupBarrier();
+    return all;
+}
+
+// The elements of a quad, 0 past the vector.
+fn live(column: u32, bits: vec4<u32>) -> vec4<u32> {
+    let columns = vec4<u32>(column, column + 1u, column + 2u, column + 3u);
+    return select(vec4<u32>(0u), bits, columns < vec4<u32>(params.classes));
+}
+
+// Σ (factor·element)², valid in every lane.
+fn squares(row: u32, lane: u32, factor: f32) -> f32 {
+    var mine = 0.0;
+    for (var column = lane * 4u; column < params.classes; column += WORKGROUP * 4u) {
+        let bits = live(column, vector_quad(row, column));
+        let v = factor * select(vec4<f32>(0.0), bitcast<vec4<f32>>(bits), finite(bits));
+        mine += sum4(v * v);
+    }
+    lane_words[lane] = bitcast<u32>(mine);
+    for (var reach = WORKGROUP / 2u; reach > 0u; reach = reach / 2u) {
+        workgroupBarrier();
+        if (lane < reach) {
+            lane_words[lane] = bitcast<u32>(bitcast<f32>(lane_words[lane]) + bitcast<f32>(lane_words[lane + reach]));
+        }
+    }
+    workgroupBarrier();
+    return bitcast<f32>(lane_words[0]);
+}
+
+// A power of two brings the largest element near 1, so that squares neither overflow nor vanish. An
+// element below 2^-126 may read as 0 anywhere, so it does here.
+fn inverse_norm(row: u32, lane: u32) -> u32 {
+    let top = largest(row, lane);
+    let factor = bitcast<f32>(clamp(254u - min(top >> 23u, 253u), 1u, 253u) << 23u);
+    let sum = squares(row, lane, factor);
+    let inverse = factor / sqrt(max(sum, 1e-30));
+    let normal = top >= 0x00800000u;
+    return select(select(0u, bitcast<u32>(inverse), normal), NAN_BITS, top >= INFINITY_BITS);
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn vectors(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let slot = group.x + group.y * groups.x;
+    let row = min(slot, params.rows - 1u);
+    var factor = bitcast<u32>(1.0);
+    if (NORMALIZE) {
+        factor = inverse_norm(row, lane);
+    }
+    if (lane == 0u && slot < params.rows) {
+        let at = (params.first + row) * params.entry_step;
+        table[at] = factor;
+        if (HAS_LABELS) {
+            let words = labels_at(row);
+            table[at + params.word_step] = words.x;
+            table[at + 2u * params.word_step] = words.y;
+        }
+    }
+}

@@ -1,0 +1,585 @@
+//! Losses of pairs as a textbook writes them: normalise, multiply, then look at the whole matrix
+//! (catalogue P2 to P4).
+
+use std::cmp::Ordering;
+
+use super::{Real, array, extents, fits, floats};
+use crate::{
+    array::{Arithmetic, Array, Arrays},
+    error::{Error, Result},
+    loss::{Empty, Reduction, Similarity},
+    pairs::{self, PairLoss},
+};
+
+/// Which loss of the pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    InfoNce {
+        symmetric: bool,
+    },
+    SupCon,
+    Sigmoid,
+    /// The scores themselves.
+    Scores,
+}
+
+/// Computes every output in `wanted`.
+pub(crate) fn run(
+    loss: &dyn PairLoss,
+    kind: Kind,
+    temperature: f64,
+    inputs: &Arrays,
+    wanted: &[&str],
+    arithmetic: Arithmetic,
+) -> Result<Arrays> {
+    match arithmetic {
+        Arithmetic::F64 => compute::<f64>(loss, kind, temperature, inputs, wanted),
+        Arithmetic::F32 => compute::<f32>(loss, kind, temperature, inputs, wanted),
+    }
+}
+
+fn compute<T: Real>(
+    loss: &dyn PairLoss,
+    kind: Kind,
+    temperature: f64,
+    inputs: &Arrays,
+    wanted: &[&str],
+) -> Result<Arrays> {
+    let pairs = Pairs::<T>::read(loss, kind, temperature, inputs, wanted)?;
+    let rows: Vec<Row<T>> = (0..pairs.queries.count).map(|row| pairs.row(row)).collect();
+    let solved = Solved::new(loss, &pairs, rows);
+    wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(loss, name)?))).collect()
+}
+
+/// Computes the outputs of a similarity.
+pub(crate) fn similarity(
+    loss: &Similarity,
+    inputs: &Arrays,
+    wanted: &[&str],
+    arithmetic: Arithmetic,
+) -> Result<Arrays> {
+    match arithmetic {
+        Arithmetic::F64 => scores::<f64>(loss, inputs, wanted),
+        Arithmetic::F32 => scores::<f32>(loss, inputs, wanted),
+    }
+}
+
+fn scores<T: Real>(loss: &Similarity, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
+    let pairs = Pairs::<T>::read(loss, Kind::Scores, loss.temperature, inputs, wanted)?;
+    let [rows, keys, k] = [pairs.queries.count, pairs.keys.count, loss.k as usize];
+    loss.check_keys(keys as u64)?;
+    let finite = |&s: &T| if s.is_finite() { s } else { T::nan() };
+    let scores: Vec<T> = pairs.scores.iter().map(finite).collect();
+    let top: Vec<Vec<usize>> = scores.chunks(keys).map(|row| ranked(row, k)).collect();
+    let output = |name: &str| {
+        let best = || top.iter().enumerate().flat_map(|(i, top)| top.iter().map(move |j| (i, *j)));
+        Ok(match name {
+            "scores" => array(&[rows, keys], scores.iter().copied()),
+            "top_scores" => array(&[rows, k], best().map(|(i, j)| scores[i * keys + j])),
+            "top_indices" => {
+                Array::int(&[rows as u64, k as u64], best().map(|(_, j)| j as i64).collect())
+            }
+            _ => return Err(no_output(loss, name)),
+        })
+    };
+    wanted.iter().map(|&name| Ok((name.to_owned(), output(name)?))).collect()
+}
+
+/// The k largest: NaN first, then from high to low, the lower index where they are equal.
+fn ranked<T: Real>(row: &[T], k: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..row.len()).collect();
+    order.sort_by(|&a, &b| {
+        let nan = row[b].is_nan().cmp(&row[a].is_nan());
+        nan.then(row[b].partial_cmp(&row[a]).unwrap_or(Ordering::Equal))
+    });
+    order.truncate(k);
+    order
+}
+
+fn no_output(loss: &dyn PairLoss, name: &str) -> Error {
+    Error::UnknownName {
+        loss: loss.about().name.to_owned(),
+        kind: "output",
+        name: name.to_owned(),
+        known: "all but status, which only a GPU has".to_owned(),
+    }
+}
+
+/// Vectors, and what normalisation makes of them.
+struct Vectors<T> {
+    count: usize,
+    depth: usize,
+    values: Vec<T>,
+    /// 1/‖v‖; 0 for a vector of zeros, and 1 where nothing is normalised.
+    inverse: Vec<T>,
+    normalized: bool,
+}
+
+impl<T: Real> Vectors<T> {
+    fn read(loss: &str, inputs: &Arrays, name: &str, normalized: bool) -> Result<Self> {
+        let (count, depth) = extents(loss, inputs, name)?;
+        let values: Vec<T> = floats(inputs, name, &[count, depth])?.unwrap_or_default();
+        let inverse = |vector: &[T]| {
+            let largest = vector.iter().fold(T::zero(), |top, v| top.max(v.abs()));
+            let mut sum = T::zero();
+            for &v in vector {
+                sum += v * v;
+            }
+            match largest < T::of(f64::from(f32::MIN_POSITIVE)) && !sum.is_nan() {
+                _ if !normalized => T::one(),
+                true => T::zero(),
+                false if sum.is_infinite() => T::nan(),
+                false => T::one() / sum.sqrt(),
+            }
+        };
+        let inverse = (0..count).map(|i| inverse(&values[i * depth..(i + 1) * depth])).collect();
+        Ok(Self { count, depth, values, inverse, normalized })
+    }
+
+    /// v/‖v‖.
+    fn unit(&self, index: usize) -> Vec<T> {
+        let vector = &self.values[index * self.depth..(index + 1) * self.depth];
+        vector.iter().map(|&v| v * self.inverse[index]).collect()
+    }
+
+    /// ∂v of a gradient of v/‖v‖: r·(∂ − û·⟨∂, û⟩).
+    fn backward(&self, index: usize, gradient: &[T]) -> Vec<T> {
+        let inverse = self.inverse[index];
+        if !self.normalized || inverse.is_nan() {
+            return gradient.to_vec();
+        }
+        let unit = self.unit(index);
+        let along = dot(gradient, &unit);
+        gradient.iter().zip(&unit).map(|(&g, &u)| inverse * (g - u * along)).collect()
+    }
+}
+
+fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+    let mut sum = T::zero();
+    for (&a, &b) in a.iter().zip(b) {
+        sum += a * b;
+    }
+    sum
+}
+
+/// The numbers of one call, all in one type.
+struct Pairs<T> {
+    kind: Kind,
+    queries: Vectors<T>,
+    keys: Vectors<T>,
+    targets: Option<Vec<i64>>,
+    labels: Option<[Vec<i64>; 2]>,
+    ignored: Vec<i64>,
+    /// ⟨q̂_i, k̂_j⟩, and the scores.
+    x: Vec<T>,
+    scores: Vec<T>,
+    /// The softmax of each column over the rows, none where a score is no number.
+    columns: Vec<Option<Softmax<T>>>,
+    scale: T,
+    upstream: Option<Vec<T>>,
+    denominator: Option<T>,
+}
+
+impl<T: Real> Pairs<T> {
+    fn read(
+        loss: &dyn PairLoss,
+        kind: Kind,
+        temperature: f64,
+        inputs: &Arrays,
+        wanted: &[&str],
+    ) -> Result<Self> {
+        let name = loss.about().name;
+        let itself = kind == Kind::SupCon;
+        let [of_queries, of_keys] = if itself { ["features"; 2] } else { ["queries", "keys"] };
+        let normalize = loss.pairing().normalize;
+        let queries = Vectors::<T>::read(name, inputs, of_queries, normalize)?;
+        let keys = Vectors::<T>::read(name, inputs, of_keys, normalize)?;
+        if !matches!(kind, Kind::SupCon | Kind::Scores) {
+            let counts = [queries.count as u64, keys.count as u64];
+            pairs::check_inputs(loss, &|name| inputs.contains_key(name), wanted, counts)?;
+        }
+        let integers = |name: &str, count: usize| {
+            let Some(array) = inputs.get(name) else { return Ok(None) };
+            fits(name, array, &[count])?;
+            Ok::<_, Error>(Some(array.to_i64()))
+        };
+        let labels = integers("labels", queries.count)?;
+        let key_labels = integers("key_labels", keys.count)?.or_else(|| labels.clone());
+        let options = loss.options();
+        let per_row = options.reduction == Reduction::None
+            && matches!(inputs.get("upstream"), Some(up) if up.len() != 1);
+        let scale: Option<Vec<T>> = floats(inputs, "scale", &[1])?;
+        let bias: Option<Vec<T>> = floats(inputs, "bias", &[1])?;
+        let denominator: Option<Vec<T>> = floats(inputs, "denominator", &[1])?;
+        let mut pairs = Self {
+            kind,
+            targets: integers("targets", queries.count)?,
+            labels: labels.zip(key_labels).map(|(labels, keys)| [labels, keys]),
+            ignored: options.ignored,
+            x: Vec::new(),
+            scores: Vec::new(),
+            columns: Vec::new(),
+            scale: scale.map_or(T::one() / T::of(temperature), |scale| scale[0]),
+            upstream: floats(inputs, "upstream", &[if per_row { queries.count } else { 1 }])?,
+            denominator: denominator.map(|denominator| denominator[0]),
+            queries,
+            keys,
+        };
+        let units: Vec<Vec<T>> = (0..pairs.keys.count).map(|key| pairs.keys.unit(key)).collect();
+        for row in 0..pairs.queries.count {
+            let query = pairs.queries.unit(row);
+            pairs.x.extend(units.iter().map(|key| dot(&query, key)));
+        }
+        let bias = bias.map_or(T::zero(), |bias| bias[0]);
+        pairs.scores = pairs.x.iter().map(|&x| pairs.scale * x + bias).collect();
+        if kind == (Kind::InfoNce { symmetric: true }) {
+            pairs.columns = (0..pairs.keys.count).map(|key| pairs.column_softmax(key)).collect();
+        }
+        Ok(pairs)
+    }
+
+    fn score(&self, row: usize, key: usize) -> T {
+        self.scores[row * self.keys.count + key]
+    }
+
+    fn same_label(&self, row: usize, key: usize) -> bool {
+        self.labels.as_ref().is_some_and(|[queries, keys]| queries[row] == keys[key])
+    }
+
+    fn positive(&self, row: usize, key: usize) -> bool {
+        match (self.kind, &self.targets) {
+            (Kind::SupCon, _) => row != key && self.same_label(row, key),
+            (_, Some(targets)) => targets[row] == key as i64,
+            (_, None) => row == key,
+        }
+    }
+
+    /// Whether a pair takes part at all.
+    fn candidate(&self, row: usize, key: usize) -> bool {
+        match self.kind {
+            Kind::SupCon => row != key,
+            Kind::InfoNce { .. } => !self.same_label(row, key) || self.positive(row, key),
+            Kind::Sigmoid | Kind::Scores => true,
+        }
+    }
+
+    fn fate(&self, row: usize) -> Fate {
+        let keys = 0..self.keys.count;
+        if let Some(target) = self.targets.as_ref().map(|targets| targets[row]) {
+            if self.ignored.contains(&target) {
+                return Fate::Ignored;
+            }
+            if !usize::try_from(target).is_ok_and(|target| keys.contains(&target)) {
+                return Fate::BadTarget;
+            }
+        }
+        if !keys.clone().any(|key| self.positive(row, key)) {
+            return Fate::Ignored;
+        }
+        if keys.clone().any(|key| !self.score(row, key).is_finite()) {
+            return Fate::BadScores;
+        }
+        Fate::Kept
+    }
+
+    fn row(&self, row: usize) -> Row<T> {
+        let fate = self.fate(row);
+        match fate {
+            Fate::Ignored => Row { fate, loss: T::zero(), lse: T::zero() },
+            Fate::BadTarget => Row { fate, loss: T::nan(), lse: T::zero() },
+            Fate::BadScores => Row { fate, loss: T::nan(), lse: T::nan() },
+            Fate::Kept if self.kind == Kind::Sigmoid => {
+                let mut loss = T::zero();
+                for key in 0..self.keys.count {
+                    loss += softplus(self.misfit(row, key));
+                }
+                Row { fate, loss, lse: T::zero() }
+            }
+            Fate::Kept => {
+                let softmax = self.row_softmax(row);
+                let positives = (0..self.keys.count).filter(|&key| self.positive(row, key));
+                let (mut sum, mut count) = (T::zero(), T::zero());
+                for key in positives {
+                    sum += softmax.surprisal(self.score(row, key));
+                    count += T::one();
+                }
+                let mut loss = sum / count;
+                if self.kind == (Kind::InfoNce { symmetric: true }) {
+                    let back = self.columns[row].as_ref();
+                    let back = back.map(|softmax| softmax.surprisal(self.score(row, row)));
+                    loss = (loss + back.unwrap_or_else(T::nan)) / T::of(2.0);
+                }
+                Row { fate, loss, lse: softmax.lse() }
+            }
+        }
+    }
+
+    /// −l·s.
+    fn misfit(&self, row: usize, key: usize) -> T {
+        let score = self.score(row, key);
+        if self.positive(row, key) { -score } else { score }
+    }
+
+    fn row_softmax(&self, row: usize) -> Softmax<T> {
+        let keys = (0..self.keys.count).filter(|&key| self.candidate(row, key));
+        Softmax::of(keys.map(|key| self.score(row, key)).collect())
+    }
+
+    fn column_softmax(&self, key: usize) -> Option<Softmax<T>> {
+        let rows = 0..self.queries.count;
+        let whole = rows.clone().all(|row| self.score(row, key).is_finite());
+        let candidates = rows.filter(|&row| self.candidate(row, key));
+        whole.then(|| Softmax::of(candidates.map(|row| self.score(row, key)).collect()))
+    }
+}
+
+/// log(1 + exp(t)).
+fn softplus<T: Real>(t: T) -> T {
+    t.max(T::zero()) + (-t.abs()).exp().ln_1p()
+}
+
+fn sigmoid<T: Real>(t: T) -> T {
+    let e = (-t.abs()).exp();
+    if t < T::zero() { e / (T::one() + e) } else { T::one() / (T::one() + e) }
+}
+
+/// exp(s − max)/sum.
+struct Softmax<T> {
+    max: T,
+    sum: T,
+}
+
+impl<T: Real> Softmax<T> {
+    fn of(scores: Vec<T>) -> Self {
+        let max = scores.iter().fold(T::neg_infinity(), |max, &s| max.max(s));
+        let mut sum = T::zero();
+        for s in scores {
+            sum += (s - max).exp();
+        }
+        Self { max, sum }
+    }
+
+    fn prob(&self, score: T) -> T {
+        (score - self.max).exp() / self.sum
+    }
+
+    /// −log p.
+    fn surprisal(&self, score: T) -> T {
+        self.sum.ln() - (score - self.max)
+    }
+
+    fn lse(&self) -> T {
+        self.max + self.sum.ln()
+    }
+}
+
+/// What becomes of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It has no positive: as a query it does not exist.
+    Ignored,
+    /// Its target is no key: the loss is NaN, the gradient 0.
+    BadTarget,
+    /// A score is no number: loss and gradient are NaN.
+    BadScores,
+    Kept,
+}
+
+struct Row<T> {
+    fate: Fate,
+    loss: T,
+    lse: T,
+}
+
+/// A call after its first pass.
+struct Solved<'a, T> {
+    pairs: &'a Pairs<T>,
+    reduction: Reduction,
+    empty: Empty,
+    rows: Vec<Row<T>>,
+    sum: T,
+    count: i64,
+}
+
+impl<'a, T: Real> Solved<'a, T> {
+    fn new(loss: &dyn PairLoss, pairs: &'a Pairs<T>, rows: Vec<Row<T>>) -> Self {
+        let options = loss.options();
+        let mut sum = T::zero();
+        for row in &rows {
+            sum += row.loss;
+        }
+        let kept = |row: &&Row<T>| matches!(row.fate, Fate::Kept | Fate::BadScores);
+        let count = rows.iter().filter(kept).count() as i64;
+        Self { pairs, reduction: options.reduction, empty: options.empty, rows, sum, count }
+    }
+
+    fn output(&self, loss: &dyn PairLoss, name: &str) -> Result<Array> {
+        let Pairs { queries, keys, .. } = self.pairs;
+        let each = |value: fn(&Row<T>) -> T| array(&[self.rows.len()], self.rows.iter().map(value));
+        Ok(match name {
+            "loss" if self.reduction == Reduction::None => each(|row| row.loss),
+            "loss" => array(&[1], [self.reduced()]),
+            "lse" => each(|row| row.lse),
+            "sum" => array(&[1], [self.sum]),
+            "denominator" => array(&[1], [T::of(self.count as f64)]),
+            "count" => Array::int(&[1], vec![self.count]),
+            "grad.queries" => {
+                array(&[queries.count, queries.depth], backward(queries, &self.query_gradient()))
+            }
+            "grad.keys" => array(&[keys.count, keys.depth], backward(keys, &self.key_gradient())),
+            "grad.features" => {
+                let both = self.query_gradient().into_iter().zip(self.key_gradient());
+                let both: Vec<T> = both.map(|(a, b)| a + b).collect();
+                array(&[queries.count, queries.depth], backward(queries, &both))
+            }
+            "grad.scale" => array(&[1], [self.total(|pair| self.pairs.x[pair])]),
+            "grad.bias" => array(&[1], [self.total(|_| T::one())]),
+            _ => {
+                return Err(no_output(loss, name));
+            }
+        })
+    }
+
+    /// What the sum is divided by: 1 where it is not.
+    fn divisor(&self) -> T {
+        let own = match self.reduction {
+            Reduction::None | Reduction::Sum => T::one(),
+            Reduction::Mean | Reduction::Multilabel => T::of(self.count as f64),
+            Reduction::Over(denominator) => T::of(denominator),
+        };
+        self.pairs.denominator.unwrap_or(own)
+    }
+
+    fn reduced(&self) -> T {
+        let divisor = self.divisor();
+        match self.empty {
+            _ if self.sum.is_nan() => self.sum,
+            Empty::Nan if divisor.is_zero() => T::nan(),
+            Empty::Zero if divisor.is_zero() => T::zero(),
+            _ => self.sum / divisor,
+        }
+    }
+
+    /// `upstream/denominator`, 0 for a row that has no gradient.
+    fn factor(&self, row: usize) -> T {
+        let divisor = self.divisor();
+        let dropped = matches!(self.rows[row].fate, Fate::Ignored | Fate::BadTarget);
+        if dropped || divisor.is_zero() {
+            return T::zero();
+        }
+        let upstream = self.pairs.upstream.as_ref();
+        let upstream = upstream.map_or(T::one(), |up| if up.len() == 1 { up[0] } else { up[row] });
+        upstream / divisor
+    }
+
+    /// ∂loss/∂s of a row.
+    fn slopes(&self, row: usize) -> Vec<T> {
+        let pairs = self.pairs;
+        let all = 0..pairs.keys.count;
+        let factor = self.factor(row);
+        if pairs.kind == (Kind::InfoNce { symmetric: true }) {
+            let forth = self.softmax_slopes(row, factor);
+            let back = all.map(|key| self.back(row, key));
+            return forth.into_iter().zip(back).map(|(a, b)| (a + b) / T::of(2.0)).collect();
+        }
+        if pairs.kind != Kind::Sigmoid {
+            return self.softmax_slopes(row, factor);
+        }
+        let slope = |key| match pairs.positive(row, key) {
+            _ if factor.is_zero() => T::zero(),
+            _ if self.rows[row].fate == Fate::BadScores => T::nan(),
+            true => -factor * sigmoid(pairs.misfit(row, key)),
+            false => factor * sigmoid(pairs.misfit(row, key)),
+        };
+        all.map(slope).collect()
+    }
+
+    /// f·(p − [positive]/P).
+    fn softmax_slopes(&self, row: usize, factor: T) -> Vec<T> {
+        let pairs = self.pairs;
+        let keys = pairs.keys.count;
+        if factor.is_zero() {
+            return vec![T::zero(); keys];
+        }
+        if self.rows[row].fate == Fate::BadScores {
+            return vec![T::nan(); keys];
+        }
+        let softmax = pairs.row_softmax(row);
+        let count = (0..keys).filter(|&key| pairs.positive(row, key)).count();
+        let slope = |key| {
+            let prob = pairs.candidate(row, key).then(|| softmax.prob(pairs.score(row, key)));
+            let share = if pairs.positive(row, key) { T::one() } else { T::zero() };
+            factor * (prob.unwrap_or_else(T::zero) - share / T::of(count as f64))
+        };
+        (0..keys).map(slope).collect()
+    }
+
+    /// f_j·(p − [i = j]) of the softmax of column j over the rows.
+    fn back(&self, row: usize, key: usize) -> T {
+        let pairs = self.pairs;
+        let factor = self.factor(key);
+        if factor.is_zero() {
+            return T::zero();
+        }
+        let Some(softmax) = &pairs.columns[key] else { return T::nan() };
+        if !pairs.candidate(row, key) {
+            return T::zero();
+        }
+        let prob = softmax.prob(pairs.score(row, key));
+        factor * (prob - if row == key { T::one() } else { T::zero() })
+    }
+
+    /// Whether a row's gradient reaches anything, whatever its vector holds.
+    fn live(&self, row: usize) -> bool {
+        let two_sided = matches!(self.pairs.kind, Kind::InfoNce { symmetric: true });
+        two_sided || !self.factor(row).is_zero()
+    }
+
+    /// Σ G·weight.
+    fn total(&self, weight: impl Fn(usize) -> T) -> T {
+        let keys = self.pairs.keys.count;
+        let mut sum = T::zero();
+        for row in (0..self.rows.len()).filter(|&row| self.live(row)) {
+            for (key, slope) in self.slopes(row).into_iter().enumerate() {
+                sum += slope * weight(row * keys + key);
+            }
+        }
+        sum
+    }
+
+    /// The gradient of q̂: scale·G·k̂.
+    fn query_gradient(&self) -> Vec<T> {
+        let Pairs { queries, keys, scale, .. } = self.pairs;
+        let units: Vec<Vec<T>> = (0..keys.count).map(|key| keys.unit(key)).collect();
+        let mut result = vec![T::zero(); queries.count * queries.depth];
+        for row in (0..queries.count).filter(|&row| self.live(row)) {
+            let into = &mut result[row * queries.depth..(row + 1) * queries.depth];
+            for (slope, key) in self.slopes(row).into_iter().zip(&units) {
+                for (into, &key) in into.iter_mut().zip(key) {
+                    *into += *scale * slope * key;
+                }
+            }
+        }
+        result
+    }
+
+    /// The gradient of k̂: scale·Gᵀ·q̂.
+    fn key_gradient(&self) -> Vec<T> {
+        let Pairs { queries, keys, scale, .. } = self.pairs;
+        let mut result = vec![T::zero(); keys.count * keys.depth];
+        for row in (0..queries.count).filter(|&row| self.live(row)) {
+            let query = queries.unit(row);
+            for (slope, into) in self.slopes(row).iter().zip(result.chunks_mut(keys.depth.max(1))) {
+                for (into, &query) in into.iter_mut().zip(&query) {
+                    *into += *scale * *slope * query;
+                }
+            }
+        }
+        result
+    }
+}
+
+fn backward<T: Real>(vectors: &Vectors<T>, gradient: &[T]) -> Vec<T> {
+    let of = |(index, gradient)| vectors.backward(index, gradient);
+    gradient.chunks(vectors.depth.max(1)).enumerate().flat_map(of).collect()
+}

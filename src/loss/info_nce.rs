@@ -1,0 +1,307 @@
+//! InfoNCE, the softmax contrast of queries with keys (catalogue P2).
+
+use super::{
+    About, Argument, Dim, Empty, Entry, Kind, Loss, OptionAbout, Reduction, arguments as arg,
+    cross_entropy::IgnoreIndex, setters, tensors,
+};
+use crate::{
+    array::{Arithmetic, Arrays},
+    cpu,
+    error::{Error, Result},
+    kernel::{Source, shader},
+    pairs::{self, Columns, PairLoss, Pairing},
+    plan::{Call, Plan},
+    profile::Profile,
+    row::{self, FunctorStream, Number, RowLoss, RowOptions},
+};
+
+/// InfoNCE: each query's positive against all keys, the score matrix never stored.
+///
+/// s_ij = scale·⟨q_i, k_j⟩ (of q/‖q‖ and k/‖k‖ with `normalize`), scale = 1/τ or an input, and a
+/// query's loss is log Σ_j exp(s_ij) − s_i⁺, in nats. With `symmetric` (CLIP) it is the mean of that
+/// and of the same with queries and keys exchanged.
+///
+/// - **Shapes**: queries `[rows, hidden]`, keys `[classes, hidden]`; targets `[rows]` (which key is
+///   the positive; without them key i is query i's, and further keys are extra negatives); scale
+///   `[1]`; labels `[rows]` and key_labels `[classes]`; upstream `[1]`, or `[rows]` with
+///   [`Reduction::None`].
+/// - **False negatives**: a key with the query's label that is not its positive takes no part.
+///   Without key_labels there must be as many keys as queries, and the labels are those of both.
+/// - **Types**: vectors, scale and gradients in `f32`, `f16` or `bf16`; everything in between in f32.
+/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`
+///   (but at least one row of scores); for 16-bit gradients with `normalize` or several chunks their
+///   sums in f32 as well. The chunk's size changes no bit.
+/// - **Gradient**: with G = ∂loss/∂s, ∂q_i = scale·r_i·(I − q̂q̂ᵀ)·Σ_j G_ij·k̂_j, r = 1/‖q‖ (1 and the
+///   identity without `normalize`), likewise ∂k, and ∂scale = Σ_ij G_ij·⟨q̂_i, k̂_j⟩.
+/// - **Cost**: three products of rows·classes·hidden for loss and gradients; `symmetric` makes the
+///   scores a second time where one chunk does not hold them all, because no gradient is known
+///   before every row has been seen.
+/// - **Mean** divides by the queries that are kept.
+/// - **Edges**: with `normalize` a vector of zeros has score 0 with everything and gradient 0, and
+///   [`crate::Status::zero_vectors`] counts it; a score that is NaN or infinite makes its query's
+///   loss and gradient NaN, masked or not; a target outside `0..classes` is never read through: its
+///   row's loss is NaN, its gradient 0, and [`crate::Status`] counts it.
+/// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+///
+/// Sources: van den Oord et al. 2018; CLIP, Radford et al. 2021; chunks as in Inf-CL, Cheng et al.
+/// 2024.
+///
+/// ```
+/// use surprisal::{Array, Arrays, InfoNce, cpu};
+/// let inputs = Arrays::from([
+///     ("queries".to_owned(), Array::float(&[2, 2], vec![1.0, 0.0, 0.0, 1.0])),
+///     ("keys".to_owned(), Array::float(&[2, 2], vec![3.0, 0.0, 0.0, 2.0])),
+/// ]);
+/// let loss = InfoNce::default().normalize(true).symmetric(true).temperature(0.5);
+/// let outputs = cpu::run(&loss, &inputs, &["loss", "grad.queries"])?;
+/// assert!((outputs["loss"].to_f64()[0] - 0.126_928_011).abs() < 1e-9);
+/// # Ok::<(), surprisal::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct InfoNce {
+    /// How row losses become one number.
+    pub reduction: Reduction,
+    /// What a mean over nothing is.
+    pub empty: Empty,
+    /// Targets whose queries count for nothing.
+    pub ignore_index: IgnoreIndex,
+    /// τ > 0; the scale is 1/τ where it is not an input.
+    pub temperature: f64,
+    /// Queries and keys are divided by their norms.
+    pub normalize: bool,
+    /// The mean of both directions.
+    pub symmetric: bool,
+    /// The most bytes for the chunk of scores; `None` lets the plan choose.
+    pub chunk_bytes: Option<u64>,
+}
+
+impl Default for InfoNce {
+    fn default() -> Self {
+        Self {
+            reduction: Reduction::Mean,
+            empty: Empty::Nan,
+            ignore_index: IgnoreIndex::One(-100),
+            temperature: 1.0,
+            normalize: false,
+            symmetric: false,
+            chunk_bytes: None,
+        }
+    }
+}
+
+impl InfoNce {
+    setters! {
+        reduction: Reduction, empty: Empty, ignore_index: IgnoreIndex, temperature: f64,
+        normalize: bool, symmetric: bool, chunk_bytes: Option<u64>,
+    }
+}
+
+tensors! {
+    /// What [`InfoNce`] takes.
+    InfoNceInputs {
+        /// Queries `[rows, hidden]`.
+        queries = "queries",
+        /// Keys `[classes, hidden]`.
+        keys = "keys",
+        /// The key that is each query's positive `[rows]`.
+        targets = "targets",
+        /// What similarities are multiplied by `[1]`; overrides the temperature.
+        scale = "scale",
+        /// The queries' labels `[rows]`: keys with the same one are no negatives.
+        labels = "labels",
+        /// The keys' labels `[classes]`.
+        key_labels = "key_labels",
+        /// The gradient from above, `[1]` or `[rows]`.
+        upstream = "upstream",
+        /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+        denominator = "denominator",
+    }
+}
+
+tensors! {
+    /// What [`InfoNce`] can hand back.
+    InfoNceOutputs {
+        /// The loss, `[1]` or `[rows]`.
+        loss = "loss",
+        /// The gradient of the queries.
+        queries_gradient = "grad.queries",
+        /// The gradient of the keys.
+        keys_gradient = "grad.keys",
+        /// The gradient of the scale.
+        scale_gradient = "grad.scale",
+        /// log Σ exp(s) of each query.
+        lse = "lse",
+        /// Σ of the row losses.
+        sum = "sum",
+        /// What a mean divides by.
+        denominator = "denominator",
+        /// The number of queries kept.
+        count = "count",
+        /// The status words.
+        status = "status",
+    }
+}
+
+static ABOUT: About = About {
+    name: "info_nce",
+    summary: "Softmax contrast of queries with keys, the scores never stored.",
+    formula: "s = scale·⟨q_i, k_j⟩; loss = log Σ_j exp(s_ij) − s_i⁺; symmetric: the mean of both \
+              directions",
+    pytorch: "torch.nn.functional.cross_entropy(queries @ keys.T / temperature, targets)",
+    inputs: &[
+        arg::QUERIES,
+        arg::KEYS,
+        arg::POSITIVES,
+        arg::SCALE,
+        Argument::optional(
+            "labels",
+            Kind::Label,
+            &[&[Dim::Rows]],
+            "the queries' labels: keys with the same one are no negatives",
+        ),
+        Argument::optional(
+            "key_labels",
+            Kind::Label,
+            &[&[Dim::Classes]],
+            "the keys' labels; without them, those of as many queries",
+        ),
+        arg::UPSTREAM,
+        arg::DENOMINATOR_IN,
+    ],
+    outputs: &[
+        arg::LOSS,
+        arg::QUERIES_GRADIENT,
+        arg::KEYS_GRADIENT,
+        arg::SCALE_GRADIENT,
+        arg::LSE,
+        arg::SUM,
+        arg::DENOMINATOR,
+        arg::COUNT,
+        arg::STATUS,
+    ],
+    options: &[
+        arg::REDUCTION,
+        arg::EMPTY,
+        arg::IGNORE_INDEX,
+        OptionAbout { name: "temperature", default: "1.0", about: "τ > 0: the scale is 1/τ" },
+        OptionAbout {
+            name: "normalize",
+            default: "false",
+            about: "queries and keys are divided by their norms",
+        },
+        OptionAbout {
+            name: "symmetric",
+            default: "false",
+            about: "the mean of both directions (CLIP)",
+        },
+        arg::CHUNK_BYTES,
+    ],
+};
+
+pub(super) const ENTRY: Entry = Entry {
+    about: &ABOUT,
+    #[cfg(feature = "serde")]
+    parse: |options| super::parse::<InfoNce>("info_nce", options),
+    default: || Box::new(InfoNce::default()),
+};
+
+impl Loss for InfoNce {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn validate(&self) -> Result<()> {
+        row::check_reduction(ABOUT.name, self.reduction)?;
+        self.ignore_index.validate(ABOUT.name)?;
+        pairs::check_temperature(ABOUT.name, self.temperature)
+    }
+
+    fn is_per_row(&self) -> bool {
+        self.reduction == Reduction::None
+    }
+
+    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
+        pairs::plan(self, call, profile)
+    }
+
+    fn reference(
+        &self,
+        inputs: &Arrays,
+        wanted: &[&str],
+        arithmetic: Arithmetic,
+    ) -> Result<Arrays> {
+        let kind = cpu::pairs::Kind::InfoNce { symmetric: self.symmetric };
+        cpu::pairs::run(self, kind, self.temperature, inputs, wanted, arithmetic)
+    }
+}
+
+impl RowLoss for InfoNce {
+    fn sources(&self) -> Vec<Source> {
+        pairs::sources(true, shader!("loss/info_nce.wgsl"))
+    }
+
+    fn options(&self) -> RowOptions {
+        pairs::row_options(self.reduction, self.empty, self.ignore_index.as_slice())
+    }
+
+    fn streams(&self) -> &'static [FunctorStream] {
+        pairs::STREAMS
+    }
+
+    fn shapes(&self, call: &Call) -> Vec<(&'static str, u32)> {
+        vec![
+            ("DIAGONAL", (!call.has("targets")).into()),
+            ("HAS_LABELS", call.has("labels").into()),
+            ("HAS_SCALE", call.has("scale").into()),
+            ("JOINT", self.symmetric.into()),
+            ("SCALE_GRADIENT", call.wants("grad.scale").into()),
+        ]
+    }
+
+    fn numbers(&self, _: &Call) -> Vec<(String, Number)> {
+        // The mean of two directions is half the gradient of their sum.
+        pairs::numbers(1.0 / self.temperature, if self.symmetric { 0.5 } else { 1.0 })
+    }
+
+    fn streams_twice(&self, _: &Call) -> bool {
+        true
+    }
+
+    fn check(&self, call: &Call) -> Result<()> {
+        pairs::check(self, call)
+    }
+}
+
+impl PairLoss for InfoNce {
+    fn pairing(&self) -> Pairing {
+        let columns = if self.symmetric { Columns::Softmax } else { Columns::Keys };
+        Pairing { normalize: self.normalize, columns, chunk_bytes: self.chunk_bytes }
+    }
+
+    fn check_pairs(&self, given: &dyn Fn(&str) -> bool, [queries, keys]: [u64; 2]) -> Result<()> {
+        let as_many = |option: &str| Error::WrongShape {
+            argument: "keys".to_owned(),
+            found: vec![keys],
+            expected: format!("{queries} keys, as many as queries, with {option}"),
+        };
+        if self.symmetric && given("targets") {
+            return Err(Error::Conflict {
+                loss: ABOUT.name.to_owned(),
+                argument: "targets".to_owned(),
+                other: "symmetric".to_owned(),
+                reason: "key i is query i's positive, and the other way round".to_owned(),
+            });
+        }
+        if self.symmetric && keys != queries {
+            return Err(as_many("`symmetric`"));
+        }
+        match (given("labels"), given("key_labels")) {
+            (false, true) => Err(row::missing(self, "labels")),
+            (true, false) if keys != queries => Err(as_many("`labels` and no `key_labels`")),
+            _ => Ok(()),
+        }
+    }
+}

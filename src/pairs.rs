@@ -1,0 +1,576 @@
+//! The pair skeleton: losses of a score matrix between two sets of vectors, never stored whole.
+//!
+//! The scores are those of a linear layer whose weight is the other set, so the products, the chunk
+//! and the row kernels are [`crate::linear`]'s and [`crate::row`]'s own. What is added: one entry a
+//! vector (its inverse norm and its label) that the row kernels multiply by, and, where a key has a
+//! softmax of its own, a second walk over the chunks, because no gradient is known before every
+//! row has been seen.
+
+use std::ops::Range;
+
+use crate::{
+    check,
+    error::{Error, Result},
+    kernel::{Source, shader},
+    linear::{Chunks, Layer, LinearOptions},
+    loss::{Dim, Empty, Reduction, Similarity, WeightLayout},
+    plan::{Call, Number, Plan, View},
+    profile::Profile,
+    row::{
+        FunctorStream, Gradient, MOST_ITERATIONS, RowLoss, RowOptions, Rows, Scores, Span, missing,
+        stretches,
+    },
+    tensor::{Dtype, Layout},
+};
+
+/// Planes of the table of columns that have a softmax of their own.
+const COLUMN_PLANES: u64 = 5;
+/// Words of a row's record that are its parts of the gradients of scale and bias.
+const SHARED: [(&str, u32); 2] = [("grad.scale", 2), ("grad.bias", 3)];
+
+/// How a pair loss pairs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pairing {
+    /// Vectors are divided by their norms.
+    pub normalize: bool,
+    /// Where the columns' part of the gradient comes from.
+    pub columns: Columns,
+    /// The most bytes for the chunk of scores.
+    pub chunk_bytes: Option<u64>,
+}
+
+/// What the columns of the scores are, beside keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Columns {
+    /// Keys and nothing more: a row's gradient follows from the row.
+    Keys,
+    /// Keys that have a softmax over the queries.
+    Softmax,
+    /// The queries themselves: a column's softmax is that of its row.
+    Queries,
+}
+
+/// A loss of pairs.
+pub(crate) trait PairLoss: RowLoss {
+    /// How it pairs.
+    fn pairing(&self) -> Pairing;
+
+    /// What only this loss can refuse, of the inputs given and the numbers of queries and keys.
+    fn check_pairs(&self, _given: &dyn Fn(&str) -> bool, _extents: [u64; 2]) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The tensors of every pair functor beside the scores.
+pub(crate) static STREAMS: &[FunctorStream] = &[
+    stream("query_table", Span::Matrix),
+    stream("key_table", Span::Planes),
+    stream("column_table", Span::Planes),
+    stream("scale", Span::Rows),
+    stream("bias", Span::Rows),
+];
+
+const fn stream(name: &'static str, span: Span) -> FunctorStream {
+    FunctorStream { name, argument: name, span, default: 0.0 }
+}
+
+/// The functor's files: what all pairs share, a softmax or not, and the loss's own.
+pub(crate) fn sources(softmax: bool, own: Source) -> Vec<Source> {
+    let softmax_files = [shader!("pairs/column.wgsl"), shader!("pairs/softmax.wgsl")];
+    let softmax_files = softmax_files.into_iter().filter(|_| softmax);
+    [shader!("pairs.wgsl")].into_iter().chain(softmax_files).chain([own]).collect()
+}
+
+/// The scale where none is given, and a direction's share of the loss.
+pub(crate) fn numbers(scale: f64, share: f64) -> Vec<(String, Number)> {
+    vec![("scale".to_owned(), scale.into()), ("share".to_owned(), share.into())]
+}
+
+/// The options that pair losses share.
+pub(crate) fn row_options(reduction: Reduction, empty: Empty, ignored: &[i64]) -> RowOptions {
+    RowOptions { reduction, empty, ignored: ignored.to_vec(), ..RowOptions::default() }
+}
+
+/// Whether a temperature, and the scale that is its inverse, are within f32.
+pub(crate) fn check_temperature(loss: &str, temperature: f64) -> Result<()> {
+    let normal = (temperature as f32).is_normal() && ((1.0 / temperature) as f32).is_normal();
+    if temperature > 0.0 && normal {
+        return Ok(());
+    }
+    Err(Error::option(loss, "temperature", temperature, "τ is above 0 and within f32"))
+}
+
+/// What a pair loss with positives on the diagonal or by index refuses.
+pub(crate) fn check(loss: &dyn PairLoss, call: &Call) -> Result<()> {
+    let wanted: Vec<&str> = call.outputs.keys().map(String::as_str).collect();
+    let extents = [call.dim(Dim::Rows), call.dim(Dim::Classes)];
+    check_inputs(loss, &|name| call.has(name), &wanted, extents)
+}
+
+/// The same for a call on the host.
+pub(crate) fn check_inputs(
+    loss: &dyn PairLoss,
+    given: &dyn Fn(&str) -> bool,
+    wanted: &[&str],
+    [queries, keys]: [u64; 2],
+) -> Result<()> {
+    for (gradient, input) in [("grad.scale", "scale"), ("grad.bias", "bias")] {
+        if wanted.contains(&gradient) && !given(input) {
+            return Err(missing(loss, input));
+        }
+    }
+    if !given("targets") && keys < queries {
+        return Err(Error::WrongShape {
+            argument: "keys".to_owned(),
+            found: vec![keys],
+            expected: format!("at least {queries} keys, or `targets`: key i is query i's positive"),
+        });
+    }
+    loss.check_pairs(given, [queries, keys])
+}
+
+/// The plan of a pair loss.
+pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Result<Plan> {
+    let mut call = call.clone();
+    if call.in_place {
+        return Err(Error::Conflict {
+            loss: loss.about().name.to_owned(),
+            argument: "gradient_in_place".to_owned(),
+            other: loss.about().inputs.first().map_or("", |input| input.name).to_owned(),
+            reason: "the vectors are read again after their gradient is written".to_owned(),
+        });
+    }
+    if loss.pairing().columns == Columns::Queries {
+        // The rows are the columns as well.
+        call.dims.insert(Dim::Classes, call.dim(Dim::Rows));
+        check::extents(&call.dims)?;
+    }
+    let mut rows = Rows::new(loss, &call, profile)?;
+    let pairs = Pairs::new(loss, &call, profile)?;
+    let windows = rows.windows([&pairs.layer.hidden].into_iter(), u64::MAX);
+    let tables = pairs.tables(&mut rows)?;
+    rows.begin(&windows)?;
+    rows.planner.unstored(pairs.layer.rows * pairs.layer.classes * 4);
+    let chunks = pairs.layer.chunks(&mut rows, &windows);
+    match pairs.pairing.columns {
+        Columns::Keys => pairs.one_walk(&mut rows, &tables, &chunks)?,
+        _ => pairs.two_walks(&mut rows, &tables, &chunks, &windows)?,
+    }
+    for (name, word) in SHARED {
+        if let Some(output) = call.output(name) {
+            rows.sum_word(word, output)?;
+        }
+    }
+    rows.end(&windows)
+}
+
+/// The plan of the scores themselves: written by the row kernels' second stream in the place of a
+/// gradient, and searched for the largest while a chunk is there.
+pub(crate) fn similarity(loss: &Similarity, call: &Call, profile: &Profile) -> Result<Plan> {
+    let mut rows = Rows::new(loss, call, profile)?;
+    let pairs = Pairs::new(loss, call, profile)?;
+    let matrix = call.output("scores");
+    let matrices = [Some(&pairs.layer.hidden), matrix.as_ref()];
+    let windows = rows.windows(matrices.into_iter().flatten(), u64::MAX);
+    pairs.tables(&mut rows)?;
+    rows.begin(&windows)?;
+    let Chunks { chunk, parts } = pairs.layer.chunks(&mut rows, &windows);
+    let top = call.output("top_scores").is_some() || call.output("top_indices").is_some();
+    let outputs = top.then(|| {
+        ["top_scores", "top_indices"].map(|name| {
+            let words = Layout::matrix(Dtype::U32, pairs.layer.rows, loss.k.into());
+            call.output(name).unwrap_or_else(|| rows.planner.scratch(words))
+        })
+    });
+    for (index, part) in &parts {
+        let chunk = chunk.clone().rows(&(0..part.end - part.start));
+        pairs.layer.scores(&mut rows, *index, part, &chunk)?;
+        let gradient = match &matrix {
+            Some(scores) => Gradient::To(scores.clone().rows(part)),
+            None => Gradient::Nowhere,
+        };
+        rows.main(*index, part, &Scores { scores: chunk.clone(), gradient })?;
+        if let Some(outputs) = &outputs {
+            pairs.top(&mut rows, (*index, part), &chunk, outputs)?;
+        }
+    }
+    rows.end(&windows)
+}
+
+/// The operands of a pair loss.
+struct Pairs<'a> {
+    pairing: Pairing,
+    profile: &'a Profile,
+    layer: Layer<'a>,
+    labels: Option<View>,
+    key_labels: Option<View>,
+}
+
+/// A vector's inverse norm and label, and how far apart entries and their words are.
+#[derive(Clone)]
+struct Table {
+    view: View,
+    entry_step: u64,
+    word_step: u64,
+    count: u64,
+}
+
+struct Tables {
+    queries: Table,
+    keys: Table,
+}
+
+impl<'a> Pairs<'a> {
+    fn new(loss: &dyn PairLoss, call: &Call, profile: &'a Profile) -> Result<Self> {
+        let pairing = loss.pairing();
+        let itself = pairing.columns == Columns::Queries;
+        let [queries, keys] = if itself { ["features"; 2] } else { ["queries", "keys"] };
+        let needed = |name| call.input(name).ok_or_else(|| missing(loss, name));
+        let labels = call.input("labels");
+        let layer = Layer {
+            options: LinearOptions {
+                weight_layout: WeightLayout::ClassesHidden,
+                chunk_bytes: pairing.chunk_bytes,
+                accumulate: false,
+            },
+            profile,
+            rows: call.dim(Dim::Rows),
+            classes: call.dim(Dim::Classes),
+            depth: call.dim(Dim::Hidden),
+            hidden: needed(queries)?,
+            weight: needed(keys)?,
+            bias: None,
+            hidden_gradient: call.output(&format!("grad.{queries}")),
+            weight_gradient: call.output("grad.keys"),
+            bias_gradient: None,
+        };
+        let deepest = MOST_ITERATIONS / 2 * 4 * u64::from(profile.tally_lanes());
+        if layer.depth > deepest {
+            let what = Dim::Hidden.name().to_owned();
+            return Err(Error::Limit { what, found: layer.depth, limit: deepest });
+        }
+        let key_labels = call.input("key_labels").or_else(|| labels.clone());
+        Ok(Self { pairing, profile, layer, labels, key_labels })
+    }
+
+    // --- tables ---
+
+    /// Reads norms and labels, and gives the row kernels what they found.
+    fn tables(&self, rows: &mut Rows) -> Result<Tables> {
+        let Layer { rows: queries, classes: keys, .. } = self.layer;
+        let view = rows.planner.scratch(Layout::matrix(Dtype::F32, queries, 4));
+        let query_table = Table { view, entry_step: 4, word_step: 1, count: queries };
+        let planes = if self.key_labels.is_some() { 3 } else { 1 };
+        let stride = keys.next_multiple_of(4);
+        let view = rows.planner.scratch(Layout::matrix(Dtype::F32, planes, stride));
+        let key_table = Table { view, entry_step: 1, word_step: stride, count: keys };
+        self.vectors(rows, &query_table, &self.layer.hidden, self.labels.as_ref())?;
+        self.vectors(rows, &key_table, &self.layer.weight, self.key_labels.as_ref())?;
+        if self.pairing.columns == Columns::Queries {
+            let counts = self.partners(rows, &key_table)?;
+            rows.give("targets", counts);
+        }
+        rows.give("query_table", query_table.view.clone());
+        rows.give("key_table", key_table.view.clone());
+        if self.pairing.normalize {
+            rows.count_zeros(query_table.view.clone(), query_table.entry_step, queries);
+            if self.pairing.columns != Columns::Queries {
+                rows.count_zeros(key_table.view.clone(), key_table.entry_step, keys);
+            }
+        }
+        Ok(Tables { queries: query_table, keys: key_table })
+    }
+
+    fn vectors(
+        &self,
+        rows: &mut Rows,
+        table: &Table,
+        operand: &View,
+        labels: Option<&View>,
+    ) -> Result<()> {
+        for part in self.stretches(operand, table.count) {
+            rows.around("vectors", &[shader!("pairs/vectors.wgsl")])
+                .shape("NORMALIZE", self.pairing.normalize)
+                .shape("HAS_LABELS", labels.is_some())
+                .number("rows", part.end - part.start)
+                .number("classes", self.layer.depth)
+                .number("first", part.start)
+                .number("entry_step", table.entry_step)
+                .number("word_step", table.word_step)
+                .read("vector", Some(operand.clone().rows(&part)), 0.0)
+                .integers("labels", labels.map(|labels| labels.clone().rows(&part)))
+                .table("table", &table.view, "u32")
+                .groups(part.end - part.start)?;
+        }
+        Ok(())
+    }
+
+    /// Stretches of vectors that fit a binding and a short dispatch.
+    fn stretches(&self, operand: &View, count: u64) -> Vec<Range<u64>> {
+        let row = operand.layout.row_stride.max(operand.layout.columns()).max(1);
+        let room = self.profile.binding_bytes.saturating_sub(self.profile.offset_alignment + 64);
+        // A 16-bit gradient may be summed in f32.
+        let fits = room / (row * operand.layout.dtype.bytes().max(4));
+        stretches(count, fits.min(self.profile.dispatch_elements / row).max(1))
+    }
+
+    /// How many other vectors have each vector's label: what stands for a target where positives are
+    /// found by label. A row with none of them is ignored.
+    fn partners(&self, rows: &mut Rows, table: &Table) -> Result<View> {
+        let count = table.count;
+        let counts = rows.planner.scratch(Layout::vector(Dtype::U32, count));
+        let lanes = self.profile.tally_lanes();
+        let short = self.profile.dispatch_elements / count.max(1);
+        for part in stretches(count, short.clamp(1, MOST_ITERATIONS)) {
+            rows.around("partners", &[shader!("pairs/partners.wgsl")])
+                .number("classes", count)
+                .number("stride", table.word_step)
+                .number("first", part.start)
+                .number("end", part.end)
+                .table("table", &table.view, "u32")
+                .table("counts", &counts, "u32")
+                .groups(count.div_ceil(u64::from(lanes)))?;
+        }
+        Ok(counts)
+    }
+
+    // --- walks ---
+
+    fn wants_gradients(&self) -> bool {
+        self.layer.hidden_gradient.is_some() || self.layer.weight_gradient.is_some()
+    }
+
+    /// Every chunk's loss and gradient at once.
+    fn one_walk(&self, rows: &mut Rows, tables: &Tables, chunks: &Chunks) -> Result<()> {
+        let mut gradients = Gradients::new(self, rows, chunks);
+        if chunks.parts.is_empty() {
+            gradients.nothing(rows, &chunks.chunk)?;
+        }
+        for (index, part) in &chunks.parts {
+            let chunk = chunks.chunk.clone().rows(&(0..part.end - part.start));
+            self.layer.scores(rows, *index, part, &chunk)?;
+            let gradient =
+                if self.wants_gradients() { Gradient::InPlace } else { Gradient::Nowhere };
+            rows.main(*index, part, &Scores { scores: chunk.clone(), gradient })?;
+            gradients.chunk(self, rows, &tables.queries, (*index, part), &chunk)?;
+        }
+        gradients.finish(self, rows, &tables.keys)
+    }
+
+    /// Every chunk's loss; then, where gradients are wanted, the scores again.
+    fn two_walks(
+        &self,
+        rows: &mut Rows,
+        tables: &Tables,
+        chunks: &Chunks,
+        windows: &[Range<u64>],
+    ) -> Result<()> {
+        let stride = tables.keys.word_step;
+        let columns = rows.planner.scratch(Layout::matrix(Dtype::F32, COLUMN_PLANES, stride));
+        for (index, part) in &chunks.parts {
+            let chunk = chunks.chunk.clone().rows(&(0..part.end - part.start));
+            self.layer.scores(rows, *index, part, &chunk)?;
+            let scores = Scores { scores: chunk, gradient: Gradient::Nowhere };
+            rows.main(*index, part, &scores)?;
+            if self.pairing.columns == Columns::Softmax {
+                self.columns(rows, (*index, part), &scores, &columns)?;
+            }
+        }
+        self.join(rows, windows, &columns, stride)?;
+        if !self.wants_gradients() {
+            return Ok(());
+        }
+        rows.give("column_table", columns);
+        let mut gradients = Gradients::new(self, rows, chunks);
+        if chunks.parts.is_empty() {
+            gradients.nothing(rows, &chunks.chunk)?;
+        }
+        for (index, part) in &chunks.parts {
+            let chunk = chunks.chunk.clone().rows(&(0..part.end - part.start));
+            // A single chunk still holds its scores.
+            if chunks.parts.len() > 1 {
+                self.layer.scores(rows, *index, part, &chunk)?;
+            }
+            let scores = Scores { scores: chunk.clone(), gradient: Gradient::InPlace };
+            rows.gradient(*index, part, &scores)?;
+            gradients.chunk(self, rows, &tables.queries, (*index, part), &chunk)?;
+        }
+        gradients.finish(self, rows, &tables.keys)
+    }
+
+    /// Takes a chunk's rows into the columns' own states.
+    fn columns(
+        &self,
+        rows: &mut Rows,
+        (index, part): (usize, &Range<u64>),
+        scores: &Scores,
+        columns: &View,
+    ) -> Result<()> {
+        let streams = rows.streams(part, false);
+        let lanes = self.profile.lanes();
+        let step = rows
+            .step("columns", shader!("pairs/columns.wgsl"), index, part)
+            .number("stride", columns.layout.row_stride)
+            .words("statistics", None)
+            .table("column_states", columns, "vec4<u32>")
+            .read("logits", Some(scores.scores.clone()), 0.0)
+            .write("gradient", None);
+        crate::row::functor_streams(step, streams)
+            .groups(self.layer.classes.div_ceil(4 * u64::from(lanes)))
+    }
+
+    /// Closes the columns, and the pairs' losses with them.
+    fn join(
+        &self,
+        rows: &mut Rows,
+        windows: &[Range<u64>],
+        columns: &View,
+        stride: u64,
+    ) -> Result<()> {
+        let lanes = self.profile.tally_lanes();
+        let sources =
+            [shader!("record.wgsl"), shader!("pairs/column.wgsl"), shader!("pairs/join.wgsl")];
+        for (index, window) in windows.iter().enumerate() {
+            let Some((records, _)) = rows.records(index, window) else { continue };
+            let count = window.end - window.start;
+            rows.around("join", &sources)
+                .shape("OWN", self.pairing.columns == Columns::Softmax)
+                .number("rows", count)
+                .number("origin", window.start)
+                .number("stride", stride)
+                .table("records", &records, "u32")
+                .table("column_states", columns, "u32")
+                .groups(count.div_ceil(u64::from(lanes)))?;
+        }
+        Ok(())
+    }
+
+    /// The largest scores of a chunk's rows: as many ranks a dispatch as its loops allow.
+    fn top(
+        &self,
+        rows: &mut Rows,
+        (index, part): (usize, &Range<u64>),
+        chunk: &View,
+        [scores, indices]: &[View; 2],
+    ) -> Result<()> {
+        let lanes = u64::from(self.profile.lanes());
+        let walk = self.layer.classes.div_ceil(4 * lanes) + 16;
+        if walk > MOST_ITERATIONS {
+            let (what, limit) = ("keys of a top k".to_owned(), (MOST_ITERATIONS - 16) * 4 * lanes);
+            return Err(Error::Limit { what, found: self.layer.classes, limit });
+        }
+        let k = scores.layout.columns();
+        for ranks in stretches(k, MOST_ITERATIONS / walk) {
+            let streams = rows.streams(part, false);
+            let step = rows
+                .step("top", shader!("pairs/top.wgsl"), index, part)
+                .number("k", k)
+                .number("first", ranks.start)
+                .number("end", ranks.end)
+                .words("statistics", None)
+                .words("top_scores", Some(scores.clone().rows(part)))
+                .words("top_indices", Some(indices.clone().rows(part)))
+                .read("logits", Some(chunk.clone()), 0.0)
+                .write("gradient", None);
+            crate::row::functor_streams(step, streams).groups(part.end - part.start)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a gradient through the normalisation of its vectors, `part` of them.
+    fn tangent(
+        &self,
+        rows: &mut Rows,
+        table: &Table,
+        vectors: &View,
+        part: &Range<u64>,
+        [raw, output]: [&View; 2],
+    ) -> Result<()> {
+        for piece in self.stretches(vectors, part.end - part.start) {
+            let all = part.start + piece.start..part.start + piece.end;
+            let (from, to) = (raw.clone().rows(&piece), output.clone().rows(&piece));
+            let step = rows
+                .around("tangent", &[shader!("pairs/tangent.wgsl")])
+                .number("rows", piece.end - piece.start)
+                .number("classes", self.layer.depth)
+                .number("first", all.start)
+                .number("entry_step", table.entry_step)
+                .read("vector", Some(vectors.clone().rows(&all)), 0.0)
+                .table("table", &table.view, "u32");
+            let step = if needs_own_sum(output) {
+                step.read("raw", Some(from), 0.0).write("gradient", Some(to))
+            } else {
+                step.read_write("raw", "gradient", from)
+            };
+            step.groups(piece.end - piece.start)?;
+        }
+        Ok(())
+    }
+}
+
+/// A 16-bit gradient is made in f32 before the normalisation's backward rounds it.
+fn needs_own_sum(output: &View) -> bool {
+    output.layout.dtype != Dtype::F32
+}
+
+/// The gradients of a walk: raw ones (of the products), turned into those of the vectors.
+struct Gradients<'a> {
+    layer: Layer<'a>,
+    sums: crate::linear::Sums,
+    /// Where the raw gradient of a chunk's queries goes, if not straight to the caller.
+    query_rows: Option<View>,
+}
+
+impl<'a> Gradients<'a> {
+    fn new(pairs: &Pairs<'a>, rows: &mut Rows, chunks: &Chunks) -> Self {
+        let mut layer = pairs.layer.clone();
+        let depth = layer.depth;
+        let mut wide = |output: &Option<View>, count: u64| {
+            let narrow = output.as_ref().is_some_and(needs_own_sum) && pairs.pairing.normalize;
+            narrow.then(|| rows.planner.scratch(Layout::matrix(Dtype::F32, count, depth)))
+        };
+        let query_rows = wide(&layer.hidden_gradient, chunks.chunk.layout.rows());
+        let keys = wide(&layer.weight_gradient, layer.classes);
+        layer.weight_gradient = keys.or(layer.weight_gradient);
+        let sums = layer.sums(rows, chunks.parts.len());
+        Self { layer, sums, query_rows }
+    }
+
+    /// Without queries the gradient of the keys is a sum over nothing.
+    fn nothing(&mut self, rows: &mut Rows, chunk: &View) -> Result<()> {
+        self.layer.columns_step(rows, &mut self.sums, 0, &(0..0), chunk)
+    }
+
+    /// A chunk's part.
+    fn chunk(
+        &mut self,
+        pairs: &Pairs,
+        rows: &mut Rows,
+        table: &Table,
+        (index, part): (usize, &Range<u64>),
+        chunk: &View,
+    ) -> Result<()> {
+        if let Some(output) = &self.layer.hidden_gradient {
+            let output = output.clone().rows(part);
+            let here = self.query_rows.clone().map(|raw| raw.rows(&(0..part.end - part.start)));
+            let raw = here.unwrap_or_else(|| output.clone());
+            self.layer.rows_step(rows, index, part, chunk, raw.clone())?;
+            if pairs.pairing.normalize {
+                pairs.tangent(rows, table, &self.layer.hidden, part, [&raw, &output])?;
+            }
+        }
+        self.layer.columns_step(rows, &mut self.sums, index, part, chunk)
+    }
+
+    /// The keys' gradient, once every chunk is in it.
+    fn finish(self, pairs: &Pairs, rows: &mut Rows, table: &Table) -> Result<()> {
+        let ends = (&self.layer.weight_gradient, &pairs.layer.weight_gradient);
+        if let (Some(raw), Some(output)) = ends
+            && pairs.pairing.normalize
+        {
+            let all = 0..table.count;
+            pairs.tangent(rows, table, &self.layer.weight, &all, [raw, output])?;
+        }
+        Ok(())
+    }
+}

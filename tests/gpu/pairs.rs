@@ -1,0 +1,708 @@
+//! Losses of pairs: every option against the reference at awkward shapes, edges, and what changes no
+//! bit.
+
+use serde_json::{Value, json};
+use surprisal::{
+    Array, Arrays, CrossEntropyShards, Dtype, Error, Gpu, Layout, Loss, Named, Reduction, Request,
+    testing,
+};
+
+use crate::{
+    conformance::every,
+    support::{
+        Context, FLOATS, Placed, Reference, assert_same_bits, bits, bytes, check, gaussian,
+        indices, matrix, named, outcome, parse, placed_inputs, row, set, storage, submit, tensors,
+        vector, with,
+    },
+};
+
+tests![
+    info_nce_cases,
+    sup_con_cases,
+    sigmoid_contrastive_cases,
+    described,
+    awkward_shapes,
+    options,
+    scales,
+    storage_types,
+    zero_vectors,
+    duplicates,
+    rows_without_positives,
+    few,
+    labels,
+    bad_targets,
+    not_numbers,
+    chunks,
+    windows,
+    many_tiles,
+    views,
+    places_in_memory,
+    scratch,
+    refusals,
+    similarities,
+    vocabulary_shards,
+];
+
+const GRADIENTS: [&str; 4] = ["loss", "lse", "grad.queries", "grad.keys"];
+
+fn cases(context: &Context, loss: &str) {
+    for dtype in FLOATS {
+        every(context, loss, dtype, 1, 0);
+    }
+}
+
+fn info_nce_cases(context: &Context) {
+    cases(context, "info_nce");
+}
+
+fn sup_con_cases(context: &Context) {
+    cases(context, "sup_con");
+}
+
+fn sigmoid_contrastive_cases(context: &Context) {
+    cases(context, "sigmoid_contrastive");
+}
+
+/// Inputs made from the descriptions alone, in every storage type.
+fn described(context: &Context) {
+    for name in ["info_nce", "sup_con", "sigmoid_contrastive"] {
+        for checked in testing::check(&*parse(name, &json!({})), &context.gpu).unwrap() {
+            assert!(checked.comparison.passed, "{name}: {checked}");
+        }
+    }
+}
+
+/// Vectors whose scores are of the size of one.
+fn sample(seed: u64, queries: usize, keys: usize, depth: usize) -> Arrays {
+    let size = 1.0 / (depth as f64).sqrt().sqrt();
+    let scaled = |seed, count| {
+        let values = gaussian(seed, count, depth).to_f64();
+        matrix(count, depth, values.into_iter().map(|v| v * size).collect())
+    };
+    named([("queries", scaled(seed, queries)), ("keys", scaled(seed + 1, keys))])
+}
+
+fn features(seed: u64, count: usize, depth: usize, labels: u64) -> Arrays {
+    let labels = indices(&testing::targets(seed + 1, count, labels));
+    named([("features", gaussian(seed, count, depth)), ("labels", labels)])
+}
+
+fn info_nce(options: &Value) -> Box<dyn Loss> {
+    parse("info_nce", options)
+}
+
+fn symmetric(normalize: bool) -> Value {
+    json!({"symmetric": true, "normalize": normalize, "temperature": 0.3})
+}
+
+fn awkward_shapes(context: &Context) {
+    let gpu = &context.gpu;
+    for (queries, keys, depth) in
+        [(1, 1, 1), (1, 5, 1), (7, 129, 65), (33, 33, 20), (25, 1000, 3), (9, 9, 1), (8, 40, 130)]
+    {
+        let inputs = sample(1, queries, keys, depth);
+        for normalize in [false, true] {
+            let plain = json!({"normalize": normalize, "temperature": 0.3});
+            check(gpu, &*info_nce(&plain), &inputs, Dtype::F32, &GRADIENTS);
+            if queries == keys {
+                check(gpu, &*info_nce(&symmetric(normalize)), &inputs, Dtype::F32, &GRADIENTS);
+            }
+            let sigmoid = parse("sigmoid_contrastive", &json!({"normalize": normalize}));
+            let scaled = with(&inputs, [("scale", vector(&[5.0])), ("bias", vector(&[-2.0]))]);
+            let wanted = ["loss", "grad.queries", "grad.keys", "grad.scale", "grad.bias"];
+            check(gpu, &*sigmoid, &scaled, Dtype::F32, &wanted);
+        }
+        let loss = parse("sup_con", &json!({"temperature": 0.2}));
+        let inputs = features(2, keys, depth, 4);
+        check(gpu, &*loss, &inputs, Dtype::F32, &["loss", "lse", "grad.features", "count"]);
+    }
+}
+
+fn options(context: &Context) {
+    let gpu = &context.gpu;
+    let inputs = sample(3, 19, 19, 7);
+    let wanted = ["loss", "sum", "denominator", "count", "grad.queries", "grad.keys"];
+    for base in [json!({}), symmetric(true), symmetric(false)] {
+        let mut options = base.clone();
+        for reduction in [json!("sum"), json!("mean"), json!({"over": 7.0})] {
+            options["reduction"] = reduction;
+            let up = with(&inputs, [("upstream", vector(&[-0.6]))]);
+            check(gpu, &*info_nce(&options), &up, Dtype::F32, &wanted);
+        }
+        options["reduction"] = json!("none");
+        let each = vector(&testing::gaussian(4, 19));
+        let up = with(&inputs, [("upstream", each)]);
+        check(gpu, &*info_nce(&options), &up, Dtype::F32, &wanted);
+        let over = with(&inputs, [("denominator", vector(&[11.0]))]);
+        check(gpu, &*info_nce(&base), &over, Dtype::F32, &wanted);
+        // Each output alone.
+        for name in wanted {
+            check(gpu, &*info_nce(&base), &inputs, Dtype::F32, &[name]);
+        }
+    }
+    let features = features(5, 31, 6, 5);
+    for reduction in [json!("sum"), json!("none"), json!({"over": 7.0})] {
+        let loss = parse("sup_con", &json!({"reduction": reduction}));
+        check(gpu, &*loss, &features, Dtype::F32, &["loss", "sum", "count", "grad.features"]);
+    }
+}
+
+/// A learnable scale in a GPU buffer, 0 and negative ones included.
+fn scales(context: &Context) {
+    let wanted = ["loss", "grad.scale", "grad.queries", "grad.keys"];
+    let inputs = sample(6, 21, 21, 9);
+    for scale in [0.0, 1.0, 14.3, 100.0, -3.0] {
+        let inputs = with(&inputs, [("scale", vector(&[scale]))]);
+        for both in [false, true] {
+            for normalize in [false, true] {
+                let options = json!({"symmetric": both, "normalize": normalize});
+                let loss = info_nce(&options);
+                check(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
+                check(&context.gpu, &*loss, &inputs, Dtype::F32, &["grad.scale"]);
+            }
+        }
+        let loss = parse("sigmoid_contrastive", &json!({"normalize": true}));
+        check(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
+    }
+}
+
+fn storage_types(context: &Context) {
+    for dtype in FLOATS {
+        let inputs = with(&sample(7, 33, 33, 21), [("scale", vector(&[4.0]))]);
+        let wanted = ["loss", "grad.scale", "grad.queries", "grad.keys"];
+        for chunk in [None, Some(9 * 36 * 4)] {
+            for both in [false, true] {
+                for normalize in [false, true] {
+                    let options =
+                        json!({"symmetric": both, "normalize": normalize, "chunk_bytes": chunk});
+                    check(&context.gpu, &*info_nce(&options), &inputs, dtype, &wanted);
+                }
+            }
+            let loss = parse("sup_con", &json!({"chunk_bytes": chunk}));
+            let inputs = features(8, 40, 13, 6);
+            check(&context.gpu, &*loss, &inputs, dtype, &["loss", "grad.features"]);
+        }
+    }
+}
+
+// --- edges ---
+
+/// Row `at` of a matrix set to a value.
+fn fill(array: &Array, at: usize, value: f64) -> Array {
+    let columns = array.shape[1] as usize;
+    let mut values = array.to_f64();
+    values[at * columns..(at + 1) * columns].fill(value);
+    Array::float(&array.shape, values)
+}
+
+fn zero_vectors(context: &Context) {
+    let inputs = sample(9, 12, 12, 5);
+    let queries = fill(&fill(&inputs["queries"], 3, 0.0), 7, -0.0);
+    let inputs = with(&inputs, [("queries", queries), ("keys", fill(&inputs["keys"], 7, 0.0))]);
+    for both in [false, true] {
+        let loss = info_nce(&json!({"normalize": true, "symmetric": both}));
+        let (outputs, status) = check(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENTS);
+        assert_eq!((status.zero_vectors, status.bad_rows), (3, 0));
+        for at in [3, 7] {
+            assert!(row(&outputs["grad.queries"], at).iter().all(|&g| g == 0.0));
+        }
+        assert!(row(&outputs["grad.keys"], 7).iter().all(|&g| g == 0.0));
+    }
+    // Without normalisation a zero is a vector like any other.
+    let (_, status) = check(&context.gpu, &*info_nce(&json!({})), &inputs, Dtype::F32, &GRADIENTS);
+    assert_eq!(status.zero_vectors, 0);
+    // Squares that would overflow, or vanish.
+    let size = |exponent: i32| {
+        let values = inputs["queries"].to_f64().iter().map(|v| v * 2f64.powi(exponent)).collect();
+        with(&inputs, [("queries", matrix(12, 5, values))])
+    };
+    for exponent in [100, -100] {
+        let loss = info_nce(&json!({"normalize": true}));
+        let (outputs, _) = outcome(&context.gpu, &*loss, &size(exponent), Dtype::F32, &["loss"]);
+        let (plain, _) = outcome(&context.gpu, &*loss, &inputs, Dtype::F32, &["loss"]);
+        assert_same_bits(&only(outputs), &only(plain), "a power of two");
+    }
+}
+
+fn only(mut outputs: Arrays) -> Arrays {
+    outputs.remove("status");
+    outputs
+}
+
+fn duplicates(context: &Context) {
+    let inputs = sample(10, 10, 10, 6);
+    let mut keys = inputs["keys"].to_f64();
+    keys.copy_within(0..6, 6);
+    keys.copy_within(0..6, 54);
+    let inputs = with(&inputs, [("keys", matrix(10, 6, keys))]);
+    for options in [json!({}), symmetric(true)] {
+        check(&context.gpu, &*info_nce(&options), &inputs, Dtype::F32, &GRADIENTS);
+    }
+}
+
+fn rows_without_positives(context: &Context) {
+    let wanted = ["loss", "count", "denominator", "grad.features"];
+    let loss = parse("sup_con", &json!({"temperature": 0.3}));
+    let lonely = with(
+        &features(11, 9, 5, 3),
+        [("labels", indices(&[4, -1, 4, 9, i64::MAX, 0, 4, 1 << 32, -1]))],
+    );
+    let (outputs, _) = check(&context.gpu, &*loss, &lonely, Dtype::F32, &wanted);
+    assert_eq!(outputs["count"].to_i64(), [5]);
+    // 0 and 2^32 differ in one word alone, and nobody has a positive.
+    for empty in ["nan", "zero"] {
+        let loss = parse("sup_con", &json!({"empty": empty}));
+        let labels = indices(&[1, 2, 3, 4, 0, 1 << 32, 7, 8, 9]);
+        let inputs = with(&lonely, [("labels", labels)]);
+        let (outputs, _) = check(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
+        assert_eq!(outputs["count"].to_i64(), [0]);
+        assert!(outputs["grad.features"].to_f64().iter().all(|&g| g == 0.0));
+    }
+    let equal = with(&lonely, [("labels", indices(&[5; 9]))]);
+    check(&context.gpu, &*loss, &equal, Dtype::F32, &wanted);
+    // Queries whose target is to be ignored, one of them a NaN.
+    let inputs = sample(12, 9, 13, 4);
+    let queries = set(&inputs["queries"], 4 * 4 + 1, f64::NAN);
+    let targets = indices(&[0, 12, 3, 3, -100, 5, -100, 7, 12]);
+    let inputs = with(&inputs, [("targets", targets), ("queries", queries)]);
+    for normalize in [false, true] {
+        for name in ["info_nce", "sigmoid_contrastive"] {
+            let loss = parse(name, &json!({"normalize": normalize}));
+            let wanted = ["loss", "count", "grad.queries", "grad.keys"];
+            let (outputs, status) = check(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
+            assert_eq!((status.bad_rows, outputs["count"].to_i64()), (0, vec![7]));
+            assert!(row(&outputs["grad.queries"], 4).iter().all(|&g| g == 0.0));
+            assert!(outputs["grad.keys"].to_f64().iter().all(|g| g.is_finite()));
+        }
+    }
+}
+
+/// One query, one key, no query, and two vectors.
+fn few(context: &Context) {
+    let gpu = &context.gpu;
+    for options in [json!({}), symmetric(true)] {
+        let (outputs, _) =
+            check(gpu, &*info_nce(&options), &sample(13, 1, 1, 3), Dtype::F32, &GRADIENTS);
+        assert_eq!(outputs["loss"].to_f64(), [0.0]);
+        assert!(outputs["grad.keys"].to_f64().iter().all(|&g| g == 0.0));
+    }
+    let one_key = with(&sample(14, 6, 1, 3), [("targets", indices(&[0; 6]))]);
+    check(gpu, &*info_nce(&json!({})), &one_key, Dtype::F32, &GRADIENTS);
+    check(gpu, &*info_nce(&json!({})), &sample(15, 1, 9, 3), Dtype::F32, &GRADIENTS);
+    for empty in ["nan", "zero"] {
+        let options = json!({"normalize": true, "empty": empty});
+        let none = sample(16, 0, 4, 3);
+        let (outputs, _) = check(gpu, &*info_nce(&options), &none, Dtype::F32, &GRADIENTS);
+        assert!(outputs["grad.keys"].to_f64().iter().all(|&g| g == 0.0));
+        let options = json!({"symmetric": true, "empty": empty});
+        check(gpu, &*info_nce(&options), &sample(16, 0, 0, 3), Dtype::F32, &["loss"]);
+    }
+    for (count, labels) in [(1, 1), (2, 1), (2, 9)] {
+        let inputs = features(17, count, 3, labels);
+        let loss = parse("sup_con", &json!({}));
+        check(gpu, &*loss, &inputs, Dtype::F32, &["loss", "count", "grad.features"]);
+    }
+}
+
+/// False negatives: keys with the query's label.
+fn labels(context: &Context) {
+    let gpu = &context.gpu;
+    let inputs = sample(18, 23, 23, 6);
+    for different in [1, 4, 1000] {
+        let labels = indices(&testing::targets(19, 23, different));
+        let inputs = with(&inputs, [("labels", labels), ("scale", vector(&[2.0]))]);
+        for both in [false, true] {
+            let loss = info_nce(&json!({"symmetric": both, "normalize": true}));
+            let wanted = [&GRADIENTS[..], &["grad.scale"]].concat();
+            check(gpu, &*loss, &inputs, Dtype::F32, &wanted);
+        }
+    }
+    let more = with(
+        &sample(20, 8, 50, 5),
+        [
+            ("targets", indices(&testing::targets(21, 8, 50))),
+            ("labels", indices(&testing::targets(22, 8, 3))),
+            ("key_labels", indices(&testing::targets(23, 50, 3))),
+        ],
+    );
+    check(gpu, &*info_nce(&json!({})), &more, Dtype::F32, &GRADIENTS);
+}
+
+fn bad_targets(context: &Context) {
+    let targets = indices(&[0, 10, 2, -1, i64::MIN, 1 << 32, 9]);
+    let inputs = with(&sample(24, 7, 10, 4), [("targets", targets)]);
+    for name in ["info_nce", "sigmoid_contrastive"] {
+        let loss = parse(name, &json!({"reduction": "none", "normalize": true}));
+        let wanted = ["loss", "grad.queries", "grad.keys"];
+        let (_, status) = check(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
+        assert_eq!((status.bad_targets, status.first_bad_target), (4, Some((1, 10))));
+    }
+}
+
+/// A NaN or an infinity shows in everything that it is part of, and is counted.
+fn not_numbers(context: &Context) {
+    let inputs = sample(25, 9, 9, 4);
+    for value in [f64::NAN, f64::INFINITY] {
+        for name in ["queries", "keys"] {
+            let inputs = with(&inputs, [(name, set(&inputs[name], 4 * 4 + 2, value))]);
+            for options in [
+                json!({"reduction": "none"}),
+                json!({"reduction": "none", "normalize": true}),
+                json!({"reduction": "none", "normalize": true, "symmetric": true}),
+            ] {
+                let loss = info_nce(&options);
+                let (outputs, status) = outcome(
+                    &context.gpu,
+                    &*loss,
+                    &inputs,
+                    Dtype::F32,
+                    &["loss", "grad.queries", "grad.keys"],
+                );
+                let all = name == "keys" || options["symmetric"] == true;
+                assert_eq!(status.bad_rows, if all { 9 } else { 1 }, "{options} {name}");
+                let nan = outputs["loss"].to_f64().iter().filter(|loss| loss.is_nan()).count();
+                assert_eq!(nan, if all { 9 } else { 1 });
+                assert!(row(&outputs["grad.queries"], 4).iter().all(|g| g.is_nan()));
+                let reached = |array: &Array| array.to_f64().iter().all(|g| g.is_nan());
+                assert!(reached(&outputs["grad.keys"]));
+            }
+        }
+    }
+}
+
+// --- what changes no bit ---
+
+/// Every loss with every kind of walk, and inputs for it.
+fn kinds() -> Vec<(&'static str, Value, Arrays, Vec<&'static str>)> {
+    let pairs = with(&sample(26, 37, 37, 19), [("scale", vector(&[3.0]))]);
+    let wanted = vec!["loss", "grad.queries", "grad.keys", "grad.scale"];
+    let each = |mut options: Value| {
+        options["reduction"] = json!("none");
+        options
+    };
+    vec![
+        ("info_nce", each(json!({})), pairs.clone(), wanted.clone()),
+        ("info_nce", each(symmetric(true)), pairs.clone(), wanted.clone()),
+        ("info_nce", each(json!({"normalize": true})), pairs.clone(), wanted.clone()),
+        ("sigmoid_contrastive", each(json!({"normalize": true})), pairs, wanted),
+        ("sup_con", each(json!({})), features(27, 45, 11, 7), vec!["loss", "grad.features"]),
+    ]
+}
+
+fn assert_same(context: &Context, gpu: &Gpu, chunk: Option<u64>, dtype: Dtype) {
+    for (name, mut options, inputs, wanted) in kinds() {
+        let expected = outcome(&context.gpu, &*parse(name, &options), &inputs, dtype, &wanted).0;
+        options["chunk_bytes"] = json!(chunk);
+        let actual = outcome(gpu, &*parse(name, &options), &inputs, dtype, &wanted).0;
+        assert_same_bits(&only(actual), &only(expected), &format!("{name} {options} {dtype}"));
+    }
+}
+
+fn chunks(context: &Context) {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        for chunk in [1, 3 * 160, 24 * 160, 30 * 160] {
+            assert_same(context, &context.gpu, Some(chunk), dtype);
+        }
+    }
+}
+
+fn windows(context: &Context) {
+    let products = context.with(|profile| profile.dispatch_products = 3000);
+    let bindings = context.with(|profile| {
+        profile.binding_bytes = 4 << 10;
+        profile.offset_alignment = 256;
+    });
+    let short = context.with(|profile| profile.dispatch_elements = 100);
+    for gpu in [products, bindings, short] {
+        for dtype in [Dtype::F32, Dtype::F16] {
+            assert_same(context, &gpu, None, dtype);
+        }
+    }
+}
+
+/// More keys than 65,535 tiles, which is more than one dimension of a grid holds.
+fn many_tiles(context: &Context) {
+    let tile = 4 * u64::from(context.gpu.profile().tile_lanes);
+    if tile > 64 {
+        return; // The same on an adapter with wide tiles takes too long on the host.
+    }
+    let keys = (65_536 * tile + 5) as usize;
+    let inputs = sample(28, 1, keys, 1);
+    let loss = info_nce(&json!({"reduction": "sum"}));
+    let (outputs, _) =
+        check(&context.gpu, &*loss, &inputs, Dtype::F32, &["loss", "grad.queries", "grad.keys"]);
+    assert_eq!(outputs["grad.keys"].len(), keys);
+}
+
+/// NT-Xent is supervised contrast with one positive a vector.
+fn views(context: &Context) {
+    let labels: Vec<i64> = surprisal::SupCon::views(11, 2).into_iter().map(i64::from).collect();
+    let inputs = with(&features(29, 22, 8, 3), [("labels", indices(&labels))]);
+    let loss = surprisal::SupCon::nt_xent();
+    let (outputs, _) =
+        check(&context.gpu, &loss, &inputs, Dtype::F32, &["loss", "count", "grad.features"]);
+    assert_eq!(outputs["count"].to_i64(), [22]);
+    // As cross-entropy of each vector against the others, written out in f64.
+    let unit = |at: usize| {
+        let vector = row(&inputs["features"], at);
+        let norm = vector.iter().map(|v| v * v).sum::<f64>().sqrt();
+        vector.into_iter().map(move |v| v / norm).collect::<Vec<f64>>()
+    };
+    let s = |a: usize, b: usize| unit(a).iter().zip(unit(b)).map(|(a, b)| a * b).sum::<f64>() / 0.5;
+    let row_loss = |i: usize| {
+        let others = (0..22).filter(|&j| j != i).map(|j| s(i, j).exp());
+        others.sum::<f64>().ln() - s(i, (i + 11) % 22)
+    };
+    let expected = (0..22).map(row_loss).sum::<f64>() / 22.0;
+    assert!((outputs["loss"].to_f64()[0] - expected).abs() < 1e-5 * expected);
+    assert_eq!(bits(&outputs["count"]), [22]);
+}
+
+// --- places and memory ---
+
+/// Any stride and offset give the same bits, and nothing beside the tensors is touched.
+fn places_in_memory(context: &Context) {
+    let gpu = &context.gpu;
+    for dtype in FLOATS {
+        for (name, options, inputs, wanted) in kinds() {
+            let loss = parse(name, &options);
+            let expected = outcome(gpu, &*loss, &inputs, dtype, &wanted).0;
+            for offset in [1, 2] {
+                let place = |(name, array): (&String, &Array)| {
+                    let dtype = surprisal::stored_dtype(&*loss, name, dtype);
+                    let dense = Layout::dense(dtype, &array.shape);
+                    let layout = if array.shape.len() == 2 {
+                        let stride = array.shape[1] + 3;
+                        dense.row_stride(stride).offset(offset)
+                    } else {
+                        dense.offset(offset)
+                    };
+                    (name.clone(), Placed::input(gpu, array, layout))
+                };
+                let inputs: Vec<_> = inputs.iter().map(place).collect();
+                let outputs: Vec<_> = wanted
+                    .iter()
+                    .map(|&name| {
+                        let shape = &expected[name].shape;
+                        let dtype = if name == "loss" { Dtype::F32 } else { dtype };
+                        let dense = Layout::dense(dtype, shape);
+                        let layout = match shape[..] {
+                            [_, columns] => dense.row_stride(columns + 5).offset(offset),
+                            _ => dense.offset(offset),
+                        };
+                        (name.to_owned(), Placed::output(gpu, layout))
+                    })
+                    .collect();
+                submit(gpu, &*loss, &Request::new(tensors(&inputs), tensors(&outputs)));
+                for (output, placed) in &outputs {
+                    placed.assert_surroundings(gpu);
+                    let what = format!("{name} {output} {options} {dtype}");
+                    assert_eq!(bits(&placed.array(gpu)), bits(&expected[output]), "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// The plan's bytes are enough: dirty scratch of that size, with a guard behind it.
+fn scratch(context: &Context) {
+    let gpu = &context.gpu;
+    for dtype in [Dtype::F32, Dtype::F16] {
+        for (name, mut options, inputs, wanted) in kinds() {
+            options["chunk_bytes"] = json!(24 * 160);
+            let loss = parse(name, &options);
+            let expected = outcome(gpu, &*loss, &inputs, dtype, &wanted).0;
+            let placed = placed_inputs(gpu, &*loss, &inputs, dtype);
+            let outputs: Vec<_> = wanted
+                .iter()
+                .map(|&name| {
+                    let dtype = if name == "loss" { Dtype::F32 } else { dtype };
+                    let layout = Layout::dense(dtype, &expected[name].shape);
+                    (name.to_owned(), Placed::output(gpu, layout))
+                })
+                .collect();
+            let request = Request::new(tensors(&placed), tensors(&outputs));
+            let plan = gpu.plan(&*loss, &request).unwrap();
+            let buffer = storage(gpu, plan.scratch_bytes + 256);
+            gpu.queue().write_buffer(&buffer, 0, &vec![0xff; buffer.size() as usize]);
+            submit(gpu, &*loss, &request.scratch(&buffer));
+            let after = bytes(gpu, &buffer);
+            assert!(after[plan.scratch_bytes as usize..].iter().all(|&byte| byte == 0xff));
+            for (output, placed) in &outputs {
+                let what = format!("{name} {output} {options} {dtype}");
+                assert_eq!(bits(&placed.array(gpu)), bits(&expected[output]), "{what}");
+            }
+        }
+    }
+}
+
+/// What cannot be meant is refused, by name and value.
+fn refusals(context: &Context) {
+    let refused = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
+        let host = surprisal::cpu::run(loss, inputs, wanted).unwrap_err();
+        let device = context.gpu.run_arrays(loss, inputs, Dtype::F32, wanted).unwrap_err();
+        assert_eq!(host.to_string(), device.to_string());
+        host
+    };
+    let few_keys = sample(30, 5, 4, 3);
+    let error = refused(&*info_nce(&json!({})), &few_keys, &["loss"]);
+    assert!(matches!(&error, Error::WrongShape { argument, .. } if argument == "keys"), "{error}");
+    let more_keys = sample(30, 4, 5, 3);
+    let error = refused(&*info_nce(&symmetric(true)), &more_keys, &["loss"]);
+    assert!(error.to_string().contains("symmetric"), "{error}");
+    let square = with(&sample(30, 4, 4, 3), [("targets", indices(&[0; 4]))]);
+    let error = refused(&*info_nce(&symmetric(true)), &square, &["loss"]);
+    assert!(matches!(error, Error::Conflict { .. }), "{error}");
+    let labelled = with(&more_keys, [("labels", indices(&[0; 4]))]);
+    refused(&*info_nce(&json!({})), &labelled, &["loss"]);
+    let labelled = with(&more_keys, [("key_labels", indices(&[0; 5]))]);
+    refused(&*info_nce(&json!({})), &labelled, &["loss"]);
+    let error = refused(&*info_nce(&json!({})), &more_keys, &["grad.scale"]);
+    assert!(matches!(&error, Error::MissingInput { argument, .. } if argument == "scale"));
+    let loss = info_nce(&json!({}));
+    let placed = placed_inputs(&context.gpu, &*loss, &more_keys, Dtype::F32);
+    let request = Request::new(tensors(&placed), Named::new()).gradient_in_place();
+    assert!(matches!(context.gpu.plan(&*loss, &request), Err(Error::Conflict { .. })));
+    for options in [json!({"temperature": 0}), json!({"temperature": -1}), json!({"tau": 1})] {
+        assert!((surprisal::loss::find("info_nce").unwrap().parse)(&options).is_err());
+    }
+}
+
+// --- similarity ---
+
+fn similarities(context: &Context) {
+    let gpu = &context.gpu;
+    for (queries, keys, depth, k) in [(1, 1, 1, 1), (5, 7, 3, 7), (30, 301, 17, 12)] {
+        let inputs = sample(31, queries, keys, depth);
+        for normalize in [false, true] {
+            let loss = parse("similarity", &json!({"normalize": normalize, "k": k}));
+            let wanted = ["scores", "top_scores", "top_indices"];
+            let (all, _) = check(gpu, &*loss, &inputs, Dtype::F32, &wanted);
+            // Chunks change no bit, and each output comes alone.
+            let options = json!({"normalize": normalize, "k": k, "chunk_bytes": 5 * keys * 4});
+            for name in wanted {
+                let small = parse("similarity", &options);
+                let (one, _) = outcome(gpu, &*small, &inputs, Dtype::F32, &[name]);
+                assert_eq!(bits(&one[name]), bits(&all[name]), "{name}");
+            }
+        }
+        let scaled = with(&inputs, [("scale", vector(&[-2.5]))]);
+        for dtype in FLOATS {
+            let wanted = ["scores", "top_scores", "top_indices"];
+            check(gpu, &*parse("similarity", &json!({"k": k})), &scaled, dtype, &wanted);
+        }
+    }
+    // Ranks in several dispatches.
+    let inputs = sample(32, 2, 5_000, 2);
+    let loss = parse("similarity", &json!({"k": 3000}));
+    check(gpu, &*loss, &inputs, Dtype::F32, &["top_scores", "top_indices"]);
+    // Ties go to the lower index, NaN comes first, zeros have score 0.
+    let keys = matrix(6, 1, vec![1.0, 2.0, f64::NAN, 2.0, 0.0, -1.0]);
+    let ties = named([("queries", matrix(2, 1, vec![1.0, 0.0])), ("keys", keys)]);
+    let loss = parse("similarity", &json!({"k": 6}));
+    let (outputs, status) = check(gpu, &*loss, &ties, Dtype::F32, &["scores", "top_indices"]);
+    assert_eq!(outputs["top_indices"].to_i64(), [2, 1, 3, 0, 4, 5, 2, 0, 1, 3, 4, 5]);
+    assert_eq!(status.bad_rows, 2);
+    let loss = parse("similarity", &json!({"k": 7}));
+    assert!(gpu.run_arrays(&*loss, &ties, Dtype::F32, &["top_scores"]).is_err());
+}
+
+// --- shards ---
+
+/// P1 over three shards of the vocabulary is P1.
+fn vocabulary_shards(context: &Context) {
+    let gpu = &context.gpu;
+    let (rows, classes, depth) = (23, 300, 9);
+    let cuts = [0, 111, 112, 300];
+    for common in [0.0, 1e4] {
+        let hidden = gaussian(40, rows, depth);
+        let weight = gaussian(41, classes, depth).to_f64();
+        let bias = testing::gaussian(42, classes);
+        let mut targets = testing::targets(43, rows, classes as u64);
+        (targets[3], targets[8], targets[9], targets[10]) = (-100, 111, 300, -5);
+        let own = named([("hidden", hidden), ("targets", indices(&targets))]);
+        let part = |from: usize, to: usize| {
+            let weight = matrix(to - from, depth, weight[from * depth..to * depth].to_vec());
+            with(
+                &own,
+                [
+                    ("weight", weight),
+                    ("bias", vector(&bias[from..to])),
+                    ("logit_bias", vector(&vec![common; to - from])),
+                ],
+            )
+        };
+        let base = json!({"reduction": "sum", "z_loss": if common > 0.0 { 0.0 } else { 0.01 },
+            "temperature": 1.3, "softcap": Value::Null, "chunk_bytes": 7 * 304 * 4});
+        let shard = |from: usize| {
+            let mut options = base.clone();
+            options["shard"] = json!({"first": from, "classes": classes});
+            parse("linear_cross_entropy", &options)
+        };
+        let whole = parse("linear_cross_entropy", &base);
+        let ends = || cuts.windows(2).map(|ends| (ends[0], ends[1]));
+        let mut gathered = Vec::new();
+        for (from, to) in ends() {
+            let (outputs, _) =
+                outcome(gpu, &*shard(from), &part(from, to), Dtype::F32, &["statistics"]);
+            gathered.extend(outputs["statistics"].to_f64());
+        }
+        let inputs = with(
+            &Arrays::new(),
+            [("statistics", matrix(3 * rows, 8, gathered)), ("targets", own["targets"].clone())],
+        );
+        let combine = CrossEntropyShards::new(classes as u64)
+            .reduction(Reduction::Sum)
+            .z_loss(base["z_loss"].as_f64().unwrap());
+        let wanted = [
+            "loss",
+            "lse",
+            "log_prob",
+            "entropy",
+            "max_prob",
+            "argmax",
+            "correct",
+            "sum",
+            "count",
+            "denominator",
+            "correct_count",
+        ];
+        let (combined, status) = check(gpu, &combine, &inputs, Dtype::F32, &wanted);
+        assert_eq!((status.bad_targets, status.first_bad_target), (2, Some((9, 300))));
+        let everything = part(0, classes);
+        Reference::new(&*whole, &everything, Dtype::F32, &wanted).assert(&combined);
+        // The gradients, each shard's from the lse of all.
+        let mut sum = vec![0.0; rows * depth];
+        let (mut of_weight, mut of_bias) = (Vec::new(), Vec::new());
+        for (from, to) in ends() {
+            let inputs = with(&part(from, to), [("lse", combined["lse"].clone())]);
+            let names = ["grad.hidden", "grad.weight", "grad.bias"];
+            let (outputs, _) = outcome(gpu, &*shard(from), &inputs, Dtype::F32, &names);
+            sum.iter_mut().zip(outputs["grad.hidden"].to_f64()).for_each(|(sum, g)| *sum += g);
+            of_weight.extend(outputs["grad.weight"].to_f64());
+            of_bias.extend(outputs["grad.bias"].to_f64());
+        }
+        let gradients = named([
+            ("grad.hidden", matrix(rows, depth, sum)),
+            ("grad.weight", matrix(classes, depth, of_weight)),
+            ("grad.bias", vector(&of_bias)),
+        ]);
+        if common == 0.0 {
+            let names = ["grad.hidden", "grad.weight", "grad.bias"];
+            Reference::new(&*whole, &everything, Dtype::F32, &names).assert(&gradients);
+        }
+    }
+    // What a shard alone cannot know is refused.
+    let shard = parse("cross_entropy", &json!({"shard": {"first": 4, "classes": 9}}));
+    let logits =
+        |classes| named([("logits", gaussian(44, 2, classes)), ("targets", indices(&[0, 8]))]);
+    for (inputs, wanted) in [
+        (logits(5), "loss"),
+        (logits(5), "grad.logits"),
+        (logits(6), "statistics"),
+        (with(&logits(5), [("weight", vector(&[1.0; 5]))]), "statistics"),
+    ] {
+        assert!(gpu.run_arrays(&*shard, &inputs, Dtype::F32, &[wanted]).is_err(), "{wanted}");
+        assert!(surprisal::cpu::run(&*shard, &inputs, &[wanted]).is_err(), "{wanted}");
+    }
+}
