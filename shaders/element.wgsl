@@ -33,9 +33,11 @@ fn scaled(bits: vec4<u32>, factor: vec4<f32>) -> vec4<u32> {
     return select(limit, bitcast<vec4<u32>>(factor * bitcast<vec4<f32>>(bits)), finite(bits));
 }
 
-// The same for a gradient, where 0 wins over NaN: nothing comes down to the element.
+// The same for a gradient, where 0 wins over NaN too: nothing comes down to the element.
 fn sloped(bits: vec4<u32>, factor: vec4<f32>) -> vec4<u32> {
-    return select(scaled(bits, factor), vec4<u32>(0u), factor == vec4<f32>(0.0));
+    let signed = bits ^ (bitcast<vec4<u32>>(factor) & vec4<u32>(SIGN_BIT));
+    let product = select(signed, bitcast<vec4<u32>>(factor * bitcast<vec4<f32>>(bits)), finite(bits));
+    return select(product, vec4<u32>(0u), factor == vec4<f32>(0.0));
 }
 
 fn visit(p: Place, inside: vec4<bool>, factor: f32) -> Visited {

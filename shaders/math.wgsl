@@ -70,7 +70,9 @@ fn exp_far4(x: vec4<f32>) -> vec4<f32> {
     let n = clamp(round(x * 1.44269504), vec4<f32>(-126.0), vec4<f32>(127.0));
     let r = (x - n * 0.693359375) + n * 2.12194440e-4;
     let rest = 0.5 + r * (0.166665766 + r * (0.0416664642 + r * (0.00836323538 + r * 0.00139337325)));
-    return (1.0 + (r + r * r * rest)) * bitcast<vec4<f32>>(vec4<u32>(vec4<i32>(n) + 127) << vec4<u32>(23u));
+    let value = (1.0 + (r + r * r * rest)) * bitcast<vec4<f32>>(vec4<u32>(vec4<i32>(n) + 127) << vec4<u32>(23u));
+    // Below the normal numbers r is no longer small, and subnormal ones may be flushed anyway.
+    return select(vec4<f32>(0.0), value, x > vec4<f32>(-87.33));
 }
 
 // Bits of float x, or of what stands for it.
@@ -118,9 +120,13 @@ struct Logistic {
 
 fn logistic4(x: vec4<f32>) -> Logistic {
     let e = exp_far4(-min(abs(x), vec4<f32>(FLOOR)));
-    let near = 1.0 / (1.0 + e);
+    // 1/(1 + e), and log(1 + e) from e/(2 + e), by one division.
+    let one = 1.0 + e;
+    let two = 2.0 + e;
+    let inverse = 1.0 / (one * two);
+    let near = two * inverse;
     let far = e * near;
-    let rest = log1p4(e);
+    let rest = atanh_twice4(e * one * inverse);
     let above = x > vec4<f32>(0.0);
     return Logistic(
         select(far, near, above),

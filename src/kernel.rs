@@ -307,12 +307,12 @@ impl Kernel {
             }
         };
         if let Some(reach) = stream.reach {
-            self.walk_accessors(stream, reach, text);
+            Self::walk_accessors(stream, reach, text);
         }
     }
 
     /// `NAME_take` and `NAME_give`: the elements at a `Place` of a walk (`shaders/element.wgsl`).
-    fn walk_accessors(&self, stream: &Stream, reach: Reach, text: &mut String) {
+    fn walk_accessors(stream: &Stream, reach: Reach, text: &mut String) {
         let name = stream.name;
         let of_each = |element: &dyn Fn(u32) -> String| {
             let elements: Vec<String> = (0..4).map(element).collect();
@@ -334,7 +334,7 @@ impl Kernel {
             Reach::Flat => format!("{name}_store(0u, p.at, bits);"),
             Reach::Row => format!("{name}_store(p.row.x, p.column.x, bits);"),
             Reach::Each | Reach::Rows | Reach::One => {
-                let put = |i| format!("if (inside[{i}]) {{ {} }}", self.put(stream, i));
+                let put = |i| format!("if (inside[{i}]) {{ {} }}", Self::put(stream, i));
                 (0..4).map(put).collect::<Vec<_>>().join(" ")
             }
         };
@@ -345,7 +345,7 @@ impl Kernel {
     }
 
     /// One element stored by its row and column.
-    fn put(&self, stream: &Stream, i: u32) -> String {
+    fn put(stream: &Stream, i: u32) -> String {
         let buffer = stream.in_place_of.unwrap_or(stream.name);
         let at =
             format!("params.{buffer}_base + p.row[{i}] * params.{buffer}_stride + p.column[{i}]");

@@ -183,7 +183,7 @@ pub fn numbers(domain: Domain, seed: u64, count: usize) -> Vec<f64> {
         Domain::Probability => from(|x| 1.0 / (1.0 + (-2.0 * x).exp())),
         Domain::Positive => from(|x| 0.2 + x.abs()),
         Domain::Count => from(|x| (3.0 * x.max(0.0)).floor()),
-        Domain::Sign => from(|x| x.signum()),
+        Domain::Sign => from(f64::signum),
         Domain::Mask => from(|x| f64::from(u8::from(x > -0.5))),
     }
 }

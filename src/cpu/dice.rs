@@ -48,7 +48,9 @@ fn compute<T: Real>(loss: &Dice, inputs: &Arrays, wanted: &[&str]) -> Result<Arr
         .collect();
     let losses: Vec<T> = solved.iter().zip(&weights).map(|((l, _), &w)| times(w, *l)).collect();
     let mut sum = T::zero();
-    losses.iter().for_each(|&loss| sum += loss);
+    for &loss in &losses {
+        sum += loss;
+    }
     let count = T::of(parts as f64);
     let own = match loss.parts_reduction() {
         Reduction::None | Reduction::Sum => T::one(),

@@ -86,7 +86,7 @@ impl Formula for BinaryHinge {
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {
         let &[z, t] = x else { return Point::bad() };
-        if self.check_targets && !(t.abs() <= T::one()) {
+        if self.check_targets && (t.is_nan() || t.abs() > T::one()) {
             return Point::bad();
         }
         if z.is_nan() || !t.is_finite() {

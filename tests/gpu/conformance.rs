@@ -57,15 +57,21 @@ const ELEMENTS: [&str; 7] = [
 ];
 
 fn elements_f32(context: &Context) {
-    ELEMENTS.iter().for_each(|loss| every(context, loss, Dtype::F32, 1, 0));
+    for loss in ELEMENTS {
+        every(context, loss, Dtype::F32, 1, 0);
+    }
 }
 
 fn elements_f16(context: &Context) {
-    ELEMENTS.iter().for_each(|loss| every(context, loss, Dtype::F16, 3, 0));
+    for loss in ELEMENTS {
+        every(context, loss, Dtype::F16, 3, 0);
+    }
 }
 
 fn elements_bf16(context: &Context) {
-    ELEMENTS.iter().for_each(|loss| every(context, loss, Dtype::Bf16, 3, 1));
+    for loss in ELEMENTS {
+        every(context, loss, Dtype::Bf16, 3, 1);
+    }
 }
 
 /// Cases `first`, `first + step`, … of a loss's file.
