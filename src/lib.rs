@@ -88,14 +88,15 @@ pub use linear::Linear;
 pub use loss::{
     BceWithLogits, BceWithLogitsInputs, BceWithLogitsOutputs, BinaryHinge, BinaryHingeInputs,
     BinaryHingeOutputs, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, CrossEntropyShards,
-    CrossEntropyShardsInputs, CrossEntropyShardsOutputs, Dice, DiceInputs, DiceOutputs,
-    ElementFunction, Elementwise, Empty, GaussianNll, GaussianNllInputs, GaussianNllOutputs,
-    HurdlePoisson, HurdlePoissonInputs, HurdlePoissonOutputs, InfoNce, InfoNceInputs,
-    InfoNceOutputs, LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss,
-    Mse, MseInputs, MseOutputs, Padding, PoissonNll, PoissonNllInputs, PoissonNllOutputs,
-    Reduction, Separable, SeparableRow, Shard, SigmoidContrastive, SigmoidContrastiveInputs,
-    SigmoidContrastiveOutputs, Similarity, SimilarityInputs, SimilarityOutputs, SupCon,
-    SupConInputs, SupConOutputs, WeightLayout,
+    CrossEntropyShardsInputs, CrossEntropyShardsOutputs, Denominator, Dice, DiceInputs,
+    DiceOutputs, ElementFunction, Elementwise, Empty, GaussianNll, GaussianNllInputs,
+    GaussianNllOutputs, HurdlePoisson, HurdlePoissonInputs, HurdlePoissonOutputs, IgnoreIndex,
+    InfoNce, InfoNceInputs, InfoNceOutputs, LinearCrossEntropy, LinearCrossEntropyInputs,
+    LinearCrossEntropyOutputs, Loss, Mse, MseInputs, MseOutputs, Padding, PoissonNll,
+    PoissonNllInputs, PoissonNllOutputs, Reduction, Separable, SeparableRow, Shard,
+    SigmoidContrastive, SigmoidContrastiveInputs, SigmoidContrastiveOutputs, Similarity,
+    SimilarityInputs, SimilarityOutputs, Smoothing, SupCon, SupConInputs, SupConOutputs,
+    WeightLayout,
 };
 pub use plan::Plan;
 pub use profile::Profile;

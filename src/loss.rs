@@ -32,7 +32,10 @@ use crate::{
 
 pub use bce_with_logits::{BceWithLogits, BceWithLogitsInputs, BceWithLogitsOutputs};
 pub use binary_hinge::{BinaryHinge, BinaryHingeInputs, BinaryHingeOutputs};
-pub use cross_entropy::{CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Shard};
+pub use cross_entropy::{
+    CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Denominator, IgnoreIndex, Shard,
+    Smoothing,
+};
 pub use cross_entropy_shards::{
     CrossEntropyShards, CrossEntropyShardsInputs, CrossEntropyShardsOutputs,
 };

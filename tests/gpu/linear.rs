@@ -15,6 +15,7 @@ use crate::support::{
 
 tests![
     awkward_shapes,
+    many_classes,
     options,
     by_products,
     storage_types,
@@ -91,6 +92,16 @@ fn awkward_shapes(context: &Context) {
             let inputs = sample(1, rows, classes, depth, layout);
             check(&context.gpu, &*loss(&json!({}), layout), &inputs, Dtype::F32, &GRADIENTS);
         }
+    }
+}
+
+/// The gradient of the hidden states is a sum over the classes: past the 65,535 iterations that some
+/// drivers end every loop at.
+fn many_classes(context: &Context) {
+    for layout in layouts() {
+        let inputs = sample(31, 2, 70_003, 1, layout);
+        let inputs = with(&inputs, [("targets", indices(&[70_000, 3]))]);
+        check(&context.gpu, &*loss(&json!({}), layout), &inputs, Dtype::F32, &GRADIENTS);
     }
 }
 
