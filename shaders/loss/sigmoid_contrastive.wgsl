@@ -24,37 +24,20 @@ fn candidates(row: Row, column: u32) -> vec4<bool> {
     return vec4<bool>(true);
 }
 
-// log(1 + e) for e in [0, 1] with relative accuracy: 2·artanh(e/(2 + e)), whose argument is at most 1/3.
-fn log_one_plus4(e: vec4<f32>) -> vec4<f32> {
-    let z = e / (2.0 + e);
-    let w = z * z;
-    let series = 1.0 + w * (1.0 / 3.0 + w * (1.0 / 5.0 + w * (1.0 / 7.0 + w * (1.0 / 9.0 + w * (1.0 / 11.0 + w * (1.0 / 13.0))))));
-    return 2.0 * z * series;
-}
-
 // -l·s where the column is live.
 fn misfit(it: Item) -> vec4<f32> {
     return select(vec4<f32>(0.0), select(it.s, -it.s, it.positive), it.live);
 }
 
-// exp(-|t|), 0 from where it no longer matters.
-fn decay(t: vec4<f32>) -> vec4<f32> {
-    let a = abs(t);
-    return select(exp_far4(-min(a, vec4<f32>(87.0))), vec4<f32>(0.0), a > vec4<f32>(87.0));
-}
-
 // ∂softplus(-l·s)/∂s = -l·sigmoid(-l·s).
-fn slope(it: Item) -> vec4<f32> {
-    let t = misfit(it);
-    let e = decay(t);
-    let sigmoid = select(e, vec4<f32>(1.0), t >= vec4<f32>(0.0)) / (1.0 + e);
+fn slope(it: Item, sigmoid: vec4<f32>) -> vec4<f32> {
     return select(vec4<f32>(0.0), select(sigmoid, -sigmoid, it.positive), it.live);
 }
 
 fn quad(it: Item) -> State {
-    let t = misfit(it);
-    let loss = max(t, vec4<f32>(0.0)) + log_one_plus4(decay(t));
-    let g = slope(it);
+    let l = logistic4(misfit(it));
+    let loss = l.plus;
+    let g = slope(it, l.p);
     return State(
         sum4(select(vec4<f32>(0.0), loss, it.live)),
         sum4(g),
@@ -116,5 +99,5 @@ fn emit(row: Row, closed: Closed, it: Item) {
         gradient_store(row.index, it.column, vec4<u32>(select(NAN_BITS, 0u, (closed.flags & ROW_ZERO) != 0u)));
         return;
     }
-    emit_scores(row, it, closed.factor * slope(it), vec4<bool>(false));
+    emit_scores(row, it, closed.factor * slope(it, logistic4(misfit(it)).p), vec4<bool>(false));
 }
