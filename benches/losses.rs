@@ -1,7 +1,7 @@
-//! Every loss of the registry at a few shapes: `cargo bench --features cases`.
+//! Every loss of the registry at a few shapes: `cargo bench`.
 //!
 //! `SURPRISAL_ADAPTER` picks the adapter. A name has loss, type, shape and mode, as in
-//! `surprisal.cross_entropy.f32/256x32768/fused`; `cargo bench --features cases -- cross_entropy.f32`
+//! `surprisal.cross_entropy.f32/256x32768/fused`; `cargo bench -- cross_entropy.f32`
 //! runs those that match. A run is recorded, submitted and waited for: wall clock.
 
 use std::time::Duration;
