@@ -44,7 +44,7 @@ fn walk(row: Row, first: u32, end: u32, lane: u32) -> State {
         );
     }
     for (; column < end; column += step) {
-        let nothing = item_empty(column);
+        let nothing = item_empty(NONE);
         state = state_take(row, state, item(row, column, inside(column)), nothing, nothing, nothing);
     }
     return state;

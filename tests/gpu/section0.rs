@@ -275,6 +275,13 @@ fn minus_infinite_targets(context: &Context) {
     let (outputs, _) = check(&context.gpu, &CrossEntropy::default(), &inputs, Dtype::F32, &REDUCED);
     assert_eq!(outputs["loss"].to_f64(), [INF]);
     assert_eq!(outputs["perplexity"].to_f64(), [INF]);
+    // Before it come the finite ones and the first -inf, and nothing that is no column.
+    let tied = named([
+        ("logits", matrix(1, 5, vec![1.0, -INF, 0.0, -INF, -INF])),
+        ("targets", indices(&[3])),
+    ]);
+    let (outputs, _) = check(&context.gpu, &none(), &tied, Dtype::F32, &["rank"]);
+    assert_eq!(outputs["rank"].to_i64(), [3]);
     // Smoothing gives a class with -inf a share: the loss is +inf though the target is finite.
     let inputs = with(&inputs, [("targets", indices(&[0, 2]))]);
     let loss = none().label_smoothing(0.1);
