@@ -72,9 +72,9 @@ fn row_streams(row: Row) -> bool {
     return row.flags == 0u;
 }
 
-fn item_empty(column: u32) -> Item {
+fn item_empty() -> Item {
     let none = vec4<bool>(false);
-    return Item(column, vec4<f32>(0.0), vec4<f32>(LOWEST), none, none, none, vec4<f32>(0.0));
+    return Item(NONE, vec4<f32>(0.0), vec4<f32>(LOWEST), none, none, none, vec4<f32>(0.0));
 }
 
 fn columns_of(column: u32) -> vec4<u32> {

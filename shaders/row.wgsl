@@ -2,6 +2,7 @@
 //
 // A functor (loss/*.wgsl) supplies
 //   struct Item, fn item(row, column, inside) -> Item      one quad of columns as the loss sees it
+//   fn item_empty() -> Item                                no columns: its column is NONE
 //   struct State, fn state_empty, state_take, state_merge  what a stretch of columns leaves behind
 //   struct Row, fn open(row) -> Row                        what is known of a row before its stream
 //   struct Closed, fn close(row, state) -> Closed          its loss, by-products and gradient factors
@@ -44,7 +45,7 @@ fn walk(row: Row, first: u32, end: u32, lane: u32) -> State {
         );
     }
     for (; column < end; column += step) {
-        let nothing = item_empty(NONE);
+        let nothing = item_empty();
         state = state_take(row, state, item(row, column, inside(column)), nothing, nothing, nothing);
     }
     return state;

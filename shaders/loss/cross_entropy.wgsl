@@ -119,8 +119,8 @@ fn score(z_bits: vec4<u32>, bias_bits: vec4<u32>) -> Score {
     return Score(select(max(u, vec4<f32>(LEAST)), vec4<f32>(DEAD), dead), bad);
 }
 
-fn item_empty(column: u32) -> Item {
-    return Item(column, vec4<f32>(0.0), vec4<f32>(DEAD), vec4<bool>(false), vec4<f32>(0.0));
+fn item_empty() -> Item {
+    return Item(NONE, vec4<f32>(0.0), vec4<f32>(DEAD), vec4<bool>(false), vec4<f32>(0.0));
 }
 
 fn coefficients(row: Row, column: u32) -> vec4<f32> {

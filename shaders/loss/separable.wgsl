@@ -10,8 +10,8 @@ struct Item {
     bad: bool,
 }
 
-fn item_empty(column: u32) -> Item {
-    return Item(column, vec4<f32>(0.0), vec4<bool>(false), false);
+fn item_empty() -> Item {
+    return Item(NONE, vec4<f32>(0.0), vec4<bool>(false), false);
 }
 
 fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
