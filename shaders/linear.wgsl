@@ -211,11 +211,14 @@ fn band_finish(i: u32, j: u32, sums: Band) {
 
 @compute @workgroup_size(WORKGROUP)
 fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    // Tiles that follow each other share the operand that is larger.
+    // A run of columns of tiles is gone through row by row, before the next run.
     let tile = group.x + group.y * groups.x;
-    let i = (tile / params.row_run % params.tile_rows) * select(SHORT_ROWS, TALL_ROWS, TALL);
+    let first = tile / (params.tile_rows * params.run) * params.run;
+    let run = min(params.run, params.tile_columns - first);
+    let rest = tile - first * params.tile_rows;
+    let i = rest / run * select(SHORT_ROWS, TALL_ROWS, TALL);
     let next = WORKGROUP * 4u;
-    let j = (tile / params.column_run % params.tile_columns) * BANDS * next + lane * 4u;
+    let j = (first + rest % run) * BANDS * next + lane * 4u;
     var s0 = band_start(i, j);
     var s1: Band;
     var s2: Band;

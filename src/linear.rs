@@ -5,6 +5,9 @@
 //! gradient is multiplied on: three products in all. Gradients of B add up over the chunks in row
 //! order in f32, each element by its one owner, so neither the chunk's size nor the way a product is
 //! cut into dispatches changes a bit.
+//!
+//! From a saved lse a chunk is all rows of a block of classes instead, wherever a row can be closed
+//! without a look at its scores: the gradient of B is then written once, and the block stays in a cache.
 
 use std::ops::Range;
 
@@ -24,6 +27,11 @@ use crate::{
 const SHORT_ROWS: u64 = size::SHORT_ROWS as u64;
 const TALL_ROWS: u64 = size::TALL_ROWS as u64;
 const BAND_COLUMNS: u64 = 4;
+/// Tiles side by side whose rows are gone through together: what they share of a row is then a page or
+/// so, where a page is what a memory is quick at.
+const RUN_TILES: u64 = 4;
+/// A block of classes is a multiple of this.
+const BLOCK_CLASSES: u64 = 64;
 
 /// A row loss on the scores of a linear layer, hidden·Wᵀ + bias, which are never stored whole.
 ///
@@ -149,6 +157,10 @@ fn plan(
     let windows = rows.windows(matrices.into_iter().flatten(), u64::MAX);
     rows.begin(&windows)?;
     rows.planner.unstored(layer.rows * layer.classes * 4);
+    if let (Some(blocks), [window]) = (layer.blocks(&rows, call), &*windows) {
+        layer.blockwise(&mut rows, window, &blocks)?;
+        return rows.end(&windows);
+    }
     let Chunks { chunk, parts } = layer.chunks(&mut rows, &windows);
     let mut sums = layer.sums(&mut rows, parts.len());
     if parts.is_empty() {
@@ -228,6 +240,15 @@ impl Sum {
     }
 }
 
+/// A gradient that adds up over this many chunks.
+fn sum(rows: &mut Rows, output: Option<&View>, chunks: usize) -> Option<Sum> {
+    let output = output.cloned()?;
+    let narrow = output.layout.dtype != Dtype::F32 && chunks > 1;
+    let dense = Layout::dense(Dtype::F32, &output.layout.shape);
+    let wide = narrow.then(|| rows.planner.scratch(dense));
+    Some(Sum { output, wide, left: chunks, begun: false })
+}
+
 /// The gradients that add up over chunks.
 pub(crate) struct Sums {
     weight: Option<Sum>,
@@ -266,6 +287,12 @@ struct Product<'v> {
     rows_along: Option<Along>,
     index: usize,
     part: &'v Range<u64>,
+}
+
+impl Product<'_> {
+    fn multiply_adds(&self) -> u64 {
+        self.output.layout.rows() * self.output.layout.columns() * self.depth
+    }
 }
 
 impl<'a> Layer<'a> {
@@ -316,11 +343,15 @@ impl<'a> Layer<'a> {
         self.classes.next_multiple_of(4).max(4)
     }
 
+    /// The most bytes of a chunk.
+    fn chunk_budget(&self) -> u64 {
+        let budget = self.options.chunk_bytes.unwrap_or(self.profile.chunk_bytes);
+        budget.min(self.profile.binding_bytes.saturating_sub(64))
+    }
+
     /// Rows of a chunk: what the budget allows, whole tiles where it is more than one.
     fn chunk_rows(&self, short: u64) -> u64 {
-        let budget = self.options.chunk_bytes.unwrap_or(self.profile.chunk_bytes);
-        let bytes = budget.min(self.profile.binding_bytes.saturating_sub(64));
-        let rows = (bytes / (self.stride() * 4)).clamp(1, short);
+        let rows = (self.chunk_budget() / (self.stride() * 4)).clamp(1, short);
         let rows = if rows > TALL_ROWS { rows - rows % TALL_ROWS } else { rows };
         rows.min(self.rows.max(1))
     }
@@ -340,14 +371,61 @@ impl<'a> Layer<'a> {
 
     /// The gradients that add up over this many chunks.
     pub fn sums(&self, rows: &mut Rows, chunks: usize) -> Sums {
-        let mut sum = |output: &Option<View>| {
-            let output = output.clone()?;
-            let narrow = output.layout.dtype != Dtype::F32 && chunks > 1;
-            let dense = Layout::dense(Dtype::F32, &output.layout.shape);
-            let wide = narrow.then(|| rows.planner.scratch(dense));
-            Some(Sum { output, wide, left: chunks, begun: false })
-        };
+        let mut sum = |output: &Option<View>| sum(rows, output.as_ref(), chunks);
         Sums { weight: sum(&self.weight_gradient), bias: sum(&self.bias_gradient) }
+    }
+
+    /// Blocks of classes, where a saved lse lets all rows of a block go at once: ∂W is then written
+    /// once, and what adds up is ∂hidden, which is small.
+    fn blocks(&self, rows: &Rows, call: &Call) -> Option<Vec<Range<u64>>> {
+        let bytes = self.chunk_budget().min(self.profile.block_bytes);
+        let elements = (bytes / 4).min(self.profile.dispatch_elements);
+        let most = elements / self.rows.max(1);
+        let step = most - most % BLOCK_CLASSES;
+        // In place, ∂hidden would overwrite what later blocks are made from.
+        let able = step > 0 && rows.closes_unseen() && !call.in_place;
+        (able && self.chunk_rows(rows.short()) < self.rows).then(|| stretches(self.classes, step))
+    }
+
+    /// The gradients from a saved lse, a block of classes after another.
+    fn blockwise(&self, rows: &mut Rows, all: &Range<u64>, blocks: &[Range<u64>]) -> Result<()> {
+        rows.close_unseen(0, all)?;
+        let widest = blocks.first().map_or(0, |block| block.end - block.start);
+        let chunk = Layout::matrix(Dtype::F32, self.rows, widest);
+        let chunk = rows.planner.scratch(chunk.row_stride(widest.next_multiple_of(4)));
+        let mut hidden = sum(rows, self.hidden_gradient.as_ref(), blocks.len());
+        for block in blocks {
+            let layer = self.classes(block);
+            let chunk = chunk.clone().columns(&(0..block.end - block.start));
+            layer.scores(rows, 0, all, &chunk)?;
+            let seen = chunk.clone().from_column(block.start);
+            let scores = Scores { scores: seen, gradient: Gradient::InPlace };
+            rows.gradient_of(0, all, block, &scores)?;
+            let mut sums = layer.sums(rows, 1);
+            layer.columns_step(rows, &mut sums, 0, all, &chunk)?;
+            if let Some(hidden) = &mut hidden {
+                let (start, output) = hidden.next(false);
+                layer.rows_product(rows, (0, all), &chunk, start, output)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The layer of some of the classes.
+    fn classes(&self, block: &Range<u64>) -> Self {
+        let of_weight = |view: View| match self.options.weight_layout {
+            WeightLayout::ClassesHidden => view.rows(block),
+            WeightLayout::HiddenClasses => view.columns(block),
+        };
+        let of_bias = |view: View| view.columns(block);
+        Self {
+            classes: block.end - block.start,
+            weight: of_weight(self.weight.clone()),
+            bias: self.bias.clone().map(of_bias),
+            weight_gradient: self.weight_gradient.clone().map(of_weight),
+            bias_gradient: self.bias_gradient.clone().map(of_bias),
+            ..self.clone()
+        }
     }
 
     /// Which index of a product over the depth, and of one over the classes, runs over the weight's
@@ -413,12 +491,24 @@ impl<'a> Layer<'a> {
         chunk: &View,
         output: View,
     ) -> Result<()> {
+        self.rows_product(rows, (index, part), chunk, Start::Zero, output)
+    }
+
+    /// The same, added to what the sums start from.
+    fn rows_product(
+        &self,
+        rows: &mut Rows,
+        (index, part): (usize, &Range<u64>),
+        chunk: &View,
+        start: Start,
+        output: View,
+    ) -> Result<()> {
         let [_, weight_across] = self.weight_along();
         let product = Product {
             label: "hidden_gradient",
             a: Some((chunk.clone(), Along::Owned)),
             b: Some((self.weight.clone(), weight_across)),
-            start: Start::Zero,
+            start,
             output,
             depth: self.classes,
             rows_along: Some(Along::Owned),
@@ -541,16 +631,15 @@ impl<'a> Layer<'a> {
     ) -> Result<()> {
         let lanes = self.profile.tile_lanes.min(self.profile.workgroup_size);
         let quads = (j.end - j.start).div_ceil(u64::from(lanes) * BAND_COLUMNS);
-        let tall = (i.end - i.start) * (j.end - j.start) * (k.end - k.start)
-            >= self.profile.tall_products
-            && i.end - i.start > SHORT_ROWS;
+        let tall =
+            product.multiply_adds() >= self.profile.tall_products && i.end - i.start > SHORT_ROWS;
         let bands = if tall { u64::from(self.profile.tile_bands) } else { 1 };
         let bands = previous_power_of_two(quads.min(bands) as u32);
         let tile_columns = quads.div_ceil(u64::from(bands));
         let tile_rows = (i.end - i.start).div_ceil(if tall { TALL_ROWS } else { SHORT_ROWS });
-        // The larger operand's tile is held while the other's go by.
-        let (row_run, column_run) =
-            if tile_rows < tile_columns { (1, tile_rows) } else { (tile_columns, 1) };
+        // The larger operand's tiles are held while the other's go by.
+        let wide = i.end - i.start <= j.end - j.start;
+        let run = if wide { tile_columns.clamp(1, RUN_TILES) } else { tile_columns };
         // Without rows there are no records, and nothing that would look at them.
         let (records, first_row) = rows.records(product.index, product.part).unzip();
         let first_row = first_row.unwrap_or(0);
@@ -582,8 +671,7 @@ impl<'a> Layer<'a> {
             .number("depth", k.end - k.start)
             .number("tile_rows", tile_rows)
             .number("tile_columns", tile_columns)
-            .number("row_run", row_run)
-            .number("column_run", column_run)
+            .number("run", run)
             .number("first_row", first_row)
             .words("records", records)
             .read_operand("a", if a_walks { "depth" } else { "outputs" }, a, 1.0)

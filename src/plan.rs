@@ -122,6 +122,8 @@ pub(crate) struct View {
     pub layout: Layout,
     access: Access,
     allocation_bytes: u64,
+    /// The column that its first one is to a kernel.
+    first_column: u64,
 }
 
 impl View {
@@ -131,6 +133,7 @@ impl View {
             layout: operand.layout.clone(),
             access,
             allocation_bytes: operand.allocation_bytes,
+            first_column: 0,
         }
     }
 
@@ -155,6 +158,12 @@ impl View {
         if let Some(extent) = self.layout.shape.get_mut(1) {
             *extent = columns.end - columns.start;
         }
+        self
+    }
+
+    /// This matrix as columns `first`… of a wider one, of which the rest is nowhere.
+    pub fn from_column(mut self, first: u64) -> Self {
+        self.first_column = first;
         self
     }
 
@@ -328,7 +337,13 @@ impl<'a> Planner<'a> {
         let bytes = layout.end().unwrap_or(u64::MAX >> 8) * size + 16;
         layout.offset = start / size;
         self.plan.scratch_bytes = (start + bytes).next_multiple_of(256);
-        View { role: Role::Scratch, layout, access: Access::ReadWrite, allocation_bytes: u64::MAX }
+        View {
+            role: Role::Scratch,
+            layout,
+            access: Access::ReadWrite,
+            allocation_bytes: u64::MAX,
+            first_column: 0,
+        }
     }
 
     /// Names the plan after another loss.
@@ -593,7 +608,9 @@ impl Step<'_, '_> {
             let unit = if form == Form::Words { 4 } else { size };
             let base = (bytes.start - offset) / unit;
             let base = if form == Form::Bits { 32 * base } else { base };
-            self = self.number(format!("{name}_base"), base as u32);
+            // Below 0 where the first column is not 0: indices are sums that wrap.
+            let base = (base as u32).wrapping_sub(view.first_column as u32);
+            self = self.number(format!("{name}_base"), base);
             let stride = view.layout.row_stride as u32;
             self = self.number(format!("{name}_stride"), stride);
         }

@@ -39,6 +39,9 @@ pub struct Profile {
     pub dispatch_products: u64,
     /// The most bytes for a chunk of scores when the caller names none.
     pub chunk_bytes: u64,
+    /// The most bytes for a chunk that may be small without cost, because what it adds up to is: it
+    /// should stay in a cache.
+    pub block_bytes: u64,
 }
 
 impl Default for Profile {
@@ -61,6 +64,7 @@ impl Default for Profile {
             dispatch_elements: 1 << 28,
             dispatch_products: 1 << 36,
             chunk_bytes: 64 << 20,
+            block_bytes: 32 << 20,
         }
     }
 }
@@ -84,6 +88,7 @@ impl Profile {
         self.dispatch_elements = 1 << 25;
         self.dispatch_products = 1 << 29;
         self.chunk_bytes = 25 << 20;
+        self.block_bytes = 8 << 20;
         self
     }
 

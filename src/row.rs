@@ -117,6 +117,11 @@ pub trait RowLoss: Loss {
     /// Whether a call that gives `lse` still has to stream the scores once before the gradient.
     fn streams_twice(&self, call: &Call) -> bool;
 
+    /// Whether a call that gives `lse` closes its rows without a look at any score.
+    fn closes_unseen(&self, _: &Call) -> bool {
+        false
+    }
+
     /// What only this loss can refuse.
     fn check(&self, call: &Call) -> Result<()>;
 }

@@ -11,7 +11,7 @@ use surprisal::{
     CrossEntropy, Dtype, Error, Layout, LinearCrossEntropy, Loss, Plan, Profile, Reduction,
     WeightLayout,
     kernel::Access,
-    plan::{Call, Operand, Role},
+    plan::{Call, Dispatch, Operand, Role},
 };
 
 const MIB: u64 = 1 << 20;
@@ -254,6 +254,42 @@ fn scratch_of_a_linear_loss_is_what_was_promised() {
     let profile = Profile::default().software(8);
     let plan = linear([1024, 128_256, 256], Dtype::F32, &loss, &profile).unwrap();
     assert!(plan.scratch_bytes * 20 < plan.unstored_bytes, "{}", plan.scratch_bytes);
+}
+
+/// From a saved lse all rows of a block of classes go at once, and ∂W is written once.
+#[test]
+fn a_saved_lse_makes_blocks_of_classes() {
+    let profile = Profile::default().software(8);
+    let (rows, classes, hidden) = (1024, 128_256, 256);
+    for (focal_gamma, blocks) in [(0.0, 63), (1.0, 0)] {
+        let loss = LinearCrossEntropy::new(CrossEntropy::default().focal_gamma(focal_gamma));
+        let plan = plan(
+            &loss,
+            &[
+                ("hidden", Dtype::F32, &[rows, hidden]),
+                ("weight", Dtype::F32, &[classes, hidden]),
+                ("targets", Dtype::I32, &[rows]),
+                ("lse", Dtype::F32, &[rows]),
+            ],
+            &[
+                ("grad.hidden", Dtype::F32, &[rows, hidden]),
+                ("grad.weight", Dtype::F32, &[classes, hidden]),
+            ],
+            &profile,
+        )
+        .unwrap();
+        let reads_sums = |dispatch: &Dispatch| {
+            let kernel = &plan.kernels[dispatch.kernel];
+            kernel.label.contains("weight_gradient")
+                && kernel.streams.iter().any(|stream| stream.in_place_of == Some("initial"))
+        };
+        let again = plan.dispatches.iter().filter(|dispatch| reads_sums(dispatch)).count();
+        assert_eq!(again == 0, blocks > 0, "∂W is read {again} times");
+        let backward = |d: &&Dispatch| plan.kernels[d.kernel].entry == "backward";
+        let found = plan.dispatches.iter().filter(backward).count();
+        assert!(blocks == 0 || found == blocks, "{found} blocks");
+        assert!(plan.scratch_bytes * 20 < plan.unstored_bytes, "{}", plan.scratch_bytes);
+    }
 }
 
 #[test]

@@ -482,6 +482,11 @@ impl RowLoss for CrossEntropy {
         numbers.into_iter().map(named).chain([first]).collect()
     }
 
+    fn closes_unseen(&self, call: &Call) -> bool {
+        // Focal factors look at the target's score.
+        !self.streams_twice(call) && self.focal_gamma == 0.0
+    }
+
     fn streams_twice(&self, call: &Call) -> bool {
         // Σ w of very many classes is summed in the stream: see `row::MOST_ITERATIONS`.
         let many = call.has("weight") && call.dim(Dim::Classes) > row::MOST_ITERATIONS;

@@ -369,13 +369,13 @@ impl<'a> Rows<'a> {
         let long = 5 * self.classes / (16 * u64::from(lanes)) > MOST_ITERATIONS;
         let deferred = self.call.has("lse") && !self.loss.streams_twice(self.call);
         if deferred {
-            self.merge(index, rows, scores, None)?;
+            self.merge(index, rows, Some(scores), None)?;
             self.gradient(index, rows, scores)
         } else if few || long || self.call.wants("statistics") {
             let words = count * segments * STATE_WORDS;
             let partials = self.shared("partials", Layout::vector(Dtype::U32, words));
             self.partial(index, rows, scores, &partials)?;
-            self.merge(index, rows, scores, Some(&partials))?;
+            self.merge(index, rows, Some(scores), Some(&partials))?;
             self.gradient(index, rows, scores)
         } else {
             self.fused(index, rows, scores)
@@ -473,7 +473,7 @@ impl<'a> Rows<'a> {
         &mut self,
         index: usize,
         rows: &Range<u64>,
-        scores: &Scores,
+        scores: Option<&Scores>,
         partials: Option<&View>,
     ) -> Result<()> {
         let (workgroup, _) = self.lanes();
@@ -491,8 +491,11 @@ impl<'a> Rows<'a> {
             step = step.table("partials", partials, "State");
         }
         let step = functor_streams(step, streams);
-        gradient_stream(step, scores, false)
-            .groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
+        let step = match scores {
+            Some(scores) => gradient_stream(step, scores, false),
+            None => step.read("logits", None, 0.0).write("gradient", None),
+        };
+        step.groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
     }
 
     /// Closes rows from the statistics of their shards.
@@ -516,16 +519,40 @@ impl<'a> Rows<'a> {
             .groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
     }
 
+    /// Closes rows whose lse is given without a look at their scores, if that can be.
+    pub fn close_unseen(&mut self, index: usize, rows: &Range<u64>) -> Result<()> {
+        self.merge(index, rows, None, None)
+    }
+
+    /// Whether the rows of this call can be closed so.
+    pub fn closes_unseen(&self) -> bool {
+        self.call.has("lse") && self.loss.closes_unseen(self.call)
+    }
+
     /// The second stream alone, of rows that were closed before.
     pub fn gradient(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
+        self.gradient_of(index, rows, &(0..self.classes), scores)
+    }
+
+    /// The second stream of some columns, which are all that `scores` holds.
+    pub fn gradient_of(
+        &mut self,
+        index: usize,
+        rows: &Range<u64>,
+        columns: &Range<u64>,
+        scores: &Scores,
+    ) -> Result<()> {
         if !self.writes(scores) {
             return Ok(());
         }
         let (workgroup, lanes) = self.lanes();
-        let segments = self.classes.div_ceil(self.segment(lanes));
+        let segments = (columns.end - columns.start).div_ceil(self.segment(lanes));
         let (streams, call) = (self.streams(rows, true), self.call);
         let step = self
             .step("backward", shader!("row/backward.wgsl"), index, rows)
+            .number("first_column", columns.start)
+            .number("end_column", columns.end)
+            .number("column_segments", segments)
             .shape("HAS_LSE", call.has("lse"))
             .words("statistics", None);
         let step = functor_streams(step, streams);

@@ -31,6 +31,7 @@ tests![
     places_in_memory,
     in_place,
     backward_from_a_saved_lse,
+    blocks_of_classes,
     equal_to_stored_logits,
     scratch,
     run_to_run,
@@ -478,6 +479,47 @@ fn backward_from_a_saved_lse(context: &Context) {
             let lse = outcome(&context.gpu, &*loss, &inputs, Dtype::F32, &["lse"]).0;
             let saved = with(&inputs, [("lse", lse["lse"].clone())]);
             check(&context.gpu, &*loss, &saved, Dtype::F32, &GRADIENTS[1..]);
+        }
+    }
+}
+
+/// From a saved lse, blocks of classes give the bits that chunks of rows give.
+fn blocks_of_classes(context: &Context) {
+    let (rows, classes, depth) = (20, 203, 18);
+    let block = 4 * rows as u64 * 64;
+    for layout in layouts() {
+        let inputs = with(
+            &sample(41, rows, classes, depth, layout),
+            [
+                ("class_weight", vector(&positive(42, classes))),
+                ("row_weight", vector(&positive(43, rows))),
+                ("logit_bias", vector(&testing::gaussian(44, classes))),
+            ],
+        );
+        for (options, dtype) in [
+            (json!({}), Dtype::F32),
+            (json!({"label_smoothing": 0.1, "z_loss": 0.1, "softcap": 6.0}), Dtype::Bf16),
+            (json!({"label_smoothing": 0.2, "smoothing": "ordinal"}), Dtype::F16),
+            (json!({"temperature": 0.7, "accumulate": true}), Dtype::F32),
+            (json!({"temperature": 0.7, "accumulate": true}), Dtype::Bf16),
+        ] {
+            let of = |chunk: u64| {
+                let mut options = options.clone();
+                options["chunk_bytes"] = json!(chunk);
+                loss(&options, layout)
+            };
+            let lse = outcome(&context.gpu, &*of(1 << 24), &inputs, dtype, &["lse"]).0;
+            // Row 2 is ignored: its hidden state may hold anything.
+            let mut hidden = inputs["hidden"].to_f64();
+            hidden[2 * depth + 1] = f64::NAN;
+            let hidden = matrix(rows, depth, hidden);
+            let inputs = with(&inputs, [("hidden", hidden), ("lse", lse["lse"].clone())]);
+            let wanted = &GRADIENTS[1..];
+            let what = format!("{options} {layout:?} {dtype}");
+            let whole = outcome(&context.gpu, &*of(1 << 24), &inputs, dtype, wanted).0;
+            let blocks = outcome(&context.gpu, &*of(block), &inputs, dtype, wanted).0;
+            assert_same_bits(&blocks, &whole, &what);
+            Reference::new(&*of(block), &inputs, dtype, wanted).assert(&blocks);
         }
     }
 }
