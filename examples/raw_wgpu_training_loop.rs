@@ -214,8 +214,8 @@ async fn train() -> Result<(), Box<dyn Error>> {
     let heads = [&classes, &parity]
         .map(|head| (kernels.bind(&device, &queue, &head.words(features), &buffer), head.classes));
 
-    let mut watches: VecDeque<Watch> = VecDeque::new();
-    let mut reports: Vec<Report> = Vec::new();
+    let mut watches: VecDeque<Watch<2>> = VecDeque::new();
+    let mut reports: Vec<[Report; 2]> = Vec::new();
     for _ in 0..STEPS {
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
@@ -226,19 +226,19 @@ async fn train() -> Result<(), Box<dyn Error>> {
             auxiliary.encode(&mut pass);
             encode(&mut pass, &kernels.update, &heads, FEATURES);
         }
-        for head in [&classes, &parity] {
-            let (loss, status) = (head.loss(&buffer), head.status(&buffer));
-            let watch = loop {
-                match gpu.watch(&mut encoder, &loss, &status) {
-                    Err(surprisal::Error::RingFull { .. }) => match watches.pop_front() {
-                        Some(oldest) => reports.push(oldest.await?),
-                        None => return Err("a full ring with nothing in it".into()),
-                    },
-                    watch => break watch?,
-                }
-            };
-            watches.push_back(watch);
-        }
+        let [main, auxiliary] =
+            [&classes, &parity].map(|head| (head.loss(&buffer), head.status(&buffer)));
+        let losses = [(&main.0, &main.1), (&auxiliary.0, &auxiliary.1)];
+        let watch = loop {
+            match gpu.watch(&mut encoder, losses) {
+                Err(surprisal::Error::RingFull { .. }) => match watches.pop_front() {
+                    Some(oldest) => reports.push(oldest.await?),
+                    None => return Err("a full ring with nothing in it".into()),
+                },
+                watch => break watch?,
+            }
+        };
+        watches.push_back(watch);
         queue.submit([encoder.finish()]);
     }
     for watch in watches {
@@ -248,10 +248,9 @@ async fn train() -> Result<(), Box<dyn Error>> {
 }
 
 /// Prints the losses; whether they fell, and nothing went wrong on the way.
-fn check(reports: &[Report]) -> Result<(), Box<dyn Error>> {
+fn check(reports: &[[Report; 2]]) -> Result<(), Box<dyn Error>> {
     let mut losses = Vec::new();
-    for (step, pair) in reports.chunks_exact(2).enumerate() {
-        let [main, auxiliary] = [pair[0], pair[1]];
+    for (step, [main, auxiliary]) in reports.iter().enumerate() {
         main.status.checked()?;
         auxiliary.status.checked()?;
         let of_rows = auxiliary.loss / ROWS as f32;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     error::{Error, Result},
-    gpu::{Buffers, Gpu, Pipeline, guarded},
+    gpu::{Buffers, Gpu, Pipeline, guarded, usable},
     kernel::Kernel,
     plan::{Binding, Dispatch, Plan, Role},
 };
@@ -94,14 +94,10 @@ pub(crate) fn prepare(
                 found: buffer.size(),
             });
         }
-        Some(buffer) if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) => {
-            return Err(Error::WrongUsage {
-                argument: "scratch".to_owned(),
-                needed: "STORAGE".to_owned(),
-                found: format!("{:?}", buffer.usage()),
-            });
+        Some(buffer) => {
+            usable("scratch", buffer, wgpu::BufferUsages::STORAGE)?;
+            buffer.clone()
         }
-        Some(buffer) => buffer.clone(),
         None => gpu.scratch(plan.scratch_bytes)?,
     };
     let params = parameters(gpu, &plan)?;

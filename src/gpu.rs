@@ -361,14 +361,7 @@ fn operands<'a>(
 ) -> Result<std::collections::BTreeMap<String, Operand>> {
     let mut operands = std::collections::BTreeMap::new();
     for (name, tensor) in tensors {
-        let usage = tensor.buffer.usage();
-        if !usage.contains(wgpu::BufferUsages::STORAGE) {
-            return Err(Error::WrongUsage {
-                argument: name.clone(),
-                needed: "STORAGE".to_owned(),
-                found: format!("{usage:?}"),
-            });
-        }
+        usable(name, tensor.buffer, wgpu::BufferUsages::STORAGE)?;
         let known = allocations.iter().position(|buffer| *buffer == tensor.buffer);
         let allocation = known.unwrap_or_else(|| {
             allocations.push(tensor.buffer);
@@ -385,6 +378,23 @@ fn operands<'a>(
         );
     }
     Ok(operands)
+}
+
+/// Whether a buffer was made with the usages that it needs.
+pub(crate) fn usable(
+    argument: &str,
+    buffer: &wgpu::Buffer,
+    needed: wgpu::BufferUsages,
+) -> Result<()> {
+    if buffer.usage().contains(needed) {
+        return Ok(());
+    }
+    let names: Vec<&str> = needed.iter_names().map(|(name, _)| name).collect();
+    Err(Error::WrongUsage {
+        argument: argument.to_owned(),
+        needed: names.join(" | "),
+        found: format!("{:?}", buffer.usage()),
+    })
 }
 
 /// Makes something inside error scopes of its own, so that a refusal is a typed error and never

@@ -72,6 +72,7 @@ mod read;
 #[cfg(feature = "cases")]
 pub mod repro;
 pub mod row;
+mod staging;
 mod status;
 pub mod tensor;
 #[cfg(feature = "cases")]

@@ -1,20 +1,14 @@
 //! Reading back: the one-line form, and tensors to the host.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    task::{Context, Poll},
-};
-
-use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
-
 use crate::{
     array::{Array, Arrays},
+    check,
     encode::Prepared,
     error::{Error, Result},
-    gpu::{Gpu, Request},
+    gpu::{Gpu, Request, usable},
     loss::{Kind, Loss},
     plan::Call,
+    staging::Arrival,
     status::Status,
     tensor::{Dtype, Layout, Named, Tensor},
 };
@@ -70,9 +64,24 @@ impl Run {
     pub async fn outcome(self) -> Result<(Arrays, Status)> {
         let mut arrays = Arrays::new();
         for (name, buffer, layout) in &self.outputs {
-            let mapped = Mapped::start(&self.gpu, name, &Tensor::new(buffer, layout.clone()))?;
-            arrays.insert(name.clone(), mapped.await?);
+            let tensor = Tensor::new(buffer, layout.clone());
+            let array = Reading::start(&self.gpu, name, &tensor)?.arrive().await?;
+            arrays.insert(name.clone(), array);
         }
+        self.completed(arrays)
+    }
+
+    /// [`Run::outcome`], waiting for it.
+    pub fn outcome_blocking(self) -> Result<(Arrays, Status)> {
+        let mut arrays = Arrays::new();
+        for (name, buffer, layout) in &self.outputs {
+            let tensor = Tensor::new(buffer, layout.clone());
+            arrays.insert(name.clone(), tensor_blocking(&self.gpu, name, &tensor)?);
+        }
+        self.completed(arrays)
+    }
+
+    fn completed(&self, arrays: Arrays) -> Result<(Arrays, Status)> {
         let words = arrays.get("status").map(Array::to_i64).unwrap_or_default();
         let words: Vec<u32> = words.into_iter().map(|word| word as u32).collect();
         let status = Status::from_words(&words);
@@ -91,12 +100,9 @@ impl Run {
 
     /// [`Run::read`], waiting for it.
     pub fn read_blocking(self) -> Result<Arrays> {
-        pollster::block_on(self.read())
-    }
-
-    /// [`Run::outcome`], waiting for it.
-    pub fn outcome_blocking(self) -> Result<(Arrays, Status)> {
-        pollster::block_on(self.outcome())
+        let (arrays, status) = self.outcome_blocking()?;
+        status.checked()?;
+        Ok(arrays)
     }
 }
 
@@ -129,7 +135,7 @@ impl Gpu {
         dtype: Dtype,
         wanted: &[&str],
     ) -> Result<Run> {
-        crate::check::arrays(loss, inputs, wanted)?;
+        check::arrays(loss, inputs, wanted)?;
         let mut buffers = Vec::new();
         for (name, array) in inputs {
             let dtype = stored_dtype(loss, name, dtype);
@@ -183,92 +189,57 @@ fn output_layout(loss: &dyn Loss, call: &Call, inputs: &Named<'_>, name: &str) -
 
 /// Reads a tensor, after everything submitted so far. Its buffer needs the usage `COPY_SRC`.
 pub fn tensor_blocking(gpu: &Gpu, name: &str, tensor: &Tensor) -> Result<Array> {
-    pollster::block_on(Mapped::start(gpu, name, tensor)?)
+    Reading::start(gpu, name, tensor)?.wait()
 }
 
-/// A tensor on its way to the host. Polling it polls the device, so it makes progress anywhere.
-struct Mapped {
-    gpu: Gpu,
-    staging: wgpu::Buffer,
+/// A tensor on its way to the host.
+struct Reading {
+    arrival: Arrival,
     layout: Layout,
     first_byte: usize,
-    receiver: OneshotReceiver<Result<(), wgpu::BufferAsyncError>>,
 }
 
-impl Mapped {
+impl Reading {
     fn start(gpu: &Gpu, name: &str, tensor: &Tensor) -> Result<Self> {
-        let usage = tensor.buffer.usage();
-        if !usage.contains(wgpu::BufferUsages::COPY_SRC) {
-            return Err(Error::WrongUsage {
-                argument: name.to_owned(),
-                needed: "COPY_SRC".to_owned(),
-                found: format!("{usage:?}"),
-            });
-        }
+        usable(name, tensor.buffer, wgpu::BufferUsages::COPY_SRC)?;
         let bytes = tensor.layout.byte_range().unwrap_or(0..0);
         let start = bytes.start - bytes.start % 4;
         let size = (bytes.end.next_multiple_of(4) - start).max(4);
-        let staging = gpu.buffer(
-            "staging",
-            size,
-            wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
-        )?;
-        let mut encoder =
-            gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let copied = size.min(tensor.buffer.size().saturating_sub(start));
-        crate::gpu::guarded(gpu.device(), name, size, || {
-            encoder.copy_buffer_to_buffer(tensor.buffer, start, &staging, 0, copied);
-            gpu.queue().submit([encoder.finish()]);
-        })?;
-        let (sender, receiver) = oneshot_channel();
-        // On a lost device mapping is refused twice over: by a validation error and by its callback.
-        crate::gpu::guarded(gpu.device(), name, size, || {
-            staging.map_async(wgpu::MapMode::Read, .., move |result| {
-                // The receiver may be gone: then nobody waits for the word.
-                let _ = sender.send(result);
-            });
+        let arrival = gpu.stage(name, size, |staging, answer| {
+            let mut encoder =
+                gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let copied = size.min(tensor.buffer.size().saturating_sub(start));
+            encoder.copy_buffer_to_buffer(tensor.buffer, start, staging, 0, copied);
+            let submission = gpu.queue().submit([encoder.finish()]);
+            staging.map_async(wgpu::MapMode::Read, .., answer);
+            Some(submission)
         })?;
         let first_byte = (bytes.start - start) as usize;
-        Ok(Self { gpu: gpu.clone(), staging, layout: tensor.layout.clone(), first_byte, receiver })
+        Ok(Self { arrival, layout: tensor.layout.clone(), first_byte })
     }
 
-    fn array(&self) -> Result<Array> {
-        let view = self
-            .staging
-            .get_mapped_range(..)
-            .map_err(|error| Error::DeviceLost(error.to_string()))?;
-        let size = self.layout.dtype.bytes();
-        let row = (self.layout.row_stride * size) as usize;
-        let width = (self.layout.columns() * size) as usize;
-        let mut dense = Vec::with_capacity((self.layout.len() * size) as usize);
-        for index in 0..self.layout.rows() as usize {
-            let start = self.first_byte + index * row;
-            dense.extend_from_slice(view.get(start..start + width).unwrap_or_default());
-        }
-        Ok(Array::from_bytes(self.layout.dtype, &self.layout.shape, &dense))
+    async fn arrive(self) -> Result<Array> {
+        let staging = self.arrival.await?;
+        dense(&staging, &self.layout, self.first_byte)
+    }
+
+    fn wait(self) -> Result<Array> {
+        let staging = self.arrival.wait()?;
+        dense(&staging, &self.layout, self.first_byte)
     }
 }
 
-impl Future for Mapped {
-    type Output = Result<Array>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // A lost device answers through the mapping, not through the poll.
-        let _ = self.gpu.device().poll(wgpu::PollType::Poll);
-        let received = std::pin::pin!(self.receiver.receive()).poll(context);
-        match received {
-            Poll::Ready(Some(Ok(()))) => Poll::Ready(self.array()),
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Err(Error::DeviceLost(error.to_string()))),
-            Poll::Ready(None) => {
-                Poll::Ready(Err(Error::DeviceLost("the mapping was dropped".to_owned())))
-            }
-            Poll::Pending => {
-                if !cfg!(target_arch = "wasm32") {
-                    std::thread::yield_now();
-                }
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
-        }
+/// The elements of a mapped tensor, without the gaps between rows.
+fn dense(staging: &wgpu::Buffer, layout: &Layout, first_byte: usize) -> Result<Array> {
+    let view =
+        staging.get_mapped_range(..).map_err(|error| Error::DeviceLost(error.to_string()))?;
+    let size = layout.dtype.bytes();
+    let row = (layout.row_stride * size) as usize;
+    let width = (layout.columns() * size) as usize;
+    let mut dense = Vec::with_capacity((layout.len() * size) as usize);
+    for index in 0..layout.rows() as usize {
+        let start = first_byte + index * row;
+        dense.extend_from_slice(view.get(start..start + width).unwrap_or_default());
     }
+    Ok(Array::from_bytes(layout.dtype, &layout.shape, &dense))
 }

@@ -116,12 +116,8 @@ pub struct InFlight {
 
 impl InFlight {
     /// Waits for the step, asleep rather than in a loop: a software adapter needs the cores.
-    pub fn wait(self, gpu: &Gpu) -> Result<Report, Box<dyn Error>> {
-        gpu.device().poll(wgpu::PollType::Wait {
-            submission_index: Some(self.submission),
-            timeout: None,
-        })?;
-        let report = pollster::block_on(self.watch)?;
+    pub fn wait(self) -> Result<Report, Box<dyn Error>> {
+        let [report] = self.watch.wait(self.submission)?;
         report.status.checked()?;
         if report.status.bad_rows > 0 || !report.loss.is_finite() {
             return Err("the training diverged: a loss is not a number".into());
@@ -294,7 +290,7 @@ impl GpuModel {
         }
         let value = Tensor::vector(&self.loss, Dtype::F32, 1);
         let status = Tensor::vector(&self.status, Dtype::U32, Status::WORDS);
-        let watch = self.gpu.watch(&mut encoder, &value, &status)?;
+        let watch = self.gpu.watch(&mut encoder, [(&value, &status)])?;
         let submission = self.gpu.queue().submit([encoder.finish()]);
         Ok(InFlight { watch, submission })
     }

@@ -203,14 +203,13 @@ fn train_on_gpu(arguments: &Arguments, corpus: &Corpus) -> Result<ExitCode, Box<
         in_flight.push_back(model.train(&batches.next(), learning_rate)?);
         let look = step == steps || (step * LOOKS / steps != (step - 1) * LOOKS / steps);
         let leave = if look { 0 } else { IN_FLIGHT - 1 };
-        hear(&gpu, &mut in_flight, leave, &mut heard, &mut progress)?;
+        hear(&mut in_flight, leave, &mut heard, &mut progress)?;
         if look {
-            let held_out =
-                progress.aside(|| held_out(&gpu, &model, corpus, &samples, &interrupted))?;
+            let held_out = progress.aside(|| held_out(&model, corpus, &samples, &interrupted))?;
             table.look(step, progress.losses(), held_out);
         }
     }
-    hear(&gpu, &mut in_flight, 0, &mut heard, &mut progress)?;
+    hear(&mut in_flight, 0, &mut heard, &mut progress)?;
     progress.finish();
     if table.seen < heard as usize {
         table.look(heard, progress.losses(), None);
@@ -269,7 +268,6 @@ impl Table {
 
 /// Waits for the oldest steps until `leave` of them are in flight.
 fn hear(
-    gpu: &Gpu,
     in_flight: &mut VecDeque<InFlight>,
     leave: usize,
     heard: &mut u32,
@@ -278,7 +276,7 @@ fn hear(
     while in_flight.len() > leave
         && let Some(oldest) = in_flight.pop_front()
     {
-        let report = oldest.wait(gpu)?;
+        let report = oldest.wait()?;
         *heard += 1;
         progress.step(*heard, f64::from(report.loss));
     }
@@ -287,7 +285,6 @@ fn hear(
 
 /// The mean loss of these held-out samples, or nothing if the user would rather stop.
 fn held_out(
-    gpu: &Gpu,
     model: &GpuModel,
     corpus: &Corpus,
     samples: &[Sample],
@@ -300,7 +297,7 @@ fn held_out(
             return Ok(None);
         }
         let batch = Batch::new(&corpus.held_out, samples, shape);
-        sum += f64::from(model.evaluate(&batch)?.wait(gpu)?.loss);
+        sum += f64::from(model.evaluate(&batch)?.wait()?.loss);
     }
     Ok(Some(sum / samples.len() as f64))
 }
@@ -338,7 +335,7 @@ fn compare(arguments: &Arguments, corpus: &Corpus) -> Result<ExitCode, Box<dyn E
     let mut batches = Batches::new(corpus, shape, arguments.seed);
     let mut on_gpu = Vec::new();
     for _ in 0..steps {
-        let report = model.train(&batches.next(), rate)?.wait(&gpu)?;
+        let report = model.train(&batches.next(), rate)?.wait()?;
         on_gpu.push(f64::from(report.loss));
     }
     let (text, agree) = report::side_by_side(&on_cpu, &on_gpu);

@@ -17,6 +17,7 @@ tests![
     wrong_shapes,
     wrong_dtypes,
     missing_usages,
+    watches,
     scratch_without_storage,
     too_small_buffers,
     strides,
@@ -69,6 +70,11 @@ impl Good {
 
     fn outputs(&self) -> CrossEntropyOutputs<'_> {
         CrossEntropyOutputs::default().loss(self.loss.tensor()).gradient(self.gradient.tensor())
+    }
+
+    /// One number, as a watch takes it.
+    fn one_loss(&self) -> Tensor<'_> {
+        Tensor::vector(&self.loss.buffer, Dtype::F32, 1)
     }
 }
 
@@ -227,8 +233,32 @@ fn missing_usages(context: &Context) {
     let words = Tensor::vector(&stores, Dtype::U32, 8);
     assert_eq!(Status::read(gpu, &words).unwrap_err(), usage("status", "COPY_SRC", &found));
     let mut encoder = encoder(gpu);
-    let error = gpu.watch(&mut encoder, &good.loss.tensor(), &words).unwrap_err();
+    let error = gpu.watch(&mut encoder, [(&good.one_loss(), &words)]).unwrap_err();
     assert_eq!(error, usage("status", "COPY_SRC", &found));
+    works(gpu);
+}
+
+/// What cannot be copied is refused before it spoils the caller's encoder.
+fn watches(context: &Context) {
+    let gpu = &context.gpu;
+    let good = Good::new(gpu);
+    let status = Placed::input(gpu, &indices(&[0; 8]), Layout::vector(Dtype::U32, 8));
+    let mut encoder = encoder(gpu);
+    let mut watch = |loss: Tensor, status: Tensor| {
+        gpu.watch(&mut encoder, [(&good.one_loss(), &status), (&loss, &status)]).unwrap_err()
+    };
+    let rows = watch(good.loss.tensor(), status.tensor());
+    assert_eq!(rows, wrong_shape("loss", &[4], "[1]"));
+    let narrow = watch(Tensor::vector(&good.loss.buffer, Dtype::F16, 1), status.tensor());
+    assert!(matches!(narrow, Error::WrongDtype { found: Dtype::F16, .. }), "{narrow:?}");
+    let signed = watch(good.one_loss(), Tensor::vector(&status.buffer, Dtype::I32, 8));
+    assert!(matches!(signed, Error::WrongDtype { found: Dtype::I32, .. }), "{signed:?}");
+    let words = status.buffer.size() / 4;
+    let outside = watch(good.one_loss(), status.tensor().offset(words - 7));
+    let (needed, found) = (4 * words + 4, 4 * words);
+    let argument = "status".to_owned();
+    assert_eq!(outside, Error::BufferTooSmall { argument, needed, found });
+    gpu.queue().submit([encoder.finish()]);
     works(gpu);
 }
 
@@ -632,7 +662,7 @@ fn destroyed_before_recording(context: &Context) {
     let prepared = it.gpu.prepare(&none(), &request);
     assert!(prepared.is_ok() || matches!(prepared, Err(Error::DeviceLost(_))), "{prepared:?}");
     let mut encoder = self::encoder(&it.gpu);
-    let watch = it.gpu.watch(&mut encoder, &it.good.loss.tensor(), &it.status.tensor());
+    let watch = it.gpu.watch(&mut encoder, [(&it.good.one_loss(), &it.status.tensor())]);
     assert!(watch.is_ok() || matches!(watch, Err(Error::DeviceLost(_))), "{watch:?}");
     drop(encoder);
     works(&context.gpu);
@@ -643,9 +673,9 @@ fn destroyed_device_while_watching(context: &Context) {
     let good = Good::new(&gpu);
     let status = Placed::input(&gpu, &indices(&[0; 8]), Layout::vector(Dtype::U32, 8));
     let mut recorded = encoder(&gpu);
-    let watch = gpu.watch(&mut recorded, &good.loss.tensor(), &status.tensor()).unwrap();
+    let watch = gpu.watch(&mut recorded, [(&good.one_loss(), &status.tensor())]).unwrap();
     let mut unsubmitted = encoder(&gpu);
-    let never = gpu.watch(&mut unsubmitted, &good.loss.tensor(), &status.tensor()).unwrap();
+    let never = gpu.watch(&mut unsubmitted, [(&good.one_loss(), &status.tensor())]).unwrap();
     gpu.queue().submit([recorded.finish()]);
     gpu.device().destroy();
     // Either it was copied before the end, or it says what happened: it does not hang.

@@ -1,5 +1,13 @@
 //! Recording on the caller's encoder or pass, with the caller's buffers and scratch; watching.
 
+use std::{
+    collections::VecDeque,
+    future::{Future as _, poll_fn},
+    pin::Pin,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
 use serde_json::json;
 use surprisal::{
     Array, Arrays, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Gpu,
@@ -20,6 +28,8 @@ tests![
     own_scratch,
     nothing_is_submitted,
     watch_without_a_stall,
+    watch_of_several_losses,
+    watch_without_a_busy_loop,
     full_ring,
     dropped_watches,
     async_and_cloned,
@@ -294,31 +304,87 @@ fn nothing_is_submitted(context: &Context) {
 
 // --- watching ---
 
+/// What the one loss of a watch came to.
+fn report(watch: surprisal::Watch) -> surprisal::Report {
+    let [report] = pollster::block_on(watch).unwrap();
+    report
+}
+
 /// Steps are recorded and submitted while earlier reports are still on their way.
 fn watch_without_a_stall(context: &Context) {
     let gpu = &context.gpu;
     let mean = CrossEntropy::default();
     let call = Call::new(gpu, &mean, 11, 64, 100);
     let prepared = gpu.prepare(&mean, &call.request()).unwrap();
-    let mut watches: std::collections::VecDeque<surprisal::Watch> = [].into();
+    let mut watches: VecDeque<surprisal::Watch> = VecDeque::new();
     let mut reports = Vec::new();
     for _ in 0..30 {
         if watches.len() == 3 {
-            reports.push(pollster::block_on(watches.pop_front().unwrap()).unwrap());
+            reports.push(report(watches.pop_front().unwrap()));
         }
         let mut encoder = encoder(gpu);
         prepared.encode(&mut encoder);
-        let watch = gpu.watch(&mut encoder, &call.loss.tensor(), &call.status.tensor()).unwrap();
+        let watch =
+            gpu.watch(&mut encoder, [(&call.loss.tensor(), &call.status.tensor())]).unwrap();
         gpu.queue().submit([encoder.finish()]);
         watches.push_back(watch);
     }
-    reports.extend(watches.into_iter().map(|watch| pollster::block_on(watch).unwrap()));
+    reports.extend(watches.into_iter().map(report));
     let expected = call.expected["loss"].to_f64()[0];
     for (step, report) in reports.iter().enumerate() {
         assert_eq!(f64::from(report.loss), expected);
         assert_eq!(report.status.completed, step as u32 + 1);
         assert_eq!(report.status.bad_targets, 0);
     }
+}
+
+/// One slot serves all losses of a step, awaited or waited for.
+fn watch_of_several_losses(context: &Context) {
+    let gpu = &context.gpu;
+    let mean = CrossEntropy::default();
+    let calls = [(4, 10), (9, 33), (2, 500)]
+        .map(|(rows, classes)| Call::new(gpu, &mean, rows as u64, rows, classes));
+    for round in 1..=2 {
+        let mut encoder = encoder(gpu);
+        for call in &calls[..round] {
+            gpu.encode(&mut encoder, &mean, tensors(&call.inputs), call.outputs()).unwrap();
+        }
+        let [a, b, c] = calls.each_ref().map(|call| (call.loss.tensor(), call.status.tensor()));
+        let losses = [(&a.0, &a.1), (&b.0, &b.1), (&c.0, &c.1)];
+        let watch = gpu.watch(&mut encoder, losses).unwrap();
+        let submission = gpu.queue().submit([encoder.finish()]);
+        let reports = if round == 1 {
+            watch.wait(submission).unwrap()
+        } else {
+            pollster::block_on(watch).unwrap()
+        };
+        // The first call ran in both rounds, the second in the last one, the third in none.
+        let completed = reports.map(|report| report.status.completed);
+        assert_eq!(completed, [round as u32, round as u32 - 1, 0]);
+        for (report, call) in reports.iter().zip(&calls[..round]) {
+            assert_eq!(f64::from(report.loss), call.expected["loss"].to_f64()[0]);
+        }
+    }
+}
+
+/// A watch that is awaited and not ready sleeps between its looks at the device.
+fn watch_without_a_busy_loop(context: &Context) {
+    let gpu = &context.gpu;
+    let call = Call::new(gpu, &CrossEntropy::default(), 15, 4, 10);
+    let mut encoder = encoder(gpu);
+    let (loss, status) = (call.loss.tensor(), call.status.tensor());
+    let mut watch = gpu.watch(&mut encoder, [(&loss, &status)]).unwrap();
+    let (start, mut polls) = (Instant::now(), 0);
+    let span = Duration::from_millis(200);
+    pollster::block_on(poll_fn(|task| {
+        polls += 1;
+        assert!(Pin::new(&mut watch).poll(task).is_pending(), "its encoder was not submitted");
+        if start.elapsed() < span { Poll::Pending } else { Poll::Ready(()) }
+    }));
+    // One look a millisecond, and a few for the start and the end.
+    assert!(polls <= 3 + span.as_millis(), "{polls} looks in {span:?}");
+    gpu.queue().submit([encoder.finish()]);
+    assert_eq!(report(watch).status.completed, 0);
 }
 
 fn full_ring(context: &Context) {
@@ -329,19 +395,19 @@ fn full_ring(context: &Context) {
     gpu.encode(&mut encoder, &CrossEntropy::default(), tensors(&call.inputs), call.outputs())
         .unwrap();
     let watch = |encoder: &mut wgpu::CommandEncoder| {
-        gpu.watch(encoder, &call.loss.tensor(), &call.status.tensor())
+        gpu.watch(encoder, [(&call.loss.tensor(), &call.status.tensor())])
     };
     let watches: Vec<_> = (0..surprisal::RING).map(|_| watch(&mut encoder).unwrap()).collect();
     let full = watch(&mut encoder).unwrap_err();
     assert_eq!(full, Error::RingFull { slots: surprisal::RING });
     gpu.queue().submit([encoder.finish()]);
     for watched in watches {
-        assert_eq!(pollster::block_on(watched).unwrap().status.completed, 1);
+        assert_eq!(report(watched).status.completed, 1);
     }
     let mut encoder = self::encoder(&gpu);
     let again = watch(&mut encoder).unwrap();
     gpu.queue().submit([encoder.finish()]);
-    assert_eq!(pollster::block_on(again).unwrap().status.completed, 1);
+    assert_eq!(report(again).status.completed, 1);
 }
 
 /// A watch that nobody awaits, and one whose encoder is never submitted, give their slots back.
@@ -350,7 +416,8 @@ fn dropped_watches(context: &Context) {
     let call = Call::new(&gpu, &CrossEntropy::default(), 13, 4, 10);
     for round in 0..3 * surprisal::RING {
         let mut encoder = encoder(&gpu);
-        let watch = gpu.watch(&mut encoder, &call.loss.tensor(), &call.status.tensor()).unwrap();
+        let watch =
+            gpu.watch(&mut encoder, [(&call.loss.tensor(), &call.status.tensor())]).unwrap();
         if round % 2 == 0 {
             gpu.queue().submit([encoder.finish()]);
         }
