@@ -6,13 +6,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    io::{BufRead as _, BufReader, Write as _},
-    path::PathBuf,
-    process::{Command, ExitCode, Stdio},
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -27,10 +28,13 @@ use surprisal::{
 use crate::{
     adapters, output, plan, repro,
     selfchecks::{self, SelfCheck},
+    worker::{self, End},
 };
 
 /// Restarts after crashes before the rest of an adapter's cases is given up.
 const RESTARTS: usize = 20;
+/// Of these, those after a hang: each has cost a whole time-out.
+const HANGS: usize = 3;
 /// Failures that are listed one by one.
 const LISTED: usize = 40;
 
@@ -55,6 +59,10 @@ pub struct Arguments {
     /// Run each case this many times; the outputs must be the same to the bit.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
+    /// End an adapter's process where opening the device or one case (with all its runs) takes longer
+    /// than this: the case is an error, and the next ones go on in a new process.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
     /// Leave the built-in self-checks out.
     #[arg(long)]
     no_self_checks: bool,
@@ -185,7 +193,16 @@ pub fn run(arguments: &Arguments, wanted: Option<&str>) -> Result<ExitCode> {
                 break;
             }
             let name = adapter::describe(&infos[number]);
-            results.extend(Parent { arguments, jobs: &jobs, number, name, stop: &stop }.run());
+            let program = std::env::current_exe()
+                .map_err(|error| output::bad_file(Path::new("surprisal"), error))?;
+            let command = |first: usize| {
+                let mut command = Command::new(&program);
+                command.args(arguments.words(number, first));
+                command
+            };
+            let patience = Duration::from_secs(arguments.timeout);
+            let parent = Parent { jobs: &jobs, name, stop: &stop, patience, command: &command };
+            results.extend(parent.run());
         }
     }
     finish(arguments, &results, stop.load(Ordering::SeqCst))
@@ -349,35 +366,49 @@ fn work(arguments: &Arguments, jobs: &[Job], number: usize) -> Result<()> {
 
 /// What the parent of a child process knows.
 struct Parent<'a> {
-    arguments: &'a Arguments,
     jobs: &'a [Job],
-    number: usize,
+    /// The adapter's.
     name: String,
     stop: &'a AtomicBool,
+    /// How long one case may take.
+    patience: Duration,
+    /// The child that begins with the case of this number.
+    command: &'a dyn Fn(usize) -> Command,
 }
 
 impl Parent<'_> {
-    /// Runs all cases on one adapter. A child that dies takes the case it was at with it, and the
-    /// next child goes on behind that one.
+    /// Runs all cases on one adapter. A child that dies or hangs takes the case it was at with it, and
+    /// the next child goes on behind that one.
     fn run(&self) -> Vec<Value> {
         let bar = progress(self.jobs.len(), &self.name);
         let mut results = Vec::new();
         let mut next = 0;
-        let mut crashes = 0;
+        let (mut ends, mut hangs) = (0, 0);
         while next < self.jobs.len() && !self.stop.load(Ordering::SeqCst) {
-            let begun = next;
-            let ended = self.child(&mut next, &mut results, &bar);
+            let mut opened = false;
+            let ended = worker::run((self.command)(next), self.patience, |line| {
+                let Ok(mut value) = serde_json::from_str::<Value>(line) else {
+                    return;
+                };
+                opened |= value.get("begun").is_some();
+                if let (Some(index), Some(entries)) =
+                    (value["done"].as_u64(), value["results"].as_array_mut())
+                {
+                    results.append(entries);
+                    next = index as usize + 1;
+                    bar.inc(1);
+                }
+            });
             if next >= self.jobs.len() || self.stop.load(Ordering::SeqCst) {
                 break;
             }
-            let message = match ended {
-                Ok(status) => format!("the process of this adapter ended: {status}"),
-                Err(reason) => reason,
-            };
-            crashes += 1;
+            ends += 1;
+            hangs += usize::from(matches!(ended, Ok(End::Silent(_))));
+            let reason = ended.map_or_else(|reason| reason, |end| end.to_string());
             // A child that did not even open the device will not do so next time.
-            let hopeless = crashes > RESTARTS || (next == begun && message.starts_with(NOT_OPENED));
+            let hopeless = !opened || ends > RESTARTS || hangs >= HANGS;
             let lost = if hopeless { self.jobs.len() } else { next + 1 };
+            let message = if opened { reason } else { format!("{NOT_OPENED}{reason}") };
             for job in &self.jobs[next..lost] {
                 results.extend(job.lost(&self.name, &message));
                 bar.inc(1);
@@ -387,70 +418,35 @@ impl Parent<'_> {
         bar.finish_and_clear();
         results
     }
+}
 
-    /// One child: `next` moves past the cases that came back.
-    fn child(
-        &self,
-        next: &mut usize,
-        results: &mut Vec<Value>,
-        bar: &ProgressBar,
-    ) -> Result<String, String> {
-        let program = std::env::current_exe().map_err(|error| error.to_string())?;
-        let mut child = Command::new(program)
-            .args(self.words(*next))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("{NOT_OPENED}{error}"))?;
-        let mut begun = false;
-        if let Some(stdout) = child.stdout.take() {
-            for line in BufReader::new(stdout).lines().map_while(std::result::Result::ok) {
-                let Ok(mut value) = serde_json::from_str::<Value>(&line) else {
-                    continue;
-                };
-                if value.get("begun").is_some() {
-                    begun = true;
-                }
-                if let (Some(index), Some(entries)) =
-                    (value["done"].as_u64(), value["results"].as_array_mut())
-                {
-                    results.append(entries);
-                    *next = index as usize + 1;
-                    bar.inc(1);
-                }
-            }
-        }
-        let status = child.wait().map_err(|error| error.to_string())?;
-        if begun { Ok(status.to_string()) } else { Err(format!("{NOT_OPENED}{status}")) }
-    }
-
-    /// The child's command line.
-    fn words(&self, first: usize) -> Vec<std::ffi::OsString> {
-        let arguments = self.arguments;
+impl Arguments {
+    /// The command line of the child process of an adapter.
+    fn words(&self, adapter: usize, first: usize) -> Vec<std::ffi::OsString> {
         let mut words: Vec<std::ffi::OsString> = vec!["check".into()];
         let mut push = |name: &str, value: std::ffi::OsString| {
             words.push(name.into());
             words.push(value);
         };
-        push("--worker", self.number.to_string().into());
+        push("--worker", adapter.to_string().into());
         push("--first", first.to_string().into());
-        push("--repeat", arguments.repeat.to_string().into());
-        for path in &arguments.vectors {
+        push("--repeat", self.repeat.to_string().into());
+        for path in &self.vectors {
             push("--vectors", path.into());
         }
-        for id in &arguments.case {
+        for id in &self.case {
             push("--case", id.into());
         }
-        if let Some(dtype) = arguments.dtype {
+        if let Some(dtype) = self.dtype {
             push("--dtype", dtype.name().into());
         }
-        if let Some(path) = &arguments.repro {
+        if let Some(path) = &self.repro {
             push("--repro", path.into());
         }
-        if arguments.repro_all {
+        if self.repro_all {
             words.push("--repro-all".into());
         }
-        if arguments.no_self_checks {
+        if self.no_self_checks {
             words.push("--no-self-checks".into());
         }
         words
@@ -515,7 +511,7 @@ fn finish(arguments: &Arguments, results: &[Value], stopped: bool) -> Result<Exi
             bad.push(entry);
         }
     }
-    let json_on_stdout = arguments.json.as_deref() == Some(std::path::Path::new("-"));
+    let json_on_stdout = arguments.json.as_deref() == Some(Path::new("-"));
     let text = report(&order, &counts, &bad, stopped);
     if json_on_stdout {
         output::note(&text);
@@ -603,4 +599,83 @@ fn report(
         text.push_str("interrupted: the results are those so far\n");
     }
     text
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    /// Three cases on an adapter whose child is this script; `$1` is the number of its first case.
+    fn on_a_driver(script: &str) -> Vec<Value> {
+        let jobs: Vec<Job> = selfchecks::all(&[Dtype::F32])
+            .into_iter()
+            .take(3)
+            .map(|check| Job::Built(Box::new(check)))
+            .collect();
+        let command = |first: usize| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script, "sh", &first.to_string()]);
+            command
+        };
+        let parent = Parent {
+            jobs: &jobs,
+            name: "a driver".to_owned(),
+            stop: &AtomicBool::new(false),
+            patience: Duration::from_millis(500),
+            command: &command,
+        };
+        let results = parent.run();
+        let ids: BTreeSet<&str> = results.iter().filter_map(|entry| entry["id"].as_str()).collect();
+        assert!(jobs.iter().all(|job| ids.contains(job.id())), "{ids:?}");
+        results
+    }
+
+    const GOOD: &str = r#"
+        good() {
+            echo "{\"begun\": $1}"
+            echo "{\"done\": $1, \"results\": [{\"id\": \"$2\", \"status\": \"passed\"}]}"
+        }"#;
+
+    /// What became of each case.
+    fn verdicts(results: &[Value]) -> BTreeMap<&str, &Value> {
+        results.iter().filter_map(|entry| Some((entry["id"].as_str()?, entry))).collect()
+    }
+
+    #[test]
+    fn a_hang_is_an_error_of_its_case_alone() {
+        let ids: Vec<String> =
+            selfchecks::all(&[Dtype::F32]).into_iter().take(3).map(|check| check.id).collect();
+        let (a, b, c) = (&ids[0], &ids[1], &ids[2]);
+        let script = format!(
+            r#"{GOOD}
+            if [ $1 = 0 ]; then good 0 {a}; echo '{{"begun": 1}}'; exec sleep 60; fi
+            good 2 {c}"#
+        );
+        let results = on_a_driver(&script);
+        let verdicts = verdicts(&results);
+        assert_eq!(verdicts[a.as_str()]["status"], "passed");
+        assert_eq!(verdicts[c.as_str()]["status"], "passed");
+        let hung = &verdicts[b.as_str()];
+        assert_eq!(hung["status"], "error");
+        assert!(
+            hung["message"].as_str().is_some_and(|m| m.contains("no answer in 0.5 s")),
+            "{hung}"
+        );
+    }
+
+    #[test]
+    fn a_device_that_does_not_open_is_tried_once() {
+        let results = on_a_driver("exec sleep 60");
+        let message = |entry: &Value| entry["message"].as_str().unwrap_or_default().to_owned();
+        assert!(results.iter().all(|entry| message(entry).starts_with(NOT_OPENED)), "{results:?}");
+    }
+
+    #[test]
+    fn a_crash_is_an_error_of_its_case_and_of_no_other() {
+        let results = on_a_driver(r#"echo "{\"begun\": $1}"; exit 7"#);
+        assert!(results.iter().all(|entry| entry["status"] == "error"));
+        assert!(
+            results.iter().all(|entry| entry["message"].as_str().is_some_and(|m| m.contains('7')))
+        );
+    }
 }
