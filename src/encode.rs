@@ -1,11 +1,12 @@
 //! Replays a plan: the only code that turns dispatches into commands.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use crate::{
     error::{Error, Result},
     gpu::{Buffers, Gpu, Pipeline, guarded, usable},
     kernel::Kernel,
+    memory::Counted,
     plan::{Binding, Dispatch, Plan, Role},
 };
 
@@ -35,6 +36,8 @@ impl Record for wgpu::ComputePass<'_> {
 pub struct Prepared {
     plan: Plan,
     steps: Vec<Step>,
+    /// Parameters and scratch: the bindings keep them alive, this counts them.
+    _counted: (Counted, Option<Arc<Counted>>),
 }
 
 #[derive(Debug)]
@@ -56,8 +59,14 @@ impl Step {
 impl Prepared {
     /// Records the call. Nothing is submitted or read back.
     pub fn encode(&self, record: &mut impl Record) {
+        self.encode_part(record, 0..self.steps.len());
+    }
+
+    /// Records a range of the call's dispatches, for callers that cut a long call into several
+    /// submissions: all ranges, in their order, make the call. [`Plan::submissions`] says where.
+    pub fn encode_part(&self, record: &mut impl Record, dispatches: Range<usize>) {
         record.with_pass(&self.plan.loss, &mut |pass| {
-            for step in &self.steps {
+            for step in self.steps.get(dispatches.clone()).unwrap_or_default() {
                 step.encode(pass);
             }
         });
@@ -80,25 +89,33 @@ impl Prepared {
     }
 }
 
+impl Gpu {
+    /// Submits a prepared call by itself, in as many submissions as [`Plan::submissions`] says, and
+    /// waits for nothing.
+    pub fn submit(&self, call: &Prepared) -> Result<()> {
+        for dispatches in call.plan.submissions(self.profile()) {
+            guarded(self.device(), &call.plan.loss, 0, || {
+                let descriptor = wgpu::CommandEncoderDescriptor::default();
+                let mut encoder = self.device().create_command_encoder(&descriptor);
+                call.encode_part(&mut encoder, dispatches);
+                self.queue().submit([encoder.finish()]);
+            })?;
+        }
+        Ok(())
+    }
+}
+
 pub(crate) fn prepare(
     gpu: &Gpu,
     plan: Plan,
     buffers: &Buffers<'_>,
     scratch: Option<&wgpu::Buffer>,
 ) -> Result<Prepared> {
-    let scratch = match scratch {
-        Some(buffer) if buffer.size() < plan.scratch_bytes => {
-            return Err(Error::BufferTooSmall {
-                argument: "scratch".to_owned(),
-                needed: plan.scratch_bytes,
-                found: buffer.size(),
-            });
-        }
-        Some(buffer) => {
-            usable("scratch", buffer, wgpu::BufferUsages::STORAGE)?;
-            buffer.clone()
-        }
-        None => gpu.scratch(plan.scratch_bytes)?,
+    let (scratch, pooled) = if let Some(buffer) = scratch {
+        (own_scratch(buffer, &plan)?.clone(), None)
+    } else {
+        let pooled = gpu.scratch(plan.scratch_bytes)?;
+        ((**pooled).clone(), Some(pooled))
     };
     let params = parameters(gpu, &plan)?;
     let mut steps = Vec::with_capacity(plan.dispatches.len());
@@ -112,11 +129,24 @@ pub(crate) fn prepare(
             bind(gpu, &kernel.label, &pipeline, dispatch, (&params, offset), &scratch, buffers)?;
         steps.push(Step { pipeline, bindings, workgroups: dispatch.workgroups });
     }
-    Ok(Prepared { plan, steps })
+    Ok(Prepared { plan, steps, _counted: (params, pooled) })
+}
+
+/// The caller's scratch, if it will do.
+fn own_scratch<'a>(buffer: &'a wgpu::Buffer, plan: &Plan) -> Result<&'a wgpu::Buffer> {
+    if buffer.size() < plan.scratch_bytes {
+        return Err(Error::BufferTooSmall {
+            argument: "scratch".to_owned(),
+            needed: plan.scratch_bytes,
+            found: buffer.size(),
+        });
+    }
+    usable("scratch", buffer, wgpu::BufferUsages::STORAGE)?;
+    Ok(buffer)
 }
 
 /// All parameter blocks in one buffer of the call's own, written before anything is recorded.
-fn parameters(gpu: &Gpu, plan: &Plan) -> Result<wgpu::Buffer> {
+fn parameters(gpu: &Gpu, plan: &Plan) -> Result<Counted> {
     if let Some(dispatch) =
         plan.dispatches.iter().find(|d| d.params.len() as u64 * 4 > Plan::PARAMS_STRIDE)
     {
@@ -128,7 +158,7 @@ fn parameters(gpu: &Gpu, plan: &Plan) -> Result<wgpu::Buffer> {
     }
     let bytes = plan.parameter_bytes();
     let size = bytes.len() as u64;
-    guarded(gpu.device(), "parameters", size, || {
+    let buffer = guarded(gpu.device(), "parameters", size, || {
         let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some("surprisal.parameters"),
             size,
@@ -141,7 +171,8 @@ fn parameters(gpu: &Gpu, plan: &Plan) -> Result<wgpu::Buffer> {
             .map_err(|error| Error::DeviceLost(error.to_string()));
         buffer.unmap();
         written.map(|()| buffer)
-    })?
+    })??;
+    Ok(Counted::new(buffer, &gpu.0.tally))
 }
 
 fn bind(

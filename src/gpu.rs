@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Result},
     kernel::{Access, Kernel},
     loss::Loss,
+    memory::{Counted, Tally},
     plan::{Call, Operand, Plan},
     profile::{Profile, previous_power_of_two},
     read::Run,
@@ -33,7 +34,8 @@ pub(crate) struct Inner {
     pub profile: Profile,
     pub ring: Ring,
     pipelines: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
-    scratch: Mutex<Option<wgpu::Buffer>>,
+    scratch: Mutex<Option<Arc<Counted>>>,
+    pub tally: Arc<Tally>,
 }
 
 /// A compiled kernel.
@@ -89,6 +91,7 @@ impl Gpu {
             ring: Ring::default(),
             pipelines: Mutex::default(),
             scratch: Mutex::default(),
+            tally: Arc::default(),
         }))
     }
 
@@ -103,6 +106,7 @@ impl Gpu {
             ring: Ring::default(),
             pipelines: Mutex::default(),
             scratch: Mutex::default(),
+            tally: Arc::default(),
         }))
     }
 
@@ -286,20 +290,21 @@ impl Gpu {
     }
 
     /// A scratch buffer of at least this size. Recordings share it: on one queue they run in order.
-    pub(crate) fn scratch(&self, bytes: u64) -> Result<wgpu::Buffer> {
+    pub(crate) fn scratch(&self, bytes: u64) -> Result<Arc<Counted>> {
         let mut slot = lock(&self.0.scratch);
         if let Some(buffer) = slot.as_ref()
             && buffer.size() >= bytes
         {
             return Ok(buffer.clone());
         }
-        let buffer = self.buffer("scratch", bytes.max(256), wgpu::BufferUsages::STORAGE)?;
+        let usage = wgpu::BufferUsages::STORAGE;
+        let buffer = Arc::new(self.buffer("scratch", bytes.max(256), usage)?);
         *slot = Some(buffer.clone());
         Ok(buffer)
     }
 
-    /// A buffer, or a typed error where there is no memory for it.
-    pub(crate) fn buffer(
+    /// A buffer for a caller, or a typed error where there is no memory for it.
+    pub(crate) fn uncounted(
         &self,
         what: &str,
         bytes: u64,
@@ -320,12 +325,9 @@ impl Gpu {
     }
 
     /// A tensor's buffer filled with bytes from the host.
-    pub(crate) fn upload(&self, what: &str, bytes: &[u8]) -> Result<wgpu::Buffer> {
-        let usage = wgpu::BufferUsages::STORAGE
-            | wgpu::BufferUsages::COPY_DST
-            | wgpu::BufferUsages::COPY_SRC;
+    pub(crate) fn upload(&self, what: &str, bytes: &[u8]) -> Result<Counted> {
         let size = (bytes.len() as u64).next_multiple_of(4).max(16);
-        let buffer = self.buffer(what, size, usage)?;
+        let buffer = self.buffer(what, size, OUTPUT)?;
         let whole = bytes.len() - bytes.len() % 4;
         let (words, rest) = bytes.split_at(whole);
         guarded(&self.0.device, what, size, || {
@@ -341,12 +343,23 @@ impl Gpu {
 
     /// A buffer for a dense tensor of this type and shape, for outputs.
     pub fn output_buffer(&self, dtype: Dtype, shape: &[u64]) -> Result<wgpu::Buffer> {
-        let bytes = Layout::dense(dtype, shape).len() * dtype.bytes();
-        let usage = wgpu::BufferUsages::STORAGE
-            | wgpu::BufferUsages::COPY_SRC
-            | wgpu::BufferUsages::COPY_DST;
-        self.buffer("output", bytes.next_multiple_of(16).max(16), usage)
+        self.uncounted("output", output_bytes(dtype, shape), OUTPUT)
     }
+
+    /// [`Gpu::output_buffer`] for an output of this crate's own.
+    pub(crate) fn own_output(&self, dtype: Dtype, shape: &[u64]) -> Result<Counted> {
+        self.buffer("output", output_bytes(dtype, shape), OUTPUT)
+    }
+}
+
+/// What a tensor made here can be used for.
+const OUTPUT: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
+    .union(wgpu::BufferUsages::COPY_SRC)
+    .union(wgpu::BufferUsages::COPY_DST);
+
+fn output_bytes(dtype: Dtype, shape: &[u64]) -> u64 {
+    let bytes = Layout::dense(dtype, shape).len() * dtype.bytes();
+    bytes.next_multiple_of(16).max(16)
 }
 
 /// A call's buffers by the names its operands have.
@@ -467,6 +480,15 @@ fn dump(kernel: &Kernel, wgsl: &str) {
     }
 }
 
+/// How many dispatches one submission may have.
+///
+/// On OpenGL a submission holds the process's one context until it is done (on llvmpipe it computes
+/// there and then), and another thread that wants it for longer than wgpu has patience panics, after one
+/// second on Windows and six elsewhere. Dispatches are planned to take a tenth of a second at most.
+fn submission_dispatches(backend: wgpu::Backend) -> u32 {
+    if backend == wgpu::Backend::Gl { 8 } else { u32::MAX }
+}
+
 /// The profile of a device: its limits, and the kernel shapes known to suit its kind.
 pub fn profile(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> Profile {
     let profile = Profile {
@@ -479,6 +501,7 @@ pub fn profile(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> Profile {
             .min(limits.max_compute_workgroup_size_x),
         workgroups: limits.max_compute_workgroups_per_dimension,
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        submission_dispatches: submission_dispatches(info.backend),
         ..Profile::default()
     };
     if info.device_type == wgpu::DeviceType::Cpu {

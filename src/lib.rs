@@ -65,6 +65,7 @@ mod gpu;
 pub mod kernel;
 pub mod linear;
 pub mod loss;
+mod memory;
 mod pairs;
 pub mod plan;
 pub mod profile;
@@ -99,6 +100,7 @@ pub use loss::{
     SimilarityInputs, SimilarityOutputs, Smoothing, SupCon, SupConInputs, SupConOutputs,
     WeightLayout,
 };
+pub use memory::Memory;
 pub use plan::Plan;
 pub use profile::Profile;
 pub use read::{Run, stored_dtype, tensor_blocking};

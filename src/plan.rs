@@ -280,6 +280,18 @@ impl Plan {
         bytes
     }
 
+    /// Ranges of dispatches that are short enough for a submission each, in order: everything in one,
+    /// except where [`Profile::submission_dispatches`] says otherwise (on OpenGL).
+    ///
+    /// A dispatch is planned to take a tenth of a second at most, so that a range of ten keeps within a
+    /// second. Callers of [`crate::Prepared::encode`] who record on their own encoder cut there with
+    /// [`crate::Prepared::encode_part`], an encoder and a submission for each range.
+    pub fn submissions(&self, profile: &Profile) -> impl Iterator<Item = Range<usize>> + use<> {
+        let all = self.dispatches.len();
+        let most = (profile.submission_dispatches as usize).max(1);
+        (0..all).step_by(most).map(move |first| first..all.min(first.saturating_add(most)))
+    }
+
     /// Bytes from one parameter block to the next.
     pub const PARAMS_STRIDE: u64 = 256;
 }

@@ -37,6 +37,8 @@ pub struct Profile {
     pub dispatch_elements: u64,
     /// Multiply-adds that one dispatch of score tiles may do.
     pub dispatch_products: u64,
+    /// Dispatches that go into one submission (see [`crate::Plan::submissions`]).
+    pub submission_dispatches: u32,
     /// The most bytes for a chunk of scores when the caller names none.
     pub chunk_bytes: u64,
     /// The most bytes for a chunk that may be small without cost, because what it adds up to is: it
@@ -63,6 +65,7 @@ impl Default for Profile {
             tall_products: 1 << 26,
             dispatch_elements: 1 << 28,
             dispatch_products: 1 << 36,
+            submission_dispatches: u32::MAX,
             chunk_bytes: 64 << 20,
             block_bytes: 32 << 20,
         }

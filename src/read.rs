@@ -7,6 +7,7 @@ use crate::{
     error::{Error, Result},
     gpu::{Gpu, Request, usable},
     loss::{Kind, Loss},
+    memory::Counted,
     plan::Call,
     staging::Arrival,
     status::Status,
@@ -17,7 +18,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Run {
     gpu: Gpu,
-    outputs: Vec<(String, wgpu::Buffer, Layout)>,
+    outputs: Vec<(String, Counted, Layout)>,
     prepared: Prepared,
 }
 
@@ -33,7 +34,7 @@ impl Run {
         let status = (!wanted.contains(&"status")).then_some("status");
         for name in wanted.iter().copied().chain(status) {
             let layout = output_layout(loss, &shapes, &inputs, name)?;
-            let buffer = gpu.output_buffer(layout.dtype, &layout.shape)?;
+            let buffer = gpu.own_output(layout.dtype, &layout.shape)?;
             outputs.push((name.to_owned(), buffer, layout));
         }
         let tensors: Named = outputs
@@ -41,12 +42,7 @@ impl Run {
             .map(|(name, buffer, layout)| (name.clone(), Tensor::new(buffer, layout.clone())))
             .collect();
         let prepared = gpu.prepare(loss, &Request::new(inputs, tensors))?;
-        crate::gpu::guarded(gpu.device(), &prepared.plan().loss, 0, || {
-            let mut encoder =
-                gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            prepared.encode(&mut encoder);
-            gpu.queue().submit([encoder.finish()]);
-        })?;
+        gpu.submit(&prepared)?;
         Ok(Self { gpu: gpu.clone(), outputs, prepared })
     }
 

@@ -18,6 +18,7 @@ use crate::{
     error::{Error, Result},
     gpu::{Gpu, guarded},
     kernel::Access,
+    memory::Counted,
     plan::{Plan, Role},
     read,
     tensor::{Dtype, Layout, Tensor},
@@ -356,7 +357,7 @@ pub fn replay(folder: &Path, gpu: &Gpu) -> Result<Vec<Replayed>> {
         .collect()
 }
 
-fn upload(folder: &Path, gpu: &Gpu, recording: &Recording) -> Result<Vec<wgpu::Buffer>> {
+fn upload(folder: &Path, gpu: &Gpu, recording: &Recording) -> Result<Vec<Counted>> {
     let usage = wgpu::BufferUsages::STORAGE
         | wgpu::BufferUsages::UNIFORM
         | wgpu::BufferUsages::COPY_DST
@@ -391,7 +392,7 @@ fn inside(folder: &Path, file: &str) -> Result<PathBuf> {
     }
 }
 
-fn run(folder: &Path, gpu: &Gpu, recording: &Recording, buffers: &[wgpu::Buffer]) -> Result<()> {
+fn run(folder: &Path, gpu: &Gpu, recording: &Recording, buffers: &[Counted]) -> Result<()> {
     let pipelines = recording
         .modules
         .iter()

@@ -15,6 +15,7 @@ use futures_intrusive::channel::shared::oneshot_channel;
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, guarded},
+    memory::Counted,
 };
 
 /// What a mapping answers.
@@ -25,7 +26,7 @@ pub(crate) type Answer = Box<dyn FnOnce(Mapping) + Send>;
 /// A staging buffer that the GPU will have written and mapped; resolves to the mapped buffer.
 pub(crate) struct Arrival {
     gpu: Gpu,
-    buffer: wgpu::Buffer,
+    buffer: Option<Counted>,
     /// The submission with the copy, if it is known.
     submission: Option<wgpu::SubmissionIndex>,
     mapping: Pin<Box<dyn Future<Output = Option<Mapping>> + Send>>,
@@ -56,14 +57,14 @@ impl Gpu {
         let submission = guarded(self.device(), what, bytes, || record(&buffer, answer))?;
         // The receiver closes its channel when it goes.
         let mapping = Box::pin(async move { receiver.receive().await });
-        Ok(Arrival { gpu: self.clone(), buffer, submission, mapping })
+        Ok(Arrival { gpu: self.clone(), buffer: Some(buffer), submission, mapping })
     }
 }
 
 impl Arrival {
     /// Waits for it, asleep in the driver until its submission is done: as long as that takes and no
     /// longer, also where later submissions are on their way.
-    pub fn wait(mut self) -> Result<wgpu::Buffer> {
+    pub fn wait(mut self) -> Result<Counted> {
         let submission_index = self.submission.take();
         // A lost device answers through the mapping, not through the poll.
         let _ = self.gpu.device().poll(wgpu::PollType::Wait { submission_index, timeout: None });
@@ -71,20 +72,23 @@ impl Arrival {
     }
 
     /// [`Arrival::wait`], for whoever submitted the copy.
-    pub fn wait_for(self, submission: wgpu::SubmissionIndex) -> Result<wgpu::Buffer> {
+    pub fn wait_for(self, submission: wgpu::SubmissionIndex) -> Result<Counted> {
         Self { submission: Some(submission), ..self }.wait()
     }
 }
 
 impl Future for Arrival {
-    type Output = Result<wgpu::Buffer>;
+    type Output = Result<Counted>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         // A lost device answers through the mapping, not through the poll.
         let _ = self.gpu.device().poll(wgpu::PollType::Poll);
         let lost = |reason: String| Poll::Ready(Err(Error::DeviceLost(reason)));
         match self.mapping.as_mut().poll(context) {
-            Poll::Ready(Some(Ok(()))) => Poll::Ready(Ok(self.buffer.clone())),
+            Poll::Ready(Some(Ok(()))) => match self.buffer.take() {
+                Some(buffer) => Poll::Ready(Ok(buffer)),
+                None => lost("the mapping was taken".to_owned()),
+            },
             Poll::Ready(Some(Err(error))) => lost(error.to_string()),
             Poll::Ready(None) => lost("the mapping was dropped".to_owned()),
             Poll::Pending => {

@@ -149,7 +149,7 @@ impl<const N: usize> Watch<N> {
     /// Waits until the submission with the watched commands is done, asleep, and no longer than that:
     /// later submissions are not waited for.
     pub fn wait(self, submission: wgpu::SubmissionIndex) -> Result<[Report; N]> {
-        reports(&self.arrival.wait_for(submission)?)
+        self.arrival.wait_for(submission).and_then(|staging| reports(&staging))
     }
 }
 
@@ -158,7 +158,7 @@ impl<const N: usize> Future for Watch<N> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let arrived = Pin::new(&mut self.arrival).poll(context);
-        arrived.map(|staging| reports(&staging?))
+        arrived.map(|staging| reports(&*staging?))
     }
 }
 

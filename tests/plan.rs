@@ -371,3 +371,17 @@ fn large_scores_fit_thirty_two_mebibytes() {
     let beside = plan.scratch_bytes + plan.params_bytes();
     assert!(beside < 32 * MIB, "{beside}");
 }
+
+#[test]
+fn submissions_cover_the_dispatches_in_order() {
+    let profile = Profile { binding_bytes: MIB, ..Profile::default() };
+    let plan = cross_entropy(1000, 5000, Dtype::F32, &profile);
+    let all = plan.dispatches.len();
+    assert!(all > 20, "{all} dispatches");
+    for (most, submissions) in [(u32::MAX, 1), (8, all.div_ceil(8)), (1, all), (0, all)] {
+        let profile = Profile { submission_dispatches: most, ..profile.clone() };
+        let ranges: Vec<_> = plan.submissions(&profile).collect();
+        assert_eq!(ranges.len(), submissions, "at most {most}");
+        assert_eq!(ranges.into_iter().flatten().collect::<Vec<_>>(), (0..all).collect::<Vec<_>>());
+    }
+}

@@ -247,11 +247,9 @@ impl GpuModel {
         self.training.plan()
     }
 
-    /// Bytes of everything on the GPU: buffers, scratch and parameter blocks.
+    /// The most bytes on the GPU at any time: the model's buffers, and scratch, parameters and staging.
     pub fn peak_bytes(&self) -> u64 {
-        let plans = [self.training.plan(), self.evaluation.plan()];
-        let scratch = plans.iter().map(|plan| plan.scratch_bytes).max().unwrap_or(0);
-        self.bytes + scratch + plans.iter().map(|plan| plan.params_bytes()).sum::<u64>()
+        self.bytes + self.gpu.memory().peak
     }
 
     /// Records and submits a step of training: nothing is waited for or read back.

@@ -27,6 +27,8 @@ tests![
     prepared_twice,
     own_scratch,
     nothing_is_submitted,
+    short_submissions,
+    memory,
     watch_without_a_stall,
     watch_of_several_losses,
     watch_without_a_busy_loop,
@@ -300,6 +302,61 @@ fn nothing_is_submitted(context: &Context) {
     assert_ne!(bits(&poisoned), bits(&call.expected["loss"]));
     gpu.queue().submit([kept]);
     call.assert_ran(gpu, 1);
+}
+
+/// Where submissions have to be short a call is cut into several, and no bit changes.
+fn short_submissions(context: &Context) {
+    let loss = parse("linear_cross_entropy", &json!({"chunk_bytes": 3000}));
+    let arrays = named([
+        ("hidden", gaussian(5, 40, 9)),
+        ("weight", gaussian(6, 70, 9)),
+        ("targets", indices(&[3; 40])),
+    ]);
+    let wanted = ["loss", "grad.hidden", "grad.weight"];
+    let run = |most| {
+        let gpu = context.with(|profile| profile.submission_dispatches = most);
+        let run = gpu.run_arrays(&*loss, &arrays, Dtype::F32, &wanted).unwrap();
+        let submissions = run.prepared().plan().submissions(gpu.profile()).count();
+        (submissions, run.read_blocking().unwrap())
+    };
+    let (one, whole) = run(u32::MAX);
+    let (several, cut) = run(3);
+    assert!(one == 1 && several > 4, "{one} and {several} submissions");
+    for name in wanted {
+        assert_eq!(bits(&cut[name]), bits(&whole[name]), "{name}");
+    }
+    // On OpenGL nobody has to ask for it.
+    let gl = context.gpu.info().backend == wgpu::Backend::Gl;
+    assert_eq!(context.gpu.profile().submission_dispatches < 20, gl);
+}
+
+/// Everything that a handle makes for itself is counted, as long as it is held.
+fn memory(context: &Context) {
+    // A count of its own.
+    let gpu = context.with(|_| ());
+    assert_eq!(gpu.memory(), surprisal::Memory::default());
+    let call = Call::new(&context.gpu, &none(), 16, 5, 3000);
+    let plan = gpu.plan(&none(), &call.request()).unwrap();
+    let (scratch, parameters) = (plan.scratch_bytes.max(256), plan.params_bytes());
+    assert_eq!(gpu.memory().peak, 0, "a plan makes nothing");
+    let prepared = gpu.prepare(&none(), &call.request()).unwrap();
+    assert_eq!(gpu.memory().held, scratch + parameters);
+    let again = gpu.prepare(&none(), &call.request()).unwrap();
+    assert_eq!(gpu.memory().held, scratch + 2 * parameters, "the scratch is shared");
+    drop((prepared, again));
+    assert_eq!(gpu.memory().held, scratch, "the pool keeps its scratch");
+    assert_eq!(gpu.memory().peak, scratch + 2 * parameters);
+    let own = crate::support::buffer(&gpu, scratch, wgpu::BufferUsages::STORAGE);
+    let prepared = gpu.prepare(&none(), &call.request().scratch(&own)).unwrap();
+    assert_eq!(gpu.memory().held, scratch + parameters, "the caller's scratch is the caller's");
+    drop(prepared);
+    let before = gpu.memory();
+    let run = gpu.run_arrays(&none(), &sample(1, 100, 300), Dtype::F32, &["grad.logits"]).unwrap();
+    let tensors = 2 * 100 * 300 * 4;
+    assert!(gpu.memory().peak >= before.held + tensors, "{:?}", gpu.memory());
+    run.read_blocking().unwrap();
+    assert!(gpu.memory().peak >= before.held + tensors, "{:?}", gpu.memory());
+    assert!(gpu.memory().held < before.held + tensors / 10, "{:?}", gpu.memory());
 }
 
 // --- watching ---

@@ -310,7 +310,7 @@ impl Bench {
             "distinct_bytes": self.workload.distinct_bytes(),
             "bytes_moved": self.bytes(What::Loss),
             "scratch_bytes": plan.scratch_bytes,
-            "peak_bytes": self.workload.peak_bytes(plan),
+            "peak_bytes": self.workload.peak_bytes(),
             "unstored_bytes": plan.unstored_bytes,
             "stored_scratch_bytes": self.stored.as_ref().map(|stored| stored.plan().scratch_bytes),
             "flops": self.workload.flops(&self.task),
@@ -362,8 +362,12 @@ impl Bench {
         );
         self.print_ratios(results);
         let scratch = plan.scratch_bytes;
-        let peak = self.workload.peak_bytes(plan);
-        println!("scratch: {}; peak with inputs and outputs: {}", bytes(scratch), bytes(peak));
+        let peak = self.workload.peak_bytes();
+        println!(
+            "scratch: {}; peak on the GPU, inputs and outputs included: {}",
+            bytes(scratch),
+            bytes(peak)
+        );
         if plan.unstored_bytes > 0 {
             let share = 100.0 * scratch as f64 / plan.unstored_bytes as f64;
             println!(
