@@ -2,56 +2,16 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
+mod command;
 
+use std::fs;
+
+use command::{folder, refusal, stdout, surprisal};
 use serde_json::Value;
 use surprisal::{
     Array, Arrays,
     cases::{self, Case},
 };
-
-fn surprisal(words: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_surprisal"));
-    command.args(words).env_remove("SURPRISAL_ADAPTER");
-    command.output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// The one line on stderr of a refusal.
-fn refusal(output: &Output) -> String {
-    let text = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{text}");
-    assert!(text.starts_with("error: "), "{text}");
-    assert_eq!(text.lines().count(), 1, "{text}");
-    text
-}
-
-fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cli-{name}"));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
-    folder
-}
-
-/// A `.npy` file as numpy writes it.
-fn npy(path: &Path, descr: &str, fortran: bool, shape: &str, data: &[u8]) {
-    let fortran = if fortran { "True" } else { "False" };
-    let dict = format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}");
-    let length = (10 + dict.len() + 1).next_multiple_of(64) - 10;
-    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-    bytes.extend((length as u16).to_le_bytes());
-    bytes.extend(format!("{dict:<width$}\n", width = length - 1).bytes());
-    bytes.extend(data);
-    fs::write(path, bytes).unwrap();
-}
 
 fn case(id: &str, loss: &str, expected: f64) -> Case {
     Case {
@@ -227,86 +187,4 @@ fn a_malformed_vectors_file_is_bad_input() {
     let error = refusal(&surprisal(&["check", "--backend", "cpu", "--vectors", "no/such/file"]));
     assert!(error.contains("no/such/file"), "{error}");
     assert!(refusal(&surprisal(&["replay", name])).contains("bad.safetensors"));
-}
-
-#[test]
-fn eval_takes_fortran_order_f64_masks_and_writes_the_gradient() {
-    let folder = folder("eval");
-    let path = |name: &str| folder.join(name);
-    let logits = [1.0f64, 0.0, 2.0, 0.0, 3.0, 0.0];
-    let bytes = |values: &[f64]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-    npy(&path("logits.npy"), "<f8", true, "(2, 3)", &bytes(&logits));
-    npy(&path("targets.npy"), "<i4", false, "(2,)", &[2, 0, 0, 0, 1, 0, 0, 0]);
-    npy(&path("mask.npy"), "|b1", false, "(2,)", &[1, 0]);
-    let input = |name: &str, file: &str| format!("{name}={}", path(file).display());
-    let (logits, targets) = (input("logits", "logits.npy"), input("targets", "targets.npy"));
-    let mask = input("row_weight", "mask.npy");
-    let gradient = path("gradient.npy");
-    let words = [
-        "eval",
-        "cross_entropy",
-        "--backend",
-        "cpu",
-        "--input",
-        &logits,
-        "--input",
-        &targets,
-        "--input",
-        &mask,
-        "--set",
-        "reduction=sum",
-        "--want",
-        "loss,argmax",
-        "--grad",
-        gradient.to_str().unwrap(),
-    ];
-    let text = stdout(&surprisal(&words));
-    assert!(text.contains("loss: 0.40760596444438"), "{text}");
-    assert!(text.contains("argmax: [2] 2, 0"), "{text}");
-    // The gradient is a row of softmax − onehot, and a row of zeros; it can be read again.
-    let mut words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
-    words[5] = input("logits", "gradient.npy");
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    stdout(&surprisal(&words[..words.len() - 2]));
-    let written = fs::read(&gradient).unwrap();
-    let values: Vec<f64> = written[written.len() - 48..]
-        .as_chunks::<8>()
-        .0
-        .iter()
-        .map(|word| f64::from_le_bytes(*word))
-        .collect();
-    let expected = [0.090_030_573_170_380_46, 0.244_728_471_054_797_64, -0.334_759_044_225_178_1];
-    for (value, expected) in values.iter().zip(expected) {
-        assert!((value - expected).abs() < 1e-15, "{values:?}");
-    }
-    assert_eq!(values[3..], [0.0; 3]);
-}
-
-#[test]
-fn eval_refuses_what_does_not_fit() {
-    let folder = folder("refused");
-    let file = |name: &str| folder.join(name);
-    npy(&file("logits.npy"), "<f4", false, "(1, 3)", &[0; 12]);
-    npy(&file("targets.npy"), "<i8", false, "(1,)", &[9, 0, 0, 0, 0, 0, 0, 0]);
-    npy(&file("short.npy"), "<f4", false, "(1, 300)", &[0; 12]);
-    let eval = |inputs: &[(&str, &str)], more: &[&str]| {
-        let inputs: Vec<String> = inputs
-            .iter()
-            .flat_map(|(name, f)| ["--input".to_owned(), format!("{name}={}", file(f).display())])
-            .collect();
-        let mut words = vec!["eval", "cross_entropy", "--backend", "cpu"];
-        words.extend(inputs.iter().map(String::as_str));
-        words.extend(more);
-        refusal(&surprisal(&words))
-    };
-    let good = [("logits", "logits.npy"), ("targets", "targets.npy")];
-    assert!(eval(&good, &[]).contains("row 0 with target 9"));
-    assert!(eval(&good[..1], &[]).contains("targets"));
-    assert!(eval(&[("logit", "logits.npy")], &[]).contains("logit"));
-    assert!(eval(&[("logits", "short.npy")], &[]).contains("short.npy"));
-    assert!(eval(&[("logits", "missing.npy")], &[]).contains("missing.npy"));
-    assert!(eval(&[good[0], ("targets", "logits.npy")], &[]).contains("targets"));
-    assert!(eval(&good, &["--set", "label_smoothing=2"]).contains("label_smoothing"));
-    assert!(eval(&good, &["--set", "smothing=0.1"]).contains("smothing"));
-    assert!(eval(&good, &["--grad", "out.txt"]).contains("out.txt"));
 }

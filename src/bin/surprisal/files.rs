@@ -107,7 +107,8 @@ fn npz_member(source: &Source) -> Result<Vec<u8>> {
     let file = fs::File::open(&source.path).map_err(|error| bad(&error))?;
     let mut archive =
         npyz::npz::NpzArchive::new(std::io::BufReader::new(file)).map_err(|error| bad(&error))?;
-    let names: Vec<String> = archive.array_names().map(str::to_owned).collect();
+    let mut names: Vec<String> = archive.array_names().map(str::to_owned).collect();
+    names.sort_unstable();
     let keys: Vec<&str> = names.iter().map(String::as_str).collect();
     let key = choose(&keys, source).map_err(|reason| bad(&reason))?;
     let member = npyz::npz::file_name_from_array_name(key);
@@ -302,7 +303,8 @@ pub fn write(path: &Path, tensors: &[(String, &Array, Precision)]) -> Result<()>
                 let reason = format!("a .npy file holds one array, not {}", names.join(" and "));
                 return Err(bad_file(path, reason));
             };
-            write_npy(path, array, *precision).map_err(|error| bad_file(path, error))
+            let bytes = npy_bytes(array, *precision).map_err(|error| bad_file(path, error))?;
+            crate::output::write(path, &bytes)
         }
         "safetensors" => write_safetensors(path, tensors),
         _ => Err(bad_file(path, "gradients are written to .npy or .safetensors files")),
@@ -317,27 +319,26 @@ pub fn check_output(path: &Path) -> Result<()> {
     }
 }
 
-fn write_npy(path: &Path, array: &Array, precision: Precision) -> std::io::Result<()> {
-    let file = std::io::BufWriter::new(fs::File::create(path)?);
+fn npy_bytes(array: &Array, precision: Precision) -> std::io::Result<Vec<u8>> {
     let values = array.to_f64();
     if precision == Precision::F64 {
-        let mut writer = npyz::WriteOptions::new()
-            .default_dtype()
-            .shape(&array.shape)
-            .writer(file)
-            .begin_nd()?;
-        writer.extend(values)?;
-        writer.finish()
+        npy_of(&array.shape, values)
     } else {
         // numpy has no bf16, and f32 holds both 16-bit types.
-        let mut writer = npyz::WriteOptions::new()
-            .default_dtype()
-            .shape(&array.shape)
-            .writer(file)
-            .begin_nd()?;
-        writer.extend(values.into_iter().map(|value| value as f32))?;
-        writer.finish()
+        npy_of(&array.shape, values.into_iter().map(|value| value as f32))
     }
+}
+
+fn npy_of<T: npyz::AutoSerialize>(
+    shape: &[u64],
+    values: impl IntoIterator<Item = T>,
+) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let options = npyz::WriteOptions::new().default_dtype().shape(shape);
+    let mut writer = options.writer(&mut bytes).begin_nd()?;
+    writer.extend(values)?;
+    writer.finish()?;
+    Ok(bytes)
 }
 
 fn write_safetensors(path: &Path, tensors: &[(String, &Array, Precision)]) -> Result<()> {

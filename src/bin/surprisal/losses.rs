@@ -95,7 +95,7 @@ fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::Float => "f32, f16, bf16",
         Kind::F32 => "f32",
-        Kind::Index => "i32, u32, i64",
+        Kind::Index | Kind::Label => "i32, u32, i64",
         Kind::U32 => "u32",
         Kind::I64 => "i64",
         Kind::Mask => "f32, f16, bf16, u8, bits",

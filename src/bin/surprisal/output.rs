@@ -1,6 +1,6 @@
 //! Where text goes: stdout without a panic when the reader hangs up, files with typed errors.
 
-use std::{io::Write as _, path::Path};
+use std::{fs, io::Write as _, path::Path};
 
 use comfy_table::{Table, presets};
 use surprisal::{Error, Result};
@@ -39,9 +39,25 @@ pub fn json(value: &serde_json::Value, path: Option<&Path>) -> Result<()> {
     }
 }
 
-/// Writes a file.
+/// Writes a file: whole or not at all, so that whoever looks for it never finds a half.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    std::fs::write(path, bytes).map_err(|error| bad_file(path, error))
+    let write = || match fs::metadata(path) {
+        // A pipe or a device is written to; what a link stands for is replaced, not the link.
+        Ok(there) if !there.is_file() => fs::write(path, bytes),
+        Ok(_) => replace(&fs::canonicalize(path)?, bytes),
+        Err(_) => replace(path, bytes),
+    };
+    write().map_err(|error| bad_file(path, error))
+}
+
+/// Writes a file beside this one and puts it in its place.
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, path)).inspect_err(|_| {
+        // It is not there, or nobody needs it.
+        let _ = fs::remove_file(&beside);
+    })
 }
 
 /// Something is wrong with a file.
