@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use naga::{
     back,
@@ -32,6 +32,26 @@ fn every_kernel_is_valid_for_every_target() {
     assert!(kernels.len() > 100, "only {} kernels", kernels.len());
     for kernel in kernels {
         check(&kernel);
+    }
+}
+
+/// A user's own losses are among them, on stored scores and on those of a linear layer.
+#[test]
+fn kernels_of_a_users_own_losses_are_checked_too() {
+    let plans = common::plans();
+    for (loss, skeleton) in [
+        ("users_margin", "surprisal.row."),
+        ("users_margin", "surprisal.linear."),
+        ("users_log_cosh", "surprisal.element."),
+    ] {
+        let labels: BTreeSet<&str> = plans
+            .iter()
+            .map(|plan| plan.kernels.iter().map(|kernel| kernel.label.as_str()))
+            .filter(|labels| labels.clone().any(|label| label.contains(loss)))
+            .flatten()
+            .filter(|label| label.starts_with(skeleton))
+            .collect();
+        assert!(labels.len() > 2, "{loss} on {skeleton}: {labels:?}");
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use surprisal::{
-    CrossEntropy, CrossEntropyShards, Dtype, Layout, Plan, Profile, Shard,
+    CrossEntropy, CrossEntropyShards, Dtype, ElementFunction, Elementwise, Layout, Linear, Loss,
+    Plan, Profile, Reduction, Separable, SeparableRow, Shard,
     loss::{self, Dim, Kind},
     plan::{self, Operand},
 };
@@ -35,42 +36,101 @@ pub fn options() -> Vec<Value> {
     ]
 }
 
-/// Plans of every registered loss over types, shapes, options and outputs.
+/// Plans of every registered loss over types, shapes, options and outputs, and of a user's own ones.
 pub fn plans() -> Vec<Plan> {
     let mut plans = Vec::new();
     for entry in loss::REGISTRY {
-        for options in options() {
-            // A loss has the option sets that it knows.
-            let Ok(loss) = (entry.parse)(&options) else { continue };
-            for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
-                for (rows, classes, offset) in
-                    [(5, 12, 0), (3, 7, 1), (6, 6, 1), (2, 100_003, 0), (2, 65_536, 0)]
-                {
-                    for variant in 0..4 {
-                        let shape = Shape { rows, classes, offset, dtype, variant };
-                        for profile in profiles() {
-                            let call = shape.call(loss.as_ref(), &profile);
-                            match loss.plan(&call, &profile) {
-                                Ok(plan) => plans.push(plan),
-                                // Options that exclude a variant's targets, and the like.
-                                Err(
-                                    surprisal::Error::InvalidOption { .. }
-                                    | surprisal::Error::WrongShape { .. }
-                                    | surprisal::Error::MissingInput { .. }
-                                    | surprisal::Error::Conflict { .. }
-                                    // One coefficient over a batch with gaps, or with row weights.
-                                    | surprisal::Error::WrongStride { .. },
-                                ) => {}
-                                Err(error) => panic!("{error}: {loss:?} {shape:?}"),
-                            }
-                        }
+        // A loss has the option sets that it knows.
+        for loss in options().iter().filter_map(|options| (entry.parse)(options).ok()) {
+            plans.extend(plans_of(loss.as_ref()));
+        }
+    }
+    for reduction in [Reduction::Mean, Reduction::None] {
+        plans.extend(plans_of(&Separable::new(Margin).reduction(reduction)));
+        plans.extend(plans_of(&Linear::new(Separable::new(Margin).reduction(reduction))));
+        plans.extend(plans_of(&Elementwise::new(LogCosh).reduction(reduction)));
+    }
+    plans.extend(profiles().iter().flat_map(shards));
+    plans
+}
+
+/// Plans of a loss over types, shapes and outputs.
+fn plans_of(loss: &dyn Loss) -> Vec<Plan> {
+    let mut plans = Vec::new();
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+        for (rows, classes, offset) in
+            [(5, 12, 0), (3, 7, 1), (6, 6, 1), (2, 100_003, 0), (2, 65_536, 0)]
+        {
+            for variant in 0..4 {
+                let shape = Shape { rows, classes, offset, dtype, variant };
+                for profile in profiles() {
+                    let call = shape.call(loss, &profile);
+                    match loss.plan(&call, &profile) {
+                        Ok(plan) => plans.push(plan),
+                        // Options that exclude a variant's targets, and the like.
+                        Err(
+                            surprisal::Error::InvalidOption { .. }
+                            | surprisal::Error::WrongShape { .. }
+                            | surprisal::Error::MissingInput { .. }
+                            | surprisal::Error::Conflict { .. }
+                            // One coefficient over a batch with gaps, or with row weights.
+                            | surprisal::Error::WrongStride { .. },
+                        ) => {}
+                        Err(error) => panic!("{error}: {loss:?} {shape:?}"),
                     }
                 }
             }
         }
     }
-    plans.extend(profiles().iter().flat_map(shards));
     plans
+}
+
+/// A user's row loss: squared distances from ±margin.
+#[derive(Debug)]
+pub struct Margin;
+
+impl SeparableRow for Margin {
+    const NAME: &'static str = "users_margin";
+    const WGSL: &'static str = "
+        fn term(label: u32, column: u32, z: f32) -> vec4<f32> {
+            let wanted = select(-params.margin, params.margin, column == label);
+            return vec4<f32>((z - wanted) * (z - wanted), 0.0, 0.0, 0.0);
+        }
+        fn row_loss(label: u32, sums: vec4<f32>) -> f32 { return sums.x; }
+        fn slope(label: u32, column: u32, z: f32, sums: vec4<f32>) -> f32 {
+            return 2.0 * (z - select(-params.margin, params.margin, column == label));
+        }";
+
+    fn numbers(&self) -> Vec<(&'static str, f64)> {
+        vec![("margin", 0.75)]
+    }
+
+    fn row(&self, label: usize, z: &[f64], gradient: &mut [f64]) -> f64 {
+        z.iter().zip(gradient).enumerate().fold(0.0, |loss, (column, (z, g))| {
+            let distance = z - if column == label { 0.75 } else { -0.75 };
+            *g = 2.0 * distance;
+            loss + distance * distance
+        })
+    }
+}
+
+/// A user's loss of one score.
+#[derive(Debug)]
+pub struct LogCosh;
+
+impl ElementFunction for LogCosh {
+    const NAME: &'static str = "users_log_cosh";
+    const WGSL: &'static str = "
+        fn element_loss(z: f32, y: f32) -> f32 { return params.scale * log(cosh(z - y)); }
+        fn element_slope(z: f32, y: f32) -> f32 { return params.scale * tanh(z - y); }";
+
+    fn numbers(&self) -> Vec<(&'static str, f64)> {
+        vec![("scale", 2.0)]
+    }
+
+    fn at(&self, z: f64, y: f64) -> (f64, f64) {
+        (2.0 * (z - y).cosh().ln(), 2.0 * (z - y).tanh())
+    }
 }
 
 /// A shard's statistics, its gradient from the lse of all shards, and what makes that lse.
