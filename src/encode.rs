@@ -4,9 +4,10 @@ use std::{ops::Range, sync::Arc};
 
 use crate::{
     error::{Error, Result},
-    gpu::{Buffers, Gpu, Pipeline, guarded, usable},
+    gpu::{Buffers, Gpu, guarded, usable},
     kernel::Kernel,
     memory::Counted,
+    pipeline::Pipeline,
     plan::{Binding, Dispatch, Plan, Role},
 };
 
@@ -49,10 +50,7 @@ struct Step {
 
 impl Step {
     fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
-        let [x, y, z] = self.workgroups;
-        pass.set_pipeline(&self.pipeline.pipeline);
-        pass.set_bind_group(0, &self.bindings, &[]);
-        pass.dispatch_workgroups(x, y, z);
+        self.pipeline.dispatch(pass, &self.bindings, self.workgroups);
     }
 }
 
@@ -184,8 +182,8 @@ fn bind(
     scratch: &wgpu::Buffer,
     buffers: &Buffers<'_>,
 ) -> Result<wgpu::BindGroup> {
-    let mut entries = vec![entry(0, params, offset, Plan::PARAMS_STRIDE)];
-    for (index, Binding { role, offset, size, .. }) in dispatch.bindings.iter().enumerate() {
+    let mut ranges = vec![(params, offset, Plan::PARAMS_STRIDE)];
+    for Binding { role, offset, size, .. } in &dispatch.bindings {
         let buffer = match role {
             Role::Scratch => Some(scratch),
             Role::Input(name) => buffers.inputs.get(name).copied(),
@@ -197,24 +195,7 @@ fn bind(
                 message: format!("no buffer for {role:?}"),
             });
         };
-        entries.push(entry(index as u32 + 1, buffer, *offset, *size));
+        ranges.push((buffer, *offset, *size));
     }
-    guarded(gpu.device(), label, 0, || {
-        gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(label),
-            layout: &pipeline.layout,
-            entries: &entries,
-        })
-    })
-}
-
-fn entry(binding: u32, buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindGroupEntry<'_> {
-    wgpu::BindGroupEntry {
-        binding,
-        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-            buffer,
-            offset,
-            size: std::num::NonZeroU64::new(size),
-        }),
-    }
+    pipeline.bind(gpu.device(), label, &ranges)
 }

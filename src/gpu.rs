@@ -9,9 +9,10 @@ use crate::{
     check,
     encode::{self, Prepared},
     error::{Error, Result},
-    kernel::{Access, Kernel},
+    kernel::Kernel,
     loss::Loss,
     memory::{Counted, Tally},
+    pipeline::{Module, Pipeline},
     plan::{Call, Operand, Plan},
     profile::{Profile, previous_power_of_two},
     read::Run,
@@ -36,13 +37,6 @@ pub(crate) struct Inner {
     pipelines: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
     scratch: Mutex<Option<Arc<Counted>>>,
     pub tally: Arc<Tally>,
-}
-
-/// A compiled kernel.
-#[derive(Debug)]
-pub(crate) struct Pipeline {
-    pub pipeline: wgpu::ComputePipeline,
-    pub layout: wgpu::BindGroupLayout,
 }
 
 /// A lock whose holders never leave it half-changed, so that a panic elsewhere does no harm.
@@ -246,47 +240,11 @@ impl Gpu {
         if let Some(pipeline) = lock(&self.0.pipelines).get(kernel) {
             return Ok(pipeline.clone());
         }
-        let pipeline = Arc::new(self.compile(kernel)?);
+        let module = Module::from(kernel);
+        dump(kernel, &module.wgsl);
+        let pipeline = Arc::new(Pipeline::compile(self.device(), module)?);
         lock(&self.0.pipelines).insert(kernel.clone(), pipeline.clone());
         Ok(pipeline)
-    }
-
-    fn compile(&self, kernel: &Kernel) -> Result<Pipeline> {
-        let device = &self.0.device;
-        let wgsl = kernel.wgsl();
-        dump(kernel, &wgsl);
-        let label = Some(kernel.label.as_str());
-        guarded(device, &kernel.label, wgsl.len() as u64, || {
-            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label,
-                source: wgpu::ShaderSource::Wgsl(wgsl.into()),
-            });
-            let entries = layout_entries(kernel);
-            let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-                label,
-                entries: &entries,
-            });
-            let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                label,
-                bind_group_layouts: &[Some(&layout)],
-                immediate_size: 0,
-            });
-            let constants: Vec<(&str, f64)> =
-                kernel.overrides.iter().map(|&(name, value)| (name, f64::from(value))).collect();
-            let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label,
-                layout: Some(&pipeline_layout),
-                module: &module,
-                entry_point: Some(kernel.entry),
-                compilation_options: wgpu::PipelineCompilationOptions {
-                    constants: &constants,
-                    // Every word is written before it is read.
-                    zero_initialize_workgroup_memory: false,
-                },
-                cache: None,
-            });
-            Pipeline { pipeline, layout }
-        })
     }
 
     /// A scratch buffer of at least this size. Recordings share it: on one queue they run in order.
@@ -448,20 +406,6 @@ fn refusal(what: &str, error: &wgpu::Error) -> Error {
     } else {
         Error::Refused { what: what.to_owned(), message }
     }
-}
-
-fn layout_entries(kernel: &Kernel) -> Vec<wgpu::BindGroupLayoutEntry> {
-    let entry = |binding, ty| wgpu::BindGroupLayoutEntry {
-        binding,
-        visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
-        count: None,
-    };
-    let storage = kernel.bound().enumerate().map(|(index, stream)| {
-        let read_only = stream.access == Access::Read;
-        entry(index as u32 + 1, wgpu::BufferBindingType::Storage { read_only })
-    });
-    std::iter::once(entry(0, wgpu::BufferBindingType::Uniform)).chain(storage).collect()
 }
 
 /// Writes an assembled module to the folder that `SURPRISAL_DUMP` names.

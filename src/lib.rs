@@ -67,6 +67,7 @@ pub mod linear;
 pub mod loss;
 mod memory;
 mod pairs;
+mod pipeline;
 pub mod plan;
 pub mod profile;
 mod read;

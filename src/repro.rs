@@ -19,6 +19,7 @@ use crate::{
     gpu::{Gpu, guarded},
     kernel::Access,
     memory::Counted,
+    pipeline::{self, Pipeline},
     plan::{Plan, Role},
     read,
     tensor::{Dtype, Layout, Tensor},
@@ -398,96 +399,37 @@ fn run(folder: &Path, gpu: &Gpu, recording: &Recording, buffers: &[Counted]) -> 
         .iter()
         .map(|module| compile(folder, gpu, module))
         .collect::<Result<Vec<_>>>()?;
+    let bind = |dispatch: &Dispatch| {
+        let range = |bound: &Bound| (&*buffers[bound.buffer], bound.offset, bound.bytes);
+        let ranges: Vec<_> = dispatch.bindings.iter().map(range).collect();
+        pipelines[dispatch.module].bind(gpu.device(), &recording.title, &ranges)
+    };
+    let groups = recording.dispatches.iter().map(bind).collect::<Result<Vec<_>>>()?;
     guarded(gpu.device(), &recording.title, 0, || {
-        let device = gpu.device();
-        let groups: Vec<wgpu::BindGroup> = recording
-            .dispatches
-            .iter()
-            .map(|dispatch| {
-                let entries: Vec<wgpu::BindGroupEntry<'_>> = dispatch
-                    .bindings
-                    .iter()
-                    .enumerate()
-                    .map(|(index, bound)| wgpu::BindGroupEntry {
-                        binding: index as u32,
-                        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                            buffer: &buffers[bound.buffer],
-                            offset: bound.offset,
-                            size: std::num::NonZeroU64::new(bound.bytes),
-                        }),
-                    })
-                    .collect();
-                device.create_bind_group(&wgpu::BindGroupDescriptor {
-                    label: None,
-                    layout: &pipelines[dispatch.module].1,
-                    entries: &entries,
-                })
-            })
-            .collect();
-        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let descriptor = wgpu::CommandEncoderDescriptor::default();
+        let mut encoder = gpu.device().create_command_encoder(&descriptor);
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             for (dispatch, group) in recording.dispatches.iter().zip(&groups) {
-                let [x, y, z] = dispatch.workgroups;
-                pass.set_pipeline(&pipelines[dispatch.module].0);
-                pass.set_bind_group(0, group, &[]);
-                pass.dispatch_workgroups(x, y, z);
+                pipelines[dispatch.module].dispatch(&mut pass, group, dispatch.workgroups);
             }
         }
         gpu.queue().submit([encoder.finish()]);
     })
 }
 
-fn compile(
-    folder: &Path,
-    gpu: &Gpu,
-    module: &Module,
-) -> Result<(wgpu::ComputePipeline, wgpu::BindGroupLayout)> {
+fn compile(folder: &Path, gpu: &Gpu, module: &Module) -> Result<Pipeline> {
     let path = inside(folder, &module.wgsl)?;
     let wgsl = fs::read_to_string(&path).map_err(|error| bad_file(&path, error))?;
-    let entry = |binding: usize, ty| wgpu::BindGroupLayoutEntry {
-        binding: binding as u32,
-        visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
-        count: None,
+    let constants = module.constants.iter().map(|(name, value)| (name.as_str(), *value));
+    let module = pipeline::Module {
+        label: &module.label,
+        wgsl,
+        entry: &module.entry,
+        constants: constants.collect(),
+        bindings: module.bindings.clone(),
     };
-    let storage = module.bindings.iter().enumerate().map(|(index, access)| {
-        let read_only = *access == Access::Read;
-        entry(index + 1, wgpu::BufferBindingType::Storage { read_only })
-    });
-    let entries: Vec<_> =
-        std::iter::once(entry(0, wgpu::BufferBindingType::Uniform)).chain(storage).collect();
-    let constants: Vec<(&str, f64)> =
-        module.constants.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-    let label = Some(module.label.as_str());
-    guarded(gpu.device(), &module.label, 0, || {
-        let device = gpu.device();
-        let shader = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label,
-            source: wgpu::ShaderSource::Wgsl(wgsl.into()),
-        });
-        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-            label,
-            entries: &entries,
-        });
-        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label,
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
-        });
-        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label,
-            layout: Some(&pipeline_layout),
-            module: &shader,
-            entry_point: Some(&module.entry),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &constants,
-                zero_initialize_workgroup_memory: false,
-            },
-            cache: None,
-        });
-        (pipeline, layout)
-    })
+    Pipeline::compile(gpu.device(), module)
 }
 
 fn compare(folder: &Path, output: &Output, actual: &Array) -> Result<Replayed> {
