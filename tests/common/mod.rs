@@ -1,12 +1,13 @@
 //! What the tests share: planned calls that cover the specialisations.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
+mod own;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use surprisal::{
-    CrossEntropy, CrossEntropyShards, Dtype, ElementFunction, Elementwise, Layout, Linear, Loss,
-    Plan, Profile, Reduction, Separable, SeparableRow, Shard,
+    CrossEntropy, CrossEntropyShards, Dtype, Layout, Plan, Profile, Shard,
     loss::{self, Dim, Kind},
     plan::{self, Operand},
 };
@@ -45,17 +46,13 @@ pub fn plans() -> Vec<Plan> {
             plans.extend(plans_of(loss.as_ref()));
         }
     }
-    for reduction in [Reduction::Mean, Reduction::None] {
-        plans.extend(plans_of(&Separable::new(Margin).reduction(reduction)));
-        plans.extend(plans_of(&Linear::new(Separable::new(Margin).reduction(reduction))));
-        plans.extend(plans_of(&Elementwise::new(LogCosh).reduction(reduction)));
-    }
+    plans.extend(own::losses().iter().flat_map(|loss| plans_of(loss.as_ref())));
     plans.extend(profiles().iter().flat_map(shards));
     plans
 }
 
 /// Plans of a loss over types, shapes and outputs.
-fn plans_of(loss: &dyn Loss) -> Vec<Plan> {
+fn plans_of(loss: &dyn surprisal::Loss) -> Vec<Plan> {
     let mut plans = Vec::new();
     for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
         for (rows, classes, offset) in
@@ -83,54 +80,6 @@ fn plans_of(loss: &dyn Loss) -> Vec<Plan> {
         }
     }
     plans
-}
-
-/// A user's row loss: squared distances from ±margin.
-#[derive(Debug)]
-pub struct Margin;
-
-impl SeparableRow for Margin {
-    const NAME: &'static str = "users_margin";
-    const WGSL: &'static str = "
-        fn term(label: u32, column: u32, z: f32) -> vec4<f32> {
-            let wanted = select(-params.margin, params.margin, column == label);
-            return vec4<f32>((z - wanted) * (z - wanted), 0.0, 0.0, 0.0);
-        }
-        fn row_loss(label: u32, sums: vec4<f32>) -> f32 { return sums.x; }
-        fn slope(label: u32, column: u32, z: f32, sums: vec4<f32>) -> f32 {
-            return 2.0 * (z - select(-params.margin, params.margin, column == label));
-        }";
-
-    fn numbers(&self) -> Vec<(&'static str, f64)> {
-        vec![("margin", 0.75)]
-    }
-
-    fn row(&self, label: usize, z: &[f64], gradient: &mut [f64]) -> f64 {
-        z.iter().zip(gradient).enumerate().fold(0.0, |loss, (column, (z, g))| {
-            let distance = z - if column == label { 0.75 } else { -0.75 };
-            *g = 2.0 * distance;
-            loss + distance * distance
-        })
-    }
-}
-
-/// A user's loss of one score.
-#[derive(Debug)]
-pub struct LogCosh;
-
-impl ElementFunction for LogCosh {
-    const NAME: &'static str = "users_log_cosh";
-    const WGSL: &'static str = "
-        fn element_loss(z: f32, y: f32) -> f32 { return params.scale * log(cosh(z - y)); }
-        fn element_slope(z: f32, y: f32) -> f32 { return params.scale * tanh(z - y); }";
-
-    fn numbers(&self) -> Vec<(&'static str, f64)> {
-        vec![("scale", 2.0)]
-    }
-
-    fn at(&self, z: f64, y: f64) -> (f64, f64) {
-        (2.0 * (z - y).cosh().ln(), 2.0 * (z - y).tanh())
-    }
 }
 
 /// A shard's statistics, its gradient from the lse of all shards, and what makes that lse.
