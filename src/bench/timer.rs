@@ -63,39 +63,52 @@ impl Timer {
     ///
     /// The wall clock runs from before the recording until the wait is over; timestamps are read
     /// back after that.
-    pub fn time(&self, commands: impl FnOnce(&mut wgpu::ComputePass<'_>)) -> Result<Sample> {
-        let (device, queue) = (self.gpu.device(), self.gpu.queue());
+    pub fn time(&self, mut commands: impl FnMut(&mut wgpu::ComputePass<'_>)) -> Result<Sample> {
+        self.time_parts(1, |_, pass| commands(pass))
+    }
+
+    /// [`Timer::time`] for a prepared call; in several submissions where the device wants them short.
+    pub fn time_call(&self, call: &Prepared) -> Result<Sample> {
+        let parts: Vec<_> = call.plan().submissions(self.gpu.profile()).collect();
+        self.time_parts(parts.len(), |part, pass| {
+            call.encode_part(pass, parts.get(part).cloned().unwrap_or_default());
+        })
+    }
+
+    /// Records and submits parts, and waits for all of them.
+    fn time_parts(
+        &self,
+        parts: usize,
+        mut commands: impl FnMut(usize, &mut wgpu::ComputePass<'_>),
+    ) -> Result<Sample> {
+        let last = parts.max(1) - 1;
         let start = Instant::now();
-        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        {
-            let writes =
-                self.timestamps.as_ref().map(|(query_set, _)| wgpu::ComputePassTimestampWrites {
-                    query_set,
-                    beginning_of_pass_write_index: Some(0),
-                    end_of_pass_write_index: Some(1),
-                });
+        for part in 0..=last {
+            let mut encoder = self
+                .gpu
+                .device()
+                .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             let descriptor = wgpu::ComputePassDescriptor {
                 label: Some("surprisal.bench"),
-                timestamp_writes: writes,
+                timestamp_writes: self.stamps(part == 0, part == last),
             };
-            commands(&mut encoder.begin_compute_pass(&descriptor));
+            commands(part, &mut encoder.begin_compute_pass(&descriptor));
+            self.gpu.queue().submit([encoder.finish()]);
         }
-        queue.submit([encoder.finish()]);
         wait(&self.gpu)?;
         let wall_ms = start.elapsed().as_secs_f64() * 1e3;
         let gpu_ms = self.between()?;
         Ok(Sample { wall_ms, gpu_ms })
     }
 
-    /// [`Timer::time`] for a prepared call; in several submissions where the device wants them short.
-    pub fn time_call(&self, call: &Prepared) -> Result<Sample> {
-        if self.timestamps.is_some() || call.plan().submissions(self.gpu.profile()).count() == 1 {
-            return self.time(|pass| call.encode(pass));
-        }
-        let start = Instant::now();
-        self.gpu.submit(call)?;
-        wait(&self.gpu)?;
-        Ok(Sample { wall_ms: start.elapsed().as_secs_f64() * 1e3, gpu_ms: None })
+    /// The first pass writes one timestamp, the last one the other.
+    fn stamps(&self, first: bool, last: bool) -> Option<wgpu::ComputePassTimestampWrites<'_>> {
+        let (query_set, _) = self.timestamps.as_ref().filter(|_| first || last)?;
+        Some(wgpu::ComputePassTimestampWrites {
+            query_set,
+            beginning_of_pass_write_index: first.then_some(0),
+            end_of_pass_write_index: last.then_some(1),
+        })
     }
 
     /// Milliseconds between the two timestamps.

@@ -5,12 +5,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
 use surprisal::{Error, Gpu, Result, adapter, wgpu};
 
-use crate::output;
+use crate::{output, worker};
 
 /// How to list them.
 #[derive(clap::Args)]
@@ -85,8 +86,7 @@ fn is_physical(info: &wgpu::AdapterInfo) -> bool {
 pub fn run(arguments: &Arguments, wanted: Option<&str>) -> Result<ExitCode> {
     let adapters = all();
     if let Some(number) = arguments.describe {
-        let gpu = open_number(&adapters, number)?;
-        output::json(&json!({ "report": gpu.report(), "profile": gpu.profile() }), None)?;
+        output::json(&describe_opened(&adapters, number), None)?;
         return Ok(ExitCode::SUCCESS);
     }
     let infos: Vec<wgpu::AdapterInfo> = adapters.iter().map(wgpu::Adapter::get_info).collect();
@@ -126,8 +126,8 @@ const FEATURES: &[(&str, wgpu::Features, &str)] = &[
     ("IMMEDIATES", wgpu::Features::IMMEDIATES, "not used: parameters are uniforms"),
 ];
 
-/// An adapter in numbers and words. The device is opened in a child process: a driver that crashes
-/// there, or that shares a process badly with another one, must not end the listing.
+/// An adapter in numbers and words. The device is opened in a child process: a driver that crashes or
+/// hangs there, or that shares a process badly with another one, must not end the listing.
 fn facts(number: usize, adapter: &wgpu::Adapter) -> Value {
     let info = adapter.get_info();
     let limits = adapter.limits();
@@ -174,19 +174,31 @@ fn kind(info: &wgpu::AdapterInfo) -> &'static str {
     }
 }
 
+/// How long a device may take to open.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn describe_in_child(number: usize) -> Result<Value, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let child = Command::new(program)
-        .args(["adapters", "--describe", &number.to_string()])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| error.to_string())?;
-    if !child.status.success() {
-        let words = String::from_utf8_lossy(&child.stderr);
-        let last = words.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-        return Err(format!("could not be opened ({}): {last}", child.status));
+    let mut command = Command::new(program);
+    command.args(["adapters", "--describe", &number.to_string()]).stderr(Stdio::null());
+    let mut text = String::new();
+    let end = worker::run(command, PATIENCE, |line| text.push_str(line))?;
+    let described: Result<Value, _> = serde_json::from_str(&text);
+    match described {
+        Ok(value) => match value["problem"].as_str() {
+            Some(problem) => Err(problem.to_owned()),
+            None => Ok(value),
+        },
+        Err(_) => Err(end.to_string()),
     }
-    serde_json::from_slice(&child.stdout).map_err(|error| error.to_string())
+}
+
+/// The child: opens an adapter, and says what it came to.
+fn describe_opened(adapters: &[wgpu::Adapter], number: usize) -> Value {
+    match open_number(adapters, number) {
+        Ok(gpu) => json!({ "report": gpu.report(), "profile": gpu.profile() }),
+        Err(error) => json!({ "problem": format!("could not be opened: {error}") }),
+    }
 }
 
 fn describe(adapters: &[Value], findings: &[Finding]) -> String {
@@ -263,6 +275,8 @@ enum Vendor {
 struct Machine {
     linux: bool,
     nodes: Vec<Node>,
+    /// /dev/dri is there, and this user may not look into it.
+    hidden: bool,
     loader: bool,
     /// File names of the Vulkan drivers' manifests that the loader reads.
     manifests: Vec<String>,
@@ -295,6 +309,8 @@ impl Machine {
         Self {
             linux: true,
             nodes: nodes(),
+            hidden: fs::read_dir(RENDER)
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied),
             loader: has_loader(),
             manifests: files
                 .iter()
@@ -410,6 +426,14 @@ impl Machine {
     }
 
     fn render(&self, infos: &[wgpu::AdapterInfo], findings: &mut Vec<Finding>) {
+        if self.hidden {
+            findings.push(Finding {
+                problem: format!("{RENDER} may not be read by this user"),
+                remedy: format!(
+                    "sudo chmod a+rx {RENDER}; in a container, start it with --device {RENDER}"
+                ),
+            });
+        }
         let nodes: Vec<&Node> =
             self.nodes.iter().filter(|node| node.vendor == Vendor::Render).collect();
         let Some(first) = nodes.first() else {
@@ -471,6 +495,9 @@ impl Machine {
     }
 }
 
+/// Where render nodes are.
+const RENDER: &str = "/dev/dri";
+
 fn nodes() -> Vec<Node> {
     let names = |folder: &str, wanted: fn(&str) -> bool| -> Vec<PathBuf> {
         let mut paths: Vec<PathBuf> = fs::read_dir(folder)
@@ -490,7 +517,7 @@ fn nodes() -> Vec<Node> {
         Node { path, usable, vendor }
     };
     let nvidia = names("/dev", numbered).into_iter().map(|path| node(path, Vendor::Nvidia));
-    let render = names("/dev/dri", |name| name.starts_with("renderD"))
+    let render = names(RENDER, |name| name.starts_with("renderD"))
         .into_iter()
         .map(|path| node(path, Vendor::Render));
     let dxg = names("/dev", |name| name == "dxg").into_iter().map(|path| node(path, Vendor::Dxg));
@@ -600,6 +627,14 @@ mod tests {
         let finding = only(&gpu);
         assert!(finding.problem.contains("/dev/dri/renderD128"), "{finding:?}");
         assert!(finding.remedy.contains("usermod -aG render"), "{finding:?}");
+    }
+
+    #[test]
+    fn a_folder_of_nodes_that_cannot_be_read_is_named() {
+        let hidden = Machine { hidden: true, ..machine(&[], &["radeon_icd.x86_64.json"]) };
+        let finding = only(&hidden);
+        assert!(finding.problem.contains("/dev/dri may not be read"), "{finding:?}");
+        assert!(finding.remedy.contains("--device /dev/dri"), "{finding:?}");
     }
 
     #[test]

@@ -16,6 +16,8 @@ use surprisal::{
     loss::{self, Dim},
 };
 
+use crate::adapters;
+
 /// Times a loss and a copy of the same bytes in turn: medians, spread, bytes, scratch.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -217,7 +219,7 @@ impl Bench {
         task.with.clone_from(&arguments.with);
         task.want.clone_from(&arguments.want);
         let options = arguments.loss_options()?;
-        let gpu = Gpu::open_blocking(adapter)?;
+        let gpu = adapters::open(adapter)?;
         let timer = Timer::new(&gpu)?;
         let workload = Workload::new(&gpu, (entry.parse)(&options)?.as_ref(), &task)?;
         let stored = if arguments.stored {

@@ -22,11 +22,9 @@ impl std::fmt::Display for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Exited(status) => write!(f, "the process of this adapter ended: {status}"),
-            Self::Silent(patience) => write!(
-                f,
-                "no answer in {} s: the driver hangs, or needs a longer --timeout",
-                patience.as_secs_f64()
-            ),
+            Self::Silent(patience) => {
+                write!(f, "no answer in {} s: its driver hangs", patience.as_secs_f64())
+            }
         }
     }
 }
