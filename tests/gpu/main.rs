@@ -19,6 +19,7 @@ mod faults;
 mod linear;
 mod pairs;
 mod recording;
+mod registry;
 mod section0;
 mod shapes;
 mod support;
@@ -41,6 +42,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("shapes", shapes::TESTS),
     ("elements", elements::TESTS),
     ("section0", section0::TESTS),
+    ("registry", registry::TESTS),
     ("linear", linear::TESTS),
     ("pairs", pairs::TESTS),
     ("recording", recording::TESTS),

@@ -1,0 +1,172 @@
+//! The conventions that hold for every loss, tried on every loss of the registry, from its description
+//! alone: a new loss is held to them without an edit here.
+
+use serde_json::{Value, json};
+use surprisal::{
+    Array, Arrays, Dtype, Error, Loss,
+    loss::{self, About, Entry},
+    testing,
+};
+
+use crate::support::{Context, FLOATS, assert_same_bits, check, outcome, vector, with};
+
+tests![
+    no_rows,
+    reductions,
+    storage_types,
+    gradients_from_above,
+    denominators_of_the_caller,
+    run_to_run
+];
+
+/// Rows, classes and depth that no kernel likes.
+const SHAPE: [u64; 3] = [5, 7, 3];
+
+/// A loss with these options, if it has them.
+fn parsed(entry: &Entry, options: &Value) -> Option<Box<dyn Loss>> {
+    match (entry.parse)(options) {
+        Ok(loss) => Some(loss),
+        Err(Error::InvalidOption { .. } | Error::UnknownName { .. }) => None,
+        Err(error) => panic!("{}: {error}", entry.about.name),
+    }
+}
+
+fn has_output(about: &About, name: &str) -> bool {
+    about.outputs.iter().any(|output| output.name == name)
+}
+
+/// Losses, without the metrics of the registry.
+fn losses() -> impl Iterator<Item = &'static Entry> {
+    loss::REGISTRY.iter().filter(|entry| has_output(entry.about, "loss"))
+}
+
+/// The loss, what makes it up, and every gradient of what is given.
+fn wanted(about: &About, inputs: &Arrays) -> Vec<&'static str> {
+    let names = about.outputs.iter().map(|output| output.name);
+    let parts = ["loss", "sum", "denominator", "count"];
+    let of_given = |name: &str| name.strip_prefix("grad.").is_some_and(|i| inputs.contains_key(i));
+    names.filter(|name| parts.contains(name) || of_given(name)).collect()
+}
+
+fn example(entry: &Entry, seed: u64) -> Arrays {
+    testing::example_inputs(entry.about, seed, SHAPE)
+}
+
+/// No rows: sum 0, count 0, the loss what `empty` says, and gradients of what is there exactly 0.
+fn no_rows(context: &Context) {
+    for entry in losses() {
+        let inputs = testing::example_inputs(entry.about, 1, [0, SHAPE[1], SHAPE[2]]);
+        let wanted = wanted(entry.about, &inputs);
+        for empty in ["nan", "zero"] {
+            let name = entry.about.name;
+            let loss = parsed(entry, &json!({"empty": empty})).unwrap_or_else(|| panic!("{name}"));
+            let (outputs, status) = check(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
+            let value = outputs["loss"].to_f64()[0];
+            assert!(if empty == "nan" { value.is_nan() } else { value == 0.0 }, "{name}: {value}");
+            assert_eq!((status.bad_rows, status.bad_targets), (0, 0), "{name}");
+            for (output, array) in outputs.iter().filter(|(output, _)| *output != "loss") {
+                let zeros = output == "status" || array.to_f64().iter().all(|&value| value == 0.0);
+                assert!(zeros, "{name} {output}: {array:?}");
+            }
+        }
+    }
+}
+
+/// `none`, `sum`, `mean` and a denominator of the caller's, each with the parts that shards and
+/// micro-batches are put together from.
+fn reductions(context: &Context) {
+    for entry in losses() {
+        let inputs = example(entry, 2);
+        let wanted = wanted(entry.about, &inputs);
+        let mut tried = 0;
+        for reduction in [json!("mean"), json!("sum"), json!("none"), json!({"over": 2.5})] {
+            if let Some(loss) = parsed(entry, &json!({"reduction": reduction})) {
+                check(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
+                tried += 1;
+            }
+        }
+        assert!(tried >= 3, "{} has {tried} reductions", entry.about.name);
+    }
+}
+
+fn storage_types(context: &Context) {
+    for entry in loss::REGISTRY {
+        let loss = (entry.default)();
+        let inputs = example(entry, 3);
+        let mut wanted = wanted(entry.about, &inputs);
+        wanted.retain(|name| *name == "loss" || name.starts_with("grad."));
+        if wanted.is_empty() {
+            wanted.push(entry.about.outputs[0].name);
+        }
+        for dtype in FLOATS {
+            check(&context.gpu, &*loss, &inputs, dtype, &wanted);
+        }
+    }
+}
+
+/// The same inputs with another one, where the loss has it.
+fn and(entry: &Entry, inputs: &Arrays, name: &str, array: Array) -> Option<Arrays> {
+    let known = entry.about.inputs.iter().any(|input| input.name == name);
+    known.then(|| {
+        let mut inputs = inputs.clone();
+        inputs.insert(name.to_owned(), array);
+        inputs
+    })
+}
+
+/// A number from above scales every gradient and leaves the loss alone.
+fn gradients_from_above(context: &Context) {
+    for entry in losses() {
+        let inputs = example(entry, 4);
+        let above = and(entry, &inputs, "upstream", vector(&[-2.5]));
+        let above = above.unwrap_or_else(|| panic!("{} takes no upstream", entry.about.name));
+        let wanted = wanted(entry.about, &inputs);
+        let loss = (entry.default)();
+        let (scaled, _) = check(&context.gpu, &*loss, &above, Dtype::F32, &wanted);
+        let (plain, _) = outcome(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
+        assert_eq!(scaled["loss"], plain["loss"], "{}", entry.about.name);
+        let nothing = with(&inputs, [("upstream", vector(&[0.0]))]);
+        let (zero, _) = check(&context.gpu, &*loss, &nothing, Dtype::F32, &wanted);
+        for (name, gradient) in zero.iter().filter(|(name, _)| name.starts_with("grad.")) {
+            let zeros = gradient.to_f64().iter().all(|&value| value == 0.0);
+            assert!(zeros, "{} {name}: {gradient:?}", entry.about.name);
+        }
+    }
+}
+
+/// A denominator in a buffer is the one that a number as an option is, and 0 is an empty mean.
+fn denominators_of_the_caller(context: &Context) {
+    for entry in losses() {
+        let inputs = example(entry, 5);
+        let wanted = wanted(entry.about, &inputs);
+        let Some(given) = and(entry, &inputs, "denominator", vector(&[2.5])) else { continue };
+        let loss = (entry.default)();
+        let (here, _) = check(&context.gpu, &*loss, &given, Dtype::F32, &wanted);
+        let over = parsed(entry, &json!({"reduction": {"over": 2.5}}));
+        let over = over.unwrap_or_else(|| panic!("{}", entry.about.name));
+        let (there, _) = outcome(&context.gpu, &*over, &inputs, Dtype::F32, &wanted);
+        for name in wanted.iter().filter(|name| **name == "loss" || name.starts_with("grad.")) {
+            assert_eq!(here[*name], there[*name], "{} {name}", entry.about.name);
+        }
+        let none = with(&inputs, [("denominator", vector(&[0.0]))]);
+        let (empty, _) = check(&context.gpu, &*loss, &none, Dtype::F32, &wanted);
+        assert!(empty["loss"].to_f64()[0].is_nan(), "{}", entry.about.name);
+    }
+}
+
+fn run_to_run(context: &Context) {
+    for entry in loss::REGISTRY {
+        let loss = (entry.default)();
+        let inputs = example(entry, 6);
+        let wanted: Vec<&str> = if has_output(entry.about, "loss") {
+            wanted(entry.about, &inputs)
+        } else {
+            vec![entry.about.outputs[0].name]
+        };
+        let run = || outcome(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted).0;
+        let (mut once, mut twice) = (run(), run());
+        once.remove("status");
+        twice.remove("status");
+        assert_same_bits(&once, &twice, entry.about.name);
+    }
+}
