@@ -385,3 +385,22 @@ fn submissions_cover_the_dispatches_in_order() {
         assert_eq!(ranges.into_iter().flatten().collect::<Vec<_>>(), (0..all).collect::<Vec<_>>());
     }
 }
+
+#[test]
+fn classes_end_at_two_to_the_twenty_fourth() {
+    let profile = Profile { binding_bytes: 1 << 30, ..Profile::default() };
+    let call = |classes: u64| {
+        plan(
+            &CrossEntropy::default(),
+            &[("logits", Dtype::F32, &[1, classes]), ("targets", Dtype::I64, &[1])],
+            &[("loss", Dtype::F32, &[1])],
+            &profile,
+        )
+    };
+    call(1 << 24).unwrap();
+    let refused = call((1 << 24) + 1).unwrap_err();
+    let what = "classes".to_owned();
+    assert_eq!(refused, Error::Limit { what, found: (1 << 24) + 1, limit: 1 << 24 });
+    let none = call(0).unwrap_err();
+    assert!(matches!(&none, Error::WrongShape { argument, .. } if argument == "classes"), "{none}");
+}

@@ -9,8 +9,8 @@ use surprisal::{
 };
 
 use crate::support::{
-    Context, Placed, buffer, check, encoder, gaussian, indices, matrix, named, sample, storage,
-    submit, vector,
+    Context, Placed, buffer, check, encoder, gaussian, indices, matrix, named, parse, sample,
+    storage, submit, vector,
 };
 
 tests![
@@ -26,6 +26,7 @@ tests![
     shared_alignment_blocks,
     zero_classes,
     options,
+    top_k_out_of_range,
     options_are_an_object,
     options_outside_f32,
     names,
@@ -441,6 +442,22 @@ fn options(context: &Context) {
 }
 
 /// A list by position is no set of options.
+/// As many as there are keys, and not one more; the same on the host and on the device.
+fn top_k_out_of_range(context: &Context) {
+    let (queries, keys) = (gaussian(1, 3, 4), gaussian(2, 5, 4));
+    let inputs = named([("queries", queries), ("keys", keys)]);
+    let wanted = ["top_scores", "top_indices"];
+    check(&context.gpu, &*parse("similarity", &json!({"k": 5})), &inputs, Dtype::F32, &wanted);
+    let loss = parse("similarity", &json!({"k": 6}));
+    let host = surprisal::cpu::run(&*loss, &inputs, &wanted).unwrap_err();
+    let device = context.gpu.run_arrays(&*loss, &inputs, Dtype::F32, &wanted).unwrap_err();
+    assert_eq!(host, device);
+    assert!(matches!(&host, Error::InvalidOption { option: "k", value, .. } if value == "6"));
+    let zero = (surprisal::loss::find("similarity").unwrap().parse)(&json!({"k": 0})).unwrap_err();
+    assert!(matches!(&zero, Error::InvalidOption { option: "k", value, .. } if value == "0"));
+    works(&context.gpu);
+}
+
 fn options_are_an_object(_: &Context) {
     for entry in loss::REGISTRY {
         let error = (entry.parse)(&json!([])).err();

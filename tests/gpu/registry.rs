@@ -1,6 +1,8 @@
 //! The conventions that hold for every loss, tried on every loss of the registry, from its description
 //! alone: a new loss is held to them without an edit here.
 
+#![expect(clippy::panic, reason = "tests")]
+
 use serde_json::{Value, json};
 use surprisal::{
     Array, Arrays, Dtype, Error, Loss,

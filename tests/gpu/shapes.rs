@@ -30,6 +30,7 @@ tests![
     other_rows_and_batches,
     run_to_run,
     more_data_than_a_default_binding,
+    as_many_classes_as_there_can_be,
 ];
 
 const WANTED: [&str; 9] = [
@@ -468,4 +469,33 @@ fn more_data_than_a_default_binding(context: &Context) {
         let gradient: Array = surprisal::tensor_blocking(&gpu, "gradient", &there).unwrap();
         assert_eq!(bits(&gradient), bits(&alone["grad.logits"]), "gradient of row {row}");
     }
+}
+
+/// 2^24 classes, all alike: every probability is 2^-24 to the bit, and every sum along the way is exact.
+fn as_many_classes_as_there_can_be(context: &Context) {
+    let gpu = &context.gpu;
+    let classes = 1_u64 << 24;
+    let logits = gpu.output_buffer(Dtype::F32, &[1, classes]).unwrap();
+    let target = Placed::input(gpu, &indices(&[classes as i64 - 1]), Layout::vector(Dtype::U32, 1));
+    let one = |dtype| Placed::output(gpu, Layout::vector(dtype, 1));
+    let (loss, argmax, rank) = (one(Dtype::F32), one(Dtype::U32), one(Dtype::U32));
+    let scores = surprisal::Tensor::matrix(&logits, Dtype::F32, 1, classes);
+    let inputs =
+        surprisal::CrossEntropyInputs::default().logits(scores.clone()).targets(target.tensor());
+    let outputs = surprisal::CrossEntropyOutputs::default()
+        .loss(loss.tensor())
+        .argmax(argmax.tensor())
+        .rank(rank.tensor());
+    submit(gpu, &none(), &Request::new(inputs, outputs).gradient_in_place());
+    let expected = (classes as f64).ln();
+    let found = loss.array(gpu).to_f64()[0];
+    assert!((found - expected).abs() < 4e-6, "{found}, expected {expected}");
+    assert_eq!(argmax.array(gpu).to_i64(), [0]);
+    assert_eq!(rank.array(gpu).to_i64(), [classes as i64 - 1]);
+    let gradient = surprisal::tensor_blocking(gpu, "gradient", &scores).unwrap().to_f64();
+    let share = 1.0 / classes as f64;
+    let (last, others) = gradient.split_last().unwrap();
+    // exp(0) may be an ulp off.
+    assert!(others.iter().all(|p| (p / share - 1.0).abs() < 1e-6), "{:?}", &others[..4]);
+    assert!((last - (share - 1.0)).abs() < 1e-7, "{last}");
 }
