@@ -398,7 +398,7 @@ impl<'a> Layer<'a> {
             let layer = self.classes(block);
             let chunk = chunk.clone().columns(&(0..block.end - block.start));
             layer.scores(rows, 0, all, &chunk)?;
-            let seen = chunk.clone().from_column(block.start);
+            let seen = chunk.clone().placed_at_column(block.start);
             let scores = Scores { scores: seen, gradient: Gradient::InPlace };
             rows.gradient_of(0, all, block, &scores)?;
             let mut sums = layer.sums(rows, 1);

@@ -162,7 +162,7 @@ impl View {
     }
 
     /// This matrix as columns `first`… of a wider one, of which the rest is nowhere.
-    pub fn from_column(mut self, first: u64) -> Self {
+    pub fn placed_at_column(mut self, first: u64) -> Self {
         self.first_column = first;
         self
     }
