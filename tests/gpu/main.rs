@@ -21,6 +21,7 @@ mod pairs;
 mod recording;
 mod section0;
 mod shapes;
+mod shards;
 mod support;
 
 use std::{
@@ -43,6 +44,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("section0", section0::TESTS),
     ("linear", linear::TESTS),
     ("pairs", pairs::TESTS),
+    ("shards", shards::TESTS),
     ("recording", recording::TESTS),
     ("faults", faults::TESTS),
 ];

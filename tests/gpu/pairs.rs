@@ -2,17 +2,13 @@
 //! bit.
 
 use serde_json::{Value, json};
-use surprisal::{
-    Array, Arrays, CrossEntropyShards, Dtype, Error, Gpu, Layout, Loss, Named, Reduction, Request,
-    testing,
-};
+use surprisal::{Array, Arrays, Dtype, Error, Gpu, Layout, Loss, Named, Request, testing};
 
 use crate::{
     conformance::every,
     support::{
-        Context, FLOATS, Placed, Reference, assert_same_bits, bits, bytes, check, gaussian,
-        indices, matrix, named, outcome, parse, placed_inputs, row, set, storage, submit, tensors,
-        vector, with,
+        Context, FLOATS, Placed, assert_same_bits, bits, bytes, check, gaussian, indices, matrix,
+        named, outcome, parse, placed_inputs, row, set, storage, submit, tensors, vector, with,
     },
 };
 
@@ -40,7 +36,6 @@ tests![
     scratch,
     refusals,
     similarities,
-    vocabulary_shards,
 ];
 
 const GRADIENTS: [&str; 4] = ["loss", "lse", "grad.queries", "grad.keys"];
@@ -605,104 +600,4 @@ fn similarities(context: &Context) {
     assert_eq!(status.bad_rows, 2);
     let loss = parse("similarity", &json!({"k": 7}));
     assert!(gpu.run_arrays(&*loss, &ties, Dtype::F32, &["top_scores"]).is_err());
-}
-
-// --- shards ---
-
-/// P1 over three shards of the vocabulary is P1.
-fn vocabulary_shards(context: &Context) {
-    let gpu = &context.gpu;
-    let (rows, classes, depth) = (23, 300, 9);
-    let cuts = [0, 111, 112, 300];
-    for common in [0.0, 1e4] {
-        let hidden = gaussian(40, rows, depth);
-        let weight = gaussian(41, classes, depth).to_f64();
-        let bias = testing::gaussian(42, classes);
-        let mut targets = testing::targets(43, rows, classes as u64);
-        (targets[3], targets[8], targets[9], targets[10]) = (-100, 111, 300, -5);
-        let own = named([("hidden", hidden), ("targets", indices(&targets))]);
-        let part = |from: usize, to: usize| {
-            let weight = matrix(to - from, depth, weight[from * depth..to * depth].to_vec());
-            with(
-                &own,
-                [
-                    ("weight", weight),
-                    ("bias", vector(&bias[from..to])),
-                    ("logit_bias", vector(&vec![common; to - from])),
-                ],
-            )
-        };
-        let base = json!({"reduction": "sum", "z_loss": if common > 0.0 { 0.0 } else { 0.01 },
-            "temperature": 1.3, "softcap": Value::Null, "chunk_bytes": 7 * 304 * 4});
-        let shard = |from: usize| {
-            let mut options = base.clone();
-            options["shard"] = json!({"first": from, "classes": classes});
-            parse("linear_cross_entropy", &options)
-        };
-        let whole = parse("linear_cross_entropy", &base);
-        let ends = || cuts.windows(2).map(|ends| (ends[0], ends[1]));
-        let mut gathered = Vec::new();
-        for (from, to) in ends() {
-            let (outputs, _) =
-                outcome(gpu, &*shard(from), &part(from, to), Dtype::F32, &["statistics"]);
-            gathered.extend(outputs["statistics"].to_f64());
-        }
-        let inputs = with(
-            &Arrays::new(),
-            [("statistics", matrix(3 * rows, 8, gathered)), ("targets", own["targets"].clone())],
-        );
-        let combine = CrossEntropyShards::new(classes as u64)
-            .reduction(Reduction::Sum)
-            .z_loss(base["z_loss"].as_f64().unwrap());
-        let wanted = [
-            "loss",
-            "lse",
-            "log_prob",
-            "entropy",
-            "max_prob",
-            "argmax",
-            "correct",
-            "sum",
-            "count",
-            "denominator",
-            "correct_count",
-        ];
-        let (combined, status) = check(gpu, &combine, &inputs, Dtype::F32, &wanted);
-        assert_eq!((status.bad_targets, status.first_bad_target), (2, Some((9, 300))));
-        let everything = part(0, classes);
-        Reference::new(&*whole, &everything, Dtype::F32, &wanted).assert(&combined);
-        // The gradients, each shard's from the lse of all.
-        let mut sum = vec![0.0; rows * depth];
-        let (mut of_weight, mut of_bias) = (Vec::new(), Vec::new());
-        for (from, to) in ends() {
-            let inputs = with(&part(from, to), [("lse", combined["lse"].clone())]);
-            let names = ["grad.hidden", "grad.weight", "grad.bias"];
-            let (outputs, _) = outcome(gpu, &*shard(from), &inputs, Dtype::F32, &names);
-            sum.iter_mut().zip(outputs["grad.hidden"].to_f64()).for_each(|(sum, g)| *sum += g);
-            of_weight.extend(outputs["grad.weight"].to_f64());
-            of_bias.extend(outputs["grad.bias"].to_f64());
-        }
-        let gradients = named([
-            ("grad.hidden", matrix(rows, depth, sum)),
-            ("grad.weight", matrix(classes, depth, of_weight)),
-            ("grad.bias", vector(&of_bias)),
-        ]);
-        if common == 0.0 {
-            let names = ["grad.hidden", "grad.weight", "grad.bias"];
-            Reference::new(&*whole, &everything, Dtype::F32, &names).assert(&gradients);
-        }
-    }
-    // What a shard alone cannot know is refused.
-    let shard = parse("cross_entropy", &json!({"shard": {"first": 4, "classes": 9}}));
-    let logits =
-        |classes| named([("logits", gaussian(44, 2, classes)), ("targets", indices(&[0, 8]))]);
-    for (inputs, wanted) in [
-        (logits(5), "loss"),
-        (logits(5), "grad.logits"),
-        (logits(6), "statistics"),
-        (with(&logits(5), [("weight", vector(&[1.0; 5]))]), "statistics"),
-    ] {
-        assert!(gpu.run_arrays(&*shard, &inputs, Dtype::F32, &[wanted]).is_err(), "{wanted}");
-        assert!(surprisal::cpu::run(&*shard, &inputs, &[wanted]).is_err(), "{wanted}");
-    }
 }

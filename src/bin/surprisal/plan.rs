@@ -266,7 +266,8 @@ impl<'a> Draft<'a> {
 
     fn extent(&self, dim: Dim) -> u64 {
         match dim {
-            Dim::Rows => self.arguments.rows,
+            // One shard's statistics: the others take as much.
+            Dim::Rows | Dim::Gathered => self.arguments.rows,
             Dim::Classes => self.arguments.classes,
             Dim::Hidden => self.arguments.hidden,
             Dim::State => surprisal::row::STATE_WORDS,
