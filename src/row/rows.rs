@@ -513,6 +513,7 @@ impl<'a> Rows<'a> {
         let (streams, count) = (self.streams(rows, false), self.count);
         let step = self
             .step("combine", shader!("row/gathered.wgsl"), index, rows)
+            .shape("GATHERED", true)
             .number("shards", shards)
             .number("all_rows", count)
             .words("gathered", Some(gathered.clone()))

@@ -75,30 +75,48 @@ pub fn plans() -> Vec<Plan> {
 
 /// What a shard gives, and what it makes of the statistics of all shards.
 fn shards(profile: &Profile) -> Vec<Plan> {
-    type Given<'a> = (&'a str, Value, &'a [&'a str]);
-    let losses: [Given; 4] = [
-        ("cross_entropy", json!({}), &["logits", "targets", "logit_bias", "weight"]),
-        (
-            "cross_entropy",
-            json!({"focal_gamma": 2.0, "label_smoothing": 0.1, "smoothing": "ordinal"}),
-            &["logits", "targets"],
-        ),
-        ("cross_entropy", json!({"label_smoothing": 0.1}), &["logits", "target_probs"]),
-        ("linear_cross_entropy", json!({}), &["hidden", "weight", "targets"]),
+    type Given<'a> = (&'a str, Value, &'a [&'a str], [u64; 2]);
+    let ordinal = json!({"focal_gamma": 2.0, "label_smoothing": 0.1, "smoothing": "ordinal"});
+    let both = json!({"normalize": true, "symmetric": true});
+    let (few, many, itself) = ([4, 7], [4, 70_001], [10, 7]);
+    let losses: [Given; 8] = [
+        ("cross_entropy", json!({}), &["logits", "targets", "logit_bias", "weight"], many),
+        ("cross_entropy", ordinal, &["logits", "targets"], many),
+        ("cross_entropy", json!({"label_smoothing": 0.1}), &["logits", "target_probs"], few),
+        ("linear_cross_entropy", json!({}), &["hidden", "weight", "targets"], many),
+        ("info_nce", json!({"normalize": true}), &["queries", "keys", "scale", "targets"], many),
+        ("info_nce", both.clone(), &["queries", "keys", "scale"], itself),
+        ("sup_con", json!({}), &["features", "labels", "keys"], itself),
+        ("sigmoid_contrastive", json!({}), &["queries", "keys", "scale", "bias"], few),
     ];
+    let with = |given: &[&'static str], more: &[&'static str]| [given, more].concat();
     let mut plans = Vec::new();
-    for (name, mut options, given) in losses {
-        options["shard"] = json!({"first": 3, "classes": 1 << 20});
+    for (name, mut options, given, extents) in losses {
+        let [rows, classes] = extents;
+        let all = if classes > rows { classes + 3 } else { rows };
+        options["shard"] = json!({"first": 3, "classes": all});
         let loss = (loss::find(name).unwrap().parse)(&options).unwrap();
-        let all: Vec<&str> = given.iter().copied().chain(["statistics"]).collect();
         let gradients: Vec<String> = given.iter().map(|name| format!("grad.{name}")).collect();
         let outputs: Vec<&str> = ["loss", "lse", "entropy", "argmax", "status"]
             .into_iter()
             .chain(gradients.iter().map(String::as_str))
             .collect();
-        plans.push(planned(&*loss, given, &["statistics", "column_lse", "status"], profile));
-        plans.push(planned(&*loss, &all, &outputs, profile));
+        let symmetric =
+            options == json!({"normalize": true, "symmetric": true, "shard": options["shard"]});
+        let columns: &[&str] = if symmetric { &["column_lse"] } else { &[] };
+        if name != "sigmoid_contrastive" {
+            let statistics = with(&["statistics", "status"], columns);
+            plans.push(planned(&*loss, given, &statistics, extents, profile));
+        }
+        let given = with(&with(given, &["statistics"]), columns);
+        plans.push(planned(&*loss, &given, &outputs, extents, profile));
     }
+    // Gradients from what was saved of both directions.
+    let loss = (loss::find("info_nce").unwrap().parse)(&both).unwrap();
+    let given = ["queries", "keys", "scale", "lse", "column_lse"];
+    let gradients = ["grad.queries", "grad.keys", "grad.scale"];
+    plans.push(planned(&*loss, &given, &gradients, [7, 7], profile));
+    plans.push(planned(&*loss, &given[..3], &["loss", "lse", "column_lse"], [7, 7], profile));
     plans
 }
 
@@ -107,9 +125,10 @@ fn planned(
     loss: &dyn surprisal::Loss,
     inputs: &[&str],
     outputs: &[&str],
+    [rows, classes]: [u64; 2],
     profile: &Profile,
 ) -> Plan {
-    let shape = Shape { rows: 4, classes: 70_001, offset: 0, dtype: Dtype::F32, variant: 0 };
+    let shape = Shape { rows, classes, offset: 0, dtype: Dtype::F32, variant: 0 };
     let about = loss.about();
     let operands = |arguments: &[loss::Argument], names: &[&str], first| {
         let named = arguments.iter().filter(|a| names.contains(&a.name)).enumerate();
@@ -151,7 +170,7 @@ impl Shape {
         };
         for argument in about.inputs {
             // Of shards there are plans of their own.
-            let of_shards = argument.name == "statistics";
+            let of_shards = ["statistics", "column_lse", "keys"].contains(&argument.name);
             if !(skip.contains(&argument.name) || of_shards) || argument.required {
                 inputs.insert(argument.name.to_owned(), self.operand(loss, argument, inputs.len()));
             }
@@ -169,7 +188,8 @@ impl Shape {
                 .name
                 .strip_prefix("grad.")
                 .is_some_and(|input| !inputs.contains_key(input));
-            if !(lse && by_product || refused.contains(&argument.name) || unknown) {
+            let of_shards = argument.name == "column_lse";
+            if !(of_shards || lse && by_product || refused.contains(&argument.name) || unknown) {
                 let number = inputs.len() + outputs.len();
                 outputs.insert(argument.name.to_owned(), self.operand(loss, argument, number));
             }

@@ -7,8 +7,9 @@ use surprisal::{Array, Arrays, Dtype, Error, Gpu, Layout, Loss, Named, Request, 
 use crate::{
     conformance::every,
     support::{
-        Context, FLOATS, Placed, assert_same_bits, bits, bytes, check, gaussian, indices, matrix,
-        named, outcome, parse, placed_inputs, row, set, storage, submit, tensors, vector, with,
+        Context, FLOATS, Placed, Reference, assert_same_bits, bits, bytes, check, gaussian,
+        indices, matrix, named, outcome, parse, placed_inputs, row, set, storage, submit, tensors,
+        vector, with,
     },
 };
 
@@ -34,6 +35,7 @@ tests![
     views,
     places_in_memory,
     scratch,
+    saved,
     refusals,
     similarities,
 ];
@@ -528,6 +530,51 @@ fn scratch(context: &Context) {
                 assert_eq!(bits(&placed.array(gpu)), bits(&expected[output]), "{what}");
             }
         }
+    }
+}
+
+/// Gradients from a saved lse, in chunks or not.
+fn saved(context: &Context) {
+    let gpu = &context.gpu;
+    let mut inputs = with(&sample(33, 21, 21, 9), [("scale", vector(&[2.0]))]);
+    let targets = ("targets", indices(&testing::targets(34, 21, 21)));
+    let gradients = ["grad.queries", "grad.keys", "grad.scale"];
+    for chunk in [None, Some(5 * 24 * 4)] {
+        for normalize in [false, true] {
+            for both in [false, true] {
+                let options =
+                    json!({"normalize": normalize, "symmetric": both, "chunk_bytes": chunk});
+                let loss = info_nce(&options);
+                let kept: &[&str] = if both { &["lse", "column_lse"] } else { &["lse"] };
+                let (forward, _) = check(gpu, &*loss, &inputs, Dtype::F32, kept);
+                let mut saved = inputs.clone();
+                saved.extend(kept.iter().map(|&name| (name.to_owned(), forward[name].clone())));
+                let (outputs, _) = check(gpu, &*loss, &saved, Dtype::F32, &gradients);
+                Reference::new(&*loss, &inputs, Dtype::F32, &gradients).assert(&outputs);
+                check(gpu, &*loss, &saved, Dtype::F32, &["grad.scale"]);
+                check(gpu, &*loss, &saved, Dtype::F32, &["grad.keys"]);
+            }
+        }
+        inputs = with(&inputs, [targets.clone()]);
+        let loss = info_nce(&json!({"chunk_bytes": chunk}));
+        let lse = check(gpu, &*loss, &inputs, Dtype::F32, &["lse"]).0["lse"].clone();
+        check(gpu, &*loss, &with(&inputs, [("lse", lse)]), Dtype::F32, &gradients);
+        inputs.remove("targets");
+        let features = features(35, 26, 7, 5);
+        let loss = parse("sup_con", &json!({"chunk_bytes": chunk, "temperature": 0.3}));
+        let lse = check(gpu, &*loss, &features, Dtype::F32, &["lse"]).0["lse"].clone();
+        check(gpu, &*loss, &with(&features, [("lse", lse)]), Dtype::F32, &["grad.features"]);
+    }
+    // What is missing or out of place is named.
+    let lse = with(&inputs, [("lse", vector(&[1.0; 21]))]);
+    for (options, inputs, wanted, named) in [
+        (json!({"symmetric": true}), &lse, "grad.keys", "column_lse"),
+        (json!({}), &inputs, "column_lse", "symmetric"),
+        (json!({}), &lse, "loss", "lse"),
+    ] {
+        let loss = info_nce(&options);
+        let error = gpu.run_arrays(&*loss, inputs, Dtype::F32, &[wanted]).unwrap_err();
+        assert!(error.to_string().contains(named), "{error}");
     }
 }
 

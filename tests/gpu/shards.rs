@@ -8,7 +8,7 @@ use crate::support::{
     with,
 };
 
-tests![cross_entropy, linear_cross_entropy, refusals,];
+tests![cross_entropy, linear_cross_entropy, info_nce, sup_con, sigmoid_contrastive, refusals];
 
 /// How a loss is cut: inputs with a part of each shard, and the axis that is cut.
 type Cut = &'static [(&'static str, usize)];
@@ -93,20 +93,25 @@ impl Whole<'_> {
     ) -> (Arrays, Arrays) {
         let rows = self.rows;
         let shards: Vec<(usize, usize)> = cuts.windows(2).map(|ends| (ends[0], ends[1])).collect();
-        let mut gathered = Vec::new();
+        let both = self.options["symmetric"] == true;
+        let given: &[&str] = if both { &["statistics", "column_lse"] } else { &["statistics"] };
+        let (mut gathered, mut own) = (Vec::new(), Vec::new());
         for &(from, to) in &shards {
             if from == to {
                 gathered.extend(vec![0.0; rows * 8]);
+                own.push(None);
                 continue;
             }
-            let outputs = run(&*self.loss(from), &self.part(from, to), &["statistics"]);
+            let mut outputs = run(&*self.loss(from), &self.part(from, to), given);
             gathered.extend(outputs["statistics"].to_f64());
+            own.push(outputs.remove("column_lse"));
         }
         let statistics = matrix(shards.len() * rows, 8, gathered);
         let wanted = [self.outputs, self.gradients].concat();
         let mut closed: Vec<Arrays> = Vec::new();
-        for &(from, to) in shards.iter().filter(|(from, to)| from < to) {
-            let inputs = with(&self.part(from, to), [("statistics", statistics.clone())]);
+        for (&(from, to), own) in shards.iter().zip(own).filter(|((from, to), _)| from < to) {
+            let mut inputs = with(&self.part(from, to), [("statistics", statistics.clone())]);
+            inputs.extend(own.map(|lse| ("column_lse".to_owned(), lse)));
             let outputs = run(&*self.loss(from), &inputs, &wanted);
             // Every shard finds the same loss, alone or beside gradients.
             for &name in self.outputs {
@@ -128,19 +133,23 @@ impl Whole<'_> {
     /// All shards together are the whole, on the GPU and on the host.
     fn check(&self, gpu: &Gpu, cuts: &[usize]) {
         let whole = parse(self.name, &self.options);
+        let mut everything = self.inputs.clone();
+        if self.name == "sup_con" {
+            everything.remove("keys");
+        }
         let wanted = [self.outputs, self.gradients].concat();
         let on_gpu = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
             outcome(gpu, loss, inputs, Dtype::F32, wanted).0
         };
         let (mut outputs, gradients) = self.run(cuts, &on_gpu);
         outputs.extend(gradients);
-        Reference::new(&*whole, &self.inputs, Dtype::F32, &wanted).assert(&outputs);
+        Reference::new(&*whole, &everything, Dtype::F32, &wanted).assert(&outputs);
         let on_host = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
             cpu::run(loss, inputs, wanted).unwrap()
         };
         let (mut outputs, gradients) = self.run(cuts, &on_host);
         outputs.extend(gradients);
-        let truth = cpu::run(&*whole, &self.inputs, &wanted).unwrap();
+        let truth = cpu::run(&*whole, &everything, &wanted).unwrap();
         for name in wanted {
             let pairs = outputs[name].to_f64().into_iter().zip(truth[name].to_f64());
             let largest = truth[name].to_f64().iter().fold(0.0, |m: f64, v| m.max(v.abs()));
@@ -274,6 +283,136 @@ fn linear_cross_entropy(context: &Context) {
             };
             whole.check(&context.gpu, &[0, 111, 112, 300]);
         }
+    }
+}
+
+/// Vectors whose scores are of the size of one, one of them zeros.
+fn pairs(queries: usize, keys: usize, depth: usize) -> Arrays {
+    let mut vectors = gaussian(52, queries, depth).to_f64();
+    vectors[2 * depth..3 * depth].fill(0.0);
+    named([
+        ("queries", matrix(queries, depth, vectors)),
+        ("keys", gaussian(53, keys, depth)),
+        ("scale", vector(&[0.8])),
+    ])
+}
+
+fn info_nce(context: &Context) {
+    let mut whole = Whole {
+        name: "info_nce",
+        options: json!({}),
+        inputs: pairs(17, 40, 6),
+        cut: &[("keys", 0), ("key_labels", 0)],
+        rows: 17,
+        columns: 40,
+        outputs: &["loss", "lse", "sum", "count", "denominator"],
+        gradients: &["grad.queries", "grad.keys", "grad.scale"],
+    };
+    let cuts: [&[usize]; 3] = [&[0, 40], &[0, 5, 5, 6, 40], &[0, 16, 32, 40]];
+    let mut targets = testing::targets(54, 17, 40);
+    targets[5] = -100;
+    let labelled = with(
+        &whole.inputs,
+        [
+            ("targets", indices(&targets)),
+            ("labels", indices(&testing::targets(55, 17, 5))),
+            ("key_labels", indices(&testing::targets(56, 40, 5))),
+        ],
+    );
+    for inputs in [whole.inputs.clone(), labelled] {
+        whole.inputs = inputs;
+        for options in [
+            json!({"normalize": true}),
+            json!({"reduction": "none", "chunk_bytes": 5 * 160}),
+            json!({"reduction": {"over": 3.0}, "normalize": true}),
+        ] {
+            whole.options = options;
+            cuts.iter().for_each(|cuts| whole.check(&context.gpu, cuts));
+        }
+    }
+    (whole.inputs, whole.rows) = (pairs(40, 40, 6), 40);
+    for options in [
+        json!({"symmetric": true, "normalize": true}),
+        json!({"symmetric": true, "reduction": "none", "chunk_bytes": 5 * 160}),
+    ] {
+        whole.options = options;
+        cuts.iter().for_each(|cuts| whole.check(&context.gpu, cuts));
+    }
+    // A NaN in one shard is everybody's.
+    let keys = crate::support::set(&whole.inputs["keys"], 20 * 6 + 1, f64::NAN);
+    whole.inputs = with(&whole.inputs, [("keys", keys)]);
+    whole.outputs = &["loss", "lse"];
+    for symmetric in [false, true] {
+        whole.options = json!({"symmetric": symmetric, "reduction": "none"});
+        whole.gradients = &["grad.queries"];
+        whole.check(&context.gpu, cuts[1]);
+    }
+}
+
+fn sup_con(context: &Context) {
+    let mut labels = testing::targets(57, 30, 4);
+    (labels[3], labels[29]) = (77, 78);
+    let inputs = |depth: usize| {
+        let features = gaussian(58, 30, depth);
+        named([("features", features.clone()), ("labels", indices(&labels)), ("keys", features)])
+    };
+    let mut whole = Whole {
+        name: "sup_con",
+        options: json!({"temperature": 0.4}),
+        inputs: inputs(5),
+        cut: &[("keys", 0)],
+        rows: 30,
+        columns: 30,
+        outputs: &["loss", "lse", "sum", "count", "denominator"],
+        gradients: &["grad.features"],
+    };
+    for cuts in [&[0, 30][..], &[0, 7, 7, 8, 30], &[0, 16, 30]] {
+        for options in
+            [json!({"temperature": 0.4}), json!({"reduction": "none", "chunk_bytes": 700})]
+        {
+            whole.options = options;
+            whole.check(&context.gpu, cuts);
+        }
+        // The keys' gradients are the features', whole.
+        let on_gpu = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
+            outcome(&context.gpu, loss, inputs, Dtype::F32, wanted).0
+        };
+        whole.gradients = &["grad.keys"];
+        let (_, gradients) = whole.run(cuts, &on_gpu);
+        let of = named([("grad.features", gradients["grad.keys"].clone())]);
+        whole.gradients = &["grad.features"];
+        let mut plain = whole.inputs.clone();
+        plain.remove("keys");
+        let loss = parse("sup_con", &whole.options);
+        Reference::new(&*loss, &plain, Dtype::F32, whole.gradients).assert(&of);
+    }
+}
+
+/// Sums that are added up as they are.
+fn sigmoid_contrastive(context: &Context) {
+    let inputs = with(&pairs(17, 40, 6), [("bias", vector(&[-1.0]))]);
+    let targets = indices(&testing::targets(59, 17, 40));
+    let gradients = ["grad.queries", "grad.scale", "grad.bias"];
+    let wanted = ["loss", "sum", "grad.queries", "grad.scale", "grad.bias", "grad.keys"];
+    for inputs in [inputs.clone(), with(&inputs, [("targets", targets)])] {
+        let options = json!({"normalize": true});
+        let mut parts: Vec<Arrays> = Vec::new();
+        for (from, to) in [(0, 5), (5, 6), (6, 40)] {
+            let mut options = options.clone();
+            options["shard"] = json!({"first": from, "classes": 40});
+            let part = with(&inputs, [("keys", slice(&inputs["keys"], 0, from, to))]);
+            let loss = parse("sigmoid_contrastive", &options);
+            parts.push(crate::support::check(&context.gpu, &*loss, &part, Dtype::F32, &wanted).0);
+        }
+        let of = |name: &str| parts.iter().map(|part| part[name].clone()).collect::<Vec<_>>();
+        let mut all: Arrays = gradients
+            .iter()
+            .chain(&["loss", "sum"])
+            .map(|&n| (n.to_owned(), add(&of(n))))
+            .collect();
+        all.insert("grad.keys".to_owned(), join(&of("grad.keys"), 0));
+        let loss = parse("sigmoid_contrastive", &options);
+        Reference::new(&*loss, &inputs, Dtype::F32, &wanted).assert(&all);
     }
 }
 
