@@ -464,6 +464,15 @@ fn uses(kernel: &Kernel, stream: &Stream) -> u64 {
     }
 }
 
+/// Bytes that the device holds for calls beside their tensors (scratch and parameters), as its
+/// allocator counts them, where the backend tells.
+pub fn allocated_bytes(gpu: &Gpu) -> Option<u64> {
+    let report = gpu.device().generate_allocator_report()?;
+    let ours = ["surprisal.scratch", "surprisal.parameters"];
+    let held = report.allocations.iter().filter(|held| ours.contains(&held.name.as_str()));
+    Some(held.map(|held| held.size).sum())
+}
+
 /// How long one recording took.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct Sample {

@@ -254,10 +254,16 @@ impl<'a> Pairs<'a> {
         let keys = if itself && pairing.shard.is_none() { queries } else { "keys" };
         let needed = |name| call.input(name).ok_or_else(|| missing(loss, name));
         let labels = call.input("labels");
+        // By default the f32 sum beside a 16-bit gradient of the keys is a part of the chunk's budget.
+        let keys_gradient = call.output("grad.keys").filter(needs_own_sum);
+        let beside =
+            keys_gradient.map_or(0, |_| call.dim(Dim::Classes) * call.dim(Dim::Hidden) * 4);
+        let budget = profile.chunk_bytes;
+        let chunk_bytes = budget.saturating_sub(beside).max(budget / 2);
         let layer = Layer {
             options: LinearOptions {
                 weight_layout: WeightLayout::ClassesHidden,
-                chunk_bytes: pairing.chunk_bytes,
+                chunk_bytes: pairing.chunk_bytes.or(Some(chunk_bytes)),
                 accumulate: false,
             },
             profile,
@@ -384,7 +390,7 @@ impl<'a> Pairs<'a> {
     /// Every chunk's loss and gradient at once.
     fn one_walk(&self, rows: &mut Rows, tables: &Tables, chunks: &Chunks) -> Result<()> {
         if rows.closes() {
-            self.close(rows, chunks)?;
+            close(rows, chunks)?;
             return self.second_walk(rows, tables, chunks);
         }
         let mut gradients = Gradients::new(self, rows, chunks);
@@ -413,7 +419,7 @@ impl<'a> Pairs<'a> {
         let stride = tables.keys.word_step;
         let columns = rows.planner.scratch(Layout::matrix(Dtype::F32, COLUMN_PLANES, stride));
         if rows.closes() {
-            self.close(rows, chunks)?;
+            close(rows, chunks)?;
         } else {
             for (index, part) in &chunks.parts {
                 let chunk = chunks.chunk.clone().rows(&(0..part.end - part.start));
@@ -428,14 +434,6 @@ impl<'a> Pairs<'a> {
         self.join(rows, windows, &columns, stride)?;
         rows.give("column_table", columns);
         self.second_walk(rows, tables, chunks)
-    }
-
-    /// Closes all rows from what was saved of them.
-    fn close(&self, rows: &mut Rows, chunks: &Chunks) -> Result<()> {
-        chunks.parts.iter().try_for_each(|(index, part)| {
-            let scores = chunks.chunk.clone().rows(&(0..part.end - part.start));
-            rows.close(*index, part, &Scores { scores, gradient: Gradient::Nowhere })
-        })
     }
 
     /// The gradients of rows that are closed.
@@ -614,6 +612,14 @@ impl<'a> Pairs<'a> {
         }
         Ok(())
     }
+}
+
+/// Closes all rows from what was saved of them.
+fn close(rows: &mut Rows, chunks: &Chunks) -> Result<()> {
+    chunks.parts.iter().try_for_each(|(index, part)| {
+        let scores = chunks.chunk.clone().rows(&(0..part.end - part.start));
+        rows.close(*index, part, &Scores { scores, gradient: Gradient::Nowhere })
+    })
 }
 
 /// A 16-bit gradient is made in f32 before the normalisation's backward rounds it.

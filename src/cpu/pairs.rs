@@ -212,9 +212,8 @@ impl<T: Real> Pairs<T> {
             Ok::<_, Error>(Some(array.to_i64()))
         };
         let labels = integers("labels", queries.count)?;
-        let own = |labels: &Vec<i64>| match itself {
-            true => labels[first..first + keys.count].to_vec(),
-            false => labels.clone(),
+        let own = |labels: &Vec<i64>| {
+            if itself { labels[first..first + keys.count].to_vec() } else { labels.clone() }
         };
         let key_labels = integers("key_labels", keys.count)?.or_else(|| labels.as_ref().map(own));
         let options = loss.options();
@@ -583,13 +582,10 @@ impl<'a, T: Real> Solved<'a, T> {
             "sum" => array(&[1], [self.sum]),
             "denominator" => array(&[1], [T::of(self.count as f64)]),
             "count" => Array::int(&[1], vec![self.count]),
-            "grad.queries" => {
+            "grad.queries" | "grad.features" => {
                 array(&[queries.count, queries.depth], backward(queries, &self.query_gradient()))
             }
             "grad.keys" => array(&[keys.count, keys.depth], backward(keys, &self.key_gradient())),
-            "grad.features" => {
-                array(&[queries.count, queries.depth], backward(queries, &self.query_gradient()))
-            }
             "grad.scale" => array(&[1], [self.total(|pair| self.pairs.x[pair])]),
             "grad.bias" => array(&[1], [self.total(|_| T::one())]),
             _ => {

@@ -26,6 +26,8 @@ tests![
     duplicates,
     rows_without_positives,
     few,
+    all_alike,
+    resident_scale,
     labels,
     bad_targets,
     not_numbers,
@@ -35,6 +37,7 @@ tests![
     views,
     places_in_memory,
     scratch,
+    allocated,
     saved,
     refusals,
     similarities,
@@ -301,6 +304,72 @@ fn few(context: &Context) {
     }
 }
 
+/// Losses of a loss's own kind on copies of one vector, and of vectors of depth 1.
+fn all_alike(context: &Context) {
+    let gpu = &context.gpu;
+    let copies = |count: usize| matrix(count, 3, [0.5, -1.0, 2.0].repeat(count));
+    for (queries, keys) in [(1, 1), (5, 5), (4, 9)] {
+        let inputs = named([("queries", copies(queries)), ("keys", copies(keys))]);
+        let inputs = with(&inputs, [("scale", vector(&[3.0]))]);
+        let wanted = [&GRADIENTS[..], &["grad.scale"]].concat();
+        for normalize in [false, true] {
+            let mut losses = vec![info_nce(&json!({"normalize": normalize, "reduction": "none"}))];
+            losses.extend((queries == keys).then(|| info_nce(&symmetric(normalize))));
+            for loss in losses {
+                if !normalize {
+                    check(gpu, &*loss, &inputs, Dtype::F32, &wanted);
+                    continue;
+                }
+                // Equal directions have no gradient: what comes out is rounding, in the reference too.
+                check(gpu, &*loss, &inputs, Dtype::F32, &["loss", "lse"]);
+                let (outputs, _) = outcome(gpu, &*loss, &inputs, Dtype::F32, &wanted[2..]);
+                for name in &wanted[2..] {
+                    assert!(outputs[*name].to_f64().iter().all(|g| g.abs() < 1e-6), "{name}");
+                }
+            }
+            let loss = parse("sigmoid_contrastive", &json!({"normalize": normalize}));
+            let wanted = ["loss", "grad.queries", "grad.keys", "grad.scale"];
+            check(gpu, &*loss, &inputs, Dtype::F32, &wanted);
+        }
+    }
+    // Depth 1: every normalised vector is 1 or -1.
+    for labels in [[7; 6], [1, 1, 2, 2, 3, 3]] {
+        let features = matrix(6, 1, vec![0.3, -2.0, 5.0, 1e-3, -0.7, 0.0]);
+        let inputs = named([("features", features), ("labels", indices(&labels))]);
+        let loss = parse("sup_con", &json!({"temperature": 0.5}));
+        let wanted = ["loss", "count", "grad.features"];
+        let (_, status) = check(gpu, &*loss, &inputs, Dtype::F32, &wanted);
+        assert_eq!(status.zero_vectors, 1);
+    }
+}
+
+/// A learnable temperature stays on the GPU: its numbers change between two runs of one recording.
+fn resident_scale(context: &Context) {
+    let gpu = &context.gpu;
+    let inputs = with(&sample(36, 11, 11, 5), [("scale", vector(&[2.0]))]);
+    for options in [json!({}), symmetric(true)] {
+        let loss = info_nce(&options);
+        let placed = placed_inputs(gpu, &*loss, &inputs, Dtype::F32);
+        let output = Placed::output(gpu, Layout::vector(Dtype::F32, 1));
+        let gradient = Placed::output(gpu, Layout::vector(Dtype::F32, 1));
+        let outputs = Named::from([
+            ("loss".to_owned(), output.tensor()),
+            ("grad.scale".to_owned(), gradient.tensor()),
+        ]);
+        let request = Request::new(tensors(&placed), outputs);
+        for scale in [2.0, 0.25, -1.5] {
+            let (_, held) = placed.iter().find(|(name, _)| name == "scale").unwrap();
+            let at = held.tensor().layout.offset * 4;
+            gpu.queue().write_buffer(held.tensor().buffer, at, &(scale as f32).to_le_bytes());
+            submit(gpu, &*loss, &request);
+            let changed = with(&inputs, [("scale", vector(&[scale]))]);
+            let found = named([("loss", output.array(gpu)), ("grad.scale", gradient.array(gpu))]);
+            let wanted = ["loss", "grad.scale"];
+            Reference::new(&*loss, &changed, Dtype::F32, &wanted).assert(&found);
+        }
+    }
+}
+
 /// False negatives: keys with the query's label.
 fn labels(context: &Context) {
     let gpu = &context.gpu;
@@ -498,6 +567,31 @@ fn places_in_memory(context: &Context) {
                 }
             }
         }
+    }
+}
+
+/// What the device's allocator holds for a call is what its plan says.
+fn allocated(context: &Context) {
+    for (name, options, inputs, wanted) in kinds() {
+        let gpu = context.another();
+        let loss = parse(name, &options);
+        let placed = placed_inputs(&gpu, &*loss, &inputs, Dtype::F32);
+        let outputs: Vec<_> = wanted
+            .iter()
+            .map(|&name| {
+                let shape = match name {
+                    "loss" => vec![inputs.values().map(|array| array.shape[0]).max().unwrap()],
+                    name => inputs[name.strip_prefix("grad.").unwrap()].shape.clone(),
+                };
+                (name.to_owned(), Placed::output(&gpu, Layout::dense(Dtype::F32, &shape)))
+            })
+            .collect();
+        let request = Request::new(tensors(&placed), tensors(&outputs));
+        let prepared = gpu.prepare(&*loss, &request).unwrap();
+        let Some(held) = surprisal::bench::allocated_bytes(&gpu) else { return };
+        let planned = prepared.plan().scratch_bytes + prepared.plan().params_bytes();
+        // Drivers ask for a few bytes more a buffer.
+        assert!((planned..planned + 256).contains(&held), "{name} {options}: {held}, {planned}");
     }
 }
 

@@ -10,6 +10,9 @@ use crate::support::{
 
 tests![cross_entropy, linear_cross_entropy, info_nce, sup_con, sigmoid_contrastive, refusals];
 
+/// What computes a call.
+type Run<'a> = &'a dyn Fn(&dyn Loss, &Arrays, &[&str]) -> Arrays;
+
 /// How a loss is cut: inputs with a part of each shard, and the axis that is cut.
 type Cut = &'static [(&'static str, usize)];
 
@@ -86,11 +89,7 @@ impl Whole<'_> {
     }
 
     /// Both calls of every shard. An empty one puts zeros in.
-    fn run(
-        &self,
-        cuts: &[usize],
-        run: &dyn Fn(&dyn Loss, &Arrays, &[&str]) -> Arrays,
-    ) -> (Arrays, Arrays) {
+    fn run(&self, cuts: &[usize], run: Run) -> (Arrays, Arrays) {
         let rows = self.rows;
         let shards: Vec<(usize, usize)> = cuts.windows(2).map(|ends| (ends[0], ends[1])).collect();
         let both = self.options["symmetric"] == true;
@@ -327,7 +326,9 @@ fn info_nce(context: &Context) {
             json!({"reduction": {"over": 3.0}, "normalize": true}),
         ] {
             whole.options = options;
-            cuts.iter().for_each(|cuts| whole.check(&context.gpu, cuts));
+            for cuts in cuts {
+                whole.check(&context.gpu, cuts);
+            }
         }
     }
     (whole.inputs, whole.rows) = (pairs(40, 40, 6), 40);
@@ -336,7 +337,9 @@ fn info_nce(context: &Context) {
         json!({"symmetric": true, "reduction": "none", "chunk_bytes": 5 * 160}),
     ] {
         whole.options = options;
-        cuts.iter().for_each(|cuts| whole.check(&context.gpu, cuts));
+        for cuts in cuts {
+            whole.check(&context.gpu, cuts);
+        }
     }
     // A NaN in one shard is everybody's.
     let keys = crate::support::set(&whole.inputs["keys"], 20 * 6 + 1, f64::NAN);
