@@ -379,8 +379,8 @@ impl<'a> Layer<'a> {
         Sums { weight: sum(&self.weight_gradient), bias: sum(&self.bias_gradient) }
     }
 
-    /// Blocks of classes, where a saved lse (or the statistics of all shards) lets all rows of a block go at once: ∂W is then written
-    /// once, and what adds up is ∂hidden, which is small.
+    /// Blocks of classes, where a saved lse (or the statistics of all shards) lets all rows of a block go
+    /// at once: ∂W is then written once, and what adds up is ∂hidden, which is small.
     fn blocks(&self, rows: &Rows, call: &Call) -> Option<Vec<Range<u64>>> {
         let bytes = self.chunk_budget().min(self.profile.block_bytes);
         let elements = (bytes / 4).min(self.profile.dispatch_elements);

@@ -616,10 +616,7 @@ impl<'a> Pairs<'a> {
 
 /// Closes all rows from what was saved of them.
 fn close(rows: &mut Rows, chunks: &Chunks) -> Result<()> {
-    chunks.parts.iter().try_for_each(|(index, part)| {
-        let scores = chunks.chunk.clone().rows(&(0..part.end - part.start));
-        rows.close(*index, part, &Scores { scores, gradient: Gradient::Nowhere })
-    })
+    chunks.parts.iter().try_for_each(|(index, part)| rows.close(*index, part, None))
 }
 
 /// A 16-bit gradient is made in f32 before the normalisation's backward rounds it.
