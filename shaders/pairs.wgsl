@@ -28,7 +28,8 @@ struct Row {
     // The row of the chunk, and of the call.
     index: u32,
     number: u32,
-    // The positive key, or how many positives there are.
+    // The positive key (of a shard, before or after its keys if it is in another), or how many positives
+    // there are.
     label: u32,
     // IGNORED, BAD_TARGET
     flags: u32,
@@ -52,7 +53,7 @@ fn open(index: u32) -> Row {
     return Row(
         index,
         number,
-        select(entry.x, number, DIAGONAL),
+        select(entry.x, number - params.first_class, DIAGONAL),
         entry.y,
         params.share * bitcast<f32>(entry.w) * bitcast<f32>(row_table[0].z),
         select(0.0, bitcast<f32>(vector.x), known),
@@ -112,11 +113,12 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     );
 }
 
-// The similarity of one pair, 0 where it is no number.
+// The similarity of one pair, 0 where it is no number or in another shard.
 fn similarity(row: Row, column: u32) -> f32 {
-    let raw = logits_at(row.index, column);
-    let key = key_table_at(VECTOR_FACTOR, column);
-    let known = finite_one(raw) && finite_one(key);
+    let here = min(column, params.classes - 1u);
+    let raw = logits_at(row.index, here);
+    let key = key_table_at(VECTOR_FACTOR, here);
+    let known = finite_one(raw) && finite_one(key) && here == column;
     return select(0.0, bitcast<f32>(raw) * (row.query_factor * bitcast<f32>(key)), known);
 }
 

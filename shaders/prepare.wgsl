@@ -6,8 +6,6 @@
 
 override HAS_TARGETS: bool = true;
 override HAS_LSE: bool = false;
-// The columns are a shard of all classes: a target may lie in another one.
-override SHARDED: bool = false;
 // The denominator counts row weights, not rows.
 override WEIGHTED_ROWS: bool = false;
 
@@ -34,12 +32,10 @@ fn prepare_row(row: u32) -> Tally {
             tally.first_bad_row = params.first_row + row;
             tally.bad_value_low = target_words.x;
             tally.bad_value_high = target_words.y;
-        } else if (SHARDED) {
-            let here = target_words.x - params.first_class;
-            label = select(NONE, here, target_words.x >= params.first_class && here < params.classes);
         } else {
-            label = target_words.x;
-            class_weight = bitcast<f32>(weight_at(0u, label));
+            // In another shard it comes before the first column (wrapped) or after the last one.
+            label = target_words.x - params.first_class;
+            class_weight = bitcast<f32>(weight_at(0u, target_words.x));
         }
     }
     let row_weight = row_weight_at(row, 0u);

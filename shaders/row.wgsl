@@ -17,6 +17,8 @@ override WORKGROUP: u32 = 64u;
 override LANES: u32 = 64u;
 // The row's lse is given: the maximum and sum of a stream are not used.
 override HAS_LSE: bool = false;
+// The state is that of all shards, merged from their statistics.
+override GATHERED: bool = false;
 // The columns were streamed; otherwise the lse and the target are all there is.
 override STREAMED: bool = true;
 

@@ -12,4 +12,4 @@ mod workload;
 pub use copy::CopyKernel;
 pub use task::{Mode, Task};
 pub use timer::{Sample, Spread, Timer, interleave, wait};
-pub use workload::{Workload, streamed_bytes};
+pub use workload::{Workload, allocated_bytes, streamed_bytes};

@@ -139,8 +139,13 @@ fn kind(argument: &Argument, dtype: Dtype) -> Result<()> {
 
 /// Takes the first of an argument's shapes that agrees with the extents known so far.
 fn shape(argument: &Argument, found: &[u64], dims: &mut BTreeMap<Dim, u64>) -> Result<()> {
+    // Without shards there are no classes of all shards.
+    let known = |dims: &BTreeMap<Dim, u64>, shape: &[Dim]| {
+        !shape.contains(&Dim::AllClasses) || dims.contains_key(&Dim::AllClasses)
+    };
     let fits = |shape: &&&[Dim]| {
-        shape.len() == found.len()
+        known(dims, shape)
+            && shape.len() == found.len()
             && shape
                 .iter()
                 .zip(found)
@@ -164,7 +169,13 @@ fn shape(argument: &Argument, found: &[u64], dims: &mut BTreeMap<Dim, u64>) -> R
     Err(Error::WrongShape {
         argument: argument.name.to_owned(),
         found: found.to_vec(),
-        expected: argument.shapes.iter().map(words).collect::<Vec<_>>().join(" or "),
+        expected: argument
+            .shapes
+            .iter()
+            .filter(|shape| known(dims, shape))
+            .map(words)
+            .collect::<Vec<_>>()
+            .join(" or "),
     })
 }
 

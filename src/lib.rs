@@ -90,9 +90,8 @@ pub use gpu::{Gpu, Request};
 pub use linear::Linear;
 pub use loss::{
     BceWithLogits, BceWithLogitsInputs, BceWithLogitsOutputs, BinaryHinge, BinaryHingeInputs,
-    BinaryHingeOutputs, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, CrossEntropyShards,
-    CrossEntropyShardsInputs, CrossEntropyShardsOutputs, Denominator, Dice, DiceInputs,
-    DiceOutputs, ElementFunction, Elementwise, Empty, GaussianNll, GaussianNllInputs,
+    BinaryHingeOutputs, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Denominator, Dice,
+    DiceInputs, DiceOutputs, ElementFunction, Elementwise, Empty, GaussianNll, GaussianNllInputs,
     GaussianNllOutputs, HurdlePoisson, HurdlePoissonInputs, HurdlePoissonOutputs, IgnoreIndex,
     InfoNce, InfoNceInputs, InfoNceOutputs, LinearCrossEntropy, LinearCrossEntropyInputs,
     LinearCrossEntropyOutputs, Loss, Mse, MseInputs, MseOutputs, Padding, PoissonNll,

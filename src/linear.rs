@@ -88,6 +88,10 @@ impl<L: RowLoss> Loss for Linear<L> {
         self.loss.is_per_row()
     }
 
+    fn extents(&self) -> Vec<(Dim, u64)> {
+        self.loss.extents()
+    }
+
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         let Self { weight_layout, chunk_bytes, accumulate, .. } = *self;
         let options = LinearOptions { weight_layout, chunk_bytes, accumulate };
@@ -375,8 +379,8 @@ impl<'a> Layer<'a> {
         Sums { weight: sum(&self.weight_gradient), bias: sum(&self.bias_gradient) }
     }
 
-    /// Blocks of classes, where a saved lse lets all rows of a block go at once: ∂W is then written
-    /// once, and what adds up is ∂hidden, which is small.
+    /// Blocks of classes, where a saved lse (or the statistics of all shards) lets all rows of a block go
+    /// at once: ∂W is then written once, and what adds up is ∂hidden, which is small.
     fn blocks(&self, rows: &Rows, call: &Call) -> Option<Vec<Range<u64>>> {
         let bytes = self.chunk_budget().min(self.profile.block_bytes);
         let elements = (bytes / 4).min(self.profile.dispatch_elements);
@@ -387,14 +391,19 @@ impl<'a> Layer<'a> {
         (able && self.chunk_rows(rows.short()) < self.rows).then(|| stretches(self.classes, step))
     }
 
-    /// The gradients from a saved lse, a block of classes after another.
+    fn wants_gradients(&self) -> bool {
+        let Self { hidden_gradient, weight_gradient, bias_gradient, .. } = self;
+        hidden_gradient.is_some() || weight_gradient.is_some() || bias_gradient.is_some()
+    }
+
+    /// The gradients of rows that are closed from what is given, a block of classes after another.
     fn blockwise(&self, rows: &mut Rows, all: &Range<u64>, blocks: &[Range<u64>]) -> Result<()> {
-        rows.close_unseen(0, all)?;
+        rows.close(0, all, None)?;
         let widest = blocks.first().map_or(0, |block| block.end - block.start);
         let chunk = Layout::matrix(Dtype::F32, self.rows, widest);
         let chunk = rows.planner.scratch(chunk.row_stride(widest.next_multiple_of(4)));
         let mut hidden = sum(rows, self.hidden_gradient.as_ref(), blocks.len());
-        for block in blocks {
+        for block in blocks.iter().filter(|_| self.wants_gradients()) {
             let layer = self.classes(block);
             let chunk = chunk.clone().columns(&(0..block.end - block.start));
             layer.scores(rows, 0, all, &chunk)?;
@@ -447,8 +456,11 @@ impl<'a> Layer<'a> {
         chunk: &View,
     ) -> Result<()> {
         let chunk = chunk.clone().rows(&(0..part.end - part.start));
-        self.scores(rows, index, part, &chunk)?;
-        let wanted = self.hidden_gradient.is_some() || sums.weight.is_some() || sums.bias.is_some();
+        let wanted = self.wants_gradients();
+        // Rows that are closed without a stream have no use for scores but their gradient.
+        if wanted || !rows.closes() {
+            self.scores(rows, index, part, &chunk)?;
+        }
         let gradient = if wanted { Gradient::InPlace } else { Gradient::Nowhere };
         rows.main(index, part, &Scores { scores: chunk.clone(), gradient })?;
         // In place, the hidden states are gone once their gradient is there.

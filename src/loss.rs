@@ -9,7 +9,6 @@ pub(crate) mod arguments;
 pub mod bce_with_logits;
 pub mod binary_hinge;
 pub mod cross_entropy;
-pub mod cross_entropy_shards;
 pub mod dice;
 pub mod elementwise;
 pub mod gaussian_nll;
@@ -19,6 +18,7 @@ pub mod linear_cross_entropy;
 pub mod mse;
 pub mod poisson_nll;
 pub mod separable;
+pub mod shard;
 pub mod sigmoid_contrastive;
 pub mod similarity;
 pub mod sup_con;
@@ -33,11 +33,7 @@ use crate::{
 pub use bce_with_logits::{BceWithLogits, BceWithLogitsInputs, BceWithLogitsOutputs};
 pub use binary_hinge::{BinaryHinge, BinaryHingeInputs, BinaryHingeOutputs};
 pub use cross_entropy::{
-    CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Denominator, IgnoreIndex, Shard,
-    Smoothing,
-};
-pub use cross_entropy_shards::{
-    CrossEntropyShards, CrossEntropyShardsInputs, CrossEntropyShardsOutputs,
+    CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Denominator, IgnoreIndex, Smoothing,
 };
 pub use dice::{Dice, DiceInputs, DiceOutputs};
 pub use elementwise::{ElementFunction, Elementwise};
@@ -50,6 +46,7 @@ pub use linear_cross_entropy::{
 pub use mse::{Mse, MseInputs, MseOutputs};
 pub use poisson_nll::{PoissonNll, PoissonNllInputs, PoissonNllOutputs};
 pub use separable::{Separable, SeparableRow};
+pub use shard::Shard;
 pub use sigmoid_contrastive::{
     SigmoidContrastive, SigmoidContrastiveInputs, SigmoidContrastiveOutputs,
 };
@@ -104,6 +101,8 @@ pub enum Dim {
     Top,
     /// The rows of all shards, one shard after another.
     Gathered,
+    /// The classes of all shards.
+    AllClasses,
 }
 
 impl Dim {
@@ -119,6 +118,7 @@ impl Dim {
             Self::BitWords => "words of bits",
             Self::Top => "k",
             Self::Gathered => "shards · rows",
+            Self::AllClasses => "classes of all shards",
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     kernel::{Source, shader},
     linear::{Chunks, Layer, LinearOptions},
-    loss::{Dim, Empty, Reduction, Similarity, WeightLayout},
+    loss::{Dim, Empty, Reduction, Shard, Similarity, WeightLayout},
     plan::{Call, Number, Plan, View},
     profile::Profile,
     row::{
@@ -37,6 +37,8 @@ pub(crate) struct Pairing {
     pub columns: Columns,
     /// The most bytes for the chunk of scores.
     pub chunk_bytes: Option<u64>,
+    /// The keys are a shard of all keys.
+    pub shard: Option<Shard>,
 }
 
 /// What the columns of the scores are, beside keys.
@@ -55,8 +57,14 @@ pub(crate) trait PairLoss: RowLoss {
     /// How it pairs.
     fn pairing(&self) -> Pairing;
 
-    /// What only this loss can refuse, of the inputs given and the numbers of queries and keys.
-    fn check_pairs(&self, _given: &dyn Fn(&str) -> bool, _extents: [u64; 2]) -> Result<()> {
+    /// What only this loss can refuse, of the inputs given, the outputs wanted, and the numbers of
+    /// queries and keys.
+    fn check_pairs(
+        &self,
+        _given: &dyn Fn(&str) -> bool,
+        _wanted: &[&str],
+        _extents: [u64; 2],
+    ) -> Result<()> {
         Ok(())
     }
 }
@@ -81,9 +89,17 @@ pub(crate) fn sources(softmax: bool, own: Source) -> Vec<Source> {
     [shader!("pairs.wgsl")].into_iter().chain(softmax_files).chain([own]).collect()
 }
 
-/// The scale where none is given, and a direction's share of the loss.
-pub(crate) fn numbers(scale: f64, share: f64) -> Vec<(String, Number)> {
-    vec![("scale".to_owned(), scale.into()), ("share".to_owned(), share.into())]
+/// The scale where none is given, a direction's share of the loss, and the first key.
+pub(crate) fn numbers(scale: f64, share: f64, shard: Option<Shard>) -> Vec<(String, Number)> {
+    vec![
+        ("scale".to_owned(), scale.into()),
+        ("share".to_owned(), share.into()),
+        ("first_class".to_owned(), first(shard).into()),
+    ]
+}
+
+fn first(shard: Option<Shard>) -> u64 {
+    shard.map_or(0, |shard| shard.first)
 }
 
 /// The options that pair losses share.
@@ -100,7 +116,7 @@ pub(crate) fn check_temperature(loss: &str, temperature: f64) -> Result<()> {
     Err(Error::option(loss, "temperature", temperature, "τ is above 0 and within f32"))
 }
 
-/// What a pair loss with positives on the diagonal or by index refuses.
+/// What a pair loss refuses.
 pub(crate) fn check(loss: &dyn PairLoss, call: &Call) -> Result<()> {
     let wanted: Vec<&str> = call.outputs.keys().map(String::as_str).collect();
     let extents = [call.dim(Dim::Rows), call.dim(Dim::Classes)];
@@ -119,14 +135,19 @@ pub(crate) fn check_inputs(
             return Err(missing(loss, input));
         }
     }
-    if !given("targets") && keys < queries {
+    let Pairing { shard, columns, .. } = loss.pairing();
+    if let Some(shard) = shard {
+        shard.check_columns(loss.about().name, "keys", keys)?;
+    }
+    let all_keys = shard.map_or(keys, |shard| shard.classes);
+    if columns != Columns::Queries && !given("targets") && all_keys < queries {
         return Err(Error::WrongShape {
             argument: "keys".to_owned(),
-            found: vec![keys],
+            found: vec![all_keys],
             expected: format!("at least {queries} keys, or `targets`: key i is query i's positive"),
         });
     }
-    loss.check_pairs(given, [queries, keys])
+    loss.check_pairs(given, wanted, [queries, keys])
 }
 
 /// The plan of a pair loss.
@@ -140,7 +161,8 @@ pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Resul
             reason: "the vectors are read again after their gradient is written".to_owned(),
         });
     }
-    if loss.pairing().columns == Columns::Queries {
+    let Pairing { columns, shard, .. } = loss.pairing();
+    if columns == Columns::Queries && shard.is_none() {
         // The rows are the columns as well.
         call.dims.insert(Dim::Classes, call.dim(Dim::Rows));
         check::extents(&call.dims)?;
@@ -204,6 +226,10 @@ struct Pairs<'a> {
     layer: Layer<'a>,
     labels: Option<View>,
     key_labels: Option<View>,
+    wants_scale: bool,
+    /// Of the columns' softmax: what was saved of it, and where it is to be saved.
+    column_lse: [Option<View>; 2],
+    statistics: Option<View>,
 }
 
 /// A vector's inverse norm and label, and how far apart entries and their words are.
@@ -224,13 +250,20 @@ impl<'a> Pairs<'a> {
     fn new(loss: &dyn PairLoss, call: &Call, profile: &'a Profile) -> Result<Self> {
         let pairing = loss.pairing();
         let itself = pairing.columns == Columns::Queries;
-        let [queries, keys] = if itself { ["features"; 2] } else { ["queries", "keys"] };
+        let queries = if itself { "features" } else { "queries" };
+        let keys = if itself && pairing.shard.is_none() { queries } else { "keys" };
         let needed = |name| call.input(name).ok_or_else(|| missing(loss, name));
         let labels = call.input("labels");
+        // By default the f32 sum beside a 16-bit gradient of the keys is a part of the chunk's budget.
+        let keys_gradient = call.output("grad.keys").filter(needs_own_sum);
+        let beside =
+            keys_gradient.map_or(0, |_| call.dim(Dim::Classes) * call.dim(Dim::Hidden) * 4);
+        let budget = profile.chunk_bytes;
+        let chunk_bytes = budget.saturating_sub(beside).max(budget / 2);
         let layer = Layer {
             options: LinearOptions {
                 weight_layout: WeightLayout::ClassesHidden,
-                chunk_bytes: pairing.chunk_bytes,
+                chunk_bytes: pairing.chunk_bytes.or(Some(chunk_bytes)),
                 accumulate: false,
             },
             profile,
@@ -249,8 +282,21 @@ impl<'a> Pairs<'a> {
             let what = Dim::Hidden.name().to_owned();
             return Err(Error::Limit { what, found: layer.depth, limit: deepest });
         }
-        let key_labels = call.input("key_labels").or_else(|| labels.clone());
-        Ok(Self { pairing, profile, layer, labels, key_labels })
+        let own = |labels: View| match pairing.shard {
+            Some(Shard { first, .. }) if itself => labels.rows(&(first..first + layer.classes)),
+            _ => labels,
+        };
+        let key_labels = call.input("key_labels").or_else(|| labels.clone().map(own));
+        Ok(Self {
+            pairing,
+            profile,
+            layer,
+            labels,
+            key_labels,
+            wants_scale: call.wants("grad.scale"),
+            column_lse: [call.input("column_lse"), call.output("column_lse")],
+            statistics: call.output("statistics"),
+        })
     }
 
     // --- tables ---
@@ -267,7 +313,7 @@ impl<'a> Pairs<'a> {
         self.vectors(rows, &query_table, &self.layer.hidden, self.labels.as_ref())?;
         self.vectors(rows, &key_table, &self.layer.weight, self.key_labels.as_ref())?;
         if self.pairing.columns == Columns::Queries {
-            let counts = self.partners(rows, &key_table)?;
+            let counts = self.partners(rows, &query_table)?;
             rows.give("targets", counts);
         }
         rows.give("query_table", query_table.view.clone());
@@ -324,7 +370,8 @@ impl<'a> Pairs<'a> {
         for part in stretches(count, short.clamp(1, MOST_ITERATIONS)) {
             rows.around("partners", &[shader!("pairs/partners.wgsl")])
                 .number("classes", count)
-                .number("stride", table.word_step)
+                .number("entry_step", table.entry_step)
+                .number("word_step", table.word_step)
                 .number("first", part.start)
                 .number("end", part.end)
                 .table("table", &table.view, "u32")
@@ -342,6 +389,10 @@ impl<'a> Pairs<'a> {
 
     /// Every chunk's loss and gradient at once.
     fn one_walk(&self, rows: &mut Rows, tables: &Tables, chunks: &Chunks) -> Result<()> {
+        if rows.closes() {
+            close(rows, chunks)?;
+            return self.second_walk(rows, tables, chunks);
+        }
         let mut gradients = Gradients::new(self, rows, chunks);
         if chunks.parts.is_empty() {
             gradients.nothing(rows, &chunks.chunk)?;
@@ -367,35 +418,72 @@ impl<'a> Pairs<'a> {
     ) -> Result<()> {
         let stride = tables.keys.word_step;
         let columns = rows.planner.scratch(Layout::matrix(Dtype::F32, COLUMN_PLANES, stride));
-        for (index, part) in &chunks.parts {
-            let chunk = chunks.chunk.clone().rows(&(0..part.end - part.start));
-            self.layer.scores(rows, *index, part, &chunk)?;
-            let scores = Scores { scores: chunk, gradient: Gradient::Nowhere };
-            rows.main(*index, part, &scores)?;
-            if self.pairing.columns == Columns::Softmax {
-                self.columns(rows, (*index, part), &scores, &columns)?;
+        if rows.closes() {
+            close(rows, chunks)?;
+        } else {
+            for (index, part) in &chunks.parts {
+                let chunk = chunks.chunk.clone().rows(&(0..part.end - part.start));
+                self.layer.scores(rows, *index, part, &chunk)?;
+                let scores = Scores { scores: chunk, gradient: Gradient::Nowhere };
+                rows.main(*index, part, &scores)?;
+                if self.pairing.columns == Columns::Softmax {
+                    self.columns(rows, (*index, part), &scores, &columns)?;
+                }
             }
         }
         self.join(rows, windows, &columns, stride)?;
-        if !self.wants_gradients() {
+        rows.give("column_table", columns);
+        self.second_walk(rows, tables, chunks)
+    }
+
+    /// The gradients of rows that are closed.
+    fn second_walk(&self, rows: &mut Rows, tables: &Tables, chunks: &Chunks) -> Result<()> {
+        let scale = rows.closes() && self.wants_scale;
+        if !self.wants_gradients() && !scale {
             return Ok(());
         }
-        rows.give("column_table", columns);
         let mut gradients = Gradients::new(self, rows, chunks);
         if chunks.parts.is_empty() {
             gradients.nothing(rows, &chunks.chunk)?;
         }
         for (index, part) in &chunks.parts {
             let chunk = chunks.chunk.clone().rows(&(0..part.end - part.start));
-            // A single chunk still holds its scores.
-            if chunks.parts.len() > 1 {
+            // A single chunk still holds its scores, if they were made.
+            if chunks.parts.len() > 1 || rows.closes() {
                 self.layer.scores(rows, *index, part, &chunk)?;
             }
-            let scores = Scores { scores: chunk.clone(), gradient: Gradient::InPlace };
-            rows.gradient(*index, part, &scores)?;
-            gradients.chunk(self, rows, &tables.queries, (*index, part), &chunk)?;
+            if scale {
+                self.slope(rows, (*index, part), &chunk)?;
+            }
+            if self.wants_gradients() {
+                let scores = Scores { scores: chunk.clone(), gradient: Gradient::InPlace };
+                rows.gradient(*index, part, &scores)?;
+                gradients.chunk(self, rows, &tables.queries, (*index, part), &chunk)?;
+            }
         }
         gradients.finish(self, rows, &tables.keys)
+    }
+
+    /// The rows' parts of the gradient of the scale, as far as a dispatch's loops allow at a time.
+    fn slope(
+        &self,
+        rows: &mut Rows,
+        (index, part): (usize, &Range<u64>),
+        chunk: &View,
+    ) -> Result<()> {
+        let reach = MOST_ITERATIONS * 4 * u64::from(self.profile.lanes());
+        for keys in stretches(self.layer.classes, reach) {
+            let streams = rows.streams(part, false);
+            let step = rows
+                .step("scale_slope", shader!("pairs/slope.wgsl"), index, part)
+                .number("first", keys.start)
+                .number("end", keys.end)
+                .words("statistics", None)
+                .read("logits", Some(chunk.clone()), 0.0)
+                .write("gradient", None);
+            crate::row::functor_streams(step, streams).groups(part.end - part.start)?;
+        }
+        Ok(())
     }
 
     /// Takes a chunk's rows into the columns' own states.
@@ -419,6 +507,17 @@ impl<'a> Pairs<'a> {
             .groups(self.layer.classes.div_ceil(4 * u64::from(lanes)))
     }
 
+    /// Where the columns' softmax comes from, as `join` numbers it; nowhere where nobody needs it.
+    fn source(&self, rows: &Rows) -> Option<u32> {
+        let gradients = self.wants_gradients() || self.wants_scale;
+        match (self.pairing.columns, rows.closes()) {
+            (Columns::Softmax, false) => Some(1),
+            _ if !gradients => None,
+            (Columns::Softmax, true) => Some(2),
+            _ => Some(0),
+        }
+    }
+
     /// Closes the columns, and the pairs' losses with them.
     fn join(
         &self,
@@ -427,17 +526,24 @@ impl<'a> Pairs<'a> {
         columns: &View,
         stride: u64,
     ) -> Result<()> {
+        let Some(source) = self.source(rows) else { return Ok(()) };
         let lanes = self.profile.tally_lanes();
+        let [saved, kept] = &self.column_lse;
         let sources =
             [shader!("record.wgsl"), shader!("pairs/column.wgsl"), shader!("pairs/join.wgsl")];
         for (index, window) in windows.iter().enumerate() {
             let Some((records, _)) = rows.records(index, window) else { continue };
             let count = window.end - window.start;
             rows.around("join", &sources)
-                .shape("OWN", self.pairing.columns == Columns::Softmax)
+                .shape("SOURCE", source)
                 .number("rows", count)
+                .number("classes", self.layer.classes)
                 .number("origin", window.start)
+                .number("first_class", first(self.pairing.shard))
                 .number("stride", stride)
+                .words("saved_lse", saved.clone())
+                .words("column_lse", kept.clone())
+                .words("statistics", self.statistics.clone())
                 .table("records", &records, "u32")
                 .table("column_states", columns, "u32")
                 .groups(count.div_ceil(u64::from(lanes)))?;
@@ -506,6 +612,11 @@ impl<'a> Pairs<'a> {
         }
         Ok(())
     }
+}
+
+/// Closes all rows from what was saved of them.
+fn close(rows: &mut Rows, chunks: &Chunks) -> Result<()> {
+    chunks.parts.iter().try_for_each(|(index, part)| rows.close(*index, part, None))
 }
 
 /// A 16-bit gradient is made in f32 before the normalisation's backward rounds it.

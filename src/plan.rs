@@ -49,10 +49,11 @@ pub struct Call {
 impl<'de> serde::Deserialize<'de> for Dim {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        let words = [Self::State, Self::StatusWords, Self::BitWords, Self::Top, Self::Gathered];
+        let words = [Self::State, Self::StatusWords, Self::BitWords, Self::Top];
         [Self::Rows, Self::Classes, Self::Hidden, Self::One]
             .into_iter()
             .chain(words)
+            .chain([Self::Gathered, Self::AllClasses])
             .find(|dim| format!("{dim:?}").eq_ignore_ascii_case(&name.replace('_', "")))
             .ok_or_else(|| serde::de::Error::custom(format!("no extent `{name}`")))
     }

@@ -15,13 +15,14 @@ use crate::{
     plan::Call,
 };
 
-pub(crate) use rows::{Gradient, Rows, Scores, combine, functor_streams, plan, stretches};
+pub(crate) use rows::{Gradient, Rows, Scores, functor_streams, plan, stretches};
 
 pub use crate::plan::Number;
 
 /// Words of a row's mergeable state, as the output `statistics` hands it out: for softmax losses
 /// (max u, Σ exp(u − max), Σ exp(u − max)·(u − max), Σ coefficient, Σ coefficient·(u − max),
-/// argmax, rank, flags), the last three as the bits of a `u32`.
+/// argmax, rank, flags), the last three as the bits of a `u32`. A coefficient is what the loss weighs
+/// −log p of a column with; of a [`Shard`] the seventh word is the target's u instead of a rank.
 pub const STATE_WORDS: u64 = check::STATE_WORDS;
 /// The most loop iterations of one invocation, all its loops together.
 ///

@@ -342,28 +342,31 @@ fn calls_round_trip() {
 fn large_scores_fit_thirty_two_mebibytes() {
     let profile = Profile::default().software(8);
     let (n, depth) = (32_768, 64);
-    for (name, options) in [
+    for (call, dtype) in [
         ("info_nce", json!({"normalize": true})),
         ("info_nce", json!({"normalize": true, "symmetric": true})),
         ("sigmoid_contrastive", json!({"normalize": true})),
         ("sup_con", json!({})),
-    ] {
+    ]
+    .into_iter()
+    .flat_map(|call| [Dtype::F32, Dtype::Bf16].map(|dtype| (call.clone(), dtype)))
+    {
+        let (name, options) = call;
         let loss = (surprisal::loss::find(name).unwrap().parse)(&options).unwrap();
         let itself = name == "sup_con";
         let vectors: &[&str] = if itself { &["features"] } else { &["queries", "keys"] };
         let gradients: Vec<String> = vectors.iter().map(|v| format!("grad.{v}")).collect();
         let (shape, labels): (&[u64], &[u64]) = (&[n, depth], &[n]);
-        let mut inputs: Vec<_> = vectors.iter().map(|&v| (v, Dtype::F32, shape)).collect();
+        let mut inputs: Vec<_> = vectors.iter().map(|&v| (v, dtype, shape)).collect();
         if itself {
             inputs.push(("labels", Dtype::I32, labels));
         }
-        let mut outputs: Vec<_> =
-            gradients.iter().map(|g| (g.as_str(), Dtype::F32, shape)).collect();
+        let mut outputs: Vec<_> = gradients.iter().map(|g| (g.as_str(), dtype, shape)).collect();
         outputs.push(("loss", Dtype::F32, &[1]));
         let plan = plan(&*loss, &inputs, &outputs, &profile).unwrap();
         assert_within_limits(&plan, &profile);
         let beside = plan.scratch_bytes + plan.params_bytes();
-        assert!(beside < 32 * MIB, "{name} {options}: {beside}");
+        assert!(beside < 32 * MIB, "{name} {options} {dtype}: {beside}");
         assert_eq!(plan.unstored_bytes, n * n * 4);
     }
     let loss = LinearCrossEntropy::default();

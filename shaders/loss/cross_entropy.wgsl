@@ -5,7 +5,8 @@ override HAS_PROBS: bool = false;
 override HAS_TERM: bool = false;
 override ORDINAL: bool = false;
 override SOFTCAP: bool = false;
-// The columns are a shard of all classes: the coefficients single out the target, where it is here.
+// The columns are a shard of all classes: the coefficients are the whole target distribution, and the
+// state has the target's u in the place of its rank. The label may lie before or after the columns.
 override SHARDED: bool = false;
 override FOCAL: bool = false;
 override WANTS_ENTROPY: bool = false;
@@ -42,11 +43,8 @@ struct Row {
     // row_weight · upstream / denominator
     factor: f32,
     class_weights: f32,
-    // The orderable key of the target's u, for the rank.
+    // The orderable key of the target's u, for the rank; of a shard, the bits of the target's u.
     target_key: u32,
-    // u - top of the target where columns are sharded, and whether it is -inf.
-    target_term: f32,
-    target_dead: bool,
 }
 
 // The mergeable state of a stretch of columns (public: see row.rs).
@@ -124,16 +122,35 @@ fn item_empty() -> Item {
 }
 
 fn coefficients(row: Row, column: u32) -> vec4<f32> {
-    if (SHARDED) {
-        let columns = vec4<u32>(column, column + 1u, column + 2u, column + 3u);
-        return select(vec4<f32>(0.0), vec4<f32>(1.0), columns == vec4<u32>(row.label));
-    }
     let weight = bitcast<vec4<f32>>(weight_quad(0u, column));
     if (HAS_PROBS) {
         let q = bitcast<vec4<f32>>(target_probs_quad(row.index, column));
         return weight * (params.kept_share * q + params.spread_share);
     }
+    if (SHARDED) {
+        return weight * index_target(row, column);
+    }
     return weight;
+}
+
+// The shares of a class and of each of its neighbours under ordinal smoothing.
+fn ordinal_shares(label: u32, classes: u32) -> vec2<f32> {
+    let left = label > 0u;
+    let right = label + 1u < classes;
+    let side = select(params.ordinal_share, 0.5 * params.ordinal_share, left && right);
+    return select(vec2<f32>(params.kept_share, side), vec2<f32>(1.0, 0.0), !left && !right);
+}
+
+// The target distribution of an index target at a quad of a shard's columns.
+fn index_target(row: Row, column: u32) -> vec4<f32> {
+    let columns = vec4<u32>(column, column + 1u, column + 2u, column + 3u);
+    let here = columns == vec4<u32>(row.label);
+    if (ORDINAL) {
+        let shares = ordinal_shares(row.label + params.first_class, params.all_classes);
+        let next = (columns == vec4<u32>(row.label - 1u)) | (columns == vec4<u32>(row.label + 1u));
+        return select(select(vec4<f32>(0.0), vec4<f32>(shares.y), next), vec4<f32>(shares.x), here);
+    }
+    return params.spread_share + select(vec4<f32>(0.0), vec4<f32>(params.kept_share), here);
 }
 
 fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
@@ -158,15 +175,20 @@ fn target_score(row: u32, label: u32) -> Score {
     return score(vec4<u32>(logits_at(row, label)), vec4<u32>(logit_bias_at(0u, label)));
 }
 
+// For the gradient, which needs no more than the label, and that of a shard alone.
 fn reopen(index: u32) -> Row {
-    return Row(index, NONE, 0u, 0.0, 0.0, 0.0, 0u, 0.0, false);
+    var label = NONE;
+    if (SHARDED) {
+        label = row_table[HEADER + params.first_row + index].x;
+    }
+    return Row(index, label, 0u, 0.0, 0.0, 0.0, 0u);
 }
 
 fn open(index: u32) -> Row {
     let entry = row_table[HEADER + params.first_row + index];
     let head = bitcast<vec4<f32>>(row_table[0]);
     let row_weight = bitcast<f32>(entry.z);
-    var row = Row(index, entry.x, entry.y, row_weight, row_weight * bitcast<f32>(entry.w) * head.z, head.w, 0u, 0.0, false);
+    var row = Row(index, entry.x, entry.y, row_weight, row_weight * bitcast<f32>(entry.w) * head.z, head.w, 0u);
     if (WANTS_RANK && row.label != NONE) {
         let at = target_score(index, row.label);
         row.target_key = key(at.u.x);
@@ -180,7 +202,7 @@ fn row_streams(row: Row) -> bool {
 }
 
 fn state_empty() -> State {
-    return State(DEAD, 0.0, 0.0, 0.0, 0.0, NONE, 0u, 0u);
+    return State(DEAD, 0.0, 0.0, 0.0, 0.0, NONE, select(0u, NONE, SHARDED), 0u);
 }
 
 struct Part {
@@ -229,6 +251,14 @@ fn above(it: Item, row: Row) -> u32 {
     return count;
 }
 
+// The bits of the target's u where it is one of a quad's columns.
+fn target_bits(it: Item, row: Row) -> u32 {
+    let columns = vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u);
+    let here = (columns == vec4<u32>(row.label)) & (columns < vec4<u32>(params.classes));
+    let bits = select(vec4<u32>(NONE), bitcast<vec4<u32>>(it.u), here & vec4<bool>(it.column < params.classes));
+    return min(min(bits.x, bits.y), min(bits.z, bits.w));
+}
+
 fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
     let tile_top = max4(max(max(a.u, b.u), max(c.u, d.u)));
     let top = max(state.top, tile_top);
@@ -250,6 +280,9 @@ fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> Sta
     }
     if (WANTS_RANK) {
         tile.rank = above(a, row) + above(b, row) + above(c, row) + above(d, row);
+    }
+    if (SHARDED) {
+        tile.rank = min(min(target_bits(a, row), target_bits(b, row)), min(target_bits(c, row), target_bits(d, row)));
     }
     // The tile's numbers are taken against the new maximum: only the state is rescaled.
     let moved = rescale(state, top);
@@ -286,7 +319,7 @@ fn joined(a: State, b: State, a_top: bool) -> State {
         a.coefficient + b.coefficient,
         a.term + b.term,
         argmax,
-        a.rank + b.rank,
+        select(a.rank + b.rank, min(a.rank, b.rank), SHARDED),
         a.flags | b.flags,
     );
 }
@@ -311,6 +344,15 @@ fn state_publish(row: u32, state: State) {
     statistics_write(at + 7u, state.flags);
 }
 
+// The state of a shard as it was published; zeros are that of no columns.
+fn state_gathered(low: vec4<u32>, high: vec4<u32>) -> State {
+    if (high.w == 0u) {
+        return state_empty();
+    }
+    let sums = bitcast<vec4<f32>>(low);
+    return State(sums.x, sums.y, sums.z, sums.w, bitcast<f32>(high.x), high.y, high.z, high.w);
+}
+
 // One share of the target distribution: its weight, its distance lse - u (0 where u is -inf), and
 // whether that makes the loss infinite.
 struct Share {
@@ -322,8 +364,10 @@ struct Share {
 
 fn share(row: Row, label: u32, part_of: f32, top: f32, log_sum: f32) -> Share {
     if (SHARDED) {
-        let below = select(log_sum - row.target_term, 0.0, row.target_dead);
-        return Share(part_of, below, !row.target_dead, row.target_dead);
+        // What it weighs is in the sums already.
+        let u = bitcast<f32>(row.target_key);
+        let here = row.target_key != NONE && u != DEAD;
+        return Share(0.0, select(0.0, log_sum + (top - u), here), here, false);
     }
     let s = target_score(row.index, label);
     let weight = part_of * bitcast<f32>(weight_at(0u, label));
@@ -376,7 +420,7 @@ fn close_live(row: Row, state: State) -> Closed {
     out.beta = row.factor;
     if (HAS_TERM) {
         // With index targets the coefficients are bare class weights: each has the share ε/C.
-        let reach = select(params.spread_share, 1.0, HAS_PROBS);
+        let reach = select(params.spread_share, 1.0, HAS_PROBS || SHARDED);
         coefficient = select(row.class_weights, state.coefficient, STREAMED);
         total = reach * (coefficient * log_sum - state.term);
         infinite = (state.flags & STATE_INFINITE) != 0u && reach != 0.0;
@@ -388,8 +432,7 @@ fn close_live(row: Row, state: State) -> Closed {
         out.side = log_sum;
     } else {
         var known = row;
-        known.target_term = state.term;
-        known.target_dead = (state.flags & STATE_INFINITE) != 0u;
+        known.target_key = state.rank;
         return close_target(known, out, log_sum, total, coefficient, infinite);
     }
     return close_loss(row, out, total, out.beta * coefficient, infinite);
@@ -414,11 +457,12 @@ fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, coefficient:
     var infinite = spread_infinite;
     var kept = params.kept_share;
     var side = 0.0;
-    if (ORDINAL) {
+    if (ORDINAL && !SHARDED) {
         let left = row.label > 0u;
         let right = row.label + 1u < params.classes;
-        kept = select(kept, 1.0, !left && !right);
-        side = select(params.ordinal_share, 0.5 * params.ordinal_share, left && right);
+        let shares = ordinal_shares(row.label, params.classes);
+        kept = shares.x;
+        side = shares.y;
         let s = share(row, select(row.label, row.label - 1u, left), select(0.0, side, left), out.top, log_sum);
         let t = share(row, select(row.label, row.label + 1u, right), select(0.0, side, right), out.top, log_sum);
         total += s.weight * s.below + t.weight * t.below;
@@ -445,7 +489,7 @@ fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, coefficient:
         total = total * modulation;
         sides = sides * modulation;
     }
-    out.correct = select(0u, 1u, WANTS_ARGMAX && out.argmax == row.label);
+    out.correct = select(0u, 1u, WANTS_ARGMAX && out.argmax == row.label + params.first_class);
     let taken = out.beta * coefficient + out.kappa + row.factor * sides;
     return close_loss(row, out, total, taken, infinite);
 }
@@ -517,7 +561,7 @@ fn emit(row: Row, closed: Closed, it: Item) {
         let place = closed.label - it.column;
         let places = vec4<u32>(0u, 1u, 2u, 3u);
         taken += select(vec4<f32>(0.0), vec4<f32>(closed.kappa), places == vec4<u32>(place));
-        if (ORDINAL) {
+        if (ORDINAL && !SHARDED) {
             let next = (places == vec4<u32>(place - 1u)) | (places == vec4<u32>(place + 1u));
             taken += select(vec4<f32>(0.0), closed.side * bitcast<vec4<f32>>(weight_quad(0u, it.column)), next);
         }

@@ -1,12 +1,78 @@
-// A lane a row and its column: closes the column's softmax (its own, or that of the row where queries
-// and keys are the same vectors), and lets the pair's loss be the mean of both.
+// A lane a row, and the column of the same pair where that is here: closes the column's softmax, and
+// lets the pair's loss be the mean of both.
 
 override WORKGROUP: u32 = 64u;
-// Columns have states of their own.
-override OWN: bool = false;
+
+// Where a column's softmax comes from: the row of the same vector, its state, or a saved lse.
+override SOURCE: u32 = 0u;
+const FROM_ROW: u32 = 0u;
+const FROM_STATE: u32 = 1u;
+const FROM_LSE: u32 = 2u;
 
 const STATE_LIVE: u32 = 1u;
 const STATE_BAD: u32 = 2u;
+const STATE_COLUMN_BAD: u32 = 4u;
+
+struct Softmax {
+    top: f32,
+    inverse_sum: f32,
+    bad: bool,
+}
+
+fn state_word(word: u32, column: u32) -> u32 {
+    return column_states[word * params.stride + column];
+}
+
+fn from_row(at: u32) -> Softmax {
+    let bad = (records[at + RECORD_FLAGS] & ROW_NAN) != 0u;
+    return Softmax(bitcast<f32>(records[at + 8u]), bitcast<f32>(records[at + 9u]), bad);
+}
+
+fn from_lse(column: u32) -> Softmax {
+    let given = saved_lse_read(column);
+    let bad = !finite_one(given);
+    return Softmax(select(bitcast<f32>(given), 0.0, bad), 1.0, bad);
+}
+
+// Also what it means to the pair: its loss, its part of the gradient of the scale, its statistics.
+fn from_state(row: u32, at: u32, column: u32) -> Softmax {
+    let bad = (state_word(COLUMN_FLAGS, column) & (STATE_LIVE | STATE_BAD)) != STATE_LIVE;
+    let top = bitcast<f32>(state_word(COLUMN_TOP, column));
+    let sum = select(bitcast<f32>(state_word(COLUMN_SUM, column)), 1.0, bad);
+    let inverse_sum = 1.0 / sum;
+    let back = log(sum) + (top - bitcast<f32>(records[at + 4u]));
+    let either = bad || (records[at + RECORD_FLAGS] & ROW_NAN) != 0u;
+    let loss = 0.5 * (bitcast<f32>(records[at]) + back);
+    records[at] = select(bitcast<u32>(loss), NAN_BITS, either);
+    let factor = bitcast<f32>(records[at + 10u]);
+    let moment = bitcast<f32>(state_word(COLUMN_MOMENT, column));
+    let reference = bitcast<f32>(state_word(COLUMN_REFERENCE, column));
+    let slope = factor * (moment * inverse_sum + (reference - bitcast<f32>(records[at + 5u])));
+    let scale = bitcast<f32>(records[at + RECORD_SCALE]) + slope;
+    records[at + RECORD_SCALE] = select(bitcast<u32>(scale), select(NAN_BITS, 0u, factor == 0.0), either);
+    records[at + RECORD_FLAGS] |= select(0u, ROW_NAN, bad);
+    let published = (params.origin + row) * 8u;
+    statistics_write(published + 5u, select(bitcast<u32>(back), 0u, bad));
+    statistics_write(published + 7u, statistics_read(published + 7u) | select(0u, STATE_COLUMN_BAD, bad));
+    column_lse_write(column, select(bitcast<u32>(top + log(sum)), NAN_BITS, bad));
+    return Softmax(top, inverse_sum, bad);
+}
+
+fn join_column(row: u32, at: u32, column: u32) {
+    let factor = bitcast<f32>(records[at + 10u]);
+    var softmax: Softmax;
+    if (SOURCE == FROM_STATE) {
+        softmax = from_state(row, at, column);
+    } else if (SOURCE == FROM_LSE) {
+        softmax = from_lse(column);
+    } else {
+        softmax = from_row(at);
+    }
+    column_states[COLUMN_TOP * params.stride + column] = bitcast<u32>(softmax.top);
+    column_states[COLUMN_SUM * params.stride + column] = bitcast<u32>(softmax.inverse_sum);
+    let bad = softmax.bad && factor != 0.0;
+    column_states[COLUMN_FACTOR * params.stride + column] = select(bitcast<u32>(factor), NAN_BITS, bad);
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn join(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -15,31 +81,10 @@ fn join(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         return;
     }
     let at = row * RECORD;
-    let column = params.origin + row;
-    let row_bad = (records[at + RECORD_FLAGS] & ROW_NAN) != 0u;
-    let factor = bitcast<f32>(records[at + 10u]);
-    var bad = row_bad;
-    var top = bitcast<f32>(records[at + 8u]);
-    var inverse_sum = bitcast<f32>(records[at + 9u]);
-    if (OWN) {
-        let flags = column_states[COLUMN_FLAGS * params.stride + column];
-        bad = (flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE;
-        top = bitcast<f32>(column_states[COLUMN_TOP * params.stride + column]);
-        let sum = select(bitcast<f32>(column_states[COLUMN_SUM * params.stride + column]), 1.0, bad);
-        inverse_sum = 1.0 / sum;
-        let either = bad || row_bad;
-        let loss = 0.5 * (bitcast<f32>(records[at]) + (log(sum) + (top - bitcast<f32>(records[at + 4u]))));
-        records[at] = select(bitcast<u32>(loss), NAN_BITS, either);
-        let moment = bitcast<f32>(column_states[COLUMN_MOMENT * params.stride + column]);
-        let reference = bitcast<f32>(column_states[COLUMN_REFERENCE * params.stride + column]);
-        let slope = factor * (moment * inverse_sum + (reference - bitcast<f32>(records[at + 5u])));
-        let scale = bitcast<f32>(records[at + RECORD_SCALE]) + slope;
-        records[at + RECORD_SCALE] = select(bitcast<u32>(scale), select(NAN_BITS, 0u, factor == 0.0), either);
-        records[at + RECORD_FLAGS] |= select(0u, ROW_NAN, bad);
+    let column = params.origin + row - params.first_class;
+    if (column < params.classes) {
+        join_column(row, at, column);
     }
     // No row is left out of the products: it may count for nothing and still be somebody's key.
     records[at + RECORD_FLAGS] &= ~ROW_ZERO;
-    column_states[COLUMN_TOP * params.stride + column] = bitcast<u32>(top);
-    column_states[COLUMN_SUM * params.stride + column] = bitcast<u32>(inverse_sum);
-    column_states[COLUMN_FACTOR * params.stride + column] = select(bitcast<u32>(factor), NAN_BITS, bad && factor != 0.0);
 }

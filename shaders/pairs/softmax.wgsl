@@ -2,6 +2,8 @@
 //
 // The loss of a row is log Σ exp(s - top) - Σ_positives (s - top)/P, P of them: a common offset of
 // the scores cancels before anything is rounded.
+//
+// A functor also supplies fn positive_count(row) -> f32, over all shards.
 
 // The keys have a softmax of their own over the queries (or, where both are the same vectors, are
 // queries themselves), whose part of the gradient comes from column_table.
@@ -11,6 +13,8 @@ override SCALE_GRADIENT: bool = false;
 
 const STATE_LIVE: u32 = 1u;
 const STATE_BAD: u32 = 2u;
+// The column of the positive has no softmax.
+const STATE_COLUMN_BAD: u32 = 4u;
 
 struct State {
     top: f32,
@@ -21,6 +25,8 @@ struct State {
     // Σ_positives (s - top), and how many there are.
     term: f32,
     positives: f32,
+    // -log p of the positive in its column, which the shard of that column knows.
+    back: f32,
     flags: u32,
 }
 
@@ -42,7 +48,7 @@ struct Closed {
 }
 
 fn state_empty() -> State {
-    return State(LOWEST, 0.0, 0.0, 0.0, 0.0, 0.0, 0u);
+    return State(LOWEST, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0u);
 }
 
 fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
@@ -124,17 +130,40 @@ fn state_merge(a: State, b: State) -> State {
         left.reference,
         left.term + right.term,
         left.positives + right.positives,
+        left.back + right.back,
         left.flags | right.flags,
     );
 }
 
-fn state_publish(row: u32, state: State) {}
+// The state as public data, in the places that a cross-entropy has; `join` adds what it finds of
+// columns.
+fn state_publish(row: u32, state: State) {
+    let at = row * 8u;
+    statistics_write(at, bitcast<u32>(state.top));
+    statistics_write(at + 1u, bitcast<u32>(state.sum));
+    statistics_write(at + 2u, 0u);
+    statistics_write(at + 3u, bitcast<u32>(state.positives));
+    statistics_write(at + 4u, bitcast<u32>(state.term));
+    statistics_write(at + 5u, 0u);
+    statistics_write(at + 6u, 0u);
+    statistics_write(at + 7u, state.flags);
+}
+
+// The state of a shard as it was published; zeros are that of no columns.
+fn state_gathered(low: vec4<u32>, high: vec4<u32>) -> State {
+    if (high.w == 0u) {
+        return state_empty();
+    }
+    let sums = bitcast<vec4<f32>>(low);
+    let rest = bitcast<vec2<f32>>(high.xy);
+    return State(sums.x, sums.y, 0.0, 0.0, rest.x, sums.w, rest.y, high.w);
+}
 
 fn closed_blank(row: Row, flags: u32, loss: u32, fill: u32) -> Closed {
     return Closed(loss, fill, fill, 0.0, 0.0, 0.0, 0.0, row.factor, 0.0, flags);
 }
 
-fn close(row: Row, state: State) -> Closed {
+fn close(row: Row, streamed: State) -> Closed {
     if (row.flags != 0u) {
         var out = closed_blank(row, ROW_ZERO, select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u), 0u);
         out.factor = 0.0;
@@ -142,17 +171,33 @@ fn close(row: Row, state: State) -> Closed {
     }
     // Nothing comes down to a row with factor 0: its gradient is 0 whatever its numbers are.
     let zero = select(0u, ROW_ZERO, row.factor == 0.0);
+    var state = streamed;
+    if (HAS_LSE) {
+        let given = records[(params.first_row + row.index) * RECORD + RECORD_FACTORS];
+        state.top = bitcast<f32>(given);
+        state.sum = 1.0;
+        state.flags = select(STATE_BAD, STATE_LIVE, finite_one(given));
+    }
     if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
         return closed_blank(row, ROW_NAN | zero, NAN_BITS, select(NAN_BITS, 0u, zero != 0u));
     }
     var out = closed_blank(row, zero, 0u, 0u);
     let log_sum = log(state.sum);
-    out.loss = bitcast<u32>(log_sum - state.term / state.positives);
+    let count = positive_count(row);
+    out.loss = bitcast<u32>(log_sum - state.term / count);
     out.lse = bitcast<u32>(state.top + log_sum);
     out.top = state.top;
     out.inverse_sum = 1.0 / state.sum;
-    out.share = 1.0 / state.positives;
-    if (SCALE_GRADIENT) {
+    out.share = 1.0 / count;
+    if (GATHERED) {
+        // Of both directions, where the columns have one.
+        let loss = params.share * ((log_sum - state.term / count) + state.back);
+        let bad = (state.flags & STATE_COLUMN_BAD) != 0u;
+        out.loss = select(bitcast<u32>(loss), NAN_BITS, bad);
+        out.flags |= select(0u, ROW_NAN, bad);
+    } else if (HAS_LSE) {
+        return out;
+    } else if (SCALE_GRADIENT) {
         out.x = similarity(row, row.label);
         out.s = row.scale * out.x;
         let mean = state.moment * out.inverse_sum;
@@ -198,29 +243,34 @@ fn side(it: Item, top: vec4<f32>, inverse_sum: vec4<f32>, factor: vec4<f32>, sha
     return factor * (p - select(vec4<f32>(0.0), vec4<f32>(share), it.positive));
 }
 
-fn emit(row: Row, closed: Closed, it: Item) {
-    let factor = vec4<f32>(closed.factor);
+// The gradient of the scores, and where it is NaN. A factor of 0 wins over NaN: nothing comes down to
+// the row.
+struct Slope {
+    g: vec4<f32>,
+    bad: vec4<bool>,
+}
+
+fn slope(row: Row, closed: Closed, it: Item) -> Slope {
+    let row_bad = vec4<bool>((closed.flags & ROW_NAN) != 0u && closed.factor != 0.0);
+    var g = vec4<f32>(0.0);
+    if (closed.flags == 0u) {
+        let factor = vec4<f32>(closed.factor);
+        g = side(it, vec4<f32>(closed.top), vec4<f32>(closed.inverse_sum), factor, closed.share);
+    }
     if (!JOINT) {
-        if (closed.flags != 0u) {
-            // A factor of 0 wins over NaN: nothing comes down to the row.
-            gradient_store(row.index, it.column, vec4<u32>(select(NAN_BITS, 0u, (closed.flags & ROW_ZERO) != 0u)));
-            return;
-        }
-        let g = side(it, vec4<f32>(closed.top), vec4<f32>(closed.inverse_sum), factor, closed.share);
-        emit_scores(row, it, g, vec4<bool>(false));
-        return;
+        return Slope(g, row_bad);
     }
     let column_bits = column_table_quad(COLUMN_FACTOR, it.column);
     let good = finite(column_bits);
     let column_factor = select(vec4<f32>(0.0), bitcast<vec4<f32>>(column_bits), good);
     let top = bitcast<vec4<f32>>(column_table_quad(COLUMN_TOP, it.column));
     let inverse_sum = bitcast<vec4<f32>>(column_table_quad(COLUMN_SUM, it.column));
-    var g = vec4<f32>(0.0);
-    if (closed.flags == 0u) {
-        g = side(it, vec4<f32>(closed.top), vec4<f32>(closed.inverse_sum), factor, closed.share);
-    }
     let column_live = good & (column_factor != vec4<f32>(0.0));
     g += select(vec4<f32>(0.0), side(it, top, inverse_sum, column_factor, closed.share), column_live);
-    let row_bad = (closed.flags & ROW_NAN) != 0u && closed.factor != 0.0;
-    emit_scores(row, it, g, !good | vec4<bool>(row_bad));
+    return Slope(g, !good | row_bad);
+}
+
+fn emit(row: Row, closed: Closed, it: Item) {
+    let s = slope(row, closed, it);
+    emit_scores(row, it, s.g, s.bad);
 }

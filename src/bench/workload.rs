@@ -135,3 +135,12 @@ fn uses(kernel: &Kernel, stream: &Stream) -> u64 {
         _ => 1 + u64::from(written_over),
     }
 }
+
+/// Bytes that the device holds for calls beside their tensors (scratch and parameters), as its
+/// allocator counts them, where the backend tells.
+pub fn allocated_bytes(gpu: &Gpu) -> Option<u64> {
+    let report = gpu.device().generate_allocator_report()?;
+    let ours = ["surprisal.scratch", "surprisal.parameters"];
+    let held = report.allocations.iter().filter(|held| ours.contains(&held.name.as_str()));
+    Some(held.map(|held| held.size).sum())
+}

@@ -5,8 +5,9 @@ use crate::{
     array::{Arithmetic, Array, Arrays},
     error::{Error, Result},
     loss::{
-        CrossEntropy, CrossEntropyShards, Empty, Reduction, Shard,
+        CrossEntropy, Empty, Reduction, Shard,
         cross_entropy::{Denominator, Smoothing},
+        shard,
     },
 };
 
@@ -28,51 +29,19 @@ pub(crate) fn run(
     }
 }
 
-/// Closes rows from the statistics of their shards.
-pub(crate) fn combine(
-    loss: &CrossEntropyShards,
-    inputs: &Arrays,
-    wanted: &[&str],
-    arithmetic: Arithmetic,
-) -> Result<Arrays> {
-    match arithmetic {
-        Arithmetic::F64 => combined::<f64>(loss, inputs, wanted),
-        Arithmetic::F32 => combined::<f32>(loss, inputs, wanted),
-    }
-}
-
-/// The merged state of a row, as logits of which nothing but itself is known: the target at its score,
-/// and a class for the rest.
-fn combined<T: Real>(
-    loss: &CrossEntropyShards,
-    inputs: &Arrays,
-    wanted: &[&str],
-) -> Result<Arrays> {
-    let (gathered, words) = extents("cross_entropy_shards", inputs, "statistics")?;
-    let statistics: Vec<T> = floats(inputs, "statistics", &[gathered, words])?.unwrap_or_default();
-    let rows = inputs.get("targets").map_or(0, Array::len);
-    let shards = CrossEntropyShards::shards(gathered as u64, rows as u64)? as usize;
-    let whole = loss.whole();
-    let batch = Batch::read(&whole, inputs, Vec::new(), [rows, loss.classes as usize])?;
-    let mut solved = Solved::empty(&whole, &batch);
-    for row in 0..rows {
-        let parts = (0..shards).map(|shard| {
-            let at = (shard * rows + row) * words;
-            &statistics[at..at + words]
-        });
-        solved.push(solved.close(row, &Merged::of(parts)));
-    }
-    wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(name)?))).collect()
-}
-
 /// What is known of a row over all shards.
 struct Merged<T> {
     max: T,
     sum: T,
     moment: T,
-    /// The target's score less the maximum.
+    /// Σ w q, and Σ w q·(u − max).
+    coefficient: T,
     term: T,
     argmax: i64,
+    /// The target's score.
+    target: T,
+    /// A class at −inf should have a share.
+    infinite: bool,
     bad: bool,
 }
 
@@ -86,26 +55,37 @@ impl<T: Real> Merged<T> {
             max,
             sum: zero,
             moment: zero,
-            term: T::neg_infinity(),
+            coefficient: zero,
+            term: zero,
             argmax: NO_CLASS,
+            target: T::neg_infinity(),
+            infinite: false,
             bad: max == T::neg_infinity(),
         };
         for part in parts {
             let flags = word(part[7]);
             merged.bad |= flags & 2 != 0;
-            if part[3] > zero && flags & 4 == 0 {
-                merged.term = part[4] + (part[0] - max);
+            merged.infinite |= flags & 4 != 0;
+            merged.coefficient += part[3];
+            if flags != 0 && !part[6].is_nan() && part[6] > T::of(f64::from(f32::MIN)) {
+                merged.target = part[6];
             }
             if live(&part) {
                 let factor = (part[0] - max).exp();
                 merged.sum += factor * part[1];
                 merged.moment += factor * (part[2] + part[1] * (part[0] - max));
+                merged.term += part[4] + part[3] * (part[0] - max);
                 if part[0] == max {
                     merged.argmax = merged.argmax.min(word(part[5]));
                 }
             }
         }
         merged
+    }
+
+    /// Σ w q·(lse − u).
+    fn total(&self) -> T {
+        if self.infinite { T::infinity() } else { self.coefficient * self.sum.ln() - self.term }
     }
 }
 
@@ -119,7 +99,8 @@ fn compute<T: Real>(loss: &CrossEntropy, inputs: &Arrays, wanted: &[&str]) -> Re
     let logits: Vec<T> = floats(inputs, "logits", &[rows, classes])?.unwrap_or_default();
     loss.check_targets(inputs.contains_key("targets"), inputs.contains_key("target_probs"))?;
     CrossEntropy::check_wanted(inputs.contains_key("target_probs"), wanted)?;
-    loss.check_shard(&|name| inputs.contains_key(name), wanted, classes as u64)?;
+    let weights = inputs.get("weight").map(|weight| weight.len() as u64);
+    loss.check_shard(&|name| inputs.contains_key(name), wanted, classes as u64, weights)?;
     let batch = Batch::read(loss, inputs, logits, [rows, classes])?;
     let solved = Solved::new(loss, &batch);
     wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(name)?))).collect()
@@ -143,6 +124,8 @@ pub(super) struct Batch<T> {
     upstream: Option<Vec<T>>,
     denominator: Option<T>,
     lse: Option<Vec<T>>,
+    /// The rows as all shards together know them.
+    merged: Option<Vec<Merged<T>>>,
 }
 
 impl<T: Real> Batch<T> {
@@ -166,12 +149,13 @@ impl<T: Real> Batch<T> {
             classes,
             logits,
             targets,
-            weight: floats(inputs, "weight", &[classes])?,
+            weight: floats(inputs, "weight", &[loss.all_classes(classes as u64) as usize])?,
             logit_bias: floats(inputs, "logit_bias", &[classes])?,
             row_weight: floats(inputs, "row_weight", &[rows])?,
             upstream,
             denominator: denominator.and_then(|values| values.first().copied()),
             lse: floats(inputs, "lse", &[rows])?,
+            merged: read_merged(inputs, rows)?,
         })
     }
 
@@ -199,6 +183,22 @@ fn read_targets<T: Real>(inputs: &Arrays, [rows, classes]: [usize; 2]) -> Result
     }
     let probs = floats(inputs, "target_probs", &[rows, classes])?;
     Ok(Targets::Probs(probs.unwrap_or_default()))
+}
+
+/// The rows as all shards together know them, where their statistics are given.
+fn read_merged<T: Real>(inputs: &Arrays, rows: usize) -> Result<Option<Vec<Merged<T>>>> {
+    if !inputs.contains_key("statistics") {
+        return Ok(None);
+    }
+    let (found, words) = extents(NAME, inputs, "statistics")?;
+    let statistics: Vec<T> = floats(inputs, "statistics", &[found, words])?.unwrap_or_default();
+    let shards = shard::gathered(found as u64, rows as u64)? as usize;
+    let part = |row: usize, shard: usize| {
+        let at = (shard * rows + row) * words;
+        &statistics[at..at + words]
+    };
+    let merged = |row: usize| Merged::of((0..shards).map(move |shard| part(row, shard)));
+    Ok(Some((0..rows).map(merged).collect()))
 }
 
 fn conflict(argument: &str, other: &str, reason: &str) -> Error {
@@ -338,7 +338,11 @@ impl<'a, T: Real> Solved<'a, T> {
     pub(super) fn new(loss: &'a CrossEntropy, batch: &'a Batch<T>) -> Self {
         let mut solved = Self::empty(loss, batch);
         for index in 0..batch.rows {
-            solved.push(solved.forward(index));
+            solved.push(match &batch.merged {
+                Some(merged) => solved.close(index, &merged[index]),
+                None if loss.shard.is_some() => solved.part(index),
+                None => solved.forward(index),
+            });
         }
         solved
     }
@@ -358,6 +362,16 @@ impl<'a, T: Real> Solved<'a, T> {
         self.rows.push(row);
     }
 
+    /// What is known of a row in one shard, beside its statistics.
+    fn part(&self, index: usize) -> Row<T> {
+        match self.target_fate(index) {
+            Err(fate) => Row::dropped(fate),
+            Ok(target) => {
+                Row { share: self.share(index, target), ..Row::dropped(Fate::Kept(target)) }
+            }
+        }
+    }
+
     /// A row from the merged statistics of its shards.
     fn close(&self, index: usize, merged: &Merged<T>) -> Row<T> {
         let fate = match self.target_fate(index) {
@@ -374,7 +388,10 @@ impl<'a, T: Real> Solved<'a, T> {
         };
         let log_sum = merged.sum.ln();
         let lse = merged.max + log_sum;
-        let mut loss = log_sum - merged.term;
+        let surprisal = log_sum + (merged.max - merged.target);
+        let scale = self.focal_at(target, surprisal).map_or(T::one(), |(scale, _)| scale);
+        let total = merged.total();
+        let mut loss = if total.is_infinite() { total } else { scale * total };
         if self.loss.z_loss != 0.0 {
             loss += T::of(self.loss.z_loss) * lse.powi(2);
         }
@@ -383,7 +400,7 @@ impl<'a, T: Real> Solved<'a, T> {
             loss: times(self.batch.row_weight(index), loss),
             share: self.share(index, target),
             lse,
-            log_prob: merged.term - log_sum,
+            log_prob: -surprisal,
             entropy: log_sum - merged.moment / merged.sum,
             max_prob: T::one() / merged.sum,
             argmax: merged.argmax,
@@ -392,7 +409,7 @@ impl<'a, T: Real> Solved<'a, T> {
         }
     }
 
-    /// max, Σ exp, Σ exp·(u − max), whether the target is here, its u − max, argmax, rank, flags.
+    /// max, Σ exp, Σ exp·(u − max), Σ w q, Σ w q·(u − max), argmax, the target's u, flags.
     fn statistics(&self, row: usize) -> [T; 8] {
         let bits = |word: u32| T::of(f64::from(f32::from_bits(word)));
         let zero = T::zero();
@@ -404,7 +421,7 @@ impl<'a, T: Real> Solved<'a, T> {
                 zero,
                 zero,
                 bits(u32::MAX),
-                zero,
+                bits(u32::MAX),
                 zero,
             ];
         };
@@ -418,14 +435,19 @@ impl<'a, T: Real> Solved<'a, T> {
             sum += (u - max).exp();
             moment += (u - max).exp() * (u - max);
         }
-        let here = target.map(|class| u[class]);
-        let dead = here == Some(T::neg_infinity());
+        let (mut coefficient, mut term, mut infinite) = (zero, zero, false);
+        for (&share, &u) in self.weighted_target(row, target).iter().zip(&u) {
+            coefficient += share;
+            term += if u.is_finite() { share * (u - max) } else { zero };
+            infinite |= u == T::neg_infinity() && !share.is_zero();
+        }
+        let here = target.and_then(|class| self.own(class)).map(|class| u[class]);
         let first = self.loss.shard.map_or(0, |shard| shard.first as u32);
         let argmax = u.iter().position(|&u| u == max).map_or(u32::MAX, |at| first + at as u32);
-        let flags = u32::from(live) | u32::from(bad) << 1 | u32::from(dead) << 2;
-        let term = here.filter(|u| u.is_finite()).map_or(zero, |u| u - max);
-        let coefficient = if here.is_some() { T::one() } else { zero };
-        [max, sum, moment, coefficient, term, bits(argmax), zero, bits(flags)]
+        let flags = u32::from(live) | u32::from(bad) << 1 | u32::from(infinite) << 2;
+        let lowest = T::of(f64::from(f32::MIN));
+        let here = here.map_or_else(|| bits(u32::MAX), |u| u.max(lowest));
+        [max, sum, moment, coefficient, term, bits(argmax), here, bits(flags)]
     }
 
     /// The gradient of the logits, row by row.
@@ -489,22 +511,32 @@ impl<'a, T: Real> Solved<'a, T> {
         &self.batch.logits[row * classes..(row + 1) * classes]
     }
 
-    /// The target's class, if it has one here, or what becomes of the row without a look at it.
+    /// The target's class, over all shards, if the row has one; or what becomes of the row without a
+    /// look at it.
     fn target_fate(&self, row: usize) -> Result<Option<usize>, Fate> {
         let Targets::Index(targets) = &self.batch.targets else { return Ok(None) };
         let target = targets[row];
         if self.loss.ignore_index.as_slice().contains(&target) {
             return Err(Fate::Ignored);
         }
-        let here = self.batch.classes;
-        let shard = self.loss.shard.unwrap_or(Shard { first: 0, classes: here as u64 });
-        match u64::try_from(target) {
-            Ok(class) if class < shard.classes => {
-                let class = class.checked_sub(shard.first).map(|class| class as usize);
-                Ok(class.filter(|&class| class < here))
-            }
+        match usize::try_from(target) {
+            Ok(class) if class < self.all_classes() => Ok(Some(class)),
             _ => Err(Fate::BadTarget),
         }
+    }
+
+    fn all_classes(&self) -> usize {
+        self.loss.all_classes(self.batch.classes as u64) as usize
+    }
+
+    /// The first class here.
+    fn first(&self) -> usize {
+        self.loss.shard.map_or(0, |Shard { first, .. }| first as usize)
+    }
+
+    /// Which column a class is, if it is one of them.
+    fn own(&self, class: usize) -> Option<usize> {
+        class.checked_sub(self.first()).filter(|&column| column < self.batch.classes)
     }
 
     fn fate(&self, row: usize, u: &[T]) -> Fate {
@@ -532,16 +564,21 @@ impl<'a, T: Real> Solved<'a, T> {
             (Targets::Index(_), None) => vec![T::zero(); self.batch.classes],
         };
         if let Some(weight) = &self.batch.weight {
-            for (q, &weight) in q.iter_mut().zip(weight) {
+            for (q, &weight) in q.iter_mut().zip(&weight[self.first()..]) {
                 *q = times(*q, weight);
             }
         }
         q
     }
 
-    /// The smoothed one-hot row of a class.
+    /// The smoothed one-hot row of a class, at the columns that are here.
     fn smooth(&self, target: usize) -> Vec<T> {
-        let classes = self.batch.classes;
+        let first = self.first();
+        self.smooth_all(target)[first..first + self.batch.classes].to_vec()
+    }
+
+    fn smooth_all(&self, target: usize) -> Vec<T> {
+        let classes = self.all_classes();
         let mut q = vec![T::zero(); classes];
         q[target] = T::one();
         if self.loss.smoothing == Smoothing::Uniform {
@@ -564,7 +601,7 @@ impl<'a, T: Real> Solved<'a, T> {
     fn uniform(&self, mut q: Vec<T>) -> Vec<T> {
         if self.loss.label_smoothing != 0.0 {
             let epsilon = T::of(self.loss.label_smoothing);
-            let share = epsilon / T::of(self.batch.classes as f64);
+            let share = epsilon / T::of(self.all_classes() as f64);
             for q in &mut q {
                 *q = (T::one() - epsilon) * *q + share;
             }
@@ -573,6 +610,9 @@ impl<'a, T: Real> Solved<'a, T> {
     }
 
     fn softmax(&self, row: usize, u: &[T]) -> Softmax<T> {
+        if let Some(merged) = self.batch.merged.as_ref().map(|merged| &merged[row]) {
+            return Softmax { max: merged.max, sum: merged.sum, log_sum: merged.sum.ln() };
+        }
         Softmax::of(u, self.batch.lse.as_ref().map(|lse| lse[row]))
     }
 
@@ -621,9 +661,14 @@ impl<'a, T: Real> Solved<'a, T> {
     ///
     /// At `p_y = 1` the second one may grow without bound, but what it multiplies vanishes faster.
     fn focal(&self, target: Option<usize>, u: &[T], softmax: &Softmax<T>) -> Option<(T, T)> {
-        let class = target.filter(|_| self.loss.focal_gamma != 0.0)?;
+        self.focal_at(target, softmax.surprisal(u[target?]))
+    }
+
+    /// The same from the target's −log p.
+    fn focal_at(&self, target: Option<usize>, surprisal: T) -> Option<(T, T)> {
+        target.filter(|_| self.loss.focal_gamma != 0.0)?;
         let gamma = T::of(self.loss.focal_gamma);
-        let log_prob = -softmax.surprisal(u[class]);
+        let log_prob = -surprisal;
         // Rounding, or a given lse, can put p_y a little above 1.
         let rest = (-log_prob.exp_m1()).max(T::zero());
         let prob = log_prob.exp();
@@ -692,11 +737,11 @@ impl<'a, T: Real> Solved<'a, T> {
         let u = self.scores(row);
         let softmax = self.softmax(row, &u);
         let share = self.weighted_target(row, target);
-        let Factors { scale, pull, slope } = self.factors(target, &u, &softmax, &share);
+        let Factors { scale, pull, slope } = self.factors(row, target, &u, &softmax, &share);
         let logits = self.logits(row);
         let partial = |class: usize| {
             let mut partial = slope * softmax.prob(u[class]) - scale * share[class];
-            if target == Some(class) {
+            if target == Some(class + self.first()) {
                 partial = partial - pull;
             }
             factor * partial * self.chain(logits[class])
@@ -706,6 +751,7 @@ impl<'a, T: Real> Solved<'a, T> {
 
     fn factors(
         &self,
+        row: usize,
         target: Option<usize>,
         u: &[T],
         softmax: &Softmax<T>,
@@ -715,14 +761,20 @@ impl<'a, T: Real> Solved<'a, T> {
         for &share in share {
             total += share;
         }
-        if self.loss.shard.is_some() {
-            // Of the target distribution a shard may hold nothing.
-            total = T::one();
+        let merged = self.batch.merged.as_ref().map(|merged| &merged[row]);
+        if let Some(merged) = merged {
+            // A shard holds a part of the target distribution.
+            total = merged.coefficient;
         }
-        let (scale, pull) = match self.focal(target, u, softmax) {
+        let focal = match merged {
+            Some(merged) => self.focal_at(target, softmax.surprisal(merged.target)),
+            None => self.focal(target, u, softmax),
+        };
+        let (scale, pull) = match focal {
             None => (T::one(), T::zero()),
             Some((scale, pull)) => {
-                let smoothed = smoothed_sum(share, u, softmax);
+                let smoothed =
+                    merged.map_or_else(|| smoothed_sum(share, u, softmax), Merged::total);
                 // +inf by a class at -inf: the gradient keeps its finite part.
                 let finite = !smoothed.is_infinite();
                 (scale, if finite { times(smoothed, pull) } else { T::zero() })

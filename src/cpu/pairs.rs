@@ -7,8 +7,8 @@ use super::{Real, array, extents, fits, floats};
 use crate::{
     array::{Arithmetic, Array, Arrays},
     error::{Error, Result},
-    loss::{Empty, Reduction, Similarity},
-    pairs::{self, PairLoss},
+    loss::{Empty, Reduction, Similarity, shard},
+    pairs::{self, PairLoss, Pairing},
 };
 
 /// Which loss of the pairs.
@@ -175,6 +175,11 @@ struct Pairs<T> {
     scores: Vec<T>,
     /// The softmax of each column over the rows, none where a score is no number.
     columns: Vec<Option<Softmax<T>>>,
+    /// The softmax of each row over the keys, where it is given.
+    given: Option<Vec<Given<T>>>,
+    /// The first key, and how many there are, in all shards.
+    first: usize,
+    all_keys: usize,
     scale: T,
     upstream: Option<Vec<T>>,
     denominator: Option<T>,
@@ -190,21 +195,27 @@ impl<T: Real> Pairs<T> {
     ) -> Result<Self> {
         let name = loss.about().name;
         let itself = kind == Kind::SupCon;
-        let [of_queries, of_keys] = if itself { ["features"; 2] } else { ["queries", "keys"] };
-        let normalize = loss.pairing().normalize;
+        let Pairing { normalize, shard, .. } = loss.pairing();
+        let of_queries = if itself { "features" } else { "queries" };
+        let of_keys = if itself && shard.is_none() { of_queries } else { "keys" };
         let queries = Vectors::<T>::read(name, inputs, of_queries, normalize)?;
-        let keys = Vectors::<T>::read(name, inputs, of_keys, normalize)?;
-        if !matches!(kind, Kind::SupCon | Kind::Scores) {
-            let counts = [queries.count as u64, keys.count as u64];
+        let count = inputs.get(of_keys).and_then(|keys| keys.shape.first()).copied().unwrap_or(0);
+        if kind != Kind::Scores {
+            let counts = [queries.count as u64, count];
             pairs::check_inputs(loss, &|name| inputs.contains_key(name), wanted, counts)?;
         }
+        let keys = Vectors::<T>::read(name, inputs, of_keys, normalize)?;
+        let first = shard.map_or(0, |shard| shard.first as usize);
         let integers = |name: &str, count: usize| {
             let Some(array) = inputs.get(name) else { return Ok(None) };
             fits(name, array, &[count])?;
             Ok::<_, Error>(Some(array.to_i64()))
         };
         let labels = integers("labels", queries.count)?;
-        let key_labels = integers("key_labels", keys.count)?.or_else(|| labels.clone());
+        let own = |labels: &Vec<i64>| {
+            if itself { labels[first..first + keys.count].to_vec() } else { labels.clone() }
+        };
+        let key_labels = integers("key_labels", keys.count)?.or_else(|| labels.as_ref().map(own));
         let options = loss.options();
         let per_row = options.reduction == Reduction::None
             && matches!(inputs.get("upstream"), Some(up) if up.len() != 1);
@@ -219,6 +230,9 @@ impl<T: Real> Pairs<T> {
             x: Vec::new(),
             scores: Vec::new(),
             columns: Vec::new(),
+            given: given(inputs, queries.count)?,
+            first,
+            all_keys: shard.map_or(keys.count, |shard| shard.classes as usize),
             scale: scale.map_or(T::one() / T::of(temperature), |scale| scale[0]),
             upstream: floats(inputs, "upstream", &[if per_row { queries.count } else { 1 }])?,
             denominator: denominator.map(|denominator| denominator[0]),
@@ -233,7 +247,11 @@ impl<T: Real> Pairs<T> {
         let bias = bias.map_or(T::zero(), |bias| bias[0]);
         pairs.scores = pairs.x.iter().map(|&x| pairs.scale * x + bias).collect();
         if kind == (Kind::InfoNce { symmetric: true }) {
-            pairs.columns = (0..pairs.keys.count).map(|key| pairs.column_softmax(key)).collect();
+            let keys = pairs.keys.count;
+            pairs.columns = match floats(inputs, "column_lse", &[keys])? {
+                Some(saved) => saved.into_iter().map(Softmax::saved).collect(),
+                None => (0..keys).map(|key| pairs.column_softmax(key)).collect(),
+            };
         }
         Ok(pairs)
     }
@@ -248,38 +266,84 @@ impl<T: Real> Pairs<T> {
 
     fn positive(&self, row: usize, key: usize) -> bool {
         match (self.kind, &self.targets) {
-            (Kind::SupCon, _) => row != key && self.same_label(row, key),
-            (_, Some(targets)) => targets[row] == key as i64,
-            (_, None) => row == key,
+            (Kind::SupCon, _) => row != self.first + key && self.same_label(row, key),
+            (_, Some(targets)) => targets[row] == (self.first + key) as i64,
+            (_, None) => row == self.first + key,
         }
     }
 
     /// Whether a pair takes part at all.
     fn candidate(&self, row: usize, key: usize) -> bool {
         match self.kind {
-            Kind::SupCon => row != key,
+            Kind::SupCon => row != self.first + key,
             Kind::InfoNce { .. } => !self.same_label(row, key) || self.positive(row, key),
             Kind::Sigmoid | Kind::Scores => true,
         }
     }
 
     fn fate(&self, row: usize) -> Fate {
-        let keys = 0..self.keys.count;
         if let Some(target) = self.targets.as_ref().map(|targets| targets[row]) {
             if self.ignored.contains(&target) {
                 return Fate::Ignored;
             }
-            if !usize::try_from(target).is_ok_and(|target| keys.contains(&target)) {
+            if !usize::try_from(target).is_ok_and(|target| target < self.all_keys) {
                 return Fate::BadTarget;
             }
         }
-        if !keys.clone().any(|key| self.positive(row, key)) {
+        if self.positives(row) == 0 {
             return Fate::Ignored;
         }
-        if keys.clone().any(|key| !self.score(row, key).is_finite()) {
-            return Fate::BadScores;
+        let bad = match &self.given {
+            Some(given) => given[row].bad,
+            None => self.has_bad_score(row),
+        };
+        if bad { Fate::BadScores } else { Fate::Kept }
+    }
+
+    /// How many positives a row has, in all shards.
+    fn positives(&self, row: usize) -> usize {
+        match (self.kind, &self.labels) {
+            (Kind::SupCon, Some([labels, _])) => {
+                let same = |&(other, label): &(usize, &i64)| other != row && *label == labels[row];
+                labels.iter().enumerate().filter(same).count()
+            }
+            _ => 1,
         }
-        Fate::Kept
+    }
+
+    fn has_bad_score(&self, row: usize) -> bool {
+        (0..self.keys.count).any(|key| !self.score(row, key).is_finite())
+    }
+
+    /// What a shard knows of a row: maximum, Σ exp, –, positives, Σ of their scores less the maximum,
+    /// −log p of the positive in its column, –, flags.
+    fn statistics(&self, row: usize) -> [T; 8] {
+        let zero = T::zero();
+        if self.fate(row) == Fate::Ignored || self.fate(row) == Fate::BadTarget {
+            return [zero; 8];
+        }
+        let finite = |key: &usize| self.score(row, *key).is_finite();
+        let keys = || (0..self.keys.count).filter(finite);
+        let candidates = || keys().filter(|&key| self.candidate(row, key));
+        let softmax = Softmax::of(candidates().map(|key| self.score(row, key)).collect());
+        let live = candidates().count() > 0;
+        let max = if live { softmax.max } else { T::of(f64::from(f32::MIN)) };
+        let (mut positives, mut term) = (zero, zero);
+        for key in keys().filter(|&key| self.positive(row, key)) {
+            positives += T::one();
+            term += self.score(row, key) - max;
+        }
+        let own = row.checked_sub(self.first);
+        let column = own.and_then(|key| Some((key, self.columns.get(key)?)));
+        let back = match column {
+            Some((key, Some(softmax))) => softmax.surprisal(self.score(row, key)),
+            _ => zero,
+        };
+        let column_bad = matches!(column, Some((_, None)));
+        let flags =
+            u32::from(live) | u32::from(self.has_bad_score(row)) << 1 | u32::from(column_bad) << 2;
+        let flags = T::of(f64::from(f32::from_bits(flags)));
+        [max, softmax.sum, zero, positives, term, back, zero, flags]
     }
 
     fn row(&self, row: usize) -> Row<T> {
@@ -297,6 +361,12 @@ impl<T: Real> Pairs<T> {
             }
             Fate::Kept => {
                 let softmax = self.row_softmax(row);
+                if let Some(given) = self.given.as_ref().map(|given| &given[row]) {
+                    let two = matches!(self.kind, Kind::InfoNce { symmetric: true });
+                    let sides = T::of(if two { 2.0 } else { 1.0 });
+                    let forth = given.surprisal(self.positives(row));
+                    return Row { fate, loss: (forth + given.back) / sides, lse: softmax.lse() };
+                }
                 let positives = (0..self.keys.count).filter(|&key| self.positive(row, key));
                 let (mut sum, mut count) = (T::zero(), T::zero());
                 for key in positives {
@@ -305,8 +375,11 @@ impl<T: Real> Pairs<T> {
                 }
                 let mut loss = sum / count;
                 if self.kind == (Kind::InfoNce { symmetric: true }) {
-                    let back = self.columns[row].as_ref();
-                    let back = back.map(|softmax| softmax.surprisal(self.score(row, row)));
+                    let own = row.checked_sub(self.first);
+                    let back = own.and_then(|key| {
+                        let column = self.columns.get(key)?.as_ref()?;
+                        Some(column.surprisal(self.score(row, key)))
+                    });
                     loss = (loss + back.unwrap_or_else(T::nan)) / T::of(2.0);
                 }
                 Row { fate, loss, lse: softmax.lse() }
@@ -321,6 +394,9 @@ impl<T: Real> Pairs<T> {
     }
 
     fn row_softmax(&self, row: usize) -> Softmax<T> {
+        if let Some(given) = &self.given {
+            return given[row].softmax;
+        }
         let keys = (0..self.keys.count).filter(|&key| self.candidate(row, key));
         Softmax::of(keys.map(|key| self.score(row, key)).collect())
     }
@@ -343,7 +419,65 @@ fn sigmoid<T: Real>(t: T) -> T {
     if t < T::zero() { e / (T::one() + e) } else { T::one() / (T::one() + e) }
 }
 
+/// What is given of a row: its lse, or what all shards know of it.
+struct Given<T> {
+    softmax: Softmax<T>,
+    /// Σ of the positives' scores less the maximum.
+    term: T,
+    /// −log p of the positive in its column.
+    back: T,
+    bad: bool,
+}
+
+impl<T: Real> Given<T> {
+    /// The mean of −log p over the positives.
+    fn surprisal(&self, positives: usize) -> T {
+        self.softmax.sum.ln() - self.term / T::of(positives as f64)
+    }
+
+    fn of_lse(lse: T) -> Self {
+        let softmax = Softmax { max: lse, sum: T::one() };
+        Self { softmax, term: T::zero(), back: T::zero(), bad: !lse.is_finite() }
+    }
+
+    fn merged<'a>(parts: impl Iterator<Item = &'a [T]> + Clone) -> Self {
+        let flags = |part: &[T]| (part[7].wide() as f32).to_bits();
+        let live = parts.clone().filter(|part| flags(part) & 1 != 0);
+        let max = live.clone().fold(T::neg_infinity(), |max, part| max.max(part[0]));
+        let softmax = Softmax { max, sum: T::zero() };
+        let bad = max == T::neg_infinity();
+        let mut merged = Self { softmax, term: T::zero(), back: T::zero(), bad };
+        for part in live {
+            merged.softmax.sum += (part[0] - max).exp() * part[1];
+            merged.term += part[4] + part[3] * (part[0] - max);
+        }
+        for part in parts {
+            merged.bad |= flags(part) & 2 != 0;
+            merged.back += if flags(part) & 4 != 0 { T::nan() } else { part[5] };
+        }
+        merged
+    }
+}
+
+/// What is given of every row, if it is.
+fn given<T: Real>(inputs: &Arrays, rows: usize) -> Result<Option<Vec<Given<T>>>> {
+    if inputs.contains_key("statistics") {
+        let (found, words) = extents("pairs", inputs, "statistics")?;
+        let shards = shard::gathered(found as u64, rows as u64)? as usize;
+        let all: Vec<T> = floats(inputs, "statistics", &[found, words])?.unwrap_or_default();
+        let part = |row: usize, shard: usize| {
+            let at = (shard * rows + row) * words;
+            &all[at..at + words]
+        };
+        let merged = |row| Given::merged((0..shards).map(move |shard| part(row, shard)));
+        return Ok(Some((0..rows).map(merged).collect()));
+    }
+    let lse: Option<Vec<T>> = floats(inputs, "lse", &[rows])?;
+    Ok(lse.map(|lse| lse.into_iter().map(Given::of_lse).collect()))
+}
+
 /// exp(s − max)/sum.
+#[derive(Clone, Copy)]
 struct Softmax<T> {
     max: T,
     sum: T,
@@ -357,6 +491,11 @@ impl<T: Real> Softmax<T> {
             sum += (s - max).exp();
         }
         Self { max, sum }
+    }
+
+    /// From its lse, where that is a number.
+    fn saved(lse: T) -> Option<Self> {
+        lse.is_finite().then(|| Self { max: lse, sum: T::one() })
     }
 
     fn prob(&self, score: T) -> T {
@@ -397,6 +536,8 @@ struct Solved<'a, T> {
     reduction: Reduction,
     empty: Empty,
     rows: Vec<Row<T>>,
+    /// The rows' softmax over the keys, where columns need it.
+    of_rows: Vec<Softmax<T>>,
     sum: T,
     count: i64,
 }
@@ -410,7 +551,17 @@ impl<'a, T: Real> Solved<'a, T> {
         }
         let kept = |row: &&Row<T>| matches!(row.fate, Fate::Kept | Fate::BadScores);
         let count = rows.iter().filter(kept).count() as i64;
-        Self { pairs, reduction: options.reduction, empty: options.empty, rows, sum, count }
+        let itself = pairs.kind == Kind::SupCon;
+        let of_rows = (0..rows.len()).filter(|_| itself).map(|row| pairs.row_softmax(row));
+        Self {
+            pairs,
+            reduction: options.reduction,
+            empty: options.empty,
+            of_rows: of_rows.collect(),
+            rows,
+            sum,
+            count,
+        }
     }
 
     fn output(&self, loss: &dyn PairLoss, name: &str) -> Result<Array> {
@@ -420,18 +571,21 @@ impl<'a, T: Real> Solved<'a, T> {
             "loss" if self.reduction == Reduction::None => each(|row| row.loss),
             "loss" => array(&[1], [self.reduced()]),
             "lse" => each(|row| row.lse),
+            "column_lse" => {
+                let lse = |softmax: &Option<Softmax<T>>| softmax.map_or_else(T::nan, |s| s.lse());
+                array(&[keys.count], self.pairs.columns.iter().map(lse))
+            }
+            "statistics" => {
+                let rows = self.rows.len();
+                array(&[rows, 8], (0..rows).flat_map(|row| self.pairs.statistics(row)))
+            }
             "sum" => array(&[1], [self.sum]),
             "denominator" => array(&[1], [T::of(self.count as f64)]),
             "count" => Array::int(&[1], vec![self.count]),
-            "grad.queries" => {
+            "grad.queries" | "grad.features" => {
                 array(&[queries.count, queries.depth], backward(queries, &self.query_gradient()))
             }
             "grad.keys" => array(&[keys.count, keys.depth], backward(keys, &self.key_gradient())),
-            "grad.features" => {
-                let both = self.query_gradient().into_iter().zip(self.key_gradient());
-                let both: Vec<T> = both.map(|(a, b)| a + b).collect();
-                array(&[queries.count, queries.depth], backward(queries, &both))
-            }
             "grad.scale" => array(&[1], [self.total(|pair| self.pairs.x[pair])]),
             "grad.bias" => array(&[1], [self.total(|_| T::one())]),
             _ => {
@@ -477,10 +631,16 @@ impl<'a, T: Real> Solved<'a, T> {
         let pairs = self.pairs;
         let all = 0..pairs.keys.count;
         let factor = self.factor(row);
-        if pairs.kind == (Kind::InfoNce { symmetric: true }) {
+        let sides = match pairs.kind {
+            Kind::InfoNce { symmetric: true } => Some(T::of(2.0)),
+            // Both directions of one score, each a row's loss of its own.
+            Kind::SupCon => Some(T::one()),
+            _ => None,
+        };
+        if let Some(sides) = sides {
             let forth = self.softmax_slopes(row, factor);
             let back = all.map(|key| self.back(row, key));
-            return forth.into_iter().zip(back).map(|(a, b)| (a + b) / T::of(2.0)).collect();
+            return forth.into_iter().zip(back).map(|(a, b)| (a + b) / sides).collect();
         }
         if pairs.kind != Kind::Sigmoid {
             return self.softmax_slopes(row, factor);
@@ -505,7 +665,7 @@ impl<'a, T: Real> Solved<'a, T> {
             return vec![T::nan(); keys];
         }
         let softmax = pairs.row_softmax(row);
-        let count = (0..keys).filter(|&key| pairs.positive(row, key)).count();
+        let count = pairs.positives(row);
         let slope = |key| {
             let prob = pairs.candidate(row, key).then(|| softmax.prob(pairs.score(row, key)));
             let share = if pairs.positive(row, key) { T::one() } else { T::zero() };
@@ -514,24 +674,31 @@ impl<'a, T: Real> Solved<'a, T> {
         (0..keys).map(slope).collect()
     }
 
-    /// f_j·(p − [i = j]) of the softmax of column j over the rows.
+    /// f_j·(p − [positive]/P) of the softmax of column j over the rows.
     fn back(&self, row: usize, key: usize) -> T {
         let pairs = self.pairs;
-        let factor = self.factor(key);
+        let of = pairs.first + key;
+        let factor = self.factor(of);
         if factor.is_zero() {
             return T::zero();
         }
-        let Some(softmax) = &pairs.columns[key] else { return T::nan() };
+        let softmax = match pairs.kind {
+            Kind::SupCon if self.rows[of].fate == Fate::BadScores => None,
+            Kind::SupCon => Some(self.of_rows[of]),
+            _ => pairs.columns[key],
+        };
+        let Some(softmax) = softmax else { return T::nan() };
         if !pairs.candidate(row, key) {
             return T::zero();
         }
         let prob = softmax.prob(pairs.score(row, key));
-        factor * (prob - if row == key { T::one() } else { T::zero() })
+        let share = if pairs.positive(row, key) { T::one() } else { T::zero() };
+        factor * (prob - share / T::of(pairs.positives(of) as f64))
     }
 
     /// Whether a row's gradient reaches anything, whatever its vector holds.
     fn live(&self, row: usize) -> bool {
-        let two_sided = matches!(self.pairs.kind, Kind::InfoNce { symmetric: true });
+        let two_sided = matches!(self.pairs.kind, Kind::InfoNce { symmetric: true } | Kind::SupCon);
         two_sided || !self.factor(row).is_zero()
     }
 

@@ -68,6 +68,14 @@ pub(crate) const STATISTICS: Argument = Argument::optional(
     &[&[Dim::Rows, Dim::State]],
     "the mergeable state of each row",
 );
+pub(crate) const STATISTICS_IN: Argument = Argument::optional(
+    "statistics",
+    Kind::F32,
+    &[&[Dim::Gathered, Dim::State]],
+    "the statistics of all shards, one shard after another",
+);
+/// Class weights: those of all classes where there are shards.
+pub(crate) const CLASS_WEIGHT_SHAPES: &[&[Dim]] = &[&[Dim::Classes], &[Dim::AllClasses]];
 pub(crate) const SUM: Argument = Argument::optional("sum", Kind::F32, ONE, "Σ of the row losses");
 pub(crate) const DENOMINATOR: Argument =
     Argument::optional("denominator", Kind::F32, ONE, "what a mean divides by");
@@ -193,6 +201,11 @@ pub(crate) const UNKNOWN_TARGET: OptionAbout = OptionAbout {
     name: "unknown_target",
     default: "null",
     about: "a target that stands for an unknown one: its element counts for nothing",
+};
+pub(crate) const SHARD: OptionAbout = OptionAbout {
+    name: "shard",
+    default: "null",
+    about: "{\"first\": F, \"classes\": C}: the columns are those from F on of C in all shards",
 };
 pub(crate) const PADDING: OptionAbout = OptionAbout {
     name: "padding",

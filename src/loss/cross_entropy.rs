@@ -1,7 +1,7 @@
 //! Softmax cross-entropy with index or probability targets (catalogue R1 to R6).
 
 use super::{
-    About, Argument, Dim, Empty, Entry, Kind, Loss, OptionAbout, Padding, Reduction,
+    About, Argument, Dim, Empty, Entry, Kind, Loss, OptionAbout, Padding, Reduction, Shard,
     arguments as arg, setters, tensors,
 };
 use crate::{
@@ -61,17 +61,6 @@ pub enum Smoothing {
     Ordinal,
 }
 
-/// Which of all classes the logits are, where they lie in several shards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
-pub struct Shard {
-    /// The first of them.
-    pub first: u64,
-    /// How many there are in all shards.
-    pub classes: u64,
-}
-
 /// What a mean with index targets divides by, over the rows that are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -104,6 +93,8 @@ pub enum Denominator {
 ///   through: its row's loss is NaN, its gradient 0, and [`crate::Status`] counts it.
 /// - **By-products**, in the same pass: lse, log_prob, entropy, max_prob, argmax, rank, correct
 ///   (see [`CrossEntropyOutputs`]).
+/// - **Shards** of the classes: see [`Shard`]. Class weights are then those of all classes, logit
+///   biases the shard's own; every option and output works but `rank` and a saved lse.
 /// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
 ///
 /// Sources: label smoothing, Szegedy et al. 2016; focal, Lin et al. 2017; logit adjustment, Menon et
@@ -147,8 +138,7 @@ pub struct CrossEntropy {
     pub focal_gamma: f64,
     /// What happens to gradient columns past the classes.
     pub padding: Padding,
-    /// The logits are a shard of all classes; see [`crate::CrossEntropyShards`]. Targets count over
-    /// all of them; outputs are `statistics`, or with a given `lse` the gradients.
+    /// The logits are a shard of all classes.
     pub shard: Option<Shard>,
 }
 
@@ -188,7 +178,7 @@ tensors! {
         targets = "targets",
         /// Target distributions `[rows, classes]`, used as they are.
         target_probs = "target_probs",
-        /// Class weights `[classes]`.
+        /// Class weights `[classes]` (of all shards).
         weight = "weight",
         /// Added to the logits `[classes]` (logit adjustment: τ·log π).
         logit_bias = "logit_bias",
@@ -200,6 +190,8 @@ tensors! {
         denominator = "denominator",
         /// A saved `lse` `[rows]`: the gradient is made from it without a first pass.
         lse = "lse",
+        /// The statistics of all shards `[shards·rows, 8]`, one shard after another.
+        statistics = "statistics",
     }
 }
 
@@ -258,12 +250,13 @@ static ABOUT: About = About {
         Argument::required("logits", Kind::Float, MATRIX, "logits"),
         arg::TARGETS,
         Argument::optional("target_probs", Kind::Float, MATRIX, "target distributions"),
-        Argument::optional("weight", Kind::Float, CLASSES, "class weights"),
+        Argument::optional("weight", Kind::Float, arg::CLASS_WEIGHT_SHAPES, "class weights"),
         Argument::optional("logit_bias", Kind::Float, CLASSES, "added to the logits"),
         arg::ROW_WEIGHT,
         arg::UPSTREAM,
         arg::DENOMINATOR_IN,
         arg::LSE_IN,
+        arg::STATISTICS_IN,
     ],
     outputs: &[
         arg::LOSS,
@@ -324,11 +317,7 @@ pub(crate) const OPTIONS: &[OptionAbout] = &[
         default: "\"keep\"",
         about: "gradient columns past the classes: \"keep\" or \"zero\"",
     },
-    OptionAbout {
-        name: "shard",
-        default: "null",
-        about: "{\"first\": F, \"classes\": C}: the logits are classes F… of C, see cross_entropy_shards",
-    },
+    arg::SHARD,
 ];
 
 pub(super) const ENTRY: Entry = Entry {
@@ -367,12 +356,16 @@ impl Loss for CrossEntropy {
         if !((self.focal_gamma as f32).is_finite() && self.focal_gamma >= 0.0) {
             return bad("focal_gamma", self.focal_gamma, "γ is within f32 and not below 0");
         }
-        self.validate_shard()?;
+        Shard::validate(self.shard, "cross_entropy")?;
         self.ignore_index.validate("cross_entropy")
     }
 
     fn is_per_row(&self) -> bool {
         self.reduction == Reduction::None
+    }
+
+    fn extents(&self) -> Vec<(Dim, u64)> {
+        self.shard.map(|shard| (Dim::AllClasses, shard.classes)).into_iter().collect()
     }
 
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
@@ -407,6 +400,11 @@ pub(crate) static STREAMS: &[FunctorStream] = &[
 ];
 
 impl CrossEntropy {
+    /// The classes of all shards.
+    pub(crate) fn all_classes(&self, classes: u64) -> u64 {
+        self.shard.map_or(classes, |shard| shard.classes)
+    }
+
     /// Whether a term over all columns is needed beside the softmax.
     fn has_term(&self, call: &Call) -> bool {
         call.has("target_probs")
@@ -465,8 +463,9 @@ impl RowLoss for CrossEntropy {
 
     fn numbers(&self, call: &Call) -> Vec<(String, Number)> {
         let epsilon = self.label_smoothing;
-        let classes = call.dim(Dim::Classes) as f64;
-        let spread = if self.smoothing == Smoothing::Uniform { epsilon / classes } else { 0.0 };
+        let classes = self.all_classes(call.dim(Dim::Classes));
+        let uniform = self.smoothing == Smoothing::Uniform;
+        let spread = if uniform { epsilon / classes as f64 } else { 0.0 };
         let numbers = [
             ("kept_share", 1.0 - epsilon),
             ("spread_share", spread),
@@ -477,9 +476,11 @@ impl RowLoss for CrossEntropy {
             ("z_loss", self.z_loss),
             ("focal_gamma", self.focal_gamma),
         ];
-        let first = ("first_class".to_owned(), Number::from(self.shard.map_or(0, |s| s.first)));
+        let counts =
+            [("first_class", self.shard.map_or(0, |shard| shard.first)), ("all_classes", classes)];
         let named = |(name, value): (&str, f64)| (name.to_owned(), value.into());
-        numbers.into_iter().map(named).chain([first]).collect()
+        let counted = |(name, value): (&str, u64)| (name.to_owned(), value.into());
+        numbers.into_iter().map(named).chain(counts.into_iter().map(counted)).collect()
     }
 
     fn closes_unseen(&self, call: &Call) -> bool {
@@ -496,60 +497,32 @@ impl RowLoss for CrossEntropy {
     fn check(&self, call: &Call) -> Result<()> {
         self.check_targets(call.has("targets"), call.has("target_probs"))?;
         let names: Vec<&str> = call.outputs.keys().map(String::as_str).collect();
-        self.check_shard(&|name| call.has(name), &names, call.dim(Dim::Classes))?;
+        let weights = call.inputs.get("weight").map(|weight| weight.layout.len());
+        self.check_shard(&|name| call.has(name), &names, call.dim(Dim::Classes), weights)?;
         Self::check_wanted(call.has("target_probs"), &names)
     }
 }
 
 impl CrossEntropy {
-    /// What a shard alone cannot know.
-    fn validate_shard(&self) -> Result<()> {
-        let Some(shard) = self.shard else { return Ok(()) };
-        let refused = |option, value: &dyn std::fmt::Display| {
-            Err(Error::option("cross_entropy", option, value, "not with `shard`"))
-        };
-        match () {
-            () if shard.first >= shard.classes => {
-                let value = format!("{shard:?}");
-                Err(Error::option("cross_entropy", "shard", value, "`first` is below `classes`"))
-            }
-            () if self.label_smoothing > 0.0 => refused("label_smoothing", &self.label_smoothing),
-            () if self.focal_gamma > 0.0 => refused("focal_gamma", &self.focal_gamma),
-            () => Ok(()),
-        }
-    }
-
-    /// What a shard takes and gives: statistics, or gradients from the lse of all shards.
+    /// What a shard takes and gives.
     pub(crate) fn check_shard(
         &self,
         given: &dyn Fn(&str) -> bool,
         wanted: &[&str],
         classes: u64,
+        weights: Option<u64>,
     ) -> Result<()> {
+        Shard::check(self.shard, "cross_entropy", given, wanted)?;
         let Some(shard) = self.shard else { return Ok(()) };
-        let conflict = |argument: &str, reason: &str| {
-            Err(Error::Conflict {
-                loss: "cross_entropy".to_owned(),
-                argument: argument.to_owned(),
-                other: "shard".to_owned(),
-                reason: reason.to_owned(),
-            })
-        };
-        if classes > shard.classes - shard.first {
-            return conflict("logits", &format!("{classes} classes reach past those of {shard:?}"));
-        }
-        for argument in ["weight", "target_probs"] {
-            if given(argument) {
-                return conflict(argument, "a shard does not know it of other shards' classes");
-            }
-        }
-        let own = ["statistics", "status", "denominator", "count"];
-        match wanted.iter().find(|name| !own.contains(name)) {
-            Some(name) if !name.starts_with("grad.") => {
-                conflict(name, "it is that of all shards: see cross_entropy_shards")
-            }
-            Some(name) if !given("lse") => conflict(name, "it needs the lse of all shards"),
-            _ => Ok(()),
+        shard.check_columns("cross_entropy", "logits", classes)?;
+        // The mean counts the weights of targets that lie in other shards.
+        match weights.filter(|&found| found != shard.classes) {
+            Some(found) => Err(Error::WrongShape {
+                argument: "weight".to_owned(),
+                found: vec![found],
+                expected: format!("[{}], the classes of all shards", shard.classes),
+            }),
+            None => Ok(()),
         }
     }
 

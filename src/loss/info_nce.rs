@@ -1,8 +1,8 @@
 //! InfoNCE, the softmax contrast of queries with keys (catalogue P2).
 
 use super::{
-    About, Argument, Dim, Empty, Entry, Kind, Loss, OptionAbout, Reduction, arguments as arg,
-    cross_entropy::IgnoreIndex, setters, tensors,
+    About, Argument, Dim, Empty, Entry, Kind, Loss, OptionAbout, Reduction, Shard,
+    arguments as arg, cross_entropy::IgnoreIndex, setters, tensors,
 };
 use crate::{
     array::{Arithmetic, Arrays},
@@ -41,6 +41,11 @@ use crate::{
 ///   [`crate::Status::zero_vectors`] counts it; a score that is NaN or infinite makes its query's
 ///   loss and gradient NaN, masked or not; a target outside `0..classes` is never read through: its
 ///   row's loss is NaN, its gradient 0, and [`crate::Status`] counts it.
+/// - **From a saved lse** (with `symmetric`, and `column_lse`) the gradients are made without a first
+///   pass.
+/// - **Shards** of the keys: see [`Shard`]. ∂keys is whole, ∂queries and ∂scale are parts. A shard has
+///   all queries, so with `symmetric` the softmax of its keys is its own: `column_lse` of the first call
+///   goes into the second one and to nobody else. To shard the queries, exchange them with the keys.
 /// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
 ///
 /// Sources: van den Oord et al. 2018; CLIP, Radford et al. 2021; chunks as in Inf-CL, Cheng et al.
@@ -76,6 +81,8 @@ pub struct InfoNce {
     pub symmetric: bool,
     /// The most bytes for the chunk of scores; `None` lets the plan choose.
     pub chunk_bytes: Option<u64>,
+    /// The keys are a shard of all keys.
+    pub shard: Option<Shard>,
 }
 
 impl Default for InfoNce {
@@ -88,6 +95,7 @@ impl Default for InfoNce {
             normalize: false,
             symmetric: false,
             chunk_bytes: None,
+            shard: None,
         }
     }
 }
@@ -95,7 +103,7 @@ impl Default for InfoNce {
 impl InfoNce {
     setters! {
         reduction: Reduction, empty: Empty, ignore_index: IgnoreIndex, temperature: f64,
-        normalize: bool, symmetric: bool, chunk_bytes: Option<u64>,
+        normalize: bool, symmetric: bool, chunk_bytes: Option<u64>, shard: Option<Shard>,
     }
 }
 
@@ -118,6 +126,12 @@ tensors! {
         upstream = "upstream",
         /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
         denominator = "denominator",
+        /// A saved `lse` `[rows]`.
+        lse = "lse",
+        /// A saved `column_lse` `[classes]`.
+        column_lse = "column_lse",
+        /// The statistics of all shards `[shards·rows, 8]`, one shard after another.
+        statistics = "statistics",
     }
 }
 
@@ -134,6 +148,10 @@ tensors! {
         scale_gradient = "grad.scale",
         /// log Σ exp(s) of each query.
         lse = "lse",
+        /// log Σ exp(s) of each key over the queries, with `symmetric`.
+        column_lse = "column_lse",
+        /// What a shard knows of each query.
+        statistics = "statistics",
         /// Σ of the row losses.
         sum = "sum",
         /// What a mean divides by.
@@ -170,6 +188,9 @@ static ABOUT: About = About {
         ),
         arg::UPSTREAM,
         arg::DENOMINATOR_IN,
+        arg::LSE_IN,
+        Argument::optional("column_lse", Kind::F32, &[&[Dim::Classes]], "a saved column_lse"),
+        arg::STATISTICS_IN,
     ],
     outputs: &[
         arg::LOSS,
@@ -177,6 +198,8 @@ static ABOUT: About = About {
         arg::KEYS_GRADIENT,
         arg::SCALE_GRADIENT,
         arg::LSE,
+        Argument::optional("column_lse", Kind::F32, &[&[Dim::Classes]], "log Σ exp(s) of each key"),
+        arg::STATISTICS,
         arg::SUM,
         arg::DENOMINATOR,
         arg::COUNT,
@@ -198,6 +221,7 @@ static ABOUT: About = About {
             about: "the mean of both directions (CLIP)",
         },
         arg::CHUNK_BYTES,
+        arg::SHARD,
     ],
 };
 
@@ -216,6 +240,7 @@ impl Loss for InfoNce {
     fn validate(&self) -> Result<()> {
         row::check_reduction(ABOUT.name, self.reduction)?;
         self.ignore_index.validate(ABOUT.name)?;
+        Shard::validate(self.shard, ABOUT.name)?;
         pairs::check_temperature(ABOUT.name, self.temperature)
     }
 
@@ -244,7 +269,8 @@ impl RowLoss for InfoNce {
     }
 
     fn options(&self) -> RowOptions {
-        pairs::row_options(self.reduction, self.empty, self.ignore_index.as_slice())
+        let options = pairs::row_options(self.reduction, self.empty, self.ignore_index.as_slice());
+        RowOptions { shard: self.shard, ..options }
     }
 
     fn streams(&self) -> &'static [FunctorStream] {
@@ -263,11 +289,12 @@ impl RowLoss for InfoNce {
 
     fn numbers(&self, _: &Call) -> Vec<(String, Number)> {
         // The mean of two directions is half the gradient of their sum.
-        pairs::numbers(1.0 / self.temperature, if self.symmetric { 0.5 } else { 1.0 })
+        let share = if self.symmetric { 0.5 } else { 1.0 };
+        pairs::numbers(1.0 / self.temperature, share, self.shard)
     }
 
     fn streams_twice(&self, _: &Call) -> bool {
-        true
+        false
     }
 
     fn check(&self, call: &Call) -> Result<()> {
@@ -278,10 +305,19 @@ impl RowLoss for InfoNce {
 impl PairLoss for InfoNce {
     fn pairing(&self) -> Pairing {
         let columns = if self.symmetric { Columns::Softmax } else { Columns::Keys };
-        Pairing { normalize: self.normalize, columns, chunk_bytes: self.chunk_bytes }
+        let Self { normalize, chunk_bytes, shard, .. } = *self;
+        Pairing { normalize, columns, chunk_bytes, shard }
     }
 
-    fn check_pairs(&self, given: &dyn Fn(&str) -> bool, [queries, keys]: [u64; 2]) -> Result<()> {
+    fn check_pairs(
+        &self,
+        given: &dyn Fn(&str) -> bool,
+        wanted: &[&str],
+        [queries, keys]: [u64; 2],
+    ) -> Result<()> {
+        Shard::check(self.shard, ABOUT.name, given, wanted)?;
+        self.check_columns(given, wanted)?;
+        let all_keys = self.shard.map_or(keys, |shard| shard.classes);
         let as_many = |option: &str| Error::WrongShape {
             argument: "keys".to_owned(),
             found: vec![keys],
@@ -295,13 +331,45 @@ impl PairLoss for InfoNce {
                 reason: "key i is query i's positive, and the other way round".to_owned(),
             });
         }
-        if self.symmetric && keys != queries {
+        if self.symmetric && all_keys != queries {
             return Err(as_many("`symmetric`"));
         }
         match (given("labels"), given("key_labels")) {
             (false, true) => Err(row::missing(self, "labels")),
+            (true, false) if self.shard.is_some() => Err(row::missing(self, "key_labels")),
             (true, false) if keys != queries => Err(as_many("`labels` and no `key_labels`")),
             _ => Ok(()),
         }
+    }
+}
+
+impl InfoNce {
+    /// A saved lse of the columns is for gradients of both directions, which need it.
+    fn check_columns(&self, given: &dyn Fn(&str) -> bool, wanted: &[&str]) -> Result<()> {
+        let saved = given("lse") || given("statistics");
+        if !self.symmetric && (given("column_lse") || wanted.contains(&"column_lse")) {
+            return Err(Error::Conflict {
+                loss: ABOUT.name.to_owned(),
+                argument: "column_lse".to_owned(),
+                other: "symmetric".to_owned(),
+                reason: "columns have a softmax with `symmetric` alone".to_owned(),
+            });
+        }
+        if given("column_lse") && !saved {
+            return Err(row::missing(self, "lse"));
+        }
+        let gradients = wanted.iter().any(|name| name.starts_with("grad."));
+        if self.symmetric && saved && gradients && !given("column_lse") {
+            return Err(row::missing(self, "column_lse"));
+        }
+        if saved && wanted.contains(&"column_lse") {
+            return Err(Error::Conflict {
+                loss: ABOUT.name.to_owned(),
+                argument: "column_lse".to_owned(),
+                other: "statistics".to_owned(),
+                reason: "it comes with a shard's own statistics".to_owned(),
+            });
+        }
+        Ok(())
     }
 }

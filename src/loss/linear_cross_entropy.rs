@@ -31,6 +31,7 @@ pub enum WeightLayout {
 ///   logits; row weights and the upstream gradient are in G before ∂W is summed.
 /// - **Edges**: those of [`CrossEntropy`]; the hidden state of an ignored row is not used, so a NaN
 ///   in it reaches nothing.
+/// - **Shards** of the vocabulary: see [`crate::Shard`]; ∂W and ∂bias are whole, ∂hidden is a part.
 ///
 /// Sources: Liger-Kernel's fused linear cross-entropy (Hsu et al. 2024); Cut Cross-Entropy (Wijmans
 /// et al. 2024).
@@ -60,7 +61,7 @@ tensors! {
         bias = "bias",
         /// Class indices `[rows]`.
         targets = "targets",
-        /// Class weights `[classes]`.
+        /// Class weights `[classes]` (of all shards).
         class_weight = "class_weight",
         /// Added to the capped logits `[classes]`.
         logit_bias = "logit_bias",
@@ -72,6 +73,8 @@ tensors! {
         denominator = "denominator",
         /// A saved `lse` `[rows]`.
         lse = "lse",
+        /// The statistics of all shards `[shards·rows, 8]`, one shard after another.
+        statistics = "statistics",
     }
 }
 
@@ -129,12 +132,13 @@ pub(super) static ABOUT: About = About {
         arg::WEIGHT,
         arg::BIAS,
         arg::TARGETS,
-        Argument::optional("class_weight", Kind::Float, CLASSES, "class weights"),
+        Argument::optional("class_weight", Kind::Float, arg::CLASS_WEIGHT_SHAPES, "class weights"),
         Argument::optional("logit_bias", Kind::Float, CLASSES, "added to the capped logits"),
         arg::ROW_WEIGHT,
         arg::UPSTREAM,
         arg::DENOMINATOR_IN,
         arg::LSE_IN,
+        arg::STATISTICS_IN,
     ],
     outputs: &[
         arg::LOSS,

@@ -1,8 +1,8 @@
 //! SigLIP's loss: every pair of a query and a key by itself (catalogue P4).
 
 use super::{
-    About, Argument, Dim, Empty, Entry, Kind, Loss, OptionAbout, Reduction, arguments as arg,
-    cross_entropy::IgnoreIndex, setters, tensors,
+    About, Argument, Dim, Empty, Entry, Kind, Loss, OptionAbout, Reduction, Shard,
+    arguments as arg, cross_entropy::IgnoreIndex, setters, tensors,
 };
 use crate::{
     array::{Arithmetic, Arrays},
@@ -33,6 +33,8 @@ use crate::{
 ///   [`crate::InfoNce`]; ∂bias = Σ G, ∂scale = Σ_ij G_ij·⟨q̂_i, k̂_j⟩.
 /// - **Mean** divides by the queries that are kept, as SigLIP's code does.
 /// - **Edges**: those of [`crate::InfoNce`].
+/// - **Shards** of the keys ([`Shard`]): every loss and sum is a part, to be added up over the shards, as
+///   are ∂queries, ∂scale and ∂bias; denominator and count are whole, and so is ∂keys.
 /// - **Errors**: [`crate::Error`] names the argument and its value, before any GPU work.
 ///
 /// Source: Zhai et al. 2023.
@@ -65,6 +67,8 @@ pub struct SigmoidContrastive {
     pub normalize: bool,
     /// The most bytes for the chunk of scores; `None` lets the plan choose.
     pub chunk_bytes: Option<u64>,
+    /// The keys are a shard of all keys.
+    pub shard: Option<Shard>,
 }
 
 impl Default for SigmoidContrastive {
@@ -75,6 +79,7 @@ impl Default for SigmoidContrastive {
             ignore_index: IgnoreIndex::One(-100),
             normalize: false,
             chunk_bytes: None,
+            shard: None,
         }
     }
 }
@@ -82,7 +87,7 @@ impl Default for SigmoidContrastive {
 impl SigmoidContrastive {
     setters! {
         reduction: Reduction, empty: Empty, ignore_index: IgnoreIndex, normalize: bool,
-        chunk_bytes: Option<u64>,
+        chunk_bytes: Option<u64>, shard: Option<Shard>,
     }
 }
 
@@ -168,6 +173,7 @@ static ABOUT: About = About {
             about: "queries and keys are divided by their norms",
         },
         arg::CHUNK_BYTES,
+        arg::SHARD,
     ],
 };
 
@@ -185,6 +191,7 @@ impl Loss for SigmoidContrastive {
 
     fn validate(&self) -> Result<()> {
         row::check_reduction(ABOUT.name, self.reduction)?;
+        Shard::validate(self.shard, ABOUT.name)?;
         self.ignore_index.validate(ABOUT.name)
     }
 
@@ -212,7 +219,8 @@ impl RowLoss for SigmoidContrastive {
     }
 
     fn options(&self) -> RowOptions {
-        pairs::row_options(self.reduction, self.empty, self.ignore_index.as_slice())
+        let options = pairs::row_options(self.reduction, self.empty, self.ignore_index.as_slice());
+        RowOptions { shard: self.shard, ..options }
     }
 
     fn streams(&self) -> &'static [FunctorStream] {
@@ -224,7 +232,7 @@ impl RowLoss for SigmoidContrastive {
     }
 
     fn numbers(&self, _: &Call) -> Vec<(String, Number)> {
-        pairs::numbers(1.0, 1.0)
+        pairs::numbers(1.0, 1.0, self.shard)
     }
 
     fn streams_twice(&self, _: &Call) -> bool {
@@ -238,7 +246,7 @@ impl RowLoss for SigmoidContrastive {
 
 impl PairLoss for SigmoidContrastive {
     fn pairing(&self) -> Pairing {
-        let (normalize, chunk_bytes) = (self.normalize, self.chunk_bytes);
-        Pairing { normalize, columns: Columns::Keys, chunk_bytes }
+        let Self { normalize, chunk_bytes, shard, .. } = *self;
+        Pairing { normalize, columns: Columns::Keys, chunk_bytes, shard }
     }
 }

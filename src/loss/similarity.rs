@@ -192,7 +192,7 @@ impl RowLoss for Similarity {
     }
 
     fn numbers(&self, _: &Call) -> Vec<(String, Number)> {
-        pairs::numbers(1.0 / self.temperature, 1.0)
+        pairs::numbers(1.0 / self.temperature, 1.0, None)
     }
 
     fn streams_twice(&self, _: &Call) -> bool {
@@ -207,6 +207,6 @@ impl RowLoss for Similarity {
 impl PairLoss for Similarity {
     fn pairing(&self) -> Pairing {
         let (normalize, chunk_bytes) = (self.normalize, self.chunk_bytes);
-        Pairing { normalize, columns: Columns::Keys, chunk_bytes }
+        Pairing { normalize, columns: Columns::Keys, chunk_bytes, shard: None }
     }
 }

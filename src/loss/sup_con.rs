@@ -1,13 +1,13 @@
 //! Supervised contrast of vectors with each other, and NT-Xent (catalogue P3).
 
 use super::{
-    About, Argument, Dim, Empty, Entry, Kind, Loss, OptionAbout, Reduction, arguments as arg,
-    setters, tensors,
+    About, Argument, Dim, Empty, Entry, Kind, Loss, OptionAbout, Reduction, Shard,
+    arguments as arg, setters, tensors,
 };
 use crate::{
     array::{Arithmetic, Arrays},
     cpu,
-    error::Result,
+    error::{Error, Result},
     kernel::{Source, shader},
     pairs::{self, Columns, PairLoss, Pairing},
     plan::{Call, Plan},
@@ -37,6 +37,9 @@ use crate::{
 /// - **Edges**: a vector of zeros has score 0 with everything and gradient 0, and
 ///   [`crate::Status::zero_vectors`] counts it; a vector that holds a NaN or an infinity makes every
 ///   row's loss NaN.
+/// - **From a saved lse** the gradient is made without a first pass.
+/// - **Shards** ([`Shard`]): `keys` are vectors `first…` of the features, which every shard has all of.
+///   ∂keys is those vectors' whole gradient; ∂features is a part, the parts' sum being the same.
 /// - **Errors**: [`crate::Error`] names the argument and its value, before any GPU work.
 ///
 /// Unlike the SupContrast code there is no factor temperature/base_temperature.
@@ -67,17 +70,26 @@ pub struct SupCon {
     pub temperature: f64,
     /// The most bytes for the chunk of scores; `None` lets the plan choose.
     pub chunk_bytes: Option<u64>,
+    /// The vectors to compare with are `keys`, a shard of the features.
+    pub shard: Option<Shard>,
 }
 
 impl Default for SupCon {
     fn default() -> Self {
-        Self { reduction: Reduction::Mean, empty: Empty::Nan, temperature: 1.0, chunk_bytes: None }
+        Self {
+            reduction: Reduction::Mean,
+            empty: Empty::Nan,
+            temperature: 1.0,
+            chunk_bytes: None,
+            shard: None,
+        }
     }
 }
 
 impl SupCon {
     setters! {
         reduction: Reduction, empty: Empty, temperature: f64, chunk_bytes: Option<u64>,
+        shard: Option<Shard>,
     }
 
     /// NT-Xent with SimCLR's temperature of 0.5: use it with the labels of [`SupCon::views`].
@@ -103,10 +115,16 @@ tensors! {
         features = "features",
         /// Labels `[rows]`.
         labels = "labels",
+        /// The features of a shard `[classes, hidden]`.
+        keys = "keys",
         /// The gradient from above, `[1]` or `[rows]`.
         upstream = "upstream",
         /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
         denominator = "denominator",
+        /// A saved `lse` `[rows]`.
+        lse = "lse",
+        /// The statistics of all shards `[shards·rows, 8]`, one shard after another.
+        statistics = "statistics",
     }
 }
 
@@ -117,8 +135,12 @@ tensors! {
         loss = "loss",
         /// The gradient of the features.
         features_gradient = "grad.features",
+        /// The gradient of a shard's features.
+        keys_gradient = "grad.keys",
         /// log Σ exp(s) of each row, over the others.
         lse = "lse",
+        /// What a shard knows of each row.
+        statistics = "statistics",
         /// Σ of the row losses.
         sum = "sum",
         /// What a mean divides by.
@@ -131,6 +153,7 @@ tensors! {
 }
 
 const FEATURES: &[&[Dim]] = &[&[Dim::Rows, Dim::Hidden]];
+const KEYS: &[&[Dim]] = &[&[Dim::Classes, Dim::Hidden]];
 
 static ABOUT: About = About {
     name: "sup_con",
@@ -141,13 +164,18 @@ static ABOUT: About = About {
     inputs: &[
         Argument::required("features", Kind::Float, FEATURES, "vectors, normalised inside"),
         Argument::required("labels", Kind::Label, &[&[Dim::Rows]], "equal ones are positives"),
+        Argument::optional("keys", Kind::Float, KEYS, "the features of a shard"),
         arg::UPSTREAM,
         arg::DENOMINATOR_IN,
+        arg::LSE_IN,
+        arg::STATISTICS_IN,
     ],
     outputs: &[
         arg::LOSS,
         Argument::optional("grad.features", Kind::Float, FEATURES, "gradient of the features"),
+        arg::KEYS_GRADIENT,
         arg::LSE,
+        arg::STATISTICS,
         arg::SUM,
         arg::DENOMINATOR,
         arg::COUNT,
@@ -158,6 +186,7 @@ static ABOUT: About = About {
         arg::EMPTY,
         OptionAbout { name: "temperature", default: "1.0", about: "τ > 0" },
         arg::CHUNK_BYTES,
+        arg::SHARD,
     ],
 };
 
@@ -175,6 +204,7 @@ impl Loss for SupCon {
 
     fn validate(&self) -> Result<()> {
         row::check_reduction(ABOUT.name, self.reduction)?;
+        Shard::validate(self.shard, ABOUT.name)?;
         pairs::check_temperature(ABOUT.name, self.temperature)
     }
 
@@ -204,7 +234,8 @@ impl RowLoss for SupCon {
 
     fn options(&self) -> RowOptions {
         // What stands for a target is the number of positives: see `pairs`.
-        pairs::row_options(self.reduction, self.empty, &[0])
+        let options = pairs::row_options(self.reduction, self.empty, &[0]);
+        RowOptions { shard: self.shard.map(|shard| Shard { first: 0, ..shard }), ..options }
     }
 
     fn streams(&self) -> &'static [FunctorStream] {
@@ -216,20 +247,46 @@ impl RowLoss for SupCon {
     }
 
     fn numbers(&self, _: &Call) -> Vec<(String, Number)> {
-        pairs::numbers(1.0 / self.temperature, 1.0)
+        pairs::numbers(1.0 / self.temperature, 1.0, self.shard)
     }
 
     fn streams_twice(&self, _: &Call) -> bool {
-        true
+        false
     }
 
-    fn check(&self, _: &Call) -> Result<()> {
-        Ok(())
+    fn check(&self, call: &Call) -> Result<()> {
+        pairs::check(self, call)
     }
 }
 
 impl PairLoss for SupCon {
     fn pairing(&self) -> Pairing {
-        Pairing { normalize: true, columns: Columns::Queries, chunk_bytes: self.chunk_bytes }
+        let Self { chunk_bytes, shard, .. } = *self;
+        Pairing { normalize: true, columns: Columns::Queries, chunk_bytes, shard }
+    }
+
+    fn check_pairs(
+        &self,
+        given: &dyn Fn(&str) -> bool,
+        wanted: &[&str],
+        [rows, _]: [u64; 2],
+    ) -> Result<()> {
+        Shard::check(self.shard, ABOUT.name, given, wanted)?;
+        match self.shard {
+            None if given("keys") => Err(Error::Conflict {
+                loss: ABOUT.name.to_owned(),
+                argument: "keys".to_owned(),
+                other: "shard".to_owned(),
+                reason: "without it features are compared with all features".to_owned(),
+            }),
+            None if wanted.contains(&"grad.keys") => Err(row::missing(self, "keys")),
+            Some(_) if !given("keys") => Err(row::missing(self, "keys")),
+            Some(shard) if shard.classes != rows => Err(Error::WrongShape {
+                argument: "features".to_owned(),
+                found: vec![rows],
+                expected: format!("the {} features of all shards", shard.classes),
+            }),
+            _ => Ok(()),
+        }
     }
 }

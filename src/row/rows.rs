@@ -8,7 +8,7 @@ use super::{
 use crate::{
     error::Result,
     kernel::{Source, shader, size},
-    loss::{CrossEntropyShards, Dim, Padding, Reduction, Shard},
+    loss::{Dim, Padding, Reduction, Shard, shard},
     plan::{Call, Number, Plan, Planner, Step, View},
     profile::Profile,
     tensor::{Dtype, Layout},
@@ -69,21 +69,6 @@ pub(crate) fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result
                 rows.pad(call.output(name).map(|view| view.rows(window)))?;
             }
         }
-    }
-    rows.end(&windows)
-}
-
-/// The plan of rows that are closed from the statistics of their shards.
-pub(crate) fn combine(loss: &CrossEntropyShards, call: &Call, profile: &Profile) -> Result<Plan> {
-    let mut rows = Rows::new(loss, call, profile)?;
-    let Some(gathered) = call.input("statistics") else {
-        return Err(missing(loss, "statistics"));
-    };
-    let shards = CrossEntropyShards::shards(gathered.layout.rows(), call.dim(Dim::Rows))?;
-    let windows = rows.windows(std::iter::empty(), u64::MAX);
-    rows.begin(&windows)?;
-    for (index, window) in windows.iter().enumerate() {
-        rows.gathered(index, window, (&gathered, shards))?;
     }
     rows.end(&windows)
 }
@@ -261,7 +246,6 @@ impl<'a> Rows<'a> {
         )
         .shape("HAS_TARGETS", targets.is_some())
         .shape("HAS_LSE", lse.is_some())
-        .shape("SHARDED", options.shard.is_some())
         .shape("WEIGHTED_ROWS", options.weighted_rows)
         .number("rows", count)
         .number("classes", classes)
@@ -367,9 +351,8 @@ impl<'a> Rows<'a> {
         let few = segments > 1 && groups < u64::from(self.profile().busy_workgroups);
         // See `MOST_ITERATIONS`: a workgroup that walks a very long row twice would exceed it.
         let long = 5 * self.classes / (16 * u64::from(lanes)) > MOST_ITERATIONS;
-        let deferred = self.call.has("lse") && !self.loss.streams_twice(self.call);
-        if deferred {
-            self.merge(index, rows, Some(scores), None)?;
+        if self.closes() {
+            self.close(index, rows, Some(scores))?;
             self.gradient(index, rows, scores)
         } else if few || long || self.call.wants("statistics") {
             let words = count * segments * STATE_WORDS;
@@ -380,6 +363,31 @@ impl<'a> Rows<'a> {
         } else {
             self.fused(index, rows, scores)
         }
+    }
+
+    /// Whether what is given closes the rows without a stream: the statistics of all shards, or the
+    /// lse where the loss needs no more.
+    pub fn closes(&self) -> bool {
+        let saved = self.call.has("lse") && !self.loss.streams_twice(self.call);
+        saved || self.call.has("statistics")
+    }
+
+    /// Closes rows from what is given.
+    pub fn close(
+        &mut self,
+        index: usize,
+        rows: &Range<u64>,
+        scores: Option<&Scores>,
+    ) -> Result<()> {
+        match self.call.input("statistics") {
+            Some(gathered) => self.gathered(index, rows, &gathered),
+            None => self.merge(index, rows, scores, None),
+        }
+    }
+
+    /// Whether that can be done without a look at their scores.
+    pub fn closes_unseen(&self) -> bool {
+        self.call.has("statistics") || (self.call.has("lse") && self.loss.closes_unseen(self.call))
     }
 
     /// Scratch that one stretch of rows after another uses again.
@@ -499,16 +507,13 @@ impl<'a> Rows<'a> {
     }
 
     /// Closes rows from the statistics of their shards.
-    fn gathered(
-        &mut self,
-        index: usize,
-        rows: &Range<u64>,
-        (gathered, shards): (&View, u64),
-    ) -> Result<()> {
+    fn gathered(&mut self, index: usize, rows: &Range<u64>, gathered: &View) -> Result<()> {
+        let shards = shard::gathered(gathered.layout.rows(), self.count)?;
         let (workgroup, _) = self.lanes();
         let (streams, count) = (self.streams(rows, false), self.count);
         let step = self
-            .step("combine", shader!("loss/cross_entropy_shards.wgsl"), index, rows)
+            .step("combine", shader!("row/gathered.wgsl"), index, rows)
+            .shape("GATHERED", true)
             .number("shards", shards)
             .number("all_rows", count)
             .words("gathered", Some(gathered.clone()))
@@ -517,16 +522,6 @@ impl<'a> Rows<'a> {
             .write("gradient", None);
         functor_streams(step, streams)
             .groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
-    }
-
-    /// Closes rows whose lse is given without a look at their scores, if that can be.
-    pub fn close_unseen(&mut self, index: usize, rows: &Range<u64>) -> Result<()> {
-        self.merge(index, rows, None, None)
-    }
-
-    /// Whether the rows of this call can be closed so.
-    pub fn closes_unseen(&self) -> bool {
-        self.call.has("lse") && self.loss.closes_unseen(self.call)
     }
 
     /// The second stream alone, of rows that were closed before.
@@ -575,13 +570,23 @@ impl<'a> Rows<'a> {
                 self.input(stream.argument)
             }?;
             Some(match stream.span {
-                Span::Classes => view.for_every_row(),
+                Span::Classes => self.own_classes(view.for_every_row()),
                 Span::Rows => per_row(view, self.count).rows(rows),
                 Span::Matrix => view.rows(rows),
                 Span::Planes => view,
             })
         };
         self.loss.streams().iter().map(|stream| (*stream, view(stream))).collect()
+    }
+
+    /// The stretch of a vector over the classes of all shards that is the call's own.
+    fn own_classes(&self, view: View) -> View {
+        match self.loss.options().shard {
+            Some(Shard { first, .. }) if view.layout.columns() > self.classes => {
+                view.columns(&(first..first + self.classes))
+            }
+            _ => view,
+        }
     }
 
     /// Zeroes a gradient's columns between the classes and the row stride.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use surprisal::{
-    CrossEntropy, CrossEntropyShards, Dtype, Layout, Plan, Profile, Shard,
+    Dtype, Layout, Plan, Profile,
     loss::{self, Dim, Kind},
     plan::{self, Operand},
 };
@@ -82,28 +82,71 @@ fn plans_of(loss: &dyn surprisal::Loss) -> Vec<Plan> {
     plans
 }
 
-/// A shard's statistics, its gradient from the lse of all shards, and what makes that lse.
+/// What a shard gives, and what it makes of the statistics of all shards.
 fn shards(profile: &Profile) -> Vec<Plan> {
-    let shard = CrossEntropy::default().shard(Some(Shard { first: 3, classes: 1 << 20 }));
-    let whole = CrossEntropyShards::new(1 << 20);
-    let calls: [(&dyn surprisal::Loss, &[&str], &[&str]); 3] = [
-        (&shard, &["logits", "targets", "logit_bias"], &["statistics"]),
-        (&shard, &["logits", "targets", "lse", "row_weight"], &["grad.logits"]),
-        (&whole, &["statistics", "targets"], &["loss", "lse", "argmax", "entropy", "status"]),
+    type Given<'a> = (&'a str, Value, &'a [&'a str], [u64; 2]);
+    let ordinal = json!({"focal_gamma": 2.0, "label_smoothing": 0.1, "smoothing": "ordinal"});
+    let both = json!({"normalize": true, "symmetric": true});
+    let (few, many, itself) = ([4, 7], [4, 70_001], [10, 7]);
+    let losses: [Given; 8] = [
+        ("cross_entropy", json!({}), &["logits", "targets", "logit_bias", "weight"], many),
+        ("cross_entropy", ordinal, &["logits", "targets"], many),
+        ("cross_entropy", json!({"label_smoothing": 0.1}), &["logits", "target_probs"], few),
+        ("linear_cross_entropy", json!({}), &["hidden", "weight", "targets"], many),
+        ("info_nce", json!({"normalize": true}), &["queries", "keys", "scale", "targets"], many),
+        ("info_nce", both.clone(), &["queries", "keys", "scale"], itself),
+        ("sup_con", json!({}), &["features", "labels", "keys"], itself),
+        ("sigmoid_contrastive", json!({}), &["queries", "keys", "scale", "bias"], few),
     ];
-    let plan = |(loss, inputs, outputs): (&dyn surprisal::Loss, &[&str], &[&str])| {
-        let shape = Shape { rows: 4, classes: 70_001, offset: 0, dtype: Dtype::F32, variant: 0 };
-        let about = loss.about();
-        let operands = |arguments: &[loss::Argument], names: &[&str], first| {
-            let named = arguments.iter().filter(|a| names.contains(&a.name)).enumerate();
-            let operand = |(at, a): (usize, &loss::Argument)| shape.operand(loss, a, first + at);
-            named.map(|(at, a)| (a.name.to_owned(), operand((at, a)))).collect()
-        };
-        let inputs = operands(about.inputs, inputs, 0);
-        let outputs = operands(about.outputs, outputs, 100);
-        loss.plan(&call(loss, inputs, outputs, profile), profile).unwrap()
+    let with = |given: &[&'static str], more: &[&'static str]| [given, more].concat();
+    let mut plans = Vec::new();
+    for (name, mut options, given, extents) in losses {
+        let [rows, classes] = extents;
+        let all = if classes > rows { classes + 3 } else { rows };
+        options["shard"] = json!({"first": 3, "classes": all});
+        let loss = (loss::find(name).unwrap().parse)(&options).unwrap();
+        let gradients: Vec<String> = given.iter().map(|name| format!("grad.{name}")).collect();
+        let outputs: Vec<&str> = ["loss", "lse", "entropy", "argmax", "status"]
+            .into_iter()
+            .chain(gradients.iter().map(String::as_str))
+            .collect();
+        let symmetric =
+            options == json!({"normalize": true, "symmetric": true, "shard": options["shard"]});
+        let columns: &[&str] = if symmetric { &["column_lse"] } else { &[] };
+        if name != "sigmoid_contrastive" {
+            let statistics = with(&["statistics", "status"], columns);
+            plans.push(planned(&*loss, given, &statistics, extents, profile));
+        }
+        let given = with(&with(given, &["statistics"]), columns);
+        plans.push(planned(&*loss, &given, &outputs, extents, profile));
+    }
+    // Gradients from what was saved of both directions.
+    let loss = (loss::find("info_nce").unwrap().parse)(&both).unwrap();
+    let given = ["queries", "keys", "scale", "lse", "column_lse"];
+    let gradients = ["grad.queries", "grad.keys", "grad.scale"];
+    plans.push(planned(&*loss, &given, &gradients, [7, 7], profile));
+    plans.push(planned(&*loss, &given[..3], &["loss", "lse", "column_lse"], [7, 7], profile));
+    plans
+}
+
+/// The plan of a call with those of these inputs and outputs that the loss has.
+fn planned(
+    loss: &dyn surprisal::Loss,
+    inputs: &[&str],
+    outputs: &[&str],
+    [rows, classes]: [u64; 2],
+    profile: &Profile,
+) -> Plan {
+    let shape = Shape { rows, classes, offset: 0, dtype: Dtype::F32, variant: 0 };
+    let about = loss.about();
+    let operands = |arguments: &[loss::Argument], names: &[&str], first| {
+        let named = arguments.iter().filter(|a| names.contains(&a.name)).enumerate();
+        let operand = |(at, a): (usize, &loss::Argument)| shape.operand(loss, a, first + at);
+        named.map(|(at, a)| (a.name.to_owned(), operand((at, a)))).collect()
     };
-    calls.into_iter().map(plan).collect()
+    let inputs = operands(about.inputs, inputs, 0);
+    let outputs = operands(about.outputs, outputs, 100);
+    loss.plan(&call(loss, inputs, outputs, profile), profile).unwrap()
 }
 
 /// A call to plan: which inputs it has is the variant.
@@ -135,7 +178,9 @@ impl Shape {
             _ => &["targets", "row_weight", "upstream", "denominator"],
         };
         for argument in about.inputs {
-            if !skip.contains(&argument.name) || argument.required {
+            // Of shards there are plans of their own.
+            let of_shards = ["statistics", "column_lse", "keys"].contains(&argument.name);
+            if !(skip.contains(&argument.name) || of_shards) || argument.required {
                 inputs.insert(argument.name.to_owned(), self.operand(loss, argument, inputs.len()));
             }
         }
@@ -152,7 +197,8 @@ impl Shape {
                 .name
                 .strip_prefix("grad.")
                 .is_some_and(|input| !inputs.contains_key(input));
-            if !(lse && by_product || refused.contains(&argument.name) || unknown) {
+            let of_shards = argument.name == "column_lse";
+            if !(of_shards || lse && by_product || refused.contains(&argument.name) || unknown) {
                 let number = inputs.len() + outputs.len();
                 outputs.insert(argument.name.to_owned(), self.operand(loss, argument, number));
             }
@@ -171,10 +217,15 @@ impl Shape {
             Dim::Classes => self.classes,
             Dim::Hidden => 6,
             Dim::One => 1,
+            Dim::Gathered => 3 * self.rows,
             dim => loss.extents().into_iter().find(|(d, _)| d == dim).map_or(8, |(_, e)| e),
         };
         let rank = loss.about().inputs[0].shapes[0].len();
-        let shape = argument.shape_in(loss, rank);
+        let usual = argument.shape_in(loss, rank);
+        let sharded = loss.extents().iter().any(|(dim, _)| *dim == Dim::AllClasses);
+        // The weights of all classes, where the classes are those of a shard.
+        let all = argument.shapes.iter().find(|s| sharded && s.contains(&Dim::AllClasses));
+        let shape = all.copied().unwrap_or(usual);
         let shape: Vec<u64> = shape.iter().map(extent).collect();
         let dtype = match argument.kind {
             Kind::Float | Kind::Mask => self.dtype,

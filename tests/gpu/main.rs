@@ -22,6 +22,7 @@ mod recording;
 mod registry;
 mod section0;
 mod shapes;
+mod shards;
 mod support;
 
 use std::{
@@ -45,6 +46,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("registry", registry::TESTS),
     ("linear", linear::TESTS),
     ("pairs", pairs::TESTS),
+    ("shards", shards::TESTS),
     ("recording", recording::TESTS),
     ("faults", faults::TESTS),
 ];

@@ -2,10 +2,7 @@
 //! bit.
 
 use serde_json::{Value, json};
-use surprisal::{
-    Array, Arrays, CrossEntropyShards, Dtype, Error, Gpu, Layout, Loss, Named, Reduction, Request,
-    testing,
-};
+use surprisal::{Array, Arrays, Dtype, Error, Gpu, Layout, Loss, Named, Request, testing};
 
 use crate::{
     conformance::every,
@@ -29,6 +26,8 @@ tests![
     duplicates,
     rows_without_positives,
     few,
+    all_alike,
+    resident_scale,
     labels,
     bad_targets,
     not_numbers,
@@ -38,9 +37,10 @@ tests![
     views,
     places_in_memory,
     scratch,
+    allocated,
+    saved,
     refusals,
     similarities,
-    vocabulary_shards,
 ];
 
 const GRADIENTS: [&str; 4] = ["loss", "lse", "grad.queries", "grad.keys"];
@@ -304,6 +304,72 @@ fn few(context: &Context) {
     }
 }
 
+/// Losses of a loss's own kind on copies of one vector, and of vectors of depth 1.
+fn all_alike(context: &Context) {
+    let gpu = &context.gpu;
+    let copies = |count: usize| matrix(count, 3, [0.5, -1.0, 2.0].repeat(count));
+    for (queries, keys) in [(1, 1), (5, 5), (4, 9)] {
+        let inputs = named([("queries", copies(queries)), ("keys", copies(keys))]);
+        let inputs = with(&inputs, [("scale", vector(&[3.0]))]);
+        let wanted = [&GRADIENTS[..], &["grad.scale"]].concat();
+        for normalize in [false, true] {
+            let mut losses = vec![info_nce(&json!({"normalize": normalize, "reduction": "none"}))];
+            losses.extend((queries == keys).then(|| info_nce(&symmetric(normalize))));
+            for loss in losses {
+                if !normalize {
+                    check(gpu, &*loss, &inputs, Dtype::F32, &wanted);
+                    continue;
+                }
+                // Equal directions have no gradient: what comes out is rounding, in the reference too.
+                check(gpu, &*loss, &inputs, Dtype::F32, &["loss", "lse"]);
+                let (outputs, _) = outcome(gpu, &*loss, &inputs, Dtype::F32, &wanted[2..]);
+                for name in &wanted[2..] {
+                    assert!(outputs[*name].to_f64().iter().all(|g| g.abs() < 1e-6), "{name}");
+                }
+            }
+            let loss = parse("sigmoid_contrastive", &json!({"normalize": normalize}));
+            let wanted = ["loss", "grad.queries", "grad.keys", "grad.scale"];
+            check(gpu, &*loss, &inputs, Dtype::F32, &wanted);
+        }
+    }
+    // Depth 1: every normalised vector is 1 or -1.
+    for labels in [[7; 6], [1, 1, 2, 2, 3, 3]] {
+        let features = matrix(6, 1, vec![0.3, -2.0, 5.0, 1e-3, -0.7, 0.0]);
+        let inputs = named([("features", features), ("labels", indices(&labels))]);
+        let loss = parse("sup_con", &json!({"temperature": 0.5}));
+        let wanted = ["loss", "count", "grad.features"];
+        let (_, status) = check(gpu, &*loss, &inputs, Dtype::F32, &wanted);
+        assert_eq!(status.zero_vectors, 1);
+    }
+}
+
+/// A learnable temperature stays on the GPU: its numbers change between two runs of one recording.
+fn resident_scale(context: &Context) {
+    let gpu = &context.gpu;
+    let inputs = with(&sample(36, 11, 11, 5), [("scale", vector(&[2.0]))]);
+    for options in [json!({}), symmetric(true)] {
+        let loss = info_nce(&options);
+        let placed = placed_inputs(gpu, &*loss, &inputs, Dtype::F32);
+        let output = Placed::output(gpu, Layout::vector(Dtype::F32, 1));
+        let gradient = Placed::output(gpu, Layout::vector(Dtype::F32, 1));
+        let outputs = Named::from([
+            ("loss".to_owned(), output.tensor()),
+            ("grad.scale".to_owned(), gradient.tensor()),
+        ]);
+        let request = Request::new(tensors(&placed), outputs);
+        for scale in [2.0, 0.25, -1.5] {
+            let (_, held) = placed.iter().find(|(name, _)| name == "scale").unwrap();
+            let at = held.tensor().layout.offset * 4;
+            gpu.queue().write_buffer(held.tensor().buffer, at, &(scale as f32).to_le_bytes());
+            submit(gpu, &*loss, &request);
+            let changed = with(&inputs, [("scale", vector(&[scale]))]);
+            let found = named([("loss", output.array(gpu)), ("grad.scale", gradient.array(gpu))]);
+            let wanted = ["loss", "grad.scale"];
+            Reference::new(&*loss, &changed, Dtype::F32, &wanted).assert(&found);
+        }
+    }
+}
+
 /// False negatives: keys with the query's label.
 fn labels(context: &Context) {
     let gpu = &context.gpu;
@@ -504,6 +570,31 @@ fn places_in_memory(context: &Context) {
     }
 }
 
+/// What the device's allocator holds for a call is what its plan says.
+fn allocated(context: &Context) {
+    for (name, options, inputs, wanted) in kinds() {
+        let gpu = context.another();
+        let loss = parse(name, &options);
+        let placed = placed_inputs(&gpu, &*loss, &inputs, Dtype::F32);
+        let outputs: Vec<_> = wanted
+            .iter()
+            .map(|&name| {
+                let shape = match name {
+                    "loss" => vec![inputs.values().map(|array| array.shape[0]).max().unwrap()],
+                    name => inputs[name.strip_prefix("grad.").unwrap()].shape.clone(),
+                };
+                (name.to_owned(), Placed::output(&gpu, Layout::dense(Dtype::F32, &shape)))
+            })
+            .collect();
+        let request = Request::new(tensors(&placed), tensors(&outputs));
+        let prepared = gpu.prepare(&*loss, &request).unwrap();
+        let Some(held) = surprisal::bench::allocated_bytes(&gpu) else { return };
+        let planned = prepared.plan().scratch_bytes + prepared.plan().params_bytes();
+        // Drivers ask for a few bytes more a buffer.
+        assert!((planned..planned + 256).contains(&held), "{name} {options}: {held}, {planned}");
+    }
+}
+
 /// The plan's bytes are enough: dirty scratch of that size, with a guard behind it.
 fn scratch(context: &Context) {
     let gpu = &context.gpu;
@@ -533,6 +624,51 @@ fn scratch(context: &Context) {
                 assert_eq!(bits(&placed.array(gpu)), bits(&expected[output]), "{what}");
             }
         }
+    }
+}
+
+/// Gradients from a saved lse, in chunks or not.
+fn saved(context: &Context) {
+    let gpu = &context.gpu;
+    let mut inputs = with(&sample(33, 21, 21, 9), [("scale", vector(&[2.0]))]);
+    let targets = ("targets", indices(&testing::targets(34, 21, 21)));
+    let gradients = ["grad.queries", "grad.keys", "grad.scale"];
+    for chunk in [None, Some(5 * 24 * 4)] {
+        for normalize in [false, true] {
+            for both in [false, true] {
+                let options =
+                    json!({"normalize": normalize, "symmetric": both, "chunk_bytes": chunk});
+                let loss = info_nce(&options);
+                let kept: &[&str] = if both { &["lse", "column_lse"] } else { &["lse"] };
+                let (forward, _) = check(gpu, &*loss, &inputs, Dtype::F32, kept);
+                let mut saved = inputs.clone();
+                saved.extend(kept.iter().map(|&name| (name.to_owned(), forward[name].clone())));
+                let (outputs, _) = check(gpu, &*loss, &saved, Dtype::F32, &gradients);
+                Reference::new(&*loss, &inputs, Dtype::F32, &gradients).assert(&outputs);
+                check(gpu, &*loss, &saved, Dtype::F32, &["grad.scale"]);
+                check(gpu, &*loss, &saved, Dtype::F32, &["grad.keys"]);
+            }
+        }
+        inputs = with(&inputs, [targets.clone()]);
+        let loss = info_nce(&json!({"chunk_bytes": chunk}));
+        let lse = check(gpu, &*loss, &inputs, Dtype::F32, &["lse"]).0["lse"].clone();
+        check(gpu, &*loss, &with(&inputs, [("lse", lse)]), Dtype::F32, &gradients);
+        inputs.remove("targets");
+        let features = features(35, 26, 7, 5);
+        let loss = parse("sup_con", &json!({"chunk_bytes": chunk, "temperature": 0.3}));
+        let lse = check(gpu, &*loss, &features, Dtype::F32, &["lse"]).0["lse"].clone();
+        check(gpu, &*loss, &with(&features, [("lse", lse)]), Dtype::F32, &["grad.features"]);
+    }
+    // What is missing or out of place is named.
+    let lse = with(&inputs, [("lse", vector(&[1.0; 21]))]);
+    for (options, inputs, wanted, named) in [
+        (json!({"symmetric": true}), &lse, "grad.keys", "column_lse"),
+        (json!({}), &inputs, "column_lse", "symmetric"),
+        (json!({}), &lse, "loss", "lse"),
+    ] {
+        let loss = info_nce(&options);
+        let error = gpu.run_arrays(&*loss, inputs, Dtype::F32, &[wanted]).unwrap_err();
+        assert!(error.to_string().contains(named), "{error}");
     }
 }
 
@@ -605,104 +741,4 @@ fn similarities(context: &Context) {
     assert_eq!(status.bad_rows, 2);
     let loss = parse("similarity", &json!({"k": 7}));
     assert!(gpu.run_arrays(&*loss, &ties, Dtype::F32, &["top_scores"]).is_err());
-}
-
-// --- shards ---
-
-/// P1 over three shards of the vocabulary is P1.
-fn vocabulary_shards(context: &Context) {
-    let gpu = &context.gpu;
-    let (rows, classes, depth) = (23, 300, 9);
-    let cuts = [0, 111, 112, 300];
-    for common in [0.0, 1e4] {
-        let hidden = gaussian(40, rows, depth);
-        let weight = gaussian(41, classes, depth).to_f64();
-        let bias = testing::gaussian(42, classes);
-        let mut targets = testing::targets(43, rows, classes as u64);
-        (targets[3], targets[8], targets[9], targets[10]) = (-100, 111, 300, -5);
-        let own = named([("hidden", hidden), ("targets", indices(&targets))]);
-        let part = |from: usize, to: usize| {
-            let weight = matrix(to - from, depth, weight[from * depth..to * depth].to_vec());
-            with(
-                &own,
-                [
-                    ("weight", weight),
-                    ("bias", vector(&bias[from..to])),
-                    ("logit_bias", vector(&vec![common; to - from])),
-                ],
-            )
-        };
-        let base = json!({"reduction": "sum", "z_loss": if common > 0.0 { 0.0 } else { 0.01 },
-            "temperature": 1.3, "softcap": Value::Null, "chunk_bytes": 7 * 304 * 4});
-        let shard = |from: usize| {
-            let mut options = base.clone();
-            options["shard"] = json!({"first": from, "classes": classes});
-            parse("linear_cross_entropy", &options)
-        };
-        let whole = parse("linear_cross_entropy", &base);
-        let ends = || cuts.windows(2).map(|ends| (ends[0], ends[1]));
-        let mut gathered = Vec::new();
-        for (from, to) in ends() {
-            let (outputs, _) =
-                outcome(gpu, &*shard(from), &part(from, to), Dtype::F32, &["statistics"]);
-            gathered.extend(outputs["statistics"].to_f64());
-        }
-        let inputs = with(
-            &Arrays::new(),
-            [("statistics", matrix(3 * rows, 8, gathered)), ("targets", own["targets"].clone())],
-        );
-        let combine = CrossEntropyShards::new(classes as u64)
-            .reduction(Reduction::Sum)
-            .z_loss(base["z_loss"].as_f64().unwrap());
-        let wanted = [
-            "loss",
-            "lse",
-            "log_prob",
-            "entropy",
-            "max_prob",
-            "argmax",
-            "correct",
-            "sum",
-            "count",
-            "denominator",
-            "correct_count",
-        ];
-        let (combined, status) = check(gpu, &combine, &inputs, Dtype::F32, &wanted);
-        assert_eq!((status.bad_targets, status.first_bad_target), (2, Some((9, 300))));
-        let everything = part(0, classes);
-        Reference::new(&*whole, &everything, Dtype::F32, &wanted).assert(&combined);
-        // The gradients, each shard's from the lse of all.
-        let mut sum = vec![0.0; rows * depth];
-        let (mut of_weight, mut of_bias) = (Vec::new(), Vec::new());
-        for (from, to) in ends() {
-            let inputs = with(&part(from, to), [("lse", combined["lse"].clone())]);
-            let names = ["grad.hidden", "grad.weight", "grad.bias"];
-            let (outputs, _) = outcome(gpu, &*shard(from), &inputs, Dtype::F32, &names);
-            sum.iter_mut().zip(outputs["grad.hidden"].to_f64()).for_each(|(sum, g)| *sum += g);
-            of_weight.extend(outputs["grad.weight"].to_f64());
-            of_bias.extend(outputs["grad.bias"].to_f64());
-        }
-        let gradients = named([
-            ("grad.hidden", matrix(rows, depth, sum)),
-            ("grad.weight", matrix(classes, depth, of_weight)),
-            ("grad.bias", vector(&of_bias)),
-        ]);
-        if common == 0.0 {
-            let names = ["grad.hidden", "grad.weight", "grad.bias"];
-            Reference::new(&*whole, &everything, Dtype::F32, &names).assert(&gradients);
-        }
-    }
-    // What a shard alone cannot know is refused.
-    let shard = parse("cross_entropy", &json!({"shard": {"first": 4, "classes": 9}}));
-    let logits =
-        |classes| named([("logits", gaussian(44, 2, classes)), ("targets", indices(&[0, 8]))]);
-    for (inputs, wanted) in [
-        (logits(5), "loss"),
-        (logits(5), "grad.logits"),
-        (logits(6), "statistics"),
-        (with(&logits(5), [("weight", vector(&[1.0; 5]))]), "statistics"),
-    ] {
-        assert!(gpu.run_arrays(&*shard, &inputs, Dtype::F32, &[wanted]).is_err(), "{wanted}");
-        assert!(surprisal::cpu::run(&*shard, &inputs, &[wanted]).is_err(), "{wanted}");
-    }
 }

@@ -12,7 +12,10 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 use surprisal::{
     Dtype, Error, Gpu, Prepared, Result, adapter,
-    bench::{CopyKernel, Mode, Sample, Spread, Task, Timer, Workload, interleave, streamed_bytes},
+    bench::{
+        CopyKernel, Mode, Sample, Spread, Task, Timer, Workload, allocated_bytes, interleave,
+        streamed_bytes,
+    },
     loss::{self, Dim},
 };
 
@@ -20,6 +23,7 @@ use crate::adapters;
 
 /// Times a loss and a copy of the same bytes in turn: medians, spread, bytes, scratch.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Arguments {
     /// The loss, as in `surprisal losses`.
     pub loss: String,
@@ -59,6 +63,10 @@ pub struct Arguments {
     /// Also time every kernel of the call by itself.
     #[arg(long)]
     pub kernels: bool,
+    /// Instead of the copy: time a quarter, a half and the whole of each extent, and fit the power of
+    /// it that the time follows.
+    #[arg(long, conflicts_with_all = ["kernels", "json", "stored", "serve"])]
+    pub sweep: bool,
     /// The most runs of each.
     #[arg(long, default_value_t = 20)]
     pub runs: usize,
@@ -106,6 +114,7 @@ struct Bench {
     task: Task,
     options: Value,
     workload: Workload,
+    allocated: Option<u64>,
     stored: Option<Prepared>,
     copy: CopyKernel,
     timer: Timer,
@@ -113,6 +122,9 @@ struct Bench {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
+    if arguments.sweep {
+        return crate::sweep::run(arguments, adapter);
+    }
     let bench = Bench::new(arguments, adapter)?;
     for _ in 0..arguments.warm_up {
         for what in bench.all() {
@@ -198,30 +210,13 @@ impl Measured {
 
 impl Bench {
     fn new(arguments: &Arguments, adapter: Option<&str>) -> Result<Self> {
-        let Some(entry) = loss::find(&arguments.loss) else {
-            let known: Vec<_> = loss::REGISTRY.iter().map(|entry| entry.about.name).collect();
-            return Err(Error::UnknownName {
-                loss: "surprisal".to_owned(),
-                kind: "loss",
-                name: arguments.loss.clone(),
-                known: known.join(", "),
-            });
-        };
-        let extents: BTreeMap<Dim, u64> = [
-            (Dim::Rows, Some(arguments.rows)),
-            (Dim::Classes, arguments.classes),
-            (Dim::Hidden, arguments.hidden),
-        ]
-        .into_iter()
-        .filter_map(|(dim, extent)| Some((dim, extent?)))
-        .collect();
-        let mut task = Task::new(extents, arguments.dtype, arguments.mode);
-        task.with.clone_from(&arguments.with);
-        task.want.clone_from(&arguments.want);
+        let entry = arguments.entry()?;
+        let task = arguments.task();
         let options = arguments.loss_options()?;
         let gpu = adapters::open(adapter)?;
         let timer = Timer::new(&gpu)?;
         let workload = Workload::new(&gpu, (entry.parse)(&options)?.as_ref(), &task)?;
+        let allocated = allocated_bytes(&gpu);
         let stored = if arguments.stored {
             let mut options = options.clone();
             options["chunk_bytes"] = whole_logits(&workload)?.into();
@@ -230,7 +225,7 @@ impl Bench {
             None
         };
         let copy = CopyKernel::new(&gpu, &timer, workload.distinct_bytes() / 2)?;
-        Ok(Self { gpu, task, options, workload, stored, copy, timer })
+        Ok(Self { gpu, task, options, workload, allocated, stored, copy, timer })
     }
 
     fn all(&self) -> Vec<What> {
@@ -312,6 +307,8 @@ impl Bench {
             "distinct_bytes": self.workload.distinct_bytes(),
             "bytes_moved": self.bytes(What::Loss),
             "scratch_bytes": plan.scratch_bytes,
+            "parameter_bytes": plan.params_bytes(),
+            "allocated_bytes": self.allocated,
             "peak_bytes": self.workload.peak_bytes(),
             "unstored_bytes": plan.unstored_bytes,
             "stored_scratch_bytes": self.stored.as_ref().map(|stored| stored.plan().scratch_bytes),
@@ -370,6 +367,13 @@ impl Bench {
             bytes(scratch),
             bytes(peak)
         );
+        if let Some(allocated) = self.allocated {
+            let planned = scratch + plan.params_bytes();
+            println!(
+                "beside inputs and outputs: {planned} bytes planned (scratch and parameters), \
+                 {allocated} allocated"
+            );
+        }
         if plan.unstored_bytes > 0 {
             let share = 100.0 * scratch as f64 / plan.unstored_bytes as f64;
             println!(
@@ -424,6 +428,39 @@ impl Bench {
 }
 
 impl Arguments {
+    fn entry(&self) -> Result<&'static loss::Entry> {
+        loss::find(&self.loss).ok_or_else(|| {
+            let known: Vec<_> = loss::REGISTRY.iter().map(|entry| entry.about.name).collect();
+            Error::UnknownName {
+                loss: "surprisal".to_owned(),
+                kind: "loss",
+                name: self.loss.clone(),
+                known: known.join(", "),
+            }
+        })
+    }
+
+    /// The loss with its options.
+    pub fn parse_loss(&self) -> Result<Box<dyn loss::Loss>> {
+        (self.entry()?.parse)(&self.loss_options()?)
+    }
+
+    /// The call that is timed.
+    pub fn task(&self) -> Task {
+        let extents: BTreeMap<Dim, u64> = [
+            (Dim::Rows, Some(self.rows)),
+            (Dim::Classes, self.classes),
+            (Dim::Hidden, self.hidden),
+        ]
+        .into_iter()
+        .filter_map(|(dim, extent)| Some((dim, extent?)))
+        .collect();
+        let mut task = Task::new(extents, self.dtype, self.mode);
+        task.with.clone_from(&self.with);
+        task.want.clone_from(&self.want);
+        task
+    }
+
     /// The options with those that have flags of their own.
     fn loss_options(&self) -> Result<Value> {
         let refused = |reason: String| Error::InvalidOption {

@@ -15,6 +15,7 @@ mod plan;
 mod replay;
 mod repro;
 mod selfchecks;
+mod sweep;
 mod worker;
 
 use std::process::ExitCode;

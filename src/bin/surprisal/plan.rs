@@ -28,9 +28,9 @@ pub struct Arguments {
     /// How many rows.
     #[arg(long)]
     rows: u64,
-    /// How many classes.
+    /// How many classes or keys, for losses that have them.
     #[arg(long)]
-    classes: u64,
+    classes: Option<u64>,
     /// The depth of a hidden state, for losses that have one.
     #[arg(long, default_value_t = 256)]
     hidden: u64,
@@ -95,6 +95,13 @@ pub fn parse_loss(
 /// Plans and prints.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let loss = parse_loss(&arguments.loss, arguments.options.as_deref(), &[])?;
+    if arguments.classes.is_none() && loss.about().columns() == Some(Dim::Classes) {
+        return Err(Error::MissingInput {
+            loss: arguments.loss.clone(),
+            argument: "--classes".to_owned(),
+            reason: "this loss has them".to_owned(),
+        });
+    }
     let profile = profile(&arguments.limits)?;
     let (call, plan) = Draft::new(arguments, loss.as_ref()).plan(&profile)?;
     let bytes = Bytes::of(&call, &plan);
@@ -266,8 +273,9 @@ impl<'a> Draft<'a> {
 
     fn extent(&self, dim: Dim) -> u64 {
         match dim {
-            Dim::Rows => self.arguments.rows,
-            Dim::Classes => self.arguments.classes,
+            // One shard's statistics: the others take as much.
+            Dim::Rows | Dim::Gathered => self.arguments.rows,
+            Dim::Classes => self.arguments.classes.unwrap_or(0),
             Dim::Hidden => self.arguments.hidden,
             Dim::State => surprisal::row::STATE_WORDS,
             Dim::StatusWords => surprisal::Status::WORDS,

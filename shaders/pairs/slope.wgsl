@@ -1,0 +1,35 @@
+// A workgroup a row that was closed without a stream: Σ over the keys of the gradient of the score times
+// x, its part of the gradient of the scale. Adds up over stretches of keys.
+
+var<workgroup> lane_sums: array<f32, WORKGROUP>;
+var<workgroup> lane_bad: array<u32, WORKGROUP>;
+
+@compute @workgroup_size(WORKGROUP)
+fn scale_slope(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let slot = group.x + group.y * groups.x;
+    let row = reopen(min(slot, params.rows - 1u));
+    let closed = closed_read(row);
+    var mine = 0.0;
+    var bad = false;
+    for (var column = params.first + lane * 4u; column < params.end; column += WORKGROUP * 4u) {
+        let it = item(row, column, inside(column));
+        let s = slope(row, closed, it);
+        mine += sum4(select(vec4<f32>(0.0), s.g * it.x, inside(column)));
+        bad = bad || any(s.bad & inside(column));
+    }
+    lane_sums[lane] = mine;
+    lane_bad[lane] = select(0u, 1u, bad);
+    for (var reach = WORKGROUP / 2u; reach > 0u; reach = reach / 2u) {
+        workgroupBarrier();
+        if (lane < reach) {
+            lane_sums[lane] += lane_sums[lane + reach];
+            lane_bad[lane] |= lane_bad[lane + reach];
+        }
+    }
+    if (lane == 0u && slot < params.rows) {
+        let at = (params.first_row + row.index) * RECORD + RECORD_SCALE;
+        let before = select(records[at], 0u, params.first == 0u);
+        let sum = bitcast<f32>(select(0u, before, finite_one(before))) + lane_sums[0];
+        records[at] = select(bitcast<u32>(sum), NAN_BITS, lane_bad[0] != 0u || !finite_one(before));
+    }
+}
