@@ -17,6 +17,8 @@ struct Tally {
     bad_rows: u32,
     correct: u32,
     zero_vectors: u32,
+    // Σ of what a loss has watched beside it.
+    watched: f32,
 }
 
 override WORKGROUP: u32 = 64u;
@@ -24,7 +26,7 @@ override WORKGROUP: u32 = 64u;
 var<workgroup> lane_tallies: array<Tally, WORKGROUP>;
 
 fn tally_empty() -> Tally {
-    return Tally(0.0, 0.0, 0u, 0u, 0u, NONE, 0u, 0u, 0u, 0u, 0u, 0u);
+    return Tally(0.0, 0.0, 0u, 0u, 0u, NONE, 0u, 0u, 0u, 0u, 0u, 0u, 0.0);
 }
 
 fn tally_merge(a: Tally, b: Tally) -> Tally {
@@ -44,6 +46,7 @@ fn tally_merge(a: Tally, b: Tally) -> Tally {
         a.bad_rows + b.bad_rows,
         a.correct + b.correct,
         a.zero_vectors + b.zero_vectors,
+        a.watched + b.watched,
     );
 }
 

@@ -83,7 +83,38 @@ pub trait ElementLoss: Loss {
     fn numbers(&self) -> Vec<(&'static str, f64)> {
         Vec::new()
     }
+
+    /// The output that is the mean of what the functor watches, where its options have it watch.
+    fn watched(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether these inputs, told by their names, go with its options.
+    fn agrees(&self, _given: &dyn Fn(&str) -> bool) -> Result<()> {
+        Ok(())
+    }
 }
+
+/// Whether a call's inputs and outputs go with a loss's options.
+pub(crate) fn check_names<'n>(
+    loss: &dyn ElementLoss,
+    given: &dyn Fn(&str) -> bool,
+    mut wanted: impl Iterator<Item = &'n str>,
+) -> Result<()> {
+    let known = |name: &str| SCALARS.contains(&name) || name.starts_with("grad.");
+    if let Some(name) = wanted.find(|&name| !known(name) && loss.watched() != Some(name)) {
+        return Err(Error::Conflict {
+            loss: loss.about().name.to_owned(),
+            argument: name.to_owned(),
+            other: "the options".to_owned(),
+            reason: "they leave nothing to watch".to_owned(),
+        });
+    }
+    loss.agrees(given)
+}
+
+/// The outputs of one element that all such losses have.
+const SCALARS: [&str; 5] = ["loss", "sum", "denominator", "count", "status"];
 
 /// Checks the options that all element losses share.
 pub(crate) fn check_options(loss: &str, options: ElementOptions) -> Result<()> {
@@ -183,6 +214,7 @@ impl<'a> Elements<'a> {
             });
         };
         let extents = Extents::of(&first.layout.shape);
+        check_names(loss, &|name| call.has(name), call.outputs.keys().map(String::as_str))?;
         check(loss, call, extents)?;
         let mut planner = Planner::new(loss.about().name, profile);
         let windows = windows(call, extents, profile);
@@ -205,6 +237,11 @@ impl<'a> Elements<'a> {
     /// Whether some elements may count for nothing.
     fn counted(&self) -> bool {
         self.call.has("mask") || self.loss.options().unknown.is_some()
+    }
+
+    /// The output that is the mean of what the functor watches, if it is asked for.
+    fn watched(&self) -> Option<&'static str> {
+        self.loss.watched().filter(|name| self.call.wants(name))
     }
 
     fn per_element(&self) -> bool {
@@ -392,10 +429,11 @@ impl<'a> Elements<'a> {
         sources.extend([shader!("element/place.wgsl"), shader!("element.wgsl")]);
         sources.extend(self.loss.sources());
         let places = self.places(tensors.all());
-        let loss = self.loss;
+        let (loss, watches) = (self.loss, self.watched().is_some());
         let number = |(name, value): (&str, f64)| (name.to_owned(), Number::from(value));
         self.pass(entry, index, &sources)
             .shape("PLACES", places)
+            .shape("WATCHES", watches)
             .shapes(loss.shapes())
             .numbers(loss.numbers().into_iter().map(number))
     }
@@ -415,13 +453,14 @@ impl<'a> Elements<'a> {
     }
 
     fn finish(mut self) -> Result<Plan> {
-        let scalars = ["loss", "sum", "denominator", "count", "status"];
+        let watched = self.watched();
         let reduced = !self.per_element();
-        if scalars.iter().any(|name| self.call.wants(name) && (reduced || *name != "loss")) {
+        let mut scalars = SCALARS.into_iter().chain(watched);
+        if scalars.any(|name| self.call.wants(name) && (reduced || name != "loss")) {
             let folded = self.totals.fold(&mut self.planner, &self.tallies, 0, self.blocks)?;
             let ElementOptions { reduction, empty, .. } = self.loss.options();
             let kept = self.kept_tally();
-            let ending = Ending { reduction, empty, float_targets: true, kept };
+            let ending = Ending { reduction, empty, float_targets: true, watched, kept };
             self.totals.finish(&mut self.planner, self.call, ending, &self.tallies, folded)?;
         }
         Ok(self.planner.finish())
@@ -616,6 +655,7 @@ macro_rules! element_loss {
         summary: $summary:literal, formula: $formula:literal, pytorch: $pytorch:literal;
         inputs $inputs:ident { $($input:ident = $input_key:literal, $reads:literal: $argument:expr;)* }
         outputs $outputs:ident { $($gradient:ident = $gradient_key:literal: $gradient_about:literal;)* }
+        $(watches $watched:ident = $watched_key:literal: $watched_about:literal;)?
         options { $($option:ident: $type:ty = $default:expr, $json:literal, $about:literal;)* }
     ) => {
         $(#[$doc])*
@@ -682,6 +722,7 @@ macro_rules! element_loss {
                 /// The loss, `[1]`, or one value an element with reduction `none`.
                 loss = "loss",
                 $(#[doc = concat!("The ", $gradient_about, ".")] $gradient = $gradient_key,)*
+                $(#[doc = concat!("The ", $watched_about, ", `[1]`.")] $watched = $watched_key,)?
                 /// Σ of the losses.
                 sum = "sum",
                 /// What a mean divides by.
@@ -709,7 +750,8 @@ macro_rules! element_loss {
                 ],
                 outputs: &[
                     arg::ELEMENT_LOSS,
-                    $(arg::element_gradient($gradient_key, $gradient_about),)*
+                    $(arg::optional_elements($gradient_key, $gradient_about),)*
+                    $(arg::watched($watched_key, $watched_about),)?
                     arg::SUM,
                     arg::DENOMINATOR,
                     arg::COUNT,
@@ -791,6 +833,15 @@ macro_rules! element_loss {
 
             fn numbers(&self) -> Vec<(&'static str, f64)> {
                 $crate::cpu::element::Formula::constants(self)
+            }
+
+            fn watched(&self) -> Option<&'static str> {
+                let names: &[&'static str] = &[$($watched_key,)?];
+                names.first().copied().filter(|_| $crate::cpu::element::Formula::watches(self))
+            }
+
+            fn agrees(&self, given: &dyn Fn(&str) -> bool) -> $crate::Result<()> {
+                $crate::cpu::element::Formula::agrees(self, given)
             }
         }
     };

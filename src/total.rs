@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Words of a tally, and tallies that one workgroup folds.
-pub(crate) const TALLY_WORDS: u64 = 12;
+pub(crate) const TALLY_WORDS: u64 = 13;
 pub(crate) const BLOCK: u64 = size::BLOCK as u64;
 
 /// The reductions around a skeleton's main pass, and the labels of its kernels.
@@ -116,6 +116,7 @@ impl Totals {
             .words("count", scalar("count"))
             .words("correct_count", scalar("correct_count"))
             .words("perplexity", scalar("perplexity"))
+            .words("watched", ending.watched.and_then(scalar))
             .words("status", scalar("status"))
             .groups(1)
     }
@@ -130,6 +131,8 @@ pub(crate) struct Ending {
     pub empty: Empty,
     /// Bad targets are floats, not indices.
     pub float_targets: bool,
+    /// The output that is the mean of what the loss has watched.
+    pub watched: Option<&'static str>,
     /// The tally that the header kept.
     pub kept: u64,
 }

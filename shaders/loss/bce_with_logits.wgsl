@@ -2,6 +2,8 @@
 
 override FOCAL: bool = false;
 override CHECKS_TARGETS: bool = false;
+// All elements have the same target, which is a parameter.
+override ONE_TARGET: bool = false;
 
 // (z + bias)/τ as bits.
 fn score(z: vec4<u32>, bias: vec4<u32>) -> vec4<u32> {
@@ -14,7 +16,10 @@ fn score(z: vec4<u32>, bias: vec4<u32>) -> vec4<u32> {
 
 fn element(p: Place) -> Element {
     let u_bits = score(logits_take(p), logit_bias_take(p));
-    let y_bits = targets_take(p);
+    var y_bits = targets_take(p);
+    if (ONE_TARGET) {
+        y_bits = vec4<u32>(bitcast<u32>(params.one_target));
+    }
     let fine = finite(y_bits) & !is_nan4(u_bits);
     let negative = (u_bits & vec4<u32>(SIGN_BIT)) != vec4<u32>(0u);
     // At ±200 the probabilities are 0 and 1: what they are at ±inf.
@@ -52,5 +57,6 @@ fn element(p: Place) -> Element {
         vec4<u32>(0u),
         bad,
         y_bits,
+        abs(slope * params.inverse_temperature),
     );
 }

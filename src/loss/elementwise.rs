@@ -93,7 +93,7 @@ impl<L: ElementFunction> Elementwise<L> {
         ],
         outputs: &[
             arg::ELEMENT_LOSS,
-            arg::element_gradient("grad.logits", "gradient of the scores"),
+            arg::optional_elements("grad.logits", "gradient of the scores"),
             arg::SUM,
             arg::DENOMINATOR,
             arg::COUNT,

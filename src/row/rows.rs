@@ -641,7 +641,7 @@ impl<'a> Rows<'a> {
         let (first, count) = self.total(&tallies, 0)?;
         let RowOptions { reduction, empty, .. } = self.loss.options();
         let kept = self.kept_tally();
-        let ending = Ending { reduction, empty, float_targets: false, kept };
+        let ending = Ending { reduction, empty, float_targets: false, watched: None, kept };
         self.totals.finish(&mut self.planner, self.call, ending, &tallies, (first, count))
     }
 }
