@@ -1,6 +1,5 @@
 // One workgroup: the scalars. The completion word moves last.
 
-override EMPTY_IS_ZERO: bool = false;
 // Bad targets are counted by their floats, not by their indices.
 override FLOAT_TARGETS: bool = false;
 
@@ -42,13 +41,4 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
 fn mean_watched(all: Tally, kept: Tally) -> u32 {
     let count = f32(kept.count_low) + 4294967296.0 * f32(kept.count_high);
     return quotient(select(bitcast<u32>(all.watched), NAN_BITS, (all.sum_flags & SUM_NAN) != 0u), count);
-}
-
-// sum/divisor as bits; over nothing it is what the caller chose, but a NaN stays one.
-fn quotient(sum: u32, divisor: f32) -> u32 {
-    if (divisor == 0.0) {
-        return select(NAN_BITS, 0u, EMPTY_IS_ZERO && (sum & ~SIGN_BIT) <= INFINITY_BITS);
-    }
-    let flipped = sum ^ select(0u, SIGN_BIT, divisor < 0.0);
-    return bits_or(bitcast<f32>(sum) / divisor, select(flipped, NAN_BITS, (sum & ~SIGN_BIT) > INFINITY_BITS), finite_one(sum));
 }

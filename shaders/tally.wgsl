@@ -63,6 +63,17 @@ fn tally_reduce(mine: Tally, lane: u32) -> Tally {
     return lane_tallies[0];
 }
 
+// What a loss that is not finite makes of a sum.
+fn flags_of(bits: u32) -> u32 {
+    if (finite_one(bits)) {
+        return 0u;
+    }
+    if ((bits & ~SIGN_BIT) > INFINITY_BITS) {
+        return SUM_NAN;
+    }
+    return select(SUM_POSITIVE, SUM_NEGATIVE, (bits & SIGN_BIT) != 0u);
+}
+
 // The number that a sum with flags stands for, as bits.
 fn sum_bits(sum: f32, flags: u32) -> u32 {
     let both = (flags & (SUM_POSITIVE | SUM_NEGATIVE)) == (SUM_POSITIVE | SUM_NEGATIVE);

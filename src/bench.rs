@@ -107,7 +107,7 @@ impl Task {
 
     /// The plan of the call, before anything is made on the device.
     pub fn plan(&self, loss: &dyn Loss, profile: &Profile) -> Result<Plan> {
-        Ok(self.layouts(loss, profile)?.1)
+        Ok(self.known(loss).layouts(loss, profile)?.1)
     }
 
     fn extent(&self, dim: Dim) -> Option<u64> {
@@ -126,6 +126,13 @@ impl Task {
     /// The shapes that an argument can have here.
     fn shapes(&self, argument: &Argument) -> Vec<Vec<u64>> {
         argument.shapes.iter().filter_map(|dims| self.shape(dims)).collect()
+    }
+
+    /// The same with the extents that a loss knows by itself.
+    fn known(&self, loss: &dyn Loss) -> Self {
+        let mut task = self.clone();
+        task.extents.extend(loss.extents());
+        task
     }
 
     /// The layouts of a call that the loss accepts: what it says is missing is given, and a shape
@@ -354,7 +361,7 @@ impl Workload {
     /// Makes the tensors of a task, fills the inputs, and prepares the call.
     pub fn new(gpu: &Gpu, loss: &dyn Loss, task: &Task) -> Result<Self> {
         loss.validate()?;
-        let ([inputs, outputs], _) = task.layouts(loss, gpu.profile())?;
+        let ([inputs, outputs], _) = task.known(loss).layouts(loss, gpu.profile())?;
         let buffer = |(name, layout): (String, Layout)| {
             let buffer = gpu.output_buffer(layout.dtype, &layout.shape)?;
             Ok((name, buffer, layout))

@@ -110,8 +110,18 @@ pub(crate) fn check_names<'n>(
             reason: "they leave nothing to watch".to_owned(),
         });
     }
-    loss.agrees(given)
+    let has_targets = loss.streams().iter().any(|stream| stream.name == TARGETS);
+    match loss.options().unknown {
+        Some(unknown) if !has_targets => {
+            let reason = "this loss has no targets";
+            Err(Error::option(loss.about().name, "unknown_target", unknown, reason))
+        }
+        _ => loss.agrees(given),
+    }
 }
+
+/// The stream in which an unknown one is looked for.
+const TARGETS: &str = "targets";
 
 /// The outputs of one element that all such losses have.
 const SCALARS: [&str; 5] = ["loss", "sum", "denominator", "count", "status"];
@@ -532,6 +542,9 @@ impl Tensors {
         let [first, second] = self.gradients;
         let over = self.in_place && first.is_some();
         let mut step = step;
+        if !self.streams.iter().any(|(stream, _)| stream.name == TARGETS) {
+            step = step.take(TARGETS, None, 0.0);
+        }
         for (nth, (stream, tensor)) in self.streams.into_iter().enumerate() {
             step = match tensor {
                 Some(tensor) if nth == 0 && over => step.take_give(stream.name, "first", tensor),

@@ -55,6 +55,7 @@ pub mod bench;
 #[cfg(feature = "cases")]
 pub mod cases;
 mod check;
+mod compose;
 #[cfg(feature = "cases")]
 pub mod conformance;
 pub mod cpu;
@@ -73,6 +74,7 @@ mod read;
 pub mod repro;
 pub mod row;
 mod status;
+pub mod targets;
 pub mod tensor;
 #[cfg(feature = "cases")]
 pub mod testing;
@@ -87,15 +89,17 @@ pub use gpu::{Gpu, Request};
 pub use linear::Linear;
 pub use loss::{
     BceWithLogits, BceWithLogitsInputs, BceWithLogitsOutputs, BinaryHinge, BinaryHingeInputs,
-    BinaryHingeOutputs, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, CrossEntropyShards,
-    CrossEntropyShardsInputs, CrossEntropyShardsOutputs, Denominator, Dice, DiceInputs,
-    DiceOutputs, ElementFunction, Elementwise, Empty, GaussianNll, GaussianNllInputs,
-    GaussianNllOutputs, HurdlePoisson, HurdlePoissonInputs, HurdlePoissonOutputs, IgnoreIndex,
-    InfoNce, InfoNceInputs, InfoNceOutputs, LinearCrossEntropy, LinearCrossEntropyInputs,
-    LinearCrossEntropyOutputs, Loss, Mse, MseInputs, MseOutputs, Padding, PoissonNll,
+    BinaryHingeOutputs, ColumnSpan, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs,
+    CrossEntropyShards, CrossEntropyShardsInputs, CrossEntropyShardsOutputs, Denominator, Dice,
+    DiceInputs, DiceOutputs, ElementFunction, Elementwise, Empty, GanDiscriminator,
+    GanDiscriminatorInputs, GanDiscriminatorOutputs, GanGenerator, GanGeneratorInputs,
+    GanGeneratorOutputs, GaussianNll, GaussianNllInputs, GaussianNllOutputs, HurdlePoisson,
+    HurdlePoissonInputs, HurdlePoissonOutputs, IgnoreIndex, InfoNce, InfoNceInputs, InfoNceOutputs,
+    LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss, MixedColumns,
+    MixedColumnsInputs, MixedColumnsOutputs, Mse, MseInputs, MseOutputs, Padding, PoissonNll,
     PoissonNllInputs, PoissonNllOutputs, Reduction, Separable, SeparableRow, Shard,
     SigmoidContrastive, SigmoidContrastiveInputs, SigmoidContrastiveOutputs, Similarity,
-    SimilarityInputs, SimilarityOutputs, Smoothing, SupCon, SupConInputs, SupConOutputs,
+    SimilarityInputs, SimilarityOutputs, Smoothing, SpanKind, SupCon, SupConInputs, SupConOutputs,
     WeightLayout,
 };
 pub use plan::Plan;

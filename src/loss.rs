@@ -12,10 +12,13 @@ pub mod cross_entropy;
 pub mod cross_entropy_shards;
 pub mod dice;
 pub mod elementwise;
+pub mod gan_discriminator;
+pub mod gan_generator;
 pub mod gaussian_nll;
 pub mod hurdle_poisson;
 pub mod info_nce;
 pub mod linear_cross_entropy;
+pub mod mixed_columns;
 pub mod mse;
 pub mod poisson_nll;
 pub mod separable;
@@ -41,11 +44,16 @@ pub use cross_entropy_shards::{
 };
 pub use dice::{Dice, DiceInputs, DiceOutputs};
 pub use elementwise::{ElementFunction, Elementwise};
+pub use gan_discriminator::{GanDiscriminator, GanDiscriminatorInputs, GanDiscriminatorOutputs};
+pub use gan_generator::{GanGenerator, GanGeneratorInputs, GanGeneratorOutputs};
 pub use gaussian_nll::{GaussianNll, GaussianNllInputs, GaussianNllOutputs};
 pub use hurdle_poisson::{HurdlePoisson, HurdlePoissonInputs, HurdlePoissonOutputs};
 pub use info_nce::{InfoNce, InfoNceInputs, InfoNceOutputs};
 pub use linear_cross_entropy::{
     LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, WeightLayout,
+};
+pub use mixed_columns::{
+    ColumnSpan, MixedColumns, MixedColumnsInputs, MixedColumnsOutputs, SpanKind,
 };
 pub use mse::{Mse, MseInputs, MseOutputs};
 pub use poisson_nll::{PoissonNll, PoissonNllInputs, PoissonNllOutputs};
@@ -104,6 +112,8 @@ pub enum Dim {
     Top,
     /// The rows of all shards, one shard after another.
     Gathered,
+    /// The losses that a composed one is made of.
+    Parts,
 }
 
 impl Dim {
@@ -119,6 +129,7 @@ impl Dim {
             Self::BitWords => "words of bits",
             Self::Top => "k",
             Self::Gathered => "shards · rows",
+            Self::Parts => "parts",
         }
     }
 }
@@ -325,6 +336,9 @@ pub static REGISTRY: &[Entry] = &[
     poisson_nll::ENTRY,
     hurdle_poisson::ENTRY,
     dice::ENTRY,
+    gan_discriminator::ENTRY,
+    gan_generator::ENTRY,
+    mixed_columns::ENTRY,
     info_nce::ENTRY,
     sup_con::ENTRY,
     sigmoid_contrastive::ENTRY,

@@ -49,10 +49,11 @@ pub struct Call {
 impl<'de> serde::Deserialize<'de> for Dim {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        let words = [Self::State, Self::StatusWords, Self::BitWords, Self::Top, Self::Gathered];
+        let words = [Self::State, Self::StatusWords, Self::BitWords, Self::Top];
         [Self::Rows, Self::Classes, Self::Hidden, Self::One]
             .into_iter()
             .chain(words)
+            .chain([Self::Gathered, Self::Parts])
             .find(|dim| format!("{dim:?}").eq_ignore_ascii_case(&name.replace('_', "")))
             .ok_or_else(|| serde::de::Error::custom(format!("no extent `{name}`")))
     }
@@ -311,11 +312,17 @@ impl std::fmt::Display for Plan {
 pub(crate) struct Planner<'a> {
     pub profile: &'a Profile,
     plan: Plan,
+    /// Where the scratch of adopted plans begins.
+    base: Option<u64>,
 }
 
 impl<'a> Planner<'a> {
     pub fn new(loss: &str, profile: &'a Profile) -> Self {
-        Self { profile, plan: Plan { loss: loss.to_owned(), windows: 1, ..Plan::default() } }
+        Self {
+            profile,
+            plan: Plan { loss: loss.to_owned(), windows: 1, ..Plan::default() },
+            base: None,
+        }
     }
 
     /// A part of the scratch of its own, zero-sized requests included.
@@ -366,6 +373,35 @@ impl<'a> Planner<'a> {
             bindings: Vec::new(),
             params: Vec::new(),
         }
+    }
+
+    /// Takes over the dispatches of a plan of its own, whose scratch is free again after them;
+    /// `role` says what they are bound to here, and what becomes scratch lies there already.
+    pub fn adopt(&mut self, part: Plan, role: impl Fn(Role) -> Role) {
+        let alignment = self.profile.offset_alignment.max(256);
+        let base = *self.base.get_or_insert(self.plan.scratch_bytes.next_multiple_of(alignment));
+        let kernels: Vec<usize> = part.kernels.into_iter().map(|k| self.kernel(k)).collect();
+        for mut dispatch in part.dispatches {
+            dispatch.kernel = kernels.get(dispatch.kernel).copied().unwrap_or(usize::MAX);
+            for binding in &mut dispatch.bindings {
+                if binding.role == Role::Scratch {
+                    binding.offset += base;
+                }
+                binding.role = role(binding.role.clone());
+            }
+            self.plan.dispatches.push(dispatch);
+        }
+        self.plan.windows = self.plan.windows.max(part.windows);
+        self.plan.scratch_bytes = self.plan.scratch_bytes.max(base + part.scratch_bytes);
+    }
+
+    /// The number of a kernel; each is there once.
+    fn kernel(&mut self, kernel: Kernel) -> usize {
+        let known = self.plan.kernels.iter().position(|k| *k == kernel);
+        known.unwrap_or_else(|| {
+            self.plan.kernels.push(kernel);
+            self.plan.kernels.len() - 1
+        })
     }
 
     pub fn finish(self) -> Plan {
@@ -637,12 +673,8 @@ impl Step<'_, '_> {
                 limit,
             });
         }
-        let plan = &mut self.planner.plan;
-        let kernel = plan.kernels.iter().position(|k| *k == self.kernel).unwrap_or_else(|| {
-            plan.kernels.push(self.kernel);
-            plan.kernels.len() - 1
-        });
-        plan.dispatches.push(Dispatch {
+        let kernel = self.planner.kernel(self.kernel);
+        self.planner.plan.dispatches.push(Dispatch {
             kernel,
             bindings: self.bindings,
             params: self.params,

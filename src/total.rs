@@ -103,22 +103,26 @@ impl Totals {
         (first, count): (u64, u64),
     ) -> Result<()> {
         let scalar = |name| call.output(name);
-        self.around(planner, "finish", &[shader!("tally.wgsl"), shader!("finish.wgsl")])
-            .shape("EMPTY_IS_ZERO", ending.empty == Empty::Zero)
-            .shape("FLOAT_TARGETS", ending.float_targets)
-            .number("first", first)
-            .number("tallies", count)
-            .number("kept", ending.kept)
-            .table("tallies", tallies, "Tally")
-            .words("loss", scalar("loss").filter(|_| ending.reduction != Reduction::None))
-            .words("sum", scalar("sum"))
-            .words("denominator", scalar("denominator"))
-            .words("count", scalar("count"))
-            .words("correct_count", scalar("correct_count"))
-            .words("perplexity", scalar("perplexity"))
-            .words("watched", ending.watched.and_then(scalar))
-            .words("status", scalar("status"))
-            .groups(1)
+        self.around(
+            planner,
+            "finish",
+            &[shader!("tally.wgsl"), shader!("quotient.wgsl"), shader!("finish.wgsl")],
+        )
+        .shape("EMPTY_IS_ZERO", ending.empty == Empty::Zero)
+        .shape("FLOAT_TARGETS", ending.float_targets)
+        .number("first", first)
+        .number("tallies", count)
+        .number("kept", ending.kept)
+        .table("tallies", tallies, "Tally")
+        .words("loss", scalar("loss").filter(|_| ending.reduction != Reduction::None))
+        .words("sum", scalar("sum"))
+        .words("denominator", scalar("denominator"))
+        .words("count", scalar("count"))
+        .words("correct_count", scalar("correct_count"))
+        .words("perplexity", scalar("perplexity"))
+        .words("watched", ending.watched.and_then(scalar))
+        .words("status", scalar("status"))
+        .groups(1)
     }
 }
 

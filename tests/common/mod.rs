@@ -30,6 +30,8 @@ pub fn options() -> Vec<Value> {
         json!({"log_variance": true, "full": true}),
         json!({"log_input": false, "full": true}),
         json!({"per": "batch", "bce": 0.5}),
+        json!({"spans": [{"kind": "cce", "columns": 3}, {"kind": "bce", "weight": 0.5}]}),
+        json!({"saturating": true}),
         json!({"normalize": true}),
         json!({"normalize": true, "symmetric": true}),
     ]
@@ -131,6 +133,8 @@ impl Shape {
             }
         }
         let lse = inputs.contains_key("lse");
+        // What saturates must be a sigmoid.
+        let saturates = format!("{loss:?}").contains("Sigmoid");
         for argument in about.outputs {
             let by_product = !argument.name.starts_with("grad.");
             let probs = inputs.contains_key("target_probs");
@@ -143,7 +147,8 @@ impl Shape {
                 .name
                 .strip_prefix("grad.")
                 .is_some_and(|input| !inputs.contains_key(input));
-            if !(lse && by_product || refused.contains(&argument.name) || unknown) {
+            let unwatched = argument.name == "saturation" && !saturates;
+            if !(lse && by_product || refused.contains(&argument.name) || unknown || unwatched) {
                 let number = inputs.len() + outputs.len();
                 outputs.insert(argument.name.to_owned(), self.operand(loss, argument, number));
             }

@@ -13,6 +13,7 @@ macro_rules! tests {
     };
 }
 
+mod composed;
 mod conformance;
 mod elements;
 mod faults;
@@ -40,6 +41,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("conformance", conformance::TESTS),
     ("shapes", shapes::TESTS),
     ("elements", elements::TESTS),
+    ("composed", composed::TESTS),
     ("section0", section0::TESTS),
     ("linear", linear::TESTS),
     ("pairs", pairs::TESTS),
