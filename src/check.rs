@@ -36,7 +36,7 @@ pub fn call(
             if let Some(operand) = operands.get(argument.name) {
                 kind(argument, operand.layout.dtype)?;
                 shape(argument, &operand.layout.shape, &mut call.dims)?;
-                place(argument, operand)?;
+                place(argument, operand, loss.takes_planes())?;
             }
         }
     }
@@ -192,15 +192,22 @@ pub(crate) fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
 }
 
 /// Strides, alignment and the end of the buffer.
-fn place(argument: &Argument, operand: &Operand) -> Result<()> {
+fn place(argument: &Argument, operand: &Operand, takes_planes: bool) -> Result<()> {
     let layout = &operand.layout;
     let name = || argument.name.to_owned();
-    let least = layout.columns();
-    if layout.row_stride < least && layout.rows() > 1 {
+    let planes = argument.shapes.contains(&[Dim::Rows, Dim::Classes].as_slice()) && takes_planes;
+    if layout.class_stride != 1 && !(planes && layout.shape.len() == 2 && layout.has_planes()) {
+        return Err(Error::ClassStride { argument: name(), found: layout.class_stride });
+    }
+    if let Some((_, stride)) = layout.fold {
+        return Err(Error::ClassStride { argument: name(), found: stride });
+    }
+    let least = layout.columns().saturating_mul(layout.class_stride);
+    if layout.row_stride < least && layout.rows() > layout.class_stride {
         return Err(Error::WrongStride { argument: name(), found: layout.row_stride, least });
     }
     let writes_words = matches!(argument.kind, Kind::F32 | Kind::U32 | Kind::I64);
-    if writes_words && layout.shape.len() == 2 && layout.row_stride != layout.columns() {
+    if writes_words && layout.shape.len() == 2 && layout.row_stride != least {
         return Err(Error::WrongStride { argument: name(), found: layout.row_stride, least });
     }
     // A binding ends at a whole word, also where its last 16-bit element does not.

@@ -80,6 +80,11 @@ pub trait Loss: std::fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Whether its matrices of rows and classes can have a class stride (channels that are planes).
+    fn takes_planes(&self) -> bool {
+        false
+    }
+
     /// The recording for one call, as plain data.
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan>;
 

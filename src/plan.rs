@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, ops::Range};
 use crate::{
     check,
     error::{Error, Result},
-    kernel::{Access, Form, Kernel, Reach, Scalar, Source, Stream},
+    kernel::{Access, Form, Kernel, Order, Reach, Scalar, Source, Stream},
     loss::{Dim, Loss},
     profile::Profile,
     tensor::{Dtype, Layout},
@@ -137,7 +137,8 @@ impl View {
 
     /// Rows `rows` of this view.
     pub fn rows(mut self, rows: &Range<u64>) -> Self {
-        self.layout.offset += rows.start * self.layout.row_stride;
+        // With planes, rows are those of whole images, or lie within one.
+        self.layout.offset = self.layout.place(rows.start, 0).unwrap_or(u64::MAX >> 8);
         self.layout.shape[0] = rows.end - rows.start;
         self
     }
@@ -146,13 +147,13 @@ impl View {
     pub fn flat(mut self, elements: &Range<u64>) -> Self {
         let shape = vec![1, elements.end - elements.start];
         let offset = self.layout.offset + elements.start;
-        self.layout = Layout { shape, row_stride: 0, offset, ..self.layout };
+        self.layout = Layout { shape, row_stride: 0, class_stride: 1, offset, ..self.layout };
         self
     }
 
     /// Columns `columns` of this matrix.
     pub fn columns(mut self, columns: &Range<u64>) -> Self {
-        self.layout.offset += columns.start;
+        self.layout.offset += columns.start * self.layout.class_stride;
         if let Some(extent) = self.layout.shape.get_mut(1) {
             *extent = columns.end - columns.start;
         }
@@ -172,6 +173,15 @@ impl View {
         self
     }
 
+    /// In which order its elements lie.
+    fn order(&self) -> Order {
+        match self.layout.fold {
+            Some(_) => Order::Folded,
+            None if self.layout.has_planes() => Order::Planes,
+            None => Order::Plain,
+        }
+    }
+
     /// Bytes of the buffer.
     pub fn room(&self) -> u64 {
         self.allocation_bytes
@@ -181,6 +191,9 @@ impl View {
     /// the row still lies inside the buffer.
     fn aligned(&self) -> bool {
         let Layout { row_stride, offset, .. } = self.layout;
+        if self.layout.has_planes() || self.layout.fold.is_some() {
+            return false;
+        }
         let columns = self.layout.columns();
         let reach = (self.layout.rows().saturating_sub(1)) * row_stride
             + offset
@@ -512,6 +525,7 @@ impl Step<'_, '_> {
         let quads = view.aligned() && view.layout.columns().is_multiple_of(4);
         let dtype = view.layout.dtype;
         let form = if quads { Form::Quads(dtype) } else { Form::Elements(dtype) };
+        let order = view.order();
         let view = View { access: Access::ReadWrite, ..view };
         let mut step = self.bind(name, view, form.clone(), false);
         step.kernel.streams.push(Stream {
@@ -522,6 +536,7 @@ impl Step<'_, '_> {
             stored: true,
             columns: COLUMNS,
             reach: None,
+            order,
         });
         step
     }
@@ -600,6 +615,7 @@ impl Step<'_, '_> {
     }
 
     fn unbound(mut self, name: &'static str, form: Form) -> Self {
+        let order = Order::Plain;
         self.kernel.streams.push(Stream {
             name,
             form,
@@ -608,6 +624,7 @@ impl Step<'_, '_> {
             stored: false,
             columns: COLUMNS,
             reach: None,
+            order,
         });
         self
     }
@@ -633,6 +650,14 @@ impl Step<'_, '_> {
             let stride = view.layout.row_stride as u32;
             self = self.number(format!("{name}_stride"), stride);
         }
+        let order = view.order();
+        let (plane, fold) = view.layout.fold.unwrap_or((view.layout.class_stride, 0));
+        if order != Order::Plain {
+            self = self.number(format!("{name}_plane"), plane);
+        }
+        if order == Order::Folded {
+            self = self.number(format!("{name}_fold"), fold);
+        }
         self.bindings.push(Binding {
             role: view.role,
             offset,
@@ -647,6 +672,7 @@ impl Step<'_, '_> {
             stored,
             columns: COLUMNS,
             reach: None,
+            order,
         });
         self
     }

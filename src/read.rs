@@ -159,7 +159,9 @@ pub fn stored_dtype(loss: &dyn Loss, input: &str, dtype: Dtype) -> Dtype {
 fn output_layout(loss: &dyn Loss, call: &Call, inputs: &Named<'_>, name: &str) -> Result<Layout> {
     let about = loss.about();
     if let Some(input) = name.strip_prefix("grad.").and_then(|input| inputs.get(input)) {
-        return Ok(Layout::dense(input.layout.dtype, &input.layout.shape));
+        let Layout { dtype, shape, class_stride, .. } = &input.layout;
+        let dense = Layout::dense(*dtype, shape);
+        return Ok(if *class_stride > 1 { dense.class_stride(*class_stride) } else { dense });
     }
     let Some(argument) = about.outputs.iter().find(|argument| argument.name == name) else {
         return Err(Error::UnknownName {
@@ -241,6 +243,17 @@ impl Mapped {
         let row = (self.layout.row_stride * size) as usize;
         let width = (self.layout.columns() * size) as usize;
         let mut dense = Vec::with_capacity((self.layout.len() * size) as usize);
+        if self.layout.has_planes() {
+            let Layout { offset, .. } = self.layout;
+            let (rows, columns) = (self.layout.rows(), self.layout.columns());
+            let places = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+            for (row, column) in places {
+                let place = self.layout.place(row, column).unwrap_or(offset) - offset;
+                let start = self.first_byte + (place * size) as usize;
+                dense.extend_from_slice(view.get(start..start + size as usize).unwrap_or_default());
+            }
+            return Ok(Array::from_bytes(self.layout.dtype, &self.layout.shape, &dense));
+        }
         for index in 0..self.layout.rows() as usize {
             let start = self.first_byte + index * row;
             dense.extend_from_slice(view.get(start..start + width).unwrap_or_default());

@@ -71,7 +71,8 @@ impl Totals {
     ) -> Result<()> {
         let Some(view) = gradient else { return Ok(()) };
         let (rows, stride) = (view.layout.rows(), view.layout.row_stride);
-        if stride <= columns || rows == 0 {
+        // Between planes there are no columns.
+        if stride <= columns || rows == 0 || view.layout.has_planes() {
             return Ok(());
         }
         let mut padding = view;

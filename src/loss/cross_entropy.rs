@@ -375,6 +375,10 @@ impl Loss for CrossEntropy {
         self.reduction == Reduction::None
     }
 
+    fn takes_planes(&self) -> bool {
+        true
+    }
+
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         row::plan(self, call, profile)
     }

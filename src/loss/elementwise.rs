@@ -116,6 +116,10 @@ impl<L: ElementFunction> Loss for Elementwise<L> {
         self.reduction == Reduction::None
     }
 
+    fn takes_planes(&self) -> bool {
+        true
+    }
+
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         element::plan(self, call, profile)
     }

@@ -30,6 +30,7 @@ pub fn options() -> Vec<Value> {
         json!({"log_variance": true, "full": true}),
         json!({"log_input": false, "full": true}),
         json!({"per": "batch", "bce": 0.5}),
+        json!({"per": "channel"}),
         json!({"spans": [{"kind": "cce", "columns": 3}, {"kind": "bce", "weight": 0.5}]}),
         json!({"saturating": true}),
         json!({"normalize": true}),

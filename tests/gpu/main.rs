@@ -19,6 +19,7 @@ mod elements;
 mod faults;
 mod linear;
 mod pairs;
+mod pixels;
 mod recording;
 mod section0;
 mod shapes;
@@ -42,6 +43,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("shapes", shapes::TESTS),
     ("elements", elements::TESTS),
     ("composed", composed::TESTS),
+    ("pixels", pixels::TESTS),
     ("section0", section0::TESTS),
     ("linear", linear::TESTS),
     ("pairs", pairs::TESTS),
