@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use crate::{
     array::{Arrays, Data},
+    element::Extents,
     error::{Error, Result},
     loss::{About, Argument, Dim, Kind, Loss},
     plan::{Call, Operand},
@@ -62,6 +63,7 @@ pub(crate) fn dims(loss: &dyn Loss, inputs: &Arrays) -> Result<BTreeMap<Dim, u64
         };
         let dtype = match array.data {
             Data::Float(_) => Dtype::F32,
+            Data::Int(_) if argument.kind == Kind::Mask => Dtype::U8,
             Data::Int(_) => Dtype::I64,
         };
         kind(argument, dtype)?;
@@ -75,6 +77,19 @@ pub(crate) fn dims(loss: &dyn Loss, inputs: &Arrays) -> Result<BTreeMap<Dim, u64
         }
     }
     Ok(dims)
+}
+
+/// How a mask of integers is stored: as bytes, or as words of bits where it has one bit an element
+/// and no shape of a mask of bytes.
+pub(crate) fn integer_mask(loss: &dyn Loss, inputs: &Arrays, name: &str) -> Option<Dtype> {
+    let argument = loss.about().inputs.iter().find(|argument| argument.name == name)?;
+    let array = inputs.get(name)?;
+    if argument.kind != Kind::Mask || !matches!(array.data, Data::Int(_)) {
+        return None;
+    }
+    let first = inputs.get(loss.about().inputs.first()?.name)?;
+    let is_bytes = Extents::of(&first.shape).span(name, &array.shape).is_ok();
+    Some(if is_bytes { Dtype::U8 } else { Dtype::U32 })
 }
 
 fn known_dims(loss: &dyn Loss) -> BTreeMap<Dim, u64> {

@@ -74,8 +74,8 @@ pub trait ElementLoss: Loss {
     /// The functor's tensors; its derivatives are by the first and by the second one.
     fn streams(&self) -> &'static [ElementStream];
 
-    /// Values of its overrides: what shapes the code.
-    fn shapes(&self) -> Vec<(&'static str, u32)> {
+    /// Values of its overrides: what shapes the code, the inputs that are there included.
+    fn shapes(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         Vec::new()
     }
 
@@ -456,12 +456,12 @@ impl<'a> Elements<'a> {
         sources.extend([shader!("element/place.wgsl"), shader!("element.wgsl")]);
         sources.extend(self.loss.sources());
         let places = self.places(tensors.all());
-        let (loss, watches) = (self.loss, self.watched().is_some());
+        let (loss, call, watches) = (self.loss, self.call, self.watched().is_some());
         let number = |(name, value): (&str, f64)| (name.to_owned(), Number::from(value));
         self.pass(entry, index, &sources)
             .shape("PLACES", places)
             .shape("WATCHES", watches)
-            .shapes(loss.shapes())
+            .shapes(loss.shapes(&|name| call.has(name)))
             .numbers(loss.numbers().into_iter().map(number))
     }
 
@@ -899,8 +899,8 @@ macro_rules! element_loss {
                 &[$($crate::element::ElementStream { name: $input_key, default: $reads },)*]
             }
 
-            fn shapes(&self) -> Vec<(&'static str, u32)> {
-                $crate::cpu::element::Formula::code(self)
+            fn shapes(&self, given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+                $crate::cpu::element::Formula::code(self, given)
             }
 
             fn numbers(&self) -> Vec<(&'static str, f64)> {

@@ -41,6 +41,8 @@
 //!   and [`Elementwise`] make one of a few short WGSL functions of your own. A contrastive loss
 //!   ([`InfoNce`], [`SupCon`], [`SigmoidContrastive`]) is one on a linear layer whose weight is the
 //!   other batch.
+//!   A composed loss ([`GanDiscriminator`], [`MixedColumns`]) is a list of them, each on its share of
+//!   the tensors, in one recording.
 //! - [`Profile`]: what the planner goes by on a device; [`Gpu::report`] says what was chosen and why.
 //!
 //! # Features

@@ -10,6 +10,7 @@ use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 
 use crate::{
     array::{Array, Arrays},
+    check,
     encode::Prepared,
     error::{Error, Result},
     gpu::{Gpu, Request},
@@ -107,7 +108,8 @@ impl Gpu {
         self.checked_inputs(loss, inputs)
     }
 
-    /// Uploads host arrays and runs a loss on them, floats stored as `dtype`.
+    /// Uploads host arrays and runs a loss on them, floats stored as `dtype`, a mask of integers as
+    /// bytes, or as words of bits where that is what its shape says.
     ///
     /// ```no_run
     /// use surprisal::{Array, Arrays, CrossEntropy, Dtype, Gpu};
@@ -129,10 +131,11 @@ impl Gpu {
         dtype: Dtype,
         wanted: &[&str],
     ) -> Result<Run> {
-        crate::check::arrays(loss, inputs, wanted)?;
+        check::arrays(loss, inputs, wanted)?;
         let mut buffers = Vec::new();
         for (name, array) in inputs {
-            let dtype = stored_dtype(loss, name, dtype);
+            let dtype = check::integer_mask(loss, inputs, name)
+                .unwrap_or_else(|| stored_dtype(loss, name, dtype));
             let buffer = self.upload(name, &array.to_bytes(dtype))?;
             buffers.push((name.clone(), buffer, Layout::dense(dtype, &array.shape)));
         }

@@ -159,15 +159,12 @@ impl Layout {
     /// Where an element lies, or `None` past `u64`.
     pub fn place(&self, row: u64, column: u64) -> Option<u64> {
         let plane = self.class_stride.max(1);
-        let (row, column) = match self.fold {
-            Some((width, stride)) => {
-                let stretch = (column / width.max(1)).checked_mul(stride)?;
-                (row.checked_mul(self.row_stride)?, stretch.checked_add(column % width.max(1))?)
-            }
-            None => {
-                let image = (row / plane).checked_mul(self.row_stride)?;
-                (image.checked_add(row % plane)?, column.checked_mul(plane)?)
-            }
+        let (row, column) = if let Some((width, stride)) = self.fold {
+            let stretch = (column / width.max(1)).checked_mul(stride)?;
+            (row.checked_mul(self.row_stride)?, stretch.checked_add(column % width.max(1))?)
+        } else {
+            let image = (row / plane).checked_mul(self.row_stride)?;
+            (image.checked_add(row % plane)?, column.checked_mul(plane)?)
         };
         self.offset.checked_add(row)?.checked_add(column)
     }

@@ -3,9 +3,11 @@
 use super::{Real, array, fits, floats, times};
 use crate::{
     array::{Arithmetic, Array, Arrays},
+    check,
     element::{ElementLoss, ElementOptions, Extents, MaskedMean, Span, check_names},
     error::{Error, Result},
     loss::{Empty, Reduction},
+    tensor::Dtype,
 };
 
 /// What a loss says of one element.
@@ -54,8 +56,8 @@ pub(crate) trait Formula: ElementLoss {
         Ok(())
     }
 
-    /// Overrides of its WGSL: what shapes the code.
-    fn code(&self) -> Vec<(&'static str, u32)> {
+    /// Overrides of its WGSL: what shapes the code, by the inputs that are there.
+    fn code(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         Vec::new()
     }
 
@@ -124,6 +126,25 @@ fn spread<T: Real>(inputs: &Arrays, name: &str, extents: Extents, default: T) ->
     })
 }
 
+/// A mask of bytes, which keep where they are not 0, or of bits.
+fn integer_mask<T: Real>(inputs: &Arrays, stored: Dtype, extents: Extents) -> Result<Vec<T>> {
+    if stored == Dtype::U8 {
+        let bytes: Vec<T> = spread(inputs, "mask", extents, T::one())?;
+        return Ok(bytes.iter().map(|b| if b.is_zero() { T::zero() } else { T::one() }).collect());
+    }
+    let words = inputs.get("mask").map(Array::to_i64).unwrap_or_default();
+    if words.len() as u64 != extents.count().div_ceil(32) {
+        return Err(Error::WrongShape {
+            argument: "mask".to_owned(),
+            found: vec![words.len() as u64],
+            expected: format!("[{}] words of 32 elements", extents.count().div_ceil(32)),
+        });
+    }
+    let bit = |at: usize| words.get(at / 32).is_some_and(|word| word >> (at % 32) & 1 == 1);
+    let count = extents.count() as usize;
+    Ok((0..count).map(|at| if bit(at) { T::one() } else { T::zero() }).collect())
+}
+
 /// A call, computed.
 struct Solved<T> {
     shape: Vec<usize>,
@@ -154,7 +175,11 @@ impl<T: Real> Solved<T> {
             fits("upstream", upstream, &[1])?;
         }
         let one = |name| spread(inputs, name, extents, T::one());
-        let (weight, mask, upstream) = (one("weight")?, one("mask")?, one("upstream")?);
+        let (weight, upstream) = (one("weight")?, one("upstream")?);
+        let mask = match check::integer_mask(loss, inputs, "mask") {
+            Some(stored) => integer_mask(inputs, stored, extents)?,
+            None => one("mask")?,
+        };
         let count = extents.count() as usize;
         let mut solved = Self {
             shape: first.shape.iter().map(|&extent| extent as usize).collect(),

@@ -119,11 +119,14 @@ impl Formula for BceWithLogits {
         Ok(())
     }
 
-    fn code(&self) -> Vec<(&'static str, u32)> {
+    fn code(&self, given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![
             ("FOCAL", self.is_focal().into()),
             ("CHECKS_TARGETS", self.check_targets.into()),
             ("ONE_TARGET", self.target.is_some().into()),
+            ("SHIFTED", given("logit_bias").into()),
+            ("SCALED", (self.temperature != 1.0).into()),
+            ("SMOOTHED", (self.label_smoothing != 0.0).into()),
         ]
     }
 

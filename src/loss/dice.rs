@@ -39,7 +39,7 @@ pub enum Per {
 ///   `[N·C, H·W]`. `per = "channel"` has one coefficient a column of `[N·H·W, C]`, over all samples,
 ///   of channels that lie last or in planes ([`crate::Tensor::nchw`]). `per = "batch"` is one value
 ///   whatever the reduction. row_weight has one value a coefficient; upstream `[1]`, or one value a
-///   coefficient with [`Reduction::None`].
+///   coefficient with [`Reduction::None`]. What one coefficient is over lies within one binding.
 /// - **Types**: `f32`, `f16`, `bf16`, computed in f32.
 /// - **Gradient**: P·(1 − P)·(D − 2·y)/(ΣP + Σy + smooth), D the coefficient, and
 ///   bce/n·(P − y).

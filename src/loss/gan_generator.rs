@@ -48,7 +48,7 @@ element_loss! {
 }
 
 impl Formula for GanGenerator {
-    fn code(&self) -> Vec<(&'static str, u32)> {
+    fn code(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![("SATURATING", self.saturating.into())]
     }
 

@@ -61,7 +61,7 @@ element_loss! {
 }
 
 impl Formula for Mse {
-    fn code(&self) -> Vec<(&'static str, u32)> {
+    fn code(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![("SIGMOID", (self.activation == Activation::Sigmoid).into())]
     }
 

@@ -185,6 +185,8 @@ impl Shape {
         let layout = Layout::dense(dtype, &shape);
         let layout =
             if shape.len() == 2 { layout.clone().row_stride(stride.max(shape[1])) } else { layout };
+        let planes = matrix && self.variant == 3 && self.offset == 1 && loss.takes_planes();
+        let layout = if planes { layout.class_stride(self.rows) } else { layout };
         let layout = layout.offset(if matrix { self.offset } else { 0 });
         Operand {
             name: argument.name.to_owned(),

@@ -160,6 +160,14 @@ fn masks_of_bytes_and_bits(context: &Context) {
             let actual = named([("grad.logits", gradient.array(gpu)), ("loss", value.array(gpu))]);
             assert_same_bits(&actual, &expected, &format!("{dtype} {rows}×{columns} +{offset}"));
         }
+        // Integers on the host are uploaded as what their shape says.
+        let places = ["loss", "grad.logits"];
+        for mask in [&bytes, &bits] {
+            let inputs = with(&inputs, [("mask", (*mask).clone())]);
+            let (mut actual, _) = check(gpu, &loss, &inputs, Dtype::F32, &places);
+            actual.remove("status");
+            assert_same_bits(&actual, &expected, "integers");
+        }
         let wrong = storage(gpu, 4096);
         let others = placed_inputs(gpu, &loss, &sample(1, rows, columns), Dtype::F32);
         let mut given = tensors(&others);
