@@ -76,7 +76,9 @@ fn call(
         outputs.iter().map(|(name, l)| (*name, Placed::output(gpu, l.clone()))).collect();
     let wanted = outputs.iter().map(|(name, placed)| ((*name).to_owned(), placed.tensor()));
     submit(gpu, loss, &Request::new(tensors(&placed), wanted.collect::<Named>()));
-    outputs.iter().for_each(|(_, placed)| placed.assert_surroundings(gpu));
+    for (_, placed) in &outputs {
+        placed.assert_surroundings(gpu);
+    }
     outputs.iter().map(|(name, placed)| ((*name).to_owned(), placed.array(gpu))).collect()
 }
 
