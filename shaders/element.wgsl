@@ -17,13 +17,19 @@ struct Element {
     // Elements that have no loss, and what is wrong with them. They are counted; their gradient is 0.
     bad: vec4<bool>,
     value: vec4<u32>,
+    // What the loss has watched beside it, such as how much of a gradient is left; finite.
+    watched: vec4<f32>,
 }
+
+// The mean of what is watched is asked for.
+override WATCHES: bool = false;
 
 // What a quad leaves behind.
 struct Visited {
     loss: vec4<u32>,
     bad: vec4<bool>,
     value: vec4<u32>,
+    watched: vec4<f32>,
 }
 
 // A number given by its bits times a factor: 0 wins over infinity.
@@ -49,7 +55,8 @@ fn visit(p: Place, inside: vec4<bool>, factor: f32) -> Visited {
     let share = select(vec4<f32>(0.0), weight * bitcast<vec4<f32>>(upstream_take(p)) * factor, keep & !bad);
     first_give(p, inside, sloped(e.first, share));
     second_give(p, inside, sloped(e.second, share));
-    let visited = Visited(select(vec4<u32>(0u), loss, keep), bad, e.value);
+    let watched = select(vec4<f32>(0.0), e.watched, keep & vec4<bool>(WATCHES));
+    let visited = Visited(select(vec4<u32>(0u), loss, keep), bad, e.value, watched);
     loss_give(p, inside, visited.loss);
     return visited;
 }

@@ -1,6 +1,5 @@
 // One workgroup: the scalars. The completion word moves last.
 
-override EMPTY_IS_ZERO: bool = false;
 // Bad targets are counted by their floats, not by their indices.
 override FLOAT_TARGETS: bool = false;
 
@@ -26,6 +25,7 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
     let mean = quotient(sum, kept.denominator);
     let growth = bits_or(exp_far4(vec4<f32>(clamp(bitcast<f32>(mean), -87.0, 88.722839))).x, mean, finite_one(mean));
     perplexity_write(0u, select(growth, INFINITY_BITS, finite_one(mean) && bitcast<f32>(mean) > 88.722839));
+    watched_write(0u, mean_watched(all, kept));
     let bad = tally_merge(kept, all);
     status_write(1u, bad.bad_targets);
     status_write(2u, bad.first_bad_row);
@@ -37,11 +37,8 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
     status_write(0u, status_read(0u) + 1u);
 }
 
-// sum/divisor as bits; over nothing it is what the caller chose, but a NaN stays one.
-fn quotient(sum: u32, divisor: f32) -> u32 {
-    if (divisor == 0.0) {
-        return select(NAN_BITS, 0u, EMPTY_IS_ZERO && (sum & ~SIGN_BIT) <= INFINITY_BITS);
-    }
-    let flipped = sum ^ select(0u, SIGN_BIT, divisor < 0.0);
-    return bits_or(bitcast<f32>(sum) / divisor, select(flipped, NAN_BITS, (sum & ~SIGN_BIT) > INFINITY_BITS), finite_one(sum));
+// The mean of what was watched over the elements kept, as bits; as unknown as the sum is.
+fn mean_watched(all: Tally, kept: Tally) -> u32 {
+    let count = f32(kept.count_low) + 4294967296.0 * f32(kept.count_high);
+    return quotient(select(bitcast<u32>(all.watched), NAN_BITS, (all.sum_flags & SUM_NAN) != 0u), count);
 }

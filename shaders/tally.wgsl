@@ -17,6 +17,8 @@ struct Tally {
     bad_rows: u32,
     correct: u32,
     zero_vectors: u32,
+    // Σ of what a loss has watched beside it.
+    watched: f32,
 }
 
 override WORKGROUP: u32 = 64u;
@@ -24,7 +26,7 @@ override WORKGROUP: u32 = 64u;
 var<workgroup> lane_tallies: array<Tally, WORKGROUP>;
 
 fn tally_empty() -> Tally {
-    return Tally(0.0, 0.0, 0u, 0u, 0u, NONE, 0u, 0u, 0u, 0u, 0u, 0u);
+    return Tally(0.0, 0.0, 0u, 0u, 0u, NONE, 0u, 0u, 0u, 0u, 0u, 0u, 0.0);
 }
 
 fn tally_merge(a: Tally, b: Tally) -> Tally {
@@ -44,6 +46,7 @@ fn tally_merge(a: Tally, b: Tally) -> Tally {
         a.bad_rows + b.bad_rows,
         a.correct + b.correct,
         a.zero_vectors + b.zero_vectors,
+        a.watched + b.watched,
     );
 }
 
@@ -58,6 +61,17 @@ fn tally_reduce(mine: Tally, lane: u32) -> Tally {
     }
     workgroupBarrier();
     return lane_tallies[0];
+}
+
+// What a loss that is not finite makes of a sum.
+fn flags_of(bits: u32) -> u32 {
+    if (finite_one(bits)) {
+        return 0u;
+    }
+    if ((bits & ~SIGN_BIT) > INFINITY_BITS) {
+        return SUM_NAN;
+    }
+    return select(SUM_POSITIVE, SUM_NEGATIVE, (bits & SIGN_BIT) != 0u);
 }
 
 // The number that a sum with flags stands for, as bits.

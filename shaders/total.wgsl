@@ -17,13 +17,8 @@ fn total(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) group
 fn row_tally(row: u32) -> Tally {
     var tally = tally_empty();
     let loss = records[row * RECORD + params.word];
-    if (finite_one(loss)) {
-        tally.sum = bitcast<f32>(loss);
-    } else if ((loss & ~SIGN_BIT) > INFINITY_BITS) {
-        tally.sum_flags = SUM_NAN;
-    } else {
-        tally.sum_flags = select(SUM_POSITIVE, SUM_NEGATIVE, (loss & SIGN_BIT) != 0u);
-    }
+    tally.sum = select(0.0, bitcast<f32>(loss), finite_one(loss));
+    tally.sum_flags = flags_of(loss);
     tally.bad_rows = select(0u, 1u, (records[row * RECORD + RECORD_FLAGS] & ROW_NAN) != 0u);
     tally.correct = records[row * RECORD + RECORD_CORRECT];
     return tally;

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use crate::{
     array::{Arrays, Data},
+    element::Extents,
     error::{Error, Result},
     loss::{About, Argument, Dim, Kind, Loss},
     plan::{Call, Operand},
@@ -36,7 +37,7 @@ pub fn call(
             if let Some(operand) = operands.get(argument.name) {
                 kind(argument, operand.layout.dtype)?;
                 shape(argument, &operand.layout.shape, &mut call.dims)?;
-                place(argument, operand)?;
+                place(argument, operand, loss.takes_planes())?;
             }
         }
     }
@@ -62,6 +63,7 @@ pub(crate) fn dims(loss: &dyn Loss, inputs: &Arrays) -> Result<BTreeMap<Dim, u64
         };
         let dtype = match array.data {
             Data::Float(_) => Dtype::F32,
+            Data::Int(_) if argument.kind == Kind::Mask => Dtype::U8,
             Data::Int(_) => Dtype::I64,
         };
         kind(argument, dtype)?;
@@ -75,6 +77,19 @@ pub(crate) fn dims(loss: &dyn Loss, inputs: &Arrays) -> Result<BTreeMap<Dim, u64
         }
     }
     Ok(dims)
+}
+
+/// How a mask of integers is stored: as bytes, or as words of bits where it has one bit an element
+/// and no shape of a mask of bytes.
+pub(crate) fn integer_mask(loss: &dyn Loss, inputs: &Arrays, name: &str) -> Option<Dtype> {
+    let argument = loss.about().inputs.iter().find(|argument| argument.name == name)?;
+    let array = inputs.get(name)?;
+    if argument.kind != Kind::Mask || !matches!(array.data, Data::Int(_)) {
+        return None;
+    }
+    let first = inputs.get(loss.about().inputs.first()?.name)?;
+    let is_bytes = Extents::of(&first.shape).span(name, &array.shape).is_ok();
+    Some(if is_bytes { Dtype::U8 } else { Dtype::U32 })
 }
 
 fn known_dims(loss: &dyn Loss) -> BTreeMap<Dim, u64> {
@@ -203,15 +218,22 @@ pub(crate) fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
 }
 
 /// Strides, alignment and the end of the buffer.
-fn place(argument: &Argument, operand: &Operand) -> Result<()> {
+fn place(argument: &Argument, operand: &Operand, takes_planes: bool) -> Result<()> {
     let layout = &operand.layout;
     let name = || argument.name.to_owned();
-    let least = layout.columns();
-    if layout.row_stride < least && layout.rows() > 1 {
+    let planes = argument.shapes.contains(&[Dim::Rows, Dim::Classes].as_slice()) && takes_planes;
+    if layout.class_stride != 1 && !(planes && layout.shape.len() == 2 && layout.has_planes()) {
+        return Err(Error::ClassStride { argument: name(), found: layout.class_stride });
+    }
+    if let Some((_, stride)) = layout.fold {
+        return Err(Error::ClassStride { argument: name(), found: stride });
+    }
+    let least = layout.columns().saturating_mul(layout.class_stride);
+    if layout.row_stride < least && layout.rows() > layout.class_stride {
         return Err(Error::WrongStride { argument: name(), found: layout.row_stride, least });
     }
     let writes_words = matches!(argument.kind, Kind::F32 | Kind::U32 | Kind::I64);
-    if writes_words && layout.shape.len() == 2 && layout.row_stride != layout.columns() {
+    if writes_words && layout.shape.len() == 2 && layout.row_stride != least {
         return Err(Error::WrongStride { argument: name(), found: layout.row_stride, least });
     }
     // A binding ends at a whole word, also where its last 16-bit element does not.

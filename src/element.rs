@@ -12,7 +12,7 @@ use crate::{
     loss::{Empty, Loss, Padding, Reduction},
     plan::{Call, Operand, Plan, Planner, Reached, Step, View},
     profile::Profile,
-    row::{check_reduction, stretches},
+    row::{check_reduction, least_multiple, stretches},
     tensor::{Dtype, Layout},
     total::{self, Ending, TALLY_WORDS, Totals},
 };
@@ -74,8 +74,8 @@ pub trait ElementLoss: Loss {
     /// The functor's tensors; its derivatives are by the first and by the second one.
     fn streams(&self) -> &'static [ElementStream];
 
-    /// Values of its overrides: what shapes the code.
-    fn shapes(&self) -> Vec<(&'static str, u32)> {
+    /// Values of its overrides: what shapes the code, the inputs that are there included.
+    fn shapes(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         Vec::new()
     }
 
@@ -83,7 +83,48 @@ pub trait ElementLoss: Loss {
     fn numbers(&self) -> Vec<(&'static str, f64)> {
         Vec::new()
     }
+
+    /// The output that is the mean of what the functor watches, where its options have it watch.
+    fn watched(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether these inputs, told by their names, go with its options.
+    fn agrees(&self, _given: &dyn Fn(&str) -> bool) -> Result<()> {
+        Ok(())
+    }
 }
+
+/// Whether a call's inputs and outputs go with a loss's options.
+pub(crate) fn check_names<'n>(
+    loss: &dyn ElementLoss,
+    given: &dyn Fn(&str) -> bool,
+    mut wanted: impl Iterator<Item = &'n str>,
+) -> Result<()> {
+    let known = |name: &str| SCALARS.contains(&name) || name.starts_with("grad.");
+    if let Some(name) = wanted.find(|&name| !known(name) && loss.watched() != Some(name)) {
+        return Err(Error::Conflict {
+            loss: loss.about().name.to_owned(),
+            argument: name.to_owned(),
+            other: "the options".to_owned(),
+            reason: "they leave nothing to watch".to_owned(),
+        });
+    }
+    let has_targets = loss.streams().iter().any(|stream| stream.name == TARGETS);
+    match loss.options().unknown {
+        Some(unknown) if !has_targets => {
+            let reason = "this loss has no targets";
+            Err(Error::option(loss.about().name, "unknown_target", unknown, reason))
+        }
+        _ => loss.agrees(given),
+    }
+}
+
+/// The stream in which an unknown one is looked for.
+const TARGETS: &str = "targets";
+
+/// The outputs of one element that all such losses have.
+const SCALARS: [&str; 5] = ["loss", "sum", "denominator", "count", "status"];
 
 /// Checks the options that all element losses share.
 pub(crate) fn check_options(loss: &str, options: ElementOptions) -> Result<()> {
@@ -166,6 +207,8 @@ struct Elements<'a> {
     loss: &'a dyn ElementLoss,
     call: &'a Call,
     extents: Extents,
+    /// Rows of an image whose columns are planes, if the walk goes along them; otherwise 1.
+    plane: u64,
     totals: Totals,
     windows: Vec<Range<u64>>,
     tallies: View,
@@ -183,9 +226,11 @@ impl<'a> Elements<'a> {
             });
         };
         let extents = Extents::of(&first.layout.shape);
+        check_names(loss, &|name| call.has(name), call.outputs.keys().map(String::as_str))?;
         check(loss, call, extents)?;
         let mut planner = Planner::new(loss.about().name, profile);
-        let windows = windows(call, extents, profile);
+        let plane = plane(call, extents);
+        let windows = windows(call, extents, plane, profile);
         planner.windows(windows.len() as u64);
         let block = u64::from(profile.element_block);
         let blocks: u64 = windows.iter().map(|w| (w.end - w.start).div_ceil(block)).sum();
@@ -194,7 +239,7 @@ impl<'a> Elements<'a> {
         let tallies = planner.scratch(Layout::vector(Dtype::U32, words));
         let totals =
             Totals { skeleton: "element", loss: loss.about().name, dtype: first.layout.dtype };
-        Ok(Self { planner, loss, call, extents, totals, windows, tallies, blocks })
+        Ok(Self { planner, loss, call, extents, plane, totals, windows, tallies, blocks })
     }
 
     /// Where the header leaves what it found; the factor of the gradients is behind it.
@@ -207,6 +252,11 @@ impl<'a> Elements<'a> {
         self.call.has("mask") || self.loss.options().unknown.is_some()
     }
 
+    /// The output that is the mean of what the functor watches, if it is asked for.
+    fn watched(&self) -> Option<&'static str> {
+        self.loss.watched().filter(|name| self.call.wants(name))
+    }
+
     fn per_element(&self) -> bool {
         self.loss.options().reduction == Reduction::None
     }
@@ -214,7 +264,7 @@ impl<'a> Elements<'a> {
     /// Begins a dispatch over a window with what all passes have.
     fn pass(&mut self, entry: &'static str, index: usize, sources: &[Source]) -> Step<'_, 'a> {
         let window = self.windows[index].clone();
-        let Extents { columns, .. } = self.extents;
+        let (Extents { columns, .. }, plane) = (self.extents, self.plane);
         let block = self.planner.profile.element_block;
         let before = self.windows[..index].iter().map(|w| w.end - w.start);
         let first_tally: u64 = before.map(|count| count.div_ceil(u64::from(block))).sum();
@@ -229,8 +279,9 @@ impl<'a> Elements<'a> {
             .shape("HAS_UNKNOWN", unknown.is_some())
             .number("classes", window.end - window.start)
             .number("columns", columns)
-            .number("phase", window.start % columns)
-            .number("first_row", window.start / columns)
+            .number("plane", plane)
+            .number("phase", window.start % (columns * plane))
+            .number("first_row", window.start / (columns * plane) * plane)
             .number("unknown", (unknown.unwrap_or(0.0) as f32).to_bits())
             .number("kept", kept)
             .number("first_tally", first_tally)
@@ -240,6 +291,18 @@ impl<'a> Elements<'a> {
     fn reached(&self, view: View, index: usize) -> Result<Reached> {
         let window = &self.windows[index];
         let Extents { columns, .. } = self.extents;
+        if self.plane > 1 {
+            // As it lies in memory.
+            let image = columns * self.plane;
+            let first = window.start / image * self.plane;
+            let rows = first..(window.end.div_ceil(image) * self.plane).min(self.extents.rows);
+            return Ok(match self.extents.span("", &view.layout.shape)? {
+                Span::One => Reached { view, reach: Reach::One },
+                Span::Rows => Reached { view: view.rows(&rows), reach: Reach::Pixels },
+                Span::Columns => Reached { view: view.for_every_row(), reach: Reach::Channels },
+                Span::Elements => Reached { view: view.flat(window), reach: Reach::Flat },
+            });
+        }
         let rows = window.start / columns..window.end.div_ceil(columns);
         let in_row = if columns.is_multiple_of(4) { Reach::Row } else { Reach::Each };
         Ok(match self.extents.span("", &view.layout.shape)? {
@@ -346,7 +409,8 @@ impl<'a> Elements<'a> {
     /// What `element/place.wgsl` has to find: nothing, the quad's row, or every element's.
     fn places<'r>(&self, tensors: impl IntoIterator<Item = &'r Option<Reached>>) -> u32 {
         let flat = |r: &Reached| matches!(r.reach, Reach::Flat | Reach::One);
-        if tensors.into_iter().flatten().all(flat) {
+        // Along planes rows and columns are found where they are needed.
+        if self.plane > 1 || tensors.into_iter().flatten().all(flat) {
             0
         } else if self.extents.columns.is_multiple_of(4) {
             1
@@ -392,11 +456,12 @@ impl<'a> Elements<'a> {
         sources.extend([shader!("element/place.wgsl"), shader!("element.wgsl")]);
         sources.extend(self.loss.sources());
         let places = self.places(tensors.all());
-        let loss = self.loss;
+        let (loss, call, watches) = (self.loss, self.call, self.watched().is_some());
         let number = |(name, value): (&str, f64)| (name.to_owned(), Number::from(value));
         self.pass(entry, index, &sources)
             .shape("PLACES", places)
-            .shapes(loss.shapes())
+            .shape("WATCHES", watches)
+            .shapes(loss.shapes(&|name| call.has(name)))
             .numbers(loss.numbers().into_iter().map(number))
     }
 
@@ -415,13 +480,14 @@ impl<'a> Elements<'a> {
     }
 
     fn finish(mut self) -> Result<Plan> {
-        let scalars = ["loss", "sum", "denominator", "count", "status"];
+        let watched = self.watched();
         let reduced = !self.per_element();
-        if scalars.iter().any(|name| self.call.wants(name) && (reduced || *name != "loss")) {
+        let mut scalars = SCALARS.into_iter().chain(watched);
+        if scalars.any(|name| self.call.wants(name) && (reduced || name != "loss")) {
             let folded = self.totals.fold(&mut self.planner, &self.tallies, 0, self.blocks)?;
             let ElementOptions { reduction, empty, .. } = self.loss.options();
             let kept = self.kept_tally();
-            let ending = Ending { reduction, empty, float_targets: true, kept };
+            let ending = Ending { reduction, empty, float_targets: true, watched, kept };
             self.totals.finish(&mut self.planner, self.call, ending, &self.tallies, folded)?;
         }
         Ok(self.planner.finish())
@@ -493,6 +559,9 @@ impl Tensors {
         let [first, second] = self.gradients;
         let over = self.in_place && first.is_some();
         let mut step = step;
+        if !self.streams.iter().any(|(stream, _)| stream.name == TARGETS) {
+            step = step.take(TARGETS, None, 0.0);
+        }
         for (nth, (stream, tensor)) in self.streams.into_iter().enumerate() {
             step = match tensor {
                 Some(tensor) if nth == 0 && over => step.take_give(stream.name, "first", tensor),
@@ -510,20 +579,35 @@ impl Tensors {
     }
 }
 
+/// The class stride that all tensors of elements share, where their images lie one behind the other:
+/// then the walk goes along the planes, as memory does. Otherwise 1.
+fn plane(call: &Call, extents: Extents) -> u64 {
+    let mut planes = call.inputs.values().chain(call.outputs.values()).filter_map(|operand| {
+        let Layout { shape, class_stride, row_stride, .. } = &operand.layout;
+        let elements = matches!(extents.span("", shape), Ok(Span::Elements));
+        let dense = extents.rows.is_multiple_of(*class_stride)
+            && (extents.rows == *class_stride || *row_stride == class_stride * extents.columns);
+        elements.then_some(if dense { *class_stride } else { 1 })
+    });
+    let first = planes.next().unwrap_or(1);
+    if planes.all(|plane| plane == first) { first } else { 1 }
+}
+
 /// Stretches of elements whose every tensor fits one binding and one short dispatch.
-fn windows(call: &Call, extents: Extents, profile: &Profile) -> Vec<Range<u64>> {
+fn windows(call: &Call, extents: Extents, plane: u64, profile: &Profile) -> Vec<Range<u64>> {
     // A window's binding begins up to one alignment block early and ends inside a quad.
     let room = profile.binding_bytes.saturating_sub(profile.offset_alignment + 64);
     let most = |operand: &Operand| {
-        let Layout { dtype, row_stride, shape, .. } = &operand.layout;
+        let Layout { dtype, row_stride, class_stride, shape, .. } = &operand.layout;
         let elements = room / dtype.bytes();
         if *dtype == Dtype::U32 && operand.name == "mask" {
             return elements * BITS;
         }
         match *shape.as_slice() {
+            _ if plane > 1 => elements,
             // Its first and last row may be there in part.
             _ if operand.layout.has_gaps() => {
-                (elements / row_stride).saturating_sub(2) * extents.columns
+                (elements / row_stride).saturating_sub(2) * class_stride * extents.columns
             }
             [rows, 1] if extents.columns > 1 && rows == extents.rows => elements * extents.columns,
             _ => elements,
@@ -534,6 +618,13 @@ fn windows(call: &Call, extents: Extents, profile: &Profile) -> Vec<Range<u64>> 
     // Blocks are tallied whole, so that an element's place in a sum does not move.
     let block = u64::from(profile.element_block);
     let unit = if fits >= block { block } else { BITS };
+    let operands = call.inputs.values().chain(call.outputs.values());
+    let apart = operands.map(|operand| operand.layout.class_stride).fold(1, least_multiple);
+    if apart > 1 && plane == 1 {
+        // Whole images: within one, rows are found from its first one.
+        let image = least_multiple(apart * extents.columns, BITS);
+        return stretches(extents.count(), (fits - fits % image).max(image));
+    }
     stretches(extents.count(), (fits - fits % unit).max(BITS))
 }
 
@@ -544,6 +635,7 @@ fn check(loss: &dyn ElementLoss, call: &Call, extents: Extents) -> Result<()> {
         match call.inputs.get(name) {
             Some(mask) if name == "mask" && mask.layout.dtype == Dtype::U32 => {
                 check_bits(mask, extents)?;
+                check_order(loss, call, extents)?;
             }
             Some(operand) => {
                 extents.span(name, &operand.layout.shape)?;
@@ -583,6 +675,21 @@ fn check(loss: &dyn ElementLoss, call: &Call, extents: Extents) -> Result<()> {
     Ok(())
 }
 
+/// Bits lie as the elements do, so those have to lie in one order.
+fn check_order(loss: &dyn ElementLoss, call: &Call, extents: Extents) -> Result<()> {
+    let planes = |operand: &&Operand| operand.layout.has_planes();
+    match call.inputs.values().chain(call.outputs.values()).find(planes) {
+        Some(operand) if plane(call, extents) == 1 => Err(Error::Conflict {
+            loss: loss.about().name.to_owned(),
+            argument: "mask".to_owned(),
+            other: operand.name.clone(),
+            reason: "bits need all tensors of elements in one order, images without gaps"
+                .to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// One bit an element, in as many words as that takes.
 fn check_bits(mask: &Operand, extents: Extents) -> Result<()> {
     let words = extents.count().div_ceil(BITS);
@@ -616,6 +723,7 @@ macro_rules! element_loss {
         summary: $summary:literal, formula: $formula:literal, pytorch: $pytorch:literal;
         inputs $inputs:ident { $($input:ident = $input_key:literal, $reads:literal: $argument:expr;)* }
         outputs $outputs:ident { $($gradient:ident = $gradient_key:literal: $gradient_about:literal;)* }
+        $(watches $watched:ident = $watched_key:literal: $watched_about:literal;)?
         options { $($option:ident: $type:ty = $default:expr, $json:literal, $about:literal;)* }
     ) => {
         $(#[$doc])*
@@ -682,6 +790,7 @@ macro_rules! element_loss {
                 /// The loss, `[1]`, or one value an element with reduction `none`.
                 loss = "loss",
                 $(#[doc = concat!("The ", $gradient_about, ".")] $gradient = $gradient_key,)*
+                $(#[doc = concat!("The ", $watched_about, ", `[1]`.")] $watched = $watched_key,)?
                 /// Σ of the losses.
                 sum = "sum",
                 /// What a mean divides by.
@@ -709,7 +818,8 @@ macro_rules! element_loss {
                 ],
                 outputs: &[
                     arg::ELEMENT_LOSS,
-                    $(arg::element_gradient($gradient_key, $gradient_about),)*
+                    $(arg::optional_elements($gradient_key, $gradient_about),)*
+                    $(arg::watched($watched_key, $watched_about),)?
                     arg::SUM,
                     arg::DENOMINATOR,
                     arg::COUNT,
@@ -746,6 +856,10 @@ macro_rules! element_loss {
 
             fn is_per_row(&self) -> bool {
                 self.reduction == $crate::Reduction::None
+            }
+
+            fn takes_planes(&self) -> bool {
+                true
             }
 
             fn plan(
@@ -785,12 +899,21 @@ macro_rules! element_loss {
                 &[$($crate::element::ElementStream { name: $input_key, default: $reads },)*]
             }
 
-            fn shapes(&self) -> Vec<(&'static str, u32)> {
-                $crate::cpu::element::Formula::code(self)
+            fn shapes(&self, given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+                $crate::cpu::element::Formula::code(self, given)
             }
 
             fn numbers(&self) -> Vec<(&'static str, f64)> {
                 $crate::cpu::element::Formula::constants(self)
+            }
+
+            fn watched(&self) -> Option<&'static str> {
+                let names: &[&'static str] = &[$($watched_key,)?];
+                names.first().copied().filter(|_| $crate::cpu::element::Formula::watches(self))
+            }
+
+            fn agrees(&self, given: &dyn Fn(&str) -> bool) -> $crate::Result<()> {
+                $crate::cpu::element::Formula::agrees(self, given)
             }
         }
     };

@@ -87,6 +87,14 @@ pub enum Error {
         /// The smallest one allowed.
         least: u64,
     },
+    /// The columns of a tensor lie further apart than this loss, or this tensor, can have it.
+    #[error("`{argument}` has class stride {found}: its columns have to lie side by side")]
+    ClassStride {
+        /// The tensor.
+        argument: String,
+        /// The stride it has.
+        found: u64,
+    },
     /// A buffer ends before the tensor does.
     #[error("`{argument}` needs {needed} bytes of its buffer, which has {found}")]
     BufferTooSmall {

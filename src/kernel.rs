@@ -58,8 +58,26 @@ pub enum Reach {
     Each,
     /// One element a row.
     Rows,
+    /// One element a column, where the walk is over planes.
+    Channels,
+    /// One element a row, where the walk is over planes.
+    Pixels,
     /// One element for all.
     One,
+}
+
+/// In which order a stream's elements lie: how `NAME_base` and its strides make an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum Order {
+    /// The columns of a row lie side by side.
+    #[default]
+    Plain,
+    /// Every column is a plane of `NAME_plane` rows.
+    Planes,
+    /// So many columns (`NAME_plane`) lie side by side, and the next ones `NAME_fold` further on.
+    Folded,
 }
 
 /// One named tensor of a kernel.
@@ -80,6 +98,26 @@ pub struct Stream {
     pub columns: &'static str,
     /// How a walk over all elements reaches it, if the kernel is one.
     pub reach: Option<Reach>,
+    /// In which order its elements lie.
+    pub order: Order,
+}
+
+impl Stream {
+    /// The address of an element, and that of the column `i` further on in a quad.
+    fn address(&self, row: &str, column: &str) -> String {
+        let name = self.in_place_of.unwrap_or(self.name);
+        let [base, stride, plane, fold] =
+            ["base", "stride", "plane", "fold"].map(|field| format!("params.{name}_{field}"));
+        match self.order {
+            Order::Plain => format!("{base} + {row} * {stride} + {column}"),
+            Order::Planes => format!(
+                "{base} + ({row} / {plane}) * {stride} + {row} % {plane} + ({column}) * {plane}"
+            ),
+            Order::Folded => format!(
+                "{base} + {row} * {stride} + (({column}) / {plane}) * {fold} + ({column}) % {plane}"
+            ),
+        }
+    }
 }
 
 /// The type of a parameter.
@@ -264,12 +302,13 @@ impl Kernel {
                 write!(
                     text,
                     "fn {name}_at(row: u32, column: u32) -> u32 {{ \
-                     let at = params.{name}_base + row * params.{name}_stride + column; \
+                     let at = {}; \
                      return select(0u, 0x3f800000u, (({name}[{word}] >> ({place})) & {mask}u) != 0u); }}\n\
                      fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ \
                      let last = params.classes - 1u; return vec4<u32>({name}_at(row, column), \
                      {name}_at(row, min(column + 1u, last)), {name}_at(row, min(column + 2u, last)), \
-                     {name}_at(row, min(column + 3u, last))); }}\n"
+                     {name}_at(row, min(column + 3u, last))); }}\n",
+                    stream.address("row", "column")
                 )
             }
             Form::Words => write!(
@@ -323,6 +362,8 @@ impl Kernel {
             Reach::Row => format!("{name}_quad(p.row.x, p.column.x)"),
             Reach::Each => of_each(&|i| format!("{name}_at(p.row[{i}], p.column[{i}])")),
             Reach::Rows => of_each(&|i| format!("{name}_at(p.row[{i}], 0u)")),
+            Reach::Channels => of_each(&|i| format!("{name}_at(0u, channel_of(p.at + {i}u))")),
+            Reach::Pixels => of_each(&|i| format!("{name}_at(pixel_of(p.at + {i}u), 0u)")),
             Reach::One => format!("vec4<u32>({name}_at(0u, 0u))"),
         };
         if stream.in_place_of.is_none() {
@@ -333,7 +374,7 @@ impl Kernel {
             _ if !stream.stored => return,
             Reach::Flat => format!("{name}_store(0u, p.at, bits);"),
             Reach::Row => format!("{name}_store(p.row.x, p.column.x, bits);"),
-            Reach::Each | Reach::Rows | Reach::One => {
+            _ => {
                 let put = |i| format!("if (inside[{i}]) {{ {} }}", Self::put(stream, i));
                 (0..4).map(put).collect::<Vec<_>>().join(" ")
             }
@@ -347,8 +388,7 @@ impl Kernel {
     /// One element stored by its row and column.
     fn put(stream: &Stream, i: u32) -> String {
         let buffer = stream.in_place_of.unwrap_or(stream.name);
-        let at =
-            format!("params.{buffer}_base + p.row[{i}] * params.{buffer}_stride + p.column[{i}]");
+        let at = stream.address(&format!("p.row[{i}]"), &format!("p.column[{i}]"));
         match stream.form {
             Form::Elements(dtype) if dtype.bytes() == 2 => format!(
                 "let at = {at}; let shift = (at & 1u) * 16u; \
@@ -363,10 +403,12 @@ impl Kernel {
         let name = stream.name;
         let quads = matches!(stream.form, Form::Quads(_));
         let buffer = stream.in_place_of.unwrap_or(name);
-        let at = format!("params.{buffer}_base + row * params.{buffer}_stride + column");
+        let at = stream.address("row", "column");
         if stream.in_place_of.is_none() {
             let (one, quad) = if quads {
                 quad_loads(name, dtype)
+            } else if stream.order != Order::Plain {
+                apart_loads(stream, dtype, self.atomic(stream))
             } else {
                 element_loads(stream, dtype, self.atomic(stream))
             };
@@ -379,6 +421,8 @@ impl Kernel {
         if stream.stored {
             let body = if quads {
                 quad_store(buffer, dtype)
+            } else if stream.order != Order::Plain {
+                apart_store(stream, buffer, dtype)
             } else if dtype.bytes() == 4 {
                 element_store(buffer, stream.columns)
             } else {
@@ -408,15 +452,7 @@ fn quad_loads(name: &str, dtype: Dtype) -> (String, String) {
 /// Loads anywhere: the same quad, element by element, and nothing past the row.
 fn element_loads(stream: &Stream, dtype: Dtype, atomic: bool) -> (String, String) {
     let Stream { name, columns, .. } = stream;
-    let element = |at: &str| {
-        if dtype.bytes() == 4 {
-            format!("{name}[{at}]")
-        } else {
-            let word = format!("{name}[({at}) >> 1u]");
-            let word = if atomic { format!("atomicLoad(&{word})") } else { word };
-            format!("{dtype}_one({word}, ({at}) & 1u)")
-        }
-    };
+    let element = |at: &str| element_load(name, dtype, atomic, at);
     let rest: Vec<String> = (1..4).map(|i| element(&format!("min(at + {i}u, last)"))).collect();
     (
         element("at"),
@@ -425,6 +461,42 @@ fn element_loads(stream: &Stream, dtype: Dtype, atomic: bool) -> (String, String
             element("at"),
             rest.join(", ")
         ),
+    )
+}
+
+fn element_load(name: &str, dtype: Dtype, atomic: bool, at: &str) -> String {
+    if dtype.bytes() == 4 {
+        return format!("{name}[{at}]");
+    }
+    let word = format!("{name}[({at}) >> 1u]");
+    let word = if atomic { format!("atomicLoad(&{word})") } else { word };
+    format!("{dtype}_one({word}, ({at}) & 1u)")
+}
+
+/// Loads of columns that do not lie side by side, each from its own address.
+fn apart_loads(stream: &Stream, dtype: Dtype, atomic: bool) -> (String, String) {
+    let Stream { name, columns, .. } = stream;
+    let elements: Vec<String> = (0..4)
+        .map(|i| format!("{name}_at(row, min(column + {i}u, params.{columns} - 1u))"))
+        .collect();
+    (element_load(name, dtype, atomic, "at"), format!("return vec4<u32>({});", elements.join(", ")))
+}
+
+/// Stores of such columns; halves go into their words one by one, which neighbours share.
+fn apart_store(stream: &Stream, buffer: &str, dtype: Dtype) -> String {
+    let put = if dtype.bytes() == 4 {
+        format!("{buffer}[here] = bits[i];")
+    } else {
+        format!(
+            "let shift = (here & 1u) * 16u; atomicAnd(&{buffer}[here >> 1u], ~(0xffffu << shift)); \
+             atomicOr(&{buffer}[here >> 1u], {dtype}_encode(bits[i]) << shift);"
+        )
+    };
+    let here = stream.address("row", "(column + i)");
+    format!(
+        "let live = min(params.{} - column, 4u); \
+         for (var i = 0u; i < live; i += 1u) {{ let here = {here}; {put} }}",
+        stream.columns
     )
 }
 

@@ -41,6 +41,8 @@
 //!   and [`Elementwise`] make one of a few short WGSL functions of your own. A contrastive loss
 //!   ([`InfoNce`], [`SupCon`], [`SigmoidContrastive`]) is one on a linear layer whose weight is the
 //!   other batch.
+//!   A composed loss ([`GanDiscriminator`], [`MixedColumns`]) is a list of them, each on its share of
+//!   the tensors, in one recording.
 //! - [`Profile`]: what the planner goes by on a device; [`Gpu::report`] says what was chosen and why.
 //!
 //! # Features
@@ -55,6 +57,7 @@ pub mod bench;
 #[cfg(feature = "cases")]
 pub mod cases;
 mod check;
+mod compose;
 #[cfg(feature = "cases")]
 pub mod conformance;
 pub mod cpu;
@@ -76,6 +79,7 @@ pub mod repro;
 pub mod row;
 mod staging;
 mod status;
+pub mod targets;
 pub mod tensor;
 #[cfg(feature = "cases")]
 pub mod testing;
@@ -90,14 +94,16 @@ pub use gpu::{Gpu, Request};
 pub use linear::Linear;
 pub use loss::{
     BceWithLogits, BceWithLogitsInputs, BceWithLogitsOutputs, BinaryHinge, BinaryHingeInputs,
-    BinaryHingeOutputs, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Denominator, Dice,
-    DiceInputs, DiceOutputs, ElementFunction, Elementwise, Empty, GaussianNll, GaussianNllInputs,
-    GaussianNllOutputs, HurdlePoisson, HurdlePoissonInputs, HurdlePoissonOutputs, IgnoreIndex,
-    InfoNce, InfoNceInputs, InfoNceOutputs, LinearCrossEntropy, LinearCrossEntropyInputs,
-    LinearCrossEntropyOutputs, Loss, Mse, MseInputs, MseOutputs, Padding, PoissonNll,
-    PoissonNllInputs, PoissonNllOutputs, Reduction, Separable, SeparableRow, Shard,
+    BinaryHingeOutputs, ColumnSpan, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs,
+    Denominator, Dice, DiceInputs, DiceOutputs, ElementFunction, Elementwise, Empty,
+    GanDiscriminator, GanDiscriminatorInputs, GanDiscriminatorOutputs, GanGenerator,
+    GanGeneratorInputs, GanGeneratorOutputs, GaussianNll, GaussianNllInputs, GaussianNllOutputs,
+    HurdlePoisson, HurdlePoissonInputs, HurdlePoissonOutputs, IgnoreIndex, InfoNce, InfoNceInputs,
+    InfoNceOutputs, LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss,
+    MixedColumns, MixedColumnsInputs, MixedColumnsOutputs, Mse, MseInputs, MseOutputs, Padding,
+    PoissonNll, PoissonNllInputs, PoissonNllOutputs, Reduction, Separable, SeparableRow, Shard,
     SigmoidContrastive, SigmoidContrastiveInputs, SigmoidContrastiveOutputs, Similarity,
-    SimilarityInputs, SimilarityOutputs, Smoothing, SupCon, SupConInputs, SupConOutputs,
+    SimilarityInputs, SimilarityOutputs, Smoothing, SpanKind, SupCon, SupConInputs, SupConOutputs,
     WeightLayout,
 };
 pub use memory::Memory;

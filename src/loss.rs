@@ -11,10 +11,13 @@ pub mod binary_hinge;
 pub mod cross_entropy;
 pub mod dice;
 pub mod elementwise;
+pub mod gan_discriminator;
+pub mod gan_generator;
 pub mod gaussian_nll;
 pub mod hurdle_poisson;
 pub mod info_nce;
 pub mod linear_cross_entropy;
+pub mod mixed_columns;
 pub mod mse;
 pub mod poisson_nll;
 pub mod separable;
@@ -37,11 +40,16 @@ pub use cross_entropy::{
 };
 pub use dice::{Dice, DiceInputs, DiceOutputs};
 pub use elementwise::{ElementFunction, Elementwise};
+pub use gan_discriminator::{GanDiscriminator, GanDiscriminatorInputs, GanDiscriminatorOutputs};
+pub use gan_generator::{GanGenerator, GanGeneratorInputs, GanGeneratorOutputs};
 pub use gaussian_nll::{GaussianNll, GaussianNllInputs, GaussianNllOutputs};
 pub use hurdle_poisson::{HurdlePoisson, HurdlePoissonInputs, HurdlePoissonOutputs};
 pub use info_nce::{InfoNce, InfoNceInputs, InfoNceOutputs};
 pub use linear_cross_entropy::{
     LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, WeightLayout,
+};
+pub use mixed_columns::{
+    ColumnSpan, MixedColumns, MixedColumnsInputs, MixedColumnsOutputs, SpanKind,
 };
 pub use mse::{Mse, MseInputs, MseOutputs};
 pub use poisson_nll::{PoissonNll, PoissonNllInputs, PoissonNllOutputs};
@@ -67,6 +75,11 @@ pub trait Loss: std::fmt::Debug + Send + Sync {
     /// The extents that follow from the options and not from the inputs.
     fn extents(&self) -> Vec<(Dim, u64)> {
         Vec::new()
+    }
+
+    /// Whether its matrices of rows and classes can have a class stride (channels that are planes).
+    fn takes_planes(&self) -> bool {
+        false
     }
 
     /// The recording for one call, as plain data.
@@ -103,6 +116,8 @@ pub enum Dim {
     Gathered,
     /// The classes of all shards.
     AllClasses,
+    /// The losses that a composed one is made of.
+    Parts,
 }
 
 impl Dim {
@@ -119,6 +134,7 @@ impl Dim {
             Self::Top => "k",
             Self::Gathered => "shards · rows",
             Self::AllClasses => "classes of all shards",
+            Self::Parts => "parts",
         }
     }
 }
@@ -325,6 +341,9 @@ pub static REGISTRY: &[Entry] = &[
     poisson_nll::ENTRY,
     hurdle_poisson::ENTRY,
     dice::ENTRY,
+    gan_discriminator::ENTRY,
+    gan_generator::ENTRY,
+    mixed_columns::ENTRY,
     info_nce::ENTRY,
     sup_con::ENTRY,
     sigmoid_contrastive::ENTRY,

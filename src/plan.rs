@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, ops::Range};
 use crate::{
     check,
     error::{Error, Result},
-    kernel::{Access, Form, Kernel, Reach, Scalar, Source, Stream},
+    kernel::{Access, Form, Kernel, Order, Reach, Scalar, Source, Stream},
     loss::{Dim, Loss},
     profile::Profile,
     tensor::{Dtype, Layout},
@@ -53,7 +53,7 @@ impl<'de> serde::Deserialize<'de> for Dim {
         [Self::Rows, Self::Classes, Self::Hidden, Self::One]
             .into_iter()
             .chain(words)
-            .chain([Self::Gathered, Self::AllClasses])
+            .chain([Self::Gathered, Self::AllClasses, Self::Parts])
             .find(|dim| format!("{dim:?}").eq_ignore_ascii_case(&name.replace('_', "")))
             .ok_or_else(|| serde::de::Error::custom(format!("no extent `{name}`")))
     }
@@ -140,7 +140,8 @@ impl View {
 
     /// Rows `rows` of this view.
     pub fn rows(mut self, rows: &Range<u64>) -> Self {
-        self.layout.offset += rows.start * self.layout.row_stride;
+        // With planes, rows are those of whole images, or lie within one.
+        self.layout.offset = self.layout.place(rows.start, 0).unwrap_or(u64::MAX >> 8);
         self.layout.shape[0] = rows.end - rows.start;
         self
     }
@@ -149,13 +150,13 @@ impl View {
     pub fn flat(mut self, elements: &Range<u64>) -> Self {
         let shape = vec![1, elements.end - elements.start];
         let offset = self.layout.offset + elements.start;
-        self.layout = Layout { shape, row_stride: 0, offset, ..self.layout };
+        self.layout = Layout { shape, row_stride: 0, class_stride: 1, offset, ..self.layout };
         self
     }
 
     /// Columns `columns` of this matrix.
     pub fn columns(mut self, columns: &Range<u64>) -> Self {
-        self.layout.offset += columns.start;
+        self.layout.offset += columns.start * self.layout.class_stride;
         if let Some(extent) = self.layout.shape.get_mut(1) {
             *extent = columns.end - columns.start;
         }
@@ -181,6 +182,15 @@ impl View {
         self
     }
 
+    /// In which order its elements lie.
+    fn order(&self) -> Order {
+        match self.layout.fold {
+            Some(_) => Order::Folded,
+            None if self.layout.has_planes() => Order::Planes,
+            None => Order::Plain,
+        }
+    }
+
     /// Bytes of the buffer.
     pub fn room(&self) -> u64 {
         self.allocation_bytes
@@ -190,6 +200,9 @@ impl View {
     /// the row still lies inside the buffer.
     fn aligned(&self) -> bool {
         let Layout { row_stride, offset, .. } = self.layout;
+        if self.layout.has_planes() || self.layout.fold.is_some() {
+            return false;
+        }
         let columns = self.layout.columns();
         let reach = (self.layout.rows().saturating_sub(1)) * row_stride
             + offset
@@ -333,11 +346,17 @@ impl std::fmt::Display for Plan {
 pub(crate) struct Planner<'a> {
     pub profile: &'a Profile,
     plan: Plan,
+    /// Where the scratch of adopted plans begins.
+    base: Option<u64>,
 }
 
 impl<'a> Planner<'a> {
     pub fn new(loss: &str, profile: &'a Profile) -> Self {
-        Self { profile, plan: Plan { loss: loss.to_owned(), windows: 1, ..Plan::default() } }
+        Self {
+            profile,
+            plan: Plan { loss: loss.to_owned(), windows: 1, ..Plan::default() },
+            base: None,
+        }
     }
 
     /// A part of the scratch of its own, zero-sized requests included.
@@ -394,6 +413,35 @@ impl<'a> Planner<'a> {
             bindings: Vec::new(),
             params: Vec::new(),
         }
+    }
+
+    /// Takes over the dispatches of a plan of its own, whose scratch is free again after them;
+    /// `role` says what they are bound to here, and what becomes scratch lies there already.
+    pub fn adopt(&mut self, part: Plan, role: impl Fn(Role) -> Role) {
+        let alignment = self.profile.offset_alignment.max(256);
+        let base = *self.base.get_or_insert(self.plan.scratch_bytes.next_multiple_of(alignment));
+        let kernels: Vec<usize> = part.kernels.into_iter().map(|k| self.kernel(k)).collect();
+        for mut dispatch in part.dispatches {
+            dispatch.kernel = kernels.get(dispatch.kernel).copied().unwrap_or(usize::MAX);
+            for binding in &mut dispatch.bindings {
+                if binding.role == Role::Scratch {
+                    binding.offset += base;
+                }
+                binding.role = role(binding.role.clone());
+            }
+            self.plan.dispatches.push(dispatch);
+        }
+        self.plan.windows = self.plan.windows.max(part.windows);
+        self.plan.scratch_bytes = self.plan.scratch_bytes.max(base + part.scratch_bytes);
+    }
+
+    /// The number of a kernel; each is there once.
+    fn kernel(&mut self, kernel: Kernel) -> usize {
+        let known = self.plan.kernels.iter().position(|k| *k == kernel);
+        known.unwrap_or_else(|| {
+            self.plan.kernels.push(kernel);
+            self.plan.kernels.len() - 1
+        })
     }
 
     pub fn finish(self) -> Plan {
@@ -504,6 +552,7 @@ impl Step<'_, '_> {
         let quads = view.aligned() && view.layout.columns().is_multiple_of(4);
         let dtype = view.layout.dtype;
         let form = if quads { Form::Quads(dtype) } else { Form::Elements(dtype) };
+        let order = view.order();
         let view = View { access: Access::ReadWrite, ..view };
         let mut step = self.bind(name, view, form.clone(), false);
         step.kernel.streams.push(Stream {
@@ -514,6 +563,7 @@ impl Step<'_, '_> {
             stored: true,
             columns: COLUMNS,
             reach: None,
+            order,
         });
         step
     }
@@ -592,6 +642,7 @@ impl Step<'_, '_> {
     }
 
     fn unbound(mut self, name: &'static str, form: Form) -> Self {
+        let order = Order::Plain;
         self.kernel.streams.push(Stream {
             name,
             form,
@@ -600,6 +651,7 @@ impl Step<'_, '_> {
             stored: false,
             columns: COLUMNS,
             reach: None,
+            order,
         });
         self
     }
@@ -627,6 +679,14 @@ impl Step<'_, '_> {
             let stride = view.layout.row_stride as u32;
             self = self.number(format!("{name}_stride"), stride);
         }
+        let order = view.order();
+        let (plane, fold) = view.layout.fold.unwrap_or((view.layout.class_stride, 0));
+        if order != Order::Plain {
+            self = self.number(format!("{name}_plane"), plane);
+        }
+        if order == Order::Folded {
+            self = self.number(format!("{name}_fold"), fold);
+        }
         self.bindings.push(Binding {
             role: view.role,
             offset,
@@ -641,6 +701,7 @@ impl Step<'_, '_> {
             stored,
             columns: COLUMNS,
             reach: None,
+            order,
         });
         self
     }
@@ -667,12 +728,8 @@ impl Step<'_, '_> {
                 limit,
             });
         }
-        let plan = &mut self.planner.plan;
-        let kernel = plan.kernels.iter().position(|k| *k == self.kernel).unwrap_or_else(|| {
-            plan.kernels.push(self.kernel);
-            plan.kernels.len() - 1
-        });
-        plan.dispatches.push(Dispatch {
+        let kernel = self.planner.kernel(self.kernel);
+        self.planner.plan.dispatches.push(Dispatch {
             kernel,
             bindings: self.bindings,
             params: self.params,

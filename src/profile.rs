@@ -75,7 +75,7 @@ impl Default for Profile {
 /// Bytes of one mergeable state in workgroup memory.
 const STATE_BYTES: u32 = 32;
 /// Bytes of one tally.
-const TALLY_BYTES: u32 = 48;
+const TALLY_BYTES: u32 = 52;
 
 impl Profile {
     /// The shapes that suit a software adapter with subgroups of `lanes`: workgroups of one or two

@@ -109,7 +109,8 @@ impl Gpu {
         self.checked_inputs(loss, inputs)
     }
 
-    /// Uploads host arrays and runs a loss on them, floats stored as `dtype`.
+    /// Uploads host arrays and runs a loss on them, floats stored as `dtype`, a mask of integers as
+    /// bytes, or as words of bits where that is what its shape says.
     ///
     /// ```no_run
     /// use surprisal::{Array, Arrays, CrossEntropy, Dtype, Gpu};
@@ -134,7 +135,8 @@ impl Gpu {
         check::arrays(loss, inputs, wanted)?;
         let mut buffers = Vec::new();
         for (name, array) in inputs {
-            let dtype = stored_dtype(loss, name, dtype);
+            let dtype = check::integer_mask(loss, inputs, name)
+                .unwrap_or_else(|| stored_dtype(loss, name, dtype));
             let buffer = self.upload(name, &array.to_bytes(dtype))?;
             buffers.push((name.clone(), buffer, Layout::dense(dtype, &array.shape)));
         }
@@ -161,7 +163,9 @@ pub fn stored_dtype(loss: &dyn Loss, input: &str, dtype: Dtype) -> Dtype {
 fn output_layout(loss: &dyn Loss, call: &Call, inputs: &Named<'_>, name: &str) -> Result<Layout> {
     let about = loss.about();
     if let Some(input) = name.strip_prefix("grad.").and_then(|input| inputs.get(input)) {
-        return Ok(Layout::dense(input.layout.dtype, &input.layout.shape));
+        let Layout { dtype, shape, class_stride, .. } = &input.layout;
+        let dense = Layout::dense(*dtype, shape);
+        return Ok(if *class_stride > 1 { dense.class_stride(*class_stride) } else { dense });
     }
     let Some(argument) = about.outputs.iter().find(|argument| argument.name == name) else {
         return Err(Error::UnknownName {
@@ -233,6 +237,16 @@ fn dense(staging: &wgpu::Buffer, layout: &Layout, first_byte: usize) -> Result<A
     let row = (layout.row_stride * size) as usize;
     let width = (layout.columns() * size) as usize;
     let mut dense = Vec::with_capacity((layout.len() * size) as usize);
+    if layout.has_planes() {
+        let (rows, columns) = (layout.rows(), layout.columns());
+        let places = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+        for (row, column) in places {
+            let place = layout.place(row, column).unwrap_or(layout.offset) - layout.offset;
+            let start = first_byte + (place * size) as usize;
+            dense.extend_from_slice(view.get(start..start + size as usize).unwrap_or_default());
+        }
+        return Ok(Array::from_bytes(layout.dtype, &layout.shape, &dense));
+    }
     for index in 0..layout.rows() as usize {
         let start = first_byte + index * row;
         dense.extend_from_slice(view.get(start..start + width).unwrap_or_default());

@@ -15,7 +15,7 @@ use crate::{
     plan::Call,
 };
 
-pub(crate) use rows::{Gradient, Rows, Scores, functor_streams, plan, stretches};
+pub(crate) use rows::{Gradient, Rows, Scores, functor_streams, least_multiple, plan, stretches};
 
 pub use crate::plan::Number;
 

@@ -80,7 +80,9 @@ impl std::str::FromStr for Dtype {
 
 /// Where a tensor's elements lie in its buffer: everything about it but the buffer.
 ///
-/// Element (row, column) lies at `offset + row · row_stride + column`, in elements.
+/// Element (row, column) lies at `offset + row · row_stride + column`, in elements. With a class
+/// stride S above 1 the columns are planes of S rows each, as the channels of images are: it lies at
+/// `offset + (row / S) · row_stride + row % S + column · S`, and rows are S to an image.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Layout {
@@ -88,35 +90,91 @@ pub struct Layout {
     pub dtype: Dtype,
     /// One or two extents.
     pub shape: Vec<u64>,
-    /// Elements from one row to the next.
+    /// Elements from one row to the next; from one image to the next with a class stride above 1.
     pub row_stride: u64,
+    /// Elements from one column to the next: 1, or height · width where the channels are planes.
+    #[cfg_attr(feature = "serde", serde(default = "one"))]
+    pub class_stride: u64,
     /// Elements before the first one.
     pub offset: u64,
+    /// Columns that lie in several stretches: how many there are to each, and where the next one
+    /// begins. Only plans have it: a call with one is refused.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    #[doc(hidden)]
+    pub fold: Option<(u64, u64)>,
+}
+
+#[cfg(feature = "serde")]
+fn one() -> u64 {
+    1
 }
 
 impl Layout {
+    fn new(dtype: Dtype, shape: Vec<u64>, row_stride: u64) -> Self {
+        Self { dtype, shape, row_stride, class_stride: 1, offset: 0, fold: None }
+    }
+
     /// A dense vector.
     pub fn vector(dtype: Dtype, len: u64) -> Self {
-        Self { dtype, shape: vec![len], row_stride: 1, offset: 0 }
+        Self::new(dtype, vec![len], 1)
     }
 
     /// A dense matrix, row by row.
     pub fn matrix(dtype: Dtype, rows: u64, columns: u64) -> Self {
-        Self { dtype, shape: vec![rows, columns], row_stride: columns, offset: 0 }
+        Self::new(dtype, vec![rows, columns], columns)
     }
 
     /// A dense tensor of one or two extents.
     pub fn dense(dtype: Dtype, shape: &[u64]) -> Self {
         match shape {
             [rows, columns] => Self::matrix(dtype, *rows, *columns),
-            _ => Self { dtype, shape: shape.to_vec(), row_stride: 1, offset: 0 },
+            _ => Self::new(dtype, shape.to_vec(), 1),
         }
     }
 
-    /// The same with rows further apart.
+    /// The same with rows (or, with a class stride, images) further apart.
     pub fn row_stride(mut self, elements: u64) -> Self {
         self.row_stride = elements;
         self
+    }
+
+    /// The same with every column a plane of so many rows, and one image right behind the other.
+    pub fn class_stride(mut self, elements: u64) -> Self {
+        self.class_stride = elements;
+        self.row_stride = elements.saturating_mul(self.columns());
+        self
+    }
+
+    /// Dense images [N, C, H, W]: a row a pixel, a column a channel.
+    pub fn nchw(dtype: Dtype, [images, channels, height, width]: [u64; 4]) -> Self {
+        let pixels = height.saturating_mul(width);
+        Self::matrix(dtype, images.saturating_mul(pixels), channels).class_stride(pixels)
+    }
+
+    /// Whether the columns are planes.
+    pub fn has_planes(&self) -> bool {
+        self.class_stride > 1
+    }
+
+    /// Where an element lies, or `None` past `u64`.
+    pub fn place(&self, row: u64, column: u64) -> Option<u64> {
+        let plane = self.class_stride.max(1);
+        let (row, column) = if let Some((width, stride)) = self.fold {
+            let stretch = (column / width.max(1)).checked_mul(stride)?;
+            (row.checked_mul(self.row_stride)?, stretch.checked_add(column % width.max(1))?)
+        } else {
+            let image = (row / plane).checked_mul(self.row_stride)?;
+            (image.checked_add(row % plane)?, column.checked_mul(plane)?)
+        };
+        self.offset.checked_add(row)?.checked_add(column)
+    }
+
+    /// Elements that a row (or, with planes, an image's share of one) is from the next.
+    pub(crate) fn row_span(&self) -> u64 {
+        match self.fold {
+            Some(_) => self.end().unwrap_or(u64::MAX).saturating_sub(self.offset),
+            None => self.row_stride.div_ceil(self.class_stride.max(1)),
+        }
     }
 
     /// The same starting further into its buffer.
@@ -137,7 +195,8 @@ impl Layout {
 
     /// Whether elements that follow each other lie apart.
     pub fn has_gaps(&self) -> bool {
-        self.rows() > 1 && self.row_stride != self.columns()
+        let apart = self.rows() > 1 && self.row_stride != self.columns();
+        apart || self.has_planes() || self.fold.is_some()
     }
 
     /// The extent of the last dimension.
@@ -155,10 +214,7 @@ impl Layout {
         if self.is_empty() {
             return Some(self.offset);
         }
-        (self.rows() - 1)
-            .checked_mul(self.row_stride)?
-            .checked_add(self.columns())?
-            .checked_add(self.offset)
+        self.place(self.rows() - 1, self.columns() - 1)?.checked_add(1)
     }
 
     /// Bytes of the buffer that the tensor touches.
@@ -203,9 +259,23 @@ impl<'a> Tensor<'a> {
         Self::new(buffer, Layout::matrix(dtype, rows, columns))
     }
 
-    /// The same with rows `elements` apart.
+    /// Dense images [N, C, H, W], a row a pixel and a column a channel: no transposed copy is needed.
+    ///
+    /// [`Tensor::matrix`] with [`Tensor::class_stride`] is the general form; images [N, H, W, C] are
+    /// plain matrices of N·H·W rows.
+    pub fn nchw(buffer: &'a wgpu::Buffer, dtype: Dtype, shape: [u64; 4]) -> Self {
+        Self::new(buffer, Layout::nchw(dtype, shape))
+    }
+
+    /// The same with rows `elements` apart (or images, with a class stride).
     pub fn row_stride(mut self, elements: u64) -> Self {
         self.layout.row_stride = elements;
+        self
+    }
+
+    /// The same with every column a plane of `elements` rows, and one image right behind the other.
+    pub fn class_stride(mut self, elements: u64) -> Self {
+        self.layout = self.layout.class_stride(elements);
         self
     }
 

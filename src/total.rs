@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Words of a tally, and tallies that one workgroup folds.
-pub(crate) const TALLY_WORDS: u64 = 12;
+pub(crate) const TALLY_WORDS: u64 = 13;
 pub(crate) const BLOCK: u64 = size::BLOCK as u64;
 
 /// The reductions around a skeleton's main pass, and the labels of its kernels.
@@ -71,7 +71,8 @@ impl Totals {
     ) -> Result<()> {
         let Some(view) = gradient else { return Ok(()) };
         let (rows, stride) = (view.layout.rows(), view.layout.row_stride);
-        if stride <= columns || rows == 0 {
+        // Between planes there are no columns.
+        if stride <= columns || rows == 0 || view.layout.has_planes() {
             return Ok(());
         }
         let mut padding = view;
@@ -103,21 +104,26 @@ impl Totals {
         (first, count): (u64, u64),
     ) -> Result<()> {
         let scalar = |name| call.output(name);
-        self.around(planner, "finish", &[shader!("tally.wgsl"), shader!("finish.wgsl")])
-            .shape("EMPTY_IS_ZERO", ending.empty == Empty::Zero)
-            .shape("FLOAT_TARGETS", ending.float_targets)
-            .number("first", first)
-            .number("tallies", count)
-            .number("kept", ending.kept)
-            .table("tallies", tallies, "Tally")
-            .words("loss", scalar("loss").filter(|_| ending.reduction != Reduction::None))
-            .words("sum", scalar("sum"))
-            .words("denominator", scalar("denominator"))
-            .words("count", scalar("count"))
-            .words("correct_count", scalar("correct_count"))
-            .words("perplexity", scalar("perplexity"))
-            .words("status", scalar("status"))
-            .groups(1)
+        self.around(
+            planner,
+            "finish",
+            &[shader!("tally.wgsl"), shader!("quotient.wgsl"), shader!("finish.wgsl")],
+        )
+        .shape("EMPTY_IS_ZERO", ending.empty == Empty::Zero)
+        .shape("FLOAT_TARGETS", ending.float_targets)
+        .number("first", first)
+        .number("tallies", count)
+        .number("kept", ending.kept)
+        .table("tallies", tallies, "Tally")
+        .words("loss", scalar("loss").filter(|_| ending.reduction != Reduction::None))
+        .words("sum", scalar("sum"))
+        .words("denominator", scalar("denominator"))
+        .words("count", scalar("count"))
+        .words("correct_count", scalar("correct_count"))
+        .words("perplexity", scalar("perplexity"))
+        .words("watched", ending.watched.and_then(scalar))
+        .words("status", scalar("status"))
+        .groups(1)
     }
 }
 
@@ -130,6 +136,8 @@ pub(crate) struct Ending {
     pub empty: Empty,
     /// Bad targets are floats, not indices.
     pub float_targets: bool,
+    /// The output that is the mean of what the loss has watched.
+    pub watched: Option<&'static str>,
     /// The tally that the header kept.
     pub kept: u64,
 }

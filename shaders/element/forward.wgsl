@@ -8,6 +8,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let end = min(first + ELEMENTS, params.classes);
     let factor = tallies[params.kept + 1u].sum;
     var sums = vec4<f32>(0.0);
+    var watched = vec4<f32>(0.0);
     var odd = Odd(vec4<i32>(0), vec4<u32>(0u), vec4<u32>(0u), vec4<u32>(0u), vec4<u32>(NONE), vec4<u32>(0u));
     let step = WORKGROUP * 4u;
     var at = first + lane * 4u;
@@ -18,21 +19,26 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         let v2 = visit(place(at + 2u * step), vec4<bool>(true), factor);
         let v3 = visit(place(at + 3u * step), vec4<bool>(true), factor);
         sums += (finite_part(v0.loss) + finite_part(v1.loss)) + (finite_part(v2.loss) + finite_part(v3.loss));
+        watched += (v0.watched + v1.watched) + (v2.watched + v3.watched);
         odd = counted(counted(odd, at, v0), at + step, v1);
         odd = counted(counted(odd, at + 2u * step, v2), at + 3u * step, v3);
     }
     for (; at + 4u <= end; at += step) {
         let visited = visit(place(at), vec4<bool>(true), factor);
         sums += finite_part(visited.loss);
+        watched += visited.watched;
         odd = counted(odd, at, visited);
     }
     if (at < end) {
         let inside = vec4<u32>(at, at + 1u, at + 2u, at + 3u) < vec4<u32>(end);
         let visited = visit(place(at), inside, factor);
         sums += finite_part(visited.loss);
+        watched += visited.watched;
         odd = counted(odd, at, visited);
     }
-    let all = tally_reduce(tally_of(sums, odd), lane);
+    var mine = tally_of(sums, odd);
+    mine.watched = sum4(watched);
+    let all = tally_reduce(mine, lane);
     if (lane == 0u && block < blocks) {
         tallies[params.first_tally + block] = all;
     }

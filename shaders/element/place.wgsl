@@ -34,7 +34,17 @@ fn place(at: u32) -> Place {
 }
 
 fn row_of(at: u32) -> u32 {
-    return params.first_row + (at + params.phase) / params.columns;
+    return params.first_row + pixel_of(at);
+}
+
+// The row and the column of an element of a walk along planes; without planes the row is right too.
+fn pixel_of(at: u32) -> u32 {
+    let index = min(at, params.classes - 1u) + params.phase;
+    return index / (params.columns * params.plane) * params.plane + index % params.plane;
+}
+
+fn channel_of(at: u32) -> u32 {
+    return (min(at, params.classes - 1u) + params.phase) / params.plane % params.columns;
 }
 
 fn kept(p: Place, inside: vec4<bool>) -> vec4<bool> {

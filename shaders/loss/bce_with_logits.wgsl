@@ -2,9 +2,19 @@
 
 override FOCAL: bool = false;
 override CHECKS_TARGETS: bool = false;
+// All elements have the same target, which is a parameter.
+override ONE_TARGET: bool = false;
+
+// u is more than z, y' more than y.
+override SHIFTED: bool = false;
+override SCALED: bool = false;
+override SMOOTHED: bool = false;
 
 // (z + bias)/τ as bits.
 fn score(z: vec4<u32>, bias: vec4<u32>) -> vec4<u32> {
+    if (!SHIFTED && !SCALED) {
+        return z;
+    }
     let whole = finite(z) & finite(bias);
     let sum = (bitcast<vec4<f32>>(z) + bitcast<vec4<f32>>(bias)) * params.inverse_temperature;
     let agree = finite(z) | finite(bias) | (z == bias);
@@ -14,14 +24,20 @@ fn score(z: vec4<u32>, bias: vec4<u32>) -> vec4<u32> {
 
 fn element(p: Place) -> Element {
     let u_bits = score(logits_take(p), logit_bias_take(p));
-    let y_bits = targets_take(p);
+    var y_bits = targets_take(p);
+    if (ONE_TARGET) {
+        y_bits = vec4<u32>(bitcast<u32>(params.one_target));
+    }
     let fine = finite(y_bits) & !is_nan4(u_bits);
     let negative = (u_bits & vec4<u32>(SIGN_BIT)) != vec4<u32>(0u);
     // At ±200 the probabilities are 0 and 1: what they are at ±inf.
     let edge = select(vec4<f32>(200.0), vec4<f32>(-200.0), negative);
     let l = logistic4(select(edge, bitcast<vec4<f32>>(u_bits), finite(u_bits)));
     let target_value = select(vec4<f32>(0.0), bitcast<vec4<f32>>(y_bits), finite(y_bits));
-    let y = target_value * params.kept_share + params.half_share;
+    var y = target_value;
+    if (SMOOTHED) {
+        y = y * params.kept_share + params.half_share;
+    }
     let no = 1.0 - y;
     let yes = bitcast<vec4<f32>>(pos_weight_take(p)) * y;
     var loss = yes * l.minus + no * l.plus;
@@ -41,7 +57,10 @@ fn element(p: Place) -> Element {
     }
     let limit = vec4<u32>(INFINITY_BITS) | (bitcast<vec4<u32>>(part) & vec4<u32>(SIGN_BIT));
     let loss_bits = select(bitcast<vec4<u32>>(loss), limit, infinite);
-    let slope_bits = bitcast<vec4<u32>>(slope * params.inverse_temperature);
+    if (SCALED) {
+        slope *= params.inverse_temperature;
+    }
+    let slope_bits = bitcast<vec4<u32>>(slope);
     var bad = vec4<bool>(false);
     if (CHECKS_TARGETS) {
         bad = !finite(y_bits) | (target_value < vec4<f32>(0.0)) | (target_value > vec4<f32>(1.0));
@@ -52,5 +71,6 @@ fn element(p: Place) -> Element {
         vec4<u32>(0u),
         bad,
         y_bits,
+        abs(slope),
     );
 }

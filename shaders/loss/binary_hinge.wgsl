@@ -41,5 +41,6 @@ fn element(p: Place) -> Element {
         vec4<u32>(0u),
         bad,
         t_bits,
+        vec4<f32>(0.0),
     );
 }

@@ -16,5 +16,6 @@ fn element(p: Place) -> Element {
         vec4<u32>(0u),
         vec4<bool>(false),
         y_bits,
+        vec4<f32>(0.0),
     );
 }

@@ -35,5 +35,6 @@ fn element(p: Place) -> Element {
         select(vec4<u32>(NAN_BITS), bitcast<vec4<u32>>(by_variance), fine),
         bad,
         variance,
+        vec4<f32>(0.0),
     );
 }

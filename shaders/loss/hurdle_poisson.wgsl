@@ -63,5 +63,6 @@ fn element(p: Place) -> Element {
         select(vec4<u32>(NAN_BITS), rate_slope, fine),
         bad,
         k_bits,
+        vec4<f32>(0.0),
     );
 }

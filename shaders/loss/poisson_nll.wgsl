@@ -57,5 +57,6 @@ fn element(p: Place) -> Element {
         vec4<u32>(0u),
         bad,
         value,
+        vec4<f32>(0.0),
     );
 }

@@ -100,7 +100,7 @@ impl Task {
 
     /// The plan of the call, before anything is made on the device.
     pub fn plan(&self, loss: &dyn Loss, profile: &Profile) -> Result<Plan> {
-        Ok(self.layouts(loss, profile)?.1)
+        Ok(self.known(loss).layouts(loss, profile)?.1)
     }
 
     pub(super) fn extent(&self, dim: Dim) -> Option<u64> {
@@ -119,6 +119,13 @@ impl Task {
     /// The shapes that an argument can have here.
     fn shapes(&self, argument: &Argument) -> Vec<Vec<u64>> {
         argument.shapes.iter().filter_map(|dims| self.shape(dims)).collect()
+    }
+
+    /// The same with the extents that a loss knows by itself.
+    pub(super) fn known(&self, loss: &dyn Loss) -> Self {
+        let mut task = self.clone();
+        task.extents.extend(loss.extents());
+        task
     }
 
     /// The layouts of a call that the loss accepts: what it says is missing is given, and a shape

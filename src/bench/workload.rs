@@ -25,7 +25,7 @@ impl Workload {
     /// Makes the tensors of a task, fills the inputs, and prepares the call.
     pub fn new(gpu: &Gpu, loss: &dyn Loss, task: &Task) -> Result<Self> {
         loss.validate()?;
-        let ([inputs, outputs], _) = task.layouts(loss, gpu.profile())?;
+        let ([inputs, outputs], _) = task.known(loss).layouts(loss, gpu.profile())?;
         let buffer = |(name, layout): (String, Layout)| {
             let buffer = gpu.output_buffer(layout.dtype, &layout.shape)?;
             Ok((name, buffer, layout))

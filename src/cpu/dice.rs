@@ -30,10 +30,16 @@ fn compute<T: Real>(loss: &Dice, inputs: &Arrays, wanted: &[&str]) -> Result<Arr
     let (rows, columns) = extents(NAME, inputs, "logits")?;
     let logits: Vec<T> = floats(inputs, "logits", &[rows, columns])?.unwrap_or_default();
     let targets: Vec<T> = floats(inputs, "targets", &[rows, columns])?.unwrap_or_default();
-    let (parts, width) = match loss.per {
-        Per::Row => (rows, columns),
-        Per::Batch => (rows.min(1), rows * columns),
+    // The elements of each part.
+    let groups: Vec<Vec<usize>> = match loss.per {
+        Per::Row => (0..rows).map(|row| (row * columns..(row + 1) * columns).collect()).collect(),
+        Per::Channel if rows == 0 => Vec::new(),
+        Per::Channel => (0..columns)
+            .map(|column| (0..rows).map(|row| row * columns + column).collect())
+            .collect(),
+        Per::Batch => (0..rows.min(1)).map(|_| (0..rows * columns).collect()).collect(),
     };
+    let parts = groups.len();
     let each = |name: &str| -> Result<Vec<T>> {
         let given = inputs.get(name).map_or(0, Array::len);
         let values = floats(inputs, name, &[given])?.unwrap_or_default();
@@ -41,11 +47,11 @@ fn compute<T: Real>(loss: &Dice, inputs: &Arrays, wanted: &[&str]) -> Result<Arr
         Ok((0..parts).map(|part| value(part).unwrap_or(T::one())).collect())
     };
     let (weights, upstream) = (each("row_weight")?, each("upstream")?);
-    let solved: Vec<(T, Vec<T>)> = logits
-        .chunks(width.max(1))
-        .zip(targets.chunks(width.max(1)))
-        .map(|(z, y)| part(loss, z, y))
-        .collect();
+    let of = |values: &[T], group: &[usize]| -> Vec<T> {
+        group.iter().filter_map(|&at| values.get(at).copied()).collect()
+    };
+    let solved: Vec<(T, Vec<T>)> =
+        groups.iter().map(|group| part(loss, &of(&logits, group), &of(&targets, group))).collect();
     let losses: Vec<T> = solved.iter().zip(&weights).map(|((l, _), &w)| times(w, *l)).collect();
     let mut sum = T::zero();
     for &loss in &losses {
@@ -60,11 +66,15 @@ fn compute<T: Real>(loss: &Dice, inputs: &Arrays, wanted: &[&str]) -> Result<Arr
     let given: Option<Vec<T>> = floats(inputs, "denominator", &[1])?;
     let divisor = given.and_then(|values| values.first().copied()).unwrap_or(own);
     let gradient = || {
-        solved.iter().enumerate().flat_map(|(part, (_, slopes))| {
+        let mut gradient = vec![T::zero(); rows * columns];
+        for (part, (_, slopes)) in solved.iter().enumerate() {
             let factor =
                 if divisor.is_zero() { divisor } else { weights[part] * upstream[part] / divisor };
-            slopes.iter().map(move |&s| if factor.is_zero() { factor } else { factor * s })
-        })
+            for (&at, &slope) in groups[part].iter().zip(slopes) {
+                gradient[at] = if factor.is_zero() { factor } else { factor * slope };
+            }
+        }
+        gradient
     };
     let output = |name: &str| {
         Ok(match name {

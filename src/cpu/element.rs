@@ -3,9 +3,11 @@
 use super::{Real, array, fits, floats, times};
 use crate::{
     array::{Arithmetic, Array, Arrays},
-    element::{ElementLoss, ElementOptions, Extents, MaskedMean, Span},
+    check,
+    element::{ElementLoss, ElementOptions, Extents, MaskedMean, Span, check_names},
     error::{Error, Result},
     loss::{Empty, Reduction},
+    tensor::Dtype,
 };
 
 /// What a loss says of one element.
@@ -16,27 +18,34 @@ pub(crate) struct Point<T> {
     pub slopes: [T; 2],
     /// It has no loss, because something that was given is no such thing: a negative count.
     pub bad: bool,
+    /// What is watched beside it.
+    pub watched: T,
 }
 
 impl<T: Real> Point<T> {
     /// A loss of one input.
     pub fn new(loss: T, slope: T) -> Self {
-        Self { loss, slopes: [slope, T::zero()], bad: false }
+        Self::of_two(loss, [slope, T::zero()])
     }
 
     /// A loss of two inputs.
     pub fn of_two(loss: T, slopes: [T; 2]) -> Self {
-        Self { loss, slopes, bad: false }
+        Self { loss, slopes, bad: false, watched: T::zero() }
     }
 
     /// No loss.
     pub fn bad() -> Self {
-        Self { loss: T::nan(), slopes: [T::zero(); 2], bad: true }
+        Self { bad: true, ..Self::of_two(T::nan(), [T::zero(); 2]) }
     }
 
     /// NaN, where an input is.
     pub fn nan() -> Self {
-        Self { loss: T::nan(), slopes: [T::nan(); 2], bad: false }
+        Self::of_two(T::nan(), [T::nan(); 2])
+    }
+
+    /// The same with something to watch.
+    pub fn watching(self, watched: T) -> Self {
+        Self { watched, ..self }
     }
 }
 
@@ -47,14 +56,24 @@ pub(crate) trait Formula: ElementLoss {
         Ok(())
     }
 
-    /// Overrides of its WGSL: what shapes the code.
-    fn code(&self) -> Vec<(&'static str, u32)> {
+    /// Overrides of its WGSL: what shapes the code, by the inputs that are there.
+    fn code(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         Vec::new()
     }
 
     /// Parameters of its WGSL.
     fn constants(&self) -> Vec<(&'static str, f64)> {
         Vec::new()
+    }
+
+    /// Whether its options have it watch something.
+    fn watches(&self) -> bool {
+        true
+    }
+
+    /// Whether these inputs, told by their names, go with its options.
+    fn agrees(&self, _given: &dyn Fn(&str) -> bool) -> Result<()> {
+        Ok(())
     }
 
     /// The loss of an element, from its inputs in the order of [`ElementLoss::streams`].
@@ -85,6 +104,7 @@ pub(crate) fn run<L: Formula>(
 }
 
 fn compute<L: Formula, T: Real>(loss: &L, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
+    check_names(loss, &|name| inputs.contains_key(name), wanted.iter().copied())?;
     let solved = Solved::<T>::new(loss, inputs)?;
     wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(loss, name)?))).collect()
 }
@@ -106,6 +126,25 @@ fn spread<T: Real>(inputs: &Arrays, name: &str, extents: Extents, default: T) ->
     })
 }
 
+/// A mask of bytes, which keep where they are not 0, or of bits.
+fn integer_mask<T: Real>(inputs: &Arrays, stored: Dtype, extents: Extents) -> Result<Vec<T>> {
+    if stored == Dtype::U8 {
+        let bytes: Vec<T> = spread(inputs, "mask", extents, T::one())?;
+        return Ok(bytes.iter().map(|b| if b.is_zero() { T::zero() } else { T::one() }).collect());
+    }
+    let words = inputs.get("mask").map(Array::to_i64).unwrap_or_default();
+    if words.len() as u64 != extents.count().div_ceil(32) {
+        return Err(Error::WrongShape {
+            argument: "mask".to_owned(),
+            found: vec![words.len() as u64],
+            expected: format!("[{}] words of 32 elements", extents.count().div_ceil(32)),
+        });
+    }
+    let bit = |at: usize| words.get(at / 32).is_some_and(|word| word >> (at % 32) & 1 == 1);
+    let count = extents.count() as usize;
+    Ok((0..count).map(|at| if bit(at) { T::one() } else { T::zero() }).collect())
+}
+
 /// A call, computed.
 struct Solved<T> {
     shape: Vec<usize>,
@@ -115,6 +154,7 @@ struct Solved<T> {
     denominator: T,
     divisor: T,
     count: i64,
+    watched: T,
     options: ElementOptions,
 }
 
@@ -135,7 +175,11 @@ impl<T: Real> Solved<T> {
             fits("upstream", upstream, &[1])?;
         }
         let one = |name| spread(inputs, name, extents, T::one());
-        let (weight, mask, upstream) = (one("weight")?, one("mask")?, one("upstream")?);
+        let (weight, upstream) = (one("weight")?, one("upstream")?);
+        let mask = match check::integer_mask(loss, inputs, "mask") {
+            Some(stored) => integer_mask(inputs, stored, extents)?,
+            None => one("mask")?,
+        };
         let count = extents.count() as usize;
         let mut solved = Self {
             shape: first.shape.iter().map(|&extent| extent as usize).collect(),
@@ -145,6 +189,7 @@ impl<T: Real> Solved<T> {
             denominator: T::zero(),
             divisor: T::one(),
             count: 0,
+            watched: T::zero(),
             options,
         };
         let unknown = |x: &[T]| match (options.unknown, target) {
@@ -165,6 +210,7 @@ impl<T: Real> Solved<T> {
             let share = weight[at] * mask[at];
             solved.losses[at] = if point.bad { T::nan() } else { times(share, point.loss) };
             solved.sum += solved.losses[at];
+            solved.watched += if point.loss.is_nan() { T::nan() } else { point.watched };
             for (gradient, slope) in solved.gradients.iter_mut().zip(point.slopes) {
                 let factor = share * upstream[at];
                 gradient[at] = if factor.is_zero() { T::zero() } else { factor * slope };
@@ -199,10 +245,13 @@ impl<T: Real> Solved<T> {
         let gradient = |nth: usize| loss.streams().get(nth).map(|s| format!("grad.{}", s.name));
         Ok(match name {
             "loss" if self.options.reduction == Reduction::None => self.elements(&self.losses),
-            "loss" => array(&[1], [self.reduced()]),
+            "loss" => array(&[1], [self.quotient(self.sum, self.divisor)]),
             "sum" => array(&[1], [self.sum]),
             "denominator" => array(&[1], [self.denominator]),
             "count" => Array::int(&[1], vec![self.count]),
+            _ if loss.watched() == Some(name) => {
+                array(&[1], [self.quotient(self.watched, T::of(self.count as f64))])
+            }
             _ if gradient(0).is_some_and(|own| own == name) => self.elements(&self.gradients[0]),
             _ if gradient(1).is_some_and(|own| own == name) => self.elements(&self.gradients[1]),
             _ => {
@@ -220,12 +269,12 @@ impl<T: Real> Solved<T> {
         array(&self.shape, values.iter().copied())
     }
 
-    fn reduced(&self) -> T {
+    fn quotient(&self, sum: T, divisor: T) -> T {
         match self.options.empty {
-            _ if self.sum.is_nan() => self.sum,
-            Empty::Nan if self.divisor.is_zero() => T::nan(),
-            Empty::Zero if self.divisor.is_zero() => T::zero(),
-            _ => self.sum / self.divisor,
+            _ if sum.is_nan() => sum,
+            Empty::Nan if divisor.is_zero() => T::nan(),
+            Empty::Zero if divisor.is_zero() => T::zero(),
+            _ => sum / divisor,
         }
     }
 }

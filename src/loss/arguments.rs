@@ -108,14 +108,19 @@ pub(crate) const fn elements(name: &'static str, about: &'static str) -> Argumen
     Argument::required(name, Kind::Float, ELEMENTS, about)
 }
 
+/// One number an element, which a call may lack.
+pub(crate) const fn optional_elements(name: &'static str, about: &'static str) -> Argument {
+    Argument::optional(name, Kind::Float, ELEMENTS, about)
+}
+
 /// One number an element, a column, a row, or for all.
 pub(crate) const fn broadcast(name: &'static str, about: &'static str) -> Argument {
     Argument::optional(name, Kind::Float, BROADCAST, about)
 }
 
-/// The gradient of a number an element.
-pub(crate) const fn element_gradient(name: &'static str, about: &'static str) -> Argument {
-    Argument::optional(name, Kind::Float, ELEMENTS, about)
+/// The mean of what a loss of elements watches.
+pub(crate) const fn watched(name: &'static str, about: &'static str) -> Argument {
+    Argument::optional(name, Kind::F32, ONE, about)
 }
 
 pub(crate) const ELEMENT_WEIGHT: Argument =

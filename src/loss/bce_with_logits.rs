@@ -25,6 +25,8 @@ element_loss! {
     ///   [`Reduction::None`](crate::Reduction::None).
     /// - **Types**: everything in `f32`, `f16` or `bf16`, computed in f32; gradients are rounded to
     ///   nearest even.
+    /// - **Slope**: the mean of |∂loss/∂z| over the elements kept, before weights, mask and
+    ///   reduction, which shows gradients that vanish.
     /// - **Gradient** (γ = 0): ∂z = f·((1 − y')·P − pos_weight·y'·(1 − P))/τ with
     ///   f = weight·mask·upstream/denominator.
     /// - **Mean** divides by the number of elements, as PyTorch does, or by Σ mask over the elements
@@ -57,13 +59,16 @@ element_loss! {
     inputs BceWithLogitsInputs {
         logits = "logits", 0.0: arg::elements("logits", "logits");
         targets = "targets", 0.0:
-            arg::elements("targets", "what the probability should be").within(Domain::Probability);
+            arg::optional_elements("targets", "what the probability should be, where `target` does not say")
+                .within(Domain::Probability);
         pos_weight = "pos_weight", 1.0:
             arg::broadcast("pos_weight", "multiplies the positives' part").within(Domain::Positive);
         logit_bias = "logit_bias", 0.0: arg::broadcast("logit_bias", "added to the logits");
     }
     outputs BceWithLogitsOutputs { gradient = "grad.logits": "gradient of the logits"; }
+    watches slope = "slope": "mean of |∂loss/∂z| before weights: 0 where gradients have vanished";
     options {
+        target: Option<f64> = None, "null", "the target of every element, instead of `targets`";
         label_smoothing: f64 = 0.0, "0.0", "ε in [0, 1]: y·(1 − ε) + ε/2";
         temperature: f64 = 1.0, "1.0", "τ > 0";
         focal_gamma: f64 = 0.0, "0.0", "γ ≥ 0: focal modulation (1 − p_t)^γ";
@@ -88,6 +93,11 @@ impl Formula for BceWithLogits {
         let bad = |option, value: f64, reason: &str| {
             Err(Error::option("bce_with_logits", option, value, reason))
         };
+        if let Some(target) = self.target
+            && !((target as f32).is_finite() && self.unknown_target.is_none())
+        {
+            return bad("target", target, "a target for all is finite, and none is unknown then");
+        }
         if !(0.0..=1.0).contains(&self.label_smoothing) {
             return bad("label_smoothing", self.label_smoothing, "ε lies in [0, 1]");
         }
@@ -109,8 +119,27 @@ impl Formula for BceWithLogits {
         Ok(())
     }
 
-    fn code(&self) -> Vec<(&'static str, u32)> {
-        vec![("FOCAL", self.is_focal().into()), ("CHECKS_TARGETS", self.check_targets.into())]
+    fn code(&self, given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+        vec![
+            ("FOCAL", self.is_focal().into()),
+            ("CHECKS_TARGETS", self.check_targets.into()),
+            ("ONE_TARGET", self.target.is_some().into()),
+            ("SHIFTED", given("logit_bias").into()),
+            ("SCALED", (self.temperature != 1.0).into()),
+            ("SMOOTHED", (self.label_smoothing != 0.0).into()),
+        ]
+    }
+
+    fn agrees(&self, given: &dyn Fn(&str) -> bool) -> Result<()> {
+        let (loss, argument) = ("bce_with_logits".to_owned(), "targets".to_owned());
+        let reason = "one of the two says what the probabilities should be".to_owned();
+        match (self.target, given("targets")) {
+            (Some(_), true) => {
+                Err(Error::Conflict { loss, argument, other: "target".to_owned(), reason })
+            }
+            (None, false) => Err(Error::MissingInput { loss, argument, reason }),
+            _ => Ok(()),
+        }
     }
 
     fn constants(&self) -> Vec<(&'static str, f64)> {
@@ -122,11 +151,13 @@ impl Formula for BceWithLogits {
             ("focal_gamma", self.focal_gamma),
             ("alpha_positive", positive),
             ("alpha_negative", negative),
+            ("one_target", self.target.unwrap_or(0.0)),
         ]
     }
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {
         let &[z, target, pos_weight, bias] = x else { return Point::bad() };
+        let target = self.target.map_or(target, |target| T::of(f64::from(target as f32)));
         let (zero, one) = (T::zero(), T::one());
         if self.check_targets && !(target >= zero && target <= one) {
             return Point::bad();
@@ -142,7 +173,7 @@ impl Formula for BceWithLogits {
         let loss = times(pos_weight * y, softplus(-u)) + times(one - y, softplus(u));
         let slope = (one - y) * p - pos_weight * y * q;
         if !self.is_focal() {
-            return Point::new(loss, slope / tau);
+            return Point::new(loss, slope / tau).watching((slope / tau).abs());
         }
         let (positive, negative) = self.alphas();
         let alpha = T::of(positive) * y + T::of(negative) * (one - y);
@@ -156,6 +187,7 @@ impl Formula for BceWithLogits {
             gamma * rest.powf(gamma - one) * (one - y - y) * p * q
         };
         let slope = slope * modulation + times(loss, pull);
-        Point::new(alpha * times(loss, modulation), alpha * slope / tau)
+        let slope = alpha * slope / tau;
+        Point::new(alpha * times(loss, modulation), slope).watching(slope.abs())
     }
 }

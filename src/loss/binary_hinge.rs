@@ -72,7 +72,7 @@ impl Formula for BinaryHinge {
         }
     }
 
-    fn code(&self) -> Vec<(&'static str, u32)> {
+    fn code(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![
             ("SQUARED", (self.p == 2.0).into()),
             ("RAMP", self.ramp.is_some().into()),

@@ -368,6 +368,10 @@ impl Loss for CrossEntropy {
         self.shard.map(|shard| (Dim::AllClasses, shard.classes)).into_iter().collect()
     }
 
+    fn takes_planes(&self) -> bool {
+        true
+    }
+
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         row::plan(self, call, profile)
     }

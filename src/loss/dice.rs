@@ -12,6 +12,7 @@ use crate::{
     plan::{Call, Plan},
     profile::Profile,
     row::{self, FunctorStream, Number, RowLoss, RowOptions, Span},
+    tensor::Layout,
 };
 
 /// What one Dice coefficient is taken over.
@@ -22,6 +23,8 @@ pub enum Per {
     /// A row: a sample, or a channel of a sample.
     #[default]
     Row,
+    /// A column: a channel over all samples and pixels.
+    Channel,
     /// All elements together.
     Batch,
 }
@@ -31,14 +34,16 @@ pub enum Per {
 /// With P = sigmoid(z) the loss of a row (or of the batch) of n elements is
 /// 1 − (2·ΣP·y + smooth)/(ΣP + Σy + smooth) + bce/n·ΣBCE(z, y).
 ///
-/// - **Shapes**: logits and targets `[rows, columns]`, a row being a sample's pixels; for one
-///   coefficient a channel, `[samples·channels, pixels]`. row_weight `[rows]`; upstream `[1]`, or
-///   `[rows]` with [`Reduction::None`]. `per = "batch"` needs tensors without gaps and is one value
-///   whatever the reduction.
+/// - **Shapes**: logits and targets `[rows, columns]`, with any row stride, class stride and element
+///   offset. A row is a sample's pixels, or (of images [N, C, H, W]) a channel's of a sample, as
+///   `[N·C, H·W]`. `per = "channel"` has one coefficient a column of `[N·H·W, C]`, over all samples,
+///   of channels that lie last or in planes ([`crate::Tensor::nchw`]). `per = "batch"` is one value
+///   whatever the reduction. row_weight has one value a coefficient; upstream `[1]`, or one value a
+///   coefficient with [`Reduction::None`]. What one coefficient is over lies within one binding.
 /// - **Types**: `f32`, `f16`, `bf16`, computed in f32.
 /// - **Gradient**: P·(1 − P)·(D − 2·y)/(ΣP + Σy + smooth), D the coefficient, and
 ///   bce/n·(P − y).
-/// - **Mean** divides by the number of rows.
+/// - **Mean** divides by the number of coefficients.
 /// - **Edges**: two empty masks without smoothing are the same mask: the loss is 0; at z = ±inf P is 0
 ///   or 1 (its share of cross-entropy ends at 200); a NaN makes that row's loss and gradient NaN, which
 ///   [`crate::Status`] counts.
@@ -138,7 +143,9 @@ tensors! {
 
 const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
 
-static ABOUT: About = About {
+/// The description, with what is one value a coefficient.
+macro_rules! about {
+    ($parts:expr) => { About {
     name: "dice",
     summary: "One minus the Dice coefficient of a mask's logits, a row or over the batch.",
     formula: "loss = 1 − (2·Σ sigmoid(z)·y + smooth)/(Σ sigmoid(z) + Σ y + smooth) + bce·mean BCE",
@@ -146,12 +153,27 @@ static ABOUT: About = About {
     inputs: &[
         Argument::required("logits", Kind::Float, MATRIX, "logits of the mask"),
         Argument::required("targets", Kind::Float, MATRIX, "the mask").within(Domain::Probability),
-        arg::ROW_WEIGHT,
-        arg::UPSTREAM,
+        Argument::optional(
+            "row_weight",
+            Kind::Float,
+            &[$parts],
+            "multiplies a coefficient's loss and gradient",
+        ),
+        Argument::optional(
+            "upstream",
+            Kind::F32,
+            &[&[Dim::One], $parts],
+            "the gradient from above; one value a coefficient with reduction `none`",
+        ),
         arg::DENOMINATOR_IN,
     ],
     outputs: &[
-        arg::LOSS,
+        Argument::optional(
+            "loss",
+            Kind::F32,
+            &[&[Dim::One], $parts],
+            "the loss; one value a coefficient with reduction `none`",
+        ),
         Argument::optional("grad.logits", Kind::Float, MATRIX, "gradient of the logits"),
         arg::SUM,
         arg::DENOMINATOR,
@@ -173,7 +195,7 @@ static ABOUT: About = About {
         OptionAbout {
             name: "per",
             default: "\"row\"",
-            about: "one coefficient a row (\"row\") or over all elements (\"batch\")",
+            about: "one coefficient a row (\"row\"), a column (\"channel\") or over all elements (\"batch\")",
         },
         OptionAbout {
             name: "bce",
@@ -182,7 +204,11 @@ static ABOUT: About = About {
         },
         arg::PADDING,
     ],
-};
+} };
+}
+
+static ABOUT: About = about!(&[Dim::Rows]);
+static ABOUT_CHANNELS: About = about!(&[Dim::Classes]);
 
 pub(super) const ENTRY: Entry = Entry {
     about: &ABOUT,
@@ -193,7 +219,7 @@ pub(super) const ENTRY: Entry = Entry {
 
 impl Loss for Dice {
     fn about(&self) -> &'static About {
-        &ABOUT
+        if self.per == Per::Channel { &ABOUT_CHANNELS } else { &ABOUT }
     }
 
     fn validate(&self) -> Result<()> {
@@ -210,10 +236,14 @@ impl Loss for Dice {
         self.parts_reduction() == Reduction::None
     }
 
+    fn takes_planes(&self) -> bool {
+        true
+    }
+
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         match self.per {
             Per::Row => row::plan(self, call, profile),
-            Per::Batch => row::plan(self, &flattened(call)?, profile),
+            per => row::plan(self, &regrouped(call, per)?, profile),
         }
     }
 
@@ -227,27 +257,42 @@ impl Loss for Dice {
     }
 }
 
-/// The same call with all elements in one row.
-fn flattened(call: &Call) -> Result<Call> {
-    let mut flat = call.clone();
-    for operand in flat.inputs.values_mut().chain(flat.outputs.values_mut()) {
+/// The same call with a row a coefficient.
+fn regrouped(call: &Call, per: Per) -> Result<Call> {
+    let mut regrouped = call.clone();
+    let (rows, columns) = (call.dim(Dim::Rows), call.dim(Dim::Classes));
+    let mut order = None;
+    for operand in regrouped.inputs.values_mut().chain(regrouped.outputs.values_mut()) {
         let layout = &mut operand.layout;
         if layout.shape.len() != 2 {
             continue;
         }
-        if layout.has_gaps() {
-            let (found, least) = (layout.row_stride, layout.columns());
-            return Err(Error::WrongStride { argument: operand.name.clone(), found, least });
+        if per == Per::Channel {
+            transpose(layout);
+            continue;
         }
-        // No rows are no part, and not an empty one.
-        let count = layout.len();
-        layout.shape = vec![layout.rows().min(1), count.max(1)];
-        layout.row_stride = count;
-        flat.dims.insert(Dim::Rows, layout.rows());
-        flat.dims.insert(Dim::Classes, count.max(1));
+        // Element after element, as they lie: in the same order everywhere.
+        let (first, plane) = order.get_or_insert((operand.name.clone(), layout.class_stride));
+        if *plane != layout.class_stride {
+            return Err(Error::Conflict {
+                loss: "dice".to_owned(),
+                argument: operand.name.clone(),
+                other: first.clone(),
+                reason: "over a batch both have the same class stride".to_owned(),
+            });
+        }
+        flatten(layout);
     }
-    if let Some(weight) = flat.inputs.get("row_weight")
-        && weight.layout.len() != flat.dim(Dim::Rows)
+    let (rows, columns) = match per {
+        Per::Row => (rows, columns),
+        Per::Channel => (if rows == 0 { 0 } else { columns }, rows.max(1)),
+        // No rows are no part, and not an empty one.
+        Per::Batch => (rows.min(1), (rows * columns).max(1)),
+    };
+    regrouped.dims.extend([(Dim::Rows, rows), (Dim::Classes, columns)]);
+    if let Some(weight) = regrouped.inputs.get("row_weight")
+        && weight.layout.len() != rows
+        && per == Per::Batch
     {
         return Err(Error::WrongShape {
             argument: "row_weight".to_owned(),
@@ -255,7 +300,32 @@ fn flattened(call: &Call) -> Result<Call> {
             expected: "[1], since all rows are one".to_owned(),
         });
     }
-    Ok(flat)
+    Ok(regrouped)
+}
+
+/// All elements as one row; between rows, or images, there may be gaps.
+fn flatten(layout: &mut Layout) {
+    let (rows, count) = (layout.rows(), layout.len());
+    let together = layout.columns() * layout.class_stride;
+    if rows > layout.class_stride && layout.row_stride != together {
+        layout.fold = Some((together, layout.row_stride));
+    }
+    layout.shape = vec![rows.min(1), count.max(1)];
+    (layout.row_stride, layout.class_stride) = (count, 1);
+}
+
+/// Columns as rows.
+fn transpose(layout: &mut Layout) {
+    let (rows, columns) = (layout.rows(), layout.columns());
+    if layout.has_planes() {
+        layout.fold = Some((layout.class_stride, layout.row_stride));
+        (layout.row_stride, layout.class_stride) = (layout.class_stride, 1);
+    } else {
+        // Rows side by side, their columns a row of before apart.
+        let apart = layout.row_stride.max(columns);
+        (layout.row_stride, layout.class_stride) = (apart * rows, apart);
+    }
+    layout.shape = vec![if rows == 0 { 0 } else { columns }, rows.max(1)];
 }
 
 static STREAMS: &[FunctorStream] =

@@ -93,7 +93,7 @@ impl<L: ElementFunction> Elementwise<L> {
         ],
         outputs: &[
             arg::ELEMENT_LOSS,
-            arg::element_gradient("grad.logits", "gradient of the scores"),
+            arg::optional_elements("grad.logits", "gradient of the scores"),
             arg::SUM,
             arg::DENOMINATOR,
             arg::COUNT,
@@ -114,6 +114,10 @@ impl<L: ElementFunction> Loss for Elementwise<L> {
 
     fn is_per_row(&self) -> bool {
         self.reduction == Reduction::None
+    }
+
+    fn takes_planes(&self) -> bool {
+        true
     }
 
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {

@@ -74,7 +74,7 @@ impl Formula for GaussianNll {
         Err(Error::option("gaussian_nll", "eps", self.eps, "the floor is above 0 and within f32"))
     }
 
-    fn code(&self) -> Vec<(&'static str, u32)> {
+    fn code(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![("LOG_VARIANCE", self.log_variance.into())]
     }
 

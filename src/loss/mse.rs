@@ -27,6 +27,9 @@ element_loss! {
     /// - **Shapes, types, reductions, masks**: as [`crate::BceWithLogits`].
     /// - **Gradient**: 2·(z − y), or 2·(P − y)·P·(1 − P) with P = sigmoid(z), which vanishes where P
     ///   saturates, also on the wrong side.
+    /// - **Saturation** (with the sigmoid): the mean of 2·P·(1 − P) over the elements kept, the ratio of
+    ///   this gradient to that of [`crate::BceWithLogits`], from 1/2 at z = 0 down to 0 where the
+    ///   gradient has vanished.
     /// - **Edges**: at z = ±inf the loss is +inf, or with the sigmoid its limit, and the gradient 0
     ///   then; a NaN logit, or a target that is not finite, gives NaN, which [`crate::Status`] counts.
     /// - **Errors**: [`crate::Error`] names the argument and its value, before any GPU work.
@@ -50,14 +53,20 @@ element_loss! {
         targets = "targets", 0.0: arg::elements("targets", "what they should be");
     }
     outputs MseOutputs { gradient = "grad.logits": "gradient of the scores"; }
+    watches saturation = "saturation":
+        "mean of 2·P·(1 − P) with the sigmoid, what is left of cross-entropy's gradient";
     options {
         activation: Activation = Activation::None, "\"none\"", "\"none\" or \"sigmoid\"";
     }
 }
 
 impl Formula for Mse {
-    fn code(&self) -> Vec<(&'static str, u32)> {
+    fn code(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![("SIGMOID", (self.activation == Activation::Sigmoid).into())]
+    }
+
+    fn watches(&self) -> bool {
+        self.activation == Activation::Sigmoid
     }
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {
@@ -70,7 +79,7 @@ impl Formula for Mse {
             Activation::None => Point::new((z - y) * (z - y), two * (z - y)),
             Activation::Sigmoid => {
                 let (p, q) = (sigmoid(z), sigmoid(-z));
-                Point::new((p - y) * (p - y), two * (p - y) * p * q)
+                Point::new((p - y) * (p - y), two * (p - y) * p * q).watching(two * p * q)
             }
         }
     }

@@ -58,7 +58,7 @@ impl Formula for PoissonNll {
         Err(Error::option("poisson_nll", "eps", self.eps, "eps is within f32 and not below 0"))
     }
 
-    fn code(&self) -> Vec<(&'static str, u32)> {
+    fn code(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![("LOG_INPUT", self.log_input.into()), ("FULL", self.full.into())]
     }
 

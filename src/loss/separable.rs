@@ -107,6 +107,10 @@ impl<L: SeparableRow> Loss for Separable<L> {
         self.reduction == Reduction::None
     }
 
+    fn takes_planes(&self) -> bool {
+        true
+    }
+
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         row::plan(self, call, profile)
     }

@@ -31,6 +31,9 @@ const BY_PRODUCTS: [(&str, u32); 7] = [
     ("correct", 7),
 ];
 
+/// Classes that one lane walks by itself where they are planes.
+const FEW_CLASSES: u64 = 1024;
+
 /// Where the scores come from, and where their gradient goes.
 pub(crate) struct Scores {
     /// The scores of a stretch of rows.
@@ -172,9 +175,9 @@ impl<'a> Rows<'a> {
             .filter_map(|s| {
                 self.call.inputs.get(s.argument).or_else(|| self.call.outputs.get(s.argument))
             })
-            .map(|operand| operand.layout.row_stride * operand.layout.dtype.bytes());
+            .map(|operand| operand.layout.row_span() * operand.layout.dtype.bytes());
         let widest = matrices
-            .map(|view| view.layout.row_stride * view.layout.dtype.bytes())
+            .map(|view| view.layout.row_span() * view.layout.dtype.bytes())
             .chain(strides)
             .chain([RECORD_WORDS * 4])
             .max()
@@ -185,7 +188,27 @@ impl<'a> Rows<'a> {
         // Blocks of rows are tallied whole, so that a row's place in a sum does not move.
         let step = fits.min(most);
         let step = if step > BLOCK { step - step % BLOCK } else { step };
-        stretches(self.count, step)
+        let image = self.image();
+        if image <= 1 {
+            return stretches(self.count, step);
+        }
+        if step >= image {
+            return stretches(self.count, step - step % image);
+        }
+        // Rows of one image at a time: a stretch lies within one.
+        let images = stretches(self.count, image).into_iter();
+        let within = |image: Range<u64>| {
+            let parts = stretches(image.end - image.start, step).into_iter();
+            parts.map(move |part| image.start + part.start..image.start + part.end)
+        };
+        images.flat_map(within).collect()
+    }
+
+    /// Rows after which every tensor whose columns are planes begins anew.
+    fn image(&self) -> u64 {
+        let operands = self.call.inputs.values().chain(self.call.outputs.values());
+        let planes = operands.map(|operand| operand.layout.class_stride.max(1));
+        planes.fold(1, least_multiple)
     }
 
     /// Reads what is given for rows, and finds the denominator.
@@ -333,6 +356,11 @@ impl<'a> Rows<'a> {
     /// Lanes that share a row: enough for a tile each, so a choice by the classes alone.
     fn lanes(&self) -> (u32, u32) {
         let workgroup = self.profile().lanes();
+        let planes = self.call.inputs.get("logits").is_some_and(|l| l.layout.has_planes());
+        if planes && self.classes <= FEW_CLASSES {
+            // Neighbouring rows lie side by side, a row's classes far apart.
+            return (workgroup, 1);
+        }
         let wanted = self.classes.div_ceil(16).next_power_of_two();
         (workgroup, wanted.min(u64::from(workgroup)) as u32)
     }
@@ -673,7 +701,7 @@ impl<'a> Rows<'a> {
         let (first, count) = self.total(&tallies, 0)?;
         let RowOptions { reduction, empty, .. } = self.loss.options();
         let kept = self.kept_tally();
-        let ending = Ending { reduction, empty, float_targets: false, kept };
+        let ending = Ending { reduction, empty, float_targets: false, watched: None, kept };
         self.totals.finish(&mut self.planner, self.call, ending, &tallies, (first, count))
     }
 }
@@ -695,6 +723,15 @@ fn ignore_words(ignored: &[i64]) -> Vec<(String, Number)> {
         numbers.push((format!("ignore_{slot}_high"), Number::U32((value >> 32) as u32)));
     }
     numbers
+}
+
+/// The least common multiple, which is large where there is none within `u64`.
+pub(crate) fn least_multiple(a: u64, b: u64) -> u64 {
+    let (mut divisor, mut rest) = (a, b);
+    while rest > 0 {
+        (divisor, rest) = (rest, divisor % rest);
+    }
+    (a / divisor.max(1)).saturating_mul(b)
 }
 
 /// Adds the functor's own tensors.

@@ -32,6 +32,9 @@ pub fn options() -> Vec<Value> {
         json!({"log_variance": true, "full": true}),
         json!({"log_input": false, "full": true}),
         json!({"per": "batch", "bce": 0.5}),
+        json!({"per": "channel"}),
+        json!({"spans": [{"kind": "cce", "columns": 3}, {"kind": "bce", "weight": 0.5}]}),
+        json!({"saturating": true}),
         json!({"normalize": true}),
         json!({"normalize": true, "symmetric": true}),
     ]
@@ -185,6 +188,8 @@ impl Shape {
             }
         }
         let lse = inputs.contains_key("lse");
+        // What saturates must be a sigmoid.
+        let saturates = format!("{loss:?}").contains("Sigmoid");
         for argument in about.outputs {
             let by_product = !argument.name.starts_with("grad.");
             let probs = inputs.contains_key("target_probs");
@@ -198,7 +203,9 @@ impl Shape {
                 .strip_prefix("grad.")
                 .is_some_and(|input| !inputs.contains_key(input));
             let of_shards = argument.name == "column_lse";
-            if !(of_shards || lse && by_product || refused.contains(&argument.name) || unknown) {
+            let unwatched = argument.name == "saturation" && !saturates;
+            let refused = refused.contains(&argument.name);
+            if !(of_shards || lse && by_product || refused || unknown || unwatched) {
                 let number = inputs.len() + outputs.len();
                 outputs.insert(argument.name.to_owned(), self.operand(loss, argument, number));
             }
@@ -239,6 +246,8 @@ impl Shape {
         let layout = Layout::dense(dtype, &shape);
         let layout =
             if shape.len() == 2 { layout.clone().row_stride(stride.max(shape[1])) } else { layout };
+        let planes = matrix && self.variant == 3 && self.offset == 1 && loss.takes_planes();
+        let layout = if planes { layout.class_stride(self.rows) } else { layout };
         let layout = layout.offset(if matrix { self.offset } else { 0 });
         Operand {
             name: argument.name.to_owned(),

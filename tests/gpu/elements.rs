@@ -36,6 +36,8 @@ tests![
     dice_per_row_and_batch,
     losses_of_ones_own,
     infinite_scores_of_the_others,
+    saturation,
+    one_target_for_all,
 ];
 
 const NAN: f64 = f64::NAN;
@@ -157,6 +159,14 @@ fn masks_of_bytes_and_bits(context: &Context) {
             submit(gpu, &loss, &Request::new(given, outputs));
             let actual = named([("grad.logits", gradient.array(gpu)), ("loss", value.array(gpu))]);
             assert_same_bits(&actual, &expected, &format!("{dtype} {rows}×{columns} +{offset}"));
+        }
+        // Integers on the host are uploaded as what their shape says.
+        let places = ["loss", "grad.logits"];
+        for mask in [&bytes, &bits] {
+            let inputs = with(&inputs, [("mask", (*mask).clone())]);
+            let (mut actual, _) = check(gpu, &loss, &inputs, Dtype::F32, &places);
+            actual.remove("status");
+            assert_same_bits(&actual, &expected, "integers");
         }
         let wrong = storage(gpu, 4096);
         let others = placed_inputs(gpu, &loss, &sample(1, rows, columns), Dtype::F32);
@@ -602,6 +612,61 @@ fn dice_per_row_and_batch(context: &Context) {
     let (outputs, status) = check(gpu, &loss, &poisoned, Dtype::F32, &GRADIENT);
     assert_eq!(outputs["loss"].to_f64().iter().filter(|loss| loss.is_nan()).count(), 1);
     assert_eq!(status.bad_rows, 1);
+}
+
+/// How much of its gradient a loss has left: weights do not count, masked elements neither.
+fn saturation(context: &Context) {
+    let gpu = &context.gpu;
+    let sigmoid = parse("mse", &json!({"activation": "sigmoid"}));
+    let mask = testing::numbers(surprisal::loss::Domain::Mask, 2, 63);
+    let inputs = with(
+        &sample(6, 7, 9),
+        [("weight", positive(3, &[9])), ("mask", matrix(7, 9, mask.clone()))],
+    );
+    for dtype in FLOATS {
+        check(gpu, sigmoid.as_ref(), &inputs, dtype, &["saturation", "loss", "grad.logits"]);
+        check(gpu, &none().focal_gamma(1.5).temperature(2.0), &inputs, dtype, &["slope"]);
+    }
+    // The ratio of the two losses' gradients, element by element.
+    let alone = each(&[1.25], &[0.0]);
+    let slope = |loss: &dyn Loss| {
+        outcome(gpu, loss, &alone, Dtype::F32, &["grad.logits"]).0["grad.logits"].to_f64()[0]
+    };
+    let ratio = slope(sigmoid.as_ref()) / slope(&none());
+    let (outputs, _) = outcome(gpu, sigmoid.as_ref(), &alone, Dtype::F32, &["saturation"]);
+    assert!((outputs["saturation"].to_f64()[0] - ratio).abs() < 1e-6);
+    let far = each(&[200.0, -INF, 0.0, 0.0], &[0.0, 1.0, 0.0, 1.0]);
+    let (outputs, _) = check(gpu, sigmoid.as_ref(), &far, Dtype::F32, &["saturation"]);
+    assert_eq!(outputs["saturation"].to_f64(), [0.25]);
+    let unknown = each(&[NAN, 0.0], &[0.0, 0.0]);
+    for loss in [sigmoid.as_ref(), &BceWithLogits::default()] {
+        let watched = if loss.about().name == "mse" { "saturation" } else { "slope" };
+        let (outputs, _) = check(gpu, loss, &unknown, Dtype::F32, &[watched]);
+        assert!(outputs[watched].to_f64()[0].is_nan(), "NaN is not laundered");
+    }
+    let plain = gpu.run_arrays(&Mse::default(), &alone, Dtype::F32, &["saturation"]).unwrap_err();
+    assert!(matches!(plain, Error::Conflict { .. }), "{plain}");
+    assert_eq!(cpu::run(&Mse::default(), &alone, &["saturation"]).unwrap_err(), plain);
+}
+
+fn one_target_for_all(context: &Context) {
+    let gpu = &context.gpu;
+    let logits = named([("logits", gaussian(3, 5, 7))]);
+    let wanted = ["loss", "grad.logits", "slope"];
+    for target in [0.0, 0.9, 1.0] {
+        let loss = BceWithLogits::default().target(Some(target));
+        let (outputs, _) = check(gpu, &loss, &logits, Dtype::F32, &wanted);
+        let targets = with(&logits, [("targets", matrix(5, 7, vec![target; 35]))]);
+        let (expected, _) = check(gpu, &BceWithLogits::default(), &targets, Dtype::F32, &wanted);
+        let loss = |outputs: &Arrays| outputs["loss"].to_f64()[0];
+        assert!((loss(&outputs) - loss(&expected)).abs() < 1e-6);
+        let both = BceWithLogits::default().target(Some(target));
+        let error = gpu.run_arrays(&both, &targets, Dtype::F32, &wanted).unwrap_err();
+        assert!(matches!(error, Error::Conflict { .. }), "{error}");
+        assert!(cpu::run(&both, &targets, &wanted).is_err());
+    }
+    let neither = gpu.run_arrays(&BceWithLogits::default(), &logits, Dtype::F32, &wanted);
+    assert!(matches!(neither.unwrap_err(), Error::MissingInput { .. }));
 }
 
 /// log cosh(z − y), in two WGSL functions and one in Rust.

@@ -13,11 +13,13 @@ macro_rules! tests {
     };
 }
 
+mod composed;
 mod conformance;
 mod elements;
 mod faults;
 mod linear;
 mod pairs;
+mod pixels;
 mod recording;
 mod registry;
 mod section0;
@@ -42,6 +44,8 @@ const MODULES: &[(&str, &[Test])] = &[
     ("conformance", conformance::TESTS),
     ("shapes", shapes::TESTS),
     ("elements", elements::TESTS),
+    ("composed", composed::TESTS),
+    ("pixels", pixels::TESTS),
     ("section0", section0::TESTS),
     ("registry", registry::TESTS),
     ("linear", linear::TESTS),

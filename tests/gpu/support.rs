@@ -215,7 +215,7 @@ const GUARD: u64 = 40;
 pub struct Placed {
     pub buffer: wgpu::Buffer,
     pub layout: Layout,
-    before: Vec<u8>,
+    pub before: Vec<u8>,
 }
 
 impl Placed {
@@ -297,12 +297,10 @@ fn size(layout: &Layout) -> usize {
 
 /// The first byte of each element.
 fn elements(layout: &Layout) -> impl Iterator<Item = usize> {
-    let Layout { row_stride, offset, .. } = *layout;
     let (columns, width) = (layout.columns(), layout.dtype.bytes());
     let rows = if layout.is_empty() { 0 } else { layout.rows() };
-    let row =
-        move |row| (0..columns).map(move |column| (offset + row * row_stride + column) * width);
-    (0..rows).flat_map(row).map(|at| at as usize)
+    let all = (0..rows).flat_map(move |row| (0..columns).map(move |column| (row, column)));
+    all.map(move |(row, column)| (layout.place(row, column).unwrap() * width) as usize)
 }
 
 pub const USAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE

@@ -273,7 +273,7 @@ impl SelfCheck {
         let about = loss.about();
         let mut names: BTreeSet<String> =
             about.inputs.iter().filter(|a| a.required).map(|a| a.name.to_owned()).collect();
-        let targets = |a: &&Argument| !a.required && a.kind == Kind::Index;
+        let targets = |a: &&Argument| !a.required && (a.kind == Kind::Index || a.name == "targets");
         if self.given == Given::Probs {
             names.extend(about.inputs.iter().filter(|a| is_matrix(a)).map(|a| a.name.to_owned()));
         } else {

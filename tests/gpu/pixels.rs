@@ -1,0 +1,552 @@
+//! Images: classes and channels that lie in planes (NCHW) or last (NHWC), without a transposed copy.
+
+use serde_json::json;
+use surprisal::{
+    Array, Arrays, BceWithLogits, CrossEntropy, Dice, Dtype, Error, Layout, LinearCrossEntropy,
+    Loss, MaskedMean, Reduction, Request, Tensor,
+    loss::{Domain, cross_entropy::IgnoreIndex, dice::Per},
+    tensor::Named,
+    testing,
+};
+
+use crate::support::{
+    Context, FLOATS, Placed, Reference, assert_same_bits, gaussian, indices, matrix, named, parse,
+    placed_inputs, set, storage, submit, tensors, vector, with,
+};
+
+tests![
+    as_pytorch_does,
+    classes_in_planes,
+    probabilities_in_planes,
+    windows_of_images,
+    elements_in_planes,
+    bits_in_planes,
+    dice_of_channels,
+    dice_of_samples,
+    dice_over_gaps,
+    in_place,
+    run_hands_planes_back,
+    refused,
+];
+
+/// Images: how many, channels, height · width.
+#[derive(Clone, Copy, Debug)]
+struct Images(u64, u64, u64);
+
+impl Images {
+    fn pixels(self) -> u64 {
+        self.0 * self.2
+    }
+
+    /// Where the channels lie.
+    fn layouts(self, dtype: Dtype) -> [(&'static str, Layout); 4] {
+        let Self(_, channels, plane) = self;
+        let last = Layout::matrix(dtype, self.pixels(), channels);
+        let planes = last.clone().class_stride(plane);
+        let apart = planes.clone().row_stride(channels * plane + 3).offset(5);
+        let wide = last.clone().row_stride(channels + 3).offset(1);
+        [("NCHW", planes), ("NCHW apart", apart), ("NHWC", last), ("NHWC apart", wide)]
+    }
+}
+
+/// The types to try: what they change does not depend on the shape.
+fn dtypes(images: Images) -> &'static [Dtype] {
+    if images.0 == 3 { &FLOATS } else { &[Dtype::F32] }
+}
+
+const SHAPES: [Images; 5] =
+    [Images(3, 5, 35), Images(1, 2, 64), Images(2, 21, 12), Images(4, 1, 6), Images(2, 1100, 3)];
+
+/// A call with every tensor where `place` says: the outputs as arrays.
+fn call(
+    context: &Context,
+    loss: &dyn Loss,
+    (inputs, dtype): (&Arrays, Dtype),
+    outputs: &[(&str, Layout)],
+    place: impl Fn(&str, Layout) -> Layout,
+) -> Arrays {
+    let gpu = &context.gpu;
+    let input = |(name, array): (&String, &Array)| {
+        let dtype = surprisal::stored_dtype(loss, name, dtype);
+        let layout = place(name, Layout::dense(dtype, &array.shape));
+        (name.clone(), Placed::input(gpu, array, layout))
+    };
+    let placed: Vec<(String, Placed)> = inputs.iter().map(input).collect();
+    let outputs: Vec<(&str, Placed)> =
+        outputs.iter().map(|(name, l)| (*name, Placed::output(gpu, l.clone()))).collect();
+    let wanted = outputs.iter().map(|(name, placed)| ((*name).to_owned(), placed.tensor()));
+    submit(gpu, loss, &Request::new(tensors(&placed), wanted.collect::<Named>()));
+    for (_, placed) in &outputs {
+        placed.assert_surroundings(gpu);
+    }
+    outputs.iter().map(|(name, placed)| ((*name).to_owned(), placed.array(gpu))).collect()
+}
+
+/// Scores and class indices of pixels.
+fn labelled(images: Images) -> Arrays {
+    let (rows, classes) = (images.pixels() as usize, images.1 as usize);
+    let mut targets = testing::targets(4, rows, images.1);
+    targets.iter_mut().skip(3).step_by(5).for_each(|target| *target = 255);
+    named([("logits", gaussian(3, rows, classes)), ("targets", indices(&targets))])
+}
+
+/// Scores and masks of pixels.
+fn masked(images: Images) -> Arrays {
+    let (rows, channels) = (images.pixels() as usize, images.1 as usize);
+    let targets = testing::numbers(Domain::Probability, 6, rows * channels);
+    named([("logits", gaussian(5, rows, channels)), ("targets", matrix(rows, channels, targets))])
+}
+
+fn segmentation() -> CrossEntropy {
+    CrossEntropy::default().ignore_index(IgnoreIndex::One(255))
+}
+
+/// `F.cross_entropy` and `F.binary_cross_entropy_with_logits` of PyTorch 2.15 in f64 on [2, 3, 2, 2].
+fn as_pytorch_does(context: &Context) {
+    let planes = Layout::nchw(Dtype::F32, [2, 3, 2, 2]);
+    let pixels = |values: Vec<f64>| {
+        let at = |row, column| values[planes.place(row, column).unwrap() as usize];
+        let pixel = |row| (0..3).map(move |column| (row, column));
+        matrix(8, 3, (0..8).flat_map(pixel).map(|(row, column)| at(row, column)).collect())
+    };
+    let logits = pixels((0..24).map(|i| f64::from(i * 7 % 11 - 5) / 4.0).collect());
+    let put = |_: &str, layout: Layout| {
+        if layout.shape.len() == 2 { planes.clone() } else { layout }
+    };
+    let scalar = Layout::vector(Dtype::F32, 1);
+    let outputs = [("loss", scalar.clone()), ("grad.logits", planes.clone())];
+    let near = |actual: &Array, expected: &[f64]| {
+        for (a, e) in actual.to_f64().iter().zip(expected) {
+            assert!((a - e).abs() < 2e-7, "{a} for {e}");
+        }
+    };
+    let labels = indices(&[0, 2, 255, 1, 1, 1, 2, 0]);
+    let inputs = named([("logits", logits.clone()), ("targets", labels)]);
+    let found = call(context, &segmentation(), (&inputs, Dtype::F32), &outputs, put);
+    near(&found["loss"], &[1.504_804_861_204_35]);
+    let gradient = [
+        -0.121_742_278_621,
+        0.055_574_971_305,
+        0.0,
+        0.104_382_732_743,
+        0.094_630_256_271,
+        0.015_922_495_864,
+        0.0,
+        -0.112_950_989_217,
+        0.027_112_022_35,
+        -0.071_497_467_17,
+        0.0,
+        0.008_568_256_474,
+        0.055_574_971_305,
+        0.021_114_864_237,
+        0.104_382_732_743,
+        -0.087_282_171_552,
+        -0.126_934_646_993,
+        -0.048_226_886_586,
+        0.029_906_153_64,
+        0.015_922_495_864,
+        0.071_359_675_688,
+        0.027_112_022_35,
+        -0.134_288_886_384,
+        0.071_359_675_688,
+    ];
+    near(&found["grad.logits"], &pixels(gradient.to_vec()).to_f64());
+    let weighted = with(&inputs, [("weight", vector(&[0.5, 2.0, 1.0]))]);
+    let found = call(context, &segmentation(), (&weighted, Dtype::F32), &outputs, put);
+    near(&found["loss"], &[1.475_044_991_178_467_8]);
+    let targets = pixels((0..24).map(|i| f64::from(i * 5 % 7) / 8.0).collect());
+    let inputs =
+        named([("logits", logits), ("targets", targets), ("pos_weight", vector(&[0.5, 2.0, 1.0]))]);
+    let found = call(context, &BceWithLogits::default(), (&inputs, Dtype::F32), &outputs, put);
+    near(&found["loss"], &[0.909_354_175_108_308_7]);
+    let gradient = [
+        0.009_279_172_451,
+        0.004_810_032_925,
+        0.004_968_824_725,
+        0.027_759_109_16,
+        -0.021_507_963_477,
+        -0.021_615_335_365,
+        0.017_242_634_304,
+        0.020_833_333_333,
+        -0.014_835_774_11,
+        0.012_674_112_466,
+        0.013_034_312_463,
+        -0.021_970_827_549,
+        0.009_035_187_433,
+        0.008_556_170_217,
+        0.032_387_494_216,
+        0.003_083_181_015,
+        -0.012_869_612_974,
+        0.023_851_704_207,
+        -0.026_041_666_667,
+        -0.024_857_827_831,
+        0.017_882_445_799,
+        0.018_242_645_796,
+        -0.016_762_494_216,
+        0.010_310_805_467,
+    ];
+    near(&found["grad.logits"], &pixels(gradient.to_vec()).to_f64());
+    let mut inputs = inputs;
+    inputs.remove("pos_weight");
+    let dice = Dice::default().per(Per::Channel).reduction(Reduction::None);
+    let outputs = [("loss", Layout::vector(Dtype::F32, 3))];
+    let found = call(context, &dice, (&inputs, Dtype::F32), &outputs, put);
+    near(
+        &found["loss"],
+        &[0.519_163_685_364_819_8, 0.514_722_450_617_136, 0.561_595_477_208_752_1],
+    );
+}
+
+fn classes_in_planes(context: &Context) {
+    for images in SHAPES {
+        let inputs = labelled(images);
+        // Ignored pixels hold NaN.
+        let inputs =
+            with(&inputs, [("logits", set(&inputs["logits"], 3 * images.1 as usize, f64::NAN))]);
+        for &dtype in dtypes(images) {
+            for loss in
+                [segmentation(), segmentation().reduction(Reduction::None).label_smoothing(0.1)]
+            {
+                let per_row = loss.reduction == Reduction::None;
+                let count = if per_row { images.pixels() } else { 1 };
+                let reference = Reference::new(&loss, &inputs, dtype, &["loss", "grad.logits"]);
+                for (_, layout) in images.layouts(dtype) {
+                    let outputs = [
+                        ("loss", Layout::vector(Dtype::F32, count)),
+                        ("grad.logits", layout.clone()),
+                    ];
+                    let place =
+                        |name: &str, dense| if name == "logits" { layout.clone() } else { dense };
+                    reference.assert(&call(context, &loss, (&inputs, dtype), &outputs, place));
+                }
+            }
+        }
+    }
+}
+
+/// Target distributions, and their gradient, need not lie as the scores do.
+fn probabilities_in_planes(context: &Context) {
+    let loss = CrossEntropy::default();
+    for images in [Images(3, 5, 35), Images(2, 6, 4)] {
+        let inputs = masked(images);
+        let inputs = named([
+            ("logits", inputs["logits"].clone()),
+            ("target_probs", inputs["targets"].clone()),
+        ]);
+        let wanted = ["loss", "grad.logits", "grad.target_probs"];
+        for &dtype in dtypes(images) {
+            let reference = Reference::new(&loss, &inputs, dtype, &wanted);
+            let layouts = images.layouts(dtype);
+            for (nth, (_, layout)) in layouts.iter().enumerate() {
+                let other = &layouts[(nth + 1) % 4].1;
+                let outputs = [
+                    ("loss", Layout::vector(Dtype::F32, 1)),
+                    ("grad.logits", layout.clone()),
+                    ("grad.target_probs", other.clone()),
+                ];
+                let place =
+                    |name: &str, _| if name == "logits" { layout.clone() } else { other.clone() };
+                reference.assert(&call(context, &loss, (&inputs, dtype), &outputs, place));
+            }
+        }
+    }
+}
+
+/// Whole images at a time, or a part of one, and what is one lane's is the same.
+fn windows_of_images(context: &Context) {
+    let images = Images(3, 5, 700);
+    let (wanted, layouts) = (["loss", "grad.logits"], images.layouts(Dtype::F32));
+    let calls: [(Box<dyn Loss>, Arrays); 2] = [
+        (Box::new(segmentation()), labelled(images)),
+        (Box::new(BceWithLogits::default()), masked(images)),
+    ];
+    for (loss, inputs) in calls {
+        let reference = Reference::new(loss.as_ref(), &inputs, Dtype::F32, &wanted);
+        for elements in [500, 4_000, 9_000] {
+            let gpu = context.with(|profile| {
+                profile.element_block = 64;
+                profile.dispatch_elements = elements;
+            });
+            let context = Context { gpu, adapter: context.adapter.clone() };
+            for (_, layout) in &layouts {
+                let outputs =
+                    [("loss", Layout::vector(Dtype::F32, 1)), ("grad.logits", layout.clone())];
+                let place = |_: &str, dense: Layout| {
+                    if dense.shape.len() == 2 { layout.clone() } else { dense }
+                };
+                let found = call(&context, loss.as_ref(), (&inputs, Dtype::F32), &outputs, place);
+                reference.assert(&found);
+            }
+        }
+    }
+}
+
+fn elements_in_planes(context: &Context) {
+    for images in [Images(3, 5, 35), Images(2, 4, 8), Images(1, 3, 10)] {
+        let (pixels, channels) = (images.pixels(), images.1);
+        let positive = |seed: u64, shape: &[u64]| {
+            let count = shape.iter().product::<u64>() as usize;
+            Array::float(shape, crate::support::positive(seed, count))
+        };
+        let inputs = with(
+            &masked(images),
+            [
+                ("pos_weight", positive(1, &[channels])),
+                ("weight", positive(2, &[pixels, 1])),
+                (
+                    "mask",
+                    matrix(
+                        pixels as usize,
+                        channels as usize,
+                        testing::numbers(Domain::Mask, 9, (pixels * channels) as usize),
+                    ),
+                ),
+            ],
+        );
+        let plain = BceWithLogits::default();
+        for loss in [
+            plain.clone(),
+            plain.clone().reduction(Reduction::Multilabel),
+            plain.clone().reduction(Reduction::None),
+        ] {
+            for &dtype in dtypes(images) {
+                let reference = Reference::new(&loss, &inputs, dtype, &["loss", "grad.logits"]);
+                let layouts = images.layouts(dtype);
+                for (nth, (_, layout)) in layouts.iter().enumerate() {
+                    for other in [layout, &layouts[(nth + 2) % 4].1] {
+                        let value = if loss.reduction == Reduction::None {
+                            let dense = Layout::matrix(Dtype::F32, pixels, channels);
+                            let planes = layout.has_planes();
+                            if planes { dense.class_stride(images.2) } else { dense }
+                        } else {
+                            Layout::vector(Dtype::F32, 1)
+                        };
+                        let outputs = [("loss", value), ("grad.logits", layout.clone())];
+                        let place = |name: &str, dense: Layout| match name {
+                            "logits" | "mask" => layout.clone(),
+                            "targets" => other.clone(),
+                            _ => dense,
+                        };
+                        reference.assert(&call(context, &loss, (&inputs, dtype), &outputs, place));
+                    }
+                }
+            }
+        }
+    }
+    // A bad target is that of its pixel, however the walk goes.
+    let images = Images(2, 3, 10);
+    let inputs = masked(images);
+    let inputs = with(&inputs, [("targets", set(&inputs["targets"], 3 * 14 + 2, 7.0))]);
+    let loss = BceWithLogits::default().check_targets(true);
+    for (name, layout) in images.layouts(Dtype::F32) {
+        let place = |_: &str, _| layout.clone();
+        let outputs = [("status", Layout::vector(Dtype::U32, surprisal::Status::WORDS))];
+        let found = call(context, &loss, (&inputs, Dtype::F32), &outputs, place);
+        assert_eq!(found["status"].to_i64()[1..3], [1, 14], "{name}");
+    }
+}
+
+/// Bits lie as the elements do.
+fn bits_in_planes(context: &Context) {
+    let images = Images(2, 3, 10);
+    let inputs = masked(images);
+    let layouts = images.layouts(Dtype::F32);
+    let planes = &layouts[0].1;
+    let mask = testing::numbers(Domain::Mask, 9, 60);
+    let mut words = [0i64; 2];
+    for (row, column) in (0..20).flat_map(|row| (0..3).map(move |column| (row, column))) {
+        let (at, keep) = (planes.place(row, column).unwrap(), mask[(row * 3 + column) as usize]);
+        words[at as usize / 32] |= (keep as i64) << (at % 32);
+    }
+    let loss = BceWithLogits::default().denominator(MaskedMean::Mask);
+    let whole = with(&inputs, [("mask", matrix(20, 3, mask))]);
+    let reference = Reference::new(&loss, &whole, Dtype::F32, &["loss", "grad.logits"]);
+    let gpu = &context.gpu;
+    let bits = Placed::input(gpu, &Array::int(&[2], words.to_vec()), Layout::vector(Dtype::U32, 2));
+    let others = ["logits", "targets"]
+        .map(|name| (name.to_owned(), Placed::input(gpu, &inputs[name], planes.clone())));
+    let mut given = tensors(&others);
+    given.insert("mask".to_owned(), bits.tensor());
+    let gradient = Placed::output(gpu, planes.clone());
+    let value = Placed::output(gpu, Layout::vector(Dtype::F32, 1));
+    let outputs = Named::from([
+        ("grad.logits".to_owned(), gradient.tensor()),
+        ("loss".to_owned(), value.tensor()),
+    ]);
+    submit(gpu, &loss, &Request::new(given.clone(), outputs.clone()));
+    reference.assert(&named([("grad.logits", gradient.array(gpu)), ("loss", value.array(gpu))]));
+    let apart = Placed::input(gpu, &inputs["targets"], layouts[1].1.clone());
+    given.insert("targets".to_owned(), apart.tensor());
+    let error = gpu.prepare(&loss, &Request::new(given, outputs)).unwrap_err();
+    assert!(matches!(error, Error::Conflict { .. }), "{error}");
+}
+
+fn dice_of_channels(context: &Context) {
+    for images in SHAPES {
+        let inputs = masked(images);
+        let plain = Dice::default().per(Per::Channel);
+        for loss in [plain.clone().bce(0.5), plain.reduction(Reduction::None).smooth(0.0)] {
+            let count = if loss.reduction == Reduction::None { images.1 } else { 1 };
+            let weighed = with(
+                &inputs,
+                [("row_weight", vector(&crate::support::positive(2, images.1 as usize)))],
+            );
+            let calls = if images.0 == 3 { 3 } else { 1 };
+            for (inputs, dtype) in
+                [(&inputs, Dtype::F32), (&weighed, Dtype::F16), (&weighed, Dtype::Bf16)]
+                    .into_iter()
+                    .take(calls)
+            {
+                let reference = Reference::new(&loss, inputs, dtype, &["loss", "grad.logits"]);
+                let layouts = images.layouts(dtype);
+                for (nth, (_, layout)) in layouts.iter().enumerate() {
+                    let outputs = [
+                        ("loss", Layout::vector(Dtype::F32, count)),
+                        ("grad.logits", layout.clone()),
+                    ];
+                    let place = |name: &str, dense: Layout| match name {
+                        "logits" => layout.clone(),
+                        "targets" => layouts[(nth + 1) % 4].1.clone(),
+                        _ => dense,
+                    };
+                    reference.assert(&call(context, &loss, (inputs, dtype), &outputs, place));
+                }
+            }
+        }
+    }
+}
+
+/// A coefficient a sample and channel: [N·C, H·W] as it lies, from channels in planes or last.
+fn dice_of_samples(context: &Context) {
+    let Images(samples, channels, plane) = Images(3, 4, 30);
+    let rows = samples * channels;
+    let inputs = masked(Images(rows, plane, 1));
+    let loss = Dice::default().reduction(Reduction::None);
+    let reference = Reference::new(&loss, &inputs, Dtype::F32, &["loss", "grad.logits"]);
+    let in_planes = Layout::matrix(Dtype::F32, rows, plane);
+    // Element (n·C + c, p) at (n·H·W + p)·C + c.
+    let last = in_planes.clone().class_stride(channels);
+    for layout in [in_planes, last] {
+        let outputs = [("loss", Layout::vector(Dtype::F32, rows)), ("grad.logits", layout.clone())];
+        let place = |_: &str, _| layout.clone();
+        reference.assert(&call(context, &loss, (&inputs, Dtype::F32), &outputs, place));
+    }
+}
+
+/// One coefficient over everything, wherever it lies.
+fn dice_over_gaps(context: &Context) {
+    for images in [Images(3, 5, 35), Images(1, 4, 16), Images(2, 200, 70)] {
+        let inputs = masked(images);
+        let loss = Dice::default().per(Per::Batch).bce(0.25);
+        for &dtype in dtypes(images) {
+            let reference = Reference::new(&loss, &inputs, dtype, &["loss", "grad.logits"]);
+            for (_, layout) in images.layouts(dtype) {
+                let outputs =
+                    [("loss", Layout::vector(Dtype::F32, 1)), ("grad.logits", layout.clone())];
+                let place = |_: &str, _| layout.clone();
+                reference.assert(&call(context, &loss, (&inputs, dtype), &outputs, place));
+            }
+        }
+        let [planes, _, last, _] = images.layouts(Dtype::F32).map(|(_, layout)| layout);
+        let gpu = &context.gpu;
+        let placed = [("logits", planes), ("targets", last)]
+            .map(|(name, layout)| (name.to_owned(), Placed::input(gpu, &inputs[name], layout)));
+        let value = storage(gpu, 16);
+        let outputs = Named::from([("loss".to_owned(), Tensor::vector(&value, Dtype::F32, 1))]);
+        let error = gpu.prepare(&loss, &Request::new(tensors(&placed), outputs)).unwrap_err();
+        assert!(matches!(error, Error::Conflict { .. }), "{error}");
+    }
+}
+
+fn in_place(context: &Context) {
+    let (gpu, images) = (&context.gpu, Images(2, 5, 21));
+    let dice = Dice::default().per(Per::Channel);
+    let calls: [(&dyn Loss, Arrays); 3] = [
+        (&segmentation(), labelled(images)),
+        (&BceWithLogits::default(), masked(images)),
+        (&dice, masked(images)),
+    ];
+    for (loss, inputs) in calls {
+        for dtype in FLOATS {
+            let reference = Reference::new(loss, &inputs, dtype, &["loss", "grad.logits"]);
+            for (_, layout) in images.layouts(dtype) {
+                let place = |(name, array): (&String, &Array)| {
+                    let dense =
+                        Layout::dense(surprisal::stored_dtype(loss, name, dtype), &array.shape);
+                    let layout = if dense.shape.len() == 2 { layout.clone() } else { dense };
+                    (name.clone(), Placed::input(gpu, array, layout))
+                };
+                let placed: Vec<(String, Placed)> = inputs.iter().map(place).collect();
+                let value = Placed::output(gpu, Layout::vector(Dtype::F32, 1));
+                let outputs = Named::from([("loss".to_owned(), value.tensor())]);
+                submit(gpu, loss, &Request::new(tensors(&placed), outputs).gradient_in_place());
+                let logits = &placed.iter().find(|(name, _)| name == "logits").unwrap().1;
+                logits.assert_surroundings(gpu);
+                reference.assert(&named([
+                    ("grad.logits", logits.array(gpu)),
+                    ("loss", value.array(gpu)),
+                ]));
+            }
+        }
+    }
+}
+
+/// The one-line form gives a gradient that lies as its input does.
+fn run_hands_planes_back(context: &Context) {
+    let (gpu, images) = (&context.gpu, Images(2, 5, 12));
+    let (inputs, loss) = (masked(images), BceWithLogits::default());
+    let planes = images.layouts(Dtype::F32)[0].1.clone();
+    let placed = ["logits", "targets"]
+        .map(|name| (name.to_owned(), Placed::input(gpu, &inputs[name], planes.clone())));
+    let run = gpu.run(&loss, tensors(&placed), &["loss", "grad.logits"]).unwrap();
+    let gradient = run.outputs().find(|(name, _)| *name == "grad.logits").unwrap().1.clone();
+    assert_eq!(gradient.class_stride, 12);
+    let mut found = run.read_blocking().unwrap();
+    found.remove("status");
+    Reference::new(&loss, &inputs, Dtype::F32, &["loss", "grad.logits"]).assert(&found);
+    let again = gpu.run(&loss, tensors(&placed), &["loss", "grad.logits"]).unwrap();
+    let mut again = again.read_blocking().unwrap();
+    again.remove("status");
+    assert_same_bits(&again, &found, "run to run");
+}
+
+fn refused(context: &Context) {
+    let gpu = &context.gpu;
+    let refuse = |loss: &dyn Loss, inputs: &Arrays, name: &str, change: fn(Layout) -> Layout| {
+        let placed: Vec<(String, Placed)> = placed_inputs(gpu, loss, inputs, Dtype::F32)
+            .into_iter()
+            .map(|(given, placed)| {
+                if given != name {
+                    return (given, placed);
+                }
+                let big = storage(gpu, 4096);
+                let layout = change(placed.layout.clone());
+                (given, Placed { buffer: big, layout, ..placed })
+            })
+            .collect();
+        let value = storage(gpu, 16);
+        let outputs = Named::from([("loss".to_owned(), Tensor::vector(&value, Dtype::F32, 1))]);
+        gpu.prepare(loss, &Request::new(tensors(&placed), outputs)).unwrap_err()
+    };
+    let linear = named([
+        ("hidden", gaussian(1, 6, 4)),
+        ("weight", gaussian(2, 5, 4)),
+        ("targets", indices(&[0, 1, 2, 3, 4, 0])),
+    ]);
+    let loss = LinearCrossEntropy::new(CrossEntropy::default());
+    for name in ["hidden", "weight"] {
+        let error = refuse(&loss, &linear, name, |layout| layout.class_stride(3));
+        assert!(matches!(error, Error::ClassStride { found: 3, .. }), "{error}");
+    }
+    let inputs = labelled(Images(2, 5, 6));
+    let error =
+        refuse(&segmentation(), &inputs, "logits", |layout| Layout { class_stride: 0, ..layout });
+    assert!(matches!(error, Error::ClassStride { found: 0, .. }), "{error}");
+    // Images that would lie in each other.
+    let error =
+        refuse(&segmentation(), &inputs, "logits", |layout| layout.class_stride(6).row_stride(29));
+    assert!(matches!(error, Error::WrongStride { least: 30, .. }), "{error}");
+    let table = parse("mixed_columns", &json!({}));
+    let error = refuse(table.as_ref(), &masked(Images(2, 5, 6)), "logits", |l| l.class_stride(6));
+    assert!(matches!(error, Error::ClassStride { .. }), "{error}");
+}
