@@ -135,6 +135,15 @@ pub(crate) fn check_inputs(
             return Err(missing(loss, input));
         }
     }
+    let other = wanted.iter().find(|name| !name.starts_with("grad.") && **name != "status");
+    if let Some(other) = other.filter(|_| given("lse")) {
+        return Err(Error::Conflict {
+            loss: loss.about().name.to_owned(),
+            argument: "lse".to_owned(),
+            other: (*other).to_owned(),
+            reason: "a saved lse is for gradients alone".to_owned(),
+        });
+    }
     let Pairing { shard, columns, .. } = loss.pairing();
     if let Some(shard) = shard {
         shard.check_columns(loss.about().name, "keys", keys)?;
@@ -260,10 +269,17 @@ impl<'a> Pairs<'a> {
             keys_gradient.map_or(0, |_| call.dim(Dim::Classes) * call.dim(Dim::Hidden) * 4);
         let budget = profile.chunk_bytes;
         let chunk_bytes = budget.saturating_sub(beside).max(budget / 2);
+        let chunk_bytes = pairing.chunk_bytes.unwrap_or(chunk_bytes);
+        // A lane walks all rows of a chunk for its columns' softmax.
+        let walked = MOST_ITERATIONS * 4 * call.dim(Dim::Classes).next_multiple_of(4);
+        let chunk_bytes = match pairing.columns {
+            Columns::Softmax => chunk_bytes.min(walked),
+            _ => chunk_bytes,
+        };
         let layer = Layer {
             options: LinearOptions {
                 weight_layout: WeightLayout::ClassesHidden,
-                chunk_bytes: pairing.chunk_bytes.or(Some(chunk_bytes)),
+                chunk_bytes: Some(chunk_bytes),
                 accumulate: false,
             },
             profile,

@@ -202,7 +202,13 @@ struct Reading {
 impl Reading {
     fn start(gpu: &Gpu, name: &str, tensor: &Tensor) -> Result<Self> {
         usable(name, tensor.buffer, wgpu::BufferUsages::COPY_SRC)?;
-        let bytes = tensor.layout.byte_range().unwrap_or(0..0);
+        let found = tensor.buffer.size();
+        let bytes = tensor.layout.byte_range().filter(|bytes| bytes.end <= found);
+        let bytes = bytes.ok_or_else(|| Error::BufferTooSmall {
+            argument: name.to_owned(),
+            needed: tensor.layout.byte_range().map_or(u64::MAX, |bytes| bytes.end),
+            found,
+        })?;
         let start = bytes.start - bytes.start % 4;
         let size = (bytes.end.next_multiple_of(4) - start).max(4);
         let arrival = gpu.stage(name, size, |staging, answer| {

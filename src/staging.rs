@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     mem,
+    panic::{self, AssertUnwindSafe},
     pin::Pin,
     sync::{Mutex, PoisonError},
     task::{Context, Poll, Waker},
@@ -84,14 +85,16 @@ impl Future for Arrival {
         // A lost device answers through the mapping, not through the poll.
         let _ = self.gpu.device().poll(wgpu::PollType::Poll);
         let lost = |reason: String| Poll::Ready(Err(Error::DeviceLost(reason)));
+        // Who asks once more after the answer is told so.
+        let Some(buffer) = self.buffer.take() else {
+            return lost("the mapping was taken".to_owned());
+        };
         match self.mapping.as_mut().poll(context) {
-            Poll::Ready(Some(Ok(()))) => match self.buffer.take() {
-                Some(buffer) => Poll::Ready(Ok(buffer)),
-                None => lost("the mapping was taken".to_owned()),
-            },
+            Poll::Ready(Some(Ok(()))) => Poll::Ready(Ok(buffer)),
             Poll::Ready(Some(Err(error))) => lost(error.to_string()),
             Poll::Ready(None) => lost("the mapping was dropped".to_owned()),
             Poll::Pending => {
+                self.buffer = Some(buffer);
                 wake_soon(context.waker());
                 Poll::Pending
             }
@@ -114,7 +117,11 @@ fn wake_soon(waker: &Waker) {
     }
     let mut napping = NAPPING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(wakers) = napping.as_mut() {
-        wakers.push(waker.clone());
+        // A task that was woken by somebody else meanwhile is here already: once is enough, or it would
+        // look twice a nap from then on.
+        if !wakers.iter().any(|napping| napping.will_wake(waker)) {
+            wakers.push(waker.clone());
+        }
     } else if thread::Builder::new().name("surprisal.wake".to_owned()).spawn(wake_all).is_ok() {
         *napping = Some(vec![waker.clone()]);
     } else {
@@ -133,6 +140,9 @@ fn wake_all() {
             return;
         }
         drop(napping);
-        wakers.into_iter().for_each(Waker::wake);
+        for waker in wakers {
+            // A waker that panics takes nobody else's call along.
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
     }
 }

@@ -134,7 +134,7 @@ fn copyable(name: &str, tensor: &Tensor, dtype: Dtype, words: u64) -> Result<()>
             expected: format!("[{words}]"),
         });
     }
-    let needed = (tensor.layout.offset + words) * 4;
+    let needed = tensor.layout.offset.saturating_add(words).saturating_mul(4);
     if needed > tensor.buffer.size() {
         return Err(Error::BufferTooSmall {
             argument: argument(),

@@ -396,7 +396,10 @@ fn close(row: Row, streamed: State) -> Closed {
         state.flags = (state.flags & STATE_INFINITE) | select(STATE_BAD, STATE_LIVE, finite_one(given));
     }
     if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
-        return closed_blank(row, ROW_NAN | select(0u, ROW_ZERO, row.factor == 0.0), NAN_BITS, NAN_BITS);
+        // The live classes of a row may all lie in other shards.
+        let counts = !SHARDED || GATHERED || (state.flags & STATE_BAD) != 0u;
+        let flags = select(0u, ROW_NAN, counts) | select(0u, ROW_ZERO, row.factor == 0.0);
+        return closed_blank(row, flags, NAN_BITS, NAN_BITS);
     }
     return close_live(row, state);
 }

@@ -8,6 +8,8 @@
 // The keys have a softmax of their own over the queries (or, where both are the same vectors, are
 // queries themselves), whose part of the gradient comes from column_table.
 override JOINT: bool = false;
+// The keys are a shard of all keys.
+override SHARDED: bool = false;
 // The gradient of the scale is wanted.
 override SCALE_GRADIENT: bool = false;
 
@@ -179,7 +181,9 @@ fn close(row: Row, streamed: State) -> Closed {
         state.flags = select(STATE_BAD, STATE_LIVE, finite_one(given));
     }
     if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
-        return closed_blank(row, ROW_NAN | zero, NAN_BITS, select(NAN_BITS, 0u, zero != 0u));
+        // The live keys of a row may all lie in other shards.
+        let counts = !SHARDED || GATHERED || (state.flags & STATE_BAD) != 0u;
+        return closed_blank(row, select(0u, ROW_NAN, counts) | zero, NAN_BITS, select(NAN_BITS, 0u, zero != 0u));
     }
     var out = closed_blank(row, zero, 0u, 0u);
     let log_sum = log(state.sum);

@@ -9,6 +9,7 @@ use crate::{
         cross_entropy::{Denominator, Smoothing},
         shard,
     },
+    row::STATE_WORDS,
 };
 
 const NAME: &str = "cross_entropy";
@@ -190,7 +191,8 @@ fn read_merged<T: Real>(inputs: &Arrays, rows: usize) -> Result<Option<Vec<Merge
     if !inputs.contains_key("statistics") {
         return Ok(None);
     }
-    let (found, words) = extents(NAME, inputs, "statistics")?;
+    let (found, _) = extents(NAME, inputs, "statistics")?;
+    let words = STATE_WORDS as usize;
     let statistics: Vec<T> = floats(inputs, "statistics", &[found, words])?.unwrap_or_default();
     let shards = shard::gathered(found as u64, rows as u64)? as usize;
     let part = |row: usize, shard: usize| {

@@ -9,6 +9,7 @@ use crate::{
     error::{Error, Result},
     loss::{Empty, Reduction, Similarity, shard},
     pairs::{self, PairLoss, Pairing},
+    row::STATE_WORDS,
 };
 
 /// Which loss of the pairs.
@@ -462,7 +463,8 @@ impl<T: Real> Given<T> {
 /// What is given of every row, if it is.
 fn given<T: Real>(inputs: &Arrays, rows: usize) -> Result<Option<Vec<Given<T>>>> {
     if inputs.contains_key("statistics") {
-        let (found, words) = extents("pairs", inputs, "statistics")?;
+        let (found, _) = extents("pairs", inputs, "statistics")?;
+        let words = STATE_WORDS as usize;
         let shards = shard::gathered(found as u64, rows as u64)? as usize;
         let all: Vec<T> = floats(inputs, "statistics", &[found, words])?.unwrap_or_default();
         let part = |row: usize, shard: usize| {

@@ -283,6 +283,7 @@ impl RowLoss for InfoNce {
             ("HAS_LABELS", call.has("labels").into()),
             ("HAS_SCALE", call.has("scale").into()),
             ("JOINT", self.symmetric.into()),
+            ("SHARDED", self.shard.is_some().into()),
             ("SCALE_GRADIENT", call.wants("grad.scale").into()),
         ]
     }
@@ -318,9 +319,9 @@ impl PairLoss for InfoNce {
         Shard::check(self.shard, ABOUT.name, given, wanted)?;
         self.check_columns(given, wanted)?;
         let all_keys = self.shard.map_or(keys, |shard| shard.classes);
-        let as_many = |option: &str| Error::WrongShape {
+        let as_many = |found: u64, option: &str| Error::WrongShape {
             argument: "keys".to_owned(),
-            found: vec![keys],
+            found: vec![found],
             expected: format!("{queries} keys, as many as queries, with {option}"),
         };
         if self.symmetric && given("targets") {
@@ -332,12 +333,12 @@ impl PairLoss for InfoNce {
             });
         }
         if self.symmetric && all_keys != queries {
-            return Err(as_many("`symmetric`"));
+            return Err(as_many(all_keys, "`symmetric`"));
         }
         match (given("labels"), given("key_labels")) {
             (false, true) => Err(row::missing(self, "labels")),
             (true, false) if self.shard.is_some() => Err(row::missing(self, "key_labels")),
-            (true, false) if keys != queries => Err(as_many("`labels` and no `key_labels`")),
+            (true, false) if keys != queries => Err(as_many(keys, "`labels` and no `key_labels`")),
             _ => Ok(()),
         }
     }

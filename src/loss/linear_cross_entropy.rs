@@ -26,7 +26,9 @@ pub enum WeightLayout {
 /// - **Shapes**: hidden `[rows, hidden]`, weight `[classes, hidden]` (or `[hidden, classes]`, read in
 ///   place), bias `[classes]`; the rest as in [`CrossEntropy`], whose `weight` is here `class_weight`.
 /// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`
-///   (but at least one row of logits).
+///   (but at least one row of logits). The chunk holds some rows; from a saved lse or from the
+///   statistics of shards it holds all rows of some classes. A 16-bit gradient that adds up over several
+///   chunks has an f32 sum beside it: ∂W over chunks of rows, ∂hidden over blocks of classes.
 /// - **Gradient**: ∂hidden = G·W, ∂W = Gᵀ·hidden, ∂bias = Σ_rows G, where G is the gradient of the
 ///   logits; row weights and the upstream gradient are in G before ∂W is summed.
 /// - **Edges**: those of [`CrossEntropy`]; the hidden state of an ignored row is not used, so a NaN

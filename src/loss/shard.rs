@@ -13,7 +13,9 @@ use crate::error::{Error, Result};
 /// 2. an all-gather of those, one shard after another: `[shards·rows, 8]` (of several shards in one
 ///    process: slices of one buffer);
 /// 3. input `statistics`, on every shard alike: they are merged in the order in which they lie, so
-///    loss, lse and by-products have the same bits everywhere, and the gradients are made from them.
+///    loss, lse and by-products have the same bits on every shard (with the same device and driver), and
+///    the gradients are made from them. All statistics lie within one binding: 4 M rows of shards at
+///    WebGPU's default limits.
 ///
 /// Gradients of columns (logits, W, bias, keys) are whole; those of what all shards share (hidden
 /// states, queries, features, scale) are parts, to be added up over the shards.
@@ -59,6 +61,9 @@ pub struct Shard {
 /// Outputs that a shard alone can give.
 const OF_ONE: [&str; 5] = ["statistics", "column_lse", "status", "denominator", "count"];
 
+/// The most columns of all shards: a class is a word of the statistics.
+const MOST_COLUMNS: u64 = i32::MAX as u64;
+
 impl Shard {
     /// Whether there are columns from the first one on.
     pub(crate) fn validate(shard: Option<Self>, loss: &str) -> Result<()> {
@@ -67,13 +72,18 @@ impl Shard {
                 let value = format!("{shard:?}");
                 Err(Error::option(loss, "shard", value, "`first` is below `classes`"))
             }
+            Some(shard) if shard.classes > MOST_COLUMNS => Err(Error::Limit {
+                what: "columns of all shards".to_owned(),
+                found: shard.classes,
+                limit: MOST_COLUMNS,
+            }),
             _ => Ok(()),
         }
     }
 
     /// Whether so many columns lie within all of them.
     pub(crate) fn check_columns(self, loss: &str, argument: &str, columns: u64) -> Result<()> {
-        if columns <= self.classes - self.first {
+        if columns <= self.classes.saturating_sub(self.first) {
             return Ok(());
         }
         conflict(loss, argument, &format!("{columns} columns reach past those of {self:?}"))

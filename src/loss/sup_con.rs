@@ -243,7 +243,7 @@ impl RowLoss for SupCon {
     }
 
     fn shapes(&self, _: &Call) -> Vec<(&'static str, u32)> {
-        vec![("JOINT", 1)]
+        vec![("JOINT", 1), ("SHARDED", self.shard.is_some().into())]
     }
 
     fn numbers(&self, _: &Call) -> Vec<(String, Number)> {

@@ -8,7 +8,16 @@ use crate::support::{
     with,
 };
 
-tests![cross_entropy, linear_cross_entropy, info_nce, sup_con, sigmoid_contrastive, refusals];
+tests![
+    cross_entropy,
+    linear_cross_entropy,
+    info_nce,
+    sup_con,
+    sigmoid_contrastive,
+    live_columns_elsewhere,
+    many_queries,
+    refusals,
+];
 
 /// What computes a call.
 type Run<'a> = &'a dyn Fn(&dyn Loss, &Arrays, &[&str]) -> Arrays;
@@ -419,6 +428,36 @@ fn sigmoid_contrastive(context: &Context) {
     }
 }
 
+/// A row whose live columns lie in other shards is not a bad one, whatever it is alone.
+fn live_columns_elsewhere(context: &Context) {
+    let dead = matrix(2, 3, vec![f64::NEG_INFINITY; 6]);
+    let inputs = named([("logits", dead), ("targets", indices(&[5, 6]))]);
+    let shard = parse("cross_entropy", &json!({"shard": {"first": 4, "classes": 9}}));
+    let (_, status) = outcome(&context.gpu, &*shard, &inputs, Dtype::F32, &["statistics"]);
+    assert_eq!(status.bad_rows, 0, "cross_entropy");
+    let nan = with(&inputs, [("logits", matrix(2, 3, vec![f64::NAN; 6]))]);
+    let (_, status) = outcome(&context.gpu, &*shard, &nan, Dtype::F32, &["statistics"]);
+    assert_eq!(status.bad_rows, 2, "NaN is bad wherever it is");
+    // The only key of the shard is one of the queries itself.
+    let features = gaussian(60, 3, 4);
+    let keys = slice(&features, 0, 1, 2);
+    let labels = indices(&[0, 0, 0]);
+    let inputs = named([("features", features), ("keys", keys), ("labels", labels)]);
+    let shard = parse("sup_con", &json!({"shard": {"first": 1, "classes": 3}}));
+    let (_, status) = outcome(&context.gpu, &*shard, &inputs, Dtype::F32, &["statistics"]);
+    assert_eq!(status.bad_rows, 0, "sup_con");
+}
+
+/// A chunk of few keys holds many queries: more than the 65,535 iterations that some drivers end every
+/// loop at.
+fn many_queries(context: &Context) {
+    let queries = 70_000;
+    let inputs = named([("queries", gaussian(61, queries, 1)), ("keys", gaussian(62, 8, 1))]);
+    let options = json!({"symmetric": true, "shard": {"first": 16, "classes": queries}});
+    let loss = parse("info_nce", &options);
+    crate::support::check(&context.gpu, &*loss, &inputs, Dtype::F32, &["column_lse"]);
+}
+
 /// What a shard alone cannot know is refused, by name.
 fn refusals(context: &Context) {
     let shard = parse("cross_entropy", &json!({"shard": {"first": 4, "classes": 9}}));
@@ -439,6 +478,13 @@ fn refusals(context: &Context) {
         assert_eq!(device.to_string(), host.to_string());
         assert!(host.to_string().contains(named), "{host}");
     }
+    let pairs = with(&pairs(3, 3, 2), [("lse", vector(&[1.0; 3]))]);
+    let info_nce = parse("info_nce", &json!({}));
+    let device = context.gpu.run_arrays(&*info_nce, &pairs, Dtype::F32, &["loss"]).unwrap_err();
+    let host = cpu::run(&*info_nce, &pairs, &["loss"]).unwrap_err();
+    assert!(device.to_string().contains("lse") && host.to_string().contains("lse"), "{host}");
+    let far = json!({"shard": {"first": 0, "classes": 1_u64 << 32}});
+    assert!((surprisal::loss::find("cross_entropy").unwrap().parse)(&far).is_err());
     let whole = parse("cross_entropy", &json!({}));
     let inputs = with(&logits(9), [gathered]);
     assert!(context.gpu.run_arrays(&*whole, &inputs, Dtype::F32, &["loss"]).is_err());
