@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     loss::{About, Argument, Dim, Kind, Loss},
     plan::{Call, Operand},
-    tensor::Dtype,
+    tensor::{Dtype, Layout},
 };
 
 /// Words of a status (see [`crate::Status`]).
@@ -41,9 +41,36 @@ pub fn call(
             }
         }
     }
+    if let Some((argument, operand)) = vectors_without_stride(about, &call).next() {
+        let found = operand.layout.row_stride;
+        return Err(Error::WrongStride { argument: argument.name.to_owned(), found, least: 1 });
+    }
     extents(&call.dims)?;
     overlaps(about, &call, alignment)?;
     Ok(call)
+}
+
+/// Vectors with gaps where kernels know of none: those over classes, and words written row by row.
+fn vectors_without_stride<'a>(
+    about: &'static About,
+    call: &'a Call,
+) -> impl Iterator<Item = (&'static Argument, &'a Operand)> {
+    let over_classes = |argument: &Argument| {
+        let mut vectors = argument.shapes.iter().filter(|dims| dims.len() == 1).flat_map(|d| *d);
+        vectors.all(|dim| matches!(dim, Dim::Classes | Dim::AllClasses))
+    };
+    let words = |argument: &Argument| matches!(argument.kind, Kind::F32 | Kind::U32 | Kind::I64);
+    let of = |argument: &'static Argument, operands: &'a BTreeMap<String, Operand>| {
+        operands.get(argument.name).map(|operand| (argument, operand))
+    };
+    let read = about.inputs.iter().filter(move |a| over_classes(a));
+    let written = about.outputs.iter().filter(move |a| over_classes(a) || words(a));
+    let read = read.filter_map(move |argument| of(argument, &call.inputs));
+    let gaps = |(_, operand): &(&Argument, &Operand)| {
+        let Layout { shape, row_stride, .. } = &operand.layout;
+        shape.len() == 1 && operand.layout.len() > 1 && *row_stride != 1
+    };
+    read.chain(written.filter_map(move |argument| of(argument, &call.outputs))).filter(gaps)
 }
 
 /// Checks host arrays against a loss's description, as [`call`] does operands.

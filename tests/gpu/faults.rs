@@ -315,6 +315,11 @@ fn strides(context: &Context) {
         error,
         Error::WrongStride { argument: "grad.logits".to_owned(), found: 0, least: 6 }
     );
+    // Words are written row by row without a gap.
+    let gaps =
+        Tensor::new(good.gradient.tensor().buffer, Layout::vector(Dtype::F32, 4).row_stride(2));
+    let error = refused(gpu, &none(), good.inputs(), good.outputs().loss(gaps));
+    assert_eq!(error, Error::WrongStride { argument: "loss".to_owned(), found: 2, least: 1 });
 }
 
 /// Offsets are in elements, so only what lies inside a word can be misaligned: nothing. What a device
