@@ -347,15 +347,16 @@ impl<'a> Layer<'a> {
         self.classes.next_multiple_of(4).max(4)
     }
 
-    /// The most bytes of a chunk.
-    fn chunk_budget(&self) -> u64 {
-        let budget = self.options.chunk_bytes.unwrap_or(self.profile.chunk_bytes);
+    /// The most bytes of a chunk: the caller's, or else the device's.
+    fn chunk_budget(&self, default: u64) -> u64 {
+        let budget = self.options.chunk_bytes.unwrap_or(default);
         budget.min(self.profile.binding_bytes.saturating_sub(64))
     }
 
     /// Rows of a chunk: what the budget allows, whole tiles where it is more than one.
     fn chunk_rows(&self, short: u64) -> u64 {
-        let rows = (self.chunk_budget() / (self.stride() * 4)).clamp(1, short);
+        let rows =
+            (self.chunk_budget(self.profile.chunk_bytes) / (self.stride() * 4)).clamp(1, short);
         let rows = if rows > TALL_ROWS { rows - rows % TALL_ROWS } else { rows };
         rows.min(self.rows.max(1))
     }
@@ -382,7 +383,7 @@ impl<'a> Layer<'a> {
     /// Blocks of classes, where a saved lse (or the statistics of all shards) lets all rows of a block go
     /// at once: ∂W is then written once, and what adds up is ∂hidden, which is small.
     fn blocks(&self, rows: &Rows, call: &Call) -> Option<Vec<Range<u64>>> {
-        let bytes = self.chunk_budget().min(self.profile.block_bytes);
+        let bytes = self.chunk_budget(self.profile.block_bytes);
         let elements = (bytes / 4).min(self.profile.dispatch_elements);
         let most = elements / self.rows.max(1);
         let step = most - most % BLOCK_CLASSES;

@@ -41,8 +41,7 @@ pub struct Profile {
     pub submission_dispatches: u32,
     /// The most bytes for a chunk of scores when the caller names none.
     pub chunk_bytes: u64,
-    /// The most bytes for a chunk that may be small without cost, because what it adds up to is: it
-    /// should stay in a cache.
+    /// The same for a block of classes, which may be small at no cost: it should stay in a cache.
     pub block_bytes: u64,
 }
 
