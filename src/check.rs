@@ -106,17 +106,40 @@ pub(crate) fn dims(loss: &dyn Loss, inputs: &Arrays) -> Result<BTreeMap<Dim, u64
     Ok(dims)
 }
 
-/// How a mask of integers is stored: as bytes, or as words of bits where it has one bit an element
-/// and no shape of a mask of bytes.
-pub(crate) fn integer_mask(loss: &dyn Loss, inputs: &Arrays, name: &str) -> Option<Dtype> {
-    let argument = loss.about().inputs.iter().find(|argument| argument.name == name)?;
-    let array = inputs.get(name)?;
-    if argument.kind != Kind::Mask || !matches!(array.data, Data::Int(_)) {
-        return None;
+/// How a mask of integers is stored: as bytes of 0 and 1, or as words of bits where it has one bit an
+/// element and no shape of a mask of bytes.
+pub(crate) fn integer_mask(loss: &dyn Loss, inputs: &Arrays, name: &str) -> Result<Option<Dtype>> {
+    let about = loss.about();
+    let argument = about.inputs.iter().find(|argument| argument.name == name);
+    let first = about.inputs.first().and_then(|first| inputs.get(first.name));
+    let (Some(argument), Some(first), Some(array)) = (argument, first, inputs.get(name)) else {
+        return Ok(None);
+    };
+    let Data::Int(values) = &array.data else {
+        return Ok(None);
+    };
+    if argument.kind != Kind::Mask {
+        return Ok(None);
     }
-    let first = inputs.get(loss.about().inputs.first()?.name)?;
-    let is_bytes = Extents::of(&first.shape).span(name, &array.shape).is_ok();
-    Some(if is_bytes { Dtype::U8 } else { Dtype::U32 })
+    let extents = Extents::of(&first.shape);
+    if extents.span(name, &array.shape).is_err() {
+        return Ok(Some(Dtype::U32));
+    }
+    let Some(element) = values.iter().position(|value| !(0..=1).contains(value)) else {
+        return Ok(Some(Dtype::U8));
+    };
+    let bytes = "0 or 1: its shape is that of bytes".to_owned();
+    let is_bits = array.shape == [extents.count().div_ceil(32)];
+    Err(Error::MaskValue {
+        argument: name.to_owned(),
+        element: element as u64,
+        found: values.get(element).copied().unwrap_or_default(),
+        expected: if is_bits {
+            bytes + ", and also that of words of one bit an element; give floats to keep by bits"
+        } else {
+            bytes
+        },
+    })
 }
 
 fn known_dims(loss: &dyn Loss) -> BTreeMap<Dim, u64> {

@@ -67,6 +67,18 @@ pub enum Error {
         /// The shape it should have.
         expected: String,
     },
+    /// A host mask of bytes holds something else than 0 and 1.
+    #[error("`{argument}` has {found} as element {element}, expected {expected}")]
+    MaskValue {
+        /// The mask.
+        argument: String,
+        /// The first such element.
+        element: u64,
+        /// The value it has.
+        found: i64,
+        /// How the mask is read.
+        expected: String,
+    },
     /// A tensor's element type is not one that its place takes.
     #[error("`{argument}` is {found}, expected {expected}")]
     WrongDtype {

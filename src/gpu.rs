@@ -301,12 +301,12 @@ impl Gpu {
 
     /// A buffer for a dense tensor of this type and shape, for outputs.
     pub fn output_buffer(&self, dtype: Dtype, shape: &[u64]) -> Result<wgpu::Buffer> {
-        self.uncounted("output", output_bytes(dtype, shape), OUTPUT)
+        self.uncounted("output", output_bytes(&Layout::dense(dtype, shape)), OUTPUT)
     }
 
     /// [`Gpu::output_buffer`] for an output of this crate's own.
-    pub(crate) fn own_output(&self, dtype: Dtype, shape: &[u64]) -> Result<Counted> {
-        self.buffer("output", output_bytes(dtype, shape), OUTPUT)
+    pub(crate) fn own_output(&self, layout: &Layout) -> Result<Counted> {
+        self.buffer("output", output_bytes(layout), OUTPUT)
     }
 }
 
@@ -315,8 +315,9 @@ const OUTPUT: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
     .union(wgpu::BufferUsages::COPY_SRC)
     .union(wgpu::BufferUsages::COPY_DST);
 
-fn output_bytes(dtype: Dtype, shape: &[u64]) -> u64 {
-    let bytes = Layout::dense(dtype, shape).len() * dtype.bytes();
+fn output_bytes(layout: &Layout) -> u64 {
+    // Planes reach further than their elements count.
+    let bytes = layout.byte_range().map_or(u64::MAX >> 8, |range| range.end);
     bytes.next_multiple_of(16).max(16)
 }
 

@@ -158,7 +158,7 @@ fn plan(
     let layer = Layer::new(options, call, profile)?;
     let matrices = [Some(&layer.hidden), layer.hidden_gradient.as_ref()];
     // Chunks of rows, not windows, keep the dispatches short.
-    let windows = rows.windows(matrices.into_iter().flatten(), u64::MAX);
+    let windows = rows.windows(matrices.into_iter().flatten(), u64::MAX)?;
     rows.begin(&windows)?;
     rows.planner.unstored(layer.rows * layer.classes * 4);
     if let (Some(blocks), [window]) = (layer.blocks(&rows, call), &*windows) {

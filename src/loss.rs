@@ -118,6 +118,8 @@ pub enum Dim {
     AllClasses,
     /// The losses that a composed one is made of.
     Parts,
+    /// How many samples a generator has made.
+    Fakes,
 }
 
 impl Dim {
@@ -135,6 +137,7 @@ impl Dim {
             Self::Gathered => "shards · rows",
             Self::AllClasses => "classes of all shards",
             Self::Parts => "parts",
+            Self::Fakes => "fake samples",
         }
     }
 }

@@ -178,7 +178,7 @@ pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Resul
     }
     let mut rows = Rows::new(loss, &call, profile)?;
     let pairs = Pairs::new(loss, &call, profile)?;
-    let windows = rows.windows([&pairs.layer.hidden].into_iter(), u64::MAX);
+    let windows = rows.windows([&pairs.layer.hidden].into_iter(), u64::MAX)?;
     let tables = pairs.tables(&mut rows)?;
     rows.begin(&windows)?;
     rows.planner.unstored(pairs.layer.rows * pairs.layer.classes * 4);
@@ -202,7 +202,7 @@ pub(crate) fn similarity(loss: &Similarity, call: &Call, profile: &Profile) -> R
     let pairs = Pairs::new(loss, call, profile)?;
     let matrix = call.output("scores");
     let matrices = [Some(&pairs.layer.hidden), matrix.as_ref()];
-    let windows = rows.windows(matrices.into_iter().flatten(), u64::MAX);
+    let windows = rows.windows(matrices.into_iter().flatten(), u64::MAX)?;
     pairs.tables(&mut rows)?;
     rows.begin(&windows)?;
     let Chunks { chunk, parts } = pairs.layer.chunks(&mut rows, &windows);

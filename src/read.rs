@@ -34,7 +34,7 @@ impl Run {
         let status = (!wanted.contains(&"status")).then_some("status");
         for name in wanted.iter().copied().chain(status) {
             let layout = output_layout(loss, &shapes, &inputs, name)?;
-            let buffer = gpu.own_output(layout.dtype, &layout.shape)?;
+            let buffer = gpu.own_output(&layout)?;
             outputs.push((name.to_owned(), buffer, layout));
         }
         let tensors: Named = outputs
@@ -135,7 +135,7 @@ impl Gpu {
         check::arrays(loss, inputs, wanted)?;
         let mut buffers = Vec::new();
         for (name, array) in inputs {
-            let dtype = check::integer_mask(loss, inputs, name)
+            let dtype = check::integer_mask(loss, inputs, name)?
                 .unwrap_or_else(|| stored_dtype(loss, name, dtype));
             let buffer = self.upload(name, &array.to_bytes(dtype))?;
             buffers.push((name.clone(), buffer, Layout::dense(dtype, &array.shape)));

@@ -262,7 +262,9 @@ impl<'a> Tensor<'a> {
     /// Dense images [N, C, H, W], a row a pixel and a column a channel: no transposed copy is needed.
     ///
     /// [`Tensor::matrix`] with [`Tensor::class_stride`] is the general form; images [N, H, W, C] are
-    /// plain matrices of N·H·W rows.
+    /// plain matrices of N·H·W rows. Losses of rows ([`crate::CrossEntropy`], [`crate::Dice`]) have
+    /// every channel of a pixel in one binding, so that one image is no larger than that (128 MiB by
+    /// WebGPU's default limits); losses of elements take images of any size.
     pub fn nchw(buffer: &'a wgpu::Buffer, dtype: Dtype, shape: [u64; 4]) -> Self {
         Self::new(buffer, Layout::nchw(dtype, shape))
     }

@@ -285,7 +285,7 @@ pub fn different(argument: &Argument, count: u64, classes: u64) -> u64 {
 pub fn example_inputs(about: &About, seed: u64, [rows, classes, hidden]: [u64; 3]) -> Arrays {
     let extent = |dim: &Dim| match dim {
         Dim::Rows => rows,
-        Dim::Classes => classes,
+        Dim::Classes | Dim::Fakes => classes,
         Dim::Hidden => hidden,
         _ => 1,
     };

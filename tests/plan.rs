@@ -308,6 +308,40 @@ fn a_row_that_no_binding_holds_is_refused() {
     assert!(what.contains("logits"), "{what}");
 }
 
+/// Fewer rows of an image [N, C, H, W] reach over as many planes.
+#[test]
+fn an_image_that_no_binding_holds_is_refused() {
+    let profile = Profile { binding_bytes: 4096, ..Profile::default() };
+    let loss = CrossEntropy::default();
+    let planned = |plane: u64| {
+        let mut inputs =
+            operands(0, &[("logits", Dtype::F32, &[600, 4]), ("targets", Dtype::I32, &[600])]);
+        let logits = inputs.get_mut("logits").unwrap();
+        logits.layout = logits.layout.clone().class_stride(plane);
+        let outputs = operands(100, &[("loss", Dtype::F32, &[1])]);
+        loss.plan(&Call::checked(&loss, inputs, outputs, false, &profile)?, &profile)
+    };
+    assert!(planned(200).is_ok());
+    let Err(Error::Limit { what, found: 4800, .. }) = planned(300) else {
+        panic!("{:?}", planned(300));
+    };
+    assert!(what.contains("image of `logits`"), "{what}");
+}
+
+/// Fakes are samples, not classes.
+#[test]
+fn fakes_are_not_counted_as_classes() {
+    let fakes = (1 << 24) + 1;
+    let loss = surprisal::GanDiscriminator::default();
+    let planned = plan(
+        &loss,
+        &[("real", Dtype::F32, &[3]), ("fake", Dtype::F32, &[fakes])],
+        &[("loss", Dtype::F32, &[1])],
+        &Profile::default(),
+    );
+    assert!(planned.is_ok(), "{planned:?}");
+}
+
 /// A plan that is a list of dispatches and does not change from one time to the next.
 #[test]
 fn plans_can_be_printed_and_serialised() {

@@ -176,7 +176,7 @@ impl<T: Real> Solved<T> {
         }
         let one = |name| spread(inputs, name, extents, T::one());
         let (weight, upstream) = (one("weight")?, one("upstream")?);
-        let mask = match check::integer_mask(loss, inputs, "mask") {
+        let mask = match check::integer_mask(loss, inputs, "mask")? {
             Some(stored) => integer_mask(inputs, stored, extents)?,
             None => one("mask")?,
         };

@@ -9,10 +9,11 @@ use crate::{
     cpu,
     error::{Error, Result},
     kernel::{Source, shader},
-    plan::{Call, Plan},
+    plan::{Call, Operand, Plan, Planner},
     profile::Profile,
     row::{self, FunctorStream, Number, RowLoss, RowOptions, Span},
-    tensor::Layout,
+    tensor::{Dtype, Layout},
+    total::Totals,
 };
 
 /// What one Dice coefficient is taken over.
@@ -38,7 +39,8 @@ pub enum Per {
 ///   offset. A row is a sample's pixels, or (of images [N, C, H, W]) a channel's of a sample, as
 ///   `[N·C, H·W]`. `per = "channel"` has one coefficient a column of `[N·H·W, C]`, over all samples,
 ///   of channels that lie last or in planes ([`crate::Tensor::nchw`]). `per = "batch"` is one value
-///   whatever the reduction. row_weight has one value a coefficient; upstream `[1]`, or one value a
+///   whatever the reduction. row_weight has one value a coefficient
+///   (`[1]` over the batch); upstream `[1]`, or one value a
 ///   coefficient with [`Reduction::None`]. What one coefficient is over lies within one binding.
 /// - **Types**: `f32`, `f16`, `bf16`, computed in f32.
 /// - **Gradient**: P·(1 − P)·(D − 2·y)/(ΣP + Σy + smooth), D the coefficient, and
@@ -98,6 +100,18 @@ impl Dice {
         reduction: Reduction, empty: Empty, smooth: f64, per: Per, bce: f64, padding: Padding,
     }
 
+    /// The plan with a row a coefficient, and what lies between the rows as they were given.
+    fn plan_regrouped(&self, call: &Call, per: Per, profile: &Profile) -> Result<Plan> {
+        let mut planner = Planner::new("dice", profile);
+        planner.adopt(row::plan(self, &regrouped(call, per)?, profile)?, |role| role);
+        if self.padding == Padding::Zero {
+            let dtype = call.inputs.get("logits").map_or(Dtype::F32, |l| l.layout.dtype);
+            let totals = Totals { skeleton: "row", loss: "dice", dtype };
+            totals.pad(&mut planner, call.output("grad.logits"), call.dim(Dim::Classes))?;
+        }
+        Ok(planner.finish())
+    }
+
     /// How the coefficients become one number: over the batch there is only one.
     pub(crate) fn parts_reduction(&self) -> Reduction {
         match (self.per, self.reduction) {
@@ -114,7 +128,7 @@ tensors! {
         logits = "logits",
         /// Masks `[rows, columns]`, from 0 to 1.
         targets = "targets",
-        /// Row weights `[rows]`.
+        /// Row weights, one value a coefficient.
         row_weight = "row_weight",
         /// The gradient from above, `[1]` or `[rows]`.
         upstream = "upstream",
@@ -209,6 +223,7 @@ macro_rules! about {
 
 static ABOUT: About = about!(&[Dim::Rows]);
 static ABOUT_CHANNELS: About = about!(&[Dim::Classes]);
+static ABOUT_BATCH: About = about!(&[Dim::One]);
 
 pub(super) const ENTRY: Entry = Entry {
     about: &ABOUT,
@@ -219,7 +234,11 @@ pub(super) const ENTRY: Entry = Entry {
 
 impl Loss for Dice {
     fn about(&self) -> &'static About {
-        if self.per == Per::Channel { &ABOUT_CHANNELS } else { &ABOUT }
+        match self.per {
+            Per::Row => &ABOUT,
+            Per::Channel => &ABOUT_CHANNELS,
+            Per::Batch => &ABOUT_BATCH,
+        }
     }
 
     fn validate(&self) -> Result<()> {
@@ -243,7 +262,7 @@ impl Loss for Dice {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         match self.per {
             Per::Row => row::plan(self, call, profile),
-            per => row::plan(self, &regrouped(call, per)?, profile),
+            per => self.plan_regrouped(call, per, profile),
         }
     }
 
@@ -281,7 +300,7 @@ fn regrouped(call: &Call, per: Per) -> Result<Call> {
                 reason: "over a batch both have the same class stride".to_owned(),
             });
         }
-        flatten(layout);
+        flatten(operand)?;
     }
     let (rows, columns) = match per {
         Per::Row => (rows, columns),
@@ -290,28 +309,29 @@ fn regrouped(call: &Call, per: Per) -> Result<Call> {
         Per::Batch => (rows.min(1), (rows * columns).max(1)),
     };
     regrouped.dims.extend([(Dim::Rows, rows), (Dim::Classes, columns)]);
-    if let Some(weight) = regrouped.inputs.get("row_weight")
-        && weight.layout.len() != rows
-        && per == Per::Batch
-    {
-        return Err(Error::WrongShape {
-            argument: "row_weight".to_owned(),
-            found: weight.layout.shape.clone(),
-            expected: "[1], since all rows are one".to_owned(),
-        });
-    }
     Ok(regrouped)
 }
 
 /// All elements as one row; between rows, or images, there may be gaps.
-fn flatten(layout: &mut Layout) {
-    let (rows, count) = (layout.rows(), layout.len());
-    let together = layout.columns() * layout.class_stride;
-    if rows > layout.class_stride && layout.row_stride != together {
+fn flatten(operand: &mut Operand) -> Result<()> {
+    let layout = &mut operand.layout;
+    let (rows, count, plane) = (layout.rows(), layout.len(), layout.class_stride);
+    let together = layout.columns() * plane;
+    if rows > 0 && rows < plane {
+        // The top of one image: a stretch of every plane.
+        layout.fold = Some((rows, plane));
+    } else if !rows.is_multiple_of(plane) {
+        return Err(Error::WrongShape {
+            argument: operand.name.clone(),
+            found: layout.shape.clone(),
+            expected: format!("whole images of {plane} rows, or fewer, over a batch"),
+        });
+    } else if rows > plane && layout.row_stride != together {
         layout.fold = Some((together, layout.row_stride));
     }
     layout.shape = vec![rows.min(1), count.max(1)];
     (layout.row_stride, layout.class_stride) = (count, 1);
+    Ok(())
 }
 
 /// Columns as rows.
@@ -340,7 +360,8 @@ impl RowLoss for Dice {
         RowOptions {
             reduction: self.parts_reduction(),
             empty: self.empty,
-            padding: self.padding,
+            // Elsewhere a row of the plan is no row of the tensor.
+            padding: if self.per == Per::Row { self.padding } else { Padding::Keep },
             ..RowOptions::default()
         }
     }

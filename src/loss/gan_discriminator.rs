@@ -125,7 +125,7 @@ tensors! {
 }
 
 const REAL: &[&[Dim]] = &[&[Dim::Rows], &[Dim::Rows, Dim::One]];
-const FAKE: &[&[Dim]] = &[&[Dim::Classes], &[Dim::Classes, Dim::One]];
+const FAKE: &[&[Dim]] = &[&[Dim::Fakes], &[Dim::Fakes, Dim::One]];
 
 static ABOUT: About = About {
     name: "gan_discriminator",

@@ -221,7 +221,7 @@ impl Shape {
     ) -> Operand {
         let extent = |dim: &Dim| match dim {
             Dim::Rows => self.rows,
-            Dim::Classes => self.classes,
+            Dim::Classes | Dim::Fakes => self.classes,
             Dim::Hidden => 6,
             Dim::One => 1,
             Dim::Gathered => 3 * self.rows,

@@ -314,5 +314,8 @@ fn nothing_to_compose(context: &Context) {
             ("fake", Array::float(&[0], Vec::new())),
         ]);
         check(&context.gpu, loss.as_ref(), &nothing, Dtype::F32, &["loss", "parts", "slopes"]);
+        for (real, fake) in [(3, 0), (0, 3)] {
+            check(&context.gpu, loss.as_ref(), &scores(real, fake), Dtype::F32, &SIDES);
+        }
     }
 }

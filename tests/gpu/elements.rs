@@ -16,6 +16,7 @@ tests![
     broadcasts,
     masks,
     masks_of_bytes_and_bits,
+    masks_of_other_integers,
     unknown_targets,
     smoothing_is_half_to_each_side,
     focal_at_saturation,
@@ -118,6 +119,24 @@ fn masks(context: &Context) {
     }
 }
 
+/// A host mask that is neither bytes of 0 and 1 nor surely bits is refused, on both sides alike.
+fn masks_of_other_integers(context: &Context) {
+    let loss = BceWithLogits::default();
+    let refuse = |rows, columns, mask: Array, text: &str| {
+        let inputs = with(&sample(1, rows, columns), [("mask", mask)]);
+        let error = context.gpu.run_arrays(&loss, &inputs, Dtype::F32, &["loss"]).unwrap_err();
+        assert!(matches!(error, Error::MaskValue { .. }), "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+        assert_eq!(cpu::run(&loss, &inputs, &["loss"]).unwrap_err(), error);
+    };
+    // 32 · 2 bits are 2 words, and so are a mask of 2 columns.
+    refuse(32, 2, Array::int(&[2], vec![1, 5]), "words of one bit");
+    refuse(1, 3, Array::int(&[1, 3], vec![0, 256, 1]), "has 256 as element 1");
+    refuse(1, 3, Array::int(&[3], vec![0, 1, -1]), "0 or 1");
+    let columns = with(&sample(1, 32, 2), [("mask", Array::int(&[2], vec![1, 0]))]);
+    check(&context.gpu, &loss, &columns, Dtype::F32, &GRADIENT);
+}
+
 /// A mask of bytes and one of bits are the mask of floats, to the bit.
 fn masks_of_bytes_and_bits(context: &Context) {
     let gpu = &context.gpu;
@@ -162,7 +181,8 @@ fn masks_of_bytes_and_bits(context: &Context) {
         }
         // Integers on the host are uploaded as what their shape says.
         let places = ["loss", "grad.logits"];
-        for mask in [&bytes, &bits] {
+        let host = Array::int(&shape, mask.iter().map(|&m| m as i64).collect());
+        for mask in [&host, &bits] {
             let inputs = with(&inputs, [("mask", (*mask).clone())]);
             let (mut actual, _) = check(gpu, &loss, &inputs, Dtype::F32, &places);
             actual.remove("status");
@@ -599,6 +619,15 @@ fn dice_per_row_and_batch(context: &Context) {
                 check(gpu, &loss.clone().per(per), &inputs, dtype, &GRADIENT);
             }
         }
+    }
+    // A weight a coefficient: one over the batch, and as many as rows by row.
+    let weighed = with(&inputs, [("row_weight", vector(&[2.5]))]);
+    check(gpu, &Dice::default().per(Per::Batch), &weighed, Dtype::F32, &GRADIENT);
+    for per in [Per::Row, Per::Channel] {
+        let error = cpu::run(&Dice::default().per(per), &weighed, &["loss"]).unwrap_err();
+        assert!(matches!(error, Error::WrongShape { .. }), "{error}");
+        let run = gpu.run_arrays(&Dice::default().per(per), &weighed, Dtype::F32, &["loss"]);
+        assert_eq!(run.unwrap_err(), error);
     }
     // An empty mask that is found empty is right; one that is not is wrong.
     let masks = named([

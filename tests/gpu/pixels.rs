@@ -3,7 +3,7 @@
 use serde_json::json;
 use surprisal::{
     Array, Arrays, BceWithLogits, CrossEntropy, Dice, Dtype, Error, Layout, LinearCrossEntropy,
-    Loss, MaskedMean, Reduction, Request, Tensor,
+    Loss, MaskedMean, Padding, Reduction, Request, Tensor,
     loss::{Domain, cross_entropy::IgnoreIndex, dice::Per},
     tensor::Named,
     testing,
@@ -24,6 +24,9 @@ tests![
     dice_of_channels,
     dice_of_samples,
     dice_over_gaps,
+    dice_of_a_crop,
+    dice_pads_rows,
+    images_of_two_sizes,
     in_place,
     run_hands_planes_back,
     refused,
@@ -456,6 +459,73 @@ fn dice_over_gaps(context: &Context) {
         let error = gpu.prepare(&loss, &Request::new(tensors(&placed), outputs)).unwrap_err();
         assert!(matches!(error, Error::Conflict { .. }), "{error}");
     }
+}
+
+/// The top of one image: nothing between the planes is read or written, padding or not.
+fn dice_of_a_crop(context: &Context) {
+    let gpu = &context.gpu;
+    let inputs = masked(Images(1, 2, 3));
+    let crop = Layout::matrix(Dtype::F32, 3, 2).class_stride(5);
+    for per in [Per::Batch, Per::Channel] {
+        let loss = Dice::default().per(per).padding(Padding::Zero);
+        let reference = Reference::new(&loss, &inputs, Dtype::F32, &["loss", "grad.logits"]);
+        let outputs = [("loss", Layout::vector(Dtype::F32, 1)), ("grad.logits", crop.clone())];
+        let place = |_: &str, _| crop.clone();
+        reference.assert(&call(context, &loss, (&inputs, Dtype::F32), &outputs, place));
+        // The one-line form makes a gradient that reaches as far.
+        let placed = ["logits", "targets"]
+            .map(|name| (name.to_owned(), Placed::input(gpu, &inputs[name], crop.clone())));
+        let run = gpu.run(&loss, tensors(&placed), &["loss", "grad.logits"]).unwrap();
+        reference.assert(&run.read_blocking().unwrap());
+    }
+    // A part of a second image is no whole number of stretches.
+    let inputs = masked(Images(1, 2, 7));
+    let placed = ["logits", "targets"].map(|name| {
+        let layout = Layout::matrix(Dtype::F32, 7, 2).class_stride(5);
+        (name.to_owned(), Placed::input(gpu, &inputs[name], layout))
+    });
+    let loss = Dice::default().per(Per::Batch);
+    let error = gpu.run(&loss, tensors(&placed), &["loss"]).unwrap_err();
+    assert!(matches!(error, Error::WrongShape { .. }), "{error}");
+}
+
+/// Zeros go between the rows as they were given, whatever a coefficient is over.
+fn dice_pads_rows(context: &Context) {
+    let gpu = &context.gpu;
+    let inputs = masked(Images(1, 3, 6));
+    let apart = Layout::matrix(Dtype::F32, 6, 3).row_stride(7).offset(1);
+    let placed = ["logits", "targets"]
+        .map(|name| (name.to_owned(), Placed::input(gpu, &inputs[name], apart.clone())));
+    for per in [Per::Row, Per::Channel, Per::Batch] {
+        let mut gradient = Placed::output(gpu, apart.clone());
+        let outputs = Named::from([("grad.logits".to_owned(), gradient.tensor())]);
+        let loss = Dice::default().per(per).padding(Padding::Zero);
+        submit(gpu, &loss, &Request::new(tensors(&placed), outputs));
+        gradient.assert_zero_padding(gpu);
+        let end = apart.end().unwrap() as usize * 4;
+        gradient.forgive_zeros(gpu, end..end + 4 * 4);
+        gradient.assert_surroundings(gpu);
+    }
+}
+
+/// Rows that are taken in parts have to be parts of every tensor's images.
+fn images_of_two_sizes(context: &Context) {
+    let inputs = masked(Images(1, 2, 12));
+    let inputs =
+        named([("logits", inputs["logits"].clone()), ("target_probs", inputs["targets"].clone())]);
+    let place =
+        |name: &str, dense: Layout| dense.class_stride(if name == "target_probs" { 4 } else { 6 });
+    let loss = CrossEntropy::default();
+    let reference = Reference::new(&loss, &inputs, Dtype::F32, &["loss"]);
+    let outputs = [("loss", Layout::vector(Dtype::F32, 1))];
+    reference.assert(&call(context, &loss, (&inputs, Dtype::F32), &outputs, place));
+    let gpu = context.with(|profile| profile.dispatch_elements = 16);
+    let placed = ["logits", "target_probs"].map(|name| {
+        let layout = place(name, Layout::matrix(Dtype::F32, 12, 2));
+        (name.to_owned(), Placed::input(&gpu, &inputs[name], layout))
+    });
+    let error = gpu.run(&loss, tensors(&placed), &["loss"]).unwrap_err();
+    assert!(matches!(error, Error::Conflict { .. }), "{error}");
 }
 
 fn in_place(context: &Context) {

@@ -60,7 +60,7 @@ fn no_rows(context: &Context) {
         // Where the columns are a batch of their own (the fakes of a GAN) there are none of them either.
         let required = entry.about.inputs.iter().filter(|input| input.required);
         let mut batches = required.filter_map(|input| input.shapes.first());
-        let classes = if batches.any(|dims| *dims == [Dim::Classes]) { 0 } else { SHAPE[1] };
+        let classes = if batches.any(|dims| *dims == [Dim::Fakes]) { 0 } else { SHAPE[1] };
         let inputs = testing::example_inputs(entry.about, 1, [0, classes, SHAPE[2]]);
         let wanted = wanted(entry.about, &inputs);
         for empty in ["nan", "zero"] {

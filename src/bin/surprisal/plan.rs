@@ -276,6 +276,7 @@ impl<'a> Draft<'a> {
             // One shard's statistics: the others take as much.
             Dim::Rows | Dim::Gathered => self.arguments.rows,
             Dim::Classes => self.arguments.classes.unwrap_or(0),
+            Dim::Fakes => self.arguments.classes.unwrap_or(self.arguments.rows),
             Dim::Hidden => self.arguments.hidden,
             Dim::State => surprisal::row::STATE_WORDS,
             Dim::StatusWords => surprisal::Status::WORDS,

@@ -325,7 +325,7 @@ impl SelfCheck {
     fn input(&self, loss: &dyn Loss, argument: &Argument, shape: Shape, seed: u64) -> Array {
         let extent = |dim: &Dim| match dim {
             Dim::Rows => shape.rows,
-            Dim::Classes => shape.classes,
+            Dim::Classes | Dim::Fakes => shape.classes,
             Dim::Hidden => shape.hidden,
             _ => 1,
         };
