@@ -272,7 +272,9 @@ fn place(argument: &Argument, operand: &Operand, takes_planes: bool) -> Result<(
     let layout = &operand.layout;
     let name = || argument.name.to_owned();
     let planes = argument.shapes.contains(&[Dim::Rows, Dim::Classes].as_slice()) && takes_planes;
-    if layout.class_stride != 1 && !(planes && layout.shape.len() == 2 && layout.has_planes()) {
+    let planes = planes && layout.shape.len() == 2 && layout.has_planes();
+    // Kernels count the rows of a plane in one word.
+    if layout.class_stride != 1 && !(planes && layout.class_stride <= MOST_ROWS) {
         return Err(Error::ClassStride { argument: name(), found: layout.class_stride });
     }
     if let Some((_, stride)) = layout.fold {

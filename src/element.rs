@@ -2,7 +2,8 @@
 //!
 //! Its plan walks all elements, row after row, whatever their layout: a tensor without gaps is loaded
 //! quad by quad across its rows, one with gaps or a broadcast one by row and column. A workgroup
-//! takes a fixed block of elements, so neither layout nor window nor batch changes the order of a sum.
+//! takes a fixed block of elements, so offsets, strides and windows of whole blocks do not change the
+//! order of a sum. Planes are walked in another order; `windows` says where blocks are cut.
 
 use std::ops::Range;
 
@@ -21,6 +22,10 @@ pub use crate::plan::Number;
 
 /// Elements of a word of a mask of bits, and the least that a window begins at a multiple of.
 const BITS: u64 = 32;
+
+/// Elements that a window, or a plane of a walk along planes, has fewer of: together one word counts
+/// them.
+const HALF_WORD: u64 = 1 << 31;
 
 /// What all element losses share: which elements count, and how they are reduced.
 #[derive(Clone, Copy, Debug, Default)]
@@ -280,7 +285,8 @@ impl<'a> Elements<'a> {
             .number("classes", window.end - window.start)
             .number("columns", columns)
             .number("plane", plane)
-            .number("phase", window.start % (columns * plane))
+            .number("phase", window.start % plane)
+            .number("first_column", window.start / plane % columns)
             .number("first_row", window.start / (columns * plane) * plane)
             .number("unknown", (unknown.unwrap_or(0.0) as f32).to_bits())
             .number("kept", kept)
@@ -584,47 +590,61 @@ impl Tensors {
 fn plane(call: &Call, extents: Extents) -> u64 {
     let mut planes = call.inputs.values().chain(call.outputs.values()).filter_map(|operand| {
         let Layout { shape, class_stride, row_stride, .. } = &operand.layout;
-        let elements = matches!(extents.span("", shape), Ok(Span::Elements));
         let dense = extents.rows.is_multiple_of(*class_stride)
             && (extents.rows == *class_stride || *row_stride == class_stride * extents.columns);
-        elements.then_some(if dense { *class_stride } else { 1 })
+        match extents.span("", shape) {
+            Ok(Span::Elements) => Some(if dense { *class_stride } else { 1 }),
+            // One element a pixel is cut where the walk's images are.
+            Ok(Span::Rows) if operand.layout.has_planes() => Some(*class_stride),
+            _ => None,
+        }
     });
     let first = planes.next().unwrap_or(1);
-    if planes.all(|plane| plane == first) { first } else { 1 }
+    if first < HALF_WORD && planes.all(|plane| plane == first) { first } else { 1 }
 }
 
 /// Stretches of elements whose every tensor fits one binding and one short dispatch.
 fn windows(call: &Call, extents: Extents, plane: u64, profile: &Profile) -> Vec<Range<u64>> {
     // A window's binding begins up to one alignment block early and ends inside a quad.
     let room = profile.binding_bytes.saturating_sub(profile.offset_alignment + 64);
+    let is_bits = |operand: &Operand| operand.name == "mask" && operand.layout.dtype == Dtype::U32;
     let most = |operand: &Operand| {
-        let Layout { dtype, row_stride, class_stride, shape, .. } = &operand.layout;
-        let elements = room / dtype.bytes();
-        if *dtype == Dtype::U32 && operand.name == "mask" {
+        let layout = &operand.layout;
+        let elements = room / layout.dtype.bytes();
+        if is_bits(operand) {
             return elements * BITS;
         }
-        match *shape.as_slice() {
-            _ if plane > 1 => elements,
-            // Its first and last row may be there in part.
-            _ if operand.layout.has_gaps() => {
-                (elements / row_stride).saturating_sub(2) * class_stride * extents.columns
+        match extents.span("", &layout.shape) {
+            Ok(Span::Elements) if plane > 1 || !layout.has_gaps() => elements,
+            Ok(Span::Elements | Span::Rows) => {
+                // Rows, or images; one more where the first and the last one are there in part.
+                let rows = plane.max(layout.class_stride);
+                let image = layout.class_stride.saturating_mul(layout.columns());
+                let image = layout.row_stride.max(image).max(1);
+                let image = image.saturating_mul(rows / layout.class_stride.max(1));
+                let images = (elements / image).saturating_sub(1).max(1);
+                images.saturating_mul(rows).saturating_mul(extents.columns)
             }
-            [rows, 1] if extents.columns > 1 && rows == extents.rows => elements * extents.columns,
             _ => elements,
         }
     };
-    let operands = call.inputs.values().chain(call.outputs.values());
-    let fits = operands.map(most).min().unwrap_or(u64::MAX).min(profile.dispatch_elements);
-    // Blocks are tallied whole, so that an element's place in a sum does not move.
+    let operands = || call.inputs.values().chain(call.outputs.values());
+    let fits = operands().map(most).min().unwrap_or(u64::MAX);
+    let fits = fits.min(profile.dispatch_elements).min(HALF_WORD);
+    // Blocks are tallied whole where they fit, so that an element's place in a sum does not move.
     let block = u64::from(profile.element_block);
-    let unit = if fits >= block { block } else { BITS };
-    let operands = call.inputs.values().chain(call.outputs.values());
-    let apart = operands.map(|operand| operand.layout.class_stride).fold(1, least_multiple);
+    let apart = operands().map(|operand| operand.layout.class_stride).fold(1, least_multiple);
     if apart > 1 && plane == 1 {
         // Whole images: within one, rows are found from its first one.
-        let image = least_multiple(apart * extents.columns, BITS);
-        return stretches(extents.count(), (fits - fits % image).max(image));
+        let image = apart.saturating_mul(extents.columns).max(1);
+        let bits = if operands().any(is_bits) { BITS } else { 1 };
+        let image = least_multiple(image, bits);
+        // Between blocks where that is so many: then windows may change a sum's last bits.
+        let whole = least_multiple(image, block);
+        let unit = if fits >= whole { whole } else { image };
+        return stretches(extents.count(), (fits - fits % unit).max(unit));
     }
+    let unit = if fits >= block { block } else { BITS };
     stretches(extents.count(), (fits - fits % unit).max(BITS))
 }
 
@@ -675,9 +695,12 @@ fn check(loss: &dyn ElementLoss, call: &Call, extents: Extents) -> Result<()> {
     Ok(())
 }
 
-/// Bits lie as the elements do, so those have to lie in one order.
+/// Bits lie as the elements do, so those have to lie in one order; broadcasts lie as they like.
 fn check_order(loss: &dyn ElementLoss, call: &Call, extents: Extents) -> Result<()> {
-    let planes = |operand: &&Operand| operand.layout.has_planes();
+    let planes = |operand: &&Operand| {
+        let elements = matches!(extents.span("", &operand.layout.shape), Ok(Span::Elements));
+        elements && operand.layout.has_planes()
+    };
     match call.inputs.values().chain(call.outputs.values()).find(planes) {
         Some(operand) if plane(call, extents) == 1 => Err(Error::Conflict {
             loss: loss.about().name.to_owned(),

@@ -221,10 +221,13 @@ pub(crate) struct Reached {
 }
 
 impl Reached {
-    /// Quads inside rows are loaded and stored whole; where they cannot be, element by element.
+    /// Quads inside rows are loaded and stored whole; where they cannot be, element by element. Those
+    /// of bytes never are: a quad of theirs ends with the window, which is no column of a row.
     fn demoted(self) -> Self {
         match self.reach {
-            Reach::Row if !self.view.aligned() => Self { reach: Reach::Each, ..self },
+            Reach::Row if !self.view.aligned() || !self.view.layout.dtype.is_float() => {
+                Self { reach: Reach::Each, ..self }
+            }
             _ => self,
         }
     }
@@ -607,7 +610,7 @@ impl Step<'_, '_> {
 
     /// A mask that a walk over all elements reads, as the floats 0 and 1 where it is bytes or bits.
     pub fn take_mask(self, name: &'static str, mask: Option<Reached>) -> Self {
-        match mask {
+        match mask.map(Reached::demoted) {
             Some(Reached { view, reach }) if !view.layout.dtype.is_float() => {
                 let bits = view.layout.dtype == Dtype::U32;
                 let form = if bits { Form::Bits } else { Form::Bytes };

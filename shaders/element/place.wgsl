@@ -22,13 +22,13 @@ fn place(at: u32) -> Place {
         return Place(at, vec4<u32>(0u), vec4<u32>(0u));
     }
     if (PLACES == PLACES_ROW) {
-        let index = at + params.phase;
+        let index = at + params.first_column;
         let row = index / params.columns;
         let column = index - row * params.columns;
         return Place(at, vec4<u32>(row), vec4<u32>(column, column + 1u, column + 2u, column + 3u));
     }
     let flat = min(vec4<u32>(at, at + 1u, at + 2u, at + 3u), vec4<u32>(params.classes - 1u));
-    let index = flat + vec4<u32>(params.phase);
+    let index = flat + vec4<u32>(params.first_column);
     let row = index / vec4<u32>(params.columns);
     return Place(at, row, index - row * params.columns);
 }
@@ -37,14 +37,24 @@ fn row_of(at: u32) -> u32 {
     return params.first_row + pixel_of(at);
 }
 
-// The row and the column of an element of a walk along planes; without planes the row is right too.
+// The row and the column of an element of a walk along planes; without planes they are right too.
+// Counted by planes: the elements of an image may be more than a word counts.
 fn pixel_of(at: u32) -> u32 {
-    let index = min(at, params.classes - 1u) + params.phase;
-    return index / (params.columns * params.plane) * params.plane + index % params.plane;
+    return plane_of(at) / params.columns * params.plane + in_plane(at) % params.plane;
 }
 
 fn channel_of(at: u32) -> u32 {
-    return (min(at, params.classes - 1u) + params.phase) / params.plane % params.columns;
+    return plane_of(at) % params.columns;
+}
+
+// An element's plane, from the first one of the window's first image on.
+fn plane_of(at: u32) -> u32 {
+    return params.first_column + in_plane(at) / params.plane;
+}
+
+// An element's place, from the beginning of the window's first plane on.
+fn in_plane(at: u32) -> u32 {
+    return min(at, params.classes - 1u) + params.phase;
 }
 
 fn kept(p: Place, inside: vec4<bool>) -> vec4<bool> {

@@ -396,7 +396,8 @@ impl<'a> Rows<'a> {
         .groups(1)
     }
 
-    /// Lanes that share a row: enough for a tile each, so a choice by the classes alone.
+    /// Lanes that share a row: enough for a tile each, so a choice by the classes and whether they are
+    /// planes, which may change a row's last bits; what lies beside the row may not.
     fn lanes(&self) -> (u32, u32) {
         let workgroup = self.profile().lanes();
         let planes = self.call.inputs.get("logits").is_some_and(|l| l.layout.has_planes());

@@ -28,6 +28,7 @@ tests![
     nan_is_not_laundered,
     layouts,
     windows,
+    windows_of_byte_masks,
     in_place,
     everything_at_once,
     reductions,
@@ -463,6 +464,17 @@ fn windows(context: &Context) {
         let (outputs, _) = outcome(&gpu, &loss, &inputs, Dtype::F32, &wanted);
         assert_same_bits(&outputs, &expected, "windows");
     }
+}
+
+/// A window's last columns may be past its element count.
+fn windows_of_byte_masks(context: &Context) {
+    let gpu = context.with(|profile| {
+        profile.element_block = 64;
+        profile.dispatch_elements = 500;
+    });
+    let mask = (0..400).map(|column| i64::from(column % 3 == 0)).collect();
+    let inputs = with(&sample(7, 3, 400), [("mask", Array::int(&[400], mask))]);
+    check(&gpu, &BceWithLogits::default(), &inputs, Dtype::F32, &GRADIENT);
 }
 
 fn in_place(context: &Context) {

@@ -259,9 +259,15 @@ fn probabilities_in_planes(context: &Context) {
 fn windows_of_images(context: &Context) {
     let images = Images(3, 5, 700);
     let (wanted, layouts) = (["loss", "grad.logits"], images.layouts(Dtype::F32));
+    let positive = |seed: u64, shape: &[u64]| {
+        let count = shape.iter().product::<u64>() as usize;
+        Array::float(shape, crate::support::positive(seed, count))
+    };
+    let broadcast =
+        [("pos_weight", positive(1, &[5])), ("weight", positive(2, &[images.pixels(), 1]))];
     let calls: [(Box<dyn Loss>, Arrays); 2] = [
         (Box::new(segmentation()), labelled(images)),
-        (Box::new(BceWithLogits::default()), masked(images)),
+        (Box::new(BceWithLogits::default()), with(&masked(images), broadcast)),
     ];
     for (loss, inputs) in calls {
         let reference = Reference::new(loss.as_ref(), &inputs, Dtype::F32, &wanted);
@@ -275,7 +281,7 @@ fn windows_of_images(context: &Context) {
                 let outputs =
                     [("loss", Layout::vector(Dtype::F32, 1)), ("grad.logits", layout.clone())];
                 let place = |_: &str, dense: Layout| {
-                    if dense.shape.len() == 2 { layout.clone() } else { dense }
+                    if dense.shape == layout.shape { layout.clone() } else { dense }
                 };
                 let found = call(&context, loss.as_ref(), (&inputs, Dtype::F32), &outputs, place);
                 reference.assert(&found);
