@@ -108,6 +108,8 @@ impl Task {
             Dim::One => Some(1),
             Dim::State => Some(STATE_WORDS),
             Dim::StatusWords => Some(Status::WORDS),
+            // As many fakes as columns are asked for, or else as there are real samples.
+            Dim::Fakes => self.extent(Dim::Classes).or(self.extent(Dim::Rows)),
             _ => self.extents.get(&dim).copied(),
         }
     }

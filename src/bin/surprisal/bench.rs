@@ -450,7 +450,6 @@ impl Arguments {
         let extents: BTreeMap<Dim, u64> = [
             (Dim::Rows, Some(self.rows)),
             (Dim::Classes, self.classes),
-            (Dim::Fakes, self.classes.or(Some(self.rows))),
             (Dim::Hidden, self.hidden),
         ]
         .into_iter()
