@@ -6,18 +6,22 @@
 //   ∂bias       a = 1,       b = G,       k over the rows
 //
 // Operands are read four elements at a time along whichever index is contiguous, and turned in
-// registers, so none is ever transposed in memory. A lane owns up to four bands of 8 or 24 rows and four
-// columns: what it loads of a serves all of them. Each output is summed by its owner in the order of k,
-// onto what was there: neither the tile's size nor cutting k into several dispatches changes a bit, and
-// there are no atomics.
+// registers, so none is ever transposed in memory. A lane owns 8, 24 or 48 rows of one, two or four bands
+// of four columns. Who loads the operands is a file of its own: each lane for itself (linear/lane.wgsl),
+// lanes of a subgroup the rows of a for each other (linear/subgroup.wgsl), or a workgroup tiles of both
+// into its memory (linear/workgroup.wgsl). Each output is summed by its owner in the order of k, onto
+// what was there: neither who loads, nor the tile's size, nor cutting k into several dispatches changes
+// a bit, and there are no atomics.
 
 override WORKGROUP: u32 = 64u;
+// Lanes of a workgroup side by side; the others are below them.
+override ACROSS: u32 = 64u;
 // The rows of a (of b) in memory run over i (over j), their columns over k; otherwise the other way round.
 override A_WALKS: bool = true;
 override B_WALKS: bool = true;
-// Bands of a lane, and whether they have 24 rows.
+// What a lane owns: eights of rows (1, 3 or 6) and bands of four columns (1, 2 or 4).
+override EIGHTS: u32 = 1u;
 override BANDS: u32 = 1u;
-override TALL: bool = false;
 // Not all four k of a step count: the depth is no multiple of four, or rows are skipped.
 override MASKED: bool = false;
 // Rows whose gradient is 0 are left out of a sum over rows: their hidden state may hold NaN.
@@ -27,13 +31,25 @@ override SKIPS_OWNED: bool = false;
 
 const STEPS: vec4<u32> = vec4<u32>(0u, 1u, 2u, 3u);
 
-fn row_is_zero(row: u32) -> bool {
-    return (records_read((params.first_row + row) * RECORD + RECORD_FLAGS) & ROW_ZERO) != 0u;
+// Eight rows, written out four a matrix: an array indexed in a loop ends up in memory on some drivers. As
+// sums, vectors over four columns; as an operand, vectors over four k.
+struct Eight {
+    low: mat4x4<f32>,
+    high: mat4x4<f32>,
 }
 
-// Four consecutive numbers, the last one repeated where there are no more.
-fn four(first: u32, count: u32) -> vec4<u32> {
-    return min(vec4<u32>(first) + STEPS, vec4<u32>(count - 1u));
+// The rows of a lane; those past EIGHTS are never touched.
+struct Band {
+    e0: Eight,
+    e1: Eight,
+    e2: Eight,
+    e3: Eight,
+    e4: Eight,
+    e5: Eight,
+}
+
+fn row_is_zero(row: u32) -> bool {
+    return (records_read((params.first_row + row) * RECORD + RECORD_FLAGS) & ROW_ZERO) != 0u;
 }
 
 // The first of four columns, the last four of the row where there are no more.
@@ -41,64 +57,63 @@ fn quad_start(column: u32, count: u32) -> u32 {
     return min(column, (count - 1u) / 4u * 4u);
 }
 
-fn a_row(row: u32, column: u32) -> vec4<f32> {
-    return bitcast<vec4<f32>>(a_quad(row, column));
-}
-
-fn b_row(row: u32, column: u32) -> vec4<f32> {
-    return bitcast<vec4<f32>>(b_quad(row, column));
-}
-
-// Rows i to i + 3 of a, each a vector over k to k + 3.
-fn a_block(i: u32, k: u32) -> mat4x4<f32> {
-    let rows = four(select(k, i, A_WALKS), select(params.depth, params.outputs, A_WALKS));
-    let column = select(quad_start(i, params.outputs), k, A_WALKS);
-    let block = mat4x4<f32>(a_row(rows.x, column), a_row(rows.y, column), a_row(rows.z, column), a_row(rows.w, column));
+// One of the four vectors, as they lie in memory, of rows i to i + 3 of a and steps k to k + 3.
+fn a_vector(i: u32, k: u32, index: u32) -> vec4<f32> {
     if (A_WALKS) {
-        return block;
+        return bitcast<vec4<f32>>(a_quad(min(i + index, params.outputs - 1u), k));
     }
-    return transpose(block);
+    return bitcast<vec4<f32>>(a_quad(min(k + index, params.depth - 1u), quad_start(i, params.outputs)));
 }
 
-// Steps k to k + 3 of b, each a vector over j to j + 3.
-fn b_block(j: u32, k: u32) -> mat4x4<f32> {
-    let rows = four(select(k, j, B_WALKS), select(params.depth, params.classes, B_WALKS));
-    let column = select(quad_start(j, params.classes), k, B_WALKS);
-    let block = mat4x4<f32>(b_row(rows.x, column), b_row(rows.y, column), b_row(rows.z, column), b_row(rows.w, column));
+// The same of columns j to j + 3 of b.
+fn b_vector(j: u32, k: u32, index: u32) -> vec4<f32> {
     if (B_WALKS) {
-        return transpose(block);
+        return bitcast<vec4<f32>>(b_quad(min(j + index, params.classes - 1u), k));
     }
-    return block;
+    return bitcast<vec4<f32>>(b_quad(min(k + index, params.depth - 1u), quad_start(j, params.classes)));
+}
+
+// Rows of a, each a vector over four k, from a block as it lies in memory.
+fn a_rows(block: mat4x4<f32>, keep: vec4<bool>) -> mat4x4<f32> {
+    var rows = block;
+    if (!A_WALKS) {
+        rows = transpose(block);
+    }
+    if (MASKED) {
+        let nothing = vec4<f32>(0.0);
+        rows[0] = select(nothing, rows[0], keep);
+        rows[1] = select(nothing, rows[1], keep);
+        rows[2] = select(nothing, rows[2], keep);
+        rows[3] = select(nothing, rows[3], keep);
+    }
+    return rows;
+}
+
+// Steps k to k + 3 of b, each a vector over columns j to j + 3.
+fn b_steps(j: u32, k: u32, keep: vec4<bool>) -> mat4x4<f32> {
+    var steps = mat4x4<f32>(b_vector(j, k, 0u), b_vector(j, k, 1u), b_vector(j, k, 2u), b_vector(j, k, 3u));
+    if (B_WALKS) {
+        steps = transpose(steps);
+    }
+    if (MASKED) {
+        let nothing = vec4<f32>(0.0);
+        steps[0] = select(nothing, steps[0], keep.x);
+        steps[1] = select(nothing, steps[1], keep.y);
+        steps[2] = select(nothing, steps[2], keep.z);
+        steps[3] = select(nothing, steps[3], keep.w);
+    }
+    return steps;
 }
 
 // Which of four steps count.
 fn kept(k: u32) -> vec4<bool> {
-    var keep = vec4<u32>(k) + STEPS < vec4<u32>(params.depth);
+    let steps = vec4<u32>(k) + STEPS;
+    var keep = steps < vec4<u32>(params.depth);
     if (SKIPS_WALKED) {
-        let rows = four(k, params.depth);
+        let rows = min(steps, vec4<u32>(params.depth - 1u));
         keep = keep & !vec4<bool>(row_is_zero(rows.x), row_is_zero(rows.y), row_is_zero(rows.z), row_is_zero(rows.w));
     }
     return keep;
-}
-
-fn masked_rows(a: mat4x4<f32>, keep: vec4<bool>) -> mat4x4<f32> {
-    let nothing = vec4<f32>(0.0);
-    return mat4x4<f32>(
-        select(nothing, a[0], keep),
-        select(nothing, a[1], keep),
-        select(nothing, a[2], keep),
-        select(nothing, a[3], keep),
-    );
-}
-
-fn masked_steps(b: mat4x4<f32>, keep: vec4<bool>) -> mat4x4<f32> {
-    let nothing = vec4<f32>(0.0);
-    return mat4x4<f32>(
-        select(nothing, b[0], keep.x),
-        select(nothing, b[1], keep.y),
-        select(nothing, b[2], keep.z),
-        select(nothing, b[3], keep.w),
-    );
 }
 
 // One row's sums, step by step: written out, so that the order of k is part of the source.
@@ -106,148 +121,161 @@ fn add_row(sum: vec4<f32>, a: vec4<f32>, b: mat4x4<f32>) -> vec4<f32> {
     return (((sum + a.x * b[0]) + a.y * b[1]) + a.z * b[2]) + a.w * b[3];
 }
 
-fn add(sums: mat4x4<f32>, a: mat4x4<f32>, b: mat4x4<f32>) -> mat4x4<f32> {
+fn add_four(sums: mat4x4<f32>, a: mat4x4<f32>, b: mat4x4<f32>) -> mat4x4<f32> {
     return mat4x4<f32>(add_row(sums[0], a[0], b), add_row(sums[1], a[1], b), add_row(sums[2], a[2], b), add_row(sums[3], a[3], b));
 }
 
-// Rows, four a matrix, written out: an array indexed in a loop ends up in memory on some drivers. As
-// sums, vectors over four columns; as an operand, vectors over four k. The last four are of tall bands.
-struct Band {
-    r0: mat4x4<f32>,
-    r1: mat4x4<f32>,
-    r2: mat4x4<f32>,
-    r3: mat4x4<f32>,
-    r4: mat4x4<f32>,
-    r5: mat4x4<f32>,
+fn add_eight(sums: Eight, a: Eight, b: mat4x4<f32>) -> Eight {
+    return Eight(add_four(sums.low, a.low, b), add_four(sums.high, a.high, b));
 }
 
-fn band_add(given: Band, a: Band, b: mat4x4<f32>) -> Band {
+fn add(given: Band, a: Band, b: mat4x4<f32>) -> Band {
     var sums = given;
-    sums.r0 = add(sums.r0, a.r0, b);
-    sums.r1 = add(sums.r1, a.r1, b);
-    if (TALL) {
-        sums.r2 = add(sums.r2, a.r2, b);
-        sums.r3 = add(sums.r3, a.r3, b);
-        sums.r4 = add(sums.r4, a.r4, b);
-        sums.r5 = add(sums.r5, a.r5, b);
+    sums.e0 = add_eight(sums.e0, a.e0, b);
+    if (EIGHTS > 1u) {
+        sums.e1 = add_eight(sums.e1, a.e1, b);
+        sums.e2 = add_eight(sums.e2, a.e2, b);
+    }
+    if (EIGHTS > 3u) {
+        sums.e3 = add_eight(sums.e3, a.e3, b);
+        sums.e4 = add_eight(sums.e4, a.e4, b);
+        sums.e5 = add_eight(sums.e5, a.e5, b);
     }
     return sums;
 }
 
-fn a_band(i: u32, k: u32, keep: vec4<bool>) -> Band {
+fn a_band(at: Place, k: u32, keep: vec4<bool>) -> Band {
     var a: Band;
-    a.r0 = a_kept(i, k, keep);
-    a.r1 = a_kept(i + 4u, k, keep);
-    if (TALL) {
-        a.r2 = a_kept(i + 8u, k, keep);
-        a.r3 = a_kept(i + 12u, k, keep);
-        a.r4 = a_kept(i + 16u, k, keep);
-        a.r5 = a_kept(i + 20u, k, keep);
+    a.e0 = a_eight(at, 0u, k, keep);
+    if (EIGHTS > 1u) {
+        a.e1 = a_eight(at, 8u, k, keep);
+        a.e2 = a_eight(at, 16u, k, keep);
+    }
+    if (EIGHTS > 3u) {
+        a.e3 = a_eight(at, 24u, k, keep);
+        a.e4 = a_eight(at, 32u, k, keep);
+        a.e5 = a_eight(at, 40u, k, keep);
     }
     return a;
 }
 
-fn a_kept(i: u32, k: u32, keep: vec4<bool>) -> mat4x4<f32> {
-    let a = a_block(i, k);
-    if (MASKED) {
-        return masked_rows(a, keep);
-    }
-    return a;
-}
-
-fn b_kept(j: u32, k: u32, keep: vec4<bool>) -> mat4x4<f32> {
-    let b = b_block(j, k);
-    if (MASKED) {
-        return masked_steps(b, keep);
-    }
-    return b;
-}
-
-fn start_quad(i: u32, j: u32) -> vec4<f32> {
+fn start_row(i: u32, j: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>(initial_quad(min(i, params.outputs - 1u), min(j, params.classes - 1u)));
 }
 
-fn start(i: u32, j: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(start_quad(i, j), start_quad(i + 1u, j), start_quad(i + 2u, j), start_quad(i + 3u, j));
+fn start_four(i: u32, j: u32) -> mat4x4<f32> {
+    return mat4x4<f32>(start_row(i, j), start_row(i + 1u, j), start_row(i + 2u, j), start_row(i + 3u, j));
 }
 
-fn finish_quad(i: u32, j: u32, sum: vec4<f32>) {
+fn start_eight(i: u32, j: u32) -> Eight {
+    return Eight(start_four(i, j), start_four(i + 4u, j));
+}
+
+fn start(i: u32, j: u32) -> Band {
+    var sums: Band;
+    sums.e0 = start_eight(i, j);
+    if (EIGHTS > 1u) {
+        sums.e1 = start_eight(i + 8u, j);
+        sums.e2 = start_eight(i + 16u, j);
+    }
+    if (EIGHTS > 3u) {
+        sums.e3 = start_eight(i + 24u, j);
+        sums.e4 = start_eight(i + 32u, j);
+        sums.e5 = start_eight(i + 40u, j);
+    }
+    return sums;
+}
+
+fn finish_row(i: u32, j: u32, sum: vec4<f32>) {
     if (i < params.outputs && j < params.classes) {
         let zero = SKIPS_OWNED && row_is_zero(i);
         output_store(i, j, select(bitcast<vec4<u32>>(sum), vec4<u32>(0u), zero));
     }
 }
 
-fn finish(i: u32, j: u32, sums: mat4x4<f32>) {
-    finish_quad(i, j, sums[0]);
-    finish_quad(i + 1u, j, sums[1]);
-    finish_quad(i + 2u, j, sums[2]);
-    finish_quad(i + 3u, j, sums[3]);
+fn finish_four(i: u32, j: u32, sums: mat4x4<f32>) {
+    finish_row(i, j, sums[0]);
+    finish_row(i + 1u, j, sums[1]);
+    finish_row(i + 2u, j, sums[2]);
+    finish_row(i + 3u, j, sums[3]);
 }
 
-fn band_start(i: u32, j: u32) -> Band {
-    var sums: Band;
-    sums.r0 = start(i, j);
-    sums.r1 = start(i + 4u, j);
-    if (TALL) {
-        sums.r2 = start(i + 8u, j);
-        sums.r3 = start(i + 12u, j);
-        sums.r4 = start(i + 16u, j);
-        sums.r5 = start(i + 20u, j);
-    }
-    return sums;
+fn finish_eight(i: u32, j: u32, sums: Eight) {
+    finish_four(i, j, sums.low);
+    finish_four(i + 4u, j, sums.high);
 }
 
-fn band_finish(i: u32, j: u32, sums: Band) {
-    finish(i, j, sums.r0);
-    finish(i + 4u, j, sums.r1);
-    if (TALL) {
-        finish(i + 8u, j, sums.r2);
-        finish(i + 12u, j, sums.r3);
-        finish(i + 16u, j, sums.r4);
-        finish(i + 20u, j, sums.r5);
+fn finish(i: u32, j: u32, sums: Band) {
+    finish_eight(i, j, sums.e0);
+    if (EIGHTS > 1u) {
+        finish_eight(i + 8u, j, sums.e1);
+        finish_eight(i + 16u, j, sums.e2);
     }
+    if (EIGHTS > 3u) {
+        finish_eight(i + 24u, j, sums.e3);
+        finish_eight(i + 32u, j, sums.e4);
+        finish_eight(i + 40u, j, sums.e5);
+    }
+}
+
+// What a lane owns begins at row i and column j, in a tile of its workgroup's that begins at row and
+// column.
+struct Place {
+    row: u32,
+    column: u32,
+    i: u32,
+    j: u32,
+    lane: u32,
+}
+
+fn place(group: u32, lane: u32) -> Place {
+    // A run of columns of tiles is gone through row by row, before the next run.
+    let first = group / (params.tile_rows * params.run) * params.run;
+    let run = min(params.run, params.tile_columns - first);
+    let rest = group - first * params.tile_rows;
+    let row = rest / run * (WORKGROUP / ACROSS * EIGHTS * 8u);
+    let column = (first + rest % run) * (ACROSS * BANDS * 4u);
+    // The bands of a lane lie side by side: what a subgroup loads together is then of many lines of a
+    // cache, which come together, where lanes side by side would wait for two lines at a time (llvmpipe
+    // loads a lane after another).
+    return Place(row, column, row + lane / ACROSS * EIGHTS * 8u, column + lane % ACROSS * BANDS * 4u, lane);
 }
 
 @compute @workgroup_size(WORKGROUP)
 fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    // A run of columns of tiles is gone through row by row, before the next run.
-    let tile = group.x + group.y * groups.x;
-    let first = tile / (params.tile_rows * params.run) * params.run;
-    let run = min(params.run, params.tile_columns - first);
-    let rest = tile - first * params.tile_rows;
-    let i = rest / run * select(SHORT_ROWS, TALL_ROWS, TALL);
-    let next = WORKGROUP * 4u;
-    let j = (first + rest % run) * BANDS * next + lane * 4u;
-    var s0 = band_start(i, j);
+    let at = sharing(place(group.x + group.y * groups.x, lane));
+    let i = at.i;
+    let j = at.j;
+    var s0 = start(i, j);
     var s1: Band;
     var s2: Band;
     var s3: Band;
     if (BANDS > 1u) {
-        s1 = band_start(i, j + next);
+        s1 = start(i, j + 4u);
     }
     if (BANDS > 2u) {
-        s2 = band_start(i, j + 2u * next);
-        s3 = band_start(i, j + 3u * next);
+        s2 = start(i, j + 8u);
+        s3 = start(i, j + 12u);
     }
     for (var k = 0u; k < params.depth; k += 4u) {
-        let keep = kept(k);
-        let a = a_band(i, k, keep);
-        s0 = band_add(s0, a, b_kept(j, k, keep));
+        bring(at, k);
+        let keep = brought(k);
+        let a = a_band(at, k, keep);
+        s0 = add(s0, a, b_four(at, 0u, k, keep));
         if (BANDS > 1u) {
-            s1 = band_add(s1, a, b_kept(j + next, k, keep));
+            s1 = add(s1, a, b_four(at, 4u, k, keep));
         }
         if (BANDS > 2u) {
-            s2 = band_add(s2, a, b_kept(j + 2u * next, k, keep));
-            s3 = band_add(s3, a, b_kept(j + 3u * next, k, keep));
+            s2 = add(s2, a, b_four(at, 8u, k, keep));
+            s3 = add(s3, a, b_four(at, 12u, k, keep));
         }
     }
-    band_finish(i, j, s0);
+    finish(i, j, s0);
     if (BANDS > 1u) {
-        band_finish(i, j + next, s1);
+        finish(i, j + 4u, s1);
     }
     if (BANDS > 2u) {
-        band_finish(i, j + 2u * next, s2);
-        band_finish(i, j + 3u * next, s3);
+        finish(i, j + 8u, s2);
+        finish(i, j + 12u, s3);
     }
 }

@@ -76,7 +76,7 @@ impl Gpu {
     /// A handle on the caller's device and queue.
     pub fn from_wgpu(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         let info = device.adapter_info();
-        let profile = profile(&info, &device.limits());
+        let profile = profile(&info, &device.limits(), device.features());
         Self(Arc::new(Inner {
             device: device.clone(),
             queue: queue.clone(),
@@ -118,7 +118,8 @@ impl Gpu {
             min_storage_buffer_offset_alignment: has.min_storage_buffer_offset_alignment,
             ..wgpu::Limits::default().or_worse_values_from(&has)
         };
-        (adapter.features() & wgpu::Features::TIMESTAMP_QUERY, limits)
+        let features = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP;
+        (adapter.features() & features, limits)
     }
 
     /// The device.
@@ -154,12 +155,15 @@ impl Gpu {
                 p.segment
             ),
             format!(
-                "score tiles: {} lanes a workgroup, {} band(s) of four columns a lane",
-                p.tile_lanes, p.tile_bands
+                "score tiles: {} lanes a workgroup ({} side by side), {} rows × {} columns a lane, loaded by {}",
+                p.tile().lanes,
+                p.tile().across,
+                p.tile().rows,
+                4 * p.tile().bands,
+                p.tile().loads
             ),
             format!("windows: bindings up to {} bytes", p.binding_bytes),
             "16-bit types: decoded by integers, SHADER_F16 is not needed".to_owned(),
-            "subgroups: not used (sums are trees over workgroup memory)".to_owned(),
             "shader modules: checked (no unsafe)".to_owned(),
         ]
     }
@@ -435,7 +439,11 @@ fn submission_dispatches(backend: wgpu::Backend) -> u32 {
 }
 
 /// The profile of a device: its limits, and the kernel shapes known to suit its kind.
-pub fn profile(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> Profile {
+pub fn profile(
+    info: &wgpu::AdapterInfo,
+    limits: &wgpu::Limits,
+    features: wgpu::Features,
+) -> Profile {
     let profile = Profile {
         binding_bytes: limits.max_storage_buffer_binding_size.min(i32::MAX as u64),
         buffer_bytes: limits.max_buffer_size,
@@ -453,7 +461,12 @@ pub fn profile(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> Profile {
         // SwiftShader's subgroups are 4 wide, but it runs a workgroup's lanes in one loop.
         let swiftshader = info.name.contains("SwiftShader");
         let lanes = if swiftshader { 32 } else { info.subgroup_max_size.clamp(8, 16) };
-        profile.software(previous_power_of_two(lanes))
+        let shared = features.contains(wgpu::Features::SUBGROUP);
+        profile.software(previous_power_of_two(lanes)).sharing(if shared {
+            info.subgroup_min_size
+        } else {
+            1
+        })
     } else {
         profile
     }

@@ -161,17 +161,9 @@ pub(crate) mod size {
     pub const HEADER: u32 = 4;
     /// Rows, or tallies, that one workgroup folds into a tally.
     pub const BLOCK: u32 = 1024;
-    /// Rows of a score tile, for small and for large products.
-    pub const SHORT_ROWS: u32 = 8;
-    pub const TALL_ROWS: u32 = 24;
 
-    pub(super) const ALL: [(&str, u32); 5] = [
-        ("RECORD", RECORD),
-        ("HEADER", HEADER),
-        ("BLOCK", BLOCK),
-        ("SHORT_ROWS", SHORT_ROWS),
-        ("TALL_ROWS", TALL_ROWS),
-    ];
+    pub(super) const ALL: [(&str, u32); 3] =
+        [("RECORD", RECORD), ("HEADER", HEADER), ("BLOCK", BLOCK)];
 }
 
 /// One specialisation: what is compiled, without the numbers it runs on.

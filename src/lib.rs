@@ -83,6 +83,7 @@ pub mod targets;
 pub mod tensor;
 #[cfg(feature = "cases")]
 pub mod testing;
+mod tile;
 mod total;
 mod watch;
 
@@ -112,6 +113,7 @@ pub use profile::Profile;
 pub use read::{Run, stored_dtype, tensor_blocking};
 pub use status::Status;
 pub use tensor::{Dtype, Layout, Named, Tensor};
+pub use tile::{Tile, TileLoads};
 pub use watch::{RING, Report, Watch};
 pub use wgpu;
 

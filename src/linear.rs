@@ -15,18 +15,14 @@ use crate::{
     array::{Arithmetic, Arrays},
     cpu,
     error::{Error, Result},
-    kernel::{shader, size},
+    kernel::shader,
     loss::{About, Dim, Loss, WeightLayout, arguments as arg},
     plan::{Call, Plan, View},
-    profile::{Profile, previous_power_of_two},
+    profile::Profile,
     row::{self, Gradient, RowLoss, Rows, Scores, stretches},
     tensor::{Dtype, Layout},
 };
 
-/// Rows of a tile, and columns of one band of a lane.
-const SHORT_ROWS: u64 = size::SHORT_ROWS as u64;
-const TALL_ROWS: u64 = size::TALL_ROWS as u64;
-const BAND_COLUMNS: u64 = 4;
 /// Tiles side by side whose rows are gone through together: what they share of a row is then a page or
 /// so, where a page is what a memory is quick at.
 const RUN_TILES: u64 = 4;
@@ -357,7 +353,8 @@ impl<'a> Layer<'a> {
     fn chunk_rows(&self, short: u64) -> u64 {
         let rows =
             (self.chunk_budget(self.profile.chunk_bytes) / (self.stride() * 4)).clamp(1, short);
-        let rows = if rows > TALL_ROWS { rows - rows % TALL_ROWS } else { rows };
+        let tile = self.profile.tile().height();
+        let rows = if rows > tile { rows - rows % tile } else { rows };
         rows.min(self.rows.max(1))
     }
 
@@ -624,7 +621,8 @@ impl<'a> Layer<'a> {
                 fit(view, if *along == Along::Owned { owned } else { 2 });
             }
         }
-        let tile = [TALL_ROWS, u64::from(self.profile.tile_lanes) * BAND_COLUMNS, 64];
+        let tile = self.profile.tile();
+        let tile = [tile.height(), tile.width(), 64];
         while steps.iter().product::<u64>() > self.profile.dispatch_products {
             let largest = (0..3).filter(|&s| steps[s] > tile[s]).max_by_key(|&s| steps[s]);
             let Some(s) = largest else { break };
@@ -642,14 +640,10 @@ impl<'a> Layer<'a> {
         output: &View,
         [i, j, k]: [&Range<u64>; 3],
     ) -> Result<()> {
-        let lanes = self.profile.tile_lanes.min(self.profile.workgroup_size);
-        let quads = (j.end - j.start).div_ceil(u64::from(lanes) * BAND_COLUMNS);
-        let tall =
-            product.multiply_adds() >= self.profile.tall_products && i.end - i.start > SHORT_ROWS;
-        let bands = if tall { u64::from(self.profile.tile_bands) } else { 1 };
-        let bands = previous_power_of_two(quads.min(bands) as u32);
-        let tile_columns = quads.div_ceil(u64::from(bands));
-        let tile_rows = (i.end - i.start).div_ceil(if tall { TALL_ROWS } else { SHORT_ROWS });
+        let large = product.multiply_adds() >= self.profile.large_products;
+        let tile = self.profile.tile().fitted(i.end - i.start, j.end - j.start, large);
+        let tile_columns = (j.end - j.start).div_ceil(tile.width());
+        let tile_rows = (i.end - i.start).div_ceil(tile.height());
         // The larger operand's tiles are held while the other's go by.
         let wide = i.end - i.start <= j.end - j.start;
         let run = if wide { tile_columns.clamp(1, RUN_TILES) } else { tile_columns };
@@ -670,10 +664,12 @@ impl<'a> Layer<'a> {
         let label = format!("surprisal.linear.{}.{}", product.label, self.hidden.layout.dtype);
         let step = rows
             .planner
-            .dispatch(label, "product", &[shader!("record.wgsl"), shader!("linear.wgsl")])
-            .shape("WORKGROUP", lanes)
-            .shape("BANDS", bands)
-            .shape("TALL", tall)
+            .dispatch(
+                label,
+                "product",
+                &[shader!("record.wgsl"), shader!("linear.wgsl"), tile.source()],
+            )
+            .shapes(tile.shapes())
             .shape("A_WALKS", a_walks)
             .shape("B_WALKS", b_walks)
             .shape("MASKED", masked)

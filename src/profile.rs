@@ -1,5 +1,7 @@
 //! What a plan needs to know of a device: limits, and the shapes of kernels that suit it.
 
+use crate::tile::{Tile, TileLoads};
+
 /// A device as the planner sees it, free of wgpu. The default is WebGPU's default limits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -27,12 +29,10 @@ pub struct Profile {
     pub busy_workgroups: u32,
     /// Elements of a workgroup in element kernels: the unit of their sums, a multiple of four.
     pub element_block: u32,
-    /// Lanes of a workgroup in score tiles.
-    pub tile_lanes: u32,
-    /// Bands of four columns that one lane of a score tile owns: 1, 2 or 4.
-    pub tile_bands: u32,
+    /// The shape of score tiles.
+    pub tile: Tile,
     /// Multiply-adds from which on a product gets large tiles, which take drivers seconds to compile.
-    pub tall_products: u64,
+    pub large_products: u64,
     /// Elements that one dispatch of a row kernel may stream; keeps a dispatch short.
     pub dispatch_elements: u64,
     /// Multiply-adds that one dispatch of score tiles may do.
@@ -59,9 +59,8 @@ impl Default for Profile {
             segment: 16_384,
             busy_workgroups: 256,
             element_block: 4096,
-            tile_lanes: 64,
-            tile_bands: 1,
-            tall_products: 1 << 26,
+            tile: Tile::default(),
+            large_products: 1 << 26,
             dispatch_elements: 1 << 28,
             dispatch_products: 1 << 36,
             submission_dispatches: u32::MAX,
@@ -84,14 +83,30 @@ impl Profile {
         self.segment = 32_768;
         self.busy_workgroups = 4;
         self.element_block = 16_384;
-        self.tile_lanes = 8;
-        self.tile_bands = 4;
+        self.tile = Tile { lanes: 8, across: 8, rows: 24, bands: 4, ..Tile::default() };
         // About 100 ms at 0.4 G elements and 6 G products a second.
         self.dispatch_elements = 1 << 25;
         self.dispatch_products = 1 << 29;
         self.chunk_bytes = 25 << 20;
         self.block_bytes = 8 << 20;
         self
+    }
+
+    /// Score tiles for a software adapter whose subgroups have at least this many lanes: a load costs
+    /// more than its arithmetic there, and one lane's load can serve them all.
+    pub(crate) fn sharing(mut self, lanes: u32) -> Self {
+        let tile = &mut self.tile;
+        match lanes {
+            0..4 => {}
+            4..8 => tile.loads = TileLoads::Four,
+            8.. => (tile.loads, tile.rows, tile.bands) = (TileLoads::Eight, 48, 4),
+        }
+        self
+    }
+
+    /// The shape of score tiles, within the limits.
+    pub(crate) fn tile(&self) -> Tile {
+        self.tile.within(self.workgroup_size, self.workgroup_bytes)
     }
 
     /// Lanes for tallies: as many as fit.

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use surprisal::{
     Array, Arrays, CrossEntropy, Dtype, Gpu, Layout, LinearCrossEntropy, Loss, Named, Padding,
-    Reduction, Request, WeightLayout, testing,
+    Reduction, Request, Tile, TileLoads, WeightLayout, testing,
 };
 
 use crate::support::{
@@ -22,7 +22,7 @@ tests![
     no_rows,
     edges,
     chunks,
-    tall_tiles,
+    tiles,
     windows_of_products,
     windows_of_bindings,
     windows_of_bindings_in_sixteen_bits,
@@ -267,16 +267,39 @@ fn chunks(context: &Context) {
 }
 
 /// The tile is a matter of speed: every one gives the same bits.
-fn tall_tiles(context: &Context) {
-    let inputs = sample(24, 37, 301, 19, WeightLayout::ClassesHidden);
-    for bands in [1, 4] {
-        let gpu = context.with(|profile| {
-            profile.tall_products = 0;
-            profile.tile_lanes = 8;
-            profile.tile_bands = bands;
-        });
-        let options = json!({"reduction": "none"});
-        assert_same(context, &gpu, &inputs, &options, WeightLayout::ClassesHidden, Dtype::F32);
+fn tiles(context: &Context) {
+    let own = |rows, bands| {
+        let mut tile = Tile::default();
+        (tile.lanes, tile.across, tile.rows, tile.bands) = (8, 8, rows, bands);
+        tile
+    };
+    let loaded = |loads, mut tile: Tile| {
+        tile.loads = loads;
+        tile
+    };
+    let brought = |lanes, across, rows, bands| {
+        let mut tile = loaded(TileLoads::Workgroup, own(rows, bands));
+        (tile.lanes, tile.across) = (lanes, across);
+        tile
+    };
+    let mut shapes =
+        vec![own(24, 1), own(24, 4), own(48, 1), brought(128, 16, 8, 2), brought(16, 4, 24, 1)];
+    if context.gpu.device().features().contains(wgpu::Features::SUBGROUP) {
+        shapes.push(loaded(TileLoads::Four, own(24, 2)));
+        if context.gpu.device().adapter_info().subgroup_min_size >= 8 {
+            shapes.push(loaded(TileLoads::Eight, own(48, 2)));
+        }
+    }
+    for layout in layouts() {
+        let inputs = sample(24, 57, 301, 19, layout);
+        for tile in &shapes {
+            let gpu = context.with(|profile| {
+                profile.large_products = 0;
+                profile.tile = tile.clone();
+            });
+            let options = json!({"reduction": "none"});
+            assert_same(context, &gpu, &inputs, &options, layout, Dtype::F32);
+        }
     }
 }
 

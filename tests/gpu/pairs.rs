@@ -488,7 +488,7 @@ fn windows(context: &Context) {
 
 /// More keys than 65,535 tiles, which is more than one dimension of a grid holds.
 fn many_tiles(context: &Context) {
-    let tile = 4 * u64::from(context.gpu.profile().tile_lanes);
+    let tile = 4 * u64::from(context.gpu.profile().tile.across);
     if tile > 64 {
         return; // The same on an adapter with wide tiles takes too long on the host.
     }

@@ -122,7 +122,11 @@ const FEATURES: &[(&str, wgpu::Features, &str)] = &[
         wgpu::Features::SHADER_F16,
         "not needed: f16 and bf16 are decoded by integers, sums are f32",
     ),
-    ("SUBGROUP", wgpu::Features::SUBGROUP, "not used: sums are trees over workgroup memory"),
+    (
+        "SUBGROUP",
+        wgpu::Features::SUBGROUP,
+        "lanes load score tiles for each other on software adapters; sums never need it",
+    ),
     ("IMMEDIATES", wgpu::Features::IMMEDIATES, "not used: parameters are uniforms"),
 ];
 

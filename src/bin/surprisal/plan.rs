@@ -138,11 +138,11 @@ fn profile(limits: &str) -> Result<Profile> {
             if !profile.offset_alignment.is_power_of_two() || profile.offset_alignment < 16 {
                 return Err(bad("offset_alignment is a power of two, at least 16".to_owned()));
             }
-            if !profile.row_lanes.is_power_of_two() || !profile.tile_lanes.is_power_of_two() {
-                return Err(bad("row_lanes and tile_lanes are powers of two".to_owned()));
+            if !profile.row_lanes.is_power_of_two() {
+                return Err(bad("row_lanes is a power of two".to_owned()));
             }
-            if ![1, 2, 4].contains(&profile.tile_bands) {
-                return Err(bad("tile_bands is 1, 2 or 4".to_owned()));
+            if let Some(reason) = profile.tile.invalid() {
+                return Err(bad(format!("tile: {reason}")));
             }
             let nothing = [
                 u64::from(profile.segment),

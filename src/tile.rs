@@ -1,0 +1,142 @@
+//! The shapes of score tiles: what a lane and a workgroup own of a product, and who loads its operands.
+
+use std::fmt;
+
+use crate::{
+    kernel::{Source, shader},
+    profile::previous_power_of_two,
+};
+
+/// Rows of a lane in products too small to be worth a large tile.
+const SHORT_ROWS: u32 = 8;
+/// Rows of a lane where its larger tile would be half empty.
+const MIDDLE_ROWS: u32 = 24;
+/// Columns of one band of a lane.
+const BAND_COLUMNS: u32 = 4;
+/// Bytes that a workgroup's memory holds of a row (or column) of its tile: 16 steps.
+const BROUGHT_BYTES: u32 = 64;
+
+/// Who loads the operands of a score tile. It is a matter of speed: no bit of a result depends on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum TileLoads {
+    /// Each lane, what it needs.
+    #[default]
+    Lane,
+    /// Four lanes of a subgroup, for each other; needs `SUBGROUP`, and subgroups of four or more.
+    Four,
+    /// Eight lanes of a subgroup, for each other; needs `SUBGROUP`, and subgroups of eight or more.
+    Eight,
+    /// The workgroup, tiles of both operands into its memory.
+    Workgroup,
+}
+
+impl fmt::Display for TileLoads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lane => "each lane for itself",
+            Self::Four => "four lanes of a subgroup for each other",
+            Self::Eight => "eight lanes of a subgroup for each other",
+            Self::Workgroup => "the workgroup into its memory",
+        })
+    }
+}
+
+/// The shape of score tiles.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+pub struct Tile {
+    /// Who loads the operands.
+    pub loads: TileLoads,
+    /// Lanes of a workgroup, a power of two.
+    pub lanes: u32,
+    /// Lanes of a workgroup side by side, a power of two; the others are below them.
+    pub across: u32,
+    /// Rows that one lane owns: 8, 24 or 48.
+    pub rows: u32,
+    /// Bands of four columns that one lane owns: 1, 2 or 4.
+    pub bands: u32,
+}
+
+impl Default for Tile {
+    fn default() -> Self {
+        Self { loads: TileLoads::Lane, lanes: 64, across: 64, rows: 24, bands: 1 }
+    }
+}
+
+impl Tile {
+    /// Why this is no shape, if so.
+    pub fn invalid(&self) -> Option<&'static str> {
+        let powers = self.lanes.is_power_of_two() && self.across.is_power_of_two();
+        if !powers || self.across > self.lanes {
+            return Some("lanes and across are powers of two, across at most lanes");
+        }
+        if ![8, 24, 48].contains(&self.rows) {
+            return Some("rows is 8, 24 or 48");
+        }
+        (![1, 2, 4].contains(&self.bands)).then_some("bands is 1, 2 or 4")
+    }
+
+    /// Rows of a workgroup's tile.
+    pub(crate) fn height(&self) -> u64 {
+        u64::from(self.lanes / self.across * self.rows)
+    }
+
+    /// Columns of a workgroup's tile.
+    pub(crate) fn width(&self) -> u64 {
+        u64::from(self.across * self.bands * BAND_COLUMNS)
+    }
+
+    /// The same within a device's limits.
+    pub(crate) fn within(&self, workgroup_size: u32, workgroup_bytes: u32) -> Self {
+        let lanes = previous_power_of_two(self.lanes.min(workgroup_size));
+        let tile = Self { lanes, across: self.across.min(lanes), ..self.clone() };
+        let brought = (tile.height() + tile.width()) * u64::from(BROUGHT_BYTES);
+        if tile.loads == TileLoads::Workgroup && brought > u64::from(workgroup_bytes) {
+            return Self { loads: TileLoads::Lane, across: lanes, ..tile };
+        }
+        tile
+    }
+
+    /// What suits a product of this many outputs: `large` is whether it is worth a large tile.
+    pub(crate) fn fitted(&self, rows: u64, columns: u64, large: bool) -> Self {
+        if !large || rows <= u64::from(SHORT_ROWS) {
+            let flat = self.loads == TileLoads::Workgroup;
+            let loads = if flat { TileLoads::Lane } else { self.loads };
+            let across = if flat { self.lanes } else { self.across };
+            return Self { loads, across, rows: SHORT_ROWS, bands: 1, ..self.clone() };
+        }
+        let most = if rows <= u64::from(MIDDLE_ROWS) { MIDDLE_ROWS } else { self.rows };
+        let quads = columns.div_ceil(u64::from(self.across * BAND_COLUMNS));
+        let bands = quads.min(u64::from(self.bands)) as u32;
+        Self { rows: self.rows.min(most), bands: previous_power_of_two(bands), ..self.clone() }
+    }
+
+    /// The file that loads the operands.
+    pub(crate) fn source(&self) -> Source {
+        match self.loads {
+            TileLoads::Lane => shader!("linear/lane.wgsl"),
+            TileLoads::Four | TileLoads::Eight => shader!("linear/subgroup.wgsl"),
+            TileLoads::Workgroup => shader!("linear/workgroup.wgsl"),
+        }
+    }
+
+    /// The values that shape the kernel's code.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        let sharing = match self.loads {
+            TileLoads::Four => Some(4),
+            TileLoads::Eight => Some(8),
+            TileLoads::Lane | TileLoads::Workgroup => None,
+        };
+        let shapes = [
+            ("WORKGROUP", self.lanes),
+            ("ACROSS", self.across),
+            ("EIGHTS", self.rows / 8),
+            ("BANDS", self.bands),
+        ];
+        shapes.into_iter().chain(sharing.map(|lanes| ("SHARING", lanes)))
+    }
+}
