@@ -32,6 +32,10 @@ tests![
     in_place,
     backward_from_a_saved_lse,
     blocks_of_classes,
+    small_budgets,
+    small_budgets_of_every_option,
+    small_budgets_in_place,
+    too_small_budgets,
     equal_to_stored_logits,
     scratch,
     run_to_run,
@@ -258,7 +262,7 @@ fn chunks(context: &Context) {
     for layout in layouts() {
         let inputs = sample(14, 37, 301, 19, layout);
         for dtype in [Dtype::F32, Dtype::Bf16] {
-            for chunk in [1, 1300, 5 * 1216, 8 * 1216, 17 * 1216, 36 * 1216, 1 << 24] {
+            for chunk in [1216, 1300, 5 * 1216, 8 * 1216, 17 * 1216, 36 * 1216, 1 << 24] {
                 let options = json!({"reduction": "none", "chunk_bytes": chunk});
                 assert_same(context, &context.gpu, &inputs, &options, layout, dtype);
             }
@@ -522,6 +526,115 @@ fn blocks_of_classes(context: &Context) {
             Reference::new(&*of(block), &inputs, dtype, wanted).assert(&blocks);
         }
     }
+}
+
+/// Less than a row of scores (several segments long): blocks of classes close the rows with the same bits.
+fn small_budgets(context: &Context) {
+    let gpu = context.with(|profile| (profile.segment, profile.row_lanes) = (256, 8));
+    for layout in layouts() {
+        let inputs = sample(61, 37, 1001, 19, layout);
+        for dtype in FLOATS {
+            for chunk in [900, 2000, 3500, 25_000] {
+                let adds = dtype == Dtype::Bf16;
+                let options = json!({"reduction": "none", "accumulate": adds});
+                let whole = loss(&options, layout);
+                let mut options = options.clone();
+                options["chunk_bytes"] = json!(chunk);
+                let small = loss(&options, layout);
+                let wanted = [&GRADIENTS[..], &BY_PRODUCTS].concat();
+                let expected = outcome(&gpu, &*whole, &inputs, dtype, &wanted).0;
+                let actual = outcome(&gpu, &*small, &inputs, dtype, &wanted).0;
+                assert_same_bits(&actual, &expected, &format!("{chunk} {layout:?} {dtype}"));
+                Reference::new(&*small, &inputs, dtype, &wanted).assert(&actual);
+            }
+        }
+    }
+}
+
+/// Every option takes both ways with the same bits, also from a saved lse.
+fn small_budgets_of_every_option(context: &Context) {
+    let gpu = context.with(|profile| profile.row_lanes = 8);
+    let (rows, classes, depth) = (23, 301, 11);
+    for layout in layouts() {
+        let inputs = with(
+            &sample(62, rows, classes, depth, layout),
+            [
+                ("class_weight", vector(&positive(63, classes))),
+                ("row_weight", vector(&positive(64, rows))),
+                ("logit_bias", vector(&testing::gaussian(65, classes))),
+            ],
+        );
+        // The label, or one beside it, at the ends of the row and of a block.
+        let mut targets = inputs["targets"].to_i64();
+        for (row, target) in [0, 1, 127, 128, 129, 255, 256, 299, 300, 301, -5].iter().enumerate() {
+            targets[2 * row] = *target;
+        }
+        let mut hidden = inputs["hidden"].to_f64();
+        hidden[5 * depth + 3] = f64::NAN;
+        let hidden = ("hidden", matrix(rows, depth, hidden));
+        let inputs = with(&inputs, [("targets", indices(&targets)), hidden]);
+        for options in [
+            json!({}),
+            json!({"label_smoothing": 0.1, "z_loss": 0.02, "softcap": 6.0}),
+            json!({"label_smoothing": 0.3, "smoothing": "ordinal", "temperature": 0.7}),
+            json!({"focal_gamma": 1.5, "denominator": "weights"}),
+            json!({"focal_gamma": 0.5, "label_smoothing": 0.2}),
+        ] {
+            for reduction in ["none", "mean"] {
+                let of = |chunk: Option<u64>| {
+                    let mut options = options.clone();
+                    options["chunk_bytes"] = json!(chunk);
+                    options["reduction"] = json!(reduction);
+                    loss(&options, layout)
+                };
+                let wanted = [&GRADIENTS[..], &BY_PRODUCTS, &["sum", "correct_count"]].concat();
+                let what = format!("{options} {layout:?}");
+                let whole = outcome(&gpu, &*of(None), &inputs, Dtype::F32, &wanted).0;
+                let small = outcome(&gpu, &*of(Some(1100)), &inputs, Dtype::F32, &wanted);
+                assert_same_bits(&small.0, &whole, &what);
+                Reference::new(&*of(None), &inputs, Dtype::F32, &wanted).assert(&small.0);
+                let saved = with(&inputs, [("lse", whole["lse"].clone())]);
+                let gradients = &GRADIENTS[1..];
+                let whole = outcome(&gpu, &*of(None), &saved, Dtype::F32, gradients).0;
+                let small = outcome(&gpu, &*of(Some(1100)), &saved, Dtype::F32, gradients);
+                assert_same_bits(&small.0, &whole, &what);
+            }
+        }
+    }
+}
+
+/// The hidden states are read by every block: their gradient goes over them with the last one.
+fn small_budgets_in_place(context: &Context) {
+    let gpu = &context.with(|profile| profile.row_lanes = 8);
+    for dtype in FLOATS {
+        for chunk in [1000, 9000] {
+            let inputs = sample(66, 29, 301, 10, WeightLayout::ClassesHidden);
+            let whole = loss(&json!({}), WeightLayout::ClassesHidden);
+            let small = loss(&json!({"chunk_bytes": chunk}), WeightLayout::ClassesHidden);
+            let expected = outcome(gpu, &*whole, &inputs, dtype, &GRADIENTS).0;
+            let placed = placed_inputs(gpu, &*small, &inputs, dtype);
+            let weight = Placed::output(gpu, Layout::dense(dtype, &inputs["weight"].shape));
+            let outputs = Named::from([("grad.weight".to_owned(), weight.tensor())]);
+            submit(gpu, &*small, &Request::new(tensors(&placed), outputs).gradient_in_place());
+            let hidden = placed.iter().find(|(name, _)| name == "hidden").unwrap();
+            assert_eq!(bits(&hidden.1.array(gpu)), bits(&expected["grad.hidden"]), "{dtype}");
+            assert_eq!(bits(&weight.array(gpu)), bits(&expected["grad.weight"]), "{dtype}");
+        }
+    }
+}
+
+/// Neither a row nor a block of one fits: refused, with the bytes given and the bytes needed.
+fn too_small_budgets(context: &Context) {
+    let inputs = sample(67, 5, 301, 3, WeightLayout::ClassesHidden);
+    let small = loss(&json!({"chunk_bytes": 100}), WeightLayout::ClassesHidden);
+    let error = context.gpu.run_arrays(&*small, &inputs, Dtype::F32, &["loss"]).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("`chunk_bytes` = 100"), "{text}");
+    let needed: u64 = text.split(' ').filter_map(|word| word.parse().ok()).next_back().unwrap();
+    let least = loss(&json!({"chunk_bytes": needed}), WeightLayout::ClassesHidden);
+    check(&context.gpu, &*least, &inputs, Dtype::F32, &GRADIENTS);
+    let less = loss(&json!({"chunk_bytes": needed - 1}), WeightLayout::ClassesHidden);
+    assert!(context.gpu.run_arrays(&*less, &inputs, Dtype::F32, &["loss"]).is_err());
 }
 
 /// Linear = the row loss on logits that were multiplied on the CPU.
