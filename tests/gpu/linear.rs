@@ -28,6 +28,7 @@ tests![
     windows_of_bindings_in_sixteen_bits,
     accumulated_micro_batches,
     accumulated_sixteen_bit_gradients,
+    wide_gradients_of_sixteen_bit_operands,
     places_in_memory,
     in_place,
     backward_from_a_saved_lse,
@@ -384,6 +385,35 @@ fn accumulated_sixteen_bit_gradients(context: &Context) {
             let largest = weight.to_f64().iter().fold(0.0, |m: f64, v| m.max(v.abs()));
             let near = |(a, b): (&f64, &f64)| (a - b).abs() <= 4.0 * dtype.half_ulp() * largest;
             assert!(twice.to_f64().iter().zip(&weight.to_f64()).all(near));
+        }
+    }
+}
+
+/// f32 gradients of 16-bit operands: what 16-bit ones are rounded from.
+fn wide_gradients_of_sixteen_bit_operands(context: &Context) {
+    let gpu = &context.gpu;
+    for layout in layouts() {
+        let inputs = sample(68, 21, 301, 18, layout);
+        for dtype in [Dtype::F16, Dtype::Bf16] {
+            for chunk in [1 << 20, 7 * 1216] {
+                let loss = loss(&json!({"chunk_bytes": chunk}), layout);
+                let (narrow, _) = check(gpu, &*loss, &inputs, dtype, &GRADIENTS[1..]);
+                let placed = placed_inputs(gpu, &*loss, &inputs, dtype);
+                let outputs: Vec<_> = GRADIENTS[1..]
+                    .iter()
+                    .map(|&name| {
+                        let shape = &narrow[name].shape;
+                        let output = Placed::output(gpu, Layout::dense(Dtype::F32, shape));
+                        (name.to_owned(), output)
+                    })
+                    .collect();
+                submit(gpu, &*loss, &Request::new(tensors(&placed), tensors(&outputs)));
+                for (name, wide) in &outputs {
+                    let wide = wide.array(gpu);
+                    assert_eq!(bits(&wide.rounded(dtype)), bits(&narrow[name]), "{name} {dtype}");
+                    assert_ne!(bits(&wide), bits(&narrow[name]), "{name} {dtype}");
+                }
+            }
         }
     }
 }
