@@ -113,10 +113,10 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     );
 }
 
-// The similarity of one pair, 0 where it is no number or in another shard.
+// The similarity of the label's pair, 0 where it is no number or in another shard.
 fn similarity(row: Row, column: u32) -> f32 {
     let here = min(column, params.classes - 1u);
-    let raw = logits_at(row.index, here);
+    let raw = label_score(row.index, row.label, here);
     let key = key_table_at(VECTOR_FACTOR, here);
     let known = finite_one(raw) && finite_one(key) && here == column;
     return select(0.0, bitcast<f32>(raw) * (row.query_factor * bitcast<f32>(key)), known);

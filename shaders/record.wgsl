@@ -11,6 +11,9 @@ const RECORD_BIAS: u32 = 3u;
 const RECORD_CORRECT: u32 = 7u;
 // The first factor of a gradient; before the row is closed, its saved lse.
 const RECORD_FACTORS: u32 = 8u;
+// Before the row is closed, where its columns go by in blocks: the scores of the column before its label,
+// of the label and of the column after it.
+const RECORD_BESIDE: u32 = 9u;
 const RECORD_FLAGS: u32 = 15u;
 // Flags of a row: its gradient is 0 (ignored, bad target); its gradient is NaN (bad logits).
 const ROW_ZERO: u32 = 1u;

@@ -4,13 +4,15 @@
 //   struct Item, fn item(row, column, inside) -> Item      one quad of columns as the loss sees it
 //   fn item_empty() -> Item                                no columns: its column is NONE
 //   struct State, fn state_empty, state_take, state_merge  what a stretch of columns leaves behind
-//   struct Row, fn open(row) -> Row                        what is known of a row before its stream
+//   struct Row, fn open(row) -> Row                        what is known of a row before its stream, its
+//                                                          label among it
 //   struct Closed, fn close(row, state) -> Closed          its loss, by-products and gradient factors
 //   fn closed_write(row, closed), fn closed_read(row)      to and from the row's record
 //   fn emit(row, closed, item)                             the gradient of a quad, stored
 //
 // A row is a sequence of segments of params.segment columns. One workgroup that walks them all and
-// several workgroups that take one each merge the same states in the same order: the same bits.
+// several workgroups that take one each merge the same states in the same order: the same bits. Nor does
+// it change a bit where a walk is interrupted between two tiles of its lanes.
 
 override WORKGROUP: u32 = 64u;
 // Lanes that share a row; a power of two that divides WORKGROUP.
@@ -22,6 +24,9 @@ override GATHERED: bool = false;
 // The columns were streamed; otherwise the lse and the target are all there is.
 override STREAMED: bool = true;
 
+// The scores of a whole row are not in memory at once: they go by in blocks of columns.
+override APART: bool = false;
+
 var<workgroup> lane_states: array<State, WORKGROUP>;
 
 // Which columns of a quad are the row's. Whole quads are told so by a constant, which costs nothing.
@@ -29,12 +34,21 @@ fn inside(column: u32) -> vec4<bool> {
     return vec4<u32>(column, column + 1u, column + 2u, column + 3u) < vec4<u32>(params.classes);
 }
 
-// Streams columns first..end of a row; lane takes every LANES-th quad, four quads to a tile, so that
+// The score of a row's label or of a column beside it: what a loss may look at out of turn. Where the
+// columns go by in blocks, `beside` keeps these in the row's record.
+fn label_score(row: u32, label: u32, column: u32) -> u32 {
+    if (APART) {
+        return records[(params.first_row + row) * RECORD + RECORD_BESIDE + min(column + 1u - label, 2u)];
+    }
+    return logits_at(row, column);
+}
+
+// Streams columns first..end of a row onto a state; lane takes every LANES-th quad, four quads to a tile, so that
 // the running maximum is rescaled once in sixteen elements.
-fn walk(row: Row, first: u32, end: u32, lane: u32) -> State {
+fn walk(row: Row, given: State, first: u32, end: u32, lane: u32) -> State {
     let step = LANES * 4u;
     let all4 = vec4<bool>(true);
-    var state = state_empty();
+    var state = given;
     var column = first + lane * 4u;
     for (; column + 3u * step + 4u <= end; column += 4u * step) {
         state = state_take(

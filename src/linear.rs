@@ -1,13 +1,16 @@
 //! The linear skeleton: scores = A·Bᵀ a chunk of rows at a time, handed to a row loss, never stored
 //! whole.
 //!
-//! A chunk is multiplied, streamed and turned into its gradient in place by the row kernels, and the
-//! gradient is multiplied on: three products in all. Gradients of B add up over the chunks in row
+//! A chunk of whole rows is multiplied, streamed and turned into its gradient in place by the row kernels,
+//! and the gradient is multiplied on: three products in all. Gradients of B add up over the chunks in row
 //! order in f32, each element by its one owner, so neither the chunk's size nor the way a product is
 //! cut into dispatches changes a bit.
 //!
-//! From a saved lse a chunk is all rows of a block of classes instead, wherever a row can be closed
-//! without a look at its scores: the gradient of B is then written once, and the block stays in a cache.
+//! The other way is a chunk of many rows of a block of classes. One pass over the blocks closes the rows,
+//! a second one makes the scores again for their gradient: four products, but the operands are gone
+//! through once for many rows, and no budget is too small for a row. What is given may close rows without
+//! the first pass (a saved lse, the statistics of shards): then it is three products. Neither way changes
+//! a bit, and `Layer::walk` takes the cheaper one.
 
 use std::ops::Range;
 
@@ -17,7 +20,7 @@ use crate::{
     error::{Error, Result},
     kernel::shader,
     loss::{About, Dim, Loss, WeightLayout, arguments as arg},
-    plan::{Call, Plan, View},
+    plan::{Call, Path, Plan, View},
     profile::Profile,
     row::{self, Gradient, RowLoss, Rows, Scores, stretches},
     tensor::{Dtype, Layout},
@@ -28,6 +31,11 @@ use crate::{
 const RUN_TILES: u64 = 4;
 /// A block of classes is a multiple of this.
 const BLOCK_CLASSES: u64 = 64;
+/// Multiply-adds that take as long as a byte to and from memory: 3 were measured on lavapipe, physical
+/// GPUs have 4 to 12.
+const PRODUCTS_A_BYTE: f64 = 3.0;
+/// Blocks that make the scores twice have to be this much cheaper: they are more dispatches.
+const WORTH_BLOCKS: f64 = 0.9;
 
 /// A row loss on the scores of a linear layer, hidden·Wᵀ + bias, which are never stored whole.
 ///
@@ -157,18 +165,20 @@ fn plan(
     let windows = rows.windows(matrices.into_iter().flatten(), u64::MAX)?;
     rows.begin(&windows)?;
     rows.planner.unstored(layer.rows * layer.classes * 4);
-    if let (Some(blocks), [window]) = (layer.blocks(&rows, call), &*windows) {
-        layer.blockwise(&mut rows, window, &blocks)?;
-        return rows.end(&windows);
-    }
-    let Chunks { chunk, parts } = layer.chunks(&mut rows, &windows);
-    let mut sums = layer.sums(&mut rows, parts.len());
-    if parts.is_empty() {
+    let passes = if rows.closes_unseen() { 1 } else { 2 };
+    let walk = layer.walk(&mut rows, &windows, Passes { whole: 1, blocks: passes })?;
+    let sums = layer.sums(&mut rows, walk.parts.len());
+    if walk.parts.is_empty() {
         // No rows: the gradients of weight and bias are sums over nothing.
-        layer.columns_step(&mut rows, &mut sums, 0, &(0..0), &chunk)?;
+        layer.columns_step(&mut rows, &sums, &Part::NONE, &walk.chunk)?;
     }
-    for (index, part) in parts {
-        layer.step(&mut rows, &mut sums, index, &part, &chunk)?;
+    for part in &walk.parts {
+        if walk.is_whole() {
+            layer.step(&mut rows, &walk, &sums, part)?;
+        } else {
+            layer.close(&mut rows, &walk, part, |_, _, _| Ok(()))?;
+            layer.gradients(&mut rows, &walk, &sums, part)?;
+        }
     }
     rows.end(&windows)
 }
@@ -196,36 +206,77 @@ pub(crate) struct Layer<'a> {
     pub rows: u64,
     pub classes: u64,
     pub depth: u64,
+    /// Of a product over all rows and all classes.
+    pub multiply_adds: u64,
     pub hidden: View,
     pub weight: View,
     pub bias: Option<View>,
     pub hidden_gradient: Option<View>,
     pub weight_gradient: Option<View>,
     pub bias_gradient: Option<View>,
+    /// The gradient of the hidden states is written over them.
+    pub in_place: bool,
+    /// Bytes beside the chunk that count as a part of it where the caller names no budget.
+    pub beside: u64,
+    /// The most rows of a chunk, and whether a row of scores must be whole.
+    pub most_rows: u64,
+    pub needs_whole_rows: bool,
 }
 
-/// The chunk of scores, and the stretches of rows that use it one after another, each with its
-/// window.
-pub(crate) struct Chunks {
+/// How often the scores are made: of whole rows and of blocks of classes.
+#[derive(Clone, Copy)]
+pub(crate) struct Passes {
+    pub whole: u64,
+    pub blocks: u64,
+}
+
+/// A stretch of rows: its number, its window, and the rows.
+#[derive(Clone)]
+pub(crate) struct Part {
+    pub number: usize,
+    pub index: usize,
+    pub rows: Range<u64>,
+}
+
+impl Part {
+    /// No rows.
+    pub const NONE: Self = Self { number: 0, index: 0, rows: 0..0 };
+}
+
+/// How the scores go by: stretches of rows one after another, of each one block of classes after another,
+/// all of them in one chunk.
+pub(crate) struct Walk {
     pub chunk: View,
-    pub parts: Vec<(usize, Range<u64>)>,
+    pub parts: Vec<Part>,
+    pub blocks: Vec<Range<u64>>,
 }
 
-/// A gradient that adds up over chunks: where it goes, and an f32 sum beside it where that is 16-bit.
+impl Walk {
+    /// Whether a block has all classes.
+    pub fn is_whole(&self) -> bool {
+        self.blocks.len() < 2
+    }
+
+    /// The chunk's part that holds a block of some rows.
+    pub fn block(&self, part: &Part, block: &Range<u64>) -> View {
+        let (rows, columns) = (part.rows.end - part.rows.start, block.end - block.start);
+        self.chunk.clone().rows(&(0..rows)).columns(&(0..columns))
+    }
+}
+
+/// A gradient that adds up over steps: where it goes, and an f32 sum beside it where the steps cannot add up
+/// there.
+#[derive(Clone)]
 struct Sum {
     output: View,
     wide: Option<View>,
-    left: usize,
-    begun: bool,
+    steps: usize,
 }
 
 impl Sum {
-    /// The start and the destination of the next chunk's product.
-    fn next(&mut self, accumulate: bool) -> (Start, View) {
-        let first = !self.begun;
-        self.begun = true;
-        self.left = self.left.saturating_sub(1);
-        let last = self.left == 0;
+    /// The start and the destination of a step's product.
+    fn at(&self, step: usize, accumulate: bool) -> (Start, View) {
+        let (first, last) = (step == 0, step + 1 >= self.steps);
         let target = match &self.wide {
             Some(sum) if !last => sum.clone(),
             _ => self.output.clone(),
@@ -238,22 +289,23 @@ impl Sum {
         };
         (start, target)
     }
+
+    /// Some rows or columns of it.
+    fn cut(&self, cut: impl Fn(View) -> View) -> Self {
+        let wide = self.wide.clone().map(&cut);
+        Self { output: cut(self.output.clone()), wide, ..*self }
+    }
 }
 
-/// A gradient that adds up over this many chunks.
-fn sum(rows: &mut Rows, output: Option<&View>, chunks: usize) -> Option<Sum> {
-    let output = output.cloned()?;
-    let narrow = output.layout.dtype != Dtype::F32 && chunks > 1;
-    let dense = Layout::dense(Dtype::F32, &output.layout.shape);
-    let wide = narrow.then(|| rows.planner.scratch(dense));
-    Some(Sum { output, wide, left: chunks, begun: false })
-}
-
-/// The gradients that add up over chunks.
+/// The gradients that add up over stretches of rows.
+#[derive(Clone)]
 pub(crate) struct Sums {
     weight: Option<Sum>,
     bias: Option<Sum>,
 }
+
+/// The gradient of a stretch of rows, which adds up over blocks of classes.
+pub(crate) struct RowsSum(Sum);
 
 /// What a product's sums start from.
 #[derive(Clone)]
@@ -285,13 +337,16 @@ struct Product<'v> {
     depth: u64,
     /// Whether i or k runs over rows of the loss, some of which count for nothing.
     rows_along: Option<Along>,
-    index: usize,
-    part: &'v Range<u64>,
+    /// Multiply-adds of all chunks.
+    whole: u64,
+    at: &'v Part,
 }
 
 impl Product<'_> {
+    /// Those of the product over all rows and classes, of which this may be a chunk's: neither a last chunk
+    /// nor a small one falls back to small tiles.
     fn multiply_adds(&self) -> u64 {
-        self.output.layout.rows() * self.output.layout.columns() * self.depth
+        self.whole
     }
 }
 
@@ -329,12 +384,17 @@ impl<'a> Layer<'a> {
             rows: call.dim(Dim::Rows),
             classes,
             depth,
+            multiply_adds: call.dim(Dim::Rows) * classes * depth,
             hidden: input("hidden")?,
             weight: input("weight")?,
             bias: call.input("bias").map(View::for_every_row),
             hidden_gradient: call.output("grad.hidden"),
             weight_gradient: call.output("grad.weight"),
             bias_gradient: call.output("grad.bias").map(View::for_every_row),
+            in_place: call.in_place,
+            beside: 0,
+            most_rows: u64::MAX,
+            needs_whole_rows: false,
         })
     }
 
@@ -344,49 +404,130 @@ impl<'a> Layer<'a> {
     }
 
     /// The most bytes of a chunk: the caller's, or else the device's.
-    fn chunk_budget(&self, default: u64) -> u64 {
+    fn budget(&self, default: u64) -> u64 {
+        let default = default.saturating_sub(self.beside).max(default / 2);
         let budget = self.options.chunk_bytes.unwrap_or(default);
         budget.min(self.profile.binding_bytes.saturating_sub(64))
     }
 
-    /// Rows of a chunk: what the budget allows, whole tiles where it is more than one.
-    fn chunk_rows(&self, short: u64) -> u64 {
-        let rows =
-            (self.chunk_budget(self.profile.chunk_bytes) / (self.stride() * 4)).clamp(1, short);
+    /// Whole tiles, where there are more than one.
+    fn whole_tiles(&self, rows: u64) -> u64 {
         let tile = self.profile.tile().height();
-        let rows = if rows > tile { rows - rows % tile } else { rows };
-        rows.min(self.rows.max(1))
+        if rows > tile { rows - rows % tile } else { rows }
     }
 
-    /// Makes the chunk, and cuts the windows by it.
-    pub fn chunks(&self, rows: &mut Rows, windows: &[Range<u64>]) -> Chunks {
-        let step = self.chunk_rows(rows.short());
-        let chunk = Layout::matrix(Dtype::F32, step, self.classes).row_stride(self.stride());
+    /// The most rows of a chunk of whole rows: whole tiles where it is more than one; 0 where the budget
+    /// holds no row.
+    fn whole_rows(&self, short: u64) -> u64 {
+        let rows = self.budget(self.profile.chunk_bytes) / (self.stride() * 4);
+        let rows = rows.min(short).min(self.most_rows);
+        if rows >= self.rows {
+            return self.rows;
+        }
+        self.whole_tiles(rows)
+    }
+
+    /// Rows and classes of a chunk that holds a block, as square as may be, so that both operands are gone
+    /// through seldom; no rows where the budget holds no block.
+    fn block(&self, rows: &Rows) -> [u64; 2] {
+        let closes = rows.closes_unseen();
+        let unit = if closes { BLOCK_CLASSES } else { rows.block_unit().max(BLOCK_CLASSES) };
+        let waiting = if closes { 0 } else { rows.waiting_bytes() };
+        let bytes = self.budget(self.profile.block_bytes);
+        let fit = |classes: u64| {
+            let elements = self.profile.dispatch_elements / classes;
+            (bytes / (4 * classes + waiting)).min(elements).min(self.most_rows).min(self.rows)
+        };
+        // 16-bit gradients of the weight that rows add up to would want a sum of their own.
+        let narrow = self.weight_gradient.as_ref().is_some_and(|g| g.layout.dtype != Dtype::F32);
+        let square = if narrow { self.rows } else { (bytes / 4).isqrt() };
+        let height = fit(unit).min(square.next_multiple_of(self.profile.tile().height()));
+        let height = if height < self.rows { self.whole_tiles(height) } else { height };
+        if height == 0 {
+            return [0, unit];
+        }
+        let width = (bytes / height).saturating_sub(waiting) / 4;
+        let width = width.min(self.profile.dispatch_elements / height).min(rows.block_most());
+        [height, (width - width % unit).max(unit)]
+    }
+
+    /// The modelled cost of chunks of so many rows and classes, per multiply-add of one product: the
+    /// products, the operands that are gone through anew for each chunk, and the scores.
+    fn cost(&self, [rows, classes]: [u64; 2], passes: u64) -> f64 {
+        let made = passes.max(1) as f64;
+        let hidden = f64::from(u8::from(self.hidden_gradient.is_some()));
+        let weight = f64::from(u8::from(self.weight_gradient.is_some()));
+        let products = made + hidden + weight;
+        // A gradient that adds up is read and written.
+        let of_weight = made + hidden + 2.0 * weight;
+        let of_hidden = made + weight + 2.0 * hidden;
+        let again = |extent: u64, times: f64, all: u64| {
+            if extent < all { times / extent.max(1) as f64 } else { 0.0 }
+        };
+        let moved = again(rows, of_weight, self.rows) + again(classes, of_hidden, self.classes);
+        let scores = 2.0 * made + hidden + weight + 1.0;
+        products + 4.0 * PRODUCTS_A_BYTE * (moved + scores / self.depth.max(1) as f64)
+    }
+
+    /// How the scores go by: whole rows where the budget holds them all, and otherwise the cheaper of whole
+    /// rows and blocks of classes.
+    pub fn walk(&self, rows: &mut Rows, windows: &[Range<u64>], passes: Passes) -> Result<Walk> {
+        let [whole, block] = [[self.whole_rows(rows.short()), self.classes], self.block(rows)];
+        let blocks_can = block[0] > 0 && block[1] < self.classes && !self.needs_whole_rows;
+        let worth = if passes.blocks > 1 { WORTH_BLOCKS } else { 1.0 };
+        let cheaper = self.cost(block, passes.blocks) < self.cost(whole, passes.whole) * worth;
+        let (cut, made, why) = if whole[0] == self.rows {
+            (whole, passes.whole, "the budget holds all rows of scores")
+        } else if blocks_can && whole[0] == 0 {
+            (block, passes.blocks, "the budget holds no row of scores")
+        } else if blocks_can && cheaper {
+            (block, passes.blocks, "by the model cheaper than chunks of whole rows")
+        } else if whole[0] > 0 {
+            (whole, passes.whole, "by the model cheaper than blocks of classes")
+        } else {
+            return Err(self.too_little(rows, block[1]));
+        };
+        let [step, classes] = cut;
+        rows.planner.path(Path {
+            rows: step,
+            classes,
+            whole_rows: classes >= self.classes,
+            passes: made,
+            why,
+        });
+        let stride = classes.next_multiple_of(4).max(4);
+        let chunk = Layout::matrix(Dtype::F32, step.max(1), classes).row_stride(stride);
         let chunk = rows.planner.scratch(chunk);
         let cut = |(index, window): (usize, &Range<u64>)| {
             let start = window.start;
             let parts = stretches(window.end - start, step);
             parts.into_iter().map(move |part| (index, start + part.start..start + part.end))
         };
-        Chunks { chunk, parts: windows.iter().enumerate().flat_map(cut).collect() }
+        let parts = windows.iter().enumerate().flat_map(cut).enumerate();
+        let parts = parts.map(|(number, (index, rows))| Part { number, index, rows }).collect();
+        Ok(Walk { chunk, parts, blocks: stretches(self.classes, classes.max(1)) })
     }
 
-    /// The gradients that add up over this many chunks.
-    pub fn sums(&self, rows: &mut Rows, chunks: usize) -> Sums {
-        let mut sum = |output: &Option<View>| sum(rows, output.as_ref(), chunks);
+    /// A budget that holds neither a row of scores nor a block of one row.
+    fn too_little(&self, rows: &Rows, unit: u64) -> Error {
+        let whole = self.stride() * 4;
+        let waiting = if rows.closes_unseen() { 0 } else { rows.waiting_bytes() };
+        let block = if self.needs_whole_rows { whole } else { unit * 4 + waiting };
+        let found = self.budget(self.profile.chunk_bytes);
+        let reason = format!("a row of a chunk takes at least {} bytes", whole.min(block));
+        Error::option(rows.planner.loss(), "chunk_bytes", found, reason)
+    }
+
+    /// The gradients that add up over this many stretches of rows.
+    pub fn sums(&self, rows: &mut Rows, steps: usize) -> Sums {
+        let mut sum = |output: &Option<View>| {
+            let output = output.clone()?;
+            let narrow = output.layout.dtype != Dtype::F32 && steps > 1;
+            let dense = Layout::dense(Dtype::F32, &output.layout.shape);
+            let wide = narrow.then(|| rows.planner.scratch(dense));
+            Some(Sum { output, wide, steps })
+        };
         Sums { weight: sum(&self.weight_gradient), bias: sum(&self.bias_gradient) }
-    }
-
-    /// Blocks of classes, where a saved lse (or the statistics of all shards) lets all rows of a block go
-    /// at once: ∂W is then written once, and what adds up is ∂hidden, which is small.
-    fn blocks(&self, rows: &Rows, call: &Call) -> Option<Vec<Range<u64>>> {
-        let bytes = self.chunk_budget(self.profile.block_bytes);
-        let elements = (bytes / 4).min(self.profile.dispatch_elements);
-        let most = elements / self.rows.max(1);
-        let step = most - most % BLOCK_CLASSES;
-        // In place, ∂hidden would overwrite what later blocks are made from.
-        let able = step > 0 && rows.closes_unseen() && !call.in_place;
-        (able && self.chunk_rows(rows.short()) < self.rows).then(|| stretches(self.classes, step))
     }
 
     fn wants_gradients(&self) -> bool {
@@ -394,45 +535,122 @@ impl<'a> Layer<'a> {
         hidden_gradient.is_some() || weight_gradient.is_some() || bias_gradient.is_some()
     }
 
-    /// The gradients of rows that are closed from what is given, a block of classes after another.
-    fn blockwise(&self, rows: &mut Rows, all: &Range<u64>, blocks: &[Range<u64>]) -> Result<()> {
-        rows.close(0, all, None)?;
-        let widest = blocks.first().map_or(0, |block| block.end - block.start);
-        let chunk = Layout::matrix(Dtype::F32, self.rows, widest);
-        let chunk = rows.planner.scratch(chunk.row_stride(widest.next_multiple_of(4)));
-        let mut hidden = sum(rows, self.hidden_gradient.as_ref(), blocks.len());
-        for block in blocks.iter().filter(|_| self.wants_gradients()) {
-            let layer = self.classes(block);
-            let chunk = chunk.clone().columns(&(0..block.end - block.start));
-            layer.scores(rows, 0, all, &chunk)?;
-            let seen = chunk.clone().placed_at_column(block.start);
-            let scores = Scores { scores: seen, gradient: Gradient::InPlace };
-            rows.gradient_of(0, all, block, &scores)?;
-            let mut sums = layer.sums(rows, 1);
-            layer.columns_step(rows, &mut sums, 0, all, &chunk)?;
-            if let Some(hidden) = &mut hidden {
-                let (start, output) = hidden.next(false);
-                layer.rows_product(rows, (0, all), &chunk, start, output)?;
+    // --- blocks ---
+
+    /// Makes the scores of some rows block by block, shows each to `see`, and closes the rows.
+    pub fn close(
+        &self,
+        rows: &mut Rows,
+        walk: &Walk,
+        part: &Part,
+        mut see: impl FnMut(&mut Rows, &Range<u64>, &View) -> Result<()>,
+    ) -> Result<()> {
+        let Part { index, rows: stretch, .. } = part;
+        if rows.closes_unseen() {
+            return rows.close(*index, stretch, None);
+        }
+        let waiting = rows.waiting(stretch);
+        let ahead = rows.looks_ahead();
+        for block in walk.blocks.iter().filter(|_| ahead) {
+            let scores = self.block_scores(rows, walk, part, block)?;
+            rows.beside(*index, stretch, block, &scores)?;
+        }
+        for block in &walk.blocks {
+            let scores = self.block_scores(rows, walk, part, block)?;
+            if !ahead {
+                rows.beside(*index, stretch, block, &scores)?;
             }
+            rows.block(*index, stretch, block, &scores, &waiting)?;
+            see(rows, block, &scores)?;
+        }
+        rows.close_blocks(*index, stretch, &waiting)
+    }
+
+    /// The scores of a block, at their place among all classes.
+    pub fn block_scores(
+        &self,
+        rows: &mut Rows,
+        walk: &Walk,
+        part: &Part,
+        block: &Range<u64>,
+    ) -> Result<View> {
+        let chunk = walk.block(part, block);
+        self.classes(block).scores(rows, part, &chunk)?;
+        Ok(chunk.placed_at_column(block.start))
+    }
+
+    /// The gradients of rows that are closed, a block of classes after another.
+    fn gradients(&self, rows: &mut Rows, walk: &Walk, sums: &Sums, part: &Part) -> Result<()> {
+        let hidden = self.hidden_gradient.clone().map(|view| view.rows(&part.rows));
+        let hidden = self.rows_sum(rows, walk, part, hidden.as_ref());
+        for (number, block) in walk.blocks.iter().enumerate().filter(|_| self.wants_gradients()) {
+            let seen = self.block_scores(rows, walk, part, block)?;
+            let scores = Scores { scores: seen, gradient: Gradient::InPlace };
+            rows.gradient_of(part.index, &part.rows, block, &scores)?;
+            self.block_gradients(rows, walk, (part, number), sums, hidden.as_ref())?;
         }
         Ok(())
     }
 
-    /// The layer of some of the classes.
-    fn classes(&self, block: &Range<u64>) -> Self {
-        let of_weight = |view: View| match self.options.weight_layout {
+    /// The gradient of some rows, which adds up over the blocks: in place its sum lies elsewhere until the
+    /// last block has read the rows.
+    pub fn rows_sum(
+        &self,
+        rows: &mut Rows,
+        walk: &Walk,
+        part: &Part,
+        output: Option<&View>,
+    ) -> Option<RowsSum> {
+        let output = output?.clone();
+        let apart = output.layout.dtype != Dtype::F32 || self.in_place;
+        let wide = (apart && !walk.is_whole()).then(|| {
+            let count = part.rows.end - part.rows.start;
+            rows.shared("hidden_sum", Layout::matrix(Dtype::F32, count, self.depth))
+        });
+        Some(RowsSum(Sum { output, wide, steps: walk.blocks.len() }))
+    }
+
+    /// The gradients of both operands from that of a block's scores.
+    pub fn block_gradients(
+        &self,
+        rows: &mut Rows,
+        walk: &Walk,
+        (part, number): (&Part, usize),
+        sums: &Sums,
+        hidden: Option<&RowsSum>,
+    ) -> Result<()> {
+        let Some(block) = walk.blocks.get(number) else { return Ok(()) };
+        let (chunk, layer) = (walk.block(part, block), self.classes(block));
+        layer.columns_step(rows, &self.sums_of(sums, block), part, &chunk)?;
+        match hidden {
+            Some(RowsSum(hidden)) => {
+                let (start, output) = hidden.at(number, false);
+                layer.rows_product(rows, part, &chunk, start, output)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The sums of some of the classes.
+    fn sums_of(&self, sums: &Sums, block: &Range<u64>) -> Sums {
+        let weight = |sum: &Sum| sum.cut(|view| self.of_classes(view, block));
+        let bias = |sum: &Sum| sum.cut(|view| view.columns(block));
+        Sums { weight: sums.weight.as_ref().map(weight), bias: sums.bias.as_ref().map(bias) }
+    }
+
+    /// The part of a weight, or of its gradient, that belongs to some of the classes.
+    fn of_classes(&self, view: View, block: &Range<u64>) -> View {
+        match self.options.weight_layout {
             WeightLayout::ClassesHidden => view.rows(block),
             WeightLayout::HiddenClasses => view.columns(block),
-        };
-        let of_bias = |view: View| view.columns(block);
-        Self {
-            classes: block.end - block.start,
-            weight: of_weight(self.weight.clone()),
-            bias: self.bias.clone().map(of_bias),
-            weight_gradient: self.weight_gradient.clone().map(of_weight),
-            bias_gradient: self.bias_gradient.clone().map(of_bias),
-            ..self.clone()
         }
+    }
+
+    /// The layer of some of the classes.
+    fn classes(&self, block: &Range<u64>) -> Self {
+        let weight = self.of_classes(self.weight.clone(), block);
+        let bias = self.bias.clone().map(|view| view.columns(block));
+        Self { classes: block.end - block.start, weight, bias, ..self.clone() }
     }
 
     /// Which index of a product over the depth, and of one over the classes, runs over the weight's
@@ -444,71 +662,50 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// One chunk of rows: scores, their loss and gradient in place, and the gradient multiplied on.
-    fn step(
-        &self,
-        rows: &mut Rows,
-        sums: &mut Sums,
-        index: usize,
-        part: &Range<u64>,
-        chunk: &View,
-    ) -> Result<()> {
-        let chunk = chunk.clone().rows(&(0..part.end - part.start));
+    /// One chunk of whole rows: scores, their loss and gradient in place, and the gradient multiplied on.
+    fn step(&self, rows: &mut Rows, walk: &Walk, sums: &Sums, part: &Part) -> Result<()> {
+        let all = 0..self.classes;
+        let chunk = walk.block(part, &all);
         let wanted = self.wants_gradients();
         // Rows that are closed without a stream have no use for scores but their gradient.
         if wanted || !rows.closes() {
-            self.scores(rows, index, part, &chunk)?;
+            self.scores(rows, part, &chunk)?;
         }
         let gradient = if wanted { Gradient::InPlace } else { Gradient::Nowhere };
-        rows.main(index, part, &Scores { scores: chunk.clone(), gradient })?;
+        rows.main(part.index, &part.rows, &Scores { scores: chunk.clone(), gradient })?;
         // In place, the hidden states are gone once their gradient is there.
-        self.columns_step(rows, sums, index, part, &chunk)?;
+        self.columns_step(rows, sums, part, &chunk)?;
         match &self.hidden_gradient {
-            Some(output) => self.rows_step(rows, index, part, &chunk, output.clone().rows(part)),
+            Some(output) => {
+                let output = output.clone().rows(&part.rows);
+                self.rows_product(rows, part, &chunk, Start::Zero, output)
+            }
             None => Ok(()),
         }
     }
 
     /// The scores of a stretch of rows.
-    pub fn scores(
-        &self,
-        rows: &mut Rows,
-        index: usize,
-        part: &Range<u64>,
-        chunk: &View,
-    ) -> Result<()> {
+    pub fn scores(&self, rows: &mut Rows, part: &Part, chunk: &View) -> Result<()> {
         let [weight_along, _] = self.weight_along();
         let product = Product {
             label: "scores",
-            a: Some((self.hidden.clone().rows(part), Along::Owned)),
+            a: Some((self.hidden.clone().rows(&part.rows), Along::Owned)),
             b: Some((self.weight.clone(), weight_along)),
             start: self.bias.clone().map_or(Start::Zero, Start::From),
             output: chunk.clone(),
             depth: self.depth,
             rows_along: None,
-            index,
-            part,
+            whole: self.multiply_adds,
+            at: part,
         };
         self.product(rows, &product)
     }
 
     /// The gradient of a stretch of rows, from that of its scores.
-    pub fn rows_step(
-        &self,
-        rows: &mut Rows,
-        index: usize,
-        part: &Range<u64>,
-        chunk: &View,
-        output: View,
-    ) -> Result<()> {
-        self.rows_product(rows, (index, part), chunk, Start::Zero, output)
-    }
-
-    /// The same, added to what the sums start from.
     fn rows_product(
         &self,
         rows: &mut Rows,
-        (index, part): (usize, &Range<u64>),
+        part: &Part,
         chunk: &View,
         start: Start,
         output: View,
@@ -522,54 +719,42 @@ impl<'a> Layer<'a> {
             output,
             depth: self.classes,
             rows_along: Some(Along::Owned),
-            index,
-            part,
+            whole: self.multiply_adds,
+            at: part,
         };
         self.product(rows, &product)
     }
 
-    /// The chunk's part of the gradients that add up over rows.
+    /// A stretch's part of the gradients that add up over rows.
     pub fn columns_step(
         &self,
         rows: &mut Rows,
-        sums: &mut Sums,
-        index: usize,
-        part: &Range<u64>,
+        sums: &Sums,
+        part: &Part,
         chunk: &View,
     ) -> Result<()> {
-        let depth = part.end - part.start;
+        let depth = part.rows.end - part.rows.start;
         let rows_along = (depth > 0).then_some(Along::Walked);
         let chunk = Some((chunk.clone(), Along::Walked));
-        if let Some(sum) = &mut sums.weight {
-            let (start, output) = sum.next(self.options.accumulate);
-            let hidden = Some((self.hidden.clone().rows(part), Along::Walked));
+        let (accumulate, whole) = (self.options.accumulate, self.multiply_adds);
+        if let Some(sum) = &sums.weight {
+            let (start, output) = sum.at(part.number, accumulate);
+            let hidden = Some((self.hidden.clone().rows(&part.rows), Along::Walked));
             let (a, b) = match self.options.weight_layout {
                 WeightLayout::ClassesHidden => (chunk.clone(), hidden),
                 WeightLayout::HiddenClasses => (hidden, chunk.clone()),
             };
             let label = "weight_gradient";
-            self.product(
-                rows,
-                &Product { label, a, b, start, output, depth, rows_along, index, part },
-            )?;
+            let product =
+                Product { label, a, b, start, output, depth, rows_along, whole, at: part };
+            self.product(rows, &product)?;
         }
-        if let Some(sum) = &mut sums.bias {
-            let (start, output) = sum.next(self.options.accumulate);
-            let label = "bias_gradient";
-            self.product(
-                rows,
-                &Product {
-                    label,
-                    a: None,
-                    b: chunk,
-                    start,
-                    output,
-                    depth,
-                    rows_along,
-                    index,
-                    part,
-                },
-            )?;
+        if let Some(sum) = &sums.bias {
+            let (start, output) = sum.at(part.number, accumulate);
+            let (label, a, b) = ("bias_gradient", None, chunk);
+            let product =
+                Product { label, a, b, start, output, depth, rows_along, whole, at: part };
+            self.product(rows, &product)?;
         }
         Ok(())
     }
@@ -648,7 +833,7 @@ impl<'a> Layer<'a> {
         let wide = i.end - i.start <= j.end - j.start;
         let run = if wide { tile_columns.clamp(1, RUN_TILES) } else { tile_columns };
         // Without rows there are no records, and nothing that would look at them.
-        let (records, first_row) = rows.records(product.index, product.part).unzip();
+        let (records, first_row) = rows.records(product.at.index, &product.at.rows).unzip();
         let first_row = first_row.unwrap_or(0);
         let first_row = first_row
             + match product.rows_along {

@@ -12,7 +12,7 @@ use crate::{
     check,
     error::{Error, Result},
     kernel::{Source, shader},
-    linear::{Chunks, Layer, LinearOptions},
+    linear::{Layer, LinearOptions, Part, Passes, RowsSum, Sums, Walk},
     loss::{Dim, Empty, Reduction, Shard, Similarity, WeightLayout},
     plan::{Call, Number, Plan, View},
     profile::Profile,
@@ -182,10 +182,13 @@ pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Resul
     let tables = pairs.tables(&mut rows)?;
     rows.begin(&windows)?;
     rows.planner.unstored(pairs.layer.rows * pairs.layer.classes * 4);
-    let chunks = pairs.layer.chunks(&mut rows, &windows);
+    let again = !rows.closes() && (pairs.wants_gradients() || pairs.wants_scale);
+    let whole = u64::from(again && columns != Columns::Keys) + 1;
+    let passes = Passes { whole, blocks: u64::from(again) + 1 };
+    let walk = pairs.layer.walk(&mut rows, &windows, passes)?;
     match pairs.pairing.columns {
-        Columns::Keys => pairs.one_walk(&mut rows, &tables, &chunks)?,
-        _ => pairs.two_walks(&mut rows, &tables, &chunks, &windows)?,
+        Columns::Keys => pairs.one_walk(&mut rows, &tables, &walk)?,
+        _ => pairs.two_walks(&mut rows, &tables, &walk, &windows)?,
     }
     for (name, word) in SHARED {
         if let Some(output) = call.output(name) {
@@ -199,30 +202,39 @@ pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Resul
 /// gradient, and searched for the largest while a chunk is there.
 pub(crate) fn similarity(loss: &Similarity, call: &Call, profile: &Profile) -> Result<Plan> {
     let mut rows = Rows::new(loss, call, profile)?;
-    let pairs = Pairs::new(loss, call, profile)?;
+    let mut pairs = Pairs::new(loss, call, profile)?;
     let matrix = call.output("scores");
     let matrices = [Some(&pairs.layer.hidden), matrix.as_ref()];
     let windows = rows.windows(matrices.into_iter().flatten(), u64::MAX)?;
     pairs.tables(&mut rows)?;
     rows.begin(&windows)?;
-    let Chunks { chunk, parts } = pairs.layer.chunks(&mut rows, &windows);
     let top = call.output("top_scores").is_some() || call.output("top_indices").is_some();
+    pairs.layer.needs_whole_rows = top;
+    let walk = pairs.layer.walk(&mut rows, &windows, Passes { whole: 1, blocks: 1 })?;
     let outputs = top.then(|| {
         ["top_scores", "top_indices"].map(|name| {
             let words = Layout::matrix(Dtype::U32, pairs.layer.rows, loss.k.into());
             call.output(name).unwrap_or_else(|| rows.planner.scratch(words))
         })
     });
-    for (index, part) in &parts {
-        let chunk = chunk.clone().rows(&(0..part.end - part.start));
-        pairs.layer.scores(&mut rows, *index, part, &chunk)?;
-        let gradient = match &matrix {
-            Some(scores) => Gradient::To(scores.clone().rows(part)),
+    for part in &walk.parts {
+        let gradient = || match &matrix {
+            Some(scores) => Gradient::To(scores.clone().rows(&part.rows)),
             None => Gradient::Nowhere,
         };
-        rows.main(*index, part, &Scores { scores: chunk.clone(), gradient })?;
-        if let Some(outputs) = &outputs {
-            pairs.top(&mut rows, (*index, part), &chunk, outputs)?;
+        if walk.is_whole() {
+            let chunk = walk.block(part, &(0..pairs.layer.classes));
+            pairs.layer.scores(&mut rows, part, &chunk)?;
+            let scores = Scores { scores: chunk.clone(), gradient: gradient() };
+            rows.main(part.index, &part.rows, &scores)?;
+            if let Some(outputs) = &outputs {
+                pairs.top(&mut rows, part, &chunk, outputs)?;
+            }
+        } else {
+            pairs.layer.close(&mut rows, &walk, part, |rows, block, scores| {
+                let scores = Scores { scores: scores.clone(), gradient: gradient() };
+                rows.gradient_of(part.index, &part.rows, block, &scores)
+            })?;
         }
     }
     rows.end(&windows)
@@ -267,31 +279,31 @@ impl<'a> Pairs<'a> {
         let keys_gradient = call.output("grad.keys").filter(needs_own_sum);
         let beside =
             keys_gradient.map_or(0, |_| call.dim(Dim::Classes) * call.dim(Dim::Hidden) * 4);
-        let budget = profile.chunk_bytes;
-        let chunk_bytes = budget.saturating_sub(beside).max(budget / 2);
-        let chunk_bytes = pairing.chunk_bytes.unwrap_or(chunk_bytes);
-        // A lane walks all rows of a chunk for its columns' softmax.
-        let walked = MOST_ITERATIONS * 4 * call.dim(Dim::Classes).next_multiple_of(4);
-        let chunk_bytes = match pairing.columns {
-            Columns::Softmax => chunk_bytes.min(walked),
-            _ => chunk_bytes,
-        };
         let layer = Layer {
             options: LinearOptions {
                 weight_layout: WeightLayout::ClassesHidden,
-                chunk_bytes: Some(chunk_bytes),
+                chunk_bytes: pairing.chunk_bytes,
                 accumulate: false,
             },
             profile,
             rows: call.dim(Dim::Rows),
             classes: call.dim(Dim::Classes),
             depth: call.dim(Dim::Hidden),
+            multiply_adds: call.dim(Dim::Rows) * call.dim(Dim::Classes) * call.dim(Dim::Hidden),
             hidden: needed(queries)?,
             weight: needed(keys)?,
             bias: None,
             hidden_gradient: call.output(&format!("grad.{queries}")),
             weight_gradient: call.output("grad.keys"),
             bias_gradient: None,
+            in_place: false,
+            beside,
+            // A lane walks all rows of a chunk for its columns' softmax.
+            most_rows: match pairing.columns {
+                Columns::Softmax => MOST_ITERATIONS,
+                _ => u64::MAX,
+            },
+            needs_whole_rows: false,
         };
         let deepest = MOST_ITERATIONS / 2 * 4 * u64::from(profile.tally_lanes());
         if layer.depth > deepest {
@@ -403,23 +415,24 @@ impl<'a> Pairs<'a> {
         self.layer.hidden_gradient.is_some() || self.layer.weight_gradient.is_some()
     }
 
-    /// Every chunk's loss and gradient at once.
-    fn one_walk(&self, rows: &mut Rows, tables: &Tables, chunks: &Chunks) -> Result<()> {
-        if rows.closes() {
-            close(rows, chunks)?;
-            return self.second_walk(rows, tables, chunks);
+    /// Every chunk's loss and gradient at once, where it holds whole rows.
+    fn one_walk(&self, rows: &mut Rows, tables: &Tables, walk: &Walk) -> Result<()> {
+        if rows.closes() || !walk.is_whole() {
+            self.first_walk(rows, walk, |_, _, _, _| Ok(()))?;
+            return self.second_walk(rows, tables, walk);
         }
-        let mut gradients = Gradients::new(self, rows, chunks);
-        if chunks.parts.is_empty() {
-            gradients.nothing(rows, &chunks.chunk)?;
+        let gradients = Gradients::new(self, rows, walk);
+        if walk.parts.is_empty() {
+            gradients.nothing(rows, walk)?;
         }
-        for (index, part) in &chunks.parts {
-            let chunk = chunks.chunk.clone().rows(&(0..part.end - part.start));
-            self.layer.scores(rows, *index, part, &chunk)?;
+        for part in &walk.parts {
+            let chunk = self.layer.block_scores(rows, walk, part, &(0..self.layer.classes))?;
             let gradient =
                 if self.wants_gradients() { Gradient::InPlace } else { Gradient::Nowhere };
-            rows.main(*index, part, &Scores { scores: chunk.clone(), gradient })?;
-            gradients.chunk(self, rows, &tables.queries, (*index, part), &chunk)?;
+            rows.main(part.index, &part.rows, &Scores { scores: chunk, gradient })?;
+            let sum = gradients.rows_sum(rows, walk, part);
+            gradients.block(rows, walk, (part, 0), sum.as_ref())?;
+            gradients.rows_end(self, rows, &tables.queries, part)?;
         }
         gradients.finish(self, rows, &tables.keys)
     }
@@ -429,98 +442,117 @@ impl<'a> Pairs<'a> {
         &self,
         rows: &mut Rows,
         tables: &Tables,
-        chunks: &Chunks,
+        walk: &Walk,
         windows: &[Range<u64>],
     ) -> Result<()> {
         let stride = tables.keys.word_step;
         let columns = rows.planner.scratch(Layout::matrix(Dtype::F32, COLUMN_PLANES, stride));
-        if rows.closes() {
-            close(rows, chunks)?;
-        } else {
-            for (index, part) in &chunks.parts {
-                let chunk = chunks.chunk.clone().rows(&(0..part.end - part.start));
-                self.layer.scores(rows, *index, part, &chunk)?;
-                let scores = Scores { scores: chunk, gradient: Gradient::Nowhere };
-                rows.main(*index, part, &scores)?;
-                if self.pairing.columns == Columns::Softmax {
-                    self.columns(rows, (*index, part), &scores, &columns)?;
-                }
-            }
-        }
+        self.first_walk(rows, walk, |rows, part, block, scores| match self.pairing.columns {
+            Columns::Softmax => self.columns(rows, part, block, scores, &columns),
+            _ => Ok(()),
+        })?;
         self.join(rows, windows, &columns, stride)?;
         rows.give("column_table", columns);
-        self.second_walk(rows, tables, chunks)
+        self.second_walk(rows, tables, walk)
     }
 
-    /// The gradients of rows that are closed.
-    fn second_walk(&self, rows: &mut Rows, tables: &Tables, chunks: &Chunks) -> Result<()> {
-        let scale = rows.closes() && self.wants_scale;
-        if !self.wants_gradients() && !scale {
-            return Ok(());
-        }
-        let mut gradients = Gradients::new(self, rows, chunks);
-        if chunks.parts.is_empty() {
-            gradients.nothing(rows, &chunks.chunk)?;
-        }
-        for (index, part) in &chunks.parts {
-            let chunk = chunks.chunk.clone().rows(&(0..part.end - part.start));
-            // A single chunk still holds its scores, if they were made.
-            if chunks.parts.len() > 1 || rows.closes() {
-                self.layer.scores(rows, *index, part, &chunk)?;
-            }
-            if scale {
-                self.slope(rows, (*index, part), &chunk)?;
-            }
-            if self.wants_gradients() {
-                let scores = Scores { scores: chunk.clone(), gradient: Gradient::InPlace };
-                rows.gradient(*index, part, &scores)?;
-                gradients.chunk(self, rows, &tables.queries, (*index, part), &chunk)?;
-            }
-        }
-        gradients.finish(self, rows, &tables.keys)
-    }
-
-    /// The rows' parts of the gradient of the scale, as far as a dispatch's loops allow at a time.
-    fn slope(
+    /// Closes all rows, and shows their scores to `see`, if any are made.
+    fn first_walk(
         &self,
         rows: &mut Rows,
-        (index, part): (usize, &Range<u64>),
-        chunk: &View,
+        walk: &Walk,
+        see: impl Fn(&mut Rows, &Part, &Range<u64>, &View) -> Result<()>,
     ) -> Result<()> {
-        let reach = MOST_ITERATIONS * 4 * u64::from(self.profile.lanes());
-        for keys in stretches(self.layer.classes, reach) {
-            let streams = rows.streams(part, false);
-            let step = rows
-                .step("scale_slope", shader!("pairs/slope.wgsl"), index, part)
-                .number("first", keys.start)
-                .number("end", keys.end)
-                .words("statistics", None)
-                .read("logits", Some(chunk.clone()), 0.0)
-                .write("gradient", None);
-            crate::row::functor_streams(step, streams).groups(part.end - part.start)?;
+        for part in &walk.parts {
+            if rows.closes() || !walk.is_whole() {
+                self.layer.close(rows, walk, part, |rows, block, scores| {
+                    see(rows, part, block, scores)
+                })?;
+            } else {
+                let all = 0..self.layer.classes;
+                let chunk = self.layer.block_scores(rows, walk, part, &all)?;
+                let scores = Scores { scores: chunk.clone(), gradient: Gradient::Nowhere };
+                rows.main(part.index, &part.rows, &scores)?;
+                see(rows, part, &all, &chunk)?;
+            }
         }
         Ok(())
     }
 
-    /// Takes a chunk's rows into the columns' own states.
+    /// The gradients of rows that are closed.
+    fn second_walk(&self, rows: &mut Rows, tables: &Tables, walk: &Walk) -> Result<()> {
+        let scale = rows.closes() && self.wants_scale;
+        if !self.wants_gradients() && !scale {
+            return Ok(());
+        }
+        let gradients = Gradients::new(self, rows, walk);
+        if walk.parts.is_empty() {
+            gradients.nothing(rows, walk)?;
+        }
+        // A single chunk still holds its scores, if they were made.
+        let held = walk.parts.len() == 1 && walk.is_whole() && !rows.closes();
+        for part in &walk.parts {
+            let sum = gradients.rows_sum(rows, walk, part);
+            for (number, block) in walk.blocks.iter().enumerate() {
+                let seen = if held {
+                    walk.block(part, block)
+                } else {
+                    self.layer.block_scores(rows, walk, part, block)?
+                };
+                if scale {
+                    self.slope(rows, part, block, &seen)?;
+                }
+                if self.wants_gradients() {
+                    let scores = Scores { scores: seen, gradient: Gradient::InPlace };
+                    rows.gradient_of(part.index, &part.rows, block, &scores)?;
+                    gradients.block(rows, walk, (part, number), sum.as_ref())?;
+                }
+            }
+            gradients.rows_end(self, rows, &tables.queries, part)?;
+        }
+        gradients.finish(self, rows, &tables.keys)
+    }
+
+    /// The rows' parts of the gradient of the scale, as far as a dispatch's loops allow at a time. They add up
+    /// over the blocks of keys: its last bits depend on these.
+    fn slope(&self, rows: &mut Rows, part: &Part, block: &Range<u64>, scores: &View) -> Result<()> {
+        let reach = MOST_ITERATIONS * 4 * u64::from(self.profile.lanes());
+        for keys in stretches(block.end - block.start, reach) {
+            let streams = rows.streams(&part.rows, false);
+            let step = rows
+                .step("scale_slope", shader!("pairs/slope.wgsl"), part.index, &part.rows)
+                .number("first", block.start + keys.start)
+                .number("end", block.start + keys.end)
+                .words("statistics", None)
+                .read("logits", Some(scores.clone()), 0.0)
+                .write("gradient", None);
+            crate::row::functor_streams(step, streams).groups(part.rows.end - part.rows.start)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a block of some rows into the columns' own states.
     fn columns(
         &self,
         rows: &mut Rows,
-        (index, part): (usize, &Range<u64>),
-        scores: &Scores,
+        part: &Part,
+        block: &Range<u64>,
+        scores: &View,
         columns: &View,
     ) -> Result<()> {
-        let streams = rows.streams(part, false);
+        let streams = rows.streams(&part.rows, false);
         let lanes = self.profile.lanes();
         let step = rows
-            .step("columns", shader!("pairs/columns.wgsl"), index, part)
+            .step("columns", shader!("pairs/columns.wgsl"), part.index, &part.rows)
             .number("stride", columns.layout.row_stride)
+            .number("first_column", block.start)
+            .number("end_column", block.end)
             .words("statistics", None)
             .table("column_states", columns, "vec4<u32>")
-            .read("logits", Some(scores.scores.clone()), 0.0)
+            .read("logits", Some(scores.clone()), 0.0)
             .write("gradient", None);
         crate::row::functor_streams(step, streams)
-            .groups(self.layer.classes.div_ceil(4 * u64::from(lanes)))
+            .groups((block.end - block.start).div_ceil(4 * u64::from(lanes)))
     }
 
     /// Where the columns' softmax comes from, as `join` numbers it; nowhere where nobody needs it.
@@ -571,7 +603,7 @@ impl<'a> Pairs<'a> {
     fn top(
         &self,
         rows: &mut Rows,
-        (index, part): (usize, &Range<u64>),
+        Part { index, rows: part, .. }: &Part,
         chunk: &View,
         [scores, indices]: &[View; 2],
     ) -> Result<()> {
@@ -585,7 +617,7 @@ impl<'a> Pairs<'a> {
         for ranks in stretches(k, MOST_ITERATIONS / walk) {
             let streams = rows.streams(part, false);
             let step = rows
-                .step("top", shader!("pairs/top.wgsl"), index, part)
+                .step("top", shader!("pairs/top.wgsl"), *index, part)
                 .number("k", k)
                 .number("first", ranks.start)
                 .number("end", ranks.end)
@@ -630,11 +662,6 @@ impl<'a> Pairs<'a> {
     }
 }
 
-/// Closes all rows from what was saved of them.
-fn close(rows: &mut Rows, chunks: &Chunks) -> Result<()> {
-    chunks.parts.iter().try_for_each(|(index, part)| rows.close(*index, part, None))
-}
-
 /// A 16-bit gradient is made in f32 before the normalisation's backward rounds it.
 fn needs_own_sum(output: &View) -> bool {
     output.layout.dtype != Dtype::F32
@@ -643,50 +670,64 @@ fn needs_own_sum(output: &View) -> bool {
 /// The gradients of a walk: raw ones (of the products), turned into those of the vectors.
 struct Gradients<'a> {
     layer: Layer<'a>,
-    sums: crate::linear::Sums,
+    sums: Sums,
     /// Where the raw gradient of a chunk's queries goes, if not straight to the caller.
     query_rows: Option<View>,
 }
 
 impl<'a> Gradients<'a> {
-    fn new(pairs: &Pairs<'a>, rows: &mut Rows, chunks: &Chunks) -> Self {
+    fn new(pairs: &Pairs<'a>, rows: &mut Rows, walk: &Walk) -> Self {
         let mut layer = pairs.layer.clone();
         let depth = layer.depth;
         let mut wide = |output: &Option<View>, count: u64| {
             let narrow = output.as_ref().is_some_and(needs_own_sum) && pairs.pairing.normalize;
             narrow.then(|| rows.planner.scratch(Layout::matrix(Dtype::F32, count, depth)))
         };
-        let query_rows = wide(&layer.hidden_gradient, chunks.chunk.layout.rows());
+        let query_rows = wide(&layer.hidden_gradient, walk.chunk.layout.rows());
         let keys = wide(&layer.weight_gradient, layer.classes);
         layer.weight_gradient = keys.or(layer.weight_gradient);
-        let sums = layer.sums(rows, chunks.parts.len());
+        let sums = layer.sums(rows, walk.parts.len());
         Self { layer, sums, query_rows }
     }
 
     /// Without queries the gradient of the keys is a sum over nothing.
-    fn nothing(&mut self, rows: &mut Rows, chunk: &View) -> Result<()> {
-        self.layer.columns_step(rows, &mut self.sums, 0, &(0..0), chunk)
+    fn nothing(&self, rows: &mut Rows, walk: &Walk) -> Result<()> {
+        self.layer.columns_step(rows, &self.sums, &Part::NONE, &walk.chunk)
     }
 
-    /// A chunk's part.
-    fn chunk(
-        &mut self,
-        pairs: &Pairs,
+    /// Where the raw gradient of some queries goes, and what it is turned into.
+    fn of_rows(&self, part: &Part) -> Option<[View; 2]> {
+        let output = self.layer.hidden_gradient.clone()?.rows(&part.rows);
+        let count = part.rows.end - part.rows.start;
+        let here = self.query_rows.clone().map(|raw| raw.rows(&(0..count)));
+        Some([here.unwrap_or_else(|| output.clone()), output])
+    }
+
+    fn rows_sum(&self, rows: &mut Rows, walk: &Walk, part: &Part) -> Option<RowsSum> {
+        let raw = self.of_rows(part).map(|[raw, _]| raw);
+        self.layer.rows_sum(rows, walk, part, raw.as_ref())
+    }
+
+    /// A block's part.
+    fn block(
+        &self,
         rows: &mut Rows,
-        table: &Table,
-        (index, part): (usize, &Range<u64>),
-        chunk: &View,
+        walk: &Walk,
+        at: (&Part, usize),
+        sum: Option<&RowsSum>,
     ) -> Result<()> {
-        if let Some(output) = &self.layer.hidden_gradient {
-            let output = output.clone().rows(part);
-            let here = self.query_rows.clone().map(|raw| raw.rows(&(0..part.end - part.start)));
-            let raw = here.unwrap_or_else(|| output.clone());
-            self.layer.rows_step(rows, index, part, chunk, raw.clone())?;
-            if pairs.pairing.normalize {
-                pairs.tangent(rows, table, &self.layer.hidden, part, [&raw, &output])?;
+        self.layer.block_gradients(rows, walk, at, &self.sums, sum)
+    }
+
+    /// The gradient of some queries, once every block is in it.
+    fn rows_end(&self, pairs: &Pairs, rows: &mut Rows, table: &Table, part: &Part) -> Result<()> {
+        match self.of_rows(part) {
+            Some([raw, output]) if pairs.pairing.normalize => {
+                let ends = [&raw, &output];
+                pairs.tangent(rows, table, &self.layer.hidden, &part.rows, ends)
             }
+            _ => Ok(()),
         }
-        self.layer.columns_step(rows, &mut self.sums, index, part, chunk)
     }
 
     /// The keys' gradient, once every chunk is in it.

@@ -277,6 +277,37 @@ pub struct Plan {
     pub windows: u64,
     /// Bytes that the logits would take if they were stored, where they are not.
     pub unstored_bytes: u64,
+    /// How such logits go by.
+    pub path: Option<Path>,
+}
+
+/// How logits that are never stored whole go by: chunks of `rows` × `classes`, one after another.
+///
+/// With all classes in a chunk, its rows are closed and turned into their gradient while it is there. With
+/// fewer, all blocks of classes go by twice, once to close the rows and once for their gradient, unless what
+/// is given closes them (a saved lse, the statistics of shards). No result has other bits for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Path {
+    /// Rows of a chunk.
+    pub rows: u64,
+    /// Classes (or keys) of a chunk.
+    pub classes: u64,
+    /// Whether those are all.
+    pub whole_rows: bool,
+    /// How often the scores are made where gradients are wanted.
+    pub passes: u64,
+    /// Why.
+    pub why: &'static str,
+}
+
+impl std::fmt::Display for Path {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { rows, classes, passes, why, .. } = self;
+        let what = if self.whole_rows { "chunks of whole rows" } else { "blocks of classes" };
+        let times = if *passes > 1 { "made twice" } else { "made once" };
+        write!(f, "{what}, {rows} × {classes} scores at a time, {times}: {why}")
+    }
 }
 
 impl Plan {
@@ -324,6 +355,9 @@ impl std::fmt::Display for Plan {
             self.windows,
             self.scratch_bytes
         )?;
+        if let Some(path) = &self.path {
+            writeln!(f, "  {path}")?;
+        }
         for dispatch in &self.dispatches {
             let kernel = self.kernels.get(dispatch.kernel);
             let [x, y, z] = dispatch.workgroups;
@@ -394,6 +428,16 @@ impl<'a> Planner<'a> {
     /// Sets what storing the logits would have taken.
     pub fn unstored(&mut self, bytes: u64) {
         self.plan.unstored_bytes = bytes;
+    }
+
+    /// Sets how logits that are not stored go by.
+    pub fn path(&mut self, path: Path) {
+        self.plan.path = Some(path);
+    }
+
+    /// The loss that the plan is named after.
+    pub fn loss(&self) -> &str {
+        &self.plan.loss
     }
 
     /// Begins a dispatch.

@@ -292,6 +292,64 @@ fn a_saved_lse_makes_blocks_of_classes() {
     }
 }
 
+/// Budgets below a row of scores and around one: the scratch keeps to them.
+#[test]
+fn budgets_are_kept() {
+    let (rows, classes, hidden) = (1000, 50_257, 64);
+    for profile in common::profiles() {
+        for weight_layout in layouts() {
+            for (budget, dtype) in [64 << 10, 200 << 10, MIB, 8 * MIB]
+                .into_iter()
+                .zip([Dtype::F32, Dtype::Bf16].into_iter().cycle())
+            {
+                let loss =
+                    LinearCrossEntropy::default().weight_layout(weight_layout).chunk_bytes(budget);
+                let plan = linear([rows, classes, hidden], dtype, &loss, &profile).unwrap();
+                assert_within_limits(&plan, &profile);
+                let path = plan.path.clone().unwrap();
+                assert!(path.rows * path.classes * 4 <= budget, "{path}");
+                // An f32 sum beside what 16-bit gradients add up to.
+                let narrow = (classes * (hidden + 1) + path.rows * hidden) * 4;
+                let narrow = if dtype == Dtype::F32 { 0 } else { narrow };
+                let most = budget + narrow + 128 * (rows + classes) + 16_384;
+                assert!(plan.scratch_bytes <= most, "{} > {most}: {path}", plan.scratch_bytes);
+                assert!(plan.to_string().contains(&path.to_string()));
+            }
+        }
+    }
+}
+
+/// Chunks of whole rows where they are large or nothing is gained, blocks of classes where they are not.
+#[test]
+fn the_cheaper_way_is_taken() {
+    let profile = Profile::default().software(8);
+    let path = |chunk_bytes: Option<u64>, shape: [u64; 3]| {
+        let mut loss = LinearCrossEntropy::default();
+        loss.chunk_bytes = chunk_bytes;
+        linear(shape, Dtype::F32, &loss, &profile).unwrap().path.unwrap()
+    };
+    let shape = [1024, 128_256, 256];
+    let row = 128_256 * 4;
+    for (chunk_bytes, whole_rows, passes) in [
+        (None, true, 1),
+        (Some(1 << 30), true, 1),
+        (Some(48 * row), true, 1),
+        (Some(8 * row), false, 2),
+        (Some(row), false, 2),
+        (Some(row - 4), false, 2),
+        (Some(64 << 10), false, 2),
+    ] {
+        let path = path(chunk_bytes, shape);
+        assert_eq!((path.whole_rows, path.passes), (whole_rows, passes), "{chunk_bytes:?}: {path}");
+    }
+    // One chunk holds all rows: nothing is read again.
+    assert!(path(None, [32, 128_256, 256]).whole_rows);
+    let loss = LinearCrossEntropy::default().chunk_bytes(500);
+    let refused = linear(shape, Dtype::F32, &loss, &profile).unwrap_err();
+    let text = refused.to_string();
+    assert!(text.contains("`chunk_bytes` = 500") && text.contains("800 bytes"), "{text}");
+}
+
 #[test]
 fn a_row_that_no_binding_holds_is_refused() {
     let profile = Profile { binding_bytes: 4096, ..Profile::default() };

@@ -171,8 +171,9 @@ fn key(u: f32) -> u32 {
     return select(0u, ordered, u != DEAD);
 }
 
-fn target_score(row: u32, label: u32) -> Score {
-    return score(vec4<u32>(logits_at(row, label)), vec4<u32>(logit_bias_at(0u, label)));
+// The score of the label, or of a column beside it.
+fn target_score(row: u32, label: u32, column: u32) -> Score {
+    return score(vec4<u32>(label_score(row, label, column)), vec4<u32>(logit_bias_at(0u, column)));
 }
 
 // For the gradient, which needs no more than the label, and that of a shard alone.
@@ -190,7 +191,7 @@ fn open(index: u32) -> Row {
     let row_weight = bitcast<f32>(entry.z);
     var row = Row(index, entry.x, entry.y, row_weight, row_weight * bitcast<f32>(entry.w) * head.z, head.w, 0u);
     if (WANTS_RANK && row.label != NONE) {
-        let at = target_score(index, row.label);
+        let at = target_score(index, row.label, row.label);
         row.target_key = key(at.u.x);
     }
     return row;
@@ -362,15 +363,15 @@ struct Share {
     infinite: bool,
 }
 
-fn share(row: Row, label: u32, part_of: f32, top: f32, log_sum: f32) -> Share {
+fn share(row: Row, column: u32, part_of: f32, top: f32, log_sum: f32) -> Share {
     if (SHARDED) {
         // What it weighs is in the sums already.
         let u = bitcast<f32>(row.target_key);
         let here = row.target_key != NONE && u != DEAD;
         return Share(0.0, select(0.0, log_sum + (top - u), here), here, false);
     }
-    let s = target_score(row.index, label);
-    let weight = part_of * bitcast<f32>(weight_at(0u, label));
+    let s = target_score(row.index, row.label, column);
+    let weight = part_of * bitcast<f32>(weight_at(0u, column));
     let below = select(0.0, log_sum + (top - s.u.x), s.u.x != DEAD);
     return Share(weight, below, s.u.x != DEAD, s.u.x == DEAD && weight != 0.0);
 }

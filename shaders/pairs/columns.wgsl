@@ -1,4 +1,4 @@
-// A lane four columns: takes the rows of a chunk into the columns' states, in order, so that neither
+// A lane four of a block of columns: takes the rows of a chunk into the columns' states, in order, so that neither
 // the chunk's size nor the number of chunks changes a bit.
 
 fn plane(index: u32, column: u32) -> u32 {
@@ -7,8 +7,8 @@ fn plane(index: u32, column: u32) -> u32 {
 
 @compute @workgroup_size(WORKGROUP)
 fn columns(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let column = ((group.x + group.y * groups.x) * WORKGROUP + local) * 4u;
-    if (column >= params.classes) {
+    let column = params.first_column + ((group.x + group.y * groups.x) * WORKGROUP + local) * 4u;
+    if (column >= params.end_column) {
         return;
     }
     var top = vec4<f32>(LOWEST);

@@ -13,7 +13,7 @@ fn fused(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) group
     let end = select(0u, params.classes, inside && row_streams(row));
     var state = state_empty();
     for (var first = 0u; first < params.classes; first += params.segment) {
-        let part = walk(row, first, min(first + params.segment, end), lane);
+        let part = walk(row, state_empty(), first, min(first + params.segment, end), lane);
         state = state_merge(state, reduce(part, local, lane));
     }
     let closed = close(row, state);

@@ -8,7 +8,7 @@ fn partial(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let row = open(min(slot / params.segments, params.rows - 1u));
     let first = (slot % params.segments) * params.segment;
     let end = select(0u, min(first + params.segment, params.classes), inside && row_streams(row));
-    let all = reduce(walk(row, first, end, lane), local, lane);
+    let all = reduce(walk(row, state_empty(), first, end, lane), local, lane);
     if (inside && lane == 0u) {
         partials[slot] = all;
     }

@@ -1,6 +1,6 @@
 //! A task's tensors and call, and the bytes that it moves.
 
-use super::task::Task;
+use super::{task::Task, timer::wait};
 use crate::{
     encode::Prepared,
     error::Result,
@@ -89,17 +89,23 @@ impl Workload {
     }
 }
 
-/// Makes a saved lse, where the inputs have one, what a forward pass would have left there.
+/// Makes a saved lse, where the inputs have one, what a forward pass would have left there; that pass's
+/// scratch and parameters are gone when this returns.
 fn save_lse(gpu: &Gpu, loss: &dyn Loss, inputs: &[(String, wgpu::Buffer, Layout)]) -> Result<()> {
     let has = loss.about().outputs.iter().any(|output| output.name == "lse");
     let mut given = named(inputs);
     let Some(lse) = given.remove("lse").filter(|_| has) else { return Ok(()) };
     let outputs = Named::from([("lse".to_owned(), lse)]);
+    let request = Request::new(given, outputs);
+    let bytes = gpu.plan(loss, &request)?.scratch_bytes.max(256);
+    let scratch = gpu.uncounted("forward_scratch", bytes, wgpu::BufferUsages::STORAGE)?;
+    let prepared = gpu.prepare(loss, &request.scratch(&scratch))?;
     let mut encoder =
         gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    gpu.encode(&mut encoder, loss, given, outputs)?;
+    prepared.encode(&mut encoder);
     gpu.queue().submit([encoder.finish()]);
-    Ok(())
+    drop((prepared, scratch));
+    wait(gpu)
 }
 
 fn named(tensors: &[(String, wgpu::Buffer, Layout)]) -> Named<'_> {

@@ -28,9 +28,10 @@ use crate::{
 /// - **False negatives**: a key with the query's label that is not its positive takes no part.
 ///   Without key_labels there must be as many keys as queries, and the labels are those of both.
 /// - **Types**: vectors, scale and gradients in `f32`, `f16` or `bf16`; everything in between in f32.
-/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`
-///   (but at least one row of scores); for 16-bit gradients with `normalize` or several chunks their
-///   sums in f32 as well. The chunk's size changes no bit.
+/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`: whole
+///   rows of scores, or some rows of a block of keys, as in [`crate::LinearCrossEntropy`]; for 16-bit
+///   gradients with `normalize` or several chunks their sums in f32 as well. Neither the chunk's size nor
+///   its shape changes a bit (but the last ones of ∂scale from a saved lse or from statistics).
 /// - **Gradient**: with G = ∂loss/∂s, ∂q_i = scale·r_i·(I − q̂q̂ᵀ)·Σ_j G_ij·k̂_j, r = 1/‖q‖ (1 and the
 ///   identity without `normalize`), likewise ∂k, and ∂scale = Σ_ij G_ij·⟨q̂_i, k̂_j⟩.
 /// - **Cost**: three products of rows·classes·hidden for loss and gradients; `symmetric` makes the
@@ -296,6 +297,10 @@ impl RowLoss for InfoNce {
 
     fn streams_twice(&self, _: &Call) -> bool {
         false
+    }
+
+    fn closes_unseen(&self, _: &Call) -> bool {
+        true
     }
 
     fn check(&self, call: &Call) -> Result<()> {

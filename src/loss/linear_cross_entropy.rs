@@ -21,14 +21,17 @@ pub enum WeightLayout {
 ///
 /// logits = hidden·Wᵀ + bias, then [`CrossEntropy`] with every one of its options. A chunk of rows
 /// at a time is multiplied, reduced and turned into its gradient in place; the gradient of W is added
-/// up over the chunks in row order, so the chunk's size changes no bit of any result.
+/// up over the chunks in row order, so neither the chunk's size nor its shape changes a bit of any result.
 ///
 /// - **Shapes**: hidden `[rows, hidden]`, weight `[classes, hidden]` (or `[hidden, classes]`, read in
 ///   place), bias `[classes]`; the rest as in [`CrossEntropy`], whose `weight` is here `class_weight`.
-/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`
-///   (but at least one row of logits). The chunk holds some rows; from a saved lse or from the
-///   statistics of shards it holds all rows of some classes. A 16-bit gradient that adds up over several
-///   chunks has an f32 sum beside it: ∂W over chunks of rows, ∂hidden over blocks of classes.
+/// - **Memory** beside inputs and outputs: O(rows + classes), one chunk of at most `chunk_bytes`, and 256
+///   bytes of parameters a dispatch. The chunk holds some whole rows of logits, or some rows of a block of
+///   classes, whichever the plan finds cheaper ([`crate::Plan::path`] says which, and why): blocks have the
+///   logits made twice, unless a saved lse or the statistics of shards close the rows. A budget for neither
+///   a row nor a block of one (less than a kilobyte on software adapters, 25 KB elsewhere) is an error. A
+///   16-bit gradient that adds up over several chunks has an f32 sum beside it: ∂W over stretches of rows,
+///   ∂hidden (also in place) over blocks of classes, for the chunk's rows.
 /// - **Gradient**: ∂hidden = G·W, ∂W = Gᵀ·hidden, ∂bias = Σ_rows G, where G is the gradient of the
 ///   logits; row weights and the upstream gradient are in G before ∂W is summed.
 /// - **Edges**: those of [`CrossEntropy`]; the hidden state of an ignored row is not used, so a NaN

@@ -26,9 +26,10 @@ use crate::{
 ///   [`Reduction::None`].
 /// - **Types**: vectors, scale, bias and gradients in `f32`, `f16` or `bf16`; everything in between
 ///   in f32.
-/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`
-///   (but at least one row of scores); for 16-bit gradients with `normalize` or several chunks their
-///   sums in f32 as well. The chunk's size changes no bit.
+/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`: whole
+///   rows of scores, or some rows of a block of keys, as in [`crate::LinearCrossEntropy`]; for 16-bit
+///   gradients with `normalize` or several chunks their sums in f32 as well. Neither the chunk's size nor
+///   its shape changes a bit.
 /// - **Gradient**: G_ij = −l_ij·sigmoid(−l_ij·s_ij)·upstream/denominator, then as in
 ///   [`crate::InfoNce`]; ∂bias = Σ G, ∂scale = Σ_ij G_ij·⟨q̂_i, k̂_j⟩.
 /// - **Mean** divides by the queries that are kept, as SigLIP's code does.

@@ -24,7 +24,11 @@ use crate::{
 ///   dense.
 /// - **Order** of the top k: from high to low, the lower index where scores are equal; NaN first, as
 ///   in `torch.topk`.
-/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`.
+/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`, in
+///   which the top k wants whole rows of scores: less than one of them is an error there.
+/// - **Shards** of the keys: call once a shard, add the shard's first key to its `top_indices`, put the
+///   shards' lists one after another in the order of their keys, and take the k largest with a stable sort:
+///   equal scores then go to the lowest index, as in one call.
 /// - **Cost** of the top k: k walks over a row of scores, so that it is meant for k up to some tens.
 /// - **Gradient**: none; a loss of the scores has one.
 /// - **Edges**: with `normalize` a vector of zeros has score 0 with everything, and

@@ -26,8 +26,9 @@ use crate::{
 /// - **Shapes**: features `[rows, hidden]`, labels `[rows]` (`i32`, `u32`, `i64`; any values);
 ///   upstream `[1]`, or `[rows]` with [`Reduction::None`].
 /// - **Types**: features and gradient in `f32`, `f16` or `bf16`; everything in between in f32.
-/// - **Memory** beside inputs and outputs: O(rows) and one chunk of at most `chunk_bytes` (but at
-///   least one row of scores); for a 16-bit gradient the chunk's rows in f32 as well.
+/// - **Memory** beside inputs and outputs: O(rows) and one chunk of at most `chunk_bytes`: whole rows of
+///   scores, or some rows of a block of the vectors, as in [`crate::LinearCrossEntropy`]; for a 16-bit
+///   gradient the chunk's rows in f32 as well.
 /// - **Gradient**: that of a vector as a query and as a key together. Since s is symmetric, one
 ///   product with G + Gᵀ does for both.
 /// - **Cost**: three products of rows²·hidden for loss and gradient, two where one chunk holds all
@@ -252,6 +253,10 @@ impl RowLoss for SupCon {
 
     fn streams_twice(&self, _: &Call) -> bool {
         false
+    }
+
+    fn closes_unseen(&self, _: &Call) -> bool {
+        true
     }
 
     fn check(&self, call: &Call) -> Result<()> {

@@ -79,6 +79,13 @@ pub(crate) fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result
 /// A functor's tensors, each with what it is bound to.
 pub(crate) type FunctorViews = Vec<(FunctorStream, Option<View>)>;
 
+/// States that wait in memory while blocks of columns go by: one a row, then one a lane of each row.
+pub(crate) struct Waiting {
+    states: View,
+    /// Where those of the lanes begin.
+    lanes: u64,
+}
+
 /// A table of vectors, some of which may be zeros, for the status.
 struct Vectors {
     table: View,
@@ -430,7 +437,7 @@ impl<'a> Rows<'a> {
             let words = count * segments * STATE_WORDS;
             let partials = self.shared("partials", Layout::vector(Dtype::U32, words));
             self.partial(index, rows, scores, &partials)?;
-            self.merge(index, rows, Some(scores), Some(&partials))?;
+            self.merge(index, rows, Some(scores), Some((&partials, segments)))?;
             self.gradient(index, rows, scores)
         } else {
             self.fused(index, rows, scores)
@@ -508,7 +515,6 @@ impl<'a> Rows<'a> {
             .number("first_row", rows.start - start)
             .number("origin", rows.start)
             .number("segment", segment)
-            .number("segments", self.classes.div_ceil(segment))
             .numbers(numbers)
             .table("row_table", &table, "vec4<u32>")
             .table("records", &records, "u32")
@@ -541,6 +547,7 @@ impl<'a> Rows<'a> {
         let streams = self.streams(rows, false);
         let step = self
             .step("partial", shader!("row/partial.wgsl"), index, rows)
+            .number("segments", segments)
             .words("statistics", None)
             .table("partials", partials, "State");
         let step = functor_streams(step, streams);
@@ -548,13 +555,13 @@ impl<'a> Rows<'a> {
             .groups(((rows.end - rows.start) * segments).div_ceil(u64::from(workgroup / lanes)))
     }
 
-    /// Closes rows from their segments, or from their saved lse where there are none.
+    /// Closes rows from their partial states, so many a row, or from their saved lse where there are none.
     fn merge(
         &mut self,
         index: usize,
         rows: &Range<u64>,
         scores: Option<&Scores>,
-        partials: Option<&View>,
+        partials: Option<(&View, u64)>,
     ) -> Result<()> {
         let (workgroup, _) = self.lanes();
         let (streams, call) = (self.streams(rows, false), self.call);
@@ -566,9 +573,10 @@ impl<'a> Rows<'a> {
             .step(entry, file, index, rows)
             .shape("HAS_LSE", call.has("lse"))
             .shape("STREAMED", partials.is_some())
+            .shape("APART", partials.is_some() && scores.is_none())
             .words("statistics", statistics);
-        if let Some(partials) = partials {
-            step = step.table("partials", partials, "State");
+        if let Some((partials, count)) = partials {
+            step = step.number("segments", count).table("partials", partials, "State");
         }
         let step = functor_streams(step, streams);
         let step = match scores {
@@ -576,6 +584,92 @@ impl<'a> Rows<'a> {
             None => step.read("logits", None, 0.0).write("gradient", None),
         };
         step.groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
+    }
+
+    /// Columns of a block are a multiple of this: a tile of all lanes of a row.
+    pub fn block_unit(&self) -> u64 {
+        16 * u64::from(self.lanes().1)
+    }
+
+    /// The most columns of a block: see `MOST_ITERATIONS`.
+    pub fn block_most(&self) -> u64 {
+        MOST_ITERATIONS / 5 * self.block_unit()
+    }
+
+    /// Bytes of the states that wait between blocks, a row.
+    pub fn waiting_bytes(&self) -> u64 {
+        (1 + u64::from(self.lanes().1)) * STATE_WORDS * 4
+    }
+
+    /// The states of rows whose columns go by in blocks.
+    pub fn waiting(&mut self, rows: &Range<u64>) -> Waiting {
+        let count = rows.end - rows.start;
+        // The states of lanes begin at a binding's alignment, whatever their size.
+        let lanes = count.next_multiple_of(8);
+        let words = (lanes + count * u64::from(self.lanes().1)) * STATE_WORDS;
+        Waiting { states: self.shared("states", Layout::vector(Dtype::U32, words)), lanes }
+    }
+
+    /// Keeps the scores that a loss looks at out of turn, as far as a block of columns holds them.
+    pub fn beside(
+        &mut self,
+        index: usize,
+        rows: &Range<u64>,
+        columns: &Range<u64>,
+        scores: &View,
+    ) -> Result<()> {
+        let (workgroup, _) = self.lanes();
+        let streams = self.streams(rows, false);
+        let step = self
+            .step("beside", shader!("row/beside.wgsl"), index, rows)
+            .shape("APART", true)
+            .number("first_column", columns.start)
+            .number("end_column", columns.end)
+            .words("statistics", None);
+        functor_streams(step, streams)
+            .read("logits", Some(scores.clone()), 0.0)
+            .write("gradient", None)
+            .groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
+    }
+
+    /// Whether a stream compares every score with one that may not have gone by yet.
+    pub fn looks_ahead(&self) -> bool {
+        self.call.wants("rank")
+    }
+
+    /// The first stream of a block of columns, which are all that `scores` holds.
+    pub fn block(
+        &mut self,
+        index: usize,
+        rows: &Range<u64>,
+        columns: &Range<u64>,
+        scores: &View,
+        waiting: &Waiting,
+    ) -> Result<()> {
+        let (workgroup, lanes) = self.lanes();
+        let streams = self.streams(rows, false);
+        let step = self
+            .step("block", shader!("row/block.wgsl"), index, rows)
+            .shape("APART", true)
+            .number("first_column", columns.start)
+            .number("end_column", columns.end)
+            .number("lane_states", waiting.lanes)
+            .words("statistics", None)
+            .table("states", &waiting.states, "State");
+        functor_streams(step, streams)
+            .read("logits", Some(scores.clone()), 0.0)
+            .write("gradient", None)
+            .groups((rows.end - rows.start).div_ceil(u64::from(workgroup / lanes)))
+    }
+
+    /// Closes rows whose columns have all gone by in blocks.
+    pub fn close_blocks(
+        &mut self,
+        index: usize,
+        rows: &Range<u64>,
+        waiting: &Waiting,
+    ) -> Result<()> {
+        self.merge(index, rows, None, Some((&waiting.states, 1)))
     }
 
     /// Closes rows from the statistics of their shards.

@@ -37,6 +37,9 @@ pub fn options() -> Vec<Value> {
         json!({"saturating": true}),
         json!({"normalize": true}),
         json!({"normalize": true, "symmetric": true}),
+        // Less than a long row of scores.
+        json!({"chunk_bytes": 30_000}),
+        json!({"chunk_bytes": 30_000, "normalize": true, "symmetric": true}),
     ]
 }
 

@@ -28,13 +28,19 @@ tests![
     windows_of_bindings_in_sixteen_bits,
     accumulated_micro_batches,
     accumulated_sixteen_bit_gradients,
+    wide_gradients_of_sixteen_bit_operands,
     places_in_memory,
     in_place,
     backward_from_a_saved_lse,
     blocks_of_classes,
+    small_budgets,
+    small_budgets_of_every_option,
+    small_budgets_in_place,
+    too_small_budgets,
     equal_to_stored_logits,
     scratch,
     run_to_run,
+    a_backward_pass_holds_its_own_bytes,
 ];
 
 const GRADIENTS: [&str; 4] = ["loss", "grad.hidden", "grad.weight", "grad.bias"];
@@ -258,7 +264,7 @@ fn chunks(context: &Context) {
     for layout in layouts() {
         let inputs = sample(14, 37, 301, 19, layout);
         for dtype in [Dtype::F32, Dtype::Bf16] {
-            for chunk in [1, 1300, 5 * 1216, 8 * 1216, 17 * 1216, 36 * 1216, 1 << 24] {
+            for chunk in [1216, 1300, 5 * 1216, 8 * 1216, 17 * 1216, 36 * 1216, 1 << 24] {
                 let options = json!({"reduction": "none", "chunk_bytes": chunk});
                 assert_same(context, &context.gpu, &inputs, &options, layout, dtype);
             }
@@ -406,6 +412,35 @@ fn accumulated_sixteen_bit_gradients(context: &Context) {
     }
 }
 
+/// f32 gradients of 16-bit operands: what 16-bit ones are rounded from.
+fn wide_gradients_of_sixteen_bit_operands(context: &Context) {
+    let gpu = &context.gpu;
+    for layout in layouts() {
+        let inputs = sample(68, 21, 301, 18, layout);
+        for dtype in [Dtype::F16, Dtype::Bf16] {
+            for chunk in [1 << 20, 7 * 1216] {
+                let loss = loss(&json!({"chunk_bytes": chunk}), layout);
+                let (narrow, _) = check(gpu, &*loss, &inputs, dtype, &GRADIENTS[1..]);
+                let placed = placed_inputs(gpu, &*loss, &inputs, dtype);
+                let outputs: Vec<_> = GRADIENTS[1..]
+                    .iter()
+                    .map(|&name| {
+                        let shape = &narrow[name].shape;
+                        let output = Placed::output(gpu, Layout::dense(Dtype::F32, shape));
+                        (name.to_owned(), output)
+                    })
+                    .collect();
+                submit(gpu, &*loss, &Request::new(tensors(&placed), tensors(&outputs)));
+                for (name, wide) in &outputs {
+                    let wide = wide.array(gpu);
+                    assert_eq!(bits(&wide.rounded(dtype)), bits(&narrow[name]), "{name} {dtype}");
+                    assert_ne!(bits(&wide), bits(&narrow[name]), "{name} {dtype}");
+                }
+            }
+        }
+    }
+}
+
 // --- places, storage, memory ---
 
 fn places_in_memory(context: &Context) {
@@ -547,6 +582,115 @@ fn blocks_of_classes(context: &Context) {
     }
 }
 
+/// Less than a row of scores (several segments long): blocks of classes close the rows with the same bits.
+fn small_budgets(context: &Context) {
+    let gpu = context.with(|profile| (profile.segment, profile.row_lanes) = (256, 8));
+    for layout in layouts() {
+        let inputs = sample(61, 37, 1001, 19, layout);
+        for dtype in FLOATS {
+            for chunk in [900, 2000, 3500, 25_000] {
+                let adds = dtype == Dtype::Bf16;
+                let options = json!({"reduction": "none", "accumulate": adds});
+                let whole = loss(&options, layout);
+                let mut options = options.clone();
+                options["chunk_bytes"] = json!(chunk);
+                let small = loss(&options, layout);
+                let wanted = [&GRADIENTS[..], &BY_PRODUCTS].concat();
+                let expected = outcome(&gpu, &*whole, &inputs, dtype, &wanted).0;
+                let actual = outcome(&gpu, &*small, &inputs, dtype, &wanted).0;
+                assert_same_bits(&actual, &expected, &format!("{chunk} {layout:?} {dtype}"));
+                Reference::new(&*small, &inputs, dtype, &wanted).assert(&actual);
+            }
+        }
+    }
+}
+
+/// Every option takes both ways with the same bits, also from a saved lse.
+fn small_budgets_of_every_option(context: &Context) {
+    let gpu = context.with(|profile| profile.row_lanes = 8);
+    let (rows, classes, depth) = (23, 301, 11);
+    for layout in layouts() {
+        let inputs = with(
+            &sample(62, rows, classes, depth, layout),
+            [
+                ("class_weight", vector(&positive(63, classes))),
+                ("row_weight", vector(&positive(64, rows))),
+                ("logit_bias", vector(&testing::gaussian(65, classes))),
+            ],
+        );
+        // The label, or one beside it, at the ends of the row and of a block.
+        let mut targets = inputs["targets"].to_i64();
+        for (row, target) in [0, 1, 127, 128, 129, 255, 256, 299, 300, 301, -5].iter().enumerate() {
+            targets[2 * row] = *target;
+        }
+        let mut hidden = inputs["hidden"].to_f64();
+        hidden[5 * depth + 3] = f64::NAN;
+        let hidden = ("hidden", matrix(rows, depth, hidden));
+        let inputs = with(&inputs, [("targets", indices(&targets)), hidden]);
+        for options in [
+            json!({}),
+            json!({"label_smoothing": 0.1, "z_loss": 0.02, "softcap": 6.0}),
+            json!({"label_smoothing": 0.3, "smoothing": "ordinal", "temperature": 0.7}),
+            json!({"focal_gamma": 1.5, "denominator": "weights"}),
+            json!({"focal_gamma": 0.5, "label_smoothing": 0.2}),
+        ] {
+            for reduction in ["none", "mean"] {
+                let of = |chunk: Option<u64>| {
+                    let mut options = options.clone();
+                    options["chunk_bytes"] = json!(chunk);
+                    options["reduction"] = json!(reduction);
+                    loss(&options, layout)
+                };
+                let wanted = [&GRADIENTS[..], &BY_PRODUCTS, &["sum", "correct_count"]].concat();
+                let what = format!("{options} {layout:?}");
+                let whole = outcome(&gpu, &*of(None), &inputs, Dtype::F32, &wanted).0;
+                let small = outcome(&gpu, &*of(Some(1100)), &inputs, Dtype::F32, &wanted);
+                assert_same_bits(&small.0, &whole, &what);
+                Reference::new(&*of(None), &inputs, Dtype::F32, &wanted).assert(&small.0);
+                let saved = with(&inputs, [("lse", whole["lse"].clone())]);
+                let gradients = &GRADIENTS[1..];
+                let whole = outcome(&gpu, &*of(None), &saved, Dtype::F32, gradients).0;
+                let small = outcome(&gpu, &*of(Some(1100)), &saved, Dtype::F32, gradients);
+                assert_same_bits(&small.0, &whole, &what);
+            }
+        }
+    }
+}
+
+/// The hidden states are read by every block: their gradient goes over them with the last one.
+fn small_budgets_in_place(context: &Context) {
+    let gpu = &context.with(|profile| profile.row_lanes = 8);
+    for dtype in FLOATS {
+        for chunk in [1000, 9000] {
+            let inputs = sample(66, 29, 301, 10, WeightLayout::ClassesHidden);
+            let whole = loss(&json!({}), WeightLayout::ClassesHidden);
+            let small = loss(&json!({"chunk_bytes": chunk}), WeightLayout::ClassesHidden);
+            let expected = outcome(gpu, &*whole, &inputs, dtype, &GRADIENTS).0;
+            let placed = placed_inputs(gpu, &*small, &inputs, dtype);
+            let weight = Placed::output(gpu, Layout::dense(dtype, &inputs["weight"].shape));
+            let outputs = Named::from([("grad.weight".to_owned(), weight.tensor())]);
+            submit(gpu, &*small, &Request::new(tensors(&placed), outputs).gradient_in_place());
+            let hidden = placed.iter().find(|(name, _)| name == "hidden").unwrap();
+            assert_eq!(bits(&hidden.1.array(gpu)), bits(&expected["grad.hidden"]), "{dtype}");
+            assert_eq!(bits(&weight.array(gpu)), bits(&expected["grad.weight"]), "{dtype}");
+        }
+    }
+}
+
+/// Neither a row nor a block of one fits: refused, with the bytes given and the bytes needed.
+fn too_small_budgets(context: &Context) {
+    let inputs = sample(67, 5, 301, 3, WeightLayout::ClassesHidden);
+    let small = loss(&json!({"chunk_bytes": 100}), WeightLayout::ClassesHidden);
+    let error = context.gpu.run_arrays(&*small, &inputs, Dtype::F32, &["loss"]).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("`chunk_bytes` = 100"), "{text}");
+    let needed: u64 = text.split(' ').filter_map(|word| word.parse().ok()).next_back().unwrap();
+    let least = loss(&json!({"chunk_bytes": needed}), WeightLayout::ClassesHidden);
+    check(&context.gpu, &*least, &inputs, Dtype::F32, &GRADIENTS);
+    let less = loss(&json!({"chunk_bytes": needed - 1}), WeightLayout::ClassesHidden);
+    assert!(context.gpu.run_arrays(&*less, &inputs, Dtype::F32, &["loss"]).is_err());
+}
+
 /// Linear = the row loss on logits that were multiplied on the CPU.
 fn equal_to_stored_logits(context: &Context) {
     let layout = WeightLayout::ClassesHidden;
@@ -618,4 +762,20 @@ fn run_to_run(context: &Context) {
     for _ in 0..3 {
         assert_same_bits(&run(), &first, "again");
     }
+}
+
+/// What a benchmark of the backward pass holds is that pass's own, whatever the forward pass took.
+fn a_backward_pass_holds_its_own_bytes(context: &Context) {
+    use surprisal::bench::{Mode, Task, Workload, allocated_bytes};
+    use surprisal::loss::Dim;
+    let gpu = context.another();
+    let extents = [(Dim::Rows, 300), (Dim::Classes, 2000), (Dim::Hidden, 8)];
+    // The forward pass takes chunks of 64 rows, the backward pass blocks of 64 classes.
+    let loss = loss(&json!({"chunk_bytes": 64 * 8000}), WeightLayout::ClassesHidden);
+    let workload = Workload::new(&gpu, &*loss, &Task::new(extents, Dtype::F32, Mode::Backward));
+    let workload = workload.unwrap();
+    let plan = workload.prepared().plan();
+    let planned = plan.scratch_bytes + plan.params_bytes();
+    let Some(held) = allocated_bytes(&gpu) else { return };
+    assert!((planned..planned + 256).contains(&held), "{held} held, {planned} planned");
 }

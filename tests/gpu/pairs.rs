@@ -32,6 +32,7 @@ tests![
     bad_targets,
     not_numbers,
     chunks,
+    small_budgets,
     windows,
     many_tiles,
     views,
@@ -466,10 +467,60 @@ fn assert_same(context: &Context, gpu: &Gpu, chunk: Option<u64>, dtype: Dtype) {
 
 fn chunks(context: &Context) {
     for dtype in [Dtype::F32, Dtype::Bf16] {
-        for chunk in [1, 3 * 160, 24 * 160, 30 * 160] {
+        for chunk in [192, 3 * 160, 24 * 160, 30 * 160] {
             assert_same(context, &context.gpu, Some(chunk), dtype);
         }
     }
+}
+
+/// Less than a row of scores: blocks of keys give the bits that whole rows give, in one walk and in two.
+fn small_budgets(context: &Context) {
+    let gpu = context.with(|profile| (profile.segment, profile.row_lanes) = (256, 8));
+    let pairs = with(&sample(71, 700, 700, 5), [("scale", vector(&[2.0]))]);
+    let mut targets = testing::targets(72, 700, 700);
+    (targets[0], targets[1], targets[2], targets[3]) = (-100, 127, 128, 699);
+    let indexed = with(
+        &sample(73, 700, 700, 5),
+        [
+            ("scale", vector(&[2.0])),
+            ("targets", indices(&targets)),
+            ("labels", indices(&testing::targets(74, 700, 40))),
+        ],
+    );
+    let scaled = ["loss", "lse", "grad.scale", "grad.queries", "grad.keys"];
+    let both = [&scaled[..], &["column_lse"]].concat();
+    let sigmoid = ["loss", "grad.scale", "grad.queries", "grad.keys"];
+    let alone = ["loss", "lse", "count", "grad.features"];
+    let calls = [
+        ("info_nce", json!({}), &indexed, &scaled[..]),
+        ("info_nce", json!({"normalize": true}), &pairs, &scaled),
+        ("info_nce", symmetric(true), &pairs, &both),
+        ("sigmoid_contrastive", json!({"normalize": true}), &indexed, &sigmoid),
+        ("sup_con", json!({}), &features(75, 700, 5, 90), &alone),
+        ("similarity", json!({"normalize": true}), &pairs, &["scores"]),
+    ];
+    for (name, mut options, inputs, wanted) in calls {
+        let mut inputs = inputs.clone();
+        if name == "sigmoid_contrastive" {
+            inputs.remove("labels");
+        }
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            options["chunk_bytes"] = json!(null);
+            let whole = parse(name, &options);
+            let expected = only(outcome(&gpu, &*whole, &inputs, dtype, wanted).0);
+            Reference::new(&*whole, &inputs, dtype, wanted).assert(&expected);
+            for chunk in [1000, 20_000] {
+                options["chunk_bytes"] = json!(chunk);
+                let small = parse(name, &options);
+                let actual = only(outcome(&gpu, &*small, &inputs, dtype, wanted).0);
+                assert_same_bits(&actual, &expected, &format!("{name} {options} {dtype}"));
+            }
+        }
+    }
+    // The best k are looked for in whole rows.
+    let top = parse("similarity", &json!({"chunk_bytes": 2000, "k": 3}));
+    let refused = gpu.run_arrays(&*top, &pairs, Dtype::F32, &["top_scores"]).unwrap_err();
+    assert!(refused.to_string().contains("2800 bytes"), "{refused}");
 }
 
 fn windows(context: &Context) {

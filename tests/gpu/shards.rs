@@ -14,6 +14,8 @@ tests![
     info_nce,
     sup_con,
     sigmoid_contrastive,
+    sixteen_bits,
+    top_of_shards,
     live_columns_elsewhere,
     many_queries,
     refusals,
@@ -169,6 +171,106 @@ impl Whole<'_> {
                     self.options
                 );
             }
+        }
+    }
+}
+
+impl Whole<'_> {
+    /// In 16 bits: every shard's outputs and gradients are what the host makes of the same statistics, and
+    /// the whole gradients are those of one call.
+    fn check_parts(&self, gpu: &Gpu, cuts: &[usize], dtype: Dtype) {
+        let checked = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
+            let (outputs, _) = outcome(gpu, loss, inputs, dtype, wanted);
+            if inputs.contains_key("statistics") {
+                Reference::new(loss, inputs, dtype, wanted).assert(&outputs);
+            }
+            outputs
+        };
+        let (mut outputs, gradients) = self.run(cuts, &checked);
+        let cut = |name: &str| {
+            let input = name.strip_prefix("grad.");
+            self.cut.iter().any(|(cut, _)| input == Some(cut))
+        };
+        outputs.extend(gradients.into_iter().filter(|(name, _)| cut(name)));
+        let wanted: Vec<&str> = outputs.keys().map(String::as_str).collect();
+        let whole = parse(self.name, &self.options);
+        Reference::new(&*whole, &self.inputs, dtype, &wanted).assert(&outputs);
+    }
+}
+
+fn sixteen_bits(context: &Context) {
+    let (rows, classes, depth) = (23, 300, 9);
+    for dtype in [Dtype::F16, Dtype::Bf16] {
+        for (layout, axis) in [("classes_hidden", 0), ("hidden_classes", 1)] {
+            let shape = [[classes, depth], [depth, classes]][axis];
+            let inputs = named([
+                ("hidden", gaussian(81, rows, depth)),
+                ("weight", gaussian(82, shape[0], shape[1])),
+                ("bias", vector(&testing::gaussian(83, classes))),
+                ("targets", indices(&testing::targets(84, rows, classes as u64))),
+                ("class_weight", vector(&positive(85, classes))),
+            ]);
+            let cuts: [Cut; 2] = [&[("weight", 0), ("bias", 0)], &[("weight", 1), ("bias", 0)]];
+            // One chunk, chunks of rows, and blocks of classes.
+            for chunk in [json!(null), json!(7 * 304 * 4), json!(23 * 64 * 4)] {
+                let whole = Whole {
+                    name: "linear_cross_entropy",
+                    options: json!({
+                        "weight_layout": layout, "chunk_bytes": chunk, "label_smoothing": 0.1
+                    }),
+                    inputs: inputs.clone(),
+                    cut: cuts[axis],
+                    rows,
+                    columns: classes,
+                    outputs: &["loss", "lse", "entropy"],
+                    gradients: &["grad.hidden", "grad.weight", "grad.bias"],
+                };
+                whole.check_parts(&context.gpu, &[0, 111, 112, 300], dtype);
+            }
+        }
+        for (options, queries) in [
+            (json!({"normalize": true}), 17),
+            (json!({"chunk_bytes": 5 * 160}), 17),
+            (json!({"normalize": true, "symmetric": true, "chunk_bytes": 5 * 160}), 40),
+        ] {
+            let whole = Whole {
+                name: "info_nce",
+                options,
+                inputs: pairs(queries, 40, 6),
+                cut: &[("keys", 0)],
+                rows: queries,
+                columns: 40,
+                outputs: &["loss", "lse"],
+                gradients: &["grad.queries", "grad.keys", "grad.scale"],
+            };
+            whole.check_parts(&context.gpu, &[0, 5, 6, 40], dtype);
+        }
+    }
+}
+
+/// The k best of all keys are among the k best of each shard; ties go to the lowest index.
+fn top_of_shards(context: &Context) {
+    let mut keys = gaussian(86, 40, 6).to_f64();
+    keys.copy_within(6 * 3..6 * 4, 6 * 20);
+    let inputs = named([("queries", gaussian(87, 9, 6)), ("keys", matrix(40, 6, keys))]);
+    let loss = parse("similarity", &json!({"k": 5, "normalize": true}));
+    let wanted = ["top_scores", "top_indices"];
+    let (whole, _) = outcome(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
+    let mut lists = vec![Vec::new(); 9];
+    for (from, to) in [(0, 11), (11, 20), (20, 40)] {
+        let part = with(&inputs, [("keys", slice(&inputs["keys"], 0, from, to))]);
+        let (top, _) = outcome(&context.gpu, &*loss, &part, Dtype::F32, &wanted);
+        let indices = top["top_indices"].to_i64();
+        for (at, (score, index)) in top["top_scores"].to_f64().into_iter().zip(indices).enumerate()
+        {
+            lists[at / 5].push((score, index + from as i64));
+        }
+    }
+    for (row, list) in lists.iter_mut().enumerate() {
+        list.sort_by(|a, b| b.0.total_cmp(&a.0));
+        for (rank, (score, index)) in list.iter().take(5).enumerate() {
+            assert_eq!(whole["top_scores"].to_f64()[5 * row + rank], *score);
+            assert_eq!(whole["top_indices"].to_i64()[5 * row + rank], *index, "{list:?}");
         }
     }
 }

@@ -304,6 +304,7 @@ impl Bench {
             "clock": if self.timer.has_timestamps() { "timestamps" } else { "wall" },
             "dispatches": plan.dispatches.len(),
             "windows": plan.windows,
+            "path": plan.path,
             "distinct_bytes": self.workload.distinct_bytes(),
             "bytes_moved": self.bytes(What::Loss),
             "scratch_bytes": plan.scratch_bytes,
@@ -382,6 +383,9 @@ impl Bench {
             );
         }
         println!("dispatches: {} in {} window(s)", plan.dispatches.len(), plan.windows);
+        if let Some(path) = &plan.path {
+            println!("{path}");
+        }
         for (label, dispatches, ms) in kernels {
             println!("  {:>10.3} ms  {label} × {dispatches}", ms.median);
         }

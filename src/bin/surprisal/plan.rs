@@ -362,6 +362,9 @@ fn describe(call: &Call, plan: &Plan, bytes: &Bytes, profile: &Profile) -> Strin
         plan.kernels.len(),
         plan.windows
     );
+    if let Some(path) = &plan.path {
+        let _ = writeln!(text, "{path}\n");
+    }
     let mut table = output::table(&["tensor", "type", "shape", "bytes"]);
     for (kind, operands) in [("in", &call.inputs), ("out", &call.outputs)] {
         for operand in operands.values() {

@@ -35,11 +35,12 @@ struct Options {
     /// Rounds before them, in which Burn tunes itself.
     #[arg(long, default_value_t = 3)]
     warm_up: usize,
-    /// Shapes of the matrix product, ROWSxCOLUMNSxDEPTH.
+    /// Shapes of the matrix product, ROWSxCOLUMNSxDEPTH, each with rounds of its own as `:WARM_UP+RUNS` if
+    /// that is added.
     #[arg(long, default_value = "1024x8192x256", value_delimiter = ',')]
     products: Vec<Shape>,
-    /// Shapes of linear cross-entropy, ROWSxCLASSESxDEPTH.
-    #[arg(long, default_value = "512x32768x256,256x128256x256", value_delimiter = ',')]
+    /// Shapes of linear cross-entropy, ROWSxCLASSESxDEPTH, likewise; the second one takes Burn minutes.
+    #[arg(long, default_value = "512x32768x256,256x128256x256:1+2", value_delimiter = ',')]
     steps: Vec<Shape>,
 }
 
@@ -48,16 +49,28 @@ struct Shape {
     rows: usize,
     columns: usize,
     depth: usize,
+    /// Rounds that nobody counts, and counted ones, where they are the shape's own.
+    rounds: Option<[usize; 2]>,
 }
 
 impl std::str::FromStr for Shape {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let extents: Result<Vec<usize>, _> = text.split('x').map(str::parse).collect();
-        match extents.as_deref() {
-            Ok(&[rows, columns, depth]) => Ok(Self { rows, columns, depth }),
-            _ => Err(format!("`{text}` is not ROWSxCOLUMNSxDEPTH")),
+        let bad =
+            || format!("`{text}` is not ROWSxCOLUMNSxDEPTH or ROWSxCOLUMNSxDEPTH:WARM_UP+RUNS");
+        let numbers = |text: &str, between| -> Result<Vec<usize>, String> {
+            text.split(between).map(|number| number.parse().map_err(|_| bad())).collect()
+        };
+        let (extents, rounds) = text.split_once(':').unwrap_or((text, ""));
+        let rounds = match (rounds, numbers(rounds, '+').as_deref()) {
+            ("", _) => None,
+            (_, Ok(&[warm_up, runs])) if runs > 0 => Some([warm_up, runs]),
+            _ => return Err(bad()),
+        };
+        match numbers(extents, 'x')?[..] {
+            [rows, columns, depth] => Ok(Self { rows, columns, depth, rounds }),
+            _ => Err(bad()),
         }
     }
 }
@@ -80,14 +93,11 @@ fn main() -> Outcome<()> {
     let bench = Bench::new(Options::parse())?;
     println!("- {}", adapter::describe(bench.gpu.info()));
     println!("- Burn 0.22.1, wgpu with fusion and autotune, on the same device; f32");
+    println!("- wall clock, medians (10th to 90th percentile) of n rounds in turn");
     println!(
-        "- wall clock, medians (10th to 90th percentile) of {} rounds in turn",
-        bench.options.runs
+        "\n| | rows × columns × depth | n | Burn, ms | surprisal, ms | Burn, GFLOP/s | surprisal, GFLOP/s | times as fast |"
     );
-    println!(
-        "\n| | rows × columns × depth | Burn, ms | surprisal, ms | Burn, GFLOP/s | surprisal, GFLOP/s | times as fast |"
-    );
-    println!("| --- | --- | ---: | ---: | ---: | ---: | ---: |");
+    println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
     for &shape in &bench.options.products {
         bench.product(shape)?;
     }
@@ -152,12 +162,13 @@ impl Bench {
         sides: &mut [&mut dyn FnMut() -> Outcome<()>],
     ) -> Outcome<()> {
         let mut times = vec![Vec::new(); sides.len()];
-        for round in 0..self.options.warm_up + self.options.runs {
+        let [warm_up, runs] = shape.rounds.unwrap_or([self.options.warm_up, self.options.runs]);
+        for round in 0..warm_up + runs {
             for turn in 0..sides.len() {
                 let index = (round + turn) % sides.len();
                 let start = Instant::now();
                 sides[index]()?;
-                if round >= self.options.warm_up {
+                if round >= warm_up {
                     times[index].push(start.elapsed().as_secs_f64() * 1e3);
                 }
             }
@@ -170,7 +181,7 @@ impl Bench {
         let flops = 2.0 * products * (shape.rows * shape.columns * shape.depth) as f64;
         let rate = |s: &Spread| flops / s.median / 1e6;
         println!(
-            "| {name} | {shape} | {} | {} | {:.1} | {:.1} | {:.2} |",
+            "| {name} | {shape} | {runs} | {} | {} | {:.1} | {:.1} | {:.2} |",
             text(best),
             text(ours),
             rate(best),
@@ -182,7 +193,7 @@ impl Bench {
 
     /// A matrix product: Burn's with its second operand as rows and as columns, and the tile.
     fn product(&self, shape: Shape) -> Outcome<()> {
-        let Shape { rows, columns, depth } = shape;
+        let Shape { rows, columns, depth, .. } = shape;
         let mut random = fastrand::Rng::with_seed(1);
         let (a, b) = (numbers(&mut random, rows * depth), numbers(&mut random, columns * depth));
         let burn_a = self.burn(&a, [rows, depth], &self.device);
@@ -225,7 +236,7 @@ impl Bench {
 
     /// A training step's loss and gradients on the scores of a linear layer.
     fn step(&self, shape: Shape) -> Outcome<()> {
-        let Shape { rows, columns: classes, depth } = shape;
+        let Shape { rows, columns: classes, depth, .. } = shape;
         let mut random = fastrand::Rng::with_seed(2);
         let hidden = numbers(&mut random, rows * depth);
         let scale = 1.0 / (depth as f32).sqrt();
@@ -315,7 +326,7 @@ fn turned(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 
 /// The gradient of the first row of the hidden states, in f64 by the textbook.
 fn first_row(shape: Shape, hidden: &[f32], weight: &[f32], target: usize) -> Vec<f64> {
-    let Shape { rows, columns: classes, depth } = shape;
+    let Shape { rows, columns: classes, depth, .. } = shape;
     let at = |d: usize, class: usize| f64::from(weight[d * classes + class]);
     let score = |class| (0..depth).map(|d| f64::from(hidden[d]) * at(d, class)).sum::<f64>();
     let scores: Vec<f64> = (0..classes).map(score).collect();

@@ -1,0 +1,16 @@
+// A lane a row: keeps the scores of its label and of the columns beside it that a block holds.
+
+@compute @workgroup_size(WORKGROUP)
+fn beside(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let slot = (group.x + group.y * groups.x) * WORKGROUP + local;
+    if (slot >= params.rows) {
+        return;
+    }
+    let row = open(slot);
+    for (var i = 0u; i < 3u; i += 1u) {
+        let column = row.label + i - 1u;
+        if (column >= params.first_column && column < params.end_column) {
+            records[(params.first_row + slot) * RECORD + RECORD_BESIDE + i] = logits_at(slot, column);
+        }
+    }
+}
