@@ -209,16 +209,20 @@ fn band_finish(i: u32, j: u32, sums: Band) {
     }
 }
 
-@compute @workgroup_size(WORKGROUP)
-fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    // A run of columns of tiles is gone through row by row, before the next run.
-    let tile = group.x + group.y * groups.x;
+// Row and column of a tile. A run of columns of tiles is gone through row by row, before the next run.
+fn tile_place(tile: u32) -> vec2<u32> {
     let first = tile / (params.tile_rows * params.run) * params.run;
     let run = min(params.run, params.tile_columns - first);
     let rest = tile - first * params.tile_rows;
-    let i = rest / run * select(SHORT_ROWS, TALL_ROWS, TALL);
+    return vec2<u32>(rest / run, first + rest % run);
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let place = tile_place(group.x + group.y * groups.x);
     let next = WORKGROUP * 4u;
-    let j = (first + rest % run) * BANDS * next + lane * 4u;
+    let i = place.x * select(SHORT_ROWS, TALL_ROWS, TALL);
+    let j = place.y * BANDS * next + lane * 4u;
     var s0 = band_start(i, j);
     var s1: Band;
     var s2: Band;

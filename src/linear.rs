@@ -13,9 +13,9 @@ use std::ops::Range;
 
 use crate::{
     array::{Arithmetic, Arrays},
-    cpu,
+    cooperative, cpu,
     error::{Error, Result},
-    kernel::{shader, size},
+    kernel::{Source, shader, size},
     loss::{About, Dim, Loss, WeightLayout, arguments as arg},
     plan::{Call, Plan, View},
     profile::{Profile, previous_power_of_two},
@@ -30,6 +30,8 @@ const BAND_COLUMNS: u64 = 4;
 /// Tiles side by side whose rows are gone through together: what they share of a row is then a page or
 /// so, where a page is what a memory is quick at.
 const RUN_TILES: u64 = 4;
+/// Rows that stand for any number of them where a kernel is chosen.
+const USUAL_ROWS: u64 = 256;
 /// A block of classes is a multiple of this.
 const BLOCK_CLASSES: u64 = 64;
 
@@ -610,7 +612,11 @@ impl<'a> Layer<'a> {
 
     /// How far i, j and k run in one dispatch.
     fn steps(&self, product: &Product, outputs: u64, columns: u64) -> [u64; 3] {
-        let walked = product.depth.clamp(1, row::MOST_ITERATIONS);
+        let most = match self.matrices(product) {
+            Some(_) => cooperative::MOST_STEPS,
+            None => row::MOST_ITERATIONS,
+        };
+        let walked = product.depth.clamp(1, most);
         let mut steps = [outputs.max(1), columns.max(1), walked];
         let room = self.profile.binding_bytes.saturating_sub(self.profile.offset_alignment + 64);
         let mut fit = |view: &View, index: usize| {
@@ -633,6 +639,24 @@ impl<'a> Layer<'a> {
         steps
     }
 
+    /// What multiplies outputs i and columns j of a product.
+    fn kernel(&self, product: &Product, i: &Range<u64>, j: &Range<u64>) -> Tile {
+        if let Some(matrices) = self.matrices(product) {
+            return Tile::cooperative(&matrices);
+        }
+        let large = product.multiply_adds() >= self.profile.tall_products;
+        Tile::plain(self.profile, large && i.end - i.start > SHORT_ROWS, j.end - j.start)
+    }
+
+    /// The cooperative matrices for a product, where they are chosen and it is large enough: whatever
+    /// the number of rows is, so that a row's bits do not depend on those beside it.
+    fn matrices(&self, product: &Product) -> Option<cooperative::Matrices> {
+        let dtype = |factor: &Factor| Some(factor.as_ref()?.0.layout.dtype);
+        let (a, b) = (dtype(&product.a)?, dtype(&product.b)?);
+        let large = self.classes * self.depth * USUAL_ROWS >= self.profile.tall_products;
+        self.profile.cooperative.matrices(a, b).filter(|_| large)
+    }
+
     /// One dispatch: outputs i, columns j, summed over k.
     fn tile(
         &self,
@@ -642,14 +666,9 @@ impl<'a> Layer<'a> {
         output: &View,
         [i, j, k]: [&Range<u64>; 3],
     ) -> Result<()> {
-        let lanes = self.profile.tile_lanes.min(self.profile.workgroup_size);
-        let quads = (j.end - j.start).div_ceil(u64::from(lanes) * BAND_COLUMNS);
-        let tall =
-            product.multiply_adds() >= self.profile.tall_products && i.end - i.start > SHORT_ROWS;
-        let bands = if tall { u64::from(self.profile.tile_bands) } else { 1 };
-        let bands = previous_power_of_two(quads.min(bands) as u32);
-        let tile_columns = quads.div_ceil(u64::from(bands));
-        let tile_rows = (i.end - i.start).div_ceil(if tall { TALL_ROWS } else { SHORT_ROWS });
+        let tile = self.kernel(product, i, j);
+        let tile_rows = (i.end - i.start).div_ceil(tile.rows);
+        let tile_columns = (j.end - j.start).div_ceil(tile.columns);
         // The larger operand's tiles are held while the other's go by.
         let wide = i.end - i.start <= j.end - j.start;
         let run = if wide { tile_columns.clamp(1, RUN_TILES) } else { tile_columns };
@@ -670,10 +689,8 @@ impl<'a> Layer<'a> {
         let label = format!("surprisal.linear.{}.{}", product.label, self.hidden.layout.dtype);
         let step = rows
             .planner
-            .dispatch(label, "product", &[shader!("record.wgsl"), shader!("linear.wgsl")])
-            .shape("WORKGROUP", lanes)
-            .shape("BANDS", bands)
-            .shape("TALL", tall)
+            .dispatch(label, tile.entry, &tile.sources)
+            .shapes(tile.shapes)
             .shape("A_WALKS", a_walks)
             .shape("B_WALKS", b_walks)
             .shape("MASKED", masked)
@@ -699,6 +716,46 @@ impl<'a> Layer<'a> {
             }
         };
         step.groups(tile_rows * tile_columns)
+    }
+}
+
+/// What multiplies: a kernel, and the outputs that one of its workgroups owns.
+struct Tile {
+    entry: &'static str,
+    sources: Vec<Source>,
+    shapes: Vec<(&'static str, u32)>,
+    rows: u64,
+    columns: u64,
+}
+
+impl Tile {
+    /// In registers: a lane owns bands of rows and of four columns.
+    fn plain(profile: &Profile, tall: bool, columns: u64) -> Self {
+        let lanes = profile.tile_lanes.min(profile.workgroup_size);
+        let band = u64::from(lanes) * BAND_COLUMNS;
+        let bands = if tall { u64::from(profile.tile_bands) } else { 1 };
+        let bands = previous_power_of_two(columns.div_ceil(band).min(bands) as u32);
+        Self {
+            entry: "product",
+            sources: vec![shader!("record.wgsl"), shader!("linear.wgsl")],
+            shapes: vec![("WORKGROUP", lanes), ("BANDS", bands), ("TALL", tall.into())],
+            rows: if tall { TALL_ROWS } else { SHORT_ROWS },
+            columns: band * u64::from(bands),
+        }
+    }
+
+    /// On cooperative matrices, two by two of them.
+    fn cooperative(matrices: &cooperative::Matrices) -> Self {
+        let entry =
+            [shader!("record.wgsl"), shader!("linear.wgsl"), shader!("linear/cooperative.wgsl")];
+        let side = matrices.side.extent();
+        Self {
+            entry: "product_cooperative",
+            sources: entry.into_iter().chain(matrices.sources()).collect(),
+            shapes: vec![("WORKGROUP", matrices.lanes), ("SIDE", side)],
+            rows: u64::from(2 * side),
+            columns: u64::from(2 * side),
+        }
     }
 }
 

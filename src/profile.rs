@@ -1,5 +1,7 @@
 //! What a plan needs to know of a device: limits, and the shapes of kernels that suit it.
 
+use crate::cooperative::Cooperative;
+
 /// A device as the planner sees it, free of wgpu. The default is WebGPU's default limits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -33,6 +35,8 @@ pub struct Profile {
     pub tile_bands: u32,
     /// Multiply-adds from which on a product gets large tiles, which take drivers seconds to compile.
     pub tall_products: u64,
+    /// Which large products go through cooperative matrices; none, unless they were asked for.
+    pub cooperative: Cooperative,
     /// Elements that one dispatch of a row kernel may stream; keeps a dispatch short.
     pub dispatch_elements: u64,
     /// Multiply-adds that one dispatch of score tiles may do.
@@ -62,6 +66,7 @@ impl Default for Profile {
             tile_lanes: 64,
             tile_bands: 1,
             tall_products: 1 << 26,
+            cooperative: Cooperative::default(),
             dispatch_elements: 1 << 28,
             dispatch_products: 1 << 36,
             submission_dispatches: u32::MAX,
