@@ -14,6 +14,12 @@
 //! windows of the sum are cut shows in the last bits. A row's bits still do not depend on the rows beside
 //! it.
 
+mod probe;
+
+pub use probe::{Finding, Found, Missing};
+
+#[cfg(doc)]
+use crate::gpu::Gpu;
 use crate::{
     kernel::{Source, shader},
     tensor::Dtype,
@@ -55,6 +61,12 @@ impl Side {
             Self::Eight => 8,
             Self::Sixteen => 16,
         }
+    }
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{0}×{0}", self.extent())
     }
 }
 

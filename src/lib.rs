@@ -84,6 +84,7 @@ pub mod targets;
 pub mod tensor;
 #[cfg(feature = "cases")]
 pub mod testing;
+mod tolerance;
 mod total;
 mod watch;
 

@@ -95,7 +95,7 @@ fn symmetric(normalize: bool) -> Value {
     json!({"symmetric": true, "normalize": normalize, "temperature": 0.3})
 }
 
-fn awkward_shapes(context: &Context) {
+pub fn awkward_shapes(context: &Context) {
     let gpu = &context.gpu;
     for (queries, keys, depth) in
         [(1, 1, 1), (1, 5, 1), (7, 129, 65), (33, 33, 20), (25, 1000, 3), (9, 9, 1), (8, 40, 130)]
