@@ -5,14 +5,16 @@
 //! them right and faster on the very device: what a driver says of them is not always so.
 //!
 //! Products of two tensors stored in f16 go through f16 matrices with f32 sums: a product of two f16
-//! numbers is exact in f32. The gradients of scores are f32, and bf16 reaches further than f16, so that
-//! all other products would lose digits or range there: they take f32 matrices, which Apple has, or the
-//! plain tile.
+//! numbers is exact in f32. All others would lose something in f16 (gradients of scores are f32, bf16
+//! reaches further): they take f32 matrices, in which every storage type is exact, where there are some
+//! (Apple's), and else the plain tile.
 //!
 //! In which order the hardware adds, and how it rounds in between, it does not say. Results are within the
-//! tolerance, and the same from run to run, but not the plain tile's bits; and where chunks, blocks or
-//! windows of the sum are cut shows in the last bits. A row's bits still do not depend on the rows beside
-//! it.
+//! tolerance, and not the plain tile's bits; where chunks, blocks or windows of the sum are cut shows in
+//! the last ones. The kernel is chosen by types, classes and depth, not by the number of rows.
+//!
+//! So far the f16 kernels have run on a software driver's matrices alone (lavapipe of Mesa 26.2), the f32
+//! ones on none: naga validates them, and a stand-in in plain WGSL takes the matrices' place in tests.
 
 mod probe;
 
@@ -90,6 +92,17 @@ impl Cooperative {
         let half = f16.is_some() && [a, b] == [Dtype::F16; 2];
         let side = if half { f16 } else { f32 }?;
         Some(Matrices { side, lanes, half, emulated })
+    }
+}
+
+impl std::fmt::Display for Cooperative {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kinds = [("f16", self.f16), ("f32", self.f32)];
+        let chosen = kinds.iter().filter_map(|(name, side)| Some(format!("{name} {}", (*side)?)));
+        match chosen.collect::<Vec<_>>() {
+            kinds if kinds.is_empty() => f.write_str("none (used only where they are asked for)"),
+            kinds => f.write_str(&kinds.join(", ")),
+        }
     }
 }
 

@@ -157,6 +157,7 @@ impl Gpu {
                 "score tiles: {} lanes a workgroup, {} band(s) of four columns a lane",
                 p.tile_lanes, p.tile_bands
             ),
+            format!("score tiles on cooperative matrices: {}", p.cooperative),
             format!("windows: bindings up to {} bytes", p.binding_bytes),
             "16-bit types: decoded by integers, SHADER_F16 is not needed".to_owned(),
             "subgroups: not used (sums are trees over workgroup memory)".to_owned(),

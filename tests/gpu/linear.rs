@@ -146,7 +146,7 @@ pub fn options(context: &Context) {
     }
 }
 
-pub fn by_products(context: &Context) {
+fn by_products(context: &Context) {
     for layout in layouts() {
         let inputs = sample(7, 40, 300, 17, layout);
         let reduced = ["loss", "sum", "denominator", "count", "correct_count", "perplexity"];

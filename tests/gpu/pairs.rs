@@ -95,7 +95,7 @@ fn symmetric(normalize: bool) -> Value {
     json!({"symmetric": true, "normalize": normalize, "temperature": 0.3})
 }
 
-pub fn awkward_shapes(context: &Context) {
+fn awkward_shapes(context: &Context) {
     let gpu = &context.gpu;
     for (queries, keys, depth) in
         [(1, 1, 1), (1, 5, 1), (7, 129, 65), (33, 33, 20), (25, 1000, 3), (9, 9, 1), (8, 40, 130)]
@@ -166,7 +166,7 @@ fn scales(context: &Context) {
     }
 }
 
-fn storage_types(context: &Context) {
+pub fn storage_types(context: &Context) {
     for dtype in FLOATS {
         let inputs = with(&sample(7, 33, 33, 21), [("scale", vector(&[4.0]))]);
         let wanted = ["loss", "grad.scale", "grad.queries", "grad.keys"];
