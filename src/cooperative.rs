@@ -87,8 +87,8 @@ pub(crate) struct Matrices {
 
 impl Cooperative {
     /// The matrices for a product of operands of these types.
-    pub(crate) fn matrices(&self, a: Dtype, b: Dtype) -> Option<Matrices> {
-        let Self { f16, f32, lanes, emulated } = *self;
+    pub(crate) fn matrices(self, a: Dtype, b: Dtype) -> Option<Matrices> {
+        let Self { f16, f32, lanes, emulated } = self;
         let half = f16.is_some() && [a, b] == [Dtype::F16; 2];
         let side = if half { f16 } else { f32 }?;
         Some(Matrices { side, lanes, half, emulated })
@@ -108,7 +108,7 @@ impl std::fmt::Display for Cooperative {
 
 impl Matrices {
     /// The files that say what the matrices are and what is done with them.
-    pub fn sources(&self) -> Vec<Source> {
+    pub fn sources(self) -> Vec<Source> {
         let types = match (self.half, self.side) {
             _ if self.emulated => return vec![shader!("linear/cooperative/emulated.wgsl")],
             (true, Side::Eight) => shader!("linear/cooperative/f16_8.wgsl"),

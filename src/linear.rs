@@ -642,7 +642,7 @@ impl<'a> Layer<'a> {
     /// What multiplies outputs i and columns j of a product.
     fn kernel(&self, product: &Product, i: &Range<u64>, j: &Range<u64>) -> Tile {
         if let Some(matrices) = self.matrices(product) {
-            return Tile::cooperative(&matrices);
+            return Tile::cooperative(matrices);
         }
         let large = product.multiply_adds() >= self.profile.tall_products;
         Tile::plain(self.profile, large && i.end - i.start > SHORT_ROWS, j.end - j.start)
@@ -745,7 +745,7 @@ impl Tile {
     }
 
     /// On cooperative matrices, two by two of them.
-    fn cooperative(matrices: &cooperative::Matrices) -> Self {
+    fn cooperative(matrices: cooperative::Matrices) -> Self {
         let entry =
             [shader!("record.wgsl"), shader!("linear.wgsl"), shader!("linear/cooperative.wgsl")];
         let side = matrices.side.extent();

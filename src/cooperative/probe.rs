@@ -371,7 +371,7 @@ fn speedup(plain: &Gpu, trial: &Gpu, dtype: Dtype) -> Result<f64> {
     let mut times = [Vec::new(), Vec::new()];
     for round in 0..2 * ROUNDS {
         // Turn and turn about: plain, trial, trial, plain, …
-        let which = (round + 1) / 2 % 2;
+        let which = usize::from(matches!(round % 4, 1 | 2));
         let (gpu, call) = &calls[which];
         times[which].push(milliseconds(gpu, call, repeats)?);
     }
