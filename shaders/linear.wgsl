@@ -228,13 +228,17 @@ struct Place {
     lane: u32,
 }
 
-fn place(group: u32, lane: u32) -> Place {
-    // A run of columns of tiles is gone through row by row, before the next run.
-    let first = group / (params.tile_rows * params.run) * params.run;
+// Row and column of a tile. A run of columns of tiles is gone through row by row, before the next run.
+fn tile_place(tile: u32) -> vec2<u32> {
+    let first = tile / (params.tile_rows * params.run) * params.run;
     let run = min(params.run, params.tile_columns - first);
-    let rest = group - first * params.tile_rows;
-    let row = rest / run * (WORKGROUP / ACROSS * EIGHTS * 8u);
-    let column = (first + rest % run) * (ACROSS * BANDS * 4u);
+    let rest = tile - first * params.tile_rows;
+    return vec2<u32>(rest / run, first + rest % run);
+}
+
+fn place(tile: vec2<u32>, lane: u32) -> Place {
+    let row = tile.x * (WORKGROUP / ACROSS * EIGHTS * 8u);
+    let column = tile.y * (ACROSS * BANDS * 4u);
     // The bands of a lane lie side by side: what a subgroup loads together is then of many lines of a
     // cache, which come together, where lanes side by side would wait for two lines at a time (llvmpipe
     // loads a lane after another).
@@ -243,7 +247,7 @@ fn place(group: u32, lane: u32) -> Place {
 
 @compute @workgroup_size(WORKGROUP)
 fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let at = sharing(place(group.x + group.y * groups.x, lane));
+    let at = sharing(place(tile_place(group.x + group.y * groups.x), lane));
     let i = at.i;
     let j = at.j;
     var s0 = start(i, j);

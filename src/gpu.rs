@@ -162,6 +162,7 @@ impl Gpu {
                 4 * p.tile().bands,
                 p.tile().loads
             ),
+            format!("score tiles on cooperative matrices: {}", p.cooperative),
             format!("windows: bindings up to {} bytes", p.binding_bytes),
             "16-bit types: decoded by integers, SHADER_F16 is not needed".to_owned(),
             "shader modules: checked (no unsafe)".to_owned(),

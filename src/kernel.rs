@@ -142,6 +142,14 @@ pub struct Source {
     pub text: &'static str,
 }
 
+impl Source {
+    /// The `enable` lines at its top, which belong to the top of the module, and everything after them.
+    fn parts(&self) -> (&'static str, &'static str) {
+        let directives = self.text.split_inclusive('\n').take_while(|l| l.starts_with("enable "));
+        self.text.split_at(directives.map(str::len).sum())
+    }
+}
+
 /// Includes a file of `shaders/`.
 macro_rules! shader {
     ($path:literal) => {
@@ -196,9 +204,10 @@ impl Kernel {
 
     /// The assembled WGSL.
     pub fn wgsl(&self) -> String {
-        let mut text = self.prologue();
+        let mut text: String = self.sources.iter().map(|source| source.parts().0).collect();
+        text.push_str(&self.prologue());
         for source in self.decoders().iter().chain(&self.sources) {
-            let _ = write!(text, "\n// ---- {} ----\n{}", source.path, source.text);
+            let _ = write!(text, "\n// ---- {} ----\n{}", source.path, source.parts().1);
         }
         text
     }

@@ -60,6 +60,7 @@ mod check;
 mod compose;
 #[cfg(feature = "cases")]
 pub mod conformance;
+pub mod cooperative;
 pub mod cpu;
 pub mod element;
 mod encode;
@@ -84,10 +85,12 @@ pub mod tensor;
 #[cfg(feature = "cases")]
 pub mod testing;
 mod tile;
+mod tolerance;
 mod total;
 mod watch;
 
 pub use array::{Arithmetic, Array, Arrays, Data};
+pub use cooperative::Cooperative;
 pub use element::{ElementLoss, MaskedMean};
 pub use encode::{Prepared, Record};
 pub use error::{Error, Result};

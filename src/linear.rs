@@ -16,19 +16,21 @@ use std::ops::Range;
 
 use crate::{
     array::{Arithmetic, Arrays},
-    cpu,
+    cooperative, cpu,
     error::{Error, Result},
-    kernel::shader,
     loss::{About, Dim, Loss, WeightLayout, arguments as arg},
     plan::{Call, Path, Plan, View},
     profile::Profile,
     row::{self, Gradient, RowLoss, Rows, Scores, stretches},
     tensor::{Dtype, Layout},
+    tile::TileKernel,
 };
 
 /// Tiles side by side whose rows are gone through together: what they share of a row is then a page or
 /// so, where a page is what a memory is quick at.
 const RUN_TILES: u64 = 4;
+/// Rows that stand for any number of them where a kernel is chosen.
+const USUAL_ROWS: u64 = 256;
 /// A block of classes is a multiple of this.
 const BLOCK_CLASSES: u64 = 64;
 /// Multiply-adds that take as long as a byte to and from memory: 3 were measured on lavapipe, physical
@@ -792,7 +794,11 @@ impl<'a> Layer<'a> {
 
     /// How far i, j and k run in one dispatch.
     fn steps(&self, product: &Product, outputs: u64, columns: u64) -> [u64; 3] {
-        let walked = product.depth.clamp(1, row::MOST_ITERATIONS);
+        let most = match self.matrices(product) {
+            Some(_) => cooperative::MOST_STEPS,
+            None => row::MOST_ITERATIONS,
+        };
+        let walked = product.depth.clamp(1, most);
         let mut steps = [outputs.max(1), columns.max(1), walked];
         let room = self.profile.binding_bytes.saturating_sub(self.profile.offset_alignment + 64);
         let mut fit = |view: &View, index: usize| {
@@ -816,6 +822,24 @@ impl<'a> Layer<'a> {
         steps
     }
 
+    /// What multiplies outputs i and columns j of a product.
+    fn kernel(&self, product: &Product, i: &Range<u64>, j: &Range<u64>) -> TileKernel {
+        if let Some(matrices) = self.matrices(product) {
+            return TileKernel::cooperative(matrices);
+        }
+        let large = product.multiply_adds() >= self.profile.large_products;
+        self.profile.tile().fitted(i.end - i.start, j.end - j.start, large).kernel()
+    }
+
+    /// The cooperative matrices for a product, where they are chosen and it is large enough: whatever
+    /// the number of rows is, so that a row's bits do not depend on those beside it.
+    fn matrices(&self, product: &Product) -> Option<cooperative::Matrices> {
+        let dtype = |factor: &Factor| Some(factor.as_ref()?.0.layout.dtype);
+        let (a, b) = (dtype(&product.a)?, dtype(&product.b)?);
+        let large = self.classes * self.depth * USUAL_ROWS >= self.profile.large_products;
+        self.profile.cooperative.matrices(a, b).filter(|_| large)
+    }
+
     /// One dispatch: outputs i, columns j, summed over k.
     fn tile(
         &self,
@@ -825,10 +849,9 @@ impl<'a> Layer<'a> {
         output: &View,
         [i, j, k]: [&Range<u64>; 3],
     ) -> Result<()> {
-        let large = product.multiply_adds() >= self.profile.large_products;
-        let tile = self.profile.tile().fitted(i.end - i.start, j.end - j.start, large);
-        let tile_columns = (j.end - j.start).div_ceil(tile.width());
-        let tile_rows = (i.end - i.start).div_ceil(tile.height());
+        let tile = self.kernel(product, i, j);
+        let tile_rows = (i.end - i.start).div_ceil(tile.height);
+        let tile_columns = (j.end - j.start).div_ceil(tile.width);
         // The larger operand's tiles are held while the other's go by.
         let wide = i.end - i.start <= j.end - j.start;
         let run = if wide { tile_columns.clamp(1, RUN_TILES) } else { tile_columns };
@@ -849,12 +872,8 @@ impl<'a> Layer<'a> {
         let label = format!("surprisal.linear.{}.{}", product.label, self.hidden.layout.dtype);
         let step = rows
             .planner
-            .dispatch(
-                label,
-                "product",
-                &[shader!("record.wgsl"), shader!("linear.wgsl"), tile.source()],
-            )
-            .shapes(tile.shapes())
+            .dispatch(label, tile.entry, &tile.sources)
+            .shapes(tile.shapes)
             .shape("A_WALKS", a_walks)
             .shape("B_WALKS", b_walks)
             .shape("MASKED", masked)

@@ -1,6 +1,9 @@
 //! What a plan needs to know of a device: limits, and the shapes of kernels that suit it.
 
-use crate::tile::{Tile, TileLoads};
+use crate::{
+    cooperative::Cooperative,
+    tile::{Tile, TileLoads},
+};
 
 /// A device as the planner sees it, free of wgpu. The default is WebGPU's default limits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +36,8 @@ pub struct Profile {
     pub tile: Tile,
     /// Multiply-adds from which on a product gets large tiles, which take drivers seconds to compile.
     pub large_products: u64,
+    /// Which large products go through cooperative matrices; none, unless they were asked for.
+    pub cooperative: Cooperative,
     /// Elements that one dispatch of a row kernel may stream; keeps a dispatch short.
     pub dispatch_elements: u64,
     /// Multiply-adds that one dispatch of score tiles may do.
@@ -61,6 +66,7 @@ impl Default for Profile {
             element_block: 4096,
             tile: Tile::default(),
             large_products: 1 << 26,
+            cooperative: Cooperative::default(),
             dispatch_elements: 1 << 28,
             dispatch_products: 1 << 36,
             submission_dispatches: u32::MAX,

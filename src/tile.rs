@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::{
+    cooperative::Matrices,
     kernel::{Source, shader},
     profile::previous_power_of_two,
 };
@@ -115,21 +116,13 @@ impl Tile {
         Self { rows: self.rows.min(most), bands: previous_power_of_two(bands), ..self.clone() }
     }
 
-    /// The file that loads the operands.
-    pub(crate) fn source(&self) -> Source {
-        match self.loads {
-            TileLoads::Lane => shader!("linear/lane.wgsl"),
-            TileLoads::Four | TileLoads::Eight => shader!("linear/subgroup.wgsl"),
-            TileLoads::Workgroup => shader!("linear/workgroup.wgsl"),
-        }
-    }
-
-    /// The values that shape the kernel's code.
-    pub(crate) fn shapes(&self) -> impl Iterator<Item = (&'static str, u32)> {
-        let sharing = match self.loads {
-            TileLoads::Four => Some(4),
-            TileLoads::Eight => Some(8),
-            TileLoads::Lane | TileLoads::Workgroup => None,
+    /// The kernel of this shape.
+    pub(crate) fn kernel(&self) -> TileKernel {
+        let (loads, sharing) = match self.loads {
+            TileLoads::Lane => (shader!("linear/lane.wgsl"), None),
+            TileLoads::Four => (shader!("linear/subgroup.wgsl"), Some(4)),
+            TileLoads::Eight => (shader!("linear/subgroup.wgsl"), Some(8)),
+            TileLoads::Workgroup => (shader!("linear/workgroup.wgsl"), None),
         };
         let shapes = [
             ("WORKGROUP", self.lanes),
@@ -137,6 +130,41 @@ impl Tile {
             ("EIGHTS", self.rows / 8),
             ("BANDS", self.bands),
         ];
-        shapes.into_iter().chain(sharing.map(|lanes| ("SHARING", lanes)))
+        TileKernel {
+            entry: "product",
+            sources: vec![shader!("record.wgsl"), shader!("linear.wgsl"), loads],
+            shapes: shapes.into_iter().chain(sharing.map(|lanes| ("SHARING", lanes))).collect(),
+            height: self.height(),
+            width: self.width(),
+        }
+    }
+}
+
+/// What multiplies a tile, and how large it is.
+pub(crate) struct TileKernel {
+    pub entry: &'static str,
+    pub sources: Vec<Source>,
+    pub shapes: Vec<(&'static str, u32)>,
+    pub height: u64,
+    pub width: u64,
+}
+
+impl TileKernel {
+    /// On cooperative matrices, two by two of them.
+    pub fn cooperative(matrices: Matrices) -> Self {
+        let files = [
+            shader!("record.wgsl"),
+            shader!("linear.wgsl"),
+            shader!("linear/lane.wgsl"),
+            shader!("linear/cooperative.wgsl"),
+        ];
+        let side = matrices.side.extent();
+        Self {
+            entry: "product_cooperative",
+            sources: files.into_iter().chain(matrices.sources()).collect(),
+            shapes: vec![("WORKGROUP", matrices.lanes), ("SIDE", side)],
+            height: u64::from(2 * side),
+            width: u64::from(2 * side),
+        }
     }
 }

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use naga::{
     back,
-    valid::{Capabilities, ValidationFlags, Validator},
+    valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
 };
-use surprisal::kernel::Kernel;
+use surprisal::{Cooperative, cooperative::Side, kernel::Kernel};
 
 /// Every kernel of every planned call in `common::calls`.
 fn kernels() -> Vec<Kernel> {
@@ -32,6 +32,35 @@ fn every_kernel_is_valid_for_every_target() {
     assert!(kernels.len() > 100, "only {} kernels", kernels.len());
     for kernel in kernels {
         check(&kernel);
+    }
+}
+
+/// Cooperative matrices are Vulkan's and Metal's (there 8 × 8 alone); what stands in for them is for all.
+#[test]
+fn kernels_on_cooperative_matrices_are_valid_where_there_are_any() {
+    let capabilities = Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16;
+    let mut found = BTreeSet::new();
+    for profile in common::cooperative_profiles() {
+        let Cooperative { f16, emulated, .. } = profile.cooperative;
+        let plans = common::cooperative_plans(&profile);
+        let kernels = plans.into_iter().flat_map(|plan| plan.kernels);
+        for kernel in kernels.filter(|kernel| kernel.entry == "product_cooperative") {
+            found.extend(kernel.sources.iter().map(|source| source.path));
+            if emulated {
+                check(&kernel);
+                continue;
+            }
+            let (module, info) = specialised(&kernel, capabilities);
+            spirv(&kernel, &module, &info);
+            let version = back::msl::Options { lang_version: (2, 3), ..Default::default() };
+            if f16 == Some(Side::Eight) {
+                msl(&module, &info, version).unwrap_or_else(|error| fail(&kernel, "MSL", &error));
+            }
+        }
+    }
+    let files = ["f16_8", "f16_16", "f32_8", "f32_16", "hardware", "emulated"];
+    for file in files.map(|file| format!("linear/cooperative/{file}.wgsl")) {
+        assert!(found.contains(file.as_str()), "{file} is not in {found:?}");
     }
 }
 
@@ -56,29 +85,39 @@ fn kernels_of_a_users_own_losses_are_checked_too() {
 }
 
 fn check(kernel: &Kernel) {
+    let (module, info) = specialised(kernel, Capabilities::empty());
+    spirv(kernel, &module, &info);
+    msl(&module, &info, back::msl::Options::default())
+        .unwrap_or_else(|error| fail(kernel, "MSL", &error));
+    hlsl(&module, &info, kernel.entry).unwrap_or_else(|error| fail(kernel, "HLSL", &error));
+    glsl(&module, &info, kernel.entry).unwrap_or_else(|error| fail(kernel, "GLSL", &error));
+}
+
+fn fail(kernel: &Kernel, what: &str, error: &dyn std::fmt::Display) -> ! {
+    panic!("{}: {what}: {error}\n{}", kernel.label, kernel.wgsl())
+}
+
+/// The kernel's module, parsed, validated and held against the Rust side, its overrides resolved.
+fn specialised(kernel: &Kernel, capabilities: Capabilities) -> (naga::Module, ModuleInfo) {
     let wgsl = kernel.wgsl();
-    let label = &kernel.label;
-    let fail = |what: &str, error: &dyn std::fmt::Display| -> ! {
-        panic!("{label}: {what}: {error}\n{wgsl}")
-    };
     let module = naga::front::wgsl::parse_str(&wgsl)
-        .unwrap_or_else(|error| fail("parse", &error.emit_to_string(&wgsl)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+        .unwrap_or_else(|error| fail(kernel, "parse", &error.emit_to_string(&wgsl)));
+    let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
-        .unwrap_or_else(|error| fail("validate", &format!("{error:?}")));
+        .unwrap_or_else(|error| fail(kernel, "validate", &error.emit_to_string(&wgsl)));
     contract(kernel, &module);
     let constants =
         kernel.overrides.iter().map(|&(name, value)| (name.to_owned(), f64::from(value))).collect();
     let entry = Some((naga::ShaderStage::Compute, kernel.entry));
     let (module, info) =
         back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
-            .unwrap_or_else(|error| fail("overrides", &error));
-    let (module, info) = (module.as_ref(), info.as_ref());
+            .unwrap_or_else(|error| fail(kernel, "overrides", &error));
+    (module.into_owned(), info.into_owned())
+}
+
+fn spirv(kernel: &Kernel, module: &naga::Module, info: &ModuleInfo) {
     back::spv::write_vec(module, info, &back::spv::Options::default(), None)
-        .unwrap_or_else(|error| fail("SPIR-V", &error));
-    msl(module, info).unwrap_or_else(|error| fail("MSL", &error));
-    hlsl(module, info, kernel.entry).unwrap_or_else(|error| fail("HLSL", &error));
-    glsl(module, info, kernel.entry).unwrap_or_else(|error| fail("GLSL", &error));
+        .unwrap_or_else(|error| fail(kernel, "SPIR-V", &error));
 }
 
 /// Binding numbers, parameter offsets and override names are what the Rust side takes them for.
@@ -116,16 +155,19 @@ fn contract(kernel: &Kernel, module: &naga::Module) {
     }
 }
 
-fn msl(module: &naga::Module, info: &naga::valid::ModuleInfo) -> Result<String, back::msl::Error> {
-    let options =
-        back::msl::Options { fake_missing_bindings: true, ..back::msl::Options::default() };
+fn msl(
+    module: &naga::Module,
+    info: &ModuleInfo,
+    options: back::msl::Options,
+) -> Result<String, back::msl::Error> {
+    let options = back::msl::Options { fake_missing_bindings: true, ..options };
     back::msl::write_string(module, info, &options, &back::msl::PipelineOptions::default())
         .map(|(text, _)| text)
 }
 
 fn hlsl(
     module: &naga::Module,
-    info: &naga::valid::ModuleInfo,
+    info: &ModuleInfo,
     entry: &str,
 ) -> Result<String, back::hlsl::Error> {
     let options = back::hlsl::Options { fake_missing_bindings: true, ..Default::default() };
@@ -139,7 +181,7 @@ fn hlsl(
 
 fn glsl(
     module: &naga::Module,
-    info: &naga::valid::ModuleInfo,
+    info: &ModuleInfo,
     entry: &str,
 ) -> Result<String, back::glsl::Error> {
     let options =

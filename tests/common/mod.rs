@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use surprisal::{
-    Dtype, Layout, Plan, Profile,
+    Cooperative, Dtype, Layout, Plan, Profile,
+    cooperative::Side,
     loss::{self, Dim, Kind},
     plan::{self, Operand},
 };
@@ -15,6 +16,38 @@ use surprisal::{
 /// Profiles that differ in what shapes the code.
 pub fn profiles() -> Vec<Profile> {
     vec![Profile::default(), Profile::default().software(8)]
+}
+
+/// Profiles whose score tiles go through cooperative matrices, of every kind, whatever their size.
+pub fn cooperative_profiles() -> Vec<Profile> {
+    let sides = [Side::Eight, Side::Sixteen];
+    let kinds = sides.into_iter().flat_map(|side| [(side, false), (side, true)]);
+    let profile = |(side, emulated)| Profile {
+        large_products: 0,
+        cooperative: Cooperative { f16: Some(side), f32: Some(side), lanes: 32, emulated },
+        ..Profile::default()
+    };
+    kinds.map(profile).collect()
+}
+
+/// Plans of the losses on score tiles with such a profile.
+pub fn cooperative_plans(profile: &Profile) -> Vec<Plan> {
+    let mut plans = Vec::new();
+    for (name, options) in [
+        ("linear_cross_entropy", json!({})),
+        ("linear_cross_entropy", json!({"weight_layout": "hidden_classes", "accumulate": true})),
+        ("info_nce", json!({"normalize": true})),
+    ] {
+        let loss = (loss::find(name).unwrap().parse)(&options).unwrap();
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+            // The weight's first extent is that of the classes, or of the depth.
+            for (rows, classes, offset) in [(6, 6, 0), (6, 6, 1)] {
+                let shape = Shape { rows, classes, offset, dtype, variant: 0 };
+                plans.push(loss.plan(&shape.call(&*loss, profile), profile).unwrap());
+            }
+        }
+    }
+    plans
 }
 
 /// Option sets that differ in what shapes the code.

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use surprisal::{
     Array, Arrays, CrossEntropy, Dtype, Gpu, Layout, LinearCrossEntropy, Loss, Named, Padding,
-    Reduction, Request, Tile, TileLoads, WeightLayout, testing,
+    Plan, Reduction, Request, Tile, TileLoads, WeightLayout, testing,
 };
 
 use crate::support::{
@@ -80,7 +80,7 @@ fn loss(options: &Value, layout: WeightLayout) -> Box<dyn Loss> {
     parse("linear_cross_entropy", &options)
 }
 
-fn awkward_shapes(context: &Context) {
+pub fn awkward_shapes(context: &Context) {
     for layout in layouts() {
         for (rows, classes, depth) in [
             (1, 5, 1),
@@ -104,7 +104,7 @@ fn awkward_shapes(context: &Context) {
 
 /// The gradient of the hidden states is a sum over the classes: past the 65,535 iterations that some
 /// drivers end every loop at.
-fn many_classes(context: &Context) {
+pub fn many_classes(context: &Context) {
     for layout in layouts() {
         let inputs = sample(31, 2, 70_003, 1, layout);
         let inputs = with(&inputs, [("targets", indices(&[70_000, 3]))]);
@@ -112,7 +112,7 @@ fn many_classes(context: &Context) {
     }
 }
 
-fn options(context: &Context) {
+pub fn options(context: &Context) {
     let (rows, classes, depth) = (19, 133, 21);
     for layout in layouts() {
         let inputs = with(
@@ -163,7 +163,7 @@ fn by_products(context: &Context) {
     }
 }
 
-fn storage_types(context: &Context) {
+pub fn storage_types(context: &Context) {
     for layout in layouts() {
         for dtype in FLOATS {
             for (rows, classes, depth) in [(7, 129, 65), (33, 1000, 20), (5, 7, 3)] {
@@ -179,7 +179,7 @@ fn storage_types(context: &Context) {
     }
 }
 
-fn no_rows(context: &Context) {
+pub fn no_rows(context: &Context) {
     for layout in layouts() {
         let inputs = sample(10, 0, 13, 5, layout);
         for options in [json!({}), json!({"empty": "zero"}), json!({"reduction": "sum"})] {
@@ -192,7 +192,7 @@ fn no_rows(context: &Context) {
 
 /// Ignored rows and rows of weight 0 whose hidden state is NaN reach nothing; bad targets neither;
 /// a row that is kept and bad shows.
-fn edges(context: &Context) {
+pub fn edges(context: &Context) {
     for layout in layouts() {
         for chunk in [None, Some(3000_u64)] {
             let mut inputs = sample(11, 24, 70, 9, layout);
@@ -443,7 +443,7 @@ fn wide_gradients_of_sixteen_bit_operands(context: &Context) {
 
 // --- places, storage, memory ---
 
-fn places_in_memory(context: &Context) {
+pub fn places_in_memory(context: &Context) {
     let gpu = &context.gpu;
     for dtype in FLOATS {
         for layout in layouts() {
@@ -504,7 +504,7 @@ fn fitting(targets: &Array) -> Array {
 }
 
 /// The gradient of the hidden states over the hidden states, which that of the weight needs as well.
-fn in_place(context: &Context) {
+pub fn in_place(context: &Context) {
     let gpu = &context.gpu;
     for dtype in FLOATS {
         for chunk in [1 << 20, 3000] {
@@ -522,7 +522,7 @@ fn in_place(context: &Context) {
     }
 }
 
-fn backward_from_a_saved_lse(context: &Context) {
+pub fn backward_from_a_saved_lse(context: &Context) {
     for layout in layouts() {
         for options in [
             json!({}),
@@ -750,7 +750,18 @@ fn scratch(context: &Context) {
     }
 }
 
-fn run_to_run(context: &Context) {
+/// The plan of loss and gradients of a small layer.
+pub fn plan(context: &Context, loss: &dyn Loss, dtype: Dtype) -> Plan {
+    let inputs = sample(1, 7, 9, 5, WeightLayout::ClassesHidden);
+    let placed = placed_inputs(&context.gpu, loss, &inputs, dtype);
+    let outputs = ["grad.hidden", "grad.weight"].map(|name| {
+        let shape = &inputs[name.trim_start_matches("grad.")].shape;
+        (name.to_owned(), Placed::output(&context.gpu, Layout::dense(dtype, shape)))
+    });
+    context.gpu.plan(loss, &Request::new(tensors(&placed), tensors(&outputs))).unwrap()
+}
+
+pub fn run_to_run(context: &Context) {
     let inputs = sample(25, 100, 500, 32, WeightLayout::ClassesHidden);
     let loss = loss(&json!({"chunk_bytes": 50_000}), WeightLayout::ClassesHidden);
     let run = || {

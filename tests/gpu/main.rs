@@ -4,7 +4,7 @@
 //! With `SURPRISAL_GPU=require` no adapter is a failure, as is (on Linux) a missing one of those that
 //! `SURPRISAL_ADAPTERS` names, separated by commas: `lavapipe,swiftshader,llvmpipe_gl`, or parts of
 //! adapters' descriptions. Arguments are libtest's: `cargo test --test gpu -- section0`.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 /// Lists a module's tests by their functions' names.
 macro_rules! tests {
@@ -15,6 +15,7 @@ macro_rules! tests {
 
 mod composed;
 mod conformance;
+mod cooperative;
 mod elements;
 mod faults;
 mod linear;
@@ -50,6 +51,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("registry", registry::TESTS),
     ("linear", linear::TESTS),
     ("pairs", pairs::TESTS),
+    ("cooperative", cooperative::TESTS),
     ("shards", shards::TESTS),
     ("recording", recording::TESTS),
     ("faults", faults::TESTS),

@@ -167,7 +167,7 @@ fn scales(context: &Context) {
     }
 }
 
-fn storage_types(context: &Context) {
+pub fn storage_types(context: &Context) {
     for dtype in FLOATS {
         let inputs = with(&sample(7, 33, 33, 21), [("scale", vector(&[4.0]))]);
         let wanted = ["loss", "grad.scale", "grad.queries", "grad.keys"];

@@ -163,6 +163,7 @@ fn facts(number: usize, adapter: &wgpu::Adapter) -> Value {
         },
         "features": features,
         "report": opened["report"],
+        "cooperative_matrices": opened["matrices"],
         "profile": opened["profile"],
         "problem": problem,
     })
@@ -200,9 +201,46 @@ fn describe_in_child(number: usize) -> Result<Value, String> {
 /// The child: opens an adapter, and says what it came to.
 fn describe_opened(adapters: &[wgpu::Adapter], number: usize) -> Value {
     match open_number(adapters, number) {
-        Ok(gpu) => json!({ "report": gpu.report(), "profile": gpu.profile() }),
+        Ok(gpu) => {
+            let found = adapters.get(number).map(|adapter| matrices(adapter, &gpu));
+            json!({ "report": gpu.report(), "profile": gpu.profile(), "matrices": found })
+        }
         Err(error) => json!({ "problem": format!("could not be opened: {error}") }),
     }
+}
+
+/// What a probe finds of an adapter's cooperative matrices; the device is another one where there are
+/// any, opened for them.
+fn matrices(adapter: &wgpu::Adapter, plain: &Gpu) -> String {
+    let probed = if Gpu::cooperative_features(adapter).is_empty() {
+        plain.with_cooperative_matrices(adapter)
+    } else {
+        pollster::block_on(experimental(adapter))
+            .and_then(|gpu| gpu.with_cooperative_matrices(adapter))
+    };
+    match probed {
+        Ok((_, found)) if found.f16 == found.f32 => found.f16.to_string(),
+        Ok((_, found)) => format!("f16: {}; f32: {}", found.f16, found.f32),
+        Err(error) => format!("no ({error})"),
+    }
+}
+
+/// Opens a device with the experimental features that cooperative matrices need.
+#[expect(unsafe_code, reason = "wgpu wants its experimental features signed for")]
+async fn experimental(adapter: &wgpu::Adapter) -> Result<Gpu> {
+    let (features, required_limits) = Gpu::wishes(adapter);
+    let descriptor = wgpu::DeviceDescriptor {
+        label: Some("surprisal"),
+        required_features: features | Gpu::cooperative_features(adapter),
+        required_limits,
+        // SAFETY: this is a child process that describes one adapter and ends; a bug of wgpu's in these
+        // features meets nothing that matters.
+        experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
+        ..wgpu::DeviceDescriptor::default()
+    };
+    let opened = adapter.request_device(&descriptor).await;
+    let (device, queue) = opened.map_err(|error| Error::DeviceLost(error.to_string()))?;
+    Ok(Gpu::from_wgpu(&device, &queue))
 }
 
 fn describe(adapters: &[Value], findings: &[Finding]) -> String {
@@ -245,6 +283,9 @@ fn describe(adapters: &[Value], findings: &[Finding]) -> String {
         }
         for line in adapter["report"].as_array().into_iter().flatten().skip(2) {
             let _ = writeln!(text, "    {}", word(line));
+        }
+        if let Value::String(found) = &adapter["cooperative_matrices"] {
+            let _ = writeln!(text, "    cooperative matrices, if asked for: {found}");
         }
         if let Value::String(problem) = &adapter["problem"] {
             let _ = writeln!(text, "    PROBLEM: {problem}");

@@ -1,0 +1,6 @@
+enable wgpu_cooperative_matrix;
+
+alias Element = f32;
+alias Left = coop_mat8x8<f32, A>;
+alias Right = coop_mat8x8<f32, B>;
+alias Sums = coop_mat8x8<f32, C>;
