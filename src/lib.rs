@@ -79,6 +79,8 @@ pub mod repro;
 pub mod row;
 mod staging;
 mod status;
+#[cfg(feature = "cases")]
+pub mod survey;
 pub mod targets;
 pub mod tensor;
 #[cfg(feature = "cases")]
