@@ -9,8 +9,12 @@ use crate::{
 pub const ADAPTER_VARIABLE: &str = "SURPRISAL_ADAPTER";
 
 /// All adapters there are: discrete first, then integrated, virtual, other, and software last.
+///
+/// wgpu's variable `WGPU_BACKEND` (`vulkan`, `gl`, …, several separated by commas) leaves backends out,
+/// so that one whose driver crashes or hangs is not even loaded.
 pub async fn adapters() -> Vec<wgpu::Adapter> {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    let instance = wgpu::Instance::new(descriptor);
     let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
     adapters.sort_by_key(|adapter| {
         let info = adapter.get_info();
@@ -35,9 +39,15 @@ pub fn describe(info: &wgpu::AdapterInfo) -> String {
 /// Which of these adapters is meant: the one of this number, or the first whose name, backend or
 /// driver contains `wanted`, or the environment's `SURPRISAL_ADAPTER`, or simply the first.
 pub fn choose(adapters: &[wgpu::Adapter], wanted: Option<&str>) -> Result<usize> {
+    let names: Vec<String> = adapters.iter().map(|a| describe(&a.get_info())).collect();
+    choose_named(&names, wanted)
+}
+
+/// [`choose`] among adapters of which only what [`describe`] calls them is known.
+pub fn choose_named(names: &[impl AsRef<str>], wanted: Option<&str>) -> Result<usize> {
     let variable = std::env::var(ADAPTER_VARIABLE).ok();
     let wanted = wanted.or(variable.as_deref()).filter(|wanted| !wanted.is_empty());
-    let names: Vec<String> = adapters.iter().map(|a| describe(&a.get_info())).collect();
+    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
     chosen(&names, wanted).ok_or_else(|| Error::NoAdapter {
         wanted: wanted.map(|w| format!(" matches `{w}`")).unwrap_or_default(),
         found: if names.is_empty() { "none".to_owned() } else { names.join(", ") },
@@ -46,7 +56,7 @@ pub fn choose(adapters: &[wgpu::Adapter], wanted: Option<&str>) -> Result<usize>
 
 /// [`choose`] by description. A number is one of the default order before it is part of a name
 /// ("1" is in "LLVM 15").
-fn chosen(names: &[String], wanted: Option<&str>) -> Option<usize> {
+fn chosen(names: &[&str], wanted: Option<&str>) -> Option<usize> {
     let Some(wanted) = wanted else {
         return (!names.is_empty()).then_some(0);
     };
@@ -96,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_number_is_an_adapter_before_it_is_a_part_of_a_name() {
-        let names = ["llvmpipe (LLVM 15)", "SwiftShader"].map(str::to_owned);
+        let names = ["llvmpipe (LLVM 15)", "SwiftShader"];
         assert_eq!(chosen(&names, Some("1")), Some(1));
         assert_eq!(chosen(&names, Some("15")), Some(0));
         assert_eq!(chosen(&names, Some("swift")), Some(1));

@@ -80,6 +80,8 @@ pub mod repro;
 pub mod row;
 mod staging;
 mod status;
+#[cfg(feature = "cases")]
+pub mod survey;
 pub mod targets;
 pub mod tensor;
 #[cfg(feature = "cases")]

@@ -5,6 +5,7 @@
 //! a row is always the same sequence of segments merged in the same order.
 
 mod rows;
+mod windows;
 
 use crate::{
     check,
@@ -15,7 +16,8 @@ use crate::{
     plan::Call,
 };
 
-pub(crate) use rows::{Gradient, Rows, Scores, functor_streams, least_multiple, plan, stretches};
+pub(crate) use rows::{Gradient, Rows, Scores, functor_streams, plan};
+pub(crate) use windows::{least_multiple, stretches};
 
 pub use crate::plan::Number;
 

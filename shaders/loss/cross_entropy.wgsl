@@ -540,13 +540,6 @@ fn closed_read(row: Row) -> Closed {
 }
 
 fn emit(row: Row, closed: Closed, it: Item) {
-    if (closed.flags != 0u) {
-        // A factor of 0 wins over NaN: nothing comes down to the row.
-        let fill = vec4<u32>(select(NAN_BITS, 0u, (closed.flags & ROW_ZERO) != 0u));
-        gradient_store(row.index, it.column, fill);
-        target_gradient_store(row.index, it.column, fill);
-        return;
-    }
     let shift = below4(it.u, closed.top);
     var e = exponential(shift);
     if (HAS_LSE) {
@@ -580,7 +573,7 @@ fn emit(row: Row, closed: Closed, it: Item) {
         let slope = sech_squared4(it.z * params.inverse_softcap);
         g = g * select(vec4<f32>(0.0), slope, live(it.u));
     }
-    gradient_store(row.index, it.column, bitcast<vec4<u32>>(g));
+    gradient_store(row.index, it.column, gradient_bits(closed.flags, bitcast<vec4<u32>>(g)));
 }
 
 // -f·(1 - ε)·w∘log p; where p = 0 the limit, and 0 where its factor is 0.
@@ -589,5 +582,5 @@ fn emit_target_gradient(row: Row, closed: Closed, it: Item) {
     let below = closed.side + select(vec4<f32>(0.0), closed.top - it.u, live(it.u));
     let limit = vec4<u32>(INFINITY_BITS) | (bitcast<vec4<u32>>(factor) & vec4<u32>(SIGN_BIT));
     let value = select(limit, bitcast<vec4<u32>>(factor * below), live(it.u) | (factor == vec4<f32>(0.0)));
-    target_gradient_store(row.index, it.column, value);
+    target_gradient_store(row.index, it.column, gradient_bits(closed.flags, value));
 }

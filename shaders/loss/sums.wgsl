@@ -87,11 +87,6 @@ fn closed_read(row: Row) -> Closed {
 }
 
 fn emit(row: Row, closed: Closed, it: Item) {
-    if (closed.flags != 0u) {
-        // A factor of 0 wins over NaN: nothing comes down to the row.
-        gradient_store(row.index, it.column, vec4<u32>(select(NAN_BITS, 0u, (closed.flags & ROW_ZERO) != 0u)));
-        return;
-    }
     let slopes = closed.factor * quad_slopes(closed.label, it, closed.sums);
-    gradient_store(row.index, it.column, bitcast<vec4<u32>>(slopes));
+    gradient_store(row.index, it.column, gradient_bits(closed.flags, bitcast<vec4<u32>>(slopes)));
 }

@@ -31,7 +31,10 @@ use crate::{
 ///   0 the discriminator is sure of everything, and a generator that saturates learns nothing.
 /// - **Parts** `[2]`: the losses of the real and of the fake scores; part_sum and part_denominator
 ///   combine micro-batches exactly.
-/// - **Edges**: as [`BceWithLogits`], labels outside [0, 1] included.
+/// - **Edges**: as [`BceWithLogits`], labels outside [0, 1] included. A side without samples is a mean
+///   over nothing of its own: NaN with `empty` = `nan`, and the sum of the two with it, as in PyTorch; 0
+///   with `zero`, which leaves the other side's loss. The other side's part, slope and gradient are the
+///   same in both.
 /// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
 ///
 /// Sources: Goodfellow et al. 2014; one-sided smoothing, Salimans et al. 2016.

@@ -1,4 +1,4 @@
-//! The plan around and of the stream: windows, the row table, the stream's kernels, the reductions.
+//! The plan around and of the stream: the row table, the stream's kernels, the reductions.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -6,16 +6,16 @@ use super::{
     FunctorStream, MOST_ITERATIONS, RowLoss, RowOptions, STATE_WORDS, Span, check_outputs, missing,
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
     kernel::{Source, shader, size},
     loss::{Dim, Padding, Reduction, Shard, shard},
-    plan::{Call, Number, Operand, Plan, Planner, Step, View},
+    plan::{Call, Number, Plan, Planner, Step, View},
     profile::Profile,
     tensor::{Dtype, Layout},
     total::{self, BLOCK, Ending, TALLY_WORDS, Totals},
 };
 
-const RECORD_WORDS: u64 = size::RECORD as u64;
+pub(super) const RECORD_WORDS: u64 = size::RECORD as u64;
 /// Words of an entry of the row table, and of its header.
 const ENTRY_WORDS: u64 = 4;
 const HEADER_WORDS: u64 = size::HEADER as u64 * ENTRY_WORDS;
@@ -104,10 +104,10 @@ struct Window {
 /// Plans everything around the stream: the row table before it, the reductions after it.
 pub(crate) struct Rows<'a> {
     pub planner: Planner<'a>,
-    loss: &'a dyn RowLoss,
-    call: &'a Call,
+    pub(super) loss: &'a dyn RowLoss,
+    pub(super) call: &'a Call,
     classes: u64,
-    count: u64,
+    pub(super) count: u64,
     totals: Totals,
     windows: Vec<Window>,
     tallies: Option<View>,
@@ -157,7 +157,7 @@ impl<'a> Rows<'a> {
         self.given.get(name).cloned().or_else(|| self.call.input(name))
     }
 
-    fn profile(&self) -> &'a Profile {
+    pub(super) fn profile(&self) -> &'a Profile {
         self.planner.profile
     }
 
@@ -168,97 +168,6 @@ impl<'a> Rows<'a> {
     /// Rows whose stream is one short dispatch.
     pub fn short(&self) -> u64 {
         (self.profile().dispatch_elements / self.classes.max(1)).max(1)
-    }
-
-    /// Stretches of at most `most` rows whose every tensor fits one binding.
-    pub fn windows<'v>(
-        &self,
-        matrices: impl Iterator<Item = &'v View>,
-        most: u64,
-    ) -> Result<Vec<Range<u64>>> {
-        let profile = self.profile();
-        let streams = self.loss.streams().iter().filter(|s| s.span == Span::Matrix);
-        let strides = streams
-            .filter_map(|s| {
-                self.call.inputs.get(s.argument).or_else(|| self.call.outputs.get(s.argument))
-            })
-            .map(|operand| operand.layout.row_span() * operand.layout.dtype.bytes());
-        let widest = matrices
-            .map(|view| view.layout.row_span() * view.layout.dtype.bytes())
-            .chain(strides)
-            .chain([RECORD_WORDS * 4])
-            .max()
-            .unwrap_or(64);
-        // A window's binding begins up to one alignment block early and ends inside a quad.
-        let room = profile.binding_bytes.saturating_sub(profile.offset_alignment + 64);
-        let fits = (room / widest).max(1);
-        self.images_fit(room)?;
-        // Blocks of rows are tallied whole, so that a row's place in a sum does not move.
-        let step = fits.min(most);
-        let step = if step > BLOCK { step - step % BLOCK } else { step };
-        let image = self.image();
-        if image <= 1 {
-            return Ok(stretches(self.count, step));
-        }
-        if step >= image {
-            return Ok(stretches(self.count, step - step % image));
-        }
-        if step < self.count {
-            self.same_images()?;
-        }
-        // Rows of one image at a time: a stretch lies within one.
-        let images = stretches(self.count, image).into_iter();
-        let within = |image: Range<u64>| {
-            let parts = stretches(image.end - image.start, step).into_iter();
-            parts.map(move |part| image.start + part.start..image.start + part.end)
-        };
-        Ok(images.flat_map(within).collect())
-    }
-
-    /// Rows after which every tensor whose columns are planes begins anew.
-    fn image(&self) -> u64 {
-        self.planes().map(|operand| operand.layout.class_stride).fold(1, least_multiple)
-    }
-
-    /// The tensors whose columns are planes.
-    fn planes(&self) -> impl Iterator<Item = &'a Operand> {
-        let operands = self.call.inputs.values().chain(self.call.outputs.values());
-        operands.filter(|operand| operand.layout.has_planes())
-    }
-
-    /// Whether a binding holds an image: fewer of its rows reach as far, over all planes but the last.
-    fn images_fit(&self, room: u64) -> Result<()> {
-        for Operand { name, layout, .. } in self.planes().filter(|o| !o.layout.is_empty()) {
-            let rows = layout.rows().min(layout.class_stride);
-            let before = (layout.columns() - 1).saturating_mul(layout.class_stride);
-            let found = before.saturating_add(rows).saturating_mul(layout.dtype.bytes());
-            if found > room {
-                let what =
-                    format!("bytes of an image of `{name}`, all its channels in one binding,");
-                return Err(Error::Limit { what, found, limit: room });
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a part of one tensor's image is a part of every other's.
-    fn same_images(&self) -> Result<()> {
-        let Some(first) = self.planes().next() else {
-            return Ok(());
-        };
-        let plane = first.layout.class_stride;
-        match self.planes().find(|other| other.layout.class_stride != plane) {
-            None => Ok(()),
-            Some(other) => Err(Error::Conflict {
-                loss: self.loss.about().name.to_owned(),
-                argument: first.name.clone(),
-                other: other.name.clone(),
-                reason: format!(
-                    "so many rows are taken in parts, which class strides {plane} and {} do not share",
-                    other.layout.class_stride
-                ),
-            }),
-        }
     }
 
     /// Reads what is given for rows, and finds the denominator.
@@ -863,15 +772,6 @@ fn ignore_words(ignored: &[i64]) -> Vec<(String, Number)> {
     numbers
 }
 
-/// The least common multiple, which is large where there is none within `u64`.
-pub(crate) fn least_multiple(a: u64, b: u64) -> u64 {
-    let (mut divisor, mut rest) = (a, b);
-    while rest > 0 {
-        (divisor, rest) = (rest, divisor % rest);
-    }
-    (a / divisor.max(1)).saturating_mul(b)
-}
-
 /// Adds the functor's own tensors.
 pub(crate) fn functor_streams<'p, 'a>(step: Step<'p, 'a>, streams: FunctorViews) -> Step<'p, 'a> {
     streams.into_iter().fold(step, |step, (stream, view)| {
@@ -895,9 +795,4 @@ fn gradient_stream<'p, 'a>(step: Step<'p, 'a>, scores: &Scores, writes: bool) ->
         }
         _ => step.read("logits", Some(logits), 0.0).write("gradient", None),
     }
-}
-
-/// `0..count` in stretches of at most `step`.
-pub(crate) fn stretches(count: u64, step: u64) -> Vec<Range<u64>> {
-    (0..count.div_ceil(step)).map(|i| i * step..((i + 1) * step).min(count)).collect()
 }

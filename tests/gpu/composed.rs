@@ -24,6 +24,7 @@ tests![
     spans_that_do_not_fit,
     bad_parts,
     nothing_to_compose,
+    one_sided_batches,
 ];
 
 const SIDES: [&str; 7] =
@@ -314,8 +315,33 @@ fn nothing_to_compose(context: &Context) {
             ("fake", Array::float(&[0], Vec::new())),
         ]);
         check(&context.gpu, loss.as_ref(), &nothing, Dtype::F32, &["loss", "parts", "slopes"]);
-        for (real, fake) in [(3, 0), (0, 3)] {
-            check(&context.gpu, loss.as_ref(), &scores(real, fake), Dtype::F32, &SIDES);
+    }
+}
+
+/// A side without samples is a mean over nothing: its own part, and the whole, which is the sum. The
+/// other side goes on.
+fn one_sided_batches(context: &Context) {
+    let gpu = &context.gpu;
+    for (side, other, label, nth) in [("real", "fake", 1.0, 0), ("fake", "real", 0.0, 1)] {
+        let all = scores(3, 3);
+        let inputs = with(&all, [(other, Array::float(&[0], Vec::new()))]);
+        let alone = named([("logits", all[side].clone())]);
+        let bce = BceWithLogits::default().target(Some(label));
+        let (alone, _) = check(gpu, &bce, &alone, Dtype::F32, &["loss", "grad.logits"]);
+        for empty in ["nan", "zero"] {
+            let loss = parse("gan_discriminator", &json!({"empty": empty}));
+            let (outputs, status) = check(gpu, loss.as_ref(), &inputs, Dtype::F32, &SIDES);
+            let parts = outputs["parts"].to_f64();
+            assert_eq!(parts[nth], value(&alone, "loss"));
+            assert_eq!(outputs["part_denominator"].to_f64()[1 - nth], 0.0);
+            let gradient = outputs[&format!("grad.{side}")].to_f64();
+            assert_eq!(gradient, alone["grad.logits"].to_f64());
+            if empty == "nan" {
+                assert!(value(&outputs, "loss").is_nan() && parts[1 - nth].is_nan());
+            } else {
+                assert_eq!((value(&outputs, "loss"), parts[1 - nth]), (parts[nth], 0.0));
+            }
+            assert_eq!((status.completed, status.bad_rows), (1, 0));
         }
     }
 }

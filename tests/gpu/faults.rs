@@ -446,7 +446,6 @@ fn options(context: &Context) {
     }
 }
 
-/// A list by position is no set of options.
 /// As many as there are keys, and not one more; the same on the host and on the device.
 fn top_k_out_of_range(context: &Context) {
     let (queries, keys) = (gaussian(1, 3, 4), gaussian(2, 5, 4));
@@ -463,6 +462,7 @@ fn top_k_out_of_range(context: &Context) {
     works(&context.gpu);
 }
 
+/// A list by position is no set of options.
 fn options_are_an_object(_: &Context) {
     for entry in loss::REGISTRY {
         let error = (entry.parse)(&json!([])).err();

@@ -1,5 +1,6 @@
 //! The GPU tests, on every adapter of this machine: each adapter in a child process of its own, which
-//! runs its tests one after another on one device. A child that dies is a failure.
+//! runs its tests one after another on one device. A child that dies is a failure, as is a driver that
+//! does not even name its adapters.
 //!
 //! With `SURPRISAL_GPU=require` no adapter is a failure, as is (on Linux) a missing one of those that
 //! `SURPRISAL_ADAPTERS` names, separated by commas: `lavapipe,swiftshader,llvmpipe_gl`, or parts of
@@ -32,11 +33,12 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     process::{Command, ExitCode},
     sync::Arc,
+    time::Duration,
 };
 
 use libtest_mimic::{Arguments, Trial};
 use support::Context;
-use surprisal::{Gpu, adapter};
+use surprisal::{Gpu, adapter, survey::Survey};
 
 /// A test's name and body.
 type Test = (&'static str, fn(&Context));
@@ -61,12 +63,16 @@ const MODULES: &[(&str, &[Test])] = &[
 /// what else has to be there). A test that passes in spite of its entry fails.
 const EXPECTED_FAILURES: &[(&str, &str, &str)] = &[];
 
-/// The child's adapter: its number in the default order.
+/// The child's adapter: its number in the default order, or `LIST` for one that names them all.
 const CHILD: &str = "SURPRISAL_TEST_ADAPTER";
+const LIST: &str = "list";
+/// How long a driver may take to name its adapters.
+const PATIENCE: Duration = Duration::from_secs(60);
 const FAILED: u8 = 101;
 
 fn main() -> ExitCode {
     match std::env::var(CHILD) {
+        Ok(wanted) if wanted == LIST => list(),
         Ok(number) => child(number.parse().unwrap()),
         Err(_) => parent(),
     }
@@ -74,29 +80,42 @@ fn main() -> ExitCode {
 
 fn parent() -> ExitCode {
     let arguments = Arguments::from_args();
-    let names: Vec<String> = pollster::block_on(adapter::adapters())
-        .iter()
-        .map(|adapter| {
-            let info = adapter.get_info();
-            format!("{}: {}", short_name(&info), adapter::describe(&info))
-        })
-        .collect();
-    let missing = missing(&names);
+    let survey = Survey::take(PATIENCE, || {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.env(CHILD, LIST);
+        command
+    });
+    let names = &survey.lines;
+    for fault in &survey.faults {
+        eprintln!("{fault}; what leaves it out: {}", survey.remedy());
+    }
+    let missing = missing(names);
     for what in &missing {
         eprintln!("SURPRISAL_GPU=require: no adapter matches `{what}`; found: {names:?}");
     }
-    if names.is_empty() && missing.is_empty() {
+    if names.is_empty() && missing.is_empty() && survey.faults.is_empty() {
         eprintln!(
             "NO GPU ADAPTER: the GPU tests are ignored (SURPRISAL_GPU=require fails instead)"
         );
         let ignored = trials("no_adapter", None).map(|trial| trial.with_ignored_flag(true));
         return libtest_mimic::run(&arguments, ignored.collect()).exit_code();
     }
-    let failed = names.iter().enumerate().filter(|(number, name)| !passes(*number, name)).count();
+    let passes = |(number, name): &(usize, &String)| passes(*number, name, &survey);
+    let failed = names.iter().enumerate().filter(|adapter| !passes(adapter)).count();
     if failed > 0 {
         eprintln!("the GPU tests failed on {failed} of {} adapters", names.len());
     }
-    if failed == 0 && missing.is_empty() { ExitCode::SUCCESS } else { FAILED.into() }
+    let good = failed == 0 && missing.is_empty() && survey.faults.is_empty();
+    if good { ExitCode::SUCCESS } else { FAILED.into() }
+}
+
+/// Names the adapters, a line each.
+fn list() -> ExitCode {
+    for adapter in pollster::block_on(adapter::adapters()) {
+        let info = adapter.get_info();
+        println!("{}: {}", short_name(&info), adapter::describe(&info));
+    }
+    ExitCode::SUCCESS
 }
 
 /// What is required and not there.
@@ -117,17 +136,15 @@ fn missing(names: &[String]) -> Vec<String> {
 }
 
 /// Runs an adapter's tests in a process of their own.
-fn passes(number: usize, name: &str) -> bool {
+fn passes(number: usize, name: &str, survey: &Survey) -> bool {
     let arguments = std::env::args_os().skip(1);
     let listing = std::env::args().any(|argument| argument == "--list");
     if !listing {
         println!("\nadapter {number}: {name}");
     }
-    let status = Command::new(std::env::current_exe().unwrap())
-        .args(arguments)
-        .env(CHILD, number.to_string())
-        .status()
-        .unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    survey.without_faults(&mut command);
+    let status = command.args(arguments).env(CHILD, number.to_string()).status().unwrap();
     if !status.success() && status.code() != Some(FAILED.into()) {
         eprintln!("{name}: the tests' process died ({status}) in the test named last above");
     }

@@ -3,15 +3,22 @@
 use std::{
     fmt::Write as _,
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, ExitCode, Stdio},
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use surprisal::{Error, Gpu, Result, adapter, wgpu};
+use surprisal::{
+    Error, Gpu, Result, adapter,
+    survey::{self, Fault, Survey, worker},
+    wgpu,
+};
 
-use crate::{output, worker};
+use crate::output;
 
 /// How to list them.
 #[derive(clap::Args)]
@@ -19,23 +26,155 @@ pub struct Arguments {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Give a driver this long to answer, and a device as long to open.
+    #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
+    /// Print a line of JSON an adapter, and open none (a child process of whoever wants to know).
+    #[arg(long, hide = true)]
+    survey: bool,
     /// Open the adapter of this number alone and describe it (a child process of the listing).
     #[arg(long, hide = true, value_name = "NUMBER")]
     describe: Option<usize>,
 }
 
-/// All adapters, in the default order.
+/// How long a driver may take to answer.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What kind of device an adapter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Discrete,
+    Integrated,
+    Virtual,
+    Other,
+    Software,
+}
+
+impl Kind {
+    fn of(info: &wgpu::AdapterInfo) -> Self {
+        let name = info.name.to_lowercase();
+        match info.device_type {
+            wgpu::DeviceType::Cpu => Self::Software,
+            _ if ["llvmpipe", "swiftshader", "softpipe"].iter().any(|s| name.contains(s)) => {
+                Self::Software
+            }
+            wgpu::DeviceType::DiscreteGpu => Self::Discrete,
+            wgpu::DeviceType::IntegratedGpu => Self::Integrated,
+            wgpu::DeviceType::VirtualGpu => Self::Virtual,
+            wgpu::DeviceType::Other => Self::Other,
+        }
+    }
+
+    fn is_physical(self) -> bool {
+        matches!(self, Self::Discrete | Self::Integrated | Self::Virtual)
+    }
+}
+
+/// An adapter as a child process that opens no device describes it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Found {
+    /// Its number in the default order.
+    number: usize,
+    /// What [`adapter::describe`] calls it.
+    pub description: String,
+    name: String,
+    backend: String,
+    driver: String,
+    pub kind: Kind,
+    vendor: u32,
+    limits: Value,
+    features: Value,
+}
+
+impl Found {
+    fn new(number: usize, adapter: &wgpu::Adapter) -> Self {
+        let info = adapter.get_info();
+        let limits = adapter.limits();
+        let features: Vec<Value> = FEATURES
+            .iter()
+            .map(|(name, feature, meaning)| {
+                let has = adapter.features().contains(*feature);
+                json!({ "name": name, "has": has, "meaning": meaning })
+            })
+            .collect();
+        Self {
+            number,
+            description: adapter::describe(&info),
+            kind: Kind::of(&info),
+            backend: format!("{:?}", info.backend),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            vendor: info.vendor,
+            limits: json!({
+                "binding_bytes": limits.max_storage_buffer_binding_size,
+                "buffer_bytes": limits.max_buffer_size,
+                "storage_buffers": limits.max_storage_buffers_per_shader_stage,
+                "workgroup_size": limits.max_compute_invocations_per_workgroup,
+                "workgroup_bytes": limits.max_compute_workgroup_storage_size,
+                "offset_alignment": limits.min_storage_buffer_offset_alignment,
+                "subgroup_sizes": [info.subgroup_min_size, info.subgroup_max_size],
+            }),
+            features: features.into(),
+            name: info.name,
+        }
+    }
+}
+
+/// This program once more. Where it cannot be found, running it says so.
+pub fn this_program() -> Command {
+    Command::new(std::env::current_exe().unwrap_or_else(|_| "surprisal".into()))
+}
+
+/// The adapters whose drivers answer within `patience`, in the default order.
+pub fn survey(patience: Duration) -> (Vec<Found>, Survey) {
+    let survey = Survey::take(patience, || {
+        let mut command = this_program();
+        command.args(["adapters", "--survey"]).stderr(Stdio::null());
+        command
+    });
+    let found = survey.lines.iter().filter_map(|line| serde_json::from_str(line).ok());
+    (found.collect(), survey)
+}
+
+/// What to do about drivers that do not answer.
+pub fn remedy(survey: &Survey) -> String {
+    match survey.remedy() {
+        without if without.is_empty() => "update or remove it".to_owned(),
+        without => format!("update or remove it; what leaves it out everywhere: {without}"),
+    }
+}
+
+/// All adapters, in the default order. This process loads every driver for that; one that hangs is
+/// waited for, with a word about it.
 pub fn all() -> Vec<wgpu::Adapter> {
-    pollster::block_on(adapter::adapters())
+    let (done, waiting) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        if waiting.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            output::note(&format!(
+                "WARNING: a graphics driver has not answered for {} s; `surprisal adapters` says \
+                 which, and how to leave it out",
+                PATIENCE.as_secs()
+            ));
+        }
+    });
+    let adapters = pollster::block_on(adapter::adapters());
+    drop(done);
+    adapters
 }
 
 /// Opens the adapter that is wanted, and says so loudly if that is software beside a GPU.
 pub fn open(wanted: Option<&str>) -> Result<Gpu> {
     let adapters = all();
-    let index = adapter::choose(&adapters, wanted)?;
-    let infos: Vec<wgpu::AdapterInfo> = adapters.iter().map(wgpu::Adapter::get_info).collect();
-    warn(&infos, index);
+    let found: Vec<Found> = adapters.iter().enumerate().map(|(n, a)| Found::new(n, a)).collect();
+    let index = choose(&found, wanted)?;
+    warn(&found, index);
     open_number(&adapters, index)
+}
+
+/// Which adapter is meant.
+pub fn choose(found: &[Found], wanted: Option<&str>) -> Result<usize> {
+    let names: Vec<&str> = found.iter().map(|found| found.description.as_str()).collect();
+    adapter::choose_named(&names, wanted)
 }
 
 /// Opens an adapter by its number.
@@ -50,16 +189,16 @@ pub fn open_number(adapters: &[wgpu::Adapter], index: usize) -> Result<Gpu> {
 }
 
 /// Says on stderr that software is about to do what a GPU here could do.
-pub fn warn(infos: &[wgpu::AdapterInfo], index: usize) {
-    let Some(used) = infos.get(index).filter(|info| is_software(info)) else {
+pub fn warn(all: &[Found], index: usize) {
+    let Some(used) = all.get(index).filter(|found| found.kind == Kind::Software) else {
         return;
     };
-    let name = adapter::describe(used);
-    if let Some((number, gpu)) = infos.iter().enumerate().find(|(_, info)| is_physical(info)) {
+    let name = &used.description;
+    if let Some(gpu) = all.iter().find(|found| found.kind.is_physical()) {
         output::note(&format!(
             "WARNING: {name} is a SOFTWARE adapter, and this machine has a GPU: {} (use it with \
-             --adapter {number})",
-            adapter::describe(gpu)
+             --adapter {})",
+            gpu.description, gpu.number
         ));
     } else if let Some(node) = Machine::look().nodes.first() {
         output::note(&format!(
@@ -70,33 +209,26 @@ pub fn warn(infos: &[wgpu::AdapterInfo], index: usize) {
     }
 }
 
-fn is_software(info: &wgpu::AdapterInfo) -> bool {
-    info.device_type == wgpu::DeviceType::Cpu || {
-        let name = info.name.to_lowercase();
-        ["llvmpipe", "swiftshader", "softpipe"].iter().any(|software| name.contains(software))
-    }
-}
-
-fn is_physical(info: &wgpu::AdapterInfo) -> bool {
-    use wgpu::DeviceType::{DiscreteGpu, IntegratedGpu, VirtualGpu};
-    matches!(info.device_type, DiscreteGpu | IntegratedGpu | VirtualGpu) && !is_software(info)
-}
-
 /// Lists.
 pub fn run(arguments: &Arguments, wanted: Option<&str>) -> Result<ExitCode> {
-    let adapters = all();
     if let Some(number) = arguments.describe {
-        output::json(&describe_opened(&adapters, number), None)?;
+        output::json(&describe_opened(&all(), number), None)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let infos: Vec<wgpu::AdapterInfo> = adapters.iter().map(wgpu::Adapter::get_info).collect();
-    let findings = Machine::look().findings(&infos);
-    let only = wanted.map(|wanted| adapter::choose(&adapters, Some(wanted))).transpose()?;
-    let shown: Vec<Value> = adapters
+    if arguments.survey {
+        for (number, adapter) in all().iter().enumerate() {
+            output::line(&json!(Found::new(number, adapter)).to_string());
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let patience = Duration::from_secs(arguments.timeout);
+    let (found, survey) = survey(patience);
+    let findings = Machine::look().findings(&found, &survey);
+    let only = wanted.map(|wanted| choose(&found, Some(wanted))).transpose()?;
+    let shown: Vec<Value> = found
         .iter()
-        .enumerate()
-        .filter(|(number, _)| only.is_none_or(|only| only == *number))
-        .map(|(number, adapter)| facts(number, adapter))
+        .filter(|found| only.is_none_or(|only| only == found.number))
+        .map(|found| facts(found, &survey, patience))
         .collect();
     if arguments.json {
         let missing: Vec<Value> = findings
@@ -132,62 +264,25 @@ const FEATURES: &[(&str, wgpu::Features, &str)] = &[
 
 /// An adapter in numbers and words. The device is opened in a child process: a driver that crashes or
 /// hangs there, or that shares a process badly with another one, must not end the listing.
-fn facts(number: usize, adapter: &wgpu::Adapter) -> Value {
-    let info = adapter.get_info();
-    let limits = adapter.limits();
-    let features: Vec<Value> = FEATURES
-        .iter()
-        .map(|(name, feature, meaning)| {
-            let has = adapter.features().contains(*feature);
-            json!({ "name": name, "has": has, "meaning": meaning })
-        })
-        .collect();
-    let (opened, problem) = match describe_in_child(number) {
+fn facts(found: &Found, survey: &Survey, patience: Duration) -> Value {
+    let mut facts = json!(found);
+    let (opened, problem) = match describe_in_child(found.number, survey, patience) {
         Ok(value) => (value, Value::Null),
         Err(reason) => (Value::Null, Value::from(reason)),
     };
-    json!({
-        "number": number,
-        "name": info.name,
-        "backend": format!("{:?}", info.backend),
-        "driver": format!("{} {}", info.driver, info.driver_info).trim(),
-        "kind": kind(&info),
-        "limits": {
-            "binding_bytes": limits.max_storage_buffer_binding_size,
-            "buffer_bytes": limits.max_buffer_size,
-            "storage_buffers": limits.max_storage_buffers_per_shader_stage,
-            "workgroup_size": limits.max_compute_invocations_per_workgroup,
-            "workgroup_bytes": limits.max_compute_workgroup_storage_size,
-            "offset_alignment": limits.min_storage_buffer_offset_alignment,
-            "subgroup_sizes": [info.subgroup_min_size, info.subgroup_max_size],
-        },
-        "features": features,
-        "report": opened["report"],
-        "cooperative_matrices": opened["matrices"],
-        "profile": opened["profile"],
-        "problem": problem,
-    })
+    facts["report"] = opened["report"].clone();
+    facts["cooperative_matrices"] = opened["matrices"].clone();
+    facts["profile"] = opened["profile"].clone();
+    facts["problem"] = problem;
+    facts
 }
 
-fn kind(info: &wgpu::AdapterInfo) -> &'static str {
-    match info.device_type {
-        _ if is_software(info) => "software",
-        wgpu::DeviceType::DiscreteGpu => "discrete",
-        wgpu::DeviceType::IntegratedGpu => "integrated",
-        wgpu::DeviceType::VirtualGpu => "virtual",
-        _ => "other",
-    }
-}
-
-/// How long a device may take to open.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn describe_in_child(number: usize) -> Result<Value, String> {
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut command = Command::new(program);
+fn describe_in_child(number: usize, survey: &Survey, patience: Duration) -> Result<Value, String> {
+    let mut command = this_program();
     command.args(["adapters", "--describe", &number.to_string()]).stderr(Stdio::null());
+    survey.without_faults(&mut command);
     let mut text = String::new();
-    let end = worker::run(command, PATIENCE, |line| text.push_str(line))?;
+    let end = worker::run(command, patience, |line| text.push_str(line))?;
     let described: Result<Value, _> = serde_json::from_str(&text);
     match described {
         Ok(value) => match value["problem"].as_str() {
@@ -343,10 +438,7 @@ impl Machine {
         if !cfg!(target_os = "linux") {
             return Self::default();
         }
-        let chosen = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"]
-            .iter()
-            .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
-        let files = manifest_files(chosen.as_deref());
+        let chosen = survey::chosen_manifests();
         let missing = |value: &String| {
             let paths = std::env::split_paths(value).filter(|path| !path.exists());
             paths.map(|path| path.display().to_string()).collect()
@@ -357,7 +449,7 @@ impl Machine {
             hidden: fs::read_dir(RENDER)
                 .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied),
             loader: has_loader(),
-            manifests: files
+            manifests: survey::manifests()
                 .iter()
                 .filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned()))
                 .collect(),
@@ -366,11 +458,12 @@ impl Machine {
         }
     }
 
-    /// What is wrong, given the adapters that were found.
-    fn findings(&self, infos: &[wgpu::AdapterInfo]) -> Vec<Finding> {
-        let mut findings = Vec::new();
+    /// What is wrong, given the adapters that were found and the drivers that do not answer.
+    fn findings(&self, found: &[Found], survey: &Survey) -> Vec<Finding> {
+        let silent = |fault: &Fault| Finding { problem: fault.to_string(), remedy: remedy(survey) };
+        let mut findings: Vec<Finding> = survey.faults.iter().map(silent).collect();
         if !self.linux {
-            if infos.is_empty() {
+            if found.is_empty() {
                 findings.push(Finding {
                     problem: "the system offers no adapter".to_owned(),
                     remedy: "install or update the graphics driver; `--backend cpu` works without"
@@ -399,7 +492,8 @@ impl Machine {
                     ),
                     remedy: "correct or unset the variable".to_owned(),
                 });
-            } else if !self.nodes.is_empty() && !infos.iter().any(is_physical) {
+            } else if !self.nodes.is_empty() && !found.iter().any(|found| found.kind.is_physical())
+            {
                 findings.push(Finding {
                     problem: format!(
                         "VK_DRIVER_FILES or VK_ICD_FILENAMES restricts the drivers to {value}"
@@ -408,10 +502,10 @@ impl Machine {
                 });
             }
         }
-        self.nvidia(infos, &mut findings);
-        self.render(infos, &mut findings);
-        self.dxg(infos, &mut findings);
-        if infos.is_empty() && findings.is_empty() {
+        self.nvidia(found, &mut findings);
+        self.render(found, &mut findings);
+        self.dxg(found, &mut findings);
+        if found.is_empty() && findings.is_empty() {
             findings.push(Finding {
                 problem: "there is no GPU device node and no software driver".to_owned(),
                 remedy:
@@ -423,13 +517,13 @@ impl Machine {
         findings
     }
 
-    fn nvidia(&self, infos: &[wgpu::AdapterInfo], findings: &mut Vec<Finding>) {
+    fn nvidia(&self, found: &[Found], findings: &mut Vec<Finding>) {
         const NVIDIA: u32 = 0x10de;
         let mut nodes = self.nodes.iter().filter(|node| node.vendor == Vendor::Nvidia).peekable();
         let Some(first) = nodes.peek().map(|node| node.path.display().to_string()) else {
             return;
         };
-        if infos.iter().any(|info| info.vendor == NVIDIA && is_physical(info)) {
+        if found.iter().any(|found| found.vendor == NVIDIA && found.kind.is_physical()) {
             return;
         }
         let version = self.nvidia_version.as_deref();
@@ -470,7 +564,7 @@ impl Machine {
         }
     }
 
-    fn render(&self, infos: &[wgpu::AdapterInfo], findings: &mut Vec<Finding>) {
+    fn render(&self, found: &[Found], findings: &mut Vec<Finding>) {
         if self.hidden {
             findings.push(Finding {
                 problem: format!("{RENDER} may not be read by this user"),
@@ -484,7 +578,7 @@ impl Machine {
         let Some(first) = nodes.first() else {
             return;
         };
-        if infos.iter().any(is_physical) {
+        if found.iter().any(|found| found.kind.is_physical()) {
             return;
         }
         if let Some(node) = nodes.iter().find(|node| !node.usable) {
@@ -525,9 +619,9 @@ impl Machine {
         });
     }
 
-    fn dxg(&self, infos: &[wgpu::AdapterInfo], findings: &mut Vec<Finding>) {
+    fn dxg(&self, found: &[Found], findings: &mut Vec<Finding>) {
         let here = self.nodes.iter().any(|node| node.vendor == Vendor::Dxg);
-        if here && !infos.iter().any(is_physical) {
+        if here && !found.iter().any(|found| found.kind.is_physical()) {
             findings.push(Finding {
                 problem: "this is WSL with a GPU (/dev/dxg), but no Vulkan driver for it"
                     .to_owned(),
@@ -582,41 +676,6 @@ fn has_loader() -> bool {
             .any(|folder| folder.join(NAME).exists())
 }
 
-/// The manifests that the Vulkan loader reads: the chosen ones, or those in its folders.
-fn manifest_files(chosen: Option<&str>) -> Vec<PathBuf> {
-    let json_files = |folder: &Path| -> Vec<PathBuf> {
-        fs::read_dir(folder)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
-            .collect()
-    };
-    if let Some(chosen) = chosen {
-        return std::env::split_paths(chosen)
-            .flat_map(|path| if path.is_dir() { json_files(&path) } else { vec![path] })
-            .filter(|path| path.exists())
-            .collect();
-    }
-    let variable = |name: &str, default: &str| {
-        std::env::var(name).ok().filter(|value| !value.is_empty()).unwrap_or(default.to_owned())
-    };
-    let home = variable("HOME", "/");
-    let lists = [
-        variable("XDG_CONFIG_HOME", &format!("{home}/.config")),
-        variable("XDG_CONFIG_DIRS", "/etc/xdg"),
-        "/etc".to_owned(),
-        variable("XDG_DATA_HOME", &format!("{home}/.local/share")),
-        variable("XDG_DATA_DIRS", "/usr/local/share:/usr/share"),
-    ];
-    lists
-        .iter()
-        .flat_map(|list| std::env::split_paths(list).collect::<Vec<_>>())
-        .flat_map(|folder| json_files(&folder.join("vulkan/icd.d")))
-        .collect()
-}
-
 /// The version in a line such as `NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  …`.
 fn nvidia_version() -> Option<String> {
     let text = fs::read_to_string("/proc/driver/nvidia/version").ok()?;
@@ -644,7 +703,7 @@ mod tests {
     }
 
     fn only(machine: &Machine) -> Finding {
-        let mut findings = machine.findings(&[]);
+        let mut findings = machine.findings(&[], &Survey::default());
         assert_eq!(findings.len(), 1, "{findings:?}");
         findings.remove(0)
     }
@@ -692,7 +751,7 @@ mod tests {
     fn a_missing_loader_comes_first() {
         let mut gpu = machine(&[("/dev/dri/renderD128", true, Vendor::Render)], &[]);
         gpu.loader = false;
-        let findings = gpu.findings(&[]);
+        let findings = gpu.findings(&[], &Survey::default());
         assert!(findings[0].remedy.contains("libvulkan1"), "{findings:?}");
     }
 

@@ -19,16 +19,16 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use surprisal::{
-    Dtype, Error, Result, adapter,
+    Dtype, Error, Result,
+    adapter::ADAPTER_VARIABLE,
     cases::{self, Case},
     conformance::{self, Backend, Outcome, Verdict},
-    wgpu,
+    survey::worker::{self, End},
 };
 
 use crate::{
     adapters, output, plan, repro,
     selfchecks::{self, SelfCheck},
-    worker::{self, End},
 };
 
 /// Restarts after crashes before the rest of an adapter's cases is given up.
@@ -60,7 +60,8 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     /// End an adapter's process where opening the device or one case (with all its runs) takes longer
-    /// than this: the case is an error, and the next ones go on in a new process.
+    /// than this: the case is an error, and the next ones go on in a new process. A driver that takes
+    /// as long, or a minute, to name its adapters is left out, and all its cases are errors.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
     /// Leave the built-in self-checks out.
@@ -171,41 +172,54 @@ pub fn run(arguments: &Arguments, wanted: Option<&str>) -> Result<ExitCode> {
         }
         bar.finish_and_clear();
     } else {
-        let found = adapters::all();
-        let infos: Vec<wgpu::AdapterInfo> = found.iter().map(wgpu::Adapter::get_info).collect();
-        let first = adapter::choose(&found, wanted)?;
-        let chosen = std::env::var(adapter::ADAPTER_VARIABLE).is_ok_and(|name| !name.is_empty());
-        let numbers: Vec<usize> = if wanted.is_some() || chosen {
-            adapters::warn(&infos, first);
-            vec![first]
-        } else {
-            (0..infos.len()).collect()
-        };
-        if infos
-            .iter()
-            .enumerate()
-            .all(|(n, info)| info.device_type == wgpu::DeviceType::Cpu || !numbers.contains(&n))
-        {
-            adapters::warn(&infos, first);
-        }
-        for number in numbers {
-            if stop.load(Ordering::SeqCst) {
-                break;
-            }
-            let name = adapter::describe(&infos[number]);
-            let program = std::env::current_exe()
-                .map_err(|error| output::bad_file(Path::new("surprisal"), error))?;
-            let command = |first: usize| {
-                let mut command = Command::new(&program);
-                command.args(arguments.words(number, first));
-                command
-            };
-            let patience = Duration::from_secs(arguments.timeout);
-            let parent = Parent { jobs: &jobs, name, stop: &stop, patience, command: &command };
-            results.extend(parent.run());
-        }
+        results = on_gpus(arguments, &jobs, wanted, &stop)?;
     }
     finish(arguments, &results, stop.load(Ordering::SeqCst))
+}
+
+/// Checks on the adapter that is wanted, or on each in turn.
+fn on_gpus(
+    arguments: &Arguments,
+    jobs: &[Job],
+    wanted: Option<&str>,
+    stop: &AtomicBool,
+) -> Result<Vec<Value>> {
+    let patience = Duration::from_secs(arguments.timeout);
+    let mut results = Vec::new();
+    let (found, survey) = adapters::survey(patience.min(adapters::PATIENCE));
+    let chosen =
+        wanted.is_some() || std::env::var(ADAPTER_VARIABLE).is_ok_and(|name| !name.is_empty());
+    for fault in &survey.faults {
+        output::note(&format!("WARNING: {fault}; {}", adapters::remedy(&survey)));
+        // Its adapters would have been checked.
+        if !chosen {
+            let lost = |job: &Job| job.lost(&fault.driver, &fault.to_string());
+            results.extend(jobs.iter().flat_map(lost));
+        }
+    }
+    if found.is_empty() && !results.is_empty() {
+        return Ok(results);
+    }
+    let first = adapters::choose(&found, wanted)?;
+    let numbers = if chosen { first..first + 1 } else { 0..found.len() };
+    if numbers.clone().all(|number| found[number].kind == adapters::Kind::Software) {
+        adapters::warn(&found, first);
+    }
+    for number in numbers {
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+        let name = found[number].description.clone();
+        let command = |first: usize| {
+            let mut command = adapters::this_program();
+            command.args(arguments.words(number, first));
+            survey.without_faults(&mut command);
+            command
+        };
+        let parent = Parent { jobs, name, stop, patience, command: &command };
+        results.extend(parent.run());
+    }
+    Ok(results)
 }
 
 /// Everything there is to run, in order.

@@ -16,7 +16,6 @@ mod replay;
 mod repro;
 mod selfchecks;
 mod sweep;
-mod worker;
 
 use std::process::ExitCode;
 

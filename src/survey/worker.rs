@@ -21,7 +21,7 @@ pub enum End {
 impl std::fmt::Display for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Exited(status) => write!(f, "the process of this adapter ended: {status}"),
+            Self::Exited(status) => write!(f, "its process ended: {status}"),
             Self::Silent(patience) => {
                 write!(f, "no answer in {} s: its driver hangs", patience.as_secs_f64())
             }
@@ -30,7 +30,7 @@ impl std::fmt::Display for End {
 }
 
 /// Runs a command, hands each line that it says to `hear`, and ends it where it says nothing for as
-/// long as `patience`.
+/// long as `patience`. An error says why it could not be run.
 pub fn run(
     mut command: Command,
     patience: Duration,

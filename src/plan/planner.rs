@@ -1,0 +1,419 @@
+//! Writing a plan, dispatch by dispatch.
+
+use super::{
+    Binding, Dispatch, Number, Path, Plan, Role,
+    view::{Reached, View},
+};
+use crate::{
+    error::{Error, Result},
+    kernel::{Access, Form, Kernel, Order, Reach, Scalar, Source, Stream},
+    profile::Profile,
+    tensor::{Dtype, Layout},
+};
+
+/// Writes a [`Plan`]: hands out scratch, and turns views into bindings and parameters.
+pub(crate) struct Planner<'a> {
+    pub profile: &'a Profile,
+    plan: Plan,
+    /// Where the scratch of adopted plans begins.
+    base: Option<u64>,
+}
+
+impl<'a> Planner<'a> {
+    pub fn new(loss: &str, profile: &'a Profile) -> Self {
+        Self {
+            profile,
+            plan: Plan { loss: loss.to_owned(), windows: 1, ..Plan::default() },
+            base: None,
+        }
+    }
+
+    /// A part of the scratch of its own, zero-sized requests included.
+    pub fn scratch(&mut self, layout: Layout) -> View {
+        let mut layout = Layout { offset: 0, ..layout };
+        let size = layout.dtype.bytes();
+        let start =
+            self.plan.scratch_bytes.next_multiple_of(self.profile.offset_alignment.max(256));
+        // A last quad may be loaded past the end.
+        let bytes = layout.end().unwrap_or(u64::MAX >> 8) * size + 16;
+        layout.offset = start / size;
+        self.plan.scratch_bytes = (start + bytes).next_multiple_of(256);
+        View {
+            role: Role::Scratch,
+            layout,
+            access: Access::ReadWrite,
+            allocation_bytes: u64::MAX,
+            first_column: 0,
+        }
+    }
+
+    /// Names the plan after another loss.
+    pub fn rename(&mut self, loss: &str) {
+        loss.clone_into(&mut self.plan.loss);
+    }
+
+    /// Sets the number of windows.
+    pub fn windows(&mut self, windows: u64) {
+        self.plan.windows = windows;
+    }
+
+    /// Sets what storing the logits would have taken.
+    pub fn unstored(&mut self, bytes: u64) {
+        self.plan.unstored_bytes = bytes;
+    }
+
+    /// Sets how logits that are not stored go by.
+    pub fn path(&mut self, path: Path) {
+        self.plan.path = Some(path);
+    }
+
+    /// The loss that the plan is named after.
+    pub fn loss(&self) -> &str {
+        &self.plan.loss
+    }
+
+    /// Begins a dispatch.
+    pub fn dispatch(
+        &mut self,
+        label: String,
+        entry: &'static str,
+        sources: &[Source],
+    ) -> Step<'_, 'a> {
+        Step {
+            planner: self,
+            kernel: Kernel {
+                label,
+                entry,
+                sources: sources.to_vec(),
+                streams: Vec::new(),
+                fields: Vec::new(),
+                overrides: Vec::new(),
+            },
+            bindings: Vec::new(),
+            params: Vec::new(),
+        }
+    }
+
+    /// Takes over the dispatches of a plan of its own, whose scratch is free again after them;
+    /// `role` says what they are bound to here, and what becomes scratch lies there already.
+    pub fn adopt(&mut self, part: Plan, role: impl Fn(Role) -> Role) {
+        let alignment = self.profile.offset_alignment.max(256);
+        let base = *self.base.get_or_insert(self.plan.scratch_bytes.next_multiple_of(alignment));
+        let kernels: Vec<usize> = part.kernels.into_iter().map(|k| self.kernel(k)).collect();
+        for mut dispatch in part.dispatches {
+            dispatch.kernel = kernels.get(dispatch.kernel).copied().unwrap_or(usize::MAX);
+            for binding in &mut dispatch.bindings {
+                if binding.role == Role::Scratch {
+                    binding.offset += base;
+                }
+                binding.role = role(binding.role.clone());
+            }
+            self.plan.dispatches.push(dispatch);
+        }
+        self.plan.windows = self.plan.windows.max(part.windows);
+        self.plan.scratch_bytes = self.plan.scratch_bytes.max(base + part.scratch_bytes);
+    }
+
+    /// The number of a kernel; each is there once.
+    fn kernel(&mut self, kernel: Kernel) -> usize {
+        let known = self.plan.kernels.iter().position(|k| *k == kernel);
+        known.unwrap_or_else(|| {
+            self.plan.kernels.push(kernel);
+            self.plan.kernels.len() - 1
+        })
+    }
+
+    pub fn finish(self) -> Plan {
+        self.plan
+    }
+}
+
+/// The parameter that counts a row's columns, where a stream says nothing else.
+const COLUMNS: &str = "classes";
+
+/// A dispatch being written.
+pub(crate) struct Step<'p, 'a> {
+    planner: &'p mut Planner<'a>,
+    kernel: Kernel,
+    bindings: Vec<Binding>,
+    params: Vec<u32>,
+}
+
+impl Step<'_, '_> {
+    /// A number that changes without a new pipeline.
+    pub fn number(mut self, name: impl Into<String>, value: impl Into<Number>) -> Self {
+        let (scalar, word) = match value.into() {
+            Number::U32(value) => (Scalar::U32, value),
+            Number::F32(value) => (Scalar::F32, value.to_bits()),
+        };
+        self.kernel.fields.push((name.into(), scalar));
+        self.params.push(word);
+        self
+    }
+
+    /// Several numbers.
+    pub fn numbers(self, numbers: impl IntoIterator<Item = (String, Number)>) -> Self {
+        numbers.into_iter().fold(self, |step, (name, value)| step.number(name, value))
+    }
+
+    /// A value that shapes the code.
+    pub fn shape(mut self, name: &'static str, value: impl Into<u32>) -> Self {
+        self.kernel.overrides.push((name, value.into()));
+        self
+    }
+
+    /// Several of them.
+    pub fn shapes(self, shapes: impl IntoIterator<Item = (&'static str, u32)>) -> Self {
+        shapes.into_iter().fold(self, |step, (name, value)| step.shape(name, value))
+    }
+
+    /// A float tensor that is read, or the value that stands for it.
+    pub fn read(self, name: &'static str, view: Option<View>, default: f32) -> Self {
+        let Some(view) = view else {
+            return self.absent(name, default.to_bits());
+        };
+        let form = if view.aligned() {
+            Form::Quads(view.layout.dtype)
+        } else {
+            Form::Elements(view.layout.dtype)
+        };
+        self.bind(name, view, form, false)
+    }
+
+    /// A float tensor whose rows have as many columns as parameter `columns` says.
+    pub fn read_operand(
+        self,
+        name: &'static str,
+        columns: &'static str,
+        view: Option<View>,
+        default: f32,
+    ) -> Self {
+        let mut step = self.read(name, view, default);
+        if let Some(stream) = step.kernel.streams.last_mut() {
+            stream.columns = columns;
+        }
+        step
+    }
+
+    /// A float tensor that is read element by element.
+    pub fn read_elements(self, name: &'static str, view: Option<View>, default: f32) -> Self {
+        let Some(view) = view else {
+            return self.absent(name, default.to_bits());
+        };
+        let form = Form::Elements(view.layout.dtype);
+        self.bind(name, view, form, false)
+    }
+
+    /// A float tensor that is written: whole quads only where no column past the row is in one.
+    pub fn write(self, name: &'static str, view: Option<View>) -> Self {
+        let Some(view) = view else {
+            return self.absent(name, 0);
+        };
+        let form = if view.aligned() && view.layout.columns().is_multiple_of(4) {
+            Form::Quads(view.layout.dtype)
+        } else {
+            Form::Elements(view.layout.dtype)
+        };
+        self.bind(name, view, form, true)
+    }
+
+    /// A float tensor that is written element by element.
+    pub fn write_elements(self, name: &'static str, view: Option<View>) -> Self {
+        let Some(view) = view else {
+            return self.absent(name, 0);
+        };
+        let form = Form::Elements(view.layout.dtype);
+        self.bind(name, view, form, true)
+    }
+
+    /// A float tensor that is read under one name and then written over under another.
+    pub fn read_write(self, name: &'static str, written: &'static str, view: View) -> Self {
+        let quads = view.aligned() && view.layout.columns().is_multiple_of(4);
+        let dtype = view.layout.dtype;
+        let form = if quads { Form::Quads(dtype) } else { Form::Elements(dtype) };
+        let order = view.order();
+        let view = View { access: Access::ReadWrite, ..view };
+        let mut step = self.bind(name, view, form.clone(), false);
+        step.kernel.streams.push(Stream {
+            name: written,
+            form,
+            access: Access::ReadWrite,
+            in_place_of: Some(name),
+            stored: true,
+            columns: COLUMNS,
+            reach: None,
+            order,
+        });
+        step
+    }
+
+    /// A float tensor that a walk over all elements reads, or the value that stands for it.
+    pub fn take(self, name: &'static str, view: Option<Reached>, default: f32) -> Self {
+        let Some(Reached { view, reach }) = view.map(Reached::demoted) else {
+            return self.absent(name, default.to_bits()).reached(1, Reach::Flat);
+        };
+        let step = match reach {
+            Reach::Flat | Reach::Row => self.read(name, Some(view), default),
+            _ => self.read_elements(name, Some(view), default),
+        };
+        step.reached(1, reach)
+    }
+
+    /// A float tensor that a walk over all elements writes.
+    pub fn give(self, name: &'static str, view: Option<Reached>) -> Self {
+        let Some(Reached { view, reach }) = view.map(Reached::demoted) else {
+            return self.absent(name, 0).reached(1, Reach::Flat);
+        };
+        let step = match reach {
+            Reach::Flat | Reach::Row => self.write(name, Some(view)),
+            _ => self.write_elements(name, Some(view)),
+        };
+        step.reached(1, reach)
+    }
+
+    /// A float tensor that a walk over all elements reads under one name and writes over under
+    /// another.
+    pub fn take_give(self, name: &'static str, written: &'static str, view: Reached) -> Self {
+        let Reached { view, reach } = view.demoted();
+        self.read_write(name, written, view).reached(2, reach)
+    }
+
+    /// How a walk reaches the last streams.
+    fn reached(mut self, streams: usize, reach: Reach) -> Self {
+        self.kernel.streams.iter_mut().rev().take(streams).for_each(|s| s.reach = Some(reach));
+        self
+    }
+
+    /// A mask that a walk over all elements reads, as the floats 0 and 1 where it is bytes or bits.
+    pub fn take_mask(self, name: &'static str, mask: Option<Reached>) -> Self {
+        match mask.map(Reached::demoted) {
+            Some(Reached { view, reach }) if !view.layout.dtype.is_float() => {
+                let bits = view.layout.dtype == Dtype::U32;
+                let form = if bits { Form::Bits } else { Form::Bytes };
+                self.bind(name, view, form, false).reached(1, reach)
+            }
+            mask => self.take(name, mask, 1.0),
+        }
+    }
+
+    /// Integers that are read, if there are any.
+    pub fn integers(self, name: &'static str, view: Option<View>) -> Self {
+        let Some(view) = view else { return self.unbound(name, Form::AbsentIntegers) };
+        let form = Form::Integers(view.layout.dtype);
+        self.bind(name, view, form, false)
+    }
+
+    /// Words that are read or written by index.
+    pub fn words(self, name: &'static str, view: Option<View>) -> Self {
+        let Some(view) = view else {
+            return self.absent(name, 0);
+        };
+        self.bind(name, view, Form::Words, false)
+    }
+
+    /// An array of a WGSL type of the module, from the view's first byte.
+    pub fn table(self, name: &'static str, view: &View, element: &'static str) -> Self {
+        self.bind(name, view.clone(), Form::Table(element), false)
+    }
+
+    fn absent(self, name: &'static str, bits: u32) -> Self {
+        self.unbound(name, Form::Absent(bits))
+    }
+
+    fn unbound(mut self, name: &'static str, form: Form) -> Self {
+        let order = Order::Plain;
+        self.kernel.streams.push(Stream {
+            name,
+            form,
+            access: Access::Read,
+            in_place_of: None,
+            stored: false,
+            columns: COLUMNS,
+            reach: None,
+            order,
+        });
+        self
+    }
+
+    fn bind(mut self, name: &'static str, view: View, form: Form, stored: bool) -> Self {
+        let alignment = self.planner.profile.offset_alignment;
+        let size = view.layout.dtype.bytes();
+        let bytes = view.layout.byte_range().unwrap_or(0..0);
+        let offset = bytes.start - bytes.start % alignment;
+        let whole = match form {
+            Form::Quads(dtype) => 4 * dtype.bytes(),
+            Form::Table(_) => 16,
+            _ => 4,
+        };
+        let end = bytes.end.max(bytes.start + 4).next_multiple_of(4).max(offset + whole);
+        let end = if matches!(form, Form::Quads(_)) { end.next_multiple_of(whole) } else { end };
+        if !matches!(form, Form::Table(_)) {
+            // Words are counted as such whatever the elements are (a 64-bit count is two).
+            let unit = if form == Form::Words { 4 } else { size };
+            let base = (bytes.start - offset) / unit;
+            let base = if form == Form::Bits { 32 * base } else { base };
+            // Below 0 where the first column is not 0: indices are sums that wrap.
+            let base = (base as u32).wrapping_sub(view.first_column as u32);
+            self = self.number(format!("{name}_base"), base);
+            let stride = view.layout.row_stride as u32;
+            self = self.number(format!("{name}_stride"), stride);
+        }
+        let order = view.order();
+        let (plane, fold) = view.layout.fold.unwrap_or((view.layout.class_stride, 0));
+        if order != Order::Plain {
+            self = self.number(format!("{name}_plane"), plane);
+        }
+        if order == Order::Folded {
+            self = self.number(format!("{name}_fold"), fold);
+        }
+        self.bindings.push(Binding {
+            role: view.role,
+            offset,
+            size: end - offset,
+            access: view.access,
+        });
+        self.kernel.streams.push(Stream {
+            name,
+            form,
+            access: view.access,
+            in_place_of: None,
+            stored,
+            columns: COLUMNS,
+            reach: None,
+            order,
+        });
+        self
+    }
+
+    /// Ends the dispatch with this many workgroups.
+    pub fn groups(self, groups: u64) -> Result<()> {
+        let Some(grid) = self.planner.profile.grid(groups) else {
+            return Err(Error::Limit {
+                what: format!("workgroups of {}", self.kernel.label),
+                found: groups,
+                limit: u64::from(self.planner.profile.workgroups).pow(2),
+            });
+        };
+        self.grid(grid)
+    }
+
+    /// Ends the dispatch with this grid.
+    pub fn grid(self, workgroups: [u32; 3]) -> Result<()> {
+        let limit = self.planner.profile.binding_bytes;
+        if let Some(binding) = self.bindings.iter().find(|b| b.size > limit) {
+            return Err(Error::Limit {
+                what: format!("bytes of {:?} in {}", binding.role, self.kernel.label),
+                found: binding.size,
+                limit,
+            });
+        }
+        let kernel = self.planner.kernel(self.kernel);
+        self.planner.plan.dispatches.push(Dispatch {
+            kernel,
+            bindings: self.bindings,
+            params: self.params,
+            workgroups,
+        });
+        Ok(())
+    }
+}

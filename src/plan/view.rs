@@ -1,0 +1,126 @@
+//! A tensor of a dispatch, and how a kernel reaches it.
+
+use std::ops::Range;
+
+use super::{Operand, Role};
+use crate::{
+    kernel::{Access, Order, Reach},
+    tensor::Layout,
+};
+
+/// A tensor of a dispatch: an operand or a part of the scratch, or a stretch of rows of one.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub(super) role: Role,
+    pub layout: Layout,
+    pub(super) access: Access,
+    pub(super) allocation_bytes: u64,
+    /// The column that its first one is to a kernel.
+    pub(super) first_column: u64,
+}
+
+impl View {
+    pub(super) fn new(role: Role, operand: &Operand, access: Access) -> Self {
+        Self {
+            role,
+            layout: operand.layout.clone(),
+            access,
+            allocation_bytes: operand.allocation_bytes,
+            first_column: 0,
+        }
+    }
+
+    /// Rows `rows` of this view.
+    pub fn rows(mut self, rows: &Range<u64>) -> Self {
+        // With planes, rows are those of whole images, or lie within one.
+        self.layout.offset = self.layout.place(rows.start, 0).unwrap_or(u64::MAX >> 8);
+        self.layout.shape[0] = rows.end - rows.start;
+        self
+    }
+
+    /// Elements `elements` of a tensor without gaps, as one row.
+    pub fn flat(mut self, elements: &Range<u64>) -> Self {
+        let shape = vec![1, elements.end - elements.start];
+        let offset = self.layout.offset + elements.start;
+        self.layout = Layout { shape, row_stride: 0, class_stride: 1, offset, ..self.layout };
+        self
+    }
+
+    /// Columns `columns` of this matrix.
+    pub fn columns(mut self, columns: &Range<u64>) -> Self {
+        self.layout.offset += columns.start * self.layout.class_stride;
+        if let Some(extent) = self.layout.shape.get_mut(1) {
+            *extent = columns.end - columns.start;
+        }
+        self
+    }
+
+    /// This matrix as columns `first`… of a wider one, of which the rest is nowhere.
+    pub fn placed_at_column(mut self, first: u64) -> Self {
+        self.first_column = first;
+        self
+    }
+
+    /// A vector over classes as a matrix with one row for all.
+    pub fn for_every_row(mut self) -> Self {
+        let len = self.layout.len();
+        self.layout = Layout { shape: vec![1, len], row_stride: 0, ..self.layout };
+        self
+    }
+
+    /// Another layout of the same element size at the same place.
+    pub fn reshaped(mut self, layout: Layout) -> Self {
+        self.layout = Layout { offset: self.layout.offset, ..layout };
+        self
+    }
+
+    /// In which order its elements lie.
+    pub(super) fn order(&self) -> Order {
+        match self.layout.fold {
+            Some(_) => Order::Folded,
+            None if self.layout.has_planes() => Order::Planes,
+            None => Order::Plain,
+        }
+    }
+
+    /// Bytes of the buffer.
+    pub fn room(&self) -> u64 {
+        self.allocation_bytes
+    }
+
+    /// Whether every row starts at a multiple of four elements, and a last quad that reaches past
+    /// the row still lies inside the buffer.
+    pub(super) fn aligned(&self) -> bool {
+        let Layout { row_stride, offset, .. } = self.layout;
+        if self.layout.has_planes() || self.layout.fold.is_some() {
+            return false;
+        }
+        let columns = self.layout.columns();
+        let reach = (self.layout.rows().saturating_sub(1)) * row_stride
+            + offset
+            + columns.next_multiple_of(4);
+        offset.is_multiple_of(4)
+            && row_stride.is_multiple_of(4)
+            && reach * self.layout.dtype.bytes() <= self.allocation_bytes
+    }
+}
+
+/// A tensor of a walk over all elements, and how a quad of the walk finds its elements there.
+#[derive(Clone, Debug)]
+pub(crate) struct Reached {
+    pub view: View,
+    pub reach: Reach,
+}
+
+impl Reached {
+    /// Quads inside rows are loaded and stored whole; where they cannot be, element by element. Those
+    /// of bytes never are: a quad of theirs ends with the window, which is no column of a row.
+    pub(super) fn demoted(self) -> Self {
+        match self.reach {
+            Reach::Row if !self.view.aligned() || !self.view.layout.dtype.is_float() => {
+                Self { reach: Reach::Each, ..self }
+            }
+            _ => self,
+        }
+    }
+}
