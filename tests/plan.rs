@@ -385,7 +385,7 @@ fn cooperative_matrices_are_for_large_layers() {
 #[test]
 fn plans_on_cooperative_matrices_are_within_the_default_limits() {
     for profile in common::cooperative_profiles() {
-        for plan in common::cooperative_plans(&profile) {
+        for plan in common::tile_plans(&profile) {
             assert_within_limits(&plan, &profile);
         }
         let loss = LinearCrossEntropy::default();

@@ -35,6 +35,31 @@ fn every_kernel_is_valid_for_every_target() {
     }
 }
 
+/// Whoever loads a tile's operands; subgroups are used on Vulkan alone, where a software driver has them.
+#[test]
+fn kernels_of_large_tiles_are_valid() {
+    let mut found = BTreeSet::new();
+    for profile in common::tile_profiles() {
+        let plans = common::tile_plans(&profile);
+        let kernels: Vec<Kernel> = plans.into_iter().flat_map(|plan| plan.kernels).collect();
+        for kernel in kernels.iter().filter(|kernel| kernel.entry == "product") {
+            let loads = kernel.sources.last().unwrap().path;
+            if found.insert((loads, kernel.overrides.clone())) {
+                if loads == "linear/subgroup.wgsl" {
+                    let (module, info) = specialised(kernel, Capabilities::SUBGROUP);
+                    spirv(kernel, &module, &info);
+                } else {
+                    check(kernel);
+                }
+            }
+        }
+    }
+    let of = |file: &str| found.iter().filter(|(path, _)| *path == file).count();
+    for file in ["linear/lane.wgsl", "linear/subgroup.wgsl", "linear/workgroup.wgsl"] {
+        assert!(of(file) > 10, "{file} {}: {found:?}", of(file));
+    }
+}
+
 /// Cooperative matrices are Vulkan's and Metal's (there 8 × 8 alone); what stands in for them is for all.
 #[test]
 fn kernels_on_cooperative_matrices_are_valid_where_there_are_any() {
@@ -42,7 +67,7 @@ fn kernels_on_cooperative_matrices_are_valid_where_there_are_any() {
     let mut found = BTreeSet::new();
     for profile in common::cooperative_profiles() {
         let Cooperative { f16, emulated, .. } = profile.cooperative;
-        let plans = common::cooperative_plans(&profile);
+        let plans = common::tile_plans(&profile);
         let kernels = plans.into_iter().flat_map(|plan| plan.kernels);
         for kernel in kernels.filter(|kernel| kernel.entry == "product_cooperative") {
             found.extend(kernel.sources.iter().map(|source| source.path));

@@ -76,8 +76,8 @@ fn brought(k: u32) -> vec4<bool> {
 }
 
 fn a_four(row: u32, k: u32) -> mat4x4<f32> {
-    let from = k % DEEP * (A_TILE / DEEP) + row;
-    return mat4x4<f32>(a_tile[from], a_tile[from + 1u], a_tile[from + 2u], a_tile[from + 3u]);
+    let first = k % DEEP * (A_TILE / DEEP) + row;
+    return mat4x4<f32>(a_tile[first], a_tile[first + 1u], a_tile[first + 2u], a_tile[first + 3u]);
 }
 
 fn a_eight(at: Place, row: u32, k: u32, keep: vec4<bool>) -> Eight {

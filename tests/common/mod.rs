@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use surprisal::{
-    Cooperative, Dtype, Layout, Plan, Profile,
+    Cooperative, Dtype, Layout, Plan, Profile, Tile, TileLoads,
     cooperative::Side,
     loss::{self, Dim, Kind},
     plan::{self, Operand},
@@ -30,8 +30,24 @@ pub fn cooperative_profiles() -> Vec<Profile> {
     kinds.map(profile).collect()
 }
 
+/// Profiles of large score tiles whose operands are loaded in every way.
+pub fn tile_profiles() -> Vec<Profile> {
+    [
+        (TileLoads::Lane, 8, 8, 48, 4),
+        (TileLoads::Four, 8, 8, 24, 4),
+        (TileLoads::Eight, 8, 8, 48, 4),
+        (TileLoads::Workgroup, 128, 16, 8, 2),
+        (TileLoads::Workgroup, 16, 4, 24, 1),
+    ]
+    .map(|(loads, lanes, across, rows, bands)| {
+        let tile = Tile { loads, lanes, across, rows, bands };
+        Profile { large_products: 0, tile, ..Profile::default() }
+    })
+    .to_vec()
+}
+
 /// Plans of the losses on score tiles with such a profile.
-pub fn cooperative_plans(profile: &Profile) -> Vec<Plan> {
+pub fn tile_plans(profile: &Profile) -> Vec<Plan> {
     let mut plans = Vec::new();
     for (name, options) in [
         ("linear_cross_entropy", json!({})),
@@ -40,8 +56,9 @@ pub fn cooperative_plans(profile: &Profile) -> Vec<Plan> {
     ] {
         let loss = (loss::find(name).unwrap().parse)(&options).unwrap();
         for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
-            // The weight's first extent is that of the classes, or of the depth.
-            for (rows, classes, offset) in [(6, 6, 0), (6, 6, 1)] {
+            // The weight's first extent is that of the classes, or of the depth, which is 6.
+            let wide = if options.get("weight_layout").is_some() { 6 } else { 600 };
+            for (rows, classes, offset) in [(6, 6, 0), (6, 6, 1), (60, wide, 0)] {
                 let shape = Shape { rows, classes, offset, dtype, variant: 0 };
                 plans.push(loss.plan(&shape.call(&*loss, profile), profile).unwrap());
             }
