@@ -93,10 +93,14 @@ impl Tile {
         u64::from(self.across * self.bands * BAND_COLUMNS)
     }
 
-    /// The same within a device's limits.
+    /// The same within a device's limits, and the nearest shape where it is [none](Self::invalid).
     pub(crate) fn within(&self, workgroup_size: u32, workgroup_bytes: u32) -> Self {
         let lanes = previous_power_of_two(self.lanes.min(workgroup_size));
-        let tile = Self { lanes, across: self.across.min(lanes), ..self.clone() };
+        let across = previous_power_of_two(self.across.min(lanes));
+        let rows = [48, MIDDLE_ROWS].into_iter().find(|&rows| rows <= self.rows);
+        let bands = previous_power_of_two(self.bands.min(4));
+        let rows = rows.unwrap_or(SHORT_ROWS);
+        let tile = Self { loads: self.loads, lanes, across, rows, bands };
         let brought = (tile.height() + tile.width()) * u64::from(BROUGHT_BYTES);
         if tile.loads == TileLoads::Workgroup && brought > u64::from(workgroup_bytes) {
             return Self { loads: TileLoads::Lane, across: lanes, ..tile };
@@ -168,5 +172,45 @@ impl TileKernel {
             height: u64::from(2 * side),
             width: u64::from(2 * side),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Tile, TileLoads};
+
+    #[test]
+    fn shapes_keep_to_the_device() {
+        let tile = Tile::default();
+        assert_eq!(tile.invalid(), None);
+        assert_eq!(tile.within(256, 16 << 10), tile);
+        // Too little memory for tiles of both operands, or too few lanes.
+        assert_eq!(tile.within(256, 8 << 10).loads, TileLoads::Lane);
+        assert_eq!(
+            (tile.within(64, 16 << 10).height(), tile.within(64, 16 << 10).width()),
+            (32, 128)
+        );
+    }
+
+    #[test]
+    fn what_is_no_shape_becomes_one() {
+        for (lanes, across, rows, bands) in [(0, 0, 0, 0), (7, 9, 25, 3), (64, 128, 1000, 1000)] {
+            let tile = Tile { loads: TileLoads::Lane, lanes, across, rows, bands };
+            assert!(tile.invalid().is_some(), "{tile:?}");
+            assert_eq!(tile.within(256, 16 << 10).invalid(), None, "{tile:?}");
+        }
+    }
+
+    #[test]
+    fn small_products_get_small_tiles() {
+        let tile = Tile { loads: TileLoads::Eight, lanes: 8, across: 8, rows: 48, bands: 4 };
+        let [small, thin, middle, full] =
+            [(100, 100, false), (8, 100, true), (20, 40, true), (48, 500, true)]
+                .map(|(rows, columns, large)| tile.fitted(rows, columns, large));
+        assert_eq!([small.height(), small.width()], [8, 32]);
+        assert_eq!([thin.height(), thin.width()], [8, 32]);
+        assert_eq!([middle.height(), middle.width()], [24, 64]);
+        assert_eq!(full, tile);
+        assert_eq!(Tile::default().fitted(5, 5, true).loads, TileLoads::Lane);
     }
 }
