@@ -49,6 +49,7 @@ pub struct Cooperative {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
 pub enum Side {
     /// 8 × 8
     Eight,
@@ -90,7 +91,7 @@ impl Cooperative {
     pub(crate) fn matrices(self, a: Dtype, b: Dtype) -> Option<Matrices> {
         let Self { f16, f32, lanes, emulated } = self;
         let half = f16.is_some() && [a, b] == [Dtype::F16; 2];
-        let side = if half { f16 } else { f32 }?;
+        let side = if half { f16 } else { f32 }.filter(|_| lanes > 0)?;
         Some(Matrices { side, lanes, half, emulated })
     }
 }

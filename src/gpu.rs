@@ -462,7 +462,9 @@ pub fn profile(
         // SwiftShader's subgroups are 4 wide, but it runs a workgroup's lanes in one loop.
         let swiftshader = info.name.contains("SwiftShader");
         let lanes = if swiftshader { 32 } else { info.subgroup_max_size.clamp(8, 16) };
-        let shared = features.contains(wgpu::Features::SUBGROUP);
+        // DirectX's software adapter is left alone: nobody has run it.
+        let shared =
+            features.contains(wgpu::Features::SUBGROUP) && info.backend == wgpu::Backend::Vulkan;
         profile.software(previous_power_of_two(lanes)).sharing(if shared {
             info.subgroup_min_size
         } else {

@@ -167,8 +167,9 @@ fn plan(
     let windows = rows.windows(matrices.into_iter().flatten(), u64::MAX)?;
     rows.begin(&windows)?;
     rows.planner.unstored(layer.rows * layer.classes * 4);
-    let passes = if rows.closes_unseen() { 1 } else { 2 };
-    let walk = layer.walk(&mut rows, &windows, Passes { whole: 1, blocks: passes })?;
+    let closing = if rows.closes_unseen() { 0 } else { 1 + u64::from(rows.looks_ahead()) };
+    let blocks = (closing + u64::from(layer.wants_gradients())).max(1);
+    let walk = layer.walk(&mut rows, &windows, Passes { whole: 1, blocks })?;
     let sums = layer.sums(&mut rows, walk.parts.len());
     if walk.parts.is_empty() {
         // No rows: the gradients of weight and bias are sums over nothing.
@@ -210,6 +211,8 @@ pub(crate) struct Layer<'a> {
     pub depth: u64,
     /// Of a product over all rows and all classes.
     pub multiply_adds: u64,
+    /// Of the whole weight, also where the classes are a block of it.
+    pub weight_elements: u64,
     pub hidden: View,
     pub weight: View,
     pub bias: Option<View>,
@@ -386,7 +389,8 @@ impl<'a> Layer<'a> {
             rows: call.dim(Dim::Rows),
             classes,
             depth,
-            multiply_adds: call.dim(Dim::Rows) * classes * depth,
+            multiply_adds: (call.dim(Dim::Rows) * classes).saturating_mul(depth),
+            weight_elements: classes.saturating_mul(depth),
             hidden: input("hidden")?,
             weight: input("weight")?,
             bias: call.input("bias").map(View::for_every_row),
@@ -836,7 +840,7 @@ impl<'a> Layer<'a> {
     fn matrices(&self, product: &Product) -> Option<cooperative::Matrices> {
         let dtype = |factor: &Factor| Some(factor.as_ref()?.0.layout.dtype);
         let (a, b) = (dtype(&product.a)?, dtype(&product.b)?);
-        let large = self.classes * self.depth * USUAL_ROWS >= self.profile.large_products;
+        let large = self.weight_elements.saturating_mul(USUAL_ROWS) >= self.profile.large_products;
         self.profile.cooperative.matrices(a, b).filter(|_| large)
     }
 

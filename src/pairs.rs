@@ -289,7 +289,9 @@ impl<'a> Pairs<'a> {
             rows: call.dim(Dim::Rows),
             classes: call.dim(Dim::Classes),
             depth: call.dim(Dim::Hidden),
-            multiply_adds: call.dim(Dim::Rows) * call.dim(Dim::Classes) * call.dim(Dim::Hidden),
+            multiply_adds: (call.dim(Dim::Rows) * call.dim(Dim::Classes))
+                .saturating_mul(call.dim(Dim::Hidden)),
+            weight_elements: call.dim(Dim::Classes).saturating_mul(call.dim(Dim::Hidden)),
             hidden: needed(queries)?,
             weight: needed(keys)?,
             bias: None,

@@ -174,7 +174,8 @@ pub struct Plan {
 ///
 /// With all classes in a chunk, its rows are closed and turned into their gradient while it is there. With
 /// fewer, all blocks of classes go by twice, once to close the rows and once for their gradient, unless what
-/// is given closes them (a saved lse, the statistics of shards). No result has other bits for it.
+/// is given closes them (a saved lse, the statistics of shards). No result has other bits for it, but for the
+/// gradient of `info_nce`'s scale from what was given, and where products go through cooperative matrices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Path {
@@ -194,7 +195,11 @@ impl std::fmt::Display for Path {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { rows, classes, passes, why, .. } = self;
         let what = if self.whole_rows { "chunks of whole rows" } else { "blocks of classes" };
-        let times = if *passes > 1 { "made twice" } else { "made once" };
+        let times = match passes {
+            0 | 1 => "made once",
+            2 => "made twice",
+            _ => "made three times",
+        };
         write!(f, "{what}, {rows} × {classes} scores at a time, {times}: {why}")
     }
 }

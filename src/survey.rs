@@ -64,9 +64,10 @@ impl Survey {
             }
         };
         // As they are: a driver that no manifest known here names may be among them.
-        if let Ok((lines, _)) = ask(&[]) {
-            return Self { lines, ..Self::default() };
-        }
+        let all = match ask(&[]) {
+            Ok((lines, _)) => return Self { lines, ..Self::default() },
+            Err(end) => end,
+        };
         let mut survey = Self::default();
         let mut good: Vec<&Driver> = Vec::new();
         for driver in drivers {
@@ -79,7 +80,13 @@ impl Survey {
             return survey;
         }
         match ask(&good) {
-            Ok((lines, environment)) => Self { lines, environment, ..survey },
+            Ok((lines, environment)) => {
+                if survey.faults.is_empty() {
+                    let driver = "a manifest that was not found here, or all at once".to_owned();
+                    survey.faults.push(Fault { driver, end: all });
+                }
+                Self { lines, environment, ..survey }
+            }
             Err(end) => {
                 let driver = "several drivers together".to_owned();
                 survey.faults.push(Fault { driver, end });

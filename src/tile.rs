@@ -28,9 +28,11 @@ const BROUGHT_BYTES: u32 = 64;
 pub enum TileLoads {
     /// Each lane, what it needs.
     Lane,
-    /// Four lanes of a subgroup, for each other; needs `SUBGROUP`, and subgroups of four or more.
+    /// Four lanes of a subgroup, for each other; needs `SUBGROUP`, subgroups of four or more, and all lanes
+    /// side by side.
     Four,
-    /// Eight lanes of a subgroup, for each other; needs `SUBGROUP`, and subgroups of eight or more.
+    /// Eight lanes of a subgroup, for each other; needs `SUBGROUP`, subgroups of eight or more, and all
+    /// lanes side by side.
     Eight,
     /// The workgroup, tiles of both operands into its memory.
     Workgroup,
@@ -80,17 +82,25 @@ impl Tile {
         if ![8, 24, 48].contains(&self.rows) {
             return Some("rows is 8, 24 or 48");
         }
+        let together = match self.loads {
+            TileLoads::Four => 4,
+            TileLoads::Eight => 8,
+            TileLoads::Lane | TileLoads::Workgroup => 0,
+        };
+        if together > 0 && (self.across < self.lanes || self.lanes < together) {
+            return Some("lanes that load for each other are side by side, and as many");
+        }
         (![1, 2, 4].contains(&self.bands)).then_some("bands is 1, 2 or 4")
     }
 
     /// Rows of a workgroup's tile.
     pub(crate) fn height(&self) -> u64 {
-        u64::from(self.lanes / self.across * self.rows)
+        u64::from(self.lanes / self.across) * u64::from(self.rows)
     }
 
     /// Columns of a workgroup's tile.
     pub(crate) fn width(&self) -> u64 {
-        u64::from(self.across * self.bands * BAND_COLUMNS)
+        u64::from(self.across) * u64::from(self.bands * BAND_COLUMNS)
     }
 
     /// The same within a device's limits, and the nearest shape where it is [none](Self::invalid).
@@ -101,11 +111,16 @@ impl Tile {
         let bands = previous_power_of_two(self.bands.min(4));
         let rows = rows.unwrap_or(SHORT_ROWS);
         let tile = Self { loads: self.loads, lanes, across, rows, bands };
+        let alone = Self { loads: TileLoads::Lane, across: lanes, ..tile.clone() };
         let brought = (tile.height() + tile.width()) * u64::from(BROUGHT_BYTES);
-        if tile.loads == TileLoads::Workgroup && brought > u64::from(workgroup_bytes) {
-            return Self { loads: TileLoads::Lane, across: lanes, ..tile };
+        match tile.loads {
+            TileLoads::Workgroup if brought <= u64::from(workgroup_bytes) => tile,
+            // Lanes that load rows for each other have the same rows.
+            TileLoads::Four if lanes >= 4 => Self { across: lanes, ..tile },
+            TileLoads::Eight if lanes >= 8 => Self { across: lanes, ..tile },
+            TileLoads::Lane => tile,
+            TileLoads::Four | TileLoads::Eight | TileLoads::Workgroup => alone,
         }
-        tile
     }
 
     /// What suits a product of this many outputs: `large` is whether it is worth a large tile.
@@ -117,7 +132,7 @@ impl Tile {
             return Self { loads, across, rows: SHORT_ROWS, bands: 1, ..self.clone() };
         }
         let most = if rows <= u64::from(MIDDLE_ROWS) { MIDDLE_ROWS } else { self.rows };
-        let quads = columns.div_ceil(u64::from(self.across * BAND_COLUMNS));
+        let quads = columns.div_ceil(u64::from(self.across) * u64::from(BAND_COLUMNS));
         let bands = quads.min(u64::from(self.bands)) as u32;
         Self { rows: self.rows.min(most), bands: previous_power_of_two(bands), ..self.clone() }
     }
@@ -194,11 +209,21 @@ mod tests {
 
     #[test]
     fn what_is_no_shape_becomes_one() {
-        for (lanes, across, rows, bands) in [(0, 0, 0, 0), (7, 9, 25, 3), (64, 128, 1000, 1000)] {
-            let tile = Tile { loads: TileLoads::Lane, lanes, across, rows, bands };
-            assert!(tile.invalid().is_some(), "{tile:?}");
-            assert_eq!(tile.within(256, 16 << 10).invalid(), None, "{tile:?}");
+        for (lanes, across, rows, bands) in
+            [(0, 0, 0, 0), (7, 9, 25, 3), (64, 128, 1000, 1000), (u32::MAX, u32::MAX, 16, 9)]
+        {
+            for loads in [TileLoads::Lane, TileLoads::Four, TileLoads::Eight, TileLoads::Workgroup]
+            {
+                let tile = Tile { loads, lanes, across, rows, bands };
+                assert!(tile.invalid().is_some(), "{tile:?}");
+                assert_eq!(tile.within(256, 16 << 10).invalid(), None, "{tile:?}");
+            }
         }
+        let apart = Tile { loads: TileLoads::Eight, lanes: 16, across: 8, rows: 24, bands: 1 };
+        assert!(apart.invalid().is_some());
+        assert_eq!(apart.within(256, 16 << 10).across, 16);
+        let few = Tile { lanes: 4, ..apart };
+        assert_eq!(few.within(256, 16 << 10).loads, TileLoads::Lane);
     }
 
     #[test]

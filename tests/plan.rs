@@ -366,17 +366,20 @@ fn cooperative_matrices_are_for_products_of_their_type() {
     }
 }
 
-/// Small layers stay on the plain tile, whatever the number of rows.
+/// Small layers stay on the plain tile, whatever the number of rows, and however narrow blocks of classes are.
 #[test]
 fn cooperative_matrices_are_for_large_layers() {
     let cooperative = Cooperative { f32: Some(Side::Eight), lanes: 32, ..Cooperative::default() };
     let profile = Profile { cooperative, ..Profile::default() };
     for (classes, large) in [(1000, false), (50_000, true)] {
-        for rows in [1, 100, 5000] {
-            let loss = LinearCrossEntropy::default();
+        for (rows, chunk_bytes) in [(1, None), (100, None), (5000, None), (100, Some(64 << 10))] {
+            let mut loss = LinearCrossEntropy::default();
+            loss.chunk_bytes = chunk_bytes;
             let plan = linear([rows, classes, 64], Dtype::F32, &loss, &profile).unwrap();
-            let [found, _] = products(&plan);
-            assert_eq!(found.contains("scores"), large, "{rows} × {classes}");
+            let [found, plain] = products(&plan);
+            let what = format!("{rows} × {classes}, {chunk_bytes:?}");
+            assert_eq!(found.contains("scores"), large, "{what}");
+            assert_eq!(plain.contains("scores"), !large, "{what}");
         }
     }
 }

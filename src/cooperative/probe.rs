@@ -354,6 +354,10 @@ fn speedup(plain: &Gpu, trial: &Gpu, dtype: Dtype) -> Result<f64> {
     };
     let (queries, keys) = (upload("queries", 1, rows)?, upload("keys", 2, columns)?);
     let scores = plain.own_output(&Layout::matrix(Dtype::F32, rows, columns))?;
+    // The rival is the tile of large products, whose place they would take.
+    let large =
+        |gpu: &Gpu| gpu.with_profile(Profile { large_products: 0, ..gpu.profile().clone() });
+    let (plain, trial) = (&large(plain), &large(trial));
     let of = |name: &str, tensor| Named::from([(name.to_owned(), tensor)]);
     let mut inputs = of("queries", Tensor::matrix(&queries, dtype, rows, depth));
     inputs.extend(of("keys", Tensor::matrix(&keys, dtype, columns, depth)));

@@ -3,10 +3,10 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    process::{Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How a child came to its end.
@@ -52,18 +52,31 @@ pub fn run(
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
                 child.kill().map_err(|error| error.to_string())?;
-                child.wait().map_err(|error| error.to_string())?;
+                reap(child);
                 return Ok(End::Silent(patience));
             }
         }
     }
-    child.wait().map(End::Exited).map_err(|error| error.to_string())
+    // Nothing more will be heard of it; it may still hang on its way out.
+    let start = Instant::now();
+    while start.elapsed() < patience {
+        if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
+            return Ok(End::Exited(status));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().map_err(|error| error.to_string())?;
+    reap(child);
+    Ok(End::Silent(patience))
+}
+
+/// Waits for a killed child aside: one that is stuck in its driver outlives even that.
+fn reap(mut child: Child) {
+    thread::spawn(move || child.wait());
 }
 
 #[cfg(all(test, unix))]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
 
     fn shell(script: &str, patience: Duration) -> (Result<End, String>, Vec<String>) {

@@ -23,6 +23,7 @@ tests![
     edges,
     chunks,
     tiles,
+    tiles_of_a_workgroup,
     windows_of_products,
     windows_of_bindings,
     windows_of_bindings_in_sixteen_bits,
@@ -307,6 +308,18 @@ fn tiles(context: &Context) {
             assert_same(context, &gpu, &inputs, &options, layout, Dtype::F32);
         }
     }
+}
+
+/// What every physical GPU gets, whatever the product's size.
+fn tiles_of_a_workgroup(context: &Context) {
+    let gpu = context.with(|profile| {
+        profile.large_products = 0;
+        profile.tile = Tile::default();
+    });
+    let context = Context { gpu, adapter: context.adapter.clone() };
+    storage_types(&context);
+    edges(&context);
+    accumulated_micro_batches(&context);
 }
 
 fn windows_of_products(context: &Context) {
