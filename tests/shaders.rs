@@ -56,7 +56,7 @@ fn kernels_of_large_tiles_are_valid() {
     }
     let of = |file: &str| found.iter().filter(|(path, _)| *path == file).count();
     for file in ["linear/lane.wgsl", "linear/subgroup.wgsl", "linear/workgroup.wgsl"] {
-        assert!(of(file) > 10, "{file} {}: {found:?}", of(file));
+        assert!(of(file) > 7, "{file} {}: {found:?}", of(file));
     }
 }
 
