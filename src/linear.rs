@@ -342,17 +342,10 @@ struct Product<'v> {
     depth: u64,
     /// Whether i or k runs over rows of the loss, some of which count for nothing.
     rows_along: Option<Along>,
-    /// Multiply-adds of all chunks.
-    whole: u64,
-    at: &'v Part,
-}
-
-impl Product<'_> {
     /// Those of the product over all rows and classes, of which this may be a chunk's: neither a last chunk
     /// nor a small one falls back to small tiles.
-    fn multiply_adds(&self) -> u64 {
-        self.whole
-    }
+    multiply_adds: u64,
+    at: &'v Part,
 }
 
 impl<'a> Layer<'a> {
@@ -701,7 +694,7 @@ impl<'a> Layer<'a> {
             output: chunk.clone(),
             depth: self.depth,
             rows_along: None,
-            whole: self.multiply_adds,
+            multiply_adds: self.multiply_adds,
             at: part,
         };
         self.product(rows, &product)
@@ -725,7 +718,7 @@ impl<'a> Layer<'a> {
             output,
             depth: self.classes,
             rows_along: Some(Along::Owned),
-            whole: self.multiply_adds,
+            multiply_adds: self.multiply_adds,
             at: part,
         };
         self.product(rows, &product)
@@ -742,7 +735,7 @@ impl<'a> Layer<'a> {
         let depth = part.rows.end - part.rows.start;
         let rows_along = (depth > 0).then_some(Along::Walked);
         let chunk = Some((chunk.clone(), Along::Walked));
-        let (accumulate, whole) = (self.options.accumulate, self.multiply_adds);
+        let (accumulate, multiply_adds) = (self.options.accumulate, self.multiply_adds);
         if let Some(sum) = &sums.weight {
             let (start, output) = sum.at(part.number, accumulate);
             let hidden = Some((self.hidden.clone().rows(&part.rows), Along::Walked));
@@ -752,14 +745,14 @@ impl<'a> Layer<'a> {
             };
             let label = "weight_gradient";
             let product =
-                Product { label, a, b, start, output, depth, rows_along, whole, at: part };
+                Product { label, a, b, start, output, depth, rows_along, multiply_adds, at: part };
             self.product(rows, &product)?;
         }
         if let Some(sum) = &sums.bias {
             let (start, output) = sum.at(part.number, accumulate);
             let (label, a, b) = ("bias_gradient", None, chunk);
             let product =
-                Product { label, a, b, start, output, depth, rows_along, whole, at: part };
+                Product { label, a, b, start, output, depth, rows_along, multiply_adds, at: part };
             self.product(rows, &product)?;
         }
         Ok(())
@@ -831,7 +824,7 @@ impl<'a> Layer<'a> {
         if let Some(matrices) = self.matrices(product) {
             return TileKernel::cooperative(matrices);
         }
-        let large = product.multiply_adds() >= self.profile.large_products;
+        let large = product.multiply_adds >= self.profile.large_products;
         self.profile.tile().fitted(i.end - i.start, j.end - j.start, large).kernel()
     }
 

@@ -108,8 +108,8 @@ impl Tile {
         let lanes = previous_power_of_two(self.lanes.min(workgroup_size));
         let across = previous_power_of_two(self.across.min(lanes));
         let rows = [48, MIDDLE_ROWS].into_iter().find(|&rows| rows <= self.rows);
-        let bands = previous_power_of_two(self.bands.min(4));
         let rows = rows.unwrap_or(SHORT_ROWS);
+        let bands = previous_power_of_two(self.bands.min(4));
         let tile = Self { loads: self.loads, lanes, across, rows, bands };
         let alone = Self { loads: TileLoads::Lane, across: lanes, ..tile.clone() };
         let brought = (tile.height() + tile.width()) * u64::from(BROUGHT_BYTES);
