@@ -168,7 +168,7 @@ fn plan(
     rows.begin(&windows)?;
     rows.planner.unstored(layer.rows * layer.classes * 4);
     let closing = if rows.closes_unseen() { 0 } else { 1 + u64::from(rows.looks_ahead()) };
-    let blocks = (closing + u64::from(layer.wants_gradients())).max(1);
+    let blocks = (closing + u64::from(rows.writes(&layer.gradient()))).max(1);
     let walk = layer.walk(&mut rows, &windows, Passes { whole: 1, blocks })?;
     let sums = layer.sums(&mut rows, walk.parts.len());
     if walk.parts.is_empty() {
@@ -529,9 +529,12 @@ impl<'a> Layer<'a> {
         Sums { weight: sum(&self.weight_gradient), bias: sum(&self.bias_gradient) }
     }
 
-    fn wants_gradients(&self) -> bool {
+    /// Where the gradient of scores in a chunk goes.
+    pub fn gradient(&self) -> Gradient {
         let Self { hidden_gradient, weight_gradient, bias_gradient, .. } = self;
-        hidden_gradient.is_some() || weight_gradient.is_some() || bias_gradient.is_some()
+        let wanted =
+            [hidden_gradient, weight_gradient, bias_gradient].into_iter().any(Option::is_some);
+        if wanted { Gradient::InPlace } else { Gradient::Nowhere }
     }
 
     // --- blocks ---
@@ -582,9 +585,10 @@ impl<'a> Layer<'a> {
     fn gradients(&self, rows: &mut Rows, walk: &Walk, sums: &Sums, part: &Part) -> Result<()> {
         let hidden = self.hidden_gradient.clone().map(|view| view.rows(&part.rows));
         let hidden = self.rows_sum(rows, walk, part, hidden.as_ref());
-        for (number, block) in walk.blocks.iter().enumerate().filter(|_| self.wants_gradients()) {
+        let writes = rows.writes(&self.gradient());
+        for (number, block) in walk.blocks.iter().enumerate().filter(|_| writes) {
             let seen = self.block_scores(rows, walk, part, block)?;
-            let scores = Scores { scores: seen, gradient: Gradient::InPlace };
+            let scores = Scores { scores: seen, gradient: self.gradient() };
             rows.gradient_of(part.index, &part.rows, block, &scores)?;
             self.block_gradients(rows, walk, (part, number), sums, hidden.as_ref())?;
         }
@@ -665,12 +669,11 @@ impl<'a> Layer<'a> {
     fn step(&self, rows: &mut Rows, walk: &Walk, sums: &Sums, part: &Part) -> Result<()> {
         let all = 0..self.classes;
         let chunk = walk.block(part, &all);
-        let wanted = self.wants_gradients();
+        let gradient = self.gradient();
         // Rows that are closed without a stream have no use for scores but their gradient.
-        if wanted || !rows.closes() {
+        if rows.writes(&gradient) || !rows.closes() {
             self.scores(rows, part, &chunk)?;
         }
-        let gradient = if wanted { Gradient::InPlace } else { Gradient::Nowhere };
         rows.main(part.index, &part.rows, &Scores { scores: chunk.clone(), gradient })?;
         // In place, the hidden states are gone once their gradient is there.
         self.columns_step(rows, sums, part, &chunk)?;

@@ -431,7 +431,7 @@ impl<'a> Rows<'a> {
 
     fn fused(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
         let (workgroup, lanes) = self.lanes();
-        let writes = self.writes(scores);
+        let writes = self.writes(&scores.gradient);
         let (streams, call) = (self.streams(rows, writes), self.call);
         let step = self
             .step("fused", shader!("row/fused.wgsl"), index, rows)
@@ -612,7 +612,7 @@ impl<'a> Rows<'a> {
         columns: &Range<u64>,
         scores: &Scores,
     ) -> Result<()> {
-        if !self.writes(scores) {
+        if !self.writes(&scores.gradient) {
             return Ok(());
         }
         let (workgroup, lanes) = self.lanes();
@@ -631,8 +631,9 @@ impl<'a> Rows<'a> {
     }
 
     /// Whether the second stream is wanted.
-    fn writes(&self, scores: &Scores) -> bool {
-        !matches!(scores.gradient, Gradient::Nowhere)
+    pub fn writes(&self, gradient: &Gradient) -> bool {
+        // Beside the gradient of the scores, a functor may write some of its own.
+        !matches!(gradient, Gradient::Nowhere)
             || self.loss.streams().iter().any(|s| self.call.wants(s.argument))
     }
 

@@ -20,6 +20,7 @@ mod cooperative;
 mod elements;
 mod faults;
 mod linear;
+mod own;
 mod pairs;
 mod pixels;
 mod recording;
@@ -52,6 +53,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("section0", section0::TESTS),
     ("registry", registry::TESTS),
     ("linear", linear::TESTS),
+    ("own", own::TESTS),
     ("pairs", pairs::TESTS),
     ("cooperative", cooperative::TESTS),
     ("shards", shards::TESTS),
