@@ -38,6 +38,8 @@ impl Workload {
             task.fill(gpu, (name, domain), layout, buffer);
         }
         save_lse(gpu, loss, &inputs)?;
+        // What the numbers were staged in is gone before the call takes its place.
+        wait(gpu)?;
         let request = Request::new(named(&inputs), named(&outputs));
         let prepared = gpu.prepare(loss, &request)?;
         let tensors = inputs.iter().chain(&outputs).map(|(_, buffer, _)| buffer.size());
@@ -89,8 +91,8 @@ impl Workload {
     }
 }
 
-/// Makes a saved lse, where the inputs have one, what a forward pass would have left there; that pass's
-/// scratch and parameters are gone when this returns.
+/// Makes a saved lse, where the inputs have one, what a forward pass would have left there: that
+/// pass's scratch and parameters are gone once it is waited for.
 fn save_lse(gpu: &Gpu, loss: &dyn Loss, inputs: &[(String, wgpu::Buffer, Layout)]) -> Result<()> {
     let has = loss.about().outputs.iter().any(|output| output.name == "lse");
     let mut given = named(inputs);
@@ -105,7 +107,7 @@ fn save_lse(gpu: &Gpu, loss: &dyn Loss, inputs: &[(String, wgpu::Buffer, Layout)
     prepared.encode(&mut encoder);
     gpu.queue().submit([encoder.finish()]);
     drop((prepared, scratch));
-    wait(gpu)
+    Ok(())
 }
 
 fn named(tensors: &[(String, wgpu::Buffer, Layout)]) -> Named<'_> {
@@ -143,7 +145,8 @@ fn uses(kernel: &Kernel, stream: &Stream) -> u64 {
 }
 
 /// Bytes that the device holds for calls beside their tensors (scratch and parameters), as its
-/// allocator counts them, where the backend tells.
+/// allocator counts them, where the backend tells: what the plans say, where no buffer that the caller made
+/// between them ends away from a multiple of 256 bytes (the gap behind it counts as the next buffer's).
 pub fn allocated_bytes(gpu: &Gpu) -> Option<u64> {
     let report = gpu.device().generate_allocator_report()?;
     let ours = ["surprisal.scratch", "surprisal.parameters"];

@@ -20,6 +20,7 @@ mod cooperative;
 mod elements;
 mod faults;
 mod linear;
+mod memory;
 mod own;
 mod pairs;
 mod pixels;
@@ -54,6 +55,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("registry", registry::TESTS),
     ("linear", linear::TESTS),
     ("own", own::TESTS),
+    ("memory", memory::TESTS),
     ("pairs", pairs::TESTS),
     ("cooperative", cooperative::TESTS),
     ("shards", shards::TESTS),
