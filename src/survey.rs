@@ -13,6 +13,8 @@ use std::{
 
 use worker::End;
 
+use crate::error::Result;
+
 /// wgpu's variable that names the backends to look at.
 const BACKENDS: &str = "WGPU_BACKEND";
 /// The Vulkan loader's variables that name the drivers to load; the second one is for loaders before
@@ -46,51 +48,56 @@ impl std::fmt::Display for Fault {
 }
 
 impl Survey {
-    /// Runs `command`, which lists this machine's adapters in lines. Where it fails, or says nothing
-    /// for as long as `patience`, each driver is asked alone, and those that answer all together.
-    pub fn take(patience: Duration, command: impl Fn() -> Command) -> Self {
+    /// Runs `command`, which [says](worker::say) this machine's adapters in lines. Where it fails, or says
+    /// nothing for as long as `patience`, each driver is asked alone, and those that answer all together.
+    /// An error says why the command could not be run.
+    pub fn take(patience: Duration, command: impl Fn() -> Command) -> Result<Self> {
         Self::among(&Driver::all(), patience, command)
     }
 
-    fn among(drivers: &[Driver], patience: Duration, command: impl Fn() -> Command) -> Self {
-        let ask = |drivers: &[&Driver]| {
+    fn among(
+        drivers: &[Driver],
+        patience: Duration,
+        command: impl Fn() -> Command,
+    ) -> Result<Self> {
+        let ask = |drivers: &[&Driver]| -> Result<_> {
             let environment = environment(drivers);
             let mut command = command();
             command.envs(environment.iter().map(|(name, value)| (name, value)));
             let mut lines = Vec::new();
-            match worker::run(command, patience, |line| lines.push(line.to_owned())) {
-                Ok(End::Exited(status)) if status.success() => Ok((lines, environment)),
-                end => Err(end.map_or_else(|reason| reason, |end| end.to_string())),
-            }
+            Ok(match worker::run(command, patience, |line| lines.push(line.to_owned()))? {
+                End::Exited(status) if status.success() => Ok((lines, environment)),
+                end => Err(end.to_string()),
+            })
         };
         // As they are: a driver that no manifest known here names may be among them.
-        let all = match ask(&[]) {
-            Ok((lines, _)) => return Self { lines, ..Self::default() },
+        let all = match ask(&[])? {
+            Ok((lines, _)) => return Ok(Self { lines, ..Self::default() }),
             Err(end) => end,
         };
         let mut survey = Self::default();
         let mut good: Vec<&Driver> = Vec::new();
         for driver in drivers {
-            match ask(&[driver]) {
+            match ask(&[driver])? {
                 Ok(_) => good.push(driver),
                 Err(end) => survey.faults.push(Fault { driver: driver.to_string(), end }),
             }
         }
         if good.is_empty() {
-            return survey;
+            return Ok(survey);
         }
-        match ask(&good) {
+        match ask(&good)? {
             Ok((lines, environment)) => {
                 if survey.faults.is_empty() {
                     let driver = "a manifest that was not found here, or all at once".to_owned();
                     survey.faults.push(Fault { driver, end: all });
                 }
-                Self { lines, environment, ..survey }
+                Ok(Self { lines, environment, ..survey })
             }
             Err(end) => {
                 let driver = "several drivers together".to_owned();
                 survey.faults.push(Fault { driver, end });
-                survey
+                Ok(survey)
             }
         }
     }
@@ -102,7 +109,8 @@ impl Survey {
 
     /// What to set so that they are left out everywhere, as a shell reads it.
     pub fn remedy(&self) -> String {
-        let words = self.environment.iter().map(|(name, value)| format!("{name}={value}"));
+        let words =
+            self.environment.iter().map(|(name, value)| format!("{name}={}", quoted(value)));
         words.collect::<Vec<_>>().join(" ")
     }
 }
@@ -146,6 +154,16 @@ impl Driver {
         }
         let driver = |manifest| Self { backend, manifest: Some(manifest) };
         manifests.into_iter().map(driver).collect()
+    }
+}
+
+/// A word as a shell reads it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._:,+-".contains(c);
+    if word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 
@@ -207,6 +225,7 @@ pub fn manifests() -> Vec<PathBuf> {
 }
 
 #[cfg(all(test, unix))]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::time::Instant;
 
@@ -219,16 +238,16 @@ mod tests {
         let vulkan = |manifest: &str| Driver { backend: "vulkan", manifest: Some(manifest.into()) };
         let gl = Driver { backend: "gl", manifest: None };
         Survey::among(&[vulkan("/a.json"), vulkan("/b.json"), gl], PATIENCE, || {
-            let mut command = Command::new("sh");
+            let mut command = worker::child(script);
             MANIFESTS.iter().chain([&BACKENDS]).for_each(|name| _ = command.env_remove(name));
-            command.args(["-c", script]);
             command
         })
+        .unwrap()
     }
 
     #[test]
     fn drivers_that_answer_are_asked_once() {
-        let survey = on_a_machine("echo one; echo two");
+        let survey = on_a_machine("echo a driver; say one; say two");
         assert_eq!(survey.lines, ["one", "two"]);
         assert_eq!((survey.faults.len(), survey.remedy()), (0, String::new()));
     }
@@ -241,7 +260,7 @@ mod tests {
             r#"case ${VK_DRIVER_FILES-/b.json}$WGPU_BACKEND in
             */b.json*vulkan | /b.json) exec sleep 60 ;;
             esac
-            echo "$WGPU_BACKEND $VK_DRIVER_FILES $VK_ICD_FILENAMES""#,
+            say "$WGPU_BACKEND $VK_DRIVER_FILES $VK_ICD_FILENAMES""#,
         );
         assert_eq!(survey.lines, ["gl,vulkan /a.json /a.json"]);
         let end = "no answer in 0.5 s: its driver hangs".to_owned();
@@ -253,7 +272,7 @@ mod tests {
     #[test]
     fn a_backend_that_crashes_leaves_the_others() {
         let survey = on_a_machine(
-            "case ${WGPU_BACKEND-gl} in *gl*) kill -ABRT $$ ;; esac; echo $VK_DRIVER_FILES",
+            "case ${WGPU_BACKEND-gl} in *gl*) kill -ABRT $$ ;; esac; say $VK_DRIVER_FILES",
         );
         assert_eq!(survey.lines, ["/a.json:/b.json"]);
         assert_eq!(survey.faults.len(), 1, "{survey:?}");
@@ -274,5 +293,26 @@ mod tests {
         let survey = on_a_machine("exit 1");
         assert_eq!((survey.lines.len(), survey.faults.len()), (0, 3), "{survey:?}");
         assert_eq!(survey.remedy(), "");
+    }
+
+    #[test]
+    fn a_survey_that_cannot_be_run_blames_no_driver() {
+        let gl = Driver { backend: "gl", manifest: None };
+        let error = Survey::among(&[gl], PATIENCE, || Command::new("/no/such/program"));
+        assert!(error.unwrap_err().to_string().contains("/no/such/program"));
+    }
+
+    #[test]
+    fn a_remedy_can_be_given_to_a_shell() {
+        let path = "/a folder/it's $HOME.json";
+        let survey = Survey {
+            environment: vec![("ONE", "a,b".to_owned()), ("TWO", path.to_owned())],
+            ..Survey::default()
+        };
+        assert!(survey.remedy().starts_with("ONE=a,b TWO='"));
+        let script = format!("export {}; say \"$ONE|$TWO\"", survey.remedy());
+        let mut lines = Vec::new();
+        worker::run(worker::child(&script), PATIENCE, |line| lines.push(line.to_owned())).unwrap();
+        assert_eq!(lines, [format!("a,b|{path}")]);
     }
 }

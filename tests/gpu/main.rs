@@ -40,7 +40,10 @@ use std::{
 
 use libtest_mimic::{Arguments, Trial};
 use support::Context;
-use surprisal::{Gpu, adapter, survey::Survey};
+use surprisal::{
+    Gpu, adapter,
+    survey::{Survey, worker},
+};
 
 /// A test's name and body.
 type Test = (&'static str, fn(&Context));
@@ -88,7 +91,8 @@ fn parent() -> ExitCode {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.env(CHILD, LIST);
         command
-    });
+    })
+    .unwrap();
     let names = &survey.lines;
     for fault in &survey.faults {
         eprintln!("{fault}; what leaves it out: {}", survey.remedy());
@@ -117,7 +121,7 @@ fn parent() -> ExitCode {
 fn list() -> ExitCode {
     for adapter in pollster::block_on(adapter::adapters()) {
         let info = adapter.get_info();
-        println!("{}: {}", short_name(&info), adapter::describe(&info));
+        worker::say(format!("{}: {}", short_name(&info), adapter::describe(&info))).unwrap();
     }
     ExitCode::SUCCESS
 }

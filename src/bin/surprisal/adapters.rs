@@ -29,7 +29,7 @@ pub struct Arguments {
     /// Give a driver this long to answer, and a device as long to open.
     #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
-    /// Print a line of JSON an adapter, and open none (a child process of whoever wants to know).
+    /// Say a line of JSON an adapter, and open none (a child process of whoever wants to know).
     #[arg(long, hide = true)]
     survey: bool,
     /// Open the adapter of this number alone and describe it (a child process of the listing).
@@ -75,7 +75,7 @@ impl Kind {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Found {
     /// Its number in the default order.
-    number: usize,
+    pub number: usize,
     /// What [`adapter::describe`] calls it.
     pub description: String,
     name: String,
@@ -126,14 +126,14 @@ pub fn this_program() -> Command {
 }
 
 /// The adapters whose drivers answer within `patience`, in the default order.
-pub fn survey(patience: Duration) -> (Vec<Found>, Survey) {
+pub fn survey(patience: Duration) -> Result<(Vec<Found>, Survey)> {
     let survey = Survey::take(patience, || {
         let mut command = this_program();
         command.args(["adapters", "--survey"]).stderr(Stdio::null());
         command
-    });
+    })?;
     let found = survey.lines.iter().filter_map(|line| serde_json::from_str(line).ok());
-    (found.collect(), survey)
+    Ok((found.collect(), survey))
 }
 
 /// What to do about drivers that do not answer.
@@ -212,19 +212,20 @@ pub fn warn(all: &[Found], index: usize) {
 /// Lists.
 pub fn run(arguments: &Arguments, wanted: Option<&str>) -> Result<ExitCode> {
     if let Some(number) = arguments.describe {
-        output::json(&describe_opened(&all(), number), None)?;
+        worker::say(describe_opened(&all(), number))?;
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.survey {
         for (number, adapter) in all().iter().enumerate() {
-            output::line(&json!(Found::new(number, adapter)).to_string());
+            worker::say(json!(Found::new(number, adapter)))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
     let patience = Duration::from_secs(arguments.timeout);
-    let (found, survey) = survey(patience);
+    let (found, survey) = survey(patience)?;
     let findings = Machine::look().findings(&found, &survey);
     let only = wanted.map(|wanted| choose(&found, Some(wanted))).transpose()?;
+    let only = only.and_then(|only| found.get(only)).map(|found| found.number);
     let shown: Vec<Value> = found
         .iter()
         .filter(|found| only.is_none_or(|only| only == found.number))
@@ -282,7 +283,8 @@ fn describe_in_child(number: usize, survey: &Survey, patience: Duration) -> Resu
     command.args(["adapters", "--describe", &number.to_string()]).stderr(Stdio::null());
     survey.without_faults(&mut command);
     let mut text = String::new();
-    let end = worker::run(command, patience, |line| text.push_str(line))?;
+    let end = worker::run(command, patience, |line| text.push_str(line));
+    let end = end.map_err(|error| error.to_string())?;
     let described: Result<Value, _> = serde_json::from_str(&text);
     match described {
         Ok(value) => match value["problem"].as_str() {

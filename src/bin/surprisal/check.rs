@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     sync::{
@@ -186,7 +185,7 @@ fn on_gpus(
 ) -> Result<Vec<Value>> {
     let patience = Duration::from_secs(arguments.timeout);
     let mut results = Vec::new();
-    let (found, survey) = adapters::survey(patience.min(adapters::PATIENCE));
+    let (found, survey) = adapters::survey(patience.min(adapters::PATIENCE))?;
     let chosen =
         wanted.is_some() || std::env::var(ADAPTER_VARIABLE).is_ok_and(|name| !name.is_empty());
     for fault in &survey.faults {
@@ -201,18 +200,18 @@ fn on_gpus(
         return Ok(results);
     }
     let first = adapters::choose(&found, wanted)?;
-    let numbers = if chosen { first..first + 1 } else { 0..found.len() };
-    if numbers.clone().all(|number| found[number].kind == adapters::Kind::Software) {
+    let checked = if chosen { &found[first..=first] } else { &found[..] };
+    if checked.iter().all(|found| found.kind == adapters::Kind::Software) {
         adapters::warn(&found, first);
     }
-    for number in numbers {
+    for adapter in checked {
         if stop.load(Ordering::SeqCst) {
             break;
         }
-        let name = found[number].description.clone();
+        let name = adapter.description.clone();
         let command = |first: usize| {
             let mut command = adapters::this_program();
-            command.args(arguments.words(number, first));
+            command.args(arguments.words(adapter.number, first));
             survey.without_faults(&mut command);
             command
         };
@@ -359,21 +358,15 @@ fn entry(outcome: &Outcome, dtype: Dtype) -> Value {
     value
 }
 
-/// The child process: runs the cases from the first one on, a line of JSON before and after each.
+/// The child process: runs the cases from the first one on, and says a line of JSON before and after each.
 fn work(arguments: &Arguments, jobs: &[Job], number: usize) -> Result<()> {
     let found = adapters::all();
     let gpu = adapters::open_number(&found, number)?;
     drop(found);
     let backend = Backend::Gpu(gpu);
-    let mut stdout = std::io::stdout().lock();
-    let mut say = |value: Value| {
-        writeln!(stdout, "{value}")
-            .and_then(|()| stdout.flush())
-            .map_err(|error| Error::File { path: "stdout".to_owned(), reason: error.to_string() })
-    };
     for (index, job) in jobs.iter().enumerate().skip(arguments.first) {
-        say(json!({ "begun": index }))?;
-        say(json!({ "done": index, "results": run_job(arguments, job, &backend) }))?;
+        worker::say(json!({ "begun": index }))?;
+        worker::say(json!({ "done": index, "results": run_job(arguments, job, &backend) }))?;
     }
     Ok(())
 }
@@ -418,11 +411,14 @@ impl Parent<'_> {
             }
             ends += 1;
             hangs += usize::from(matches!(ended, Ok(End::Silent(_))));
-            let reason = ended.map_or_else(|reason| reason, |end| end.to_string());
             // A child that did not even open the device will not do so next time.
             let hopeless = !opened || ends > RESTARTS || hangs >= HANGS;
             let lost = if hopeless { self.jobs.len() } else { next + 1 };
-            let message = if opened { reason } else { format!("{NOT_OPENED}{reason}") };
+            let message = match ended {
+                Ok(end) if !opened => format!("{NOT_OPENED}{end}"),
+                Ok(end) => end.to_string(),
+                Err(error) => error.to_string(),
+            };
             for job in &self.jobs[next..lost] {
                 results.extend(job.lost(&self.name, &message));
                 bar.inc(1);
@@ -628,7 +624,12 @@ mod tests {
             .collect();
         let command = |first: usize| {
             let mut command = Command::new("sh");
-            command.args(["-c", script, "sh", &first.to_string()]);
+            command.args([
+                "-c",
+                &format!("say() {{ echo \"{}$1\"; }}\n{script}", worker::MARK),
+                "sh",
+                &first.to_string(),
+            ]);
             command
         };
         let parent = Parent {
@@ -646,8 +647,8 @@ mod tests {
 
     const GOOD: &str = r#"
         good() {
-            echo "{\"begun\": $1}"
-            echo "{\"done\": $1, \"results\": [{\"id\": \"$2\", \"status\": \"passed\"}]}"
+            say "{\"begun\": $1}"
+            say "{\"done\": $1, \"results\": [{\"id\": \"$2\", \"status\": \"passed\"}]}"
         }"#;
 
     /// What became of each case.
@@ -662,7 +663,7 @@ mod tests {
         let (a, b, c) = (&ids[0], &ids[1], &ids[2]);
         let script = format!(
             r#"{GOOD}
-            if [ $1 = 0 ]; then good 0 {a}; echo '{{"begun": 1}}'; exec sleep 60; fi
+            if [ $1 = 0 ]; then good 0 {a}; say '{{"begun": 1}}'; exec sleep 60; fi
             good 2 {c}"#
         );
         let results = on_a_driver(&script);
@@ -686,7 +687,7 @@ mod tests {
 
     #[test]
     fn a_crash_is_an_error_of_its_case_and_of_no_other() {
-        let results = on_a_driver(r#"echo "{\"begun\": $1}"; exit 7"#);
+        let results = on_a_driver(r#"say "{\"begun\": $1}"; exit 7"#);
         assert!(results.iter().all(|entry| entry["status"] == "error"));
         assert!(
             results.iter().all(|entry| entry["message"].as_str().is_some_and(|m| m.contains('7')))
