@@ -169,7 +169,7 @@ fn plan(
     rows.planner.unstored(layer.rows * layer.classes * 4);
     let closing = if rows.closes_unseen() { 0 } else { 1 + u64::from(rows.looks_ahead()) };
     let blocks = (closing + u64::from(rows.writes(&layer.gradient()))).max(1);
-    let walk = layer.walk(&mut rows, &windows, Passes { whole: 1, blocks })?;
+    let walk = layer.walk(&mut rows, &windows, Passes { held: 1, whole: 1, blocks })?;
     let sums = layer.sums(&mut rows, walk.parts.len());
     if walk.parts.is_empty() {
         // No rows: the gradients of weight and bias are sums over nothing.
@@ -228,9 +228,10 @@ pub(crate) struct Layer<'a> {
     pub needs_whole_rows: bool,
 }
 
-/// How often the scores are made: of whole rows and of blocks of classes.
+/// How often the scores are made: all in one chunk, in chunks of whole rows, and in blocks of classes.
 #[derive(Clone, Copy)]
 pub(crate) struct Passes {
+    pub held: u64,
     pub whole: u64,
     pub blocks: u64,
 }
@@ -260,6 +261,11 @@ impl Walk {
     /// Whether a block has all classes.
     pub fn is_whole(&self) -> bool {
         self.blocks.len() < 2
+    }
+
+    /// Whether one chunk has all scores, for as long as it takes.
+    pub fn is_held(&self) -> bool {
+        self.is_whole() && self.parts.len() < 2
     }
 
     /// The chunk's part that holds a block of some rows.
@@ -487,13 +493,6 @@ impl<'a> Layer<'a> {
             return Err(self.too_little(rows, block[1]));
         };
         let [step, classes] = cut;
-        rows.planner.path(Path {
-            rows: step,
-            classes,
-            whole_rows: classes >= self.classes,
-            passes: made,
-            why,
-        });
         let stride = classes.next_multiple_of(4).max(4);
         let chunk = Layout::matrix(Dtype::F32, step.max(1), classes).row_stride(stride);
         let chunk = rows.planner.scratch(chunk);
@@ -504,7 +503,15 @@ impl<'a> Layer<'a> {
         };
         let parts = windows.iter().enumerate().flat_map(cut).enumerate();
         let parts = parts.map(|(number, (index, rows))| Part { number, index, rows }).collect();
-        Ok(Walk { chunk, parts, blocks: stretches(self.classes, classes.max(1)) })
+        let walk = Walk { chunk, parts, blocks: stretches(self.classes, classes.max(1)) };
+        rows.planner.path(Path {
+            rows: step,
+            classes,
+            whole_rows: classes >= self.classes,
+            passes: if walk.is_held() { passes.held } else { made },
+            why,
+        });
+        Ok(walk)
     }
 
     /// A budget that holds neither a row of scores nor a block of one row.

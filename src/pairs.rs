@@ -184,7 +184,7 @@ pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Resul
     rows.planner.unstored(pairs.layer.rows * pairs.layer.classes * 4);
     let again = !rows.closes() && (pairs.wants_gradients() || pairs.wants_scale);
     let whole = u64::from(again && columns != Columns::Keys) + 1;
-    let passes = Passes { whole, blocks: u64::from(again) + 1 };
+    let passes = Passes { held: 1, whole, blocks: u64::from(again) + 1 };
     let walk = pairs.layer.walk(&mut rows, &windows, passes)?;
     match pairs.pairing.columns {
         Columns::Keys => pairs.one_walk(&mut rows, &tables, &walk)?,
@@ -210,7 +210,7 @@ pub(crate) fn similarity(loss: &Similarity, call: &Call, profile: &Profile) -> R
     rows.begin(&windows)?;
     let top = call.output("top_scores").is_some() || call.output("top_indices").is_some();
     pairs.layer.needs_whole_rows = top;
-    let walk = pairs.layer.walk(&mut rows, &windows, Passes { whole: 1, blocks: 1 })?;
+    let walk = pairs.layer.walk(&mut rows, &windows, Passes { held: 1, whole: 1, blocks: 1 })?;
     let outputs = top.then(|| {
         ["top_scores", "top_indices"].map(|name| {
             let words = Layout::matrix(Dtype::U32, pairs.layer.rows, loss.k.into());
@@ -492,7 +492,7 @@ impl<'a> Pairs<'a> {
             gradients.nothing(rows, walk)?;
         }
         // A single chunk still holds its scores, if they were made.
-        let held = walk.parts.len() == 1 && walk.is_whole() && !rows.closes();
+        let held = walk.is_held() && !rows.closes();
         for part in &walk.parts {
             let sum = gradients.rows_sum(rows, walk, part);
             for (number, block) in walk.blocks.iter().enumerate() {

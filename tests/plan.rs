@@ -434,6 +434,25 @@ fn the_cheaper_way_is_taken() {
     assert!(text.contains("`chunk_bytes` = 500") && text.contains("800 bytes"), "{text}");
 }
 
+/// Directions of a contrast need two passes over the scores, unless one chunk holds them all.
+#[test]
+fn held_scores_are_made_once() {
+    let passes = |chunk_bytes: Option<u64>| {
+        let options = json!({"symmetric": true, "chunk_bytes": chunk_bytes});
+        let loss = (surprisal::loss::find("info_nce").unwrap().parse)(&options).unwrap();
+        let shape: &[u64] = &[40, 8];
+        let inputs = [("queries", Dtype::F32, shape), ("keys", Dtype::F32, shape)];
+        let outputs = [("grad.queries", Dtype::F32, shape), ("grad.keys", Dtype::F32, shape)];
+        let plan = plan(&*loss, &inputs, &outputs, &Profile::default()).unwrap();
+        let made = |d: &&Dispatch| plan.kernels[d.kernel].label.contains(".scores.");
+        let rows = plan.path.as_ref().unwrap().rows;
+        let made = plan.dispatches.iter().filter(made).count() as u64 * rows / 40;
+        (plan.path.unwrap().passes, made)
+    };
+    assert_eq!(passes(None), (1, 1));
+    assert_eq!(passes(Some(8 * 160)), (2, 2));
+}
+
 #[test]
 fn a_profile_with_cooperative_matrices_survives_json() {
     for profile in common::cooperative_profiles() {
