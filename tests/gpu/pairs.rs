@@ -8,8 +8,8 @@ use crate::{
     conformance::every,
     support::{
         Context, FLOATS, Placed, Reference, assert_same_bits, bits, bytes, check, gaussian,
-        indices, matrix, named, outcome, parse, placed_inputs, row, set, storage, submit, tensors,
-        vector, with,
+        in_blocks, indices, matrix, named, outcome, parse, placed_inputs, row, set, storage,
+        submit, tensors, vector, with,
     },
 };
 
@@ -39,6 +39,7 @@ tests![
     places_in_memory,
     scratch,
     saved,
+    saved_in_blocks,
     refusals,
     similarities,
 ];
@@ -694,6 +695,49 @@ fn saved(context: &Context) {
         let loss = info_nce(&options);
         let error = gpu.run_arrays(&*loss, inputs, Dtype::F32, &[wanted]).unwrap_err();
         assert!(error.to_string().contains(named), "{error}");
+    }
+}
+
+/// From a saved lse, blocks of keys give the bits that chunks of whole rows give, but for the scale's.
+fn saved_in_blocks(context: &Context) {
+    let gpu = &context.gpu;
+    let pairs = with(&sample(91, 301, 301, 5), [("scale", vector(&[2.0]))]);
+    let mut targets = testing::targets(92, 301, 301);
+    (targets[0], targets[1], targets[2], targets[3]) = (-100, 63, 64, 300);
+    let labels = [93, 94].map(|seed| indices(&testing::targets(seed, 301, 40)));
+    let [labels, key_labels] = labels;
+    let indexed = with(
+        &pairs,
+        [("targets", indices(&targets)), ("labels", labels), ("key_labels", key_labels)],
+    );
+    let gradients = &["grad.queries", "grad.keys", "grad.scale"][..];
+    let both = &["lse", "column_lse"][..];
+    for (name, mut options, inputs, kept, gradients) in [
+        ("info_nce", json!({}), &indexed, &both[..1], gradients),
+        ("info_nce", json!({"normalize": true}), &pairs, &both[..1], gradients),
+        ("info_nce", symmetric(true), &pairs, both, gradients),
+        ("info_nce", symmetric(false), &pairs, both, gradients),
+        ("sup_con", json!({}), &features(95, 301, 5, 40), &both[..1], &["grad.features"]),
+    ] {
+        let whole = parse(name, &options);
+        for (chunk, dtypes) in [(700, &FLOATS[..]), (9000, &FLOATS[..1])] {
+            options["chunk_bytes"] = json!(chunk);
+            let blocks = parse(name, &options);
+            for &dtype in dtypes {
+                let forward = outcome(gpu, &*whole, inputs, dtype, kept).0;
+                let mut saved = inputs.clone();
+                saved.extend(kept.iter().map(|&name| (name.to_owned(), forward[name].clone())));
+                let expected = outcome(gpu, &*whole, &saved, dtype, gradients).0;
+                let actual = in_blocks(gpu, &*blocks, &saved, dtype, gradients);
+                Reference::new(&*blocks, &saved, dtype, gradients).assert(&actual);
+                let [actual, expected] = [actual, expected].map(|outputs| {
+                    let mut outputs = only(outputs);
+                    outputs.remove("grad.scale");
+                    outputs
+                });
+                assert_same_bits(&actual, &expected, &format!("{name} {options} {dtype}"));
+            }
+        }
     }
 }
 

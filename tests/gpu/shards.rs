@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use surprisal::{Array, Arrays, Dtype, Gpu, Loss, cpu, testing};
 
 use crate::support::{
-    Context, Reference, bits, gaussian, indices, matrix, named, outcome, parse, positive, vector,
-    with,
+    Context, Reference, bits, gaussian, in_blocks, indices, matrix, named, outcome, parse,
+    positive, vector, with,
 };
 
 tests![
@@ -15,6 +15,7 @@ tests![
     sup_con,
     sigmoid_contrastive,
     sixteen_bits,
+    blocks_of_columns,
     top_of_shards,
     live_columns_elsewhere,
     many_queries,
@@ -143,10 +144,7 @@ impl Whole<'_> {
     /// All shards together are the whole, on the GPU and on the host.
     fn check(&self, gpu: &Gpu, cuts: &[usize]) {
         let whole = parse(self.name, &self.options);
-        let mut everything = self.inputs.clone();
-        if self.name == "sup_con" {
-            everything.remove("keys");
-        }
+        let everything = self.everything();
         let wanted = [self.outputs, self.gradients].concat();
         let on_gpu = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
             outcome(gpu, loss, inputs, Dtype::F32, wanted).0
@@ -176,56 +174,110 @@ impl Whole<'_> {
 }
 
 impl Whole<'_> {
-    /// In 16 bits: every shard's outputs and gradients are what the host makes of the same statistics, and
-    /// the whole gradients are those of one call.
-    fn check_parts(&self, gpu: &Gpu, cuts: &[usize], dtype: Dtype) {
+    /// What one call over all columns is given.
+    fn everything(&self) -> Arrays {
+        let mut everything = self.inputs.clone();
+        if self.name == "sup_con" {
+            everything.remove("keys");
+        }
+        everything
+    }
+
+    /// In any storage type: every shard's outputs and gradients are what the host makes of the same
+    /// statistics, and the whole gradients are those of one call.
+    fn check_parts(&self, cuts: &[usize], dtype: Dtype, run: Run) {
         let checked = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
-            let (outputs, _) = outcome(gpu, loss, inputs, dtype, wanted);
+            let outputs = run(loss, inputs, wanted);
             if inputs.contains_key("statistics") {
                 Reference::new(loss, inputs, dtype, wanted).assert(&outputs);
             }
             outputs
         };
         let (mut outputs, gradients) = self.run(cuts, &checked);
+        let everything = self.everything();
         let cut = |name: &str| {
             let input = name.strip_prefix("grad.");
-            self.cut.iter().any(|(cut, _)| input == Some(cut))
+            let cut = |cut: &str| input == Some(cut) && everything.contains_key(cut);
+            self.cut.iter().any(|(name, _)| cut(name))
         };
         outputs.extend(gradients.into_iter().filter(|(name, _)| cut(name)));
         let wanted: Vec<&str> = outputs.keys().map(String::as_str).collect();
         let whole = parse(self.name, &self.options);
-        Reference::new(&*whole, &self.inputs, dtype, &wanted).assert(&outputs);
+        Reference::new(&*whole, &everything, dtype, &wanted).assert(&outputs);
     }
 }
 
-fn sixteen_bits(context: &Context) {
-    let (rows, classes, depth) = (23, 300, 9);
-    for dtype in [Dtype::F16, Dtype::Bf16] {
-        for (layout, axis) in [("classes_hidden", 0), ("hidden_classes", 1)] {
-            let shape = [[classes, depth], [depth, classes]][axis];
-            let inputs = named([
+/// Linear cross-entropies in both layouts of the weight, with these options.
+fn layers<'a>(options: &Value, [rows, classes, depth]: [usize; 3]) -> [Whole<'a>; 2] {
+    let cuts: [Cut; 2] = [&[("weight", 0), ("bias", 0)], &[("weight", 1), ("bias", 0)]];
+    [0, 1].map(|axis| {
+        let shape = [[classes, depth], [depth, classes]][axis];
+        let mut options = options.clone();
+        options["weight_layout"] = json!(["classes_hidden", "hidden_classes"][axis]);
+        Whole {
+            name: "linear_cross_entropy",
+            options,
+            inputs: named([
                 ("hidden", gaussian(81, rows, depth)),
                 ("weight", gaussian(82, shape[0], shape[1])),
                 ("bias", vector(&testing::gaussian(83, classes))),
                 ("targets", indices(&testing::targets(84, rows, classes as u64))),
                 ("class_weight", vector(&positive(85, classes))),
-            ]);
-            let cuts: [Cut; 2] = [&[("weight", 0), ("bias", 0)], &[("weight", 1), ("bias", 0)]];
-            // One chunk, chunks of rows, and blocks of classes.
-            for chunk in [json!(null), json!(7 * 304 * 4), json!(23 * 64 * 4)] {
-                let whole = Whole {
-                    name: "linear_cross_entropy",
-                    options: json!({
-                        "weight_layout": layout, "chunk_bytes": chunk, "label_smoothing": 0.1
-                    }),
-                    inputs: inputs.clone(),
-                    cut: cuts[axis],
-                    rows,
-                    columns: classes,
-                    outputs: &["loss", "lse", "entropy"],
-                    gradients: &["grad.hidden", "grad.weight", "grad.bias"],
-                };
-                whole.check_parts(&context.gpu, &[0, 111, 112, 300], dtype);
+            ]),
+            cut: cuts[axis],
+            rows,
+            columns: classes,
+            outputs: &["loss", "lse", "entropy"],
+            gradients: &["grad.hidden", "grad.weight", "grad.bias"],
+        }
+    })
+}
+
+/// Contrasts of as many queries with as many keys.
+fn contrasts<'a>(options: Value, [queries, keys]: [usize; 2]) -> Whole<'a> {
+    Whole {
+        name: "info_nce",
+        options,
+        inputs: pairs(queries, keys, 6),
+        cut: &[("keys", 0)],
+        rows: queries,
+        columns: keys,
+        outputs: &["loss", "lse"],
+        gradients: &["grad.queries", "grad.keys", "grad.scale"],
+    }
+}
+
+/// Contrasts of vectors with each other, by label.
+fn labelled<'a>(options: Value, count: usize) -> Whole<'a> {
+    let mut labels = testing::targets(57, count, 4);
+    (labels[3], labels[count - 1]) = (77, 78);
+    let features = gaussian(58, count, 5);
+    Whole {
+        name: "sup_con",
+        options,
+        inputs: named([
+            ("features", features.clone()),
+            ("labels", indices(&labels)),
+            ("keys", features),
+        ]),
+        cut: &[("keys", 0)],
+        rows: count,
+        columns: count,
+        outputs: &["loss", "lse"],
+        gradients: &["grad.features", "grad.keys"],
+    }
+}
+
+fn sixteen_bits(context: &Context) {
+    for dtype in [Dtype::F16, Dtype::Bf16] {
+        let run = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
+            outcome(&context.gpu, loss, inputs, dtype, wanted).0
+        };
+        // One chunk, and chunks of rows.
+        for chunk in [json!(null), json!(7 * 304 * 4)] {
+            let options = json!({"chunk_bytes": chunk, "label_smoothing": 0.1});
+            for whole in layers(&options, [23, 300, 9]) {
+                whole.check_parts(&[0, 111, 112, 300], dtype, &run);
             }
         }
         for (options, queries) in [
@@ -233,18 +285,35 @@ fn sixteen_bits(context: &Context) {
             (json!({"chunk_bytes": 5 * 160}), 17),
             (json!({"normalize": true, "symmetric": true, "chunk_bytes": 5 * 160}), 40),
         ] {
-            let whole = Whole {
-                name: "info_nce",
-                options,
-                inputs: pairs(queries, 40, 6),
-                cut: &[("keys", 0)],
-                rows: queries,
-                columns: 40,
-                outputs: &["loss", "lse"],
-                gradients: &["grad.queries", "grad.keys", "grad.scale"],
-            };
-            whole.check_parts(&context.gpu, &[0, 5, 6, 40], dtype);
+            contrasts(options, [queries, 40]).check_parts(&[0, 5, 6, 40], dtype, &run);
         }
+        for options in [json!({"temperature": 0.4}), json!({"chunk_bytes": 700})] {
+            labelled(options, 30).check_parts(&[0, 7, 8, 30], dtype, &run);
+        }
+    }
+}
+
+/// A budget below a row of each shard: blocks of its columns, both before and after the statistics of all
+/// are gathered.
+fn blocks_of_columns(context: &Context) {
+    // With one lane a row, 64 columns make a block.
+    let gpu = context.with(|profile| profile.row_lanes = 1);
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let run = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
+            in_blocks(&gpu, loss, inputs, dtype, wanted)
+        };
+        let options = json!({"chunk_bytes": 340, "label_smoothing": 0.1});
+        for whole in layers(&options, [23, 170, 9]) {
+            whole.check_parts(&[0, 85, 170], dtype, &run);
+        }
+        for (options, queries) in [
+            (json!({"normalize": true, "chunk_bytes": 340}), 17),
+            (json!({"chunk_bytes": 340, "reduction": "none"}), 17),
+            (json!({"normalize": true, "symmetric": true, "chunk_bytes": 340}), 170),
+        ] {
+            contrasts(options, [queries, 170]).check_parts(&[0, 85, 170], dtype, &run);
+        }
+        labelled(json!({"chunk_bytes": 340}), 170).check_parts(&[0, 85, 170], dtype, &run);
     }
 }
 
@@ -464,22 +533,9 @@ fn info_nce(context: &Context) {
 }
 
 fn sup_con(context: &Context) {
-    let mut labels = testing::targets(57, 30, 4);
-    (labels[3], labels[29]) = (77, 78);
-    let inputs = |depth: usize| {
-        let features = gaussian(58, 30, depth);
-        named([("features", features.clone()), ("labels", indices(&labels)), ("keys", features)])
-    };
-    let mut whole = Whole {
-        name: "sup_con",
-        options: json!({"temperature": 0.4}),
-        inputs: inputs(5),
-        cut: &[("keys", 0)],
-        rows: 30,
-        columns: 30,
-        outputs: &["loss", "lse", "sum", "count", "denominator"],
-        gradients: &["grad.features"],
-    };
+    let mut whole = labelled(json!({"temperature": 0.4}), 30);
+    whole.outputs = &["loss", "lse", "sum", "count", "denominator"];
+    whole.gradients = &["grad.features"];
     for cuts in [&[0, 30][..], &[0, 7, 7, 8, 30], &[0, 16, 30]] {
         for options in
             [json!({"temperature": 0.4}), json!({"reduction": "none", "chunk_bytes": 700})]

@@ -131,6 +131,23 @@ pub fn outcome(
     (outputs, status)
 }
 
+/// Runs a call whose scores go by in blocks of classes, and in no other way.
+#[track_caller]
+pub fn in_blocks(
+    gpu: &Gpu,
+    loss: &dyn Loss,
+    inputs: &Arrays,
+    dtype: Dtype,
+    wanted: &[&str],
+) -> Arrays {
+    let run = gpu.run_arrays(loss, inputs, dtype, wanted).unwrap();
+    let path = run.prepared().plan().path.clone().unwrap();
+    assert!(!path.whole_rows, "{path}: {loss:?}");
+    let (outputs, status) = run.outcome_blocking().unwrap();
+    assert_eq!(status.completed, 1);
+    outputs
+}
+
 /// Runs, and compares every wanted output with the reference.
 #[track_caller]
 pub fn check(
