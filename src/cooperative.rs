@@ -24,6 +24,7 @@ pub use probe::{Finding, Found, Missing};
 use crate::gpu::Gpu;
 use crate::{
     kernel::{Source, shader},
+    row::MOST_ITERATIONS,
     tensor::Dtype,
 };
 
@@ -73,9 +74,8 @@ impl std::fmt::Display for Side {
     }
 }
 
-/// Steps of a sum that one dispatch takes. Copies to workgroup memory count as iterations of the loops
-/// that some drivers end early ([`crate::row::MOST_ITERATIONS`]): with 8 lanes, two a step.
-pub(crate) const MOST_STEPS: u64 = 1 << 14;
+/// Steps of a sum that one dispatch takes at most.
+const MOST_STEPS: u64 = 1 << 14;
 
 /// The matrices of one product.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +108,22 @@ impl std::fmt::Display for Cooperative {
 }
 
 impl Matrices {
+    /// Loop iterations of a lane: before and after a sum, and for so many steps of it, a tile's side.
+    ///
+    /// What is copied to workgroup memory and back is copied in loops, and the stand-in multiplies in one.
+    fn iterations(self) -> [u64; 3] {
+        let (side, lanes) = (u64::from(self.side.extent()), u64::from(self.lanes));
+        let copy = (side * side).div_ceil(lanes);
+        let products = if self.emulated { 8 * copy } else { 0 };
+        [2 * copy, 1 + 2 + copy + products, 2 * side]
+    }
+
+    /// Steps of a sum that one dispatch takes: see [`MOST_ITERATIONS`].
+    pub fn most_steps(self) -> u64 {
+        let [once, tile, steps] = self.iterations();
+        (MOST_ITERATIONS.saturating_sub(once) / tile * steps).clamp(steps, MOST_STEPS)
+    }
+
     /// The files that say what the matrices are and what is done with them.
     pub fn sources(self) -> Vec<Source> {
         let types = match (self.half, self.side) {
@@ -118,5 +134,26 @@ impl Matrices {
             (false, Side::Sixteen) => shader!("linear/cooperative/f32_16.wgsl"),
         };
         vec![types, shader!("linear/cooperative/hardware.wgsl")]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MOST_ITERATIONS, MOST_STEPS, Matrices, Side};
+
+    #[test]
+    fn no_matrices_iterate_too_often() {
+        for (lanes, side) in (1..=1024).flat_map(|l| [Side::Eight, Side::Sixteen].map(|s| (l, s))) {
+            for emulated in [false, true] {
+                let matrices = Matrices { side, lanes, half: false, emulated };
+                let steps = matrices.most_steps();
+                let [once, tile, tile_steps] = matrices.iterations();
+                let iterations = once + steps.div_ceil(tile_steps) * tile;
+                assert!(iterations <= MOST_ITERATIONS, "{matrices:?}: {iterations}");
+                assert!(steps.is_multiple_of(tile_steps) && steps >= 64, "{matrices:?}: {steps}");
+            }
+        }
+        let subgroup = Matrices { side: Side::Sixteen, lanes: 8, half: true, emulated: false };
+        assert_eq!(subgroup.most_steps(), MOST_STEPS);
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     loss::{About, Dim, Loss, WeightLayout, arguments as arg},
     plan::{Call, Path, Plan, View},
     profile::Profile,
-    row::{self, Gradient, RowLoss, Rows, Scores, stretches},
+    row::{Gradient, RowLoss, Rows, Scores, stretches},
     tensor::{Dtype, Layout},
     tile::TileKernel,
 };
@@ -802,8 +802,8 @@ impl<'a> Layer<'a> {
     /// How far i, j and k run in one dispatch.
     fn steps(&self, product: &Product, outputs: u64, columns: u64) -> [u64; 3] {
         let most = match self.matrices(product) {
-            Some(_) => cooperative::MOST_STEPS,
-            None => row::MOST_ITERATIONS,
+            Some(matrices) => matrices.most_steps(),
+            None => self.profile.tile().most_steps(),
         };
         let walked = product.depth.clamp(1, most);
         let mut steps = [outputs.max(1), columns.max(1), walked];

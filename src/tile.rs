@@ -6,6 +6,7 @@ use crate::{
     cooperative::Matrices,
     kernel::{Source, shader},
     profile::previous_power_of_two,
+    row::MOST_ITERATIONS,
 };
 
 /// Rows of a lane in products too small to be worth a large tile.
@@ -14,7 +15,9 @@ const SHORT_ROWS: u32 = 8;
 const MIDDLE_ROWS: u32 = 24;
 /// Columns of one band of a lane.
 const BAND_COLUMNS: u32 = 4;
-/// Bytes that a workgroup's memory holds of a row (or column) of its tile: 16 steps.
+/// Steps of a sum that a workgroup brings into its memory at once, and their bytes of a row (or column) of
+/// its tile.
+const DEEP: u64 = 16;
 const BROUGHT_BYTES: u32 = 64;
 
 /// Who loads the operands of a score tile. It is a matter of speed: no bit of a result depends on it.
@@ -101,6 +104,24 @@ impl Tile {
     /// Columns of a workgroup's tile.
     pub(crate) fn width(&self) -> u64 {
         u64::from(self.across) * u64::from(self.bands * BAND_COLUMNS)
+    }
+
+    /// Loop iterations of a lane for [`DEEP`] steps of a sum: one for four steps, and one for each block of
+    /// four by four that it brings into the workgroup's memory.
+    fn iterations(&self) -> u64 {
+        let [lanes, across, rows, bands] =
+            [self.lanes, self.across, self.rows, self.bands].map(u64::from);
+        let brought = match self.loads {
+            TileLoads::Workgroup => rows.div_ceil(across) + (across * bands * 4).div_ceil(lanes),
+            TileLoads::Lane | TileLoads::Four | TileLoads::Eight => 0,
+        };
+        DEEP / 4 + brought
+    }
+
+    /// Steps of a sum that one dispatch takes, here and in tiles [fitted](Self::fitted) from this one: see
+    /// [`MOST_ITERATIONS`].
+    pub(crate) fn most_steps(&self) -> u64 {
+        (MOST_ITERATIONS / self.iterations() * DEEP).min(MOST_ITERATIONS)
     }
 
     /// The same within a device's limits, and the nearest shape where it is [none](Self::invalid).
@@ -192,7 +213,7 @@ impl TileKernel {
 
 #[cfg(test)]
 mod tests {
-    use super::{Tile, TileLoads};
+    use super::{DEEP, MOST_ITERATIONS, Tile, TileLoads};
 
     #[test]
     fn shapes_keep_to_the_device() {
@@ -205,6 +226,33 @@ mod tests {
             (tile.within(64, 16 << 10).height(), tile.within(64, 16 << 10).width()),
             (32, 128)
         );
+    }
+
+    /// Every legal tile, and every tile that is fitted from it, ends its loops by itself.
+    #[test]
+    fn no_shape_iterates_too_often() {
+        let loads = [TileLoads::Lane, TileLoads::Four, TileLoads::Eight, TileLoads::Workgroup];
+        let mut least = MOST_ITERATIONS;
+        for (lanes, across) in (0..9).flat_map(|l| (0..=l).map(move |a| (1 << l, 1 << a))) {
+            for (rows, bands) in [8, 24, 48].into_iter().flat_map(|r| [1, 2, 4].map(|b| (r, b))) {
+                for tile in loads.map(|loads| Tile { loads, lanes, across, rows, bands }) {
+                    let tile = tile.within(256, 64 << 10);
+                    let steps = tile.most_steps();
+                    least = least.min(steps);
+                    assert!(steps >= 64 && steps.is_multiple_of(DEEP), "{tile:?}: {steps}");
+                    for (rows, columns) in [(1, 1), (9, 5), (24, 500), (500, 40), (500, 5000)] {
+                        let fitted = tile.fitted(rows, columns, true);
+                        let iterations = steps.div_ceil(DEEP) * fitted.iterations();
+                        assert!(
+                            iterations <= MOST_ITERATIONS,
+                            "{tile:?}, {fitted:?}: {iterations}"
+                        );
+                    }
+                }
+            }
+        }
+        // A lane alone brings a whole tile: 64 blocks of 16 steps.
+        assert_eq!(least, MOST_ITERATIONS / (4 + 64) * DEEP);
     }
 
     #[test]
