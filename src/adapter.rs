@@ -11,7 +11,19 @@ pub const ADAPTER_VARIABLE: &str = "SURPRISAL_ADAPTER";
 /// All adapters there are: discrete first, then integrated, virtual, other, and software last.
 ///
 /// wgpu's variable `WGPU_BACKEND` (`vulkan`, `gl`, …, several separated by commas) leaves backends out,
-/// so that one whose driver crashes or hangs is not even loaded.
+/// so that one whose driver crashes or hangs is not even loaded. wgpu's other variables for an instance are
+/// obeyed as well:
+///
+/// - its flags, 0 or 1: `WGPU_VALIDATION`, `WGPU_DEBUG`, `WGPU_DISCARD_HAL_LABELS`,
+///   `WGPU_GPU_BASED_VALIDATION`, `WGPU_VALIDATION_INDIRECT_CALL`, `WGPU_STRICT_WEBGPU_COMPLIANCE`,
+///   `WGPU_ALLOW_UNDERLYING_NONCOMPLIANT_ADAPTER`
+/// - OpenGL: `WGPU_GLES_MINOR_VERSION`, `WGPU_GL_FENCE_BEHAVIOR`, `WGPU_GL_DEBUG_FNS`
+/// - DirectX 12: `WGPU_DX12_COMPILER`, `WGPU_DX12_PRESENTATION_SYSTEM`, `WGPU_DX12_AGILITY_SDK_PATH`,
+///   `WGPU_DX12_AGILITY_SDK_VERSION`, `WGPU_DX12_AGILITY_SDK_REQUIRE`,
+///   `WGPU_DX12_USE_FRAME_LATENCY_WAITABLE_OBJECT`
+/// - `WGPU_NOOP_BACKEND`
+///
+/// [`Gpu::open`] goes by these adapters. Which of them is opened is [`ADAPTER_VARIABLE`]'s matter alone.
 pub async fn adapters() -> Vec<wgpu::Adapter> {
     let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     let instance = wgpu::Instance::new(descriptor);

@@ -23,6 +23,7 @@ pub use probe::{Finding, Found, Missing};
 #[cfg(doc)]
 use crate::gpu::Gpu;
 use crate::{
+    error::{Error, Result},
     kernel::{Source, shader},
     row::MOST_ITERATIONS,
     tensor::Dtype,
@@ -93,6 +94,19 @@ impl Cooperative {
         let half = f16.is_some() && [a, b] == [Dtype::F16; 2];
         let side = if half { f16 } else { f32 }.filter(|_| lanes > 0)?;
         Some(Matrices { side, lanes, half, emulated })
+    }
+
+    /// Whether workgroups have as many lanes as the matrices want.
+    pub(crate) fn check(self, workgroup_size: u32) -> Result<()> {
+        let wanted = self.f16.is_some() || self.f32.is_some();
+        if !wanted || self.lanes <= workgroup_size {
+            return Ok(());
+        }
+        Err(Error::Limit {
+            what: "lanes of a workgroup on cooperative matrices".to_owned(),
+            found: self.lanes.into(),
+            limit: workgroup_size.into(),
+        })
     }
 }
 

@@ -477,6 +477,7 @@ impl<'a> Layer<'a> {
     /// How the scores go by: whole rows where the budget holds them all, and otherwise the cheaper of whole
     /// rows and blocks of classes.
     pub fn walk(&self, rows: &mut Rows, windows: &[Range<u64>], passes: Passes) -> Result<Walk> {
+        self.profile.cooperative.check(self.profile.workgroup_size)?;
         let [whole, block] = [[self.whole_rows(rows.short()), self.classes], self.block(rows)];
         let blocks_can = block[0] > 0 && block[1] < self.classes && !self.needs_whole_rows;
         let worth = if passes.blocks > 1 { WORTH_BLOCKS } else { 1.0 };

@@ -453,6 +453,29 @@ fn held_scores_are_made_once() {
     assert_eq!(passes(Some(8 * 160)), (2, 2));
 }
 
+/// What stretches of rows share is as large as the largest of its uses, and there once.
+#[test]
+fn shared_scratch_is_there_once() {
+    let profile = Profile { dispatch_products: 1 << 14, ..Profile::default() };
+    let scratch = |rows: u64| {
+        // A stretch's gradient of the weight, and then the larger one of its hidden states.
+        let loss = LinearCrossEntropy::default().chunk_bytes(400 * 200 * 4);
+        linear([rows, 200, 8], Dtype::F16, &loss, &profile).unwrap().scratch_bytes
+    };
+    let more = scratch(4000) - scratch(2000);
+    assert!(more <= 2000 * (64 + 16) + 4096, "{more} bytes for 2000 rows");
+}
+
+#[test]
+fn more_lanes_than_a_workgroup_has_are_refused() {
+    let mut profile = Profile::default();
+    let f32 = Some(Side::Eight);
+    profile.cooperative = Cooperative { f32, lanes: 512, ..Cooperative::default() };
+    let refused = linear([9, 10, 4], Dtype::F32, &LinearCrossEntropy::default(), &profile);
+    let refused = refused.unwrap_err();
+    assert!(matches!(refused, Error::Limit { found: 512, limit: 256, .. }), "{refused}");
+}
+
 #[test]
 fn a_profile_with_cooperative_matrices_survives_json() {
     for profile in common::cooperative_profiles() {

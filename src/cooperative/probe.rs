@@ -20,6 +20,7 @@ const FEATURES: wgpu::Features =
 
 /// What was found of cooperative matrices on a device, by the element they multiply.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Found {
     /// Of f16 matrices.
     pub f16: Finding,

@@ -381,13 +381,12 @@ impl<'a> Rows<'a> {
     /// Scratch that one stretch of rows after another uses again.
     pub fn shared(&mut self, name: &'static str, layout: Layout) -> View {
         let bytes = layout.end().unwrap_or(u64::MAX >> 8) * layout.dtype.bytes();
-        let held = self.shared.get(name).filter(|(held, _)| *held >= bytes).map(|(_, view)| view);
-        let view = match held {
-            Some(view) => view.clone(),
-            None => self.planner.scratch(layout.clone()),
-        };
-        self.shared.entry(name).or_insert_with(|| (bytes, view.clone()));
-        view.reshaped(layout)
+        if let Some((_, view)) = self.shared.get(name).filter(|(held, _)| *held >= bytes) {
+            return view.clone().reshaped(layout);
+        }
+        let view = self.planner.scratch(layout);
+        self.shared.insert(name, (bytes, view.clone()));
+        view
     }
 
     /// The records of window `index`, and where in it `rows` begin.
@@ -513,10 +512,8 @@ impl<'a> Rows<'a> {
     /// The states of rows whose columns go by in blocks.
     pub fn waiting(&mut self, rows: &Range<u64>) -> Waiting {
         let count = rows.end - rows.start;
-        // The states of lanes begin at a binding's alignment, whatever their size.
-        let lanes = count.next_multiple_of(8);
-        let words = (lanes + count * u64::from(self.lanes().1)) * STATE_WORDS;
-        Waiting { states: self.shared("states", Layout::vector(Dtype::U32, words)), lanes }
+        let words = count * (1 + u64::from(self.lanes().1)) * STATE_WORDS;
+        Waiting { states: self.shared("states", Layout::vector(Dtype::U32, words)), lanes: count }
     }
 
     /// Keeps the scores that a loss looks at out of turn, as far as a block of columns holds them.
