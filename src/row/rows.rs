@@ -1,38 +1,28 @@
-//! The plan around and of the stream: the row table, the stream's kernels, the reductions.
+//! The plan of a row loss: the row table before the stream, the stream's kernels, the reductions.
+
+mod blocks;
+mod stream;
+mod totals;
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::{
-    FunctorStream, MOST_ITERATIONS, RowLoss, RowOptions, STATE_WORDS, Span, check_outputs, missing,
-};
+use super::{FunctorStream, RowLoss, Span, check_outputs, missing};
 use crate::{
     error::Result,
     kernel::{Source, shader, size},
-    loss::{Dim, Padding, Reduction, Shard, shard},
+    loss::{Dim, Padding, Shard},
     plan::{Call, Number, Plan, Planner, Step, View},
     profile::Profile,
     tensor::{Dtype, Layout},
-    total::{self, BLOCK, Ending, TALLY_WORDS, Totals},
+    total::{self, BLOCK, TALLY_WORDS, Totals},
 };
+
+pub(crate) use stream::functor_streams;
 
 pub(super) const RECORD_WORDS: u64 = size::RECORD as u64;
 /// Words of an entry of the row table, and of its header.
 const ENTRY_WORDS: u64 = 4;
 const HEADER_WORDS: u64 = size::HEADER as u64 * ENTRY_WORDS;
-
-/// The per-row outputs and their word in a row's record.
-const BY_PRODUCTS: [(&str, u32); 7] = [
-    ("lse", 1),
-    ("log_prob", 2),
-    ("entropy", 3),
-    ("max_prob", 4),
-    ("argmax", 5),
-    ("rank", 6),
-    ("correct", 7),
-];
-
-/// Classes that one lane walks by itself where they are planes.
-const FEW_CLASSES: u64 = 1024;
 
 /// Where the scores come from, and where their gradient goes.
 pub(crate) struct Scores {
@@ -78,13 +68,6 @@ pub(crate) fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result
 
 /// A functor's tensors, each with what it is bound to.
 pub(crate) type FunctorViews = Vec<(FunctorStream, Option<View>)>;
-
-/// States that wait in memory while blocks of columns go by: one a row, then one a lane of each row.
-pub(crate) struct Waiting {
-    states: View,
-    /// Where those of the lanes begin.
-    lanes: u64,
-}
 
 /// A table of vectors, some of which may be zeros, for the status.
 struct Vectors {
@@ -312,72 +295,6 @@ impl<'a> Rows<'a> {
         .groups(1)
     }
 
-    /// Lanes that share a row: enough for a tile each, so a choice by the classes and whether they are
-    /// planes, which may change a row's last bits; what lies beside the row may not.
-    fn lanes(&self) -> (u32, u32) {
-        let workgroup = self.profile().lanes();
-        let planes = self.call.inputs.get("logits").is_some_and(|l| l.layout.has_planes());
-        if planes && self.classes <= FEW_CLASSES {
-            // Neighbouring rows lie side by side, a row's classes far apart.
-            return (workgroup, 1);
-        }
-        let wanted = self.classes.div_ceil(16).next_power_of_two();
-        (workgroup, wanted.min(u64::from(workgroup)) as u32)
-    }
-
-    /// Columns of a segment: a whole number of tiles.
-    fn segment(&self, lanes: u32) -> u64 {
-        u64::from(self.profile().segment).next_multiple_of(u64::from(lanes) * 16)
-    }
-
-    /// The stream of a stretch of rows, which lies inside window `index`.
-    pub fn main(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
-        let (workgroup, lanes) = self.lanes();
-        let segments = self.classes.div_ceil(self.segment(lanes));
-        let count = rows.end - rows.start;
-        let groups = count.div_ceil(u64::from(workgroup / lanes));
-        let few = segments > 1 && groups < u64::from(self.profile().busy_workgroups);
-        // See `MOST_ITERATIONS`: a workgroup that walks a very long row twice would exceed it.
-        let long = 5 * self.classes / (16 * u64::from(lanes)) > MOST_ITERATIONS;
-        if self.closes() {
-            self.close(index, rows, Some(scores))?;
-            self.gradient(index, rows, scores)
-        } else if few || long || self.call.wants("statistics") {
-            let words = count * segments * STATE_WORDS;
-            let partials = self.shared("partials", Layout::vector(Dtype::U32, words));
-            self.partial(index, rows, scores, &partials)?;
-            self.merge(index, rows, Some(scores), Some((&partials, segments)))?;
-            self.gradient(index, rows, scores)
-        } else {
-            self.fused(index, rows, scores)
-        }
-    }
-
-    /// Whether what is given closes the rows without a stream: the statistics of all shards, or the
-    /// lse where the loss needs no more.
-    pub fn closes(&self) -> bool {
-        let saved = self.call.has("lse") && !self.loss.streams_twice(self.call);
-        saved || self.call.has("statistics")
-    }
-
-    /// Closes rows from what is given.
-    pub fn close(
-        &mut self,
-        index: usize,
-        rows: &Range<u64>,
-        scores: Option<&Scores>,
-    ) -> Result<()> {
-        match self.call.input("statistics") {
-            Some(gathered) => self.gathered(index, rows, &gathered),
-            None => self.merge(index, rows, scores, None),
-        }
-    }
-
-    /// Whether that can be done without a look at their scores.
-    pub fn closes_unseen(&self) -> bool {
-        self.call.has("statistics") || (self.call.has("lse") && self.loss.closes_unseen(self.call))
-    }
-
     /// Scratch that one stretch of rows after another uses again.
     pub fn shared(&mut self, name: &'static str, layout: Layout) -> View {
         let bytes = layout.end().unwrap_or(u64::MAX >> 8) * layout.dtype.bytes();
@@ -393,245 +310,6 @@ impl<'a> Rows<'a> {
     pub fn records(&self, index: usize, rows: &Range<u64>) -> Option<(View, u64)> {
         let window = self.windows.get(index)?;
         Some((window.records.clone(), rows.start - window.rows.start))
-    }
-
-    /// Begins a dispatch over a stretch of rows with everything that all row kernels have.
-    pub fn step(
-        &mut self,
-        entry: &'static str,
-        file: Source,
-        index: usize,
-        rows: &Range<u64>,
-    ) -> Step<'_, 'a> {
-        let (workgroup, lanes) = self.lanes();
-        let segment = self.segment(lanes);
-        let mut sources = vec![shader!("record.wgsl")];
-        sources.extend(self.loss.sources());
-        sources.extend([shader!("row.wgsl"), file]);
-        let window = &self.windows[index];
-        let (table, records, start) =
-            (window.table.clone(), window.records.clone(), window.rows.start);
-        let shapes = self.loss.shapes(self.call);
-        let numbers = self.loss.numbers(self.call);
-        self.planner
-            .dispatch(self.label(entry), entry, &sources)
-            .shape("WORKGROUP", workgroup)
-            .shape("LANES", lanes)
-            .shapes(shapes)
-            .number("rows", rows.end - rows.start)
-            .number("classes", self.classes)
-            .number("first_row", rows.start - start)
-            .number("origin", rows.start)
-            .number("segment", segment)
-            .numbers(numbers)
-            .table("row_table", &table, "vec4<u32>")
-            .table("records", &records, "u32")
-    }
-
-    fn fused(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
-        let (workgroup, lanes) = self.lanes();
-        let writes = self.writes(&scores.gradient);
-        let (streams, call) = (self.streams(rows, writes), self.call);
-        let step = self
-            .step("fused", shader!("row/fused.wgsl"), index, rows)
-            .words("statistics", None)
-            .shape("WRITES_GRADIENT", writes)
-            .shape("IN_PLACE", matches!(scores.gradient, Gradient::InPlace))
-            .shape("HAS_LSE", call.has("lse"));
-        let step = functor_streams(step, streams);
-        gradient_stream(step, scores, writes)
-            .groups((rows.end - rows.start).div_ceil(u64::from(workgroup / lanes)))
-    }
-
-    fn partial(
-        &mut self,
-        index: usize,
-        rows: &Range<u64>,
-        scores: &Scores,
-        partials: &View,
-    ) -> Result<()> {
-        let (workgroup, lanes) = self.lanes();
-        let segments = self.classes.div_ceil(self.segment(lanes));
-        let streams = self.streams(rows, false);
-        let step = self
-            .step("partial", shader!("row/partial.wgsl"), index, rows)
-            .number("segments", segments)
-            .words("statistics", None)
-            .table("partials", partials, "State");
-        let step = functor_streams(step, streams);
-        gradient_stream(step, scores, false)
-            .groups(((rows.end - rows.start) * segments).div_ceil(u64::from(workgroup / lanes)))
-    }
-
-    /// Closes rows from their partial states, so many a row, or from their saved lse where there are none.
-    fn merge(
-        &mut self,
-        index: usize,
-        rows: &Range<u64>,
-        scores: Option<&Scores>,
-        partials: Option<(&View, u64)>,
-    ) -> Result<()> {
-        let (workgroup, _) = self.lanes();
-        let (streams, call) = (self.streams(rows, false), self.call);
-        let statistics = call.output("statistics").map(|view| view.rows(rows));
-        let file =
-            if partials.is_some() { shader!("row/merge.wgsl") } else { shader!("row/saved.wgsl") };
-        let entry = if partials.is_some() { "merge" } else { "saved" };
-        let mut step = self
-            .step(entry, file, index, rows)
-            .shape("HAS_LSE", call.has("lse"))
-            .shape("STREAMED", partials.is_some())
-            .shape("APART", partials.is_some() && scores.is_none())
-            .words("statistics", statistics);
-        if let Some((partials, count)) = partials {
-            step = step.number("segments", count).table("partials", partials, "State");
-        }
-        let step = functor_streams(step, streams);
-        let step = match scores {
-            Some(scores) => gradient_stream(step, scores, false),
-            None => step.read("logits", None, 0.0).write("gradient", None),
-        };
-        step.groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
-    }
-
-    /// Columns of a block are a multiple of this: a tile of all lanes of a row.
-    pub fn block_unit(&self) -> u64 {
-        16 * u64::from(self.lanes().1)
-    }
-
-    /// The most columns of a block: see `MOST_ITERATIONS`.
-    pub fn block_most(&self) -> u64 {
-        MOST_ITERATIONS / 5 * self.block_unit()
-    }
-
-    /// Bytes of the states that wait between blocks, a row.
-    pub fn waiting_bytes(&self) -> u64 {
-        (1 + u64::from(self.lanes().1)) * STATE_WORDS * 4
-    }
-
-    /// The states of rows whose columns go by in blocks.
-    pub fn waiting(&mut self, rows: &Range<u64>) -> Waiting {
-        let count = rows.end - rows.start;
-        let words = count * (1 + u64::from(self.lanes().1)) * STATE_WORDS;
-        Waiting { states: self.shared("states", Layout::vector(Dtype::U32, words)), lanes: count }
-    }
-
-    /// Keeps the scores that a loss looks at out of turn, as far as a block of columns holds them.
-    pub fn beside(
-        &mut self,
-        index: usize,
-        rows: &Range<u64>,
-        columns: &Range<u64>,
-        scores: &View,
-    ) -> Result<()> {
-        let (workgroup, _) = self.lanes();
-        let streams = self.streams(rows, false);
-        let step = self
-            .step("beside", shader!("row/beside.wgsl"), index, rows)
-            .shape("APART", true)
-            .number("first_column", columns.start)
-            .number("end_column", columns.end)
-            .words("statistics", None);
-        functor_streams(step, streams)
-            .read("logits", Some(scores.clone()), 0.0)
-            .write("gradient", None)
-            .groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
-    }
-
-    /// Whether a stream compares every score with one that may not have gone by yet.
-    pub fn looks_ahead(&self) -> bool {
-        self.call.wants("rank")
-    }
-
-    /// The first stream of a block of columns, which are all that `scores` holds.
-    pub fn block(
-        &mut self,
-        index: usize,
-        rows: &Range<u64>,
-        columns: &Range<u64>,
-        scores: &View,
-        waiting: &Waiting,
-    ) -> Result<()> {
-        let (workgroup, lanes) = self.lanes();
-        let streams = self.streams(rows, false);
-        let step = self
-            .step("block", shader!("row/block.wgsl"), index, rows)
-            .shape("APART", true)
-            .number("first_column", columns.start)
-            .number("end_column", columns.end)
-            .number("lane_states", waiting.lanes)
-            .words("statistics", None)
-            .table("states", &waiting.states, "State");
-        functor_streams(step, streams)
-            .read("logits", Some(scores.clone()), 0.0)
-            .write("gradient", None)
-            .groups((rows.end - rows.start).div_ceil(u64::from(workgroup / lanes)))
-    }
-
-    /// Closes rows whose columns have all gone by in blocks.
-    pub fn close_blocks(
-        &mut self,
-        index: usize,
-        rows: &Range<u64>,
-        waiting: &Waiting,
-    ) -> Result<()> {
-        self.merge(index, rows, None, Some((&waiting.states, 1)))
-    }
-
-    /// Closes rows from the statistics of their shards.
-    fn gathered(&mut self, index: usize, rows: &Range<u64>, gathered: &View) -> Result<()> {
-        let shards = shard::gathered(gathered.layout.rows(), self.count)?;
-        let (workgroup, _) = self.lanes();
-        let (streams, count) = (self.streams(rows, false), self.count);
-        let step = self
-            .step("combine", shader!("row/gathered.wgsl"), index, rows)
-            .shape("GATHERED", true)
-            .number("shards", shards)
-            .number("all_rows", count)
-            .words("gathered", Some(gathered.clone()))
-            .words("statistics", None)
-            .read("logits", None, 0.0)
-            .write("gradient", None);
-        functor_streams(step, streams)
-            .groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
-    }
-
-    /// The second stream alone, of rows that were closed before.
-    pub fn gradient(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
-        self.gradient_of(index, rows, &(0..self.classes), scores)
-    }
-
-    /// The second stream of some columns, which are all that `scores` holds.
-    pub fn gradient_of(
-        &mut self,
-        index: usize,
-        rows: &Range<u64>,
-        columns: &Range<u64>,
-        scores: &Scores,
-    ) -> Result<()> {
-        if !self.writes(&scores.gradient) {
-            return Ok(());
-        }
-        let (workgroup, lanes) = self.lanes();
-        let segments = (columns.end - columns.start).div_ceil(self.segment(lanes));
-        let (streams, call) = (self.streams(rows, true), self.call);
-        let step = self
-            .step("backward", shader!("row/backward.wgsl"), index, rows)
-            .number("first_column", columns.start)
-            .number("end_column", columns.end)
-            .number("column_segments", segments)
-            .shape("HAS_LSE", call.has("lse"))
-            .words("statistics", None);
-        let step = functor_streams(step, streams);
-        gradient_stream(step, scores, true)
-            .groups(((rows.end - rows.start) * segments).div_ceil(u64::from(workgroup / lanes)))
-    }
-
-    /// Whether the second stream is wanted.
-    pub fn writes(&self, gradient: &Gradient) -> bool {
-        // Beside the gradient of the scores, a functor may write some of its own.
-        !matches!(gradient, Gradient::Nowhere)
-            || self.loss.streams().iter().any(|s| self.call.wants(s.argument))
     }
 
     /// The functor's own tensors for a stretch of rows.
@@ -666,89 +344,6 @@ impl<'a> Rows<'a> {
     pub fn pad(&mut self, gradient: Option<View>) -> Result<()> {
         self.totals.pad(&mut self.planner, gradient, self.classes)
     }
-
-    /// Expands records into per-row outputs, reduces the losses, and writes the scalars.
-    pub fn end(mut self, windows: &[Range<u64>]) -> Result<Plan> {
-        for index in 0..windows.len() {
-            self.copies(index)?;
-        }
-        let scalar =
-            ["loss", "sum", "denominator", "count", "correct_count", "perplexity", "status"];
-        let per_row = self.loss.options().reduction == Reduction::None;
-        let wanted =
-            scalar.iter().any(|name| self.call.wants(name) && !(per_row && *name == "loss"));
-        if wanted {
-            self.scalars()?;
-        }
-        Ok(self.planner.finish())
-    }
-
-    fn copies(&mut self, index: usize) -> Result<()> {
-        let window = &self.windows[index];
-        let (rows, records) = (window.rows.clone(), window.records.clone());
-        let loss = (self.loss.options().reduction == Reduction::None).then_some(("loss", 0));
-        for (name, word) in loss.into_iter().chain(BY_PRODUCTS) {
-            let Some(output) = self.call.output(name) else {
-                continue;
-            };
-            let count = rows.end - rows.start;
-            let lanes = self.profile().tally_lanes();
-            self.around("copy", &[shader!("record.wgsl"), shader!("copy.wgsl")])
-                .number("rows", count)
-                .number("word", word)
-                .table("records", &records, "u32")
-                .words("values", Some(output.rows(&rows)))
-                .groups(count.div_ceil(u64::from(lanes)))?;
-        }
-        Ok(())
-    }
-
-    /// Sums one word of all records, in a fixed order, into an element of the caller's.
-    pub fn sum_word(&mut self, word: u32, output: View) -> Result<()> {
-        let Some(tallies) = self.tallies.clone() else {
-            return Ok(());
-        };
-        let (first, count) = self.total(&tallies, word)?;
-        self.around("scalar", &[shader!("tally.wgsl"), shader!("scalar.wgsl")])
-            .number("classes", 1u32)
-            .number("first", first)
-            .number("tallies", count)
-            .table("tallies", &tallies, "Tally")
-            .write_elements("value", Some(output))
-            .groups(1)
-    }
-
-    /// One word of all records as tallies: where they begin, and how many there are.
-    fn total(&mut self, tallies: &View, word: u32) -> Result<(u64, u64)> {
-        let second = self.kept_tally() + 1;
-        for window in 0..self.windows.len() {
-            let window = &self.windows[window];
-            let (count, records, first) =
-                (window.rows.end - window.rows.start, window.records.clone(), window.first_tally);
-            self.around(
-                "total",
-                &[shader!("tally.wgsl"), shader!("record.wgsl"), shader!("total.wgsl")],
-            )
-            .number("rows", count)
-            .number("word", word)
-            .number("first_tally", second + first)
-            .table("records", &records, "u32")
-            .table("tallies", tallies, "Tally")
-            .groups(count.div_ceil(BLOCK))?;
-        }
-        self.fold(tallies, second, self.blocks)
-    }
-
-    fn scalars(&mut self) -> Result<()> {
-        let Some(tallies) = self.tallies.clone() else {
-            return Ok(());
-        };
-        let (first, count) = self.total(&tallies, 0)?;
-        let RowOptions { reduction, empty, .. } = self.loss.options();
-        let kept = self.kept_tally();
-        let ending = Ending { reduction, empty, float_targets: false, watched: None, kept };
-        self.totals.finish(&mut self.planner, self.call, ending, &tallies, (first, count))
-    }
 }
 
 /// A scalar as a vector that has the same element for every row.
@@ -768,29 +363,4 @@ fn ignore_words(ignored: &[i64]) -> Vec<(String, Number)> {
         numbers.push((format!("ignore_{slot}_high"), Number::U32((value >> 32) as u32)));
     }
     numbers
-}
-
-/// Adds the functor's own tensors.
-pub(crate) fn functor_streams<'p, 'a>(step: Step<'p, 'a>, streams: FunctorViews) -> Step<'p, 'a> {
-    streams.into_iter().fold(step, |step, (stream, view)| {
-        if stream.argument.starts_with("grad.") {
-            step.write(stream.name, view)
-        } else if stream.span == Span::Rows {
-            step.read_elements(stream.name, view, stream.default)
-        } else {
-            step.read(stream.name, view, stream.default)
-        }
-    })
-}
-
-/// Adds the scores and their gradient.
-fn gradient_stream<'p, 'a>(step: Step<'p, 'a>, scores: &Scores, writes: bool) -> Step<'p, 'a> {
-    let logits = scores.scores.clone();
-    match &scores.gradient {
-        Gradient::InPlace if writes => step.read_write("logits", "gradient", logits),
-        Gradient::To(view) if writes => {
-            step.read("logits", Some(logits), 0.0).write("gradient", Some(view.clone()))
-        }
-        _ => step.read("logits", Some(logits), 0.0).write("gradient", None),
-    }
 }

@@ -14,6 +14,7 @@ macro_rules! tests {
     };
 }
 
+mod budgets;
 mod composed;
 mod conformance;
 mod cooperative;
@@ -21,6 +22,7 @@ mod elements;
 mod faults;
 mod linear;
 mod memory;
+mod options;
 mod own;
 mod pairs;
 mod pixels;
@@ -30,6 +32,7 @@ mod section0;
 mod shapes;
 mod shards;
 mod support;
+mod walks;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -55,11 +58,14 @@ const MODULES: &[(&str, &[Test])] = &[
     ("composed", composed::TESTS),
     ("pixels", pixels::TESTS),
     ("section0", section0::TESTS),
+    ("options", options::TESTS),
     ("registry", registry::TESTS),
     ("linear", linear::TESTS),
+    ("budgets", budgets::TESTS),
     ("own", own::TESTS),
     ("memory", memory::TESTS),
     ("pairs", pairs::TESTS),
+    ("walks", walks::TESTS),
     ("cooperative", cooperative::TESTS),
     ("shards", shards::TESTS),
     ("recording", recording::TESTS),

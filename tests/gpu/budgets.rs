@@ -1,0 +1,321 @@
+//! Linear cross-entropy in chunks, windows, tiles and blocks of classes that change no bit; scratch.
+
+use serde_json::{Value, json};
+use surprisal::{
+    Arrays, Dtype, Gpu, Layout, Named, Request, Tile, TileLoads, WeightLayout, testing,
+};
+
+use crate::{
+    linear::{GRADIENTS, layouts, loss, sample},
+    support::{
+        BY_PRODUCTS, Context, FLOATS, Placed, Reference, assert_same_bits, bits, check, indices,
+        matrix, outcome, placed_inputs, positive, submit, tensors, vector, with,
+    },
+};
+
+tests![
+    chunks,
+    tiles,
+    windows_of_products,
+    windows_of_bindings,
+    windows_of_bindings_in_sixteen_bits,
+    blocks_of_classes,
+    small_budgets,
+    small_budgets_of_every_option,
+    small_budgets_in_place,
+    too_small_budgets,
+    scratch,
+];
+
+// --- what changes no bit ---
+
+/// Per-row losses and every gradient, compared bit by bit with one chunk on the device's own profile.
+fn assert_same(
+    context: &Context,
+    gpu: &Gpu,
+    inputs: &Arrays,
+    options: &Value,
+    layout: WeightLayout,
+    dtype: Dtype,
+) {
+    let wanted = [&GRADIENTS[..], &["lse", "entropy"]].concat();
+    let whole = loss(&json!({"reduction": "none", "chunk_bytes": 1 << 30}), layout);
+    let only = |mut outputs: Arrays| {
+        outputs.remove("status");
+        outputs
+    };
+    let expected = only(outcome(&context.gpu, &*whole, inputs, dtype, &wanted).0);
+    let actual = only(outcome(gpu, &*loss(options, layout), inputs, dtype, &wanted).0);
+    let what = format!("{options} {layout:?} {dtype}");
+    assert_same_bits(&actual, &expected, &what);
+    Reference::new(&*whole, inputs, dtype, &wanted).assert(&actual);
+}
+
+fn chunks(context: &Context) {
+    for layout in layouts() {
+        let inputs = sample(14, 37, 301, 19, layout);
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            for chunk in [1216, 1300, 5 * 1216, 8 * 1216, 17 * 1216, 36 * 1216, 1 << 24] {
+                let options = json!({"reduction": "none", "chunk_bytes": chunk});
+                assert_same(context, &context.gpu, &inputs, &options, layout, dtype);
+            }
+        }
+    }
+}
+
+/// The tile is a matter of speed: every one gives the same bits.
+fn tiles(context: &Context) {
+    let own = |rows, bands| {
+        let mut tile = Tile::default();
+        (tile.lanes, tile.across, tile.rows, tile.bands) = (8, 8, rows, bands);
+        tile
+    };
+    let loaded = |loads, mut tile: Tile| {
+        tile.loads = loads;
+        tile
+    };
+    let brought = |lanes, across, rows, bands| {
+        let mut tile = loaded(TileLoads::Workgroup, own(rows, bands));
+        (tile.lanes, tile.across) = (lanes, across);
+        tile
+    };
+    let mut shapes =
+        vec![own(24, 1), own(24, 4), own(48, 1), brought(128, 16, 8, 2), brought(16, 4, 24, 1)];
+    if context.gpu.device().features().contains(wgpu::Features::SUBGROUP) {
+        shapes.push(loaded(TileLoads::Four, own(24, 2)));
+        if context.gpu.device().adapter_info().subgroup_min_size >= 8 {
+            shapes.push(loaded(TileLoads::Eight, own(48, 2)));
+        }
+    }
+    for layout in layouts() {
+        let inputs = sample(24, 57, 301, 19, layout);
+        for tile in &shapes {
+            let gpu = context.with(|profile| {
+                profile.large_products = 0;
+                profile.tile = tile.clone();
+            });
+            let options = json!({"reduction": "none"});
+            assert_same(context, &gpu, &inputs, &options, layout, Dtype::F32);
+        }
+    }
+}
+
+fn windows_of_products(context: &Context) {
+    let gpu = context.with(|profile| profile.dispatch_products = 3000);
+    for layout in layouts() {
+        let inputs = sample(15, 21, 139, 70, layout);
+        for chunk in [5000, 1 << 24] {
+            let options = json!({"reduction": "none", "chunk_bytes": chunk});
+            for dtype in FLOATS {
+                assert_same(context, &gpu, &inputs, &options, layout, dtype);
+            }
+        }
+    }
+}
+
+/// W (240 KB) reaches past a binding of 64 KiB.
+fn windows_of_bindings(context: &Context) {
+    let gpu = context.with(|profile| profile.binding_bytes = 64 << 10);
+    for layout in layouts() {
+        let inputs = sample(16, 20, 1001, 60, layout);
+        let options = json!({"reduction": "none"});
+        assert_same(context, &gpu, &inputs, &options, layout, Dtype::F32);
+    }
+}
+
+fn windows_of_bindings_in_sixteen_bits(context: &Context) {
+    let gpu = context.with(|profile| profile.binding_bytes = 32 << 10);
+    for layout in layouts() {
+        let inputs = sample(17, 20, 1001, 60, layout);
+        let options = json!({"reduction": "none"});
+        assert_same(context, &gpu, &inputs, &options, layout, Dtype::F16);
+    }
+}
+
+/// From a saved lse, blocks of classes give the bits that chunks of rows give.
+fn blocks_of_classes(context: &Context) {
+    let (rows, classes, depth) = (20, 203, 18);
+    let block = 4 * rows as u64 * 64;
+    for layout in layouts() {
+        let inputs = with(
+            &sample(41, rows, classes, depth, layout),
+            [
+                ("class_weight", vector(&positive(42, classes))),
+                ("row_weight", vector(&positive(43, rows))),
+                ("logit_bias", vector(&testing::gaussian(44, classes))),
+            ],
+        );
+        for (options, dtype) in [
+            (json!({}), Dtype::F32),
+            (json!({"label_smoothing": 0.1, "z_loss": 0.1, "softcap": 6.0}), Dtype::Bf16),
+            (json!({"label_smoothing": 0.2, "smoothing": "ordinal"}), Dtype::F16),
+            (json!({"temperature": 0.7, "accumulate": true}), Dtype::F32),
+            (json!({"temperature": 0.7, "accumulate": true}), Dtype::Bf16),
+        ] {
+            let of = |chunk: u64| {
+                let mut options = options.clone();
+                options["chunk_bytes"] = json!(chunk);
+                loss(&options, layout)
+            };
+            let lse = outcome(&context.gpu, &*of(1 << 24), &inputs, dtype, &["lse"]).0;
+            // Row 2 is ignored: its hidden state may hold anything.
+            let mut hidden = inputs["hidden"].to_f64();
+            hidden[2 * depth + 1] = f64::NAN;
+            let hidden = matrix(rows, depth, hidden);
+            let inputs = with(&inputs, [("hidden", hidden), ("lse", lse["lse"].clone())]);
+            let wanted = &GRADIENTS[1..];
+            let what = format!("{options} {layout:?} {dtype}");
+            let whole = outcome(&context.gpu, &*of(1 << 24), &inputs, dtype, wanted).0;
+            let blocks = outcome(&context.gpu, &*of(block), &inputs, dtype, wanted).0;
+            assert_same_bits(&blocks, &whole, &what);
+            Reference::new(&*of(block), &inputs, dtype, wanted).assert(&blocks);
+        }
+    }
+}
+
+/// Less than a row of scores (several segments long): blocks of classes close the rows with the same bits.
+fn small_budgets(context: &Context) {
+    let gpu = context.with(|profile| (profile.segment, profile.row_lanes) = (256, 8));
+    for layout in layouts() {
+        let inputs = sample(61, 37, 1001, 19, layout);
+        for dtype in FLOATS {
+            for chunk in [900, 2000, 3500, 25_000] {
+                let adds = dtype == Dtype::Bf16;
+                let options = json!({"reduction": "none", "accumulate": adds});
+                let whole = loss(&options, layout);
+                let mut options = options.clone();
+                options["chunk_bytes"] = json!(chunk);
+                let small = loss(&options, layout);
+                let wanted = [&GRADIENTS[..], &BY_PRODUCTS].concat();
+                let expected = outcome(&gpu, &*whole, &inputs, dtype, &wanted).0;
+                let actual = outcome(&gpu, &*small, &inputs, dtype, &wanted).0;
+                assert_same_bits(&actual, &expected, &format!("{chunk} {layout:?} {dtype}"));
+                Reference::new(&*small, &inputs, dtype, &wanted).assert(&actual);
+            }
+        }
+    }
+}
+
+/// Every option takes both ways with the same bits, also from a saved lse.
+fn small_budgets_of_every_option(context: &Context) {
+    let gpu = context.with(|profile| profile.row_lanes = 8);
+    let (rows, classes, depth) = (23, 301, 11);
+    for layout in layouts() {
+        let inputs = with(
+            &sample(62, rows, classes, depth, layout),
+            [
+                ("class_weight", vector(&positive(63, classes))),
+                ("row_weight", vector(&positive(64, rows))),
+                ("logit_bias", vector(&testing::gaussian(65, classes))),
+            ],
+        );
+        // The label, or one beside it, at the ends of the row and of a block.
+        let mut targets = inputs["targets"].to_i64();
+        for (row, target) in [0, 1, 127, 128, 129, 255, 256, 299, 300, 301, -5].iter().enumerate() {
+            targets[2 * row] = *target;
+        }
+        let mut hidden = inputs["hidden"].to_f64();
+        hidden[5 * depth + 3] = f64::NAN;
+        let hidden = ("hidden", matrix(rows, depth, hidden));
+        let inputs = with(&inputs, [("targets", indices(&targets)), hidden]);
+        for options in [
+            json!({}),
+            json!({"label_smoothing": 0.1, "z_loss": 0.02, "softcap": 6.0}),
+            json!({"label_smoothing": 0.3, "smoothing": "ordinal", "temperature": 0.7}),
+            json!({"focal_gamma": 1.5, "denominator": "weights"}),
+            json!({"focal_gamma": 0.5, "label_smoothing": 0.2}),
+        ] {
+            for reduction in ["none", "mean"] {
+                let of = |chunk: Option<u64>| {
+                    let mut options = options.clone();
+                    options["chunk_bytes"] = json!(chunk);
+                    options["reduction"] = json!(reduction);
+                    loss(&options, layout)
+                };
+                let wanted = [&GRADIENTS[..], &BY_PRODUCTS, &["sum", "correct_count"]].concat();
+                let what = format!("{options} {layout:?}");
+                let whole = outcome(&gpu, &*of(None), &inputs, Dtype::F32, &wanted).0;
+                let small = outcome(&gpu, &*of(Some(1100)), &inputs, Dtype::F32, &wanted);
+                assert_same_bits(&small.0, &whole, &what);
+                Reference::new(&*of(None), &inputs, Dtype::F32, &wanted).assert(&small.0);
+                let saved = with(&inputs, [("lse", whole["lse"].clone())]);
+                let gradients = &GRADIENTS[1..];
+                let whole = outcome(&gpu, &*of(None), &saved, Dtype::F32, gradients).0;
+                let small = outcome(&gpu, &*of(Some(1100)), &saved, Dtype::F32, gradients);
+                assert_same_bits(&small.0, &whole, &what);
+            }
+        }
+    }
+}
+
+/// The hidden states are read by every block: their gradient goes over them with the last one.
+fn small_budgets_in_place(context: &Context) {
+    let gpu = &context.with(|profile| profile.row_lanes = 8);
+    for dtype in FLOATS {
+        for chunk in [1000, 9000] {
+            let inputs = sample(66, 29, 301, 10, WeightLayout::ClassesHidden);
+            let whole = loss(&json!({}), WeightLayout::ClassesHidden);
+            let small = loss(&json!({"chunk_bytes": chunk}), WeightLayout::ClassesHidden);
+            let expected = outcome(gpu, &*whole, &inputs, dtype, &GRADIENTS).0;
+            let placed = placed_inputs(gpu, &*small, &inputs, dtype);
+            let weight = Placed::output(gpu, Layout::dense(dtype, &inputs["weight"].shape));
+            let outputs = Named::from([("grad.weight".to_owned(), weight.tensor())]);
+            submit(gpu, &*small, &Request::new(tensors(&placed), outputs).gradient_in_place());
+            let hidden = placed.iter().find(|(name, _)| name == "hidden").unwrap();
+            assert_eq!(bits(&hidden.1.array(gpu)), bits(&expected["grad.hidden"]), "{dtype}");
+            assert_eq!(bits(&weight.array(gpu)), bits(&expected["grad.weight"]), "{dtype}");
+        }
+    }
+}
+
+/// Neither a row nor a block of one fits: refused, with the bytes given and the bytes needed.
+fn too_small_budgets(context: &Context) {
+    let inputs = sample(67, 5, 301, 3, WeightLayout::ClassesHidden);
+    let small = loss(&json!({"chunk_bytes": 100}), WeightLayout::ClassesHidden);
+    let error = context.gpu.run_arrays(&*small, &inputs, Dtype::F32, &["loss"]).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("`chunk_bytes` = 100"), "{text}");
+    let needed: u64 = text.split(' ').filter_map(|word| word.parse().ok()).next_back().unwrap();
+    let least = loss(&json!({"chunk_bytes": needed}), WeightLayout::ClassesHidden);
+    check(&context.gpu, &*least, &inputs, Dtype::F32, &GRADIENTS);
+    let less = loss(&json!({"chunk_bytes": needed - 1}), WeightLayout::ClassesHidden);
+    assert!(context.gpu.run_arrays(&*less, &inputs, Dtype::F32, &["loss"]).is_err());
+}
+
+/// The caller's scratch of exactly the size that the plan says is enough, and that size is small.
+fn scratch(context: &Context) {
+    let gpu = &context.gpu;
+    let (rows, classes, depth) = (150, 997, 24);
+    for layout in layouts() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let chunk = 16 * 1000 * 4_u64;
+            let inputs = sample(24, rows, classes, depth, layout);
+            let loss = loss(&json!({"chunk_bytes": chunk, "reduction": "none"}), layout);
+            let expected = outcome(gpu, &*loss, &inputs, dtype, &GRADIENTS).0;
+            let placed = placed_inputs(gpu, &*loss, &inputs, dtype);
+            let outputs = GRADIENTS.map(|name| {
+                let shape = &expected[name].shape;
+                let dtype = if name == "loss" { Dtype::F32 } else { dtype };
+                (name.to_owned(), Placed::output(gpu, Layout::dense(dtype, shape)))
+            });
+            let outputs_of: Named = tensors(&outputs);
+            let request = Request::new(tensors(&placed), outputs_of.clone());
+            let plan = gpu.plan(&*loss, &request).unwrap();
+            let narrow = if dtype == Dtype::F32 { 0 } else { (depth + 1) * classes * 4 };
+            let small = chunk + narrow as u64 + 128 * (rows + classes) as u64 + 8192;
+            assert!(plan.scratch_bytes <= small, "{} > {small}", plan.scratch_bytes);
+            assert_eq!(plan.unstored_bytes, (rows * classes * 4) as u64);
+            // Dirty scratch, with a guard behind it that the plan does not know of.
+            let buffer = crate::support::storage(gpu, plan.scratch_bytes + 256);
+            let dirt = vec![0xff; buffer.size() as usize];
+            gpu.queue().write_buffer(&buffer, 0, &dirt);
+            let request = Request::new(tensors(&placed), outputs_of).scratch(&buffer);
+            submit(gpu, &*loss, &request);
+            let after = crate::support::bytes(gpu, &buffer);
+            assert!(after[plan.scratch_bytes as usize..].iter().all(|&byte| byte == 0xff));
+            for (name, placed) in &outputs {
+                assert_eq!(bits(&placed.array(gpu)), bits(&expected[name]), "{name}");
+            }
+        }
+    }
+}
