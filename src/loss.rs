@@ -244,7 +244,7 @@ impl Argument {
 }
 
 /// One option of a loss, in words.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct OptionAbout {
     /// The name, as in JSON and on the command line.

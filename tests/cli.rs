@@ -40,6 +40,16 @@ fn every_loss_is_listed_and_described() {
             assert!(text.contains(option.name), "{}: {}", entry.about.name, option.name);
         }
     }
+    // A layer under a loss has the loss's options as well, each with its default.
+    let text = stdout(&surprisal(&["losses", "linear_cross_entropy", "--json"]));
+    let linear: Value = serde_json::from_str(&text).unwrap();
+    let text = stdout(&surprisal(&["losses", "cross_entropy", "--json"]));
+    let inner: Value = serde_json::from_str(&text).unwrap();
+    let options = linear["options"].as_array().unwrap();
+    assert!(inner["options"].as_array().unwrap().iter().all(|option| options.contains(option)));
+    assert!(options.iter().all(|option| option["default"] != "" && option["name"] != "…"));
+    let formula = inner["formula"].as_str().unwrap();
+    assert!(linear["formula"].as_str().unwrap().ends_with(formula), "{linear}");
     let error = refusal(&surprisal(&["losses", "cross_entrop"]));
     assert!(error.contains("cross_entrop") && error.contains("linear_cross_entropy"), "{error}");
 }

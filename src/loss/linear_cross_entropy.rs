@@ -1,7 +1,8 @@
 //! Cross-entropy of a linear layer whose logits are never stored (catalogue P1).
 
 use super::{
-    About, Argument, CrossEntropy, Dim, Entry, Kind, OptionAbout, arguments as arg, tensors,
+    About, Argument, CrossEntropy, Dim, Entry, Kind, OptionAbout, arguments as arg, cross_entropy,
+    tensors,
 };
 use crate::linear::Linear;
 
@@ -72,7 +73,7 @@ tensors! {
         logit_bias = "logit_bias",
         /// Row weights `[rows]`.
         row_weight = "row_weight",
-        /// The gradient from above, `[1]` or `[rows]`.
+        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
         upstream = "upstream",
         /// The caller's denominator `[1]` on the GPU.
         denominator = "denominator",
@@ -130,7 +131,8 @@ const CLASSES: &[&[Dim]] = &[&[Dim::Classes]];
 pub(super) static ABOUT: About = About {
     name: "linear_cross_entropy",
     summary: "Cross-entropy of a linear layer whose logits are never stored.",
-    formula: "logits = hidden·Wᵀ + bias; then cross_entropy",
+    formula: "z = hidden·Wᵀ + bias; u = (cap·tanh(z/cap) + logit_bias)/τ; \
+              loss = row_weight·((1−p_y)^γ·Σ_c w_c q_c (lse(u) − u_c) + λ·lse(u)²)",
     pytorch: "torch.nn.functional.cross_entropy(torch.nn.functional.linear(hidden, weight, bias), …)",
     inputs: &[
         arg::HIDDEN,
@@ -165,10 +167,24 @@ pub(super) static ABOUT: About = About {
         arg::PERPLEXITY,
         arg::STATUS,
     ],
-    options: OPTIONS,
+    options: &OPTIONS,
 };
 
-const OPTIONS: &[OptionAbout] = &[
+/// The linear layer's own options, then those of the cross-entropy.
+const OPTIONS: [OptionAbout; OWN_OPTIONS.len() + cross_entropy::OPTIONS.len()] = {
+    let mut all = [OWN_OPTIONS[0]; OWN_OPTIONS.len() + cross_entropy::OPTIONS.len()];
+    let mut at = 0;
+    while at < all.len() {
+        all[at] = match at.checked_sub(OWN_OPTIONS.len()) {
+            None => OWN_OPTIONS[at],
+            Some(at) => cross_entropy::OPTIONS[at],
+        };
+        at += 1;
+    }
+    all
+};
+
+const OWN_OPTIONS: [OptionAbout; 3] = [
     OptionAbout {
         name: "weight_layout",
         default: "\"classes_hidden\"",
@@ -184,7 +200,6 @@ const OPTIONS: &[OptionAbout] = &[
         default: "false",
         about: "add into grad.weight and grad.bias instead of overwriting them",
     },
-    OptionAbout { name: "…", default: "", about: "and every option of cross_entropy" },
 ];
 
 pub(super) const ENTRY: Entry = Entry {
@@ -199,13 +214,11 @@ pub(super) const ENTRY: Entry = Entry {
 /// `serde(flatten)` cannot deny unknown fields, so the two are told apart here.
 #[cfg(feature = "serde")]
 mod json {
-    use super::{CrossEntropy, LinearCrossEntropy};
+    use super::{CrossEntropy, LinearCrossEntropy, OWN_OPTIONS};
     use serde::{
         Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _,
     };
     use serde_json::{Map, Value};
-
-    const OWN: [&str; 3] = ["weight_layout", "chunk_bytes", "accumulate"];
 
     #[derive(Serialize, Deserialize)]
     #[serde(default, deny_unknown_fields)]
@@ -226,8 +239,9 @@ mod json {
     impl<'de> Deserialize<'de> for LinearCrossEntropy {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             let all = Map::<String, Value>::deserialize(deserializer)?;
-            let (own, rest): (Map<_, _>, Map<_, _>) =
-                all.into_iter().partition(|(name, _)| OWN.contains(&name.as_str()));
+            let (own, rest): (Map<_, _>, Map<_, _>) = all
+                .into_iter()
+                .partition(|(name, _)| OWN_OPTIONS.iter().any(|option| option.name == name));
             let own: Own = serde_json::from_value(own.into()).map_err(D::Error::custom)?;
             let cross_entropy: CrossEntropy =
                 serde_json::from_value(rest.into()).map_err(D::Error::custom)?;
