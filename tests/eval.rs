@@ -21,6 +21,15 @@ enum Place {
     Adapter(usize),
 }
 
+impl Place {
+    fn words(self) -> [String; 2] {
+        match self {
+            Self::Cpu => ["--backend".to_owned(), "cpu".to_owned()],
+            Self::Adapter(number) => ["--adapter".to_owned(), number.to_string()],
+        }
+    }
+}
+
 /// The reference, and every adapter of this machine.
 fn places() -> Vec<Place> {
     let adapters = pollster::block_on(adapter::adapters()).len();
@@ -200,13 +209,7 @@ impl Evaluation {
 
     fn check_at(&self, place: Place) {
         let wanted: Vec<&str> = ["loss"].iter().chain(self.by_products).copied().collect();
-        let (options, place_words) = (
-            self.options.to_string(),
-            match place {
-                Place::Cpu => ["--backend".to_owned(), "cpu".to_owned()],
-                Place::Adapter(number) => ["--adapter".to_owned(), number.to_string()],
-            },
-        );
+        let (options, place_words) = (self.options.to_string(), place.words());
         let (want, out) = (wanted.join(","), self.out.to_str().unwrap());
         let mut words =
             vec!["eval", self.loss, "--options", &options, "--want", &want, "--grad", out];
@@ -415,6 +418,85 @@ fn dice_of_a_mask() {
         out: folder.join("gradient.npy"),
     }
     .check();
+}
+
+/// What `eval` says of the status, everywhere.
+fn statuses(loss: &str, settings: &[&str], inputs: &[&Input]) -> Vec<(Place, Vec<String>)> {
+    let inputs: Vec<String> =
+        inputs.iter().map(|input| format!("{}={}", input.name, input.file)).collect();
+    let status = |place: Place| {
+        let place_words = place.words();
+        let mut words = vec!["eval", loss];
+        words.extend(place_words.iter().map(String::as_str));
+        words.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+        words.extend(inputs.iter().flat_map(|input| ["--input", input]));
+        if loss == "similarity" {
+            words.extend(["--want", "scores"]);
+        }
+        let text = stdout(&surprisal(&words));
+        let lines = text.lines().filter_map(|line| line.strip_prefix("status: "));
+        (place, lines.map(str::to_owned).collect())
+    };
+    places().into_iter().map(status).collect()
+}
+
+/// A row that is NaN, and a vector that has no direction, are told of wherever they are met.
+#[test]
+fn a_status_is_the_same_on_the_reference() {
+    const NAN: f64 = f64::NAN;
+    let folder = folder("eval-status");
+    let file = |name, values: &[f64], shape: &[u64]| {
+        c_order(name, &folder, Array::float(shape, values.to_vec()))
+    };
+    let logits = file("logits", &[0.0, NAN, 1.0, 2.0, 3.0, 4.0], &[2, 3]);
+    let spoilt = file("queries", &[1.0, NAN, 0.0, 1.0], &[2, 2]);
+    let keys = file("keys", &[1.0, 2.0, 3.0, -1.0], &[2, 2]);
+    let rows = "1 row(s) with a NaN or +inf logit, or without a finite one";
+    let zeros = "1 vector(s) of zeros, which nothing normalises";
+    let classes = indices("targets", &folder, &[0, 1]);
+    let none = "reduction=none";
+    let expect = |expected: &str, loss: &str, settings: &[&str], inputs: &[&Input]| {
+        for (place, said) in statuses(loss, settings, inputs) {
+            assert_eq!(said, [expected], "{loss} {settings:?} on {place:?}");
+        }
+    };
+    for settings in [&[][..], &[none], &["z_loss=0.1", "focal_gamma=2"]] {
+        expect(rows, "cross_entropy", settings, &[&logits, &classes]);
+    }
+    expect(rows, "info_nce", &[], &[&spoilt, &keys]);
+    expect(rows, "similarity", &[], &[&spoilt, &keys]);
+    let zero = file("queries", &[0.0, 0.0, 0.0, 1.0], &[2, 2]);
+    for loss in ["info_nce", "similarity", "sigmoid_contrastive"] {
+        expect(zeros, loss, &["normalize=true"], &[&zero, &keys]);
+        expect("ok", loss, &[], &[&zero, &keys]);
+    }
+    let labels = indices("labels", &folder, &[1, 1]);
+    let features = file("features", &[0.0, 0.0, 0.0, 1.0], &[2, 2]);
+    expect(zeros, "sup_con", &[], &[&features, &labels]);
+    // The elements of a loss count one by one, the ignored ones never.
+    let targets = file("targets", &[0.0, 1.0, 0.0, 1.0, 0.0, 1.0], &[2, 3]);
+    expect(rows, "bce_with_logits", &[], &[&logits, &targets]);
+    let mask = bools("mask", &folder, Array::float(&[2, 3], vec![1.0, 0.0, 1.0, 1.0, 1.0, 1.0]));
+    expect("ok", "bce_with_logits", &[], &[&logits, &targets, &mask]);
+}
+
+/// An index that a file holds as a float is refused, and nobody says that it was rounded.
+#[test]
+fn float_indices_are_refused() {
+    let folder = folder("eval-float-indices");
+    let logits = c_order("logits", &folder, numbers(1, &[2, 3], true)).file;
+    let targets = c_order("targets", &folder, Array::float(&[2], vec![0.0, 1.0])).file;
+    for place in places() {
+        let backend = place.words();
+        let (logits, targets) = (format!("logits={logits}"), format!("targets={targets}"));
+        let words = ["eval", "cross_entropy", "--input", &logits, "--input", &targets];
+        let output = surprisal(&[&words[..], &[&backend[0], &backend[1]]].concat());
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("`targets` is f32, expected i32"), "{text}");
+        let of_targets = text.lines().filter(|line| line.contains("`targets`"));
+        assert_eq!(of_targets.count(), 1, "{text}");
+    }
 }
 
 /// Files of a folder.
