@@ -8,6 +8,58 @@ use crate::{
 /// The environment variable that picks an adapter by a part of its name, driver or backend.
 pub const ADAPTER_VARIABLE: &str = "SURPRISAL_ADAPTER";
 
+/// What kind of device an adapter is, in the order in which [`adapters`] has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Kind {
+    /// A card with memory of its own.
+    Discrete,
+    /// A part of the processor.
+    Integrated,
+    /// A GPU that a virtual machine is lent.
+    Virtual,
+    /// A device that says nothing about itself.
+    Other,
+    /// This machine's processor.
+    Software,
+}
+
+impl Kind {
+    /// What an adapter is, also where its driver calls software something else.
+    pub fn of(info: &wgpu::AdapterInfo) -> Self {
+        let name = info.name.to_lowercase();
+        let software = ["llvmpipe", "swiftshader", "softpipe"];
+        match info.device_type {
+            _ if software.iter().any(|software| name.contains(software)) => Self::Software,
+            wgpu::DeviceType::Cpu => Self::Software,
+            wgpu::DeviceType::DiscreteGpu => Self::Discrete,
+            wgpu::DeviceType::IntegratedGpu => Self::Integrated,
+            wgpu::DeviceType::VirtualGpu => Self::Virtual,
+            wgpu::DeviceType::Other => Self::Other,
+        }
+    }
+
+    /// Whether it is a GPU, and is known to be one.
+    pub const fn is_physical(self) -> bool {
+        matches!(self, Self::Discrete | Self::Integrated | Self::Virtual)
+    }
+}
+
+/// The number of a GPU among these adapters, where the chosen one is software: whoever computes on
+/// that should be told.
+pub fn overlooked(kinds: &[Kind], chosen: usize) -> Option<usize> {
+    let software = kinds.get(chosen) == Some(&Kind::Software);
+    software.then(|| kinds.iter().position(|kind| kind.is_physical())).flatten()
+}
+
+/// Which adapter is asked for by name or number, if one is: in this argument, or else in the
+/// environment's `SURPRISAL_ADAPTER`.
+pub fn wanted(argument: Option<&str>) -> Option<String> {
+    let variable = || std::env::var(ADAPTER_VARIABLE).ok();
+    argument.map(str::to_owned).or_else(variable).filter(|wanted| !wanted.is_empty())
+}
+
 /// All adapters there are: discrete first, then integrated, virtual, other, and software last.
 ///
 /// wgpu's variable `WGPU_BACKEND` (`vulkan`, `gl`, …, several separated by commas) leaves backends out,
@@ -30,15 +82,8 @@ pub async fn adapters() -> Vec<wgpu::Adapter> {
     let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
     adapters.sort_by_key(|adapter| {
         let info = adapter.get_info();
-        let kind = match info.device_type {
-            wgpu::DeviceType::DiscreteGpu => 0,
-            wgpu::DeviceType::IntegratedGpu => 1,
-            wgpu::DeviceType::VirtualGpu => 2,
-            wgpu::DeviceType::Other => 3,
-            wgpu::DeviceType::Cpu => 4,
-        };
         // The same device through GL comes after its native API.
-        (kind, info.backend == wgpu::Backend::Gl)
+        (Kind::of(&info), info.backend == wgpu::Backend::Gl)
     });
     adapters
 }
@@ -57,10 +102,9 @@ pub fn choose(adapters: &[wgpu::Adapter], wanted: Option<&str>) -> Result<usize>
 
 /// [`choose`] among adapters of which only what [`describe`] calls them is known.
 pub fn choose_named(names: &[impl AsRef<str>], wanted: Option<&str>) -> Result<usize> {
-    let variable = std::env::var(ADAPTER_VARIABLE).ok();
-    let wanted = wanted.or(variable.as_deref()).filter(|wanted| !wanted.is_empty());
+    let wanted = self::wanted(wanted);
     let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-    chosen(&names, wanted).ok_or_else(|| Error::NoAdapter {
+    chosen(&names, wanted.as_deref()).ok_or_else(|| Error::NoAdapter {
         wanted: wanted.map(|w| format!(" matches `{w}`")).unwrap_or_default(),
         found: if names.is_empty() { "none".to_owned() } else { names.join(", ") },
     })
@@ -114,7 +158,16 @@ impl Gpu {
 
 #[cfg(test)]
 mod tests {
-    use super::chosen;
+    use super::{Kind, chosen, overlooked};
+
+    #[test]
+    fn software_overlooks_a_gpu() {
+        let kinds = [Kind::Integrated, Kind::Other, Kind::Software];
+        assert_eq!(overlooked(&kinds, 2), Some(0));
+        assert_eq!(overlooked(&kinds, 0), None);
+        assert_eq!(overlooked(&kinds[1..], 1), None);
+        assert_eq!(overlooked(&kinds, 9), None);
+    }
 
     #[test]
     fn a_number_is_an_adapter_before_it_is_a_part_of_a_name() {

@@ -13,7 +13,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use surprisal::{
-    Error, Gpu, Result, adapter,
+    Error, Gpu, Result,
+    adapter::{self, Kind},
     survey::{self, Fault, Survey, worker},
     wgpu,
 };
@@ -39,37 +40,6 @@ pub struct Arguments {
 
 /// How long a driver may take to answer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What kind of device an adapter is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    Discrete,
-    Integrated,
-    Virtual,
-    Other,
-    Software,
-}
-
-impl Kind {
-    fn of(info: &wgpu::AdapterInfo) -> Self {
-        let name = info.name.to_lowercase();
-        match info.device_type {
-            wgpu::DeviceType::Cpu => Self::Software,
-            _ if ["llvmpipe", "swiftshader", "softpipe"].iter().any(|s| name.contains(s)) => {
-                Self::Software
-            }
-            wgpu::DeviceType::DiscreteGpu => Self::Discrete,
-            wgpu::DeviceType::IntegratedGpu => Self::Integrated,
-            wgpu::DeviceType::VirtualGpu => Self::Virtual,
-            wgpu::DeviceType::Other => Self::Other,
-        }
-    }
-
-    fn is_physical(self) -> bool {
-        matches!(self, Self::Discrete | Self::Integrated | Self::Virtual)
-    }
-}
 
 /// An adapter as a child process that opens no device describes it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -194,7 +164,8 @@ pub fn warn(all: &[Found], index: usize) {
         return;
     };
     let name = &used.description;
-    if let Some(gpu) = all.iter().find(|found| found.kind.is_physical()) {
+    let kinds: Vec<Kind> = all.iter().map(|found| found.kind).collect();
+    if let Some(gpu) = adapter::overlooked(&kinds, index).and_then(|gpu| all.get(gpu)) {
         output::note(&format!(
             "WARNING: {name} is a SOFTWARE adapter, and this machine has a GPU: {} (use it with \
              --adapter {})",
@@ -224,12 +195,20 @@ pub fn run(arguments: &Arguments, wanted: Option<&str>) -> Result<ExitCode> {
     let patience = Duration::from_secs(arguments.timeout);
     let (found, survey) = survey(patience)?;
     let findings = Machine::look().findings(&found, &survey);
-    let only = wanted.map(|wanted| choose(&found, Some(wanted))).transpose()?;
-    let only = only.and_then(|only| found.get(only)).map(|found| found.number);
+    let asked = adapter::wanted(wanted).is_some();
+    let default = match choose(&found, wanted) {
+        Ok(index) => found.get(index).map(|found| found.number),
+        Err(error) if asked => return Err(error),
+        Err(_) => None,
+    };
     let shown: Vec<Value> = found
         .iter()
-        .filter(|found| only.is_none_or(|only| only == found.number))
-        .map(|found| facts(found, &survey, patience))
+        .filter(|found| !asked || default == Some(found.number))
+        .map(|found| {
+            let mut facts = facts(found, &survey, patience);
+            facts["default"] = (default == Some(found.number)).into();
+            facts
+        })
         .collect();
     if arguments.json {
         let missing: Vec<Value> = findings
@@ -346,11 +325,13 @@ fn describe(adapters: &[Value], findings: &[Finding]) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let header = ["", "adapter", "backend", "driver", "kind"];
+    let header = ["", "adapter", "backend", "driver", "kind", "default"];
     let mut table = output::table(&header);
     for adapter in adapters {
         let columns = ["number", "name", "backend", "driver", "kind"];
-        table.add_row(columns.map(|column| word(&adapter[column])));
+        let default = if adapter["default"] == true { "*" } else { "" };
+        let words = columns.map(|column| word(&adapter[column]));
+        table.add_row(words.into_iter().chain([default.to_owned()]));
     }
     if adapters.is_empty() {
         text.push_str("no adapter\n");

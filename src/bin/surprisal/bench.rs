@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     io::{BufRead as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -19,7 +20,7 @@ use surprisal::{
     loss::{self, Dim},
 };
 
-use crate::adapters;
+use crate::{adapters, output};
 
 /// Times a loss and a copy of the same bytes in turn: medians, spread, bytes, scratch.
 #[derive(Debug, clap::Args)]
@@ -76,7 +77,7 @@ pub struct Arguments {
     /// Begin no more runs after this many seconds (but make three).
     #[arg(long, default_value_t = 30.0)]
     pub seconds: f64,
-    /// Write everything measured to this file.
+    /// Write everything measured to this file; `-` is stdout.
     #[arg(long, value_name = "OUT")]
     pub json: Option<PathBuf>,
     /// Stay and answer each line on stdin (`loss`, `copy` or `stored`) with one timed run as a line of
@@ -144,7 +145,12 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
         .map(|(what, samples)| Measured::new(what, bench.bytes(what), samples))
         .collect();
     let kernels = if arguments.kernels { bench.kernels(arguments.runs)? } else { Vec::new() };
-    bench.print(&results, &kernels);
+    let text = bench.describe(&results, &kernels);
+    if arguments.json.as_deref() == Some(Path::new("-")) {
+        output::note(&text);
+    } else {
+        output::print(&text);
+    }
     if let Some(path) = &arguments.json {
         let mut report = bench.about();
         report["results"] = results.iter().map(Measured::json).collect();
@@ -154,16 +160,19 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
                 json!({"label": label, "dispatches": dispatches, "ms": ms})
             })
             .collect();
-        write(path, &report)?;
+        report["share_of_copy"] = share_of_copy(&results).into();
+        output::json(&report, Some(path))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn write(path: &Path, report: &Value) -> Result<()> {
-    std::fs::write(path, format!("{report:#}\n")).map_err(|error| Error::File {
-        path: path.display().to_string(),
-        reason: error.to_string(),
-    })
+/// How fast the loss is where its copy is 1.
+fn share_of_copy(results: &[Measured]) -> Option<f64> {
+    let median = |what| {
+        let measured = results.iter().find(|measured| measured.what == what)?;
+        Some(measured.best().median)
+    };
+    Some(median(What::Copy)? / median(What::Loss)?)
 }
 
 /// One row of the table.
@@ -343,7 +352,8 @@ impl Bench {
         Ok(())
     }
 
-    fn print(&self, results: &[Measured], kernels: &[(String, usize, Spread)]) {
+    fn describe(&self, results: &[Measured], kernels: &[(String, usize, Spread)]) -> String {
+        let mut text = String::new();
         let info = self.gpu.info();
         let plan = self.workload.prepared().plan();
         let extents: Vec<String> = self
@@ -352,71 +362,91 @@ impl Bench {
             .iter()
             .map(|(dim, extent)| format!("{extent} {}", dim.name()))
             .collect();
-        println!("{}: {} {}, {}", plan.loss, self.task.mode, self.task.dtype, extents.join(" × "));
-        println!("on {} {}", adapter::describe(info), info.driver_info);
+        let _ = writeln!(
+            text,
+            "{}: {} {}, {}",
+            plan.loss,
+            self.task.mode,
+            self.task.dtype,
+            extents.join(" × ")
+        );
+        let _ = writeln!(text, "on {} {}", adapter::describe(info), info.driver_info);
         let stamped = self.timer.has_timestamps();
-        println!("{}", table(results, stamped));
+        let _ = writeln!(text, "{}", table(results, stamped));
         let clock = if stamped { "timestamps" } else { "the wall clock (no timestamps here)" };
-        println!(
+        let _ = writeln!(
+            text,
             "Times are medians with 10th to 90th percentile; rates and ratios are by {clock}."
         );
-        self.print_ratios(results);
+        text += &self.ratios(results);
         let scratch = plan.scratch_bytes;
         let peak = self.workload.peak_bytes();
-        println!(
+        let _ = writeln!(
+            text,
             "scratch: {}; peak on the GPU, inputs and outputs included: {}",
             bytes(scratch),
             bytes(peak)
         );
         if let Some(allocated) = self.allocated {
             let planned = scratch + plan.params_bytes();
-            println!(
+            let _ = writeln!(
+                text,
                 "beside inputs and outputs: {planned} bytes planned (scratch and parameters), \
                  {allocated} allocated"
             );
         }
         if plan.unstored_bytes > 0 {
             let share = 100.0 * scratch as f64 / plan.unstored_bytes as f64;
-            println!(
+            let _ = writeln!(
+                text,
                 "logits, never stored: {}; the scratch is {share:.1} % of that",
                 bytes(plan.unstored_bytes)
             );
         }
-        println!("dispatches: {} in {} window(s)", plan.dispatches.len(), plan.windows);
+        let _ =
+            writeln!(text, "dispatches: {} in {} window(s)", plan.dispatches.len(), plan.windows);
         if let Some(path) = &plan.path {
-            println!("{path}");
+            let _ = writeln!(text, "{path}");
         }
         for (label, dispatches, ms) in kernels {
-            println!("  {:>10.3} ms  {label} × {dispatches}", ms.median);
+            let _ = writeln!(text, "  {:>10.3} ms  {label} × {dispatches}", ms.median);
         }
+        text
     }
 
-    fn print_ratios(&self, results: &[Measured]) {
+    fn ratios(&self, results: &[Measured]) -> String {
+        let mut text = String::new();
         let find = |what| results.iter().find(|measured| measured.what == what);
-        let (Some(loss), Some(copy)) = (find(What::Loss), find(What::Copy)) else { return };
-        let ratio = loss.best().median / copy.best().median;
+        let (Some(loss), Some(share)) = (find(What::Loss), share_of_copy(results)) else {
+            return text;
+        };
         let (workgroup, quads) = self.copy.fastest();
-        println!(
-            "copy of the same bytes: {ratio:.2}× its time, {:.0} % of its speed (the fastest of {} \
+        let _ = writeln!(
+            text,
+            "copy of the same bytes: {:.2}× its time, {:.0} % of its speed (the fastest of {} \
              copies: {workgroup} lanes, {quads} quad(s) a lane); it reads half of all input and output \
              bytes and writes as many",
-            100.0 / ratio,
+            1.0 / share,
+            100.0 * share,
             self.copy.tried().count(),
         );
-        println!(
+        let _ = writeln!(
+            text,
             "bytes moved: what the dispatches bind, once a dispatch, the logits a second time in the \
              fused row kernel"
         );
         let flops = self.workload.flops(&self.task);
         if flops > 0.0 {
-            println!(
+            let _ = writeln!(
+                text,
                 "{:.2} GFLOP/s: two a multiply-add of the scores (made again backward) and of each \
                  matrix gradient",
                 flops / loss.best().median / 1e6
             );
         }
         if let (Some(stored), Some(call)) = (find(What::Stored), &self.stored) {
-            println!(
+            let _ = writeln!(
+                text,
                 "storing the logits: {:.3}× its time; it holds {} of scratch (one binding's worth at \
                  most, then the next rows){}",
                 loss.best().median / stored.best().median,
@@ -428,6 +458,7 @@ impl Bench {
                 },
             );
         }
+        text
     }
 }
 

@@ -18,8 +18,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use surprisal::{
-    Dtype, Error, Result,
-    adapter::ADAPTER_VARIABLE,
+    Dtype, Error, Result, adapter,
     cases::{self, Case},
     conformance::{self, Backend, Outcome, Verdict},
     survey::worker::{self, End},
@@ -186,8 +185,7 @@ fn on_gpus(
     let patience = Duration::from_secs(arguments.timeout);
     let mut results = Vec::new();
     let (found, survey) = adapters::survey(patience.min(adapters::PATIENCE))?;
-    let chosen =
-        wanted.is_some() || std::env::var(ADAPTER_VARIABLE).is_ok_and(|name| !name.is_empty());
+    let chosen = adapter::wanted(wanted).is_some();
     for fault in &survey.faults {
         output::note(&format!("WARNING: {fault}; {}", adapters::remedy(&survey)));
         // Its adapters would have been checked.
@@ -201,7 +199,7 @@ fn on_gpus(
     }
     let first = adapters::choose(&found, wanted)?;
     let checked = if chosen { &found[first..=first] } else { &found[..] };
-    if checked.iter().all(|found| found.kind == adapters::Kind::Software) {
+    if checked.iter().all(|found| found.kind == adapter::Kind::Software) {
         adapters::warn(&found, first);
     }
     for adapter in checked {

@@ -8,7 +8,7 @@ use surprisal::{
     loss::Dim,
 };
 
-use crate::{bench::Arguments, output};
+use crate::{adapters, bench::Arguments, output};
 
 /// What an extent is divided by, one after another.
 const DIVISORS: [u64; 3] = [4, 2, 1];
@@ -17,7 +17,7 @@ const DIVISORS: [u64; 3] = [4, 2, 1];
 /// of the extent that the time follows.
 pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
     let task = arguments.task();
-    let gpu = Gpu::open_blocking(adapter)?;
+    let gpu = adapters::open(adapter)?;
     let timer = Timer::new(&gpu)?;
     println!(
         "{}: {} {} on {}",
