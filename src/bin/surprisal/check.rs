@@ -495,8 +495,12 @@ impl Count {
             _ => return self.error += 1,
         }
         let number = |key: &str| entry[key].as_f64().unwrap_or(f64::INFINITY);
-        self.relative = self.relative.max(number("max_rel_error"));
         let (error, tolerance) = (number("max_abs_error"), number("tolerance"));
+        let relative = number("max_rel_error");
+        // Of a tensor that is 0 but for its tolerance, any error is relatively large and says nothing.
+        if error > tolerance || error > relative * tolerance {
+            self.relative = self.relative.max(relative);
+        }
         if error > 0.0 {
             self.share = self.share.max(error / tolerance);
         }
@@ -612,6 +616,21 @@ fn report(
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gradient_of_nothing_is_not_the_largest_error() {
+        let entry = |error: f64, relative: f64, tolerance: f64| {
+            json!({
+                "status": "passed", "max_abs_error": error, "max_rel_error": relative,
+                "tolerance": tolerance,
+            })
+        };
+        let mut count = Count::default();
+        count.add(&entry(1e-30, 1.0, 2e-30));
+        assert!(count.relative < 1e-9, "{}", count.relative);
+        count.add(&entry(1e-7, 1e-6, 1e-5));
+        assert!((count.relative - 1e-6).abs() < 1e-9, "{}", count.relative);
+    }
 
     /// Three cases on an adapter whose child is this script; `$1` is the number of its first case.
     fn on_a_driver(script: &str) -> Vec<Value> {
