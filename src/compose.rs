@@ -83,8 +83,12 @@ pub(crate) const REDUCTION: OptionAbout = OptionAbout {
     default: "\"mean\"",
     about: "of each part: \"sum\", \"mean\" or {\"over\": D}; the parts are added",
 };
-pub(crate) const UPSTREAM: Argument =
-    Argument::optional("upstream", Kind::F32, &[&[Dim::One]], "the gradient from above");
+pub(crate) const UPSTREAM: Argument = Argument::optional(
+    "upstream",
+    Kind::F32,
+    &[&[Dim::One]],
+    "the gradient from above (a loss scale)",
+);
 pub(crate) const LOSS: Argument =
     Argument::optional("loss", Kind::F32, &[&[Dim::One]], "Σ weight·loss of the parts");
 pub(crate) const PARTS: Argument = of_parts("parts", "the loss of each part, unweighted");

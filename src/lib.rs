@@ -43,6 +43,10 @@
 //!   other batch.
 //!   A composed loss ([`GanDiscriminator`], [`MixedColumns`]) is a list of them, each on its share of
 //!   the tensors, in one recording.
+//! - [`Shard`]: a vocabulary, or a set of keys, that lies in several pieces. Each makes [`row::STATE_WORDS`] words
+//!   a row of its own, and from everybody's comes the loss of the whole, with the same bits everywhere.
+//! - [`Cooperative`]: matrix units, where they are asked for ([`Gpu::with_cooperative_matrices`]) and a probe
+//!   finds them right and faster.
 //! - [`Profile`]: what the planner goes by on a device; [`Gpu::report`] says what was chosen and why.
 //!
 //! # Features

@@ -64,7 +64,7 @@ macro_rules! element_loss {
                 weight = "weight",
                 /// Multiplies losses, gradients and what a mean divides by; 0 takes an element out.
                 mask = "mask",
-                /// The gradient from above, `[1]`, or one value an element with reduction `none`.
+                /// The gradient from above (a loss scale), `[1]`, or one value an element with reduction `none`.
                 upstream = "upstream",
                 /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
                 denominator = "denominator",

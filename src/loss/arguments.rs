@@ -29,7 +29,7 @@ pub(crate) const UPSTREAM: Argument = Argument::optional(
     "upstream",
     Kind::F32,
     &[&[Dim::One], &[Dim::Rows]],
-    "the gradient from above; one value a row with reduction `none`",
+    "the gradient from above (a loss scale); one value a row with reduction `none`",
 );
 pub(crate) const DENOMINATOR_IN: Argument =
     Argument::optional("denominator", Kind::F32, ONE, "the caller's denominator, on the GPU");
@@ -143,7 +143,7 @@ pub(crate) const ELEMENT_UPSTREAM: Argument = Argument::optional(
     "upstream",
     Kind::F32,
     REDUCED_ELEMENTS,
-    "the gradient from above; one value an element with reduction `none`",
+    "the gradient from above (a loss scale); one value an element with reduction `none`",
 );
 pub(crate) const ELEMENT_LOSS: Argument = Argument::optional(
     "loss",

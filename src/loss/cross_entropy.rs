@@ -89,8 +89,9 @@ pub enum Denominator {
 ///   rows (probability targets), as PyTorch does.
 /// - **Edges**: ignored rows add nothing and get a gradient of exactly 0 even where their logits are
 ///   NaN; a `-inf` logit has p = 0; a `-inf` target gives +inf; a NaN or +inf logit, or a row that
-///   is all `-inf`, gives NaN for that row alone; a target outside `0..classes` is never read
-///   through: its row's loss is NaN, its gradient 0, and [`crate::Status`] counts it.
+///   is all `-inf`, gives NaN for that row alone, which stays in the mean's denominator; a target
+///   outside `0..classes` is never read through: its row's loss is NaN, its gradient 0, and
+///   [`crate::Status`] counts it.
 /// - **By-products**, in the same pass: lse, log_prob, entropy, max_prob, argmax, rank, correct
 ///   (see [`CrossEntropyOutputs`]).
 /// - **Shards** of the classes: see [`Shard`]. Class weights are then those of all classes, logit
@@ -184,7 +185,7 @@ tensors! {
         logit_bias = "logit_bias",
         /// Row weights `[rows]`.
         row_weight = "row_weight",
-        /// The gradient from above, `[1]` or `[rows]`.
+        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
         upstream = "upstream",
         /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
         denominator = "denominator",

@@ -130,7 +130,7 @@ tensors! {
         targets = "targets",
         /// Row weights, one value a coefficient.
         row_weight = "row_weight",
-        /// The gradient from above, `[1]` or `[rows]`.
+        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
         upstream = "upstream",
         /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
         denominator = "denominator",
@@ -177,7 +177,7 @@ macro_rules! about {
             "upstream",
             Kind::F32,
             &[&[Dim::One], $parts],
-            "the gradient from above; one value a coefficient with reduction `none`",
+            "the gradient from above (a loss scale); one value a coefficient with reduction `none`",
         ),
         arg::DENOMINATOR_IN,
     ],

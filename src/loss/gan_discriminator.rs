@@ -100,7 +100,7 @@ tensors! {
         real_targets = "real_targets",
         /// Labels of the fake samples, instead of `fake_label`.
         fake_targets = "fake_targets",
-        /// The gradient from above, `[1]`.
+        /// The gradient from above (a loss scale), `[1]`.
         upstream = "upstream",
     }
 }

@@ -123,7 +123,7 @@ tensors! {
         labels = "labels",
         /// The keys' labels `[classes]`.
         key_labels = "key_labels",
-        /// The gradient from above, `[1]` or `[rows]`.
+        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
         upstream = "upstream",
         /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
         denominator = "denominator",

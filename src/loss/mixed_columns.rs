@@ -159,7 +159,7 @@ tensors! {
         targets = "targets",
         /// Row weights `[rows]`.
         row_weight = "row_weight",
-        /// The gradient from above, `[1]`.
+        /// The gradient from above (a loss scale), `[1]`.
         upstream = "upstream",
     }
 }

@@ -105,7 +105,7 @@ tensors! {
         scale = "scale",
         /// What is added to them `[1]`.
         bias = "bias",
-        /// The gradient from above, `[1]` or `[rows]`.
+        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
         upstream = "upstream",
         /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
         denominator = "denominator",

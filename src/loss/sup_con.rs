@@ -118,7 +118,7 @@ tensors! {
         labels = "labels",
         /// The features of a shard `[classes, hidden]`.
         keys = "keys",
-        /// The gradient from above, `[1]` or `[rows]`.
+        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
         upstream = "upstream",
         /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
         denominator = "denominator",
