@@ -32,6 +32,8 @@ mod section0;
 mod shapes;
 mod shards;
 mod support;
+#[path = "../common/own.rs"]
+mod users;
 mod walks;
 
 use std::{
