@@ -14,6 +14,7 @@ macro_rules! tests {
     };
 }
 
+mod bindings;
 mod budgets;
 mod composed;
 mod conformance;
@@ -64,6 +65,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("registry", registry::TESTS),
     ("linear", linear::TESTS),
     ("budgets", budgets::TESTS),
+    ("bindings", bindings::TESTS),
     ("own", own::TESTS),
     ("memory", memory::TESTS),
     ("pairs", pairs::TESTS),
