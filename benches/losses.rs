@@ -49,8 +49,19 @@ const ROWS: &[Shape] = &[
     },
 ];
 
-/// The same for losses on a linear layer, whose products cost more than their rows.
+/// The same for losses on a linear layer, whose products cost more than their rows: as many rows as
+/// classes, as batches of pairs have them, and a language model's vocabulary over few rows.
 const LINEAR: &[Shape] = &[
+    Shape {
+        dtype: Dtype::F32,
+        extents: &[(Dim::Rows, 1_024), (Dim::Classes, 1_024), (Dim::Hidden, 32)],
+        modes: &[Mode::Fused],
+    },
+    Shape {
+        dtype: Dtype::F32,
+        extents: &[(Dim::Rows, 32), (Dim::Classes, 50_257), (Dim::Hidden, 64)],
+        modes: &[Mode::Fused],
+    },
     Shape {
         dtype: Dtype::F32,
         extents: &[(Dim::Rows, 128), (Dim::Classes, 4_096), (Dim::Hidden, 64)],

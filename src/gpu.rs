@@ -34,7 +34,8 @@ pub(crate) struct Inner {
     pub info: wgpu::AdapterInfo,
     pub profile: Profile,
     pub ring: Ring,
-    pipelines: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
+    /// By kernel, whatever the profile that chose it.
+    pipelines: Arc<Mutex<HashMap<Kernel, Arc<Pipeline>>>>,
     scratch: Mutex<Option<Arc<Counted>>>,
     pub tally: Arc<Tally>,
 }
@@ -83,13 +84,14 @@ impl Gpu {
             info,
             profile,
             ring: Ring::default(),
-            pipelines: Mutex::default(),
+            pipelines: Arc::default(),
             scratch: Mutex::default(),
             tally: Arc::default(),
         }))
     }
 
-    /// The same device with another profile: other windows, workgroups, budgets.
+    /// The same device with another profile: other windows, workgroups, budgets. Kernels that both need are
+    /// compiled once.
     pub fn with_profile(&self, profile: Profile) -> Self {
         let inner = &self.0;
         Self(Arc::new(Inner {
@@ -98,7 +100,7 @@ impl Gpu {
             info: inner.info.clone(),
             profile,
             ring: Ring::default(),
-            pipelines: Mutex::default(),
+            pipelines: inner.pipelines.clone(),
             scratch: Mutex::default(),
             tally: Arc::default(),
         }))

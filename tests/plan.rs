@@ -250,11 +250,15 @@ fn scratch_of_a_linear_loss_is_what_was_promised() {
             }
         }
     }
-    // The shape: below 5% of the logits' bytes.
-    let loss = LinearCrossEntropy::default();
+    // The shape: below 5% of the logits' bytes, parameters and all.
     let profile = Profile::default().software(8);
-    let plan = linear([1024, 128_256, 256], Dtype::F32, &loss, &profile).unwrap();
-    assert!(plan.scratch_bytes * 20 < plan.unstored_bytes, "{}", plan.scratch_bytes);
+    for weight_layout in layouts() {
+        let loss = LinearCrossEntropy::default().weight_layout(weight_layout);
+        let plan = linear([1024, 128_256, 256], Dtype::F32, &loss, &profile).unwrap();
+        let beside = plan.scratch_bytes + plan.params_bytes();
+        assert_eq!(plan.unstored_bytes, 1024 * 128_256 * 4);
+        assert!(beside * 20 < plan.unstored_bytes, "{beside} bytes: {weight_layout:?}");
+    }
 }
 
 /// From a saved lse all rows of a block of classes go at once, and ∂W is written once.

@@ -27,6 +27,14 @@ pub fn refusal(output: &Output) -> String {
     text
 }
 
+/// How many adapters this machine has: none only where none is required.
+pub fn adapters() -> usize {
+    let adapters = pollster::block_on(surprisal::adapter::adapters()).len();
+    let required = std::env::var("SURPRISAL_GPU").as_deref() == Ok("require");
+    assert!(adapters > 0 || !required, "SURPRISAL_GPU=require: there is no adapter");
+    adapters
+}
+
 pub fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cli-{name}"));
     let _ = fs::remove_dir_all(&folder);

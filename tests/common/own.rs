@@ -43,7 +43,7 @@ impl SeparableRow for Margin {
 
 /// A user's loss of one score.
 #[derive(Debug)]
-struct LogCosh;
+pub struct LogCosh;
 
 impl ElementFunction for LogCosh {
     const NAME: &'static str = "users_log_cosh";

@@ -1,6 +1,6 @@
 //! Reference-case files, and the tolerance.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use surprisal::{
     Arithmetic, Dtype, Error, Loss,
@@ -8,7 +8,7 @@ use surprisal::{
     cpu, testing,
 };
 
-use crate::{INF, assert_close, indices, logits, named, none, vector, vectors};
+use crate::{INF, assert_case, assert_close, indices, logits, named, none, vector, vectors};
 
 // --- case files ---
 
@@ -32,6 +32,36 @@ fn cases_survive_a_file() {
         note: Some("0.1 is no f32".to_owned()),
         source: None,
     });
+    cases::save(&path, &cases).unwrap();
+    assert_eq!(cases::load(&path).unwrap(), cases);
+    std::fs::remove_file(path).unwrap();
+}
+
+/// A file that scripts/cases.py wrote from two PyTorch expressions, the second added to the first:
+///
+/// ```text
+/// scripts/cases.py tests/data/pytorch.safetensors --loss cross_entropy \
+///     --input logits=3x5 --input targets=3:5 --options '{"label_smoothing": 0.1}' \
+///     --expression 'F.cross_entropy(logits, targets, label_smoothing=options["label_smoothing"])'
+/// scripts/cases.py tests/data/pytorch.safetensors --loss bce_with_logits --seed 1 \
+///     --input logits=2x3 --input 'targets=[[1,0,0.5],[0,0,1]]' --options '{"reduction": "none"}' \
+///     --gradients logits --note 'an upstream gradient' \
+///     --expression 'F.binary_cross_entropy_with_logits(logits, targets, reduction="none")'
+/// ```
+#[test]
+fn cases_from_pytorch_survive_a_file() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pytorch.safetensors");
+    let cases = cases::load(&file).unwrap();
+    let [smoothed, each] = &cases[..] else { panic!("{} cases", cases.len()) };
+    assert_eq!((&*smoothed.id, &*each.id), ("cross_entropy/0000", "bce_with_logits/0001"));
+    assert!(smoothed.source.as_ref().unwrap().starts_with("F.cross_entropy(logits, targets, "));
+    assert_eq!(each.note.as_deref(), Some("an upstream gradient"));
+    assert_eq!(each.inputs["upstream"].shape, [2, 3]);
+    for case in &cases {
+        assert!(case.expect.contains_key("loss") && case.expect.contains_key("grad.logits"));
+        assert_case(case);
+    }
+    let path = temporary("pytorch.safetensors");
     cases::save(&path, &cases).unwrap();
     assert_eq!(cases::load(&path).unwrap(), cases);
     std::fs::remove_file(path).unwrap();

@@ -179,18 +179,20 @@ fn small_budgets(context: &Context) {
     for layout in layouts() {
         let inputs = sample(61, 37, 1001, 19, layout);
         for dtype in FLOATS {
-            for chunk in [900, 2000, 3500, 25_000] {
-                let adds = dtype == Dtype::Bf16;
-                let options = json!({"reduction": "none", "accumulate": adds});
-                let whole = loss(&options, layout);
+            let options = json!({"reduction": "none", "accumulate": dtype == Dtype::Bf16});
+            let whole = loss(&options, layout);
+            let wanted = [&GRADIENTS[..], &BY_PRODUCTS].concat();
+            let expected = outcome(&gpu, &*whole, &inputs, dtype, &wanted).0;
+            Reference::new(&*whole, &inputs, dtype, &wanted).assert(&expected);
+            // How rows and classes are cut is the same for every type.
+            let chunks: &[u64] =
+                if dtype == Dtype::F32 { &[900, 2000, 3500, 25_000] } else { &[2000] };
+            for chunk in chunks {
                 let mut options = options.clone();
                 options["chunk_bytes"] = json!(chunk);
                 let small = loss(&options, layout);
-                let wanted = [&GRADIENTS[..], &BY_PRODUCTS].concat();
-                let expected = outcome(&gpu, &*whole, &inputs, dtype, &wanted).0;
                 let actual = outcome(&gpu, &*small, &inputs, dtype, &wanted).0;
                 assert_same_bits(&actual, &expected, &format!("{chunk} {layout:?} {dtype}"));
-                Reference::new(&*small, &inputs, dtype, &wanted).assert(&actual);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The reference cases of tests/vectors: all in f32, a third of them in each 16-bit type.
+//! The reference cases of tests/vectors, in every storage type; of the elements' a third in each 16-bit one.
 
 use std::path::Path;
 
@@ -26,11 +26,11 @@ fn cross_entropy_f32(context: &Context) {
 }
 
 fn cross_entropy_f16(context: &Context) {
-    every(context, "cross_entropy", Dtype::F16, 3, 0);
+    every(context, "cross_entropy", Dtype::F16, 1, 0);
 }
 
 fn cross_entropy_bf16(context: &Context) {
-    every(context, "cross_entropy", Dtype::Bf16, 3, 1);
+    every(context, "cross_entropy", Dtype::Bf16, 1, 0);
 }
 
 fn linear_cross_entropy_f32(context: &Context) {
@@ -38,14 +38,15 @@ fn linear_cross_entropy_f32(context: &Context) {
 }
 
 fn linear_cross_entropy_f16(context: &Context) {
-    every(context, "linear_cross_entropy", Dtype::F16, 3, 0);
+    every(context, "linear_cross_entropy", Dtype::F16, 1, 0);
 }
 
 fn linear_cross_entropy_bf16(context: &Context) {
-    every(context, "linear_cross_entropy", Dtype::Bf16, 3, 1);
+    every(context, "linear_cross_entropy", Dtype::Bf16, 1, 0);
 }
 
-/// The losses of one score at a time, and Dice.
+/// The losses of one score at a time, and Dice. One skeleton loads and stores for them all, and most cases
+/// have a kernel of their own, which takes Mesa's OpenGL half a minute a type: a third shows the 16-bit ones.
 const ELEMENTS: [&str; 7] = [
     "bce_with_logits",
     "binary_hinge",

@@ -2,14 +2,17 @@
 
 use serde_json::json;
 use surprisal::{
-    Array, Arrays, BceWithLogits, BinaryHinge, Dice, Dtype, ElementFunction, Elementwise, Error,
-    GaussianNll, HurdlePoisson, Layout, Loss, MaskedMean, Mse, PoissonNll, Reduction, Request,
-    Tensor, cpu, loss::dice::Per, tensor::Named, tensor_blocking, testing,
+    Array, Arrays, BceWithLogits, BinaryHinge, Dice, Dtype, Elementwise, Error, GaussianNll,
+    HurdlePoisson, Layout, Loss, MaskedMean, Mse, PoissonNll, Reduction, Request, Tensor, cpu,
+    loss::dice::Per, tensor::Named, tensor_blocking, testing,
 };
 
-use crate::support::{
-    Context, FLOATS, INF, Placed, Reference, assert_same_bits, bits, check, gaussian, matrix,
-    named, outcome, parse, placed_inputs, set, storage, submit, tensors, vector, with,
+use crate::{
+    support::{
+        Context, FLOATS, INF, Placed, Reference, assert_same_bits, bits, check, gaussian, matrix,
+        named, outcome, parse, placed_inputs, set, storage, submit, tensors, vector, with,
+    },
+    users::LogCosh,
 };
 
 tests![
@@ -708,25 +711,6 @@ fn one_target_for_all(context: &Context) {
     }
     let neither = gpu.run_arrays(&BceWithLogits::default(), &logits, Dtype::F32, &wanted);
     assert!(matches!(neither.unwrap_err(), Error::MissingInput { .. }));
-}
-
-/// log cosh(z − y), in two WGSL functions and one in Rust.
-#[derive(Debug)]
-struct LogCosh;
-
-impl ElementFunction for LogCosh {
-    const NAME: &'static str = "log_cosh";
-    const WGSL: &'static str = "
-        fn element_loss(z: f32, y: f32) -> f32 { return params.scale * log(cosh(z - y)); }
-        fn element_slope(z: f32, y: f32) -> f32 { return params.scale * tanh(z - y); }";
-
-    fn numbers(&self) -> Vec<(&'static str, f64)> {
-        vec![("scale", 3.0)]
-    }
-
-    fn at(&self, z: f64, y: f64) -> (f64, f64) {
-        (3.0 * (z - y).cosh().ln(), 3.0 * (z - y).tanh())
-    }
 }
 
 fn losses_of_ones_own(context: &Context) {

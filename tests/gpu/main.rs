@@ -14,6 +14,7 @@ macro_rules! tests {
     };
 }
 
+mod bindings;
 mod budgets;
 mod composed;
 mod conformance;
@@ -32,6 +33,8 @@ mod section0;
 mod shapes;
 mod shards;
 mod support;
+#[path = "../common/own.rs"]
+mod users;
 mod walks;
 
 use std::{
@@ -62,6 +65,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("registry", registry::TESTS),
     ("linear", linear::TESTS),
     ("budgets", budgets::TESTS),
+    ("bindings", bindings::TESTS),
     ("own", own::TESTS),
     ("memory", memory::TESTS),
     ("pairs", pairs::TESTS),

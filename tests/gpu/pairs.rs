@@ -32,6 +32,7 @@ tests![
     not_numbers,
     refusals,
     similarities,
+    similarities_of_zero_vectors,
 ];
 
 const GRADIENTS: [&str; 4] = ["loss", "lse", "grad.queries", "grad.keys"];
@@ -496,4 +497,30 @@ fn similarities(context: &Context) {
     assert_eq!(status.bad_rows, 2);
     let loss = parse("similarity", &json!({"k": 7}));
     assert!(gpu.run_arrays(&*loss, &ties, Dtype::F32, &["top_scores"]).is_err());
+}
+
+/// With `normalize` a vector of zeros is like nothing, counted, and makes no other score a NaN.
+fn similarities_of_zero_vectors(context: &Context) {
+    let inputs = sample(37, 6, 9, 5);
+    let queries = fill(&fill(&inputs["queries"], 1, 0.0), 4, -0.0);
+    let inputs = with(&inputs, [("queries", queries), ("keys", fill(&inputs["keys"], 7, 0.0))]);
+    let wanted = ["scores", "top_scores", "top_indices"];
+    for dtype in FLOATS {
+        for chunk in [None, Some(2 * 40)] {
+            let options = json!({"normalize": true, "k": 9, "chunk_bytes": chunk});
+            let loss = parse("similarity", &options);
+            let (outputs, status) = check(&context.gpu, &*loss, &inputs, dtype, &wanted);
+            assert_eq!((status.zero_vectors, status.bad_rows), (3, 0));
+            for at in [1, 4] {
+                assert!(row(&outputs["scores"], at).iter().all(|&score| score == 0.0));
+                // All keys are alike: the lower ones come first.
+                let places: Vec<f64> = (0..9).map(f64::from).collect();
+                assert_eq!(row(&outputs["top_indices"], at), places);
+            }
+            assert!((0..6).all(|at| row(&outputs["scores"], at)[7] == 0.0));
+        }
+    }
+    let plain = parse("similarity", &json!({"k": 9}));
+    let (_, status) = check(&context.gpu, &*plain, &inputs, Dtype::F32, &wanted);
+    assert_eq!(status.zero_vectors, 0);
 }

@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 use surprisal::{
     Array, Arrays, Dtype, Error, Loss,
-    loss::{self, About, Dim, Entry},
+    loss::{self, About, Dim, Entry, Kind},
     testing,
 };
 
@@ -18,7 +18,8 @@ tests![
     storage_types,
     gradients_from_above,
     denominators_of_the_caller,
-    run_to_run
+    run_to_run,
+    losses_of_a_user,
 ];
 
 /// Rows, classes and depth that no kernel likes.
@@ -174,5 +175,23 @@ fn run_to_run(context: &Context) {
         once.remove("status");
         twice.remove("status");
         assert_same_bits(&once, &twice, entry.about.name);
+    }
+}
+
+/// A user's own row loss, on stored scores and on those of a linear layer, is held to the same.
+fn losses_of_a_user(context: &Context) {
+    for loss in crate::users::losses() {
+        if loss.about().inputs.iter().all(|input| input.kind != Kind::Index) {
+            continue; // A loss of elements, which has tests of its own.
+        }
+        if loss.is_per_row() {
+            let inputs = testing::example_inputs(loss.about(), 7, SHAPE);
+            let wanted = wanted(loss.about(), &inputs);
+            check(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
+            continue;
+        }
+        for checked in testing::check(&*loss, &context.gpu).unwrap() {
+            assert!(checked.comparison.passed, "{loss:?}: {checked}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 use surprisal::{
     Array, Arrays, CrossEntropy, Dtype, Gpu, Layout, Loss, Named, Padding, Reduction, Request,
+    plan::Dispatch,
 };
 
 use crate::support::{
@@ -27,6 +28,7 @@ tests![
     windows_of_elements,
     windows_of_sixteen_bit_rows,
     split_rows,
+    grids_of_two_dimensions,
     other_rows_and_batches,
     run_to_run,
     more_data_than_a_default_binding,
@@ -77,9 +79,10 @@ fn classes_around_powers_of_two(context: &Context) {
     check_classes(context, [15, 16, 17, 63, 64, 65, 127, 128, 129, 1000, 4099], 5);
 }
 
-/// GPT-2's, and a prime near 2^17; 32769 is one more than a software adapter's segment.
+/// GPT-2's, and a prime near 2^17; 32769 is one more than a software adapter's segment, and 131,070 is what
+/// the others are not: 2 modulo 4.
 fn real_vocabularies(context: &Context) {
-    check_classes(context, [32_769, 50_257, 131_071], 3);
+    check_classes(context, [32_769, 50_257, 131_070, 131_071], 3);
 }
 
 fn quarter_of_a_million_classes(context: &Context) {
@@ -391,6 +394,63 @@ fn split_rows(context: &Context) {
     let wanted = ["statistics", "loss"];
     let run = |gpu| outcome(gpu, &none(), &inputs, Dtype::F32, &wanted).0;
     assert_eq!(bits(&run(&split)["statistics"]), bits(&run(&fused)["statistics"]));
+}
+
+/// More workgroups than one dimension of a grid holds, of every skeleton: the same bits. The last row of a
+/// grid is not full, so that some workgroups have nothing to do.
+fn grids_of_two_dimensions(context: &Context) {
+    // Where, a loss with options, inputs, outputs, and kernels that many workgroups run.
+    type Call<'a> = (&'a Gpu, &'a str, Value, Arrays, &'a [&'a str], &'a [&'a str]);
+    let kernels = |gpu: &Gpu, workgroups| {
+        let mut profile = gpu.profile().clone();
+        profile.workgroups = workgroups;
+        // Small units on every adapter, so that small shapes have many of them.
+        (profile.row_lanes, profile.segment, profile.element_block) = (8, 256, 64);
+        (profile.tile.lanes, profile.tile.across) = (8, 8);
+        gpu.with_profile(profile)
+    };
+    let split = context.with(|profile| profile.busy_workgroups = u32::MAX);
+    let vectors = with(
+        &named([("queries", gaussian(5, 37, 6)), ("keys", gaussian(6, 37, 6))]),
+        [("scale", vector(&[1.5]))],
+    );
+    let layer = named([
+        ("hidden", gaussian(7, 37, 6)),
+        ("weight", gaussian(8, 280, 6)),
+        ("targets", indices(&surprisal::testing::targets(9, 37, 280))),
+    ]);
+    let elements = named([("logits", gaussian(10, 41, 61)), ("targets", gaussian(11, 41, 61))]);
+    let pairs = ["loss", "grad.queries", "grad.keys", "grad.scale"];
+    let both = json!({"normalize": true, "symmetric": true});
+    let calls: [Call; 6] = [
+        (&context.gpu, "cross_entropy", json!({}), sample(1, 37, 133), &WANTED, &["fused"]),
+        (&split, "cross_entropy", json!({}), sample(2, 9, 1001), &WANTED, &["partial", "backward"]),
+        (
+            &context.gpu,
+            "linear_cross_entropy",
+            json!({}),
+            layer,
+            &["loss", "grad.hidden", "grad.weight"],
+            &["product"],
+        ),
+        (&context.gpu, "info_nce", both, vectors.clone(), &pairs, &["product"]),
+        (&context.gpu, "similarity", json!({"k": 3}), vectors, &["top_indices"], &["top"]),
+        (&context.gpu, "mse", json!({}), elements, &["loss", "grad.logits"], &["forward"]),
+    ];
+    for (gpu, name, options, inputs, wanted, entries) in calls {
+        let loss = parse(name, &options);
+        let (wide, narrow) = (kernels(gpu, 65_535), kernels(gpu, 7));
+        let expected = only(&check(&wide, &*loss, &inputs, Dtype::F32, wanted).0, wanted);
+        let run = narrow.run_arrays(&*loss, &inputs, Dtype::F32, wanted).unwrap();
+        let plan = run.prepared().plan().clone();
+        for entry in entries {
+            let of = |dispatch: &&Dispatch| plan.kernels[dispatch.kernel].entry == *entry;
+            let grids: Vec<_> = plan.dispatches.iter().filter(of).map(|d| d.workgroups).collect();
+            assert!(grids.iter().any(|grid| grid[1] > 1), "{name} {entry}: {grids:?}");
+        }
+        let actual = only(&run.outcome_blocking().unwrap().0, wanted);
+        assert_same_bits(&actual, &expected, &format!("{name} {options}"));
+    }
 }
 
 fn other_rows_and_batches(context: &Context) {
