@@ -250,7 +250,7 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let at = sharing(place(tile_place(group.x + group.y * groups.x), lane));
     let i = at.i;
     let j = at.j;
-    var s0 = start(i, j);
+    var s0 = started(i, j);
     var s1: Band;
     var s2: Band;
     var s3: Band;

@@ -4,6 +4,10 @@ fn sharing(at: Place) -> Place {
     return at;
 }
 
+fn started(i: u32, j: u32) -> Band {
+    return start(i, j);
+}
+
 fn bring(at: Place, k: u32) {}
 
 fn brought(k: u32) -> vec4<bool> {

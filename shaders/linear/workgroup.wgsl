@@ -14,6 +14,10 @@ fn sharing(at: Place) -> Place {
     return at;
 }
 
+fn started(i: u32, j: u32) -> Band {
+    return start(i, j);
+}
+
 // A block's place in a tile of this many blocks across i or j: lanes side by side take what lies side by
 // side in memory.
 fn block_place(block: u32, across: u32, walks: bool) -> vec2<u32> {
