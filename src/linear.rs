@@ -11,6 +11,10 @@
 //! through once for many rows, and no budget is too small for a row. What is given may close rows without
 //! the first pass (a saved lse, the statistics of shards): then it is three products. Neither way changes
 //! a bit, and `Layer::walk` takes the cheaper one.
+//!
+//! Before both comes what costs neither products nor memory: until a block of ∂W is written, its place is
+//! as good as any for the scores of its classes, for as many rows as W is deep. Those rows go by in
+//! blocks whose scores are made once (`Layer::lend`).
 
 use std::ops::Range;
 
@@ -38,6 +42,9 @@ const BLOCK_CLASSES: u64 = 64;
 const PRODUCTS_A_BYTE: f64 = 3.0;
 /// Blocks that make the scores twice have to be this much cheaper: they are more dispatches.
 const WORTH_BLOCKS: f64 = 0.9;
+/// How often scores that are kept go through memory beyond those of a chunk: their gradient is written
+/// elsewhere.
+const KEPT_PASSES: f64 = 2.0;
 
 /// A row loss on the scores of a linear layer, hidden·Wᵀ + bias, which are never stored whole.
 ///
@@ -169,19 +176,10 @@ fn plan(
     rows.planner.unstored(layer.rows * layer.classes * 4);
     let closing = if rows.closes_unseen() { 0 } else { 1 + u64::from(rows.looks_ahead()) };
     let blocks = (closing + u64::from(rows.writes(&layer.gradient()))).max(1);
-    let walk = layer.walk(&mut rows, &windows, Passes { held: 1, whole: 1, blocks })?;
-    let sums = layer.sums(&mut rows, walk.parts.len());
-    if walk.parts.is_empty() {
-        // No rows: the gradients of weight and bias are sums over nothing.
-        layer.columns_step(&mut rows, &sums, &Part::NONE, &walk.chunk)?;
-    }
-    for part in &walk.parts {
-        if walk.is_whole() {
-            layer.step(&mut rows, &walk, &sums, part)?;
-        } else {
-            layer.close(&mut rows, &walk, part, |_, _, _| Ok(()))?;
-            layer.gradients(&mut rows, &walk, &sums, part)?;
-        }
+    let walks = layer.walks(&mut rows, &windows, Passes { held: 1, whole: 1, blocks })?;
+    let sums = layer.sums(&mut rows, walks.iter().map(|walk| walk.parts.len()).sum());
+    for walk in &walks {
+        layer.go(&mut rows, walk, &sums)?;
     }
     rows.end(&windows)
 }
@@ -255,6 +253,28 @@ pub(crate) struct Walk {
     pub chunk: View,
     pub parts: Vec<Part>,
     pub blocks: Vec<Range<u64>>,
+    /// Where the scores stay between the passes; without it they are made for each.
+    kept: Option<Lent>,
+}
+
+/// The gradient of the weight, which holds the scores of its classes until it is written.
+struct Lent {
+    gradient: View,
+    weight_layout: WeightLayout,
+}
+
+impl Lent {
+    /// The place of a block's scores, none of which is that of another block's gradient.
+    fn block(&self, rows: u64, block: &Range<u64>) -> View {
+        let gradient = self.gradient.clone();
+        match self.weight_layout {
+            WeightLayout::ClassesHidden => {
+                let scores = Layout::matrix(Dtype::F32, rows, block.end - block.start);
+                gradient.rows(block).reshaped(scores)
+            }
+            WeightLayout::HiddenClasses => gradient.rows(&(0..rows)).columns(block),
+        }
+    }
 }
 
 impl Walk {
@@ -266,6 +286,14 @@ impl Walk {
     /// Whether one chunk has all scores, for as long as it takes.
     pub fn is_held(&self) -> bool {
         self.is_whole() && self.parts.len() < 2
+    }
+
+    /// The place of a block's scores.
+    fn scores(&self, part: &Part, block: &Range<u64>) -> View {
+        match &self.kept {
+            Some(lent) => lent.block(part.rows.end - part.rows.start, block),
+            None => self.block(part, block),
+        }
     }
 
     /// The chunk's part that holds a block of some rows.
@@ -435,9 +463,7 @@ impl<'a> Layer<'a> {
     /// Rows and classes of a chunk that holds a block, as square as may be, so that both operands are gone
     /// through seldom; no rows where the budget holds no block.
     fn block(&self, rows: &Rows) -> [u64; 2] {
-        let closes = rows.closes_unseen();
-        let unit = if closes { BLOCK_CLASSES } else { rows.block_unit().max(BLOCK_CLASSES) };
-        let waiting = if closes { 0 } else { rows.waiting_bytes() };
+        let [unit, waiting] = Self::block_needs(rows);
         let bytes = self.budget(self.profile.block_bytes);
         let fit = |classes: u64| {
             let elements = self.profile.dispatch_elements / classes;
@@ -448,12 +474,24 @@ impl<'a> Layer<'a> {
         let square = if narrow { self.rows } else { (bytes / 4).isqrt() };
         let height = fit(unit).min(square.next_multiple_of(self.profile.tile().height()));
         let height = if height < self.rows { self.whole_tiles(height) } else { height };
-        if height == 0 {
-            return [0, unit];
-        }
+        if height == 0 { [0, unit] } else { [height, self.width(rows, height, bytes)] }
+    }
+
+    /// Classes of a block of this many rows.
+    fn width(&self, rows: &Rows, height: u64, bytes: u64) -> u64 {
+        let [unit, waiting] = Self::block_needs(rows);
         let width = (bytes / height).saturating_sub(waiting) / 4;
         let width = width.min(self.profile.dispatch_elements / height).min(rows.block_most());
-        [height, (width - width % unit).max(unit)]
+        (width - width % unit).max(unit)
+    }
+
+    /// What the classes of a block are a multiple of, and the bytes of a row's states between blocks.
+    fn block_needs(rows: &Rows) -> [u64; 2] {
+        if rows.closes_unseen() {
+            [BLOCK_CLASSES, 0]
+        } else {
+            [rows.block_unit().max(BLOCK_CLASSES), rows.waiting_bytes()]
+        }
     }
 
     /// The modelled cost of chunks of so many rows and classes, per multiply-add of one product: the
@@ -471,7 +509,12 @@ impl<'a> Layer<'a> {
         };
         let moved = again(rows, of_weight, self.rows) + again(classes, of_hidden, self.classes);
         let scores = 2.0 * made + hidden + weight + 1.0;
-        products + 4.0 * PRODUCTS_A_BYTE * (moved + scores / self.depth.max(1) as f64)
+        products + 4.0 * PRODUCTS_A_BYTE * moved + self.scores_cost(scores)
+    }
+
+    /// The same of going through the scores so often.
+    fn scores_cost(&self, times: f64) -> f64 {
+        4.0 * PRODUCTS_A_BYTE * times / self.depth.max(1) as f64
     }
 
     /// How the scores go by: whole rows where the budget holds them all, and otherwise the cheaper of whole
@@ -496,7 +539,7 @@ impl<'a> Layer<'a> {
         let [step, classes] = cut;
         let stride = classes.next_multiple_of(4).max(4);
         let chunk = Layout::matrix(Dtype::F32, step.max(1), classes).row_stride(stride);
-        let chunk = rows.planner.scratch(chunk);
+        let chunk = rows.shared("chunk", chunk);
         let cut = |(index, window): (usize, &Range<u64>)| {
             let start = window.start;
             let parts = stretches(window.end - start, step);
@@ -504,15 +547,82 @@ impl<'a> Layer<'a> {
         };
         let parts = windows.iter().enumerate().flat_map(cut).enumerate();
         let parts = parts.map(|(number, (index, rows))| Part { number, index, rows }).collect();
-        let walk = Walk { chunk, parts, blocks: stretches(self.classes, classes.max(1)) };
+        let blocks = stretches(self.classes, classes.max(1));
+        let walk = Walk { chunk, parts, blocks, kept: None };
         rows.planner.path(Path {
             rows: step,
             classes,
             whole_rows: classes >= self.classes,
             passes: if walk.is_held() { passes.held } else { made },
+            lent_rows: 0,
             why,
         });
         Ok(walk)
+    }
+
+    /// The rows whose scores the gradient of the weight holds until it is written, and then the others.
+    fn walks(&self, rows: &mut Rows, windows: &[Range<u64>], passes: Passes) -> Result<Vec<Walk>> {
+        let Some((count, gradient)) = self.lend(rows, windows, passes) else {
+            return Ok(vec![self.walk(rows, windows, passes)?]);
+        };
+        let rest = Self { rows: self.rows - count, ..self.clone() };
+        let after: Vec<_> = windows.iter().map(|w| w.start.max(count)..w.end).collect();
+        let mut walks = Vec::new();
+        let mut bytes = self.budget(self.profile.block_bytes);
+        if rest.rows > 0 {
+            let mut walk = rest.walk(rows, &after, passes)?;
+            walk.parts.iter_mut().for_each(|part| part.number += 1);
+            // Both have the same chunk.
+            bytes = bytes.min(walk.chunk.layout.len() * 4);
+            walks.push(walk);
+        }
+        let width = self.width(rows, count, bytes);
+        let chunk = rows.shared("chunk", Layout::matrix(Dtype::F32, count, width));
+        let weight_layout = self.options.weight_layout;
+        let kept = Some(Lent { gradient, weight_layout });
+        let parts = vec![Part { number: 0, index: 0, rows: 0..count }];
+        walks.insert(0, Walk { chunk, parts, blocks: stretches(self.classes, width), kept });
+        rows.planner.lent(count, width);
+        Ok(walks)
+    }
+
+    /// How many rows' scores the gradient of the weight holds until it is written, where that is worth
+    /// it, and that gradient. It has to be f32 without gaps, which are the caller's, and hold nothing yet.
+    fn lend(&self, rows: &Rows, windows: &[Range<u64>], passes: Passes) -> Option<(u64, View)> {
+        let gradient = self.weight_gradient.clone().filter(|g| g.layout.dtype == Dtype::F32)?;
+        let whole = self.whole_rows(rows.short());
+        if self.options.accumulate || rows.closes() || whole == self.rows {
+            return None;
+        }
+        let stride = gradient.layout.row_stride;
+        let most = match self.options.weight_layout {
+            WeightLayout::ClassesHidden if stride > self.depth => 0,
+            WeightLayout::ClassesHidden => self.depth,
+            WeightLayout::HiddenClasses => self.depth.min(self.room() / (4 * stride.max(1))),
+        };
+        let [unit, waiting] = Self::block_needs(rows);
+        let bytes = self.budget(self.profile.block_bytes);
+        let most = most.min(bytes / (4 * unit + waiting)).min(windows.first()?.end);
+        let count = if most < self.rows && whole > 0 {
+            // The chunks of the other rows are full, the last one too.
+            self.rows.saturating_sub((self.rows - most).next_multiple_of(whole))
+        } else {
+            most
+        };
+        if count <= whole {
+            return None;
+        }
+        let [height, width] = self.block(rows);
+        let blocks = self.cost([height.max(1), width], passes.blocks);
+        let chunks = self.cost([whole.max(1), self.classes], passes.whole);
+        let lent = self.cost([count, self.width(rows, count, bytes)], 1);
+        let lent = lent + self.scores_cost(KEPT_PASSES);
+        (lent < WORTH_BLOCKS * chunks && lent < blocks).then_some((count, gradient))
+    }
+
+    /// Bytes that a binding has for sure, wherever it has to begin.
+    fn room(&self) -> u64 {
+        self.profile.binding_bytes.saturating_sub(self.profile.offset_alignment + 64)
     }
 
     /// A budget that holds neither a row of scores nor a block of one row.
@@ -545,6 +655,23 @@ impl<'a> Layer<'a> {
         if wanted { Gradient::InPlace } else { Gradient::Nowhere }
     }
 
+    /// Everything of some stretches of rows.
+    fn go(&self, rows: &mut Rows, walk: &Walk, sums: &Sums) -> Result<()> {
+        if walk.parts.is_empty() {
+            // No rows: the gradients of weight and bias are sums over nothing.
+            return self.columns_step(rows, sums, &Part::NONE, &walk.chunk);
+        }
+        for part in &walk.parts {
+            if walk.is_whole() && walk.kept.is_none() {
+                self.step(rows, walk, sums, part)?;
+            } else {
+                self.close(rows, walk, part, |_, _, _| Ok(()))?;
+                self.gradients(rows, walk, sums, part)?;
+            }
+        }
+        Ok(())
+    }
+
     // --- blocks ---
 
     /// Makes the scores of some rows block by block, shows each to `see`, and closes the rows.
@@ -566,7 +693,7 @@ impl<'a> Layer<'a> {
             rows.beside(*index, stretch, block, &scores)?;
         }
         for block in &walk.blocks {
-            let scores = self.block_scores(rows, walk, part, block)?;
+            let scores = self.scores_again(rows, walk, part, block, ahead)?;
             if !ahead {
                 rows.beside(*index, stretch, block, &scores)?;
             }
@@ -584,9 +711,24 @@ impl<'a> Layer<'a> {
         part: &Part,
         block: &Range<u64>,
     ) -> Result<View> {
-        let chunk = walk.block(part, block);
-        self.classes(block).scores(rows, part, &chunk)?;
-        Ok(chunk.placed_at_column(block.start))
+        let scores = walk.scores(part, block);
+        self.classes(block).scores(rows, part, &scores)?;
+        Ok(scores.placed_at_column(block.start))
+    }
+
+    /// The same where they may have been made before, and kept.
+    fn scores_again(
+        &self,
+        rows: &mut Rows,
+        walk: &Walk,
+        part: &Part,
+        block: &Range<u64>,
+        made: bool,
+    ) -> Result<View> {
+        if made && walk.kept.is_some() {
+            return Ok(walk.scores(part, block).placed_at_column(block.start));
+        }
+        self.block_scores(rows, walk, part, block)
     }
 
     /// The gradients of rows that are closed, a block of classes after another.
@@ -595,8 +737,12 @@ impl<'a> Layer<'a> {
         let hidden = self.rows_sum(rows, walk, part, hidden.as_ref());
         let writes = rows.writes(&self.gradient());
         for (number, block) in walk.blocks.iter().enumerate().filter(|_| writes) {
-            let seen = self.block_scores(rows, walk, part, block)?;
-            let scores = Scores { scores: seen, gradient: self.gradient() };
+            let scores = self.scores_again(rows, walk, part, block, true)?;
+            let gradient = match walk.kept {
+                Some(_) => Gradient::To(walk.block(part, block).placed_at_column(block.start)),
+                None => self.gradient(),
+            };
+            let scores = Scores { scores, gradient };
             rows.gradient_of(part.index, &part.rows, block, &scores)?;
             self.block_gradients(rows, walk, (part, number), sums, hidden.as_ref())?;
         }
@@ -808,7 +954,7 @@ impl<'a> Layer<'a> {
         };
         let walked = product.depth.clamp(1, most);
         let mut steps = [outputs.max(1), columns.max(1), walked];
-        let room = self.profile.binding_bytes.saturating_sub(self.profile.offset_alignment + 64);
+        let room = self.room();
         let mut fit = |view: &View, index: usize| {
             // A 16-bit sum may be held in f32 meanwhile.
             let row = view.layout.row_stride * view.layout.dtype.bytes().max(4);

@@ -187,13 +187,19 @@ pub struct Path {
     pub whole_rows: bool,
     /// How often the scores are made where gradients are wanted.
     pub passes: u64,
+    /// Rows before these whose scores lie in the gradient of the weight until it is written: their chunks
+    /// are blocks of classes, and their scores are made once.
+    pub lent_rows: u64,
     /// Why.
     pub why: &'static str,
 }
 
 impl std::fmt::Display for Path {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { rows, classes, passes, why, .. } = self;
+        let Self { rows, classes, passes, lent_rows, why, .. } = self;
+        if *lent_rows > 0 {
+            write!(f, "scores of the first {lent_rows} rows in grad.weight until it is written; ")?;
+        }
         let what = if self.whole_rows { "chunks of whole rows" } else { "blocks of classes" };
         let times = match passes {
             0 | 1 => "made once",

@@ -432,6 +432,21 @@ fn the_cheaper_way_is_taken() {
     }
     // One chunk holds all rows: nothing is read again.
     assert!(path(None, [32, 128_256, 256]).whole_rows);
+    // The gradient of the weight holds the scores of as many rows as the weight is deep, or of some fewer, so
+    // that the chunks of the others are full.
+    for (rows, depth, lent_rows) in [
+        (32, 256, 0),
+        (200, 256, 200),
+        (256, 256, 256),
+        (1024, 256, 256),
+        (1000, 256, 232),
+        (1024, 16, 0),
+        (4096, 4096, 4096),
+    ] {
+        let path = path(None, [rows, 128_256, depth]);
+        assert_eq!(path.lent_rows, lent_rows, "{rows} × {depth}: {path}");
+        assert_eq!(path.passes, 1, "{rows} × {depth}: {path}");
+    }
     let loss = LinearCrossEntropy::default().chunk_bytes(500);
     let refused = linear(shape, Dtype::F32, &loss, &profile).unwrap_err();
     let text = refused.to_string();

@@ -23,6 +23,8 @@ tests![
     small_budgets,
     small_budgets_of_every_option,
     small_budgets_in_place,
+    lent_rows,
+    lent_rows_in_places_of_their_own,
     too_small_budgets,
     scratch,
 ];
@@ -266,6 +268,91 @@ fn small_budgets_in_place(context: &Context) {
             let hidden = placed.iter().find(|(name, _)| name == "hidden").unwrap();
             assert_eq!(bits(&hidden.1.array(gpu)), bits(&expected["grad.hidden"]), "{dtype}");
             assert_eq!(bits(&weight.array(gpu)), bits(&expected["grad.weight"]), "{dtype}");
+        }
+    }
+}
+
+/// Scores that lie in the gradient of the weight until it is written, of all rows or of the first ones: the
+/// same bits, also where rows go by in blocks or as a whole after them.
+fn lent_rows(context: &Context) {
+    let gpu = &context.with(|profile| (profile.segment, profile.row_lanes) = (256, 8));
+    for layout in layouts() {
+        for (rows, chunk, whole_rows, options) in [
+            (50, 60_000, false, json!({})),
+            (100, 60_000, false, json!({"label_smoothing": 0.1, "z_loss": 0.1, "softcap": 6.0})),
+            (300, 4016 * 20, true, json!({"label_smoothing": 0.2, "smoothing": "ordinal"})),
+            (200, 2_000, false, json!({"temperature": 0.7, "reduction": "none"})),
+        ] {
+            let mut inputs = sample(71, rows, 1001, 64, layout);
+            // Row 2 is ignored: its hidden state may hold anything.
+            let mut hidden = inputs["hidden"].to_f64();
+            hidden[2 * 64 + 1] = f64::NAN;
+            inputs.insert("hidden".to_owned(), matrix(rows, 64, hidden));
+            let mut targets = inputs["targets"].to_i64();
+            targets[2] = -100;
+            inputs.insert("targets".to_owned(), indices(&targets));
+            let whole = loss(&options, layout);
+            let mut options = options.clone();
+            options["chunk_bytes"] = json!(chunk);
+            let small = loss(&options, layout);
+            let what = format!("{options} {layout:?}");
+            let placed = placed_inputs(gpu, &*small, &inputs, Dtype::F32);
+            let gradient = Placed::output(gpu, Layout::dense(Dtype::F32, &inputs["weight"].shape));
+            let outputs = Named::from([("grad.weight".to_owned(), gradient.tensor())]);
+            let request = Request::new(tensors(&placed), outputs).gradient_in_place();
+            let path = gpu.plan(&*small, &request).unwrap().path.unwrap();
+            assert!((1..=64).contains(&path.lent_rows), "{what}: {path}");
+            assert_eq!(path.whole_rows, whole_rows, "{what}: {path}");
+            let wanted = [&GRADIENTS[..], &BY_PRODUCTS].concat();
+            let expected = outcome(gpu, &*whole, &inputs, Dtype::F32, &wanted).0;
+            let actual = outcome(gpu, &*small, &inputs, Dtype::F32, &wanted).0;
+            assert_same_bits(&actual, &expected, &what);
+            Reference::new(&*small, &inputs, Dtype::F32, &wanted).assert(&actual);
+        }
+    }
+}
+
+/// The gradient of the weight at an odd place, or with gaps between its rows, which nothing may touch; one that
+/// is added to, and a narrow one, have no room for scores.
+fn lent_rows_in_places_of_their_own(context: &Context) {
+    let gpu = &context.with(|profile| profile.row_lanes = 8);
+    let (rows, classes, depth) = (50, 301, 64);
+    for layout in layouts() {
+        let transposed = layout == WeightLayout::HiddenClasses;
+        let inputs = sample(72, rows, classes, depth, layout);
+        let shape = &inputs["weight"].shape;
+        let dense = || Layout::dense(Dtype::F32, shape);
+        let small = json!({"chunk_bytes": 40_000});
+        let adds = json!({"chunk_bytes": 40_000, "accumulate": true});
+        for (place, options, lends) in [
+            (dense(), &small, true),
+            (dense().offset(3), &small, true),
+            // Gaps are the caller's. Only between rows of as many classes as there are, they do no harm.
+            (dense().row_stride(shape[1] + 5), &small, transposed),
+            (dense(), &adds, false),
+            (Layout::dense(Dtype::Bf16, shape), &small, false),
+        ] {
+            let dtype = place.dtype;
+            let loss = loss(options, layout);
+            let what = format!("{options} {layout:?} {place:?}");
+            let placed = placed_inputs(gpu, &*loss, &inputs, dtype);
+            let gradient = Placed::output(gpu, place);
+            let before = gradient.array(gpu);
+            let outputs = Named::from([("grad.weight".to_owned(), gradient.tensor())]);
+            let request = Request::new(tensors(&placed), outputs).gradient_in_place();
+            let path = gpu.plan(&*loss, &request).unwrap().path.unwrap();
+            assert_eq!(path.lent_rows > 0, lends, "{what}: {path}");
+            submit(gpu, &*loss, &request);
+            gradient.assert_surroundings(gpu);
+            if options == &adds {
+                assert_ne!(bits(&gradient.array(gpu)), bits(&before), "{what}");
+                continue;
+            }
+            let whole = self::loss(&json!({}), layout);
+            let expected = outcome(gpu, &*whole, &inputs, dtype, &GRADIENTS).0;
+            let hidden = placed.iter().find(|(name, _)| name == "hidden").unwrap();
+            assert_eq!(bits(&hidden.1.array(gpu)), bits(&expected["grad.hidden"]), "{what}");
+            assert_eq!(bits(&gradient.array(gpu)), bits(&expected["grad.weight"]), "{what}");
         }
     }
 }
