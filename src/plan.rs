@@ -174,7 +174,8 @@ pub struct Plan {
 ///
 /// With all classes in a chunk, its rows are closed and turned into their gradient while it is there. With
 /// fewer, all blocks of classes go by twice, once to close the rows and once for their gradient, unless what
-/// is given closes them (a saved lse, the statistics of shards). No result has other bits for it, but for the
+/// is given closes them (a saved lse, the statistics of shards) or the gradient of the weight lends its memory
+/// to the scores until it is written. No result has other bits for it, but for the
 /// gradient of `info_nce`'s scale from what was given, and where products go through cooperative matrices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
