@@ -4,23 +4,14 @@
 
 mod command;
 
-use std::process::{Command, Output};
+use std::process::Output;
 
-use command::{refusal, stdout, surprisal};
+use command::{adapters, program, refusal, stdout, surprisal};
 use serde_json::Value;
-use surprisal::adapter::{self, ADAPTER_VARIABLE};
-
-/// How many adapters there are.
-fn adapters() -> usize {
-    let adapters = pollster::block_on(adapter::adapters()).len();
-    let required = std::env::var("SURPRISAL_GPU").as_deref() == Ok("require");
-    assert!(adapters > 0 || !required, "SURPRISAL_GPU=require: there is no adapter");
-    adapters
-}
+use surprisal::adapter::ADAPTER_VARIABLE;
 
 fn with_variable(value: &str, words: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_surprisal"));
-    command.args(words).env(ADAPTER_VARIABLE, value).output().unwrap()
+    program(words).env(ADAPTER_VARIABLE, value).output().unwrap()
 }
 
 /// The numbers of the adapters listed, and that of the default one.

@@ -29,9 +29,9 @@ pub enum WeightLayout {
 /// - **Memory** beside inputs and outputs: O(rows + classes), one chunk of at most `chunk_bytes`, and 256
 ///   bytes of parameters a dispatch. The chunk holds some whole rows of logits, or some rows of a block of
 ///   classes, whichever the plan finds cheaper ([`crate::Plan::path`] says which, and why): blocks have the
-///   logits made twice, unless a saved lse or the statistics of shards close the rows. The logits of as many
-///   rows as W is deep, or of all rows, may lie in ∂W until it is written, where it is f32 and not added to:
-///   they are made once, and no memory is needed for them. A budget for neither
+///   logits made twice, unless a saved lse or the statistics of shards close the rows. The logits of up
+///   to as many rows as W is deep lie in ∂W until it is written, where it is f32, has no gaps (as `[classes,
+///   hidden]`) and is not added to: they are made once, and take no memory of their own. A budget for neither
 ///   a row nor a block of one (less than a kilobyte on software adapters, 25 KB elsewhere) is an error. A
 ///   16-bit gradient that adds up over several chunks has an f32 sum beside it: ∂W over stretches of rows,
 ///   ∂hidden (also in place) over blocks of classes, for the chunk's rows.

@@ -7,10 +7,17 @@ use std::{
     process::{Command, Output},
 };
 
-pub fn surprisal(words: &[&str]) -> Output {
+/// The program, which is told of no adapter.
+pub fn program(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_surprisal"));
     command.args(words).env_remove("SURPRISAL_ADAPTER");
-    command.output().unwrap()
+    // EGL complains on stderr where there is none, as in many containers.
+    command.env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR"));
+    command
+}
+
+pub fn surprisal(words: &[&str]) -> Output {
+    program(words).output().unwrap()
 }
 
 pub fn stdout(output: &Output) -> String {
