@@ -14,7 +14,7 @@
 //!
 //! Before both comes what costs neither products nor memory: until a block of ∂W is written, its place is
 //! as good as any for the scores of its classes, for as many rows as W is deep. Those rows go by in
-//! blocks whose scores are made once (`Layer::lend`).
+//! blocks whose scores are made once (`Layer::keep`).
 
 mod product;
 mod walk;

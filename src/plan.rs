@@ -174,8 +174,8 @@ pub struct Plan {
 ///
 /// With all classes in a chunk, its rows are closed and turned into their gradient while it is there. With
 /// fewer, all blocks of classes go by twice, once to close the rows and once for their gradient, unless what
-/// is given closes them (a saved lse, the statistics of shards) or the gradient of the weight lends its memory
-/// to the scores until it is written. No result has other bits for it, but for the
+/// is given closes them (a saved lse, the statistics of shards) or the gradient of the weight keeps
+/// the scores until it is written. No result has other bits for it, but for the
 /// gradient of `info_nce`'s scale from what was given, and where products go through cooperative matrices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -190,16 +190,16 @@ pub struct Path {
     pub passes: u64,
     /// Rows before these whose scores lie in the gradient of the weight until it is written: their chunks
     /// are blocks of classes, and their scores are made once.
-    pub lent_rows: u64,
+    pub kept_rows: u64,
     /// Why.
     pub why: &'static str,
 }
 
 impl std::fmt::Display for Path {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { rows, classes, passes, lent_rows, why, .. } = self;
-        if *lent_rows > 0 {
-            write!(f, "scores of the first {lent_rows} rows in grad.weight until it is written; ")?;
+        let Self { rows, classes, passes, kept_rows, why, .. } = self;
+        if *kept_rows > 0 {
+            write!(f, "scores of the first {kept_rows} rows in grad.weight until it is written; ")?;
         }
         let what = if self.whole_rows { "chunks of whole rows" } else { "blocks of classes" };
         let times = match passes {

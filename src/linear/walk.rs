@@ -18,8 +18,7 @@ const BLOCK_CLASSES: u64 = 64;
 const PRODUCTS_A_BYTE: f64 = 3.0;
 /// Blocks that make the scores twice have to be this much cheaper: they are more dispatches.
 const WORTH_BLOCKS: f64 = 0.9;
-/// How often scores that are kept go through memory beyond those of a chunk: their gradient is written
-/// elsewhere.
+/// How much oftener kept scores are read and written than those of a chunk: their gradient goes elsewhere.
 const KEPT_PASSES: f64 = 2.0;
 
 /// How often the scores are made: all in one chunk, in chunks of whole rows, and in blocks of classes.
@@ -50,16 +49,16 @@ pub(crate) struct Walk {
     pub parts: Vec<Part>,
     pub blocks: Vec<Range<u64>>,
     /// Where the scores stay between the passes; without it they are made for each.
-    pub(super) kept: Option<Lent>,
+    pub(super) kept: Option<Kept>,
 }
 
-/// The gradient of the weight, which holds the scores of its classes until it is written.
-pub(super) struct Lent {
+/// The gradient of the weight, which keeps the scores of its classes until it is written.
+pub(super) struct Kept {
     gradient: View,
     weight_layout: WeightLayout,
 }
 
-impl Lent {
+impl Kept {
     /// The place of a block's scores, none of which is that of another block's gradient.
     fn block(&self, rows: u64, block: &Range<u64>) -> View {
         let gradient = self.gradient.clone();
@@ -87,7 +86,7 @@ impl Walk {
     /// The place of a block's scores.
     pub(super) fn scores(&self, part: &Part, block: &Range<u64>) -> View {
         match &self.kept {
-            Some(lent) => lent.block(part.rows.end - part.rows.start, block),
+            Some(kept) => kept.block(part.rows.end - part.rows.start, block),
             None => self.block(part, block),
         }
     }
@@ -189,11 +188,16 @@ impl Layer<'_> {
     /// How the scores go by: whole rows where the budget holds them all, and otherwise the cheaper of whole
     /// rows and blocks of classes.
     pub fn walk(&self, rows: &mut Rows, windows: &[Range<u64>], passes: Passes) -> Result<Walk> {
+        let path = self.path(rows, passes)?;
+        Ok(self.walk_of(rows, windows, passes, &path))
+    }
+
+    /// Which of the two it is, and how large its chunk.
+    fn path(&self, rows: &Rows, passes: Passes) -> Result<Path> {
         self.profile.cooperative.check(self.profile.workgroup_size)?;
         let [whole, block] = [[self.whole_rows(rows.short()), self.classes], self.block(rows)];
         let blocks_can = block[0] > 0 && block[1] < self.classes && !self.needs_whole_rows;
-        let worth = if passes.blocks > 1 { WORTH_BLOCKS } else { 1.0 };
-        let cheaper = self.cost(block, passes.blocks) < self.cost(whole, passes.whole) * worth;
+        let cheaper = self.blocks_are_cheaper(whole, block, passes);
         let (cut, made, why) = if whole[0] == self.rows {
             (whole, passes.whole, "the budget holds all rows of scores")
         } else if blocks_can && whole[0] == 0 {
@@ -205,10 +209,26 @@ impl Layer<'_> {
         } else {
             return Err(self.too_little(rows, block[1]));
         };
-        let [step, classes] = cut;
-        let stride = classes.next_multiple_of(4).max(4);
-        let chunk = Layout::matrix(Dtype::F32, step.max(1), classes).row_stride(stride);
-        let chunk = rows.shared("chunk", chunk);
+        let [rows, classes] = cut;
+        let whole_rows = classes >= self.classes;
+        Ok(Path { rows, classes, whole_rows, passes: made, kept_rows: 0, why })
+    }
+
+    fn blocks_are_cheaper(&self, whole: [u64; 2], block: [u64; 2], passes: Passes) -> bool {
+        let worth = if passes.blocks > 1 { WORTH_BLOCKS } else { 1.0 };
+        self.cost(block, passes.blocks) < self.cost(whole, passes.whole) * worth
+    }
+
+    /// Stretches of rows of every window, and blocks of classes.
+    fn walk_of(
+        &self,
+        rows: &mut Rows,
+        windows: &[Range<u64>],
+        passes: Passes,
+        path: &Path,
+    ) -> Walk {
+        let (step, classes) = (path.rows, path.classes);
+        let chunk = rows.shared("chunk", chunk_layout(path));
         let cut = |(index, window): (usize, &Range<u64>)| {
             let start = window.start;
             let parts = stretches(window.end - start, step);
@@ -218,51 +238,57 @@ impl Layer<'_> {
         let parts = parts.map(|(number, (index, rows))| Part { number, index, rows }).collect();
         let blocks = stretches(self.classes, classes.max(1));
         let walk = Walk { chunk, parts, blocks, kept: None };
-        rows.planner.path(Path {
-            rows: step,
-            classes,
-            whole_rows: classes >= self.classes,
-            passes: if walk.is_held() { passes.held } else { made },
-            lent_rows: 0,
-            why,
-        });
-        Ok(walk)
+        let made = if walk.is_held() { passes.held } else { path.passes };
+        rows.planner.path(Path { passes: made, ..path.clone() });
+        walk
     }
 
-    /// The rows whose scores the gradient of the weight holds until it is written, and then the others.
+    /// The rows whose scores the gradient of the weight keeps until it is written, and then the others.
     pub(super) fn walks(
         &self,
         rows: &mut Rows,
         windows: &[Range<u64>],
         passes: Passes,
     ) -> Result<Vec<Walk>> {
-        let Some((count, gradient)) = self.lend(rows, windows, passes) else {
+        let Some((mut first, gradient)) = self.keep(rows, windows, passes) else {
             return Ok(vec![self.walk(rows, windows, passes)?]);
         };
-        let rest = Self { rows: self.rows - count, ..self.clone() };
-        let after: Vec<_> = windows.iter().map(|w| w.start.max(count)..w.end).collect();
-        let mut walks = Vec::new();
-        let mut bytes = self.budget(self.profile.block_bytes);
-        if rest.rows > 0 {
-            let mut walk = rest.walk(rows, &after, passes)?;
+        let count = first.rows;
+        let mut rest = Self { rows: self.rows - count, ..self.clone() };
+        // Both share a chunk, and a table of the states of rows between blocks.
+        let [unit, waiting] = Self::block_needs(rows);
+        rest.options.chunk_bytes =
+            self.options.chunk_bytes.map(|bytes| bytes.saturating_sub(count * waiting));
+        let path = (rest.rows > 0).then(|| rest.path(rows, passes)).transpose()?;
+        let states = path.as_ref().filter(|path| !path.whole_rows).map_or(0, |path| path.rows);
+        let states = states.max(count);
+        let left = (first.classes * count * 4).saturating_sub((states - count) * waiting);
+        let classes = left / (4 * count);
+        first.classes = first.classes.min((classes - classes % unit).max(unit));
+        let largest = |path: &&Path| chunk_layout(path).end();
+        if let Some(larger) =
+            [Some(&first), path.as_ref()].into_iter().flatten().max_by_key(largest)
+        {
+            rows.shared("chunk", chunk_layout(larger));
+        }
+        rows.waiting(&(0..states));
+        let kept = Some(Kept { gradient, weight_layout: self.options.weight_layout });
+        let own = 0..count;
+        let walk = self.walk_of(rows, std::slice::from_ref(&own), passes, &first);
+        let mut walks = vec![Walk { kept, ..walk }];
+        if let Some(path) = path {
+            let after: Vec<_> = windows.iter().map(|w| w.start.max(count)..w.end).collect();
+            let path = Path { kept_rows: count, ..path };
+            let mut walk = rest.walk_of(rows, &after, passes, &path);
             walk.parts.iter_mut().for_each(|part| part.number += 1);
-            // Both have the same chunk.
-            bytes = bytes.min(walk.chunk.layout.len() * 4);
             walks.push(walk);
         }
-        let width = self.width(rows, count, bytes);
-        let chunk = rows.shared("chunk", Layout::matrix(Dtype::F32, count, width));
-        let weight_layout = self.options.weight_layout;
-        let kept = Some(Lent { gradient, weight_layout });
-        let parts = vec![Part { number: 0, index: 0, rows: 0..count }];
-        walks.insert(0, Walk { chunk, parts, blocks: stretches(self.classes, width), kept });
-        rows.planner.lent(count, width);
         Ok(walks)
     }
 
-    /// How many rows' scores the gradient of the weight holds until it is written, where that is worth
-    /// it, and that gradient. It has to be f32 without gaps, which are the caller's, and hold nothing yet.
-    fn lend(&self, rows: &Rows, windows: &[Range<u64>], passes: Passes) -> Option<(u64, View)> {
+    /// Rows whose scores the gradient of the weight keeps until it is written, where that is worth it, and
+    /// that gradient. It has to be f32 without gaps, which are the caller's, and hold nothing yet.
+    fn keep(&self, rows: &Rows, windows: &[Range<u64>], passes: Passes) -> Option<(Path, View)> {
         let gradient = self.weight_gradient.clone().filter(|g| g.layout.dtype == Dtype::F32)?;
         let whole = self.whole_rows(rows.short());
         if self.options.accumulate || rows.closes() || whole == self.rows {
@@ -275,23 +301,43 @@ impl Layer<'_> {
             WeightLayout::HiddenClasses => self.depth.min(self.room() / (4 * stride.max(1))),
         };
         let [unit, waiting] = Self::block_needs(rows);
-        let bytes = self.budget(self.profile.block_bytes);
-        let most = most.min(bytes / (4 * unit + waiting)).min(windows.first()?.end);
-        let count = if most < self.rows && whole > 0 {
+        let bytes = self.budget(self.profile.block_bytes).min(self.room());
+        // A gradient of the hidden states that cannot add up in its place does so beside it.
+        let apart = self.hidden_gradient.as_ref();
+        let apart = apart.is_some_and(|g| self.in_place || g.layout.dtype != Dtype::F32);
+        let beside = waiting + if apart { 4 * self.depth } else { 0 };
+        let most = most
+            .min(bytes / (4 * unit + beside))
+            .min(self.profile.dispatch_elements / unit)
+            .min(self.most_rows)
+            .min(windows.first()?.end);
+        let (chunks, block) = ([whole, self.classes], self.block(rows));
+        let rest_is_whole = whole > 0 && !self.blocks_are_cheaper(chunks, block, passes);
+        let count = if most == self.rows {
+            most
+        } else if rest_is_whole {
             // The chunks of the other rows are full, the last one too.
             self.rows.saturating_sub((self.rows - most).next_multiple_of(whole))
         } else {
-            most
+            self.whole_tiles(most)
         };
         if count <= whole {
             return None;
         }
-        let [height, width] = self.block(rows);
-        let blocks = self.cost([height.max(1), width], passes.blocks);
+        let classes = self.width(rows, count, bytes - count * (beside - waiting));
+        let kept = self.cost([count, classes], 1) + self.scores_cost(KEPT_PASSES);
         let chunks = self.cost([whole.max(1), self.classes], passes.whole);
-        let lent = self.cost([count, self.width(rows, count, bytes)], 1);
-        let lent = lent + self.scores_cost(KEPT_PASSES);
-        (lent < WORTH_BLOCKS * chunks && lent < blocks).then_some((count, gradient))
+        let blocks = self.cost([block[0].max(1), block[1]], passes.blocks);
+        let why = "the gradient of the weight keeps the scores until it is written";
+        let path = Path {
+            rows: count,
+            classes: classes.min(self.classes),
+            whole_rows: false,
+            passes: 1,
+            kept_rows: count,
+            why,
+        };
+        (kept < WORTH_BLOCKS * chunks && kept < blocks).then_some((path, gradient))
     }
 
     /// A budget that holds neither a row of scores nor a block of one row.
@@ -303,4 +349,10 @@ impl Layer<'_> {
         let reason = format!("a row of a chunk takes at least {} bytes", whole.min(block));
         Error::option(rows.planner.loss(), "chunk_bytes", found, reason)
     }
+}
+
+/// The chunk of a path: rows of scores, each at a multiple of four elements.
+fn chunk_layout(path: &Path) -> Layout {
+    let stride = path.classes.next_multiple_of(4).max(4);
+    Layout::matrix(Dtype::F32, path.rows.max(1), path.classes).row_stride(stride)
 }

@@ -67,14 +67,6 @@ impl<'a> Planner<'a> {
         self.plan.path = Some(path);
     }
 
-    /// Sets how many rows' scores lie in the gradient of the weight until it is written; where those are all,
-    /// `classes` of them at a time.
-    pub fn lent(&mut self, lent_rows: u64, classes: u64) {
-        let why = "the gradient of the weight holds all rows of scores until it is written";
-        let all = Path { rows: lent_rows, classes, whole_rows: false, passes: 1, lent_rows, why };
-        self.plan.path = Some(self.plan.path.take().map_or(all, |rest| Path { lent_rows, ..rest }));
-    }
-
     /// The loss that the plan is named after.
     pub fn loss(&self) -> &str {
         &self.plan.loss

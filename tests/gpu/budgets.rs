@@ -23,8 +23,8 @@ tests![
     small_budgets,
     small_budgets_of_every_option,
     small_budgets_in_place,
-    lent_rows,
-    lent_rows_in_places_of_their_own,
+    kept_scores,
+    kept_scores_in_places_of_their_own,
     too_small_budgets,
     scratch,
 ];
@@ -274,7 +274,7 @@ fn small_budgets_in_place(context: &Context) {
 
 /// Scores that lie in the gradient of the weight until it is written, of all rows or of the first ones: the
 /// same bits, also where rows go by in blocks or as a whole after them.
-fn lent_rows(context: &Context) {
+fn kept_scores(context: &Context) {
     let gpu = &context.with(|profile| (profile.segment, profile.row_lanes) = (256, 8));
     for layout in layouts() {
         for (rows, chunk, whole_rows, options) in [
@@ -301,7 +301,7 @@ fn lent_rows(context: &Context) {
             let outputs = Named::from([("grad.weight".to_owned(), gradient.tensor())]);
             let request = Request::new(tensors(&placed), outputs).gradient_in_place();
             let path = gpu.plan(&*small, &request).unwrap().path.unwrap();
-            assert!((1..=64).contains(&path.lent_rows), "{what}: {path}");
+            assert!((1..=64).contains(&path.kept_rows), "{what}: {path}");
             assert_eq!(path.whole_rows, whole_rows, "{what}: {path}");
             let wanted = [&GRADIENTS[..], &BY_PRODUCTS].concat();
             let expected = outcome(gpu, &*whole, &inputs, Dtype::F32, &wanted).0;
@@ -314,7 +314,7 @@ fn lent_rows(context: &Context) {
 
 /// The gradient of the weight at an odd place, or with gaps between its rows, which nothing may touch; one that
 /// is added to, and a narrow one, have no room for scores.
-fn lent_rows_in_places_of_their_own(context: &Context) {
+fn kept_scores_in_places_of_their_own(context: &Context) {
     let gpu = &context.with(|profile| profile.row_lanes = 8);
     let (rows, classes, depth) = (50, 301, 64);
     for layout in layouts() {
@@ -324,7 +324,7 @@ fn lent_rows_in_places_of_their_own(context: &Context) {
         let dense = || Layout::dense(Dtype::F32, shape);
         let small = json!({"chunk_bytes": 40_000});
         let adds = json!({"chunk_bytes": 40_000, "accumulate": true});
-        for (place, options, lends) in [
+        for (place, options, keeps) in [
             (dense(), &small, true),
             (dense().offset(3), &small, true),
             // Gaps are the caller's. Only between rows of as many classes as there are, they do no harm.
@@ -341,7 +341,7 @@ fn lent_rows_in_places_of_their_own(context: &Context) {
             let outputs = Named::from([("grad.weight".to_owned(), gradient.tensor())]);
             let request = Request::new(tensors(&placed), outputs).gradient_in_place();
             let path = gpu.plan(&*loss, &request).unwrap().path.unwrap();
-            assert_eq!(path.lent_rows > 0, lends, "{what}: {path}");
+            assert_eq!(path.kept_rows > 0, keeps, "{what}: {path}");
             submit(gpu, &*loss, &request);
             gradient.assert_surroundings(gpu);
             if options == &adds {
