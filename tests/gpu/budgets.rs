@@ -281,7 +281,7 @@ fn kept_scores(context: &Context) {
             (50, 60_000, false, json!({})),
             (100, 60_000, false, json!({"label_smoothing": 0.1, "z_loss": 0.1, "softcap": 6.0})),
             (300, 4016 * 20, true, json!({"label_smoothing": 0.2, "smoothing": "ordinal"})),
-            (200, 2_000, false, json!({"temperature": 0.7, "reduction": "none"})),
+            (200, 20_000, false, json!({"temperature": 0.7, "reduction": "none"})),
         ] {
             let mut inputs = sample(71, rows, 1001, 64, layout);
             // Row 2 is ignored: its hidden state may hold anything.
@@ -316,14 +316,14 @@ fn kept_scores(context: &Context) {
 /// is added to, and a narrow one, have no room for scores.
 fn kept_scores_in_places_of_their_own(context: &Context) {
     let gpu = &context.with(|profile| profile.row_lanes = 8);
-    let (rows, classes, depth) = (50, 301, 64);
+    let (rows, classes, depth) = (50, 1001, 64);
     for layout in layouts() {
         let transposed = layout == WeightLayout::HiddenClasses;
         let inputs = sample(72, rows, classes, depth, layout);
         let shape = &inputs["weight"].shape;
         let dense = || Layout::dense(Dtype::F32, shape);
-        let small = json!({"chunk_bytes": 40_000});
-        let adds = json!({"chunk_bytes": 40_000, "accumulate": true});
+        let small = json!({"chunk_bytes": 60_000});
+        let adds = json!({"chunk_bytes": 60_000, "accumulate": true});
         for (place, options, keeps) in [
             (dense(), &small, true),
             (dense().offset(3), &small, true),
