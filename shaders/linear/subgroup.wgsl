@@ -14,7 +14,8 @@ fn sharing(at: Place) -> Place {
 
 // The first elements of the lane's rows, and only then the rows. Drivers that load a lane after another, an
 // element after another, wait for one row's memory after another where they load whole quads; single
-// elements of all rows are few enough to be waited for together. (lavapipe: a tenth of ∂W's time.)
+// elements of all rows are few enough to be waited for together. (lavapipe: 5 to
+// 8 % of ∂W's time in small chunks.)
 fn started(i: u32, j: u32) -> Band {
     let e0 = first_eight(i, j);
     var e1: mat2x4<f32>;

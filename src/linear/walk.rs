@@ -99,11 +99,6 @@ impl Walk {
 }
 
 impl Layer<'_> {
-    /// Elements from one row of the chunk to the next.
-    fn stride(&self) -> u64 {
-        self.classes.next_multiple_of(4).max(4)
-    }
-
     /// The most bytes of a chunk: the caller's, or else the device's.
     fn budget(&self, default: u64) -> u64 {
         let default = default.saturating_sub(self.beside).max(default / 2);
@@ -120,7 +115,7 @@ impl Layer<'_> {
     /// The most rows of a chunk of whole rows: whole tiles where it is more than one; 0 where the budget
     /// holds no row.
     fn whole_rows(&self, short: u64) -> u64 {
-        let rows = self.budget(self.profile.chunk_bytes) / (self.stride() * 4);
+        let rows = self.budget(self.profile.chunk_bytes) / (stride(self.classes) * 4);
         let rows = rows.min(short).min(self.most_rows);
         if rows >= self.rows {
             return self.rows;
@@ -342,8 +337,8 @@ impl Layer<'_> {
 
     /// A budget that holds neither a row of scores nor a block of one row.
     fn too_little(&self, rows: &Rows, unit: u64) -> Error {
-        let whole = self.stride() * 4;
-        let waiting = if rows.closes_unseen() { 0 } else { rows.waiting_bytes() };
+        let whole = stride(self.classes) * 4;
+        let [_, waiting] = Self::block_needs(rows);
         let block = if self.needs_whole_rows { whole } else { unit * 4 + waiting };
         let found = self.budget(self.profile.chunk_bytes);
         let reason = format!("a row of a chunk takes at least {} bytes", whole.min(block));
@@ -351,8 +346,13 @@ impl Layer<'_> {
     }
 }
 
-/// The chunk of a path: rows of scores, each at a multiple of four elements.
+/// Elements from one row of a chunk to the next.
+fn stride(classes: u64) -> u64 {
+    classes.next_multiple_of(4).max(4)
+}
+
+/// The chunk of a path.
 fn chunk_layout(path: &Path) -> Layout {
-    let stride = path.classes.next_multiple_of(4).max(4);
+    let stride = stride(path.classes);
     Layout::matrix(Dtype::F32, path.rows.max(1), path.classes).row_stride(stride)
 }
