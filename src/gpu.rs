@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::{
+    adapter::Kind,
     check,
     encode::{self, Prepared},
     error::{Error, Result},
@@ -468,7 +469,7 @@ pub fn profile(
         submission_dispatches: submission_dispatches(info.backend),
         ..Profile::default()
     };
-    if info.device_type == wgpu::DeviceType::Cpu {
+    if Kind::of(info) == Kind::Software {
         // SwiftShader's subgroups are 4 wide, but it runs a workgroup's lanes in one loop.
         let swiftshader = info.name.contains("SwiftShader");
         let lanes = if swiftshader { 32 } else { info.subgroup_max_size.clamp(8, 16) };

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{Cooperative, Side};
 use crate::{
+    adapter::Kind,
     array::{Arithmetic, Array, Arrays},
     encode::Prepared,
     error::{Error, Result},
@@ -347,7 +348,7 @@ const LEAST_MS: f64 = 2.0;
 
 /// The plain tile's time over the other's: medians of interleaved rounds.
 fn speedup(plain: &Gpu, trial: &Gpu, dtype: Dtype) -> Result<f64> {
-    let software = plain.info().device_type == wgpu::DeviceType::Cpu;
+    let software = Kind::of(plain.info()) == Kind::Software;
     let [rows, columns, depth] = if software { [64, 256, 128] } else { [1024, 2048, 1024] };
     let upload = |name, seed, rows| {
         let array = numbers(seed, &[rows, depth], dtype);

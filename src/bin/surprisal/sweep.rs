@@ -19,13 +19,13 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
     let task = arguments.task();
     let gpu = adapters::open(adapter)?;
     let timer = Timer::new(&gpu)?;
-    println!(
+    output::line(&format!(
         "{}: {} {} on {}",
         arguments.loss,
         task.mode,
         task.dtype,
         adapter::describe(gpu.info())
-    );
+    ));
     let mut table = output::table(&["extent", "quarter, ms", "half, ms", "whole, ms", "exponent"]);
     for (&dim, &extent) in &task.extents {
         let times = times(arguments, (&gpu, &timer), &task, (dim, extent))?;
@@ -33,7 +33,7 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
         let name = format!("{} ({extent})", dim.name());
         table.add_row([name].into_iter().chain(shown).chain([format!("{:.2}", exponent(&times))]));
     }
-    println!("{table}");
+    output::line(&table.to_string());
     Ok(ExitCode::SUCCESS)
 }
 
