@@ -58,6 +58,8 @@ const MODULES: &[(&str, &[Test])] = &[
     ("conformance", conformance::TESTS),
     ("shapes", shapes::TESTS),
     ("elements", elements::TESTS),
+    ("elements", elements::places::TESTS),
+    ("elements", elements::values::TESTS),
     ("composed", composed::TESTS),
     ("pixels", pixels::TESTS),
     ("section0", section0::TESTS),
