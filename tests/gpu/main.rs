@@ -76,6 +76,9 @@ const MODULES: &[(&str, &[Test])] = &[
     ("shards", shards::TESTS),
     ("recording", recording::TESTS),
     ("faults", faults::TESTS),
+    ("faults", faults::buffers::TESTS),
+    ("faults", faults::devices::TESTS),
+    ("faults", faults::options::TESTS),
 ];
 
 /// A driver's own bugs: the adapter's short name, the test, and what is wrong (MAINTAINING.md says

@@ -1,0 +1,195 @@
+//! Buffers: their usages, sizes, strides and offsets, and what may not share one.
+
+use surprisal::{
+    CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Layout, Request, Status, Tensor,
+};
+
+use super::{Good, none, refused, works, wrong_shape};
+use crate::support::{
+    Context, Placed, buffer, encoder, gaussian, indices, storage, submit, vector,
+};
+
+tests![
+    missing_usages,
+    watches,
+    scratch_without_storage,
+    too_small_buffers,
+    strides,
+    misaligned_words,
+    overlaps,
+    shared_alignment_blocks,
+];
+
+fn missing_usages(context: &Context) {
+    let gpu = &context.gpu;
+    let good = Good::new(gpu);
+    let copies = buffer(gpu, 256, wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST);
+    let stores = buffer(gpu, 256, wgpu::BufferUsages::STORAGE);
+    let usage = |argument: &str, needed: &str, found: &str| Error::WrongUsage {
+        argument: argument.to_owned(),
+        needed: needed.to_owned(),
+        found: found.to_owned(),
+    };
+    let found = format!("{:?}", copies.usage());
+    let logits = Tensor::matrix(&copies, Dtype::F32, 4, 6);
+    let error = refused(gpu, &none(), good.inputs().logits(logits), good.outputs());
+    assert_eq!(error, usage("logits", "STORAGE", &found));
+    let loss = Tensor::vector(&copies, Dtype::F32, 4);
+    let error = refused(gpu, &none(), good.inputs(), good.outputs().loss(loss));
+    assert_eq!(error, usage("loss", "STORAGE", &found));
+    let found = format!("{:?}", stores.usage());
+    let words = Tensor::vector(&stores, Dtype::U32, 8);
+    assert_eq!(Status::read(gpu, &words).unwrap_err(), usage("status", "COPY_SRC", &found));
+    let mut encoder = encoder(gpu);
+    let error = gpu.watch(&mut encoder, [(&good.one_loss(), &words)]).unwrap_err();
+    assert_eq!(error, usage("status", "COPY_SRC", &found));
+    works(gpu);
+}
+
+/// What cannot be copied is refused before it spoils the caller's encoder.
+fn watches(context: &Context) {
+    let gpu = &context.gpu;
+    let good = Good::new(gpu);
+    let status = Placed::input(gpu, &indices(&[0; 8]), Layout::vector(Dtype::U32, 8));
+    let mut encoder = encoder(gpu);
+    let mut watch = |loss: Tensor, status: Tensor| {
+        gpu.watch(&mut encoder, [(&good.one_loss(), &status), (&loss, &status)]).unwrap_err()
+    };
+    let rows = watch(good.loss.tensor(), status.tensor());
+    assert_eq!(rows, wrong_shape("loss", &[4], "[1]"));
+    let narrow = watch(Tensor::vector(&good.loss.buffer, Dtype::F16, 1), status.tensor());
+    assert!(matches!(narrow, Error::WrongDtype { found: Dtype::F16, .. }), "{narrow:?}");
+    let signed = watch(good.one_loss(), Tensor::vector(&status.buffer, Dtype::I32, 8));
+    assert!(matches!(signed, Error::WrongDtype { found: Dtype::I32, .. }), "{signed:?}");
+    let words = status.buffer.size() / 4;
+    let outside = watch(good.one_loss(), status.tensor().offset(words - 7));
+    let (needed, found) = (4 * words + 4, 4 * words);
+    let argument = "status".to_owned();
+    assert_eq!(outside, Error::BufferTooSmall { argument, needed, found });
+    gpu.queue().submit([encoder.finish()]);
+    works(gpu);
+}
+
+fn scratch_without_storage(context: &Context) {
+    let gpu = &context.gpu;
+    let good = Good::new(gpu);
+    let plan = gpu.plan(&none(), &Request::new(good.inputs(), good.outputs())).unwrap();
+    let scratch = buffer(gpu, plan.scratch_bytes, wgpu::BufferUsages::COPY_DST);
+    let request = Request::new(good.inputs(), good.outputs()).scratch(&scratch);
+    let error = gpu.prepare(&none(), &request).unwrap_err();
+    works(gpu);
+    assert!(
+        matches!(&error, Error::WrongUsage { argument, .. } if argument == "scratch"),
+        "{error}"
+    );
+}
+
+fn too_small_buffers(context: &Context) {
+    let gpu = &context.gpu;
+    let good = Good::new(gpu);
+    let small = storage(gpu, 92);
+    let too_small = |argument: &str, needed| Error::BufferTooSmall {
+        argument: argument.to_owned(),
+        needed,
+        found: 92,
+    };
+    let logits = Tensor::matrix(&small, Dtype::F32, 4, 6);
+    let error = refused(gpu, &none(), good.inputs().logits(logits.clone()), good.outputs());
+    assert_eq!(error, too_small("logits", 96));
+    let error = refused(gpu, &none(), good.inputs(), good.outputs().gradient(logits.clone()));
+    assert_eq!(error, too_small("grad.logits", 96));
+    let offset = Tensor::vector(&small, Dtype::F32, 4).offset(20);
+    let error = refused(gpu, &none(), good.inputs(), good.outputs().loss(offset));
+    assert_eq!(error, too_small("loss", 96));
+    let far = Tensor::vector(&small, Dtype::F32, 4).offset(u64::MAX - 2);
+    let error = refused(gpu, &none(), good.inputs(), good.outputs().loss(far));
+    assert_eq!(error, too_small("loss", u64::MAX));
+    let strided = logits.row_stride(u64::MAX / 2);
+    let error = refused(gpu, &none(), good.inputs().logits(strided), good.outputs());
+    assert_eq!(error, too_small("logits", u64::MAX));
+}
+
+fn strides(context: &Context) {
+    let gpu = &context.gpu;
+    let good = Good::new(gpu);
+    let narrow = good.logits.tensor().row_stride(5);
+    let error = refused(gpu, &none(), good.inputs().logits(narrow), good.outputs());
+    let expected = Error::WrongStride { argument: "logits".to_owned(), found: 5, least: 6 };
+    assert_eq!(error, expected);
+    let none_at_all = good.gradient.tensor().row_stride(0);
+    let error = refused(gpu, &none(), good.inputs(), good.outputs().gradient(none_at_all));
+    assert_eq!(
+        error,
+        Error::WrongStride { argument: "grad.logits".to_owned(), found: 0, least: 6 }
+    );
+    // Words are written row by row without a gap.
+    let gaps =
+        Tensor::new(good.gradient.tensor().buffer, Layout::vector(Dtype::F32, 4).row_stride(2));
+    let error = refused(gpu, &none(), good.inputs(), good.outputs().loss(gaps));
+    assert_eq!(error, Error::WrongStride { argument: "loss".to_owned(), found: 2, least: 1 });
+}
+
+/// Offsets are in elements, so only what lies inside a word can be misaligned: nothing. What a device
+/// cannot bind at a tensor's own offset is bound earlier.
+fn misaligned_words(context: &Context) {
+    let gpu = &context.gpu;
+    let targets = Placed::input(gpu, &indices(&[0, 1, 2]), Layout::vector(Dtype::I64, 3).offset(3));
+    let logits = Placed::input(gpu, &gaussian(3, 3, 5), Layout::matrix(Dtype::F16, 3, 5).offset(7));
+    let loss = Placed::output(gpu, Layout::vector(Dtype::F32, 3).offset(1));
+    let request = Request::new(
+        CrossEntropyInputs::default().logits(logits.tensor()).targets(targets.tensor()),
+        CrossEntropyOutputs::default().loss(loss.tensor()),
+    );
+    submit(gpu, &none(), &request);
+    assert!(loss.array(gpu).to_f64().iter().all(|value| value.is_finite()));
+    loss.assert_surroundings(gpu);
+}
+
+fn overlaps(context: &Context) {
+    let gpu = &context.gpu;
+    let good = Good::new(gpu);
+    let expected = |argument: &str, other: &str, bytes, other_bytes| Error::Overlap {
+        argument: argument.to_owned(),
+        other: other.to_owned(),
+        bytes,
+        other_bytes,
+        reason: "overlap; ask for an in-place gradient explicitly".to_owned(),
+    };
+    let error = refused(gpu, &none(), good.inputs(), good.outputs().gradient(good.logits.tensor()));
+    assert_eq!(error, expected("grad.logits", "logits", 0..96, 0..96));
+    let loss = Tensor::vector(&good.gradient.buffer, Dtype::F32, 4).offset(20);
+    let error = refused(gpu, &none(), good.inputs(), good.outputs().loss(loss));
+    assert_eq!(error, expected("grad.logits", "loss", 0..96, 80..96));
+    let loss = Tensor::vector(&good.targets.buffer, Dtype::F32, 4);
+    let error = refused(gpu, &none(), good.inputs(), good.outputs().loss(loss));
+    assert_eq!(error, expected("loss", "targets", 0..16, 0..16));
+    // Inputs may share everything.
+    let weights = vector(&[1.0; 6]);
+    let weight = Placed::input(gpu, &weights, Layout::vector(Dtype::F32, 6));
+    let inputs = good.inputs().weight(weight.tensor()).logit_bias(weight.tensor());
+    submit(gpu, &none(), &Request::new(inputs, good.outputs()));
+}
+
+fn shared_alignment_blocks(context: &Context) {
+    let gpu = &context.gpu;
+    let good = Good::new(gpu);
+    let alignment = gpu.profile().offset_alignment;
+    let pool = storage(gpu, 4 * alignment.max(64));
+    let loss = Tensor::vector(&pool, Dtype::F32, 4);
+    let lse = Tensor::vector(&pool, Dtype::F32, 4).offset(4);
+    let reason = format!("share an alignment block of {alignment} bytes of one buffer");
+    let expected = |bytes, other_bytes| Error::Overlap {
+        argument: "loss".to_owned(),
+        other: "lse".to_owned(),
+        bytes,
+        other_bytes,
+        reason: reason.clone(),
+    };
+    if alignment > 16 {
+        let outputs = good.outputs().loss(loss.clone()).lse(lse);
+        assert_eq!(refused(gpu, &none(), good.inputs(), outputs), expected(0..16, 16..32));
+    }
+    let next = Tensor::vector(&pool, Dtype::F32, 4).offset(alignment / 4);
+    let outputs = good.outputs().loss(loss).lse(next);
+    submit(gpu, &none(), &Request::new(good.inputs(), outputs));
+}

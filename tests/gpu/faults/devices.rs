@@ -1,0 +1,120 @@
+//! Tensors of another device, and a device that is gone.
+
+use surprisal::{Dtype, Error, Gpu, Layout, Request, Status, tensor_blocking};
+
+use super::{Good, none, refused, works};
+use crate::support::{Context, Placed, encoder, indices, sample, storage, submit};
+
+tests![
+    another_device,
+    destroyed_before_read,
+    destroyed_before_run,
+    destroyed_before_status,
+    destroyed_before_recording,
+    destroyed_device_while_watching,
+];
+
+/// A tensor of another device: refused by name of the kernel, both devices usable afterwards.
+fn another_device(context: &Context) {
+    let (gpu, other) = (&context.gpu, context.another());
+    let (good, foreign) = (Good::new(gpu), Good::new(&other));
+    for (inputs, outputs) in [
+        (good.inputs().logits(foreign.logits.tensor()), good.outputs()),
+        (good.inputs(), good.outputs().gradient(foreign.gradient.tensor())),
+        (good.inputs().targets(foreign.targets.tensor()), good.outputs()),
+    ] {
+        let error = refused(gpu, &none(), inputs, outputs);
+        assert!(matches!(&error, Error::Refused { .. }), "{error}");
+    }
+    let plan = gpu.plan(&none(), &Request::new(good.inputs(), good.outputs())).unwrap();
+    let scratch = storage(&other, plan.scratch_bytes);
+    let request = Request::new(good.inputs(), good.outputs()).scratch(&scratch);
+    let error = gpu.prepare(&none(), &request).unwrap_err();
+    assert!(matches!(&error, Error::Refused { .. }), "{error}");
+    let error = tensor_blocking(gpu, "loss", &foreign.loss.tensor()).unwrap_err();
+    assert!(matches!(&error, Error::Refused { .. }), "{error}");
+    works(gpu);
+    works(&other);
+}
+
+#[track_caller]
+fn lost<T: std::fmt::Debug>(result: &surprisal::Result<T>, what: &str) {
+    assert!(matches!(result, Err(Error::DeviceLost(_))), "{what}: {result:?}");
+}
+
+/// A device that worked and was then destroyed, with what was made on it.
+struct Destroyed {
+    gpu: Gpu,
+    good: Good,
+    status: Placed,
+    run: surprisal::Run,
+    prepared: surprisal::Prepared,
+}
+
+fn destroyed(context: &Context) -> Destroyed {
+    let gpu = context.another();
+    let status = Placed::input(&gpu, &indices(&[0; 8]), Layout::vector(Dtype::U32, 8));
+    let good = Good::new(&gpu);
+    submit(&gpu, &none(), &Request::new(good.inputs(), good.outputs().status(status.tensor())));
+    works(&gpu);
+    let run = gpu.run_arrays(&none(), &sample(1, 4, 6), Dtype::F32, &["loss"]).unwrap();
+    let prepared = gpu.prepare(&none(), &Request::new(good.inputs(), good.outputs())).unwrap();
+    gpu.device().destroy();
+    Destroyed { gpu, good, status, run, prepared }
+}
+
+fn destroyed_before_read(context: &Context) {
+    let it = destroyed(context);
+    lost(&it.run.read_blocking(), "read");
+    works(&context.gpu);
+}
+
+fn destroyed_before_run(context: &Context) {
+    let it = destroyed(context);
+    let run = it.gpu.run(&none(), it.good.inputs(), &["loss", "grad.logits"]);
+    lost(&run.and_then(surprisal::Run::read_blocking), "run");
+    let run = it.gpu.run_arrays(&none(), &sample(1, 4, 6), Dtype::F32, &["loss"]);
+    lost(&run.and_then(surprisal::Run::read_blocking), "run_arrays");
+    works(&context.gpu);
+}
+
+fn destroyed_before_status(context: &Context) {
+    let it = destroyed(context);
+    lost(&Status::read(&it.gpu, &it.status.tensor()), "Status::read");
+    lost(&tensor_blocking(&it.gpu, "loss", &it.good.loss.tensor()), "tensor_blocking");
+    works(&context.gpu);
+}
+
+/// Recording, watching and preparing do not panic either.
+fn destroyed_before_recording(context: &Context) {
+    let it = destroyed(context);
+    let mut encoder = encoder(&it.gpu);
+    it.prepared.encode(&mut encoder);
+    drop(encoder);
+    let request = Request::new(it.good.inputs(), it.good.outputs());
+    let prepared = it.gpu.prepare(&none(), &request);
+    assert!(prepared.is_ok() || matches!(prepared, Err(Error::DeviceLost(_))), "{prepared:?}");
+    let mut encoder = self::encoder(&it.gpu);
+    let watch = it.gpu.watch(&mut encoder, [(&it.good.one_loss(), &it.status.tensor())]);
+    assert!(watch.is_ok() || matches!(watch, Err(Error::DeviceLost(_))), "{watch:?}");
+    drop(encoder);
+    works(&context.gpu);
+}
+
+fn destroyed_device_while_watching(context: &Context) {
+    let gpu = context.another();
+    let good = Good::new(&gpu);
+    let status = Placed::input(&gpu, &indices(&[0; 8]), Layout::vector(Dtype::U32, 8));
+    let mut recorded = encoder(&gpu);
+    let watch = gpu.watch(&mut recorded, [(&good.one_loss(), &status.tensor())]).unwrap();
+    let mut unsubmitted = encoder(&gpu);
+    let never = gpu.watch(&mut unsubmitted, [(&good.one_loss(), &status.tensor())]).unwrap();
+    gpu.queue().submit([recorded.finish()]);
+    gpu.device().destroy();
+    // Either it was copied before the end, or it says what happened: it does not hang.
+    let report = pollster::block_on(watch);
+    assert!(report.is_ok() || matches!(report, Err(Error::DeviceLost(_))), "{report:?}");
+    drop(unsubmitted);
+    lost(&pollster::block_on(never), "a watch whose encoder was dropped");
+    works(&context.gpu);
+}
