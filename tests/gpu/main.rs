@@ -62,6 +62,8 @@ const MODULES: &[(&str, &[Test])] = &[
     ("elements", elements::values::TESTS),
     ("composed", composed::TESTS),
     ("pixels", pixels::TESTS),
+    ("pixels", pixels::dice::TESTS),
+    ("pixels", pixels::pytorch::TESTS),
     ("section0", section0::TESTS),
     ("options", options::TESTS),
     ("registry", registry::TESTS),

@@ -1,9 +1,12 @@
 //! Images: classes and channels that lie in planes (NCHW) or last (NHWC), without a transposed copy.
 
+pub(super) mod dice;
+pub(super) mod pytorch;
+
 use serde_json::json;
 use surprisal::{
     Array, Arrays, BceWithLogits, CrossEntropy, Dice, Dtype, Error, Layout, LinearCrossEntropy,
-    Loss, MaskedMean, Padding, Reduction, Request, Tensor,
+    Loss, MaskedMean, Reduction, Request, Tensor,
     loss::{Domain, cross_entropy::IgnoreIndex, dice::Per},
     tensor::Named,
     testing,
@@ -11,21 +14,15 @@ use surprisal::{
 
 use crate::support::{
     Context, FLOATS, Placed, Reference, assert_same_bits, gaussian, indices, matrix, named, parse,
-    placed_inputs, set, storage, submit, tensors, vector, with,
+    placed_inputs, set, storage, submit, tensors, with,
 };
 
 tests![
-    as_pytorch_does,
     classes_in_planes,
     probabilities_in_planes,
     windows_of_images,
     elements_in_planes,
     bits_in_planes,
-    dice_of_channels,
-    dice_of_samples,
-    dice_over_gaps,
-    dice_of_a_crop,
-    dice_pads_rows,
     images_of_two_sizes,
     in_place,
     run_hands_planes_back,
@@ -102,102 +99,6 @@ fn masked(images: Images) -> Arrays {
 
 fn segmentation() -> CrossEntropy {
     CrossEntropy::default().ignore_index(IgnoreIndex::One(255))
-}
-
-/// `F.cross_entropy` and `F.binary_cross_entropy_with_logits` of PyTorch 2.15 in f64 on [2, 3, 2, 2].
-fn as_pytorch_does(context: &Context) {
-    let planes = Layout::nchw(Dtype::F32, [2, 3, 2, 2]);
-    let pixels = |values: Vec<f64>| {
-        let at = |row, column| values[planes.place(row, column).unwrap() as usize];
-        let pixel = |row| (0..3).map(move |column| (row, column));
-        matrix(8, 3, (0..8).flat_map(pixel).map(|(row, column)| at(row, column)).collect())
-    };
-    let logits = pixels((0..24).map(|i| f64::from(i * 7 % 11 - 5) / 4.0).collect());
-    let put = |_: &str, layout: Layout| {
-        if layout.shape.len() == 2 { planes.clone() } else { layout }
-    };
-    let scalar = Layout::vector(Dtype::F32, 1);
-    let outputs = [("loss", scalar.clone()), ("grad.logits", planes.clone())];
-    let near = |actual: &Array, expected: &[f64]| {
-        for (a, e) in actual.to_f64().iter().zip(expected) {
-            assert!((a - e).abs() < 2e-7, "{a} for {e}");
-        }
-    };
-    let labels = indices(&[0, 2, 255, 1, 1, 1, 2, 0]);
-    let inputs = named([("logits", logits.clone()), ("targets", labels)]);
-    let found = call(context, &segmentation(), (&inputs, Dtype::F32), &outputs, put);
-    near(&found["loss"], &[1.504_804_861_204_35]);
-    let gradient = [
-        -0.121_742_278_621,
-        0.055_574_971_305,
-        0.0,
-        0.104_382_732_743,
-        0.094_630_256_271,
-        0.015_922_495_864,
-        0.0,
-        -0.112_950_989_217,
-        0.027_112_022_35,
-        -0.071_497_467_17,
-        0.0,
-        0.008_568_256_474,
-        0.055_574_971_305,
-        0.021_114_864_237,
-        0.104_382_732_743,
-        -0.087_282_171_552,
-        -0.126_934_646_993,
-        -0.048_226_886_586,
-        0.029_906_153_64,
-        0.015_922_495_864,
-        0.071_359_675_688,
-        0.027_112_022_35,
-        -0.134_288_886_384,
-        0.071_359_675_688,
-    ];
-    near(&found["grad.logits"], &pixels(gradient.to_vec()).to_f64());
-    let weighted = with(&inputs, [("weight", vector(&[0.5, 2.0, 1.0]))]);
-    let found = call(context, &segmentation(), (&weighted, Dtype::F32), &outputs, put);
-    near(&found["loss"], &[1.475_044_991_178_467_8]);
-    let targets = pixels((0..24).map(|i| f64::from(i * 5 % 7) / 8.0).collect());
-    let inputs =
-        named([("logits", logits), ("targets", targets), ("pos_weight", vector(&[0.5, 2.0, 1.0]))]);
-    let found = call(context, &BceWithLogits::default(), (&inputs, Dtype::F32), &outputs, put);
-    near(&found["loss"], &[0.909_354_175_108_308_7]);
-    let gradient = [
-        0.009_279_172_451,
-        0.004_810_032_925,
-        0.004_968_824_725,
-        0.027_759_109_16,
-        -0.021_507_963_477,
-        -0.021_615_335_365,
-        0.017_242_634_304,
-        0.020_833_333_333,
-        -0.014_835_774_11,
-        0.012_674_112_466,
-        0.013_034_312_463,
-        -0.021_970_827_549,
-        0.009_035_187_433,
-        0.008_556_170_217,
-        0.032_387_494_216,
-        0.003_083_181_015,
-        -0.012_869_612_974,
-        0.023_851_704_207,
-        -0.026_041_666_667,
-        -0.024_857_827_831,
-        0.017_882_445_799,
-        0.018_242_645_796,
-        -0.016_762_494_216,
-        0.010_310_805_467,
-    ];
-    near(&found["grad.logits"], &pixels(gradient.to_vec()).to_f64());
-    let mut inputs = inputs;
-    inputs.remove("pos_weight");
-    let dice = Dice::default().per(Per::Channel).reduction(Reduction::None);
-    let outputs = [("loss", Layout::vector(Dtype::F32, 3))];
-    let found = call(context, &dice, (&inputs, Dtype::F32), &outputs, put);
-    near(
-        &found["loss"],
-        &[0.519_163_685_364_819_8, 0.514_722_450_617_136, 0.561_595_477_208_752_1],
-    );
 }
 
 fn classes_in_planes(context: &Context) {
@@ -388,130 +289,6 @@ fn bits_in_planes(context: &Context) {
     given.insert("targets".to_owned(), apart.tensor());
     let error = gpu.prepare(&loss, &Request::new(given, outputs)).unwrap_err();
     assert!(matches!(error, Error::Conflict { .. }), "{error}");
-}
-
-fn dice_of_channels(context: &Context) {
-    for images in SHAPES {
-        let inputs = masked(images);
-        let plain = Dice::default().per(Per::Channel);
-        for loss in [plain.clone().bce(0.5), plain.reduction(Reduction::None).smooth(0.0)] {
-            let count = if loss.reduction == Reduction::None { images.1 } else { 1 };
-            let weighed = with(
-                &inputs,
-                [("row_weight", vector(&crate::support::positive(2, images.1 as usize)))],
-            );
-            let calls = if images.0 == 3 { 3 } else { 1 };
-            for (inputs, dtype) in
-                [(&inputs, Dtype::F32), (&weighed, Dtype::F16), (&weighed, Dtype::Bf16)]
-                    .into_iter()
-                    .take(calls)
-            {
-                let reference = Reference::new(&loss, inputs, dtype, &["loss", "grad.logits"]);
-                let layouts = images.layouts(dtype);
-                for (nth, (_, layout)) in layouts.iter().enumerate() {
-                    let outputs = [
-                        ("loss", Layout::vector(Dtype::F32, count)),
-                        ("grad.logits", layout.clone()),
-                    ];
-                    let place = |name: &str, dense: Layout| match name {
-                        "logits" => layout.clone(),
-                        "targets" => layouts[(nth + 1) % 4].1.clone(),
-                        _ => dense,
-                    };
-                    reference.assert(&call(context, &loss, (inputs, dtype), &outputs, place));
-                }
-            }
-        }
-    }
-}
-
-/// A coefficient a sample and channel: [N·C, H·W] as it lies, from channels in planes or last.
-fn dice_of_samples(context: &Context) {
-    let Images(samples, channels, plane) = Images(3, 4, 30);
-    let rows = samples * channels;
-    let inputs = masked(Images(rows, plane, 1));
-    let loss = Dice::default().reduction(Reduction::None);
-    let reference = Reference::new(&loss, &inputs, Dtype::F32, &["loss", "grad.logits"]);
-    let in_planes = Layout::matrix(Dtype::F32, rows, plane);
-    // Element (n·C + c, p) at (n·H·W + p)·C + c.
-    let last = in_planes.clone().class_stride(channels);
-    for layout in [in_planes, last] {
-        let outputs = [("loss", Layout::vector(Dtype::F32, rows)), ("grad.logits", layout.clone())];
-        let place = |_: &str, _| layout.clone();
-        reference.assert(&call(context, &loss, (&inputs, Dtype::F32), &outputs, place));
-    }
-}
-
-/// One coefficient over everything, wherever it lies.
-fn dice_over_gaps(context: &Context) {
-    for images in [Images(3, 5, 35), Images(1, 4, 16), Images(2, 200, 70)] {
-        let inputs = masked(images);
-        let loss = Dice::default().per(Per::Batch).bce(0.25);
-        for &dtype in dtypes(images) {
-            let reference = Reference::new(&loss, &inputs, dtype, &["loss", "grad.logits"]);
-            for (_, layout) in images.layouts(dtype) {
-                let outputs =
-                    [("loss", Layout::vector(Dtype::F32, 1)), ("grad.logits", layout.clone())];
-                let place = |_: &str, _| layout.clone();
-                reference.assert(&call(context, &loss, (&inputs, dtype), &outputs, place));
-            }
-        }
-        let [planes, _, last, _] = images.layouts(Dtype::F32).map(|(_, layout)| layout);
-        let gpu = &context.gpu;
-        let placed = [("logits", planes), ("targets", last)]
-            .map(|(name, layout)| (name.to_owned(), Placed::input(gpu, &inputs[name], layout)));
-        let value = storage(gpu, 16);
-        let outputs = Named::from([("loss".to_owned(), Tensor::vector(&value, Dtype::F32, 1))]);
-        let error = gpu.prepare(&loss, &Request::new(tensors(&placed), outputs)).unwrap_err();
-        assert!(matches!(error, Error::Conflict { .. }), "{error}");
-    }
-}
-
-/// The top of one image: nothing between the planes is read or written, padding or not.
-fn dice_of_a_crop(context: &Context) {
-    let gpu = &context.gpu;
-    let inputs = masked(Images(1, 2, 3));
-    let crop = Layout::matrix(Dtype::F32, 3, 2).class_stride(5);
-    for per in [Per::Batch, Per::Channel] {
-        let loss = Dice::default().per(per).padding(Padding::Zero);
-        let reference = Reference::new(&loss, &inputs, Dtype::F32, &["loss", "grad.logits"]);
-        let outputs = [("loss", Layout::vector(Dtype::F32, 1)), ("grad.logits", crop.clone())];
-        let place = |_: &str, _| crop.clone();
-        reference.assert(&call(context, &loss, (&inputs, Dtype::F32), &outputs, place));
-        // The one-line form makes a gradient that reaches as far.
-        let placed = ["logits", "targets"]
-            .map(|name| (name.to_owned(), Placed::input(gpu, &inputs[name], crop.clone())));
-        let run = gpu.run(&loss, tensors(&placed), &["loss", "grad.logits"]).unwrap();
-        reference.assert(&run.read_blocking().unwrap());
-    }
-    // A part of a second image is no whole number of stretches.
-    let inputs = masked(Images(1, 2, 7));
-    let placed = ["logits", "targets"].map(|name| {
-        let layout = Layout::matrix(Dtype::F32, 7, 2).class_stride(5);
-        (name.to_owned(), Placed::input(gpu, &inputs[name], layout))
-    });
-    let loss = Dice::default().per(Per::Batch);
-    let error = gpu.run(&loss, tensors(&placed), &["loss"]).unwrap_err();
-    assert!(matches!(error, Error::WrongShape { .. }), "{error}");
-}
-
-/// Zeros go between the rows as they were given, whatever a coefficient is over.
-fn dice_pads_rows(context: &Context) {
-    let gpu = &context.gpu;
-    let inputs = masked(Images(1, 3, 6));
-    let apart = Layout::matrix(Dtype::F32, 6, 3).row_stride(7).offset(1);
-    let placed = ["logits", "targets"]
-        .map(|name| (name.to_owned(), Placed::input(gpu, &inputs[name], apart.clone())));
-    for per in [Per::Row, Per::Channel, Per::Batch] {
-        let mut gradient = Placed::output(gpu, apart.clone());
-        let outputs = Named::from([("grad.logits".to_owned(), gradient.tensor())]);
-        let loss = Dice::default().per(per).padding(Padding::Zero);
-        submit(gpu, &loss, &Request::new(tensors(&placed), outputs));
-        gradient.assert_zero_padding(gpu);
-        let end = apart.end().unwrap() as usize * 4;
-        gradient.forgive_zeros(gpu, end..end + 4 * 4);
-        gradient.assert_surroundings(gpu);
-    }
 }
 
 /// Rows that are taken in parts have to be parts of every tensor's images.

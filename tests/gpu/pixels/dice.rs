@@ -1,0 +1,134 @@
+//! The Dice loss of images: a coefficient a channel, a sample, or over everything.
+
+use surprisal::{
+    Dice, Dtype, Error, Layout, Padding, Reduction, Request, Tensor, loss::dice::Per, tensor::Named,
+};
+
+use super::{Images, SHAPES, call, dtypes, masked};
+use crate::support::{Context, Placed, Reference, storage, submit, tensors, vector, with};
+
+tests![dice_of_channels, dice_of_samples, dice_over_gaps, dice_of_a_crop, dice_pads_rows];
+
+fn dice_of_channels(context: &Context) {
+    for images in SHAPES {
+        let inputs = masked(images);
+        let plain = Dice::default().per(Per::Channel);
+        for loss in [plain.clone().bce(0.5), plain.reduction(Reduction::None).smooth(0.0)] {
+            let count = if loss.reduction == Reduction::None { images.1 } else { 1 };
+            let weighed = with(
+                &inputs,
+                [("row_weight", vector(&crate::support::positive(2, images.1 as usize)))],
+            );
+            let calls = if images.0 == 3 { 3 } else { 1 };
+            for (inputs, dtype) in
+                [(&inputs, Dtype::F32), (&weighed, Dtype::F16), (&weighed, Dtype::Bf16)]
+                    .into_iter()
+                    .take(calls)
+            {
+                let reference = Reference::new(&loss, inputs, dtype, &["loss", "grad.logits"]);
+                let layouts = images.layouts(dtype);
+                for (nth, (_, layout)) in layouts.iter().enumerate() {
+                    let outputs = [
+                        ("loss", Layout::vector(Dtype::F32, count)),
+                        ("grad.logits", layout.clone()),
+                    ];
+                    let place = |name: &str, dense: Layout| match name {
+                        "logits" => layout.clone(),
+                        "targets" => layouts[(nth + 1) % 4].1.clone(),
+                        _ => dense,
+                    };
+                    reference.assert(&call(context, &loss, (inputs, dtype), &outputs, place));
+                }
+            }
+        }
+    }
+}
+
+/// A coefficient a sample and channel: [N·C, H·W] as it lies, from channels in planes or last.
+fn dice_of_samples(context: &Context) {
+    let Images(samples, channels, plane) = Images(3, 4, 30);
+    let rows = samples * channels;
+    let inputs = masked(Images(rows, plane, 1));
+    let loss = Dice::default().reduction(Reduction::None);
+    let reference = Reference::new(&loss, &inputs, Dtype::F32, &["loss", "grad.logits"]);
+    let in_planes = Layout::matrix(Dtype::F32, rows, plane);
+    // Element (n·C + c, p) at (n·H·W + p)·C + c.
+    let last = in_planes.clone().class_stride(channels);
+    for layout in [in_planes, last] {
+        let outputs = [("loss", Layout::vector(Dtype::F32, rows)), ("grad.logits", layout.clone())];
+        let place = |_: &str, _| layout.clone();
+        reference.assert(&call(context, &loss, (&inputs, Dtype::F32), &outputs, place));
+    }
+}
+
+/// One coefficient over everything, wherever it lies.
+fn dice_over_gaps(context: &Context) {
+    for images in [Images(3, 5, 35), Images(1, 4, 16), Images(2, 200, 70)] {
+        let inputs = masked(images);
+        let loss = Dice::default().per(Per::Batch).bce(0.25);
+        for &dtype in dtypes(images) {
+            let reference = Reference::new(&loss, &inputs, dtype, &["loss", "grad.logits"]);
+            for (_, layout) in images.layouts(dtype) {
+                let outputs =
+                    [("loss", Layout::vector(Dtype::F32, 1)), ("grad.logits", layout.clone())];
+                let place = |_: &str, _| layout.clone();
+                reference.assert(&call(context, &loss, (&inputs, dtype), &outputs, place));
+            }
+        }
+        let [planes, _, last, _] = images.layouts(Dtype::F32).map(|(_, layout)| layout);
+        let gpu = &context.gpu;
+        let placed = [("logits", planes), ("targets", last)]
+            .map(|(name, layout)| (name.to_owned(), Placed::input(gpu, &inputs[name], layout)));
+        let value = storage(gpu, 16);
+        let outputs = Named::from([("loss".to_owned(), Tensor::vector(&value, Dtype::F32, 1))]);
+        let error = gpu.prepare(&loss, &Request::new(tensors(&placed), outputs)).unwrap_err();
+        assert!(matches!(error, Error::Conflict { .. }), "{error}");
+    }
+}
+
+/// The top of one image: nothing between the planes is read or written, padding or not.
+fn dice_of_a_crop(context: &Context) {
+    let gpu = &context.gpu;
+    let inputs = masked(Images(1, 2, 3));
+    let crop = Layout::matrix(Dtype::F32, 3, 2).class_stride(5);
+    for per in [Per::Batch, Per::Channel] {
+        let loss = Dice::default().per(per).padding(Padding::Zero);
+        let reference = Reference::new(&loss, &inputs, Dtype::F32, &["loss", "grad.logits"]);
+        let outputs = [("loss", Layout::vector(Dtype::F32, 1)), ("grad.logits", crop.clone())];
+        let place = |_: &str, _| crop.clone();
+        reference.assert(&call(context, &loss, (&inputs, Dtype::F32), &outputs, place));
+        // The one-line form makes a gradient that reaches as far.
+        let placed = ["logits", "targets"]
+            .map(|name| (name.to_owned(), Placed::input(gpu, &inputs[name], crop.clone())));
+        let run = gpu.run(&loss, tensors(&placed), &["loss", "grad.logits"]).unwrap();
+        reference.assert(&run.read_blocking().unwrap());
+    }
+    // A part of a second image is no whole number of stretches.
+    let inputs = masked(Images(1, 2, 7));
+    let placed = ["logits", "targets"].map(|name| {
+        let layout = Layout::matrix(Dtype::F32, 7, 2).class_stride(5);
+        (name.to_owned(), Placed::input(gpu, &inputs[name], layout))
+    });
+    let loss = Dice::default().per(Per::Batch);
+    let error = gpu.run(&loss, tensors(&placed), &["loss"]).unwrap_err();
+    assert!(matches!(error, Error::WrongShape { .. }), "{error}");
+}
+
+/// Zeros go between the rows as they were given, whatever a coefficient is over.
+fn dice_pads_rows(context: &Context) {
+    let gpu = &context.gpu;
+    let inputs = masked(Images(1, 3, 6));
+    let apart = Layout::matrix(Dtype::F32, 6, 3).row_stride(7).offset(1);
+    let placed = ["logits", "targets"]
+        .map(|name| (name.to_owned(), Placed::input(gpu, &inputs[name], apart.clone())));
+    for per in [Per::Row, Per::Channel, Per::Batch] {
+        let mut gradient = Placed::output(gpu, apart.clone());
+        let outputs = Named::from([("grad.logits".to_owned(), gradient.tensor())]);
+        let loss = Dice::default().per(per).padding(Padding::Zero);
+        submit(gpu, &loss, &Request::new(tensors(&placed), outputs));
+        gradient.assert_zero_padding(gpu);
+        let end = apart.end().unwrap() as usize * 4;
+        gradient.forgive_zeros(gpu, end..end + 4 * 4);
+        gradient.assert_surroundings(gpu);
+    }
+}
