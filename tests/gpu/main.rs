@@ -76,6 +76,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("walks", walks::TESTS),
     ("cooperative", cooperative::TESTS),
     ("shards", shards::TESTS),
+    ("shards", shards::losses::TESTS),
     ("recording", recording::TESTS),
     ("faults", faults::TESTS),
     ("faults", faults::buffers::TESTS),
