@@ -22,6 +22,11 @@ fn is_nan4(bits: vec4<u32>) -> vec4<bool> {
     return (bits & vec4<u32>(~SIGN_BIT)) > vec4<u32>(INFINITY_BITS);
 }
 
+// Below 0; not -0, not NaN. By bits, since a number below 2^-126 may compare as 0.
+fn negative4(bits: vec4<u32>) -> vec4<bool> {
+    return (bits > vec4<u32>(SIGN_BIT)) & !is_nan4(bits);
+}
+
 fn max4(v: vec4<f32>) -> f32 {
     return max(max(v.x, v.y), max(v.z, v.w));
 }

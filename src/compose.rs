@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, ops::Range};
 use crate::{
     array::{Arithmetic, Array, Arrays},
     check,
+    cpu::{self, Findings},
     error::{Error, Result},
     kernel::shader,
     loss::{About, Argument, Dim, Empty, Kind, Loss, OptionAbout, Reduction},
@@ -269,7 +270,7 @@ pub(crate) fn reference(
 ) -> Result<Arrays> {
     let given = |name: &str| inputs.contains_key(name);
     let parts = parts_of(loss, &check::dims(loss, inputs)?, &given)?;
-    let (mut total, mut lists) = (0.0, vec![Vec::new(); 4]);
+    let (mut total, mut lists, mut found) = (0.0, vec![Vec::new(); 4], Findings::of_rows());
     let mut gradients: BTreeMap<String, Array> = inputs
         .iter()
         .map(|(name, array)| (format!("grad.{name}"), array))
@@ -284,6 +285,7 @@ pub(crate) fn reference(
         lists[0].push(quotient(sum, denominator, loss.reduced()));
         lists[1].push(sum);
         lists[2].push(denominator);
+        solved.get("status").into_iter().for_each(|status| found.add(status));
         lists[3].push(part.slope.and_then(one).unwrap_or(0.0));
         for Lent { part: own, whole, share } in &part.lent {
             let gradient = gradients.get_mut(&format!("grad.{whole}"));
@@ -297,13 +299,9 @@ pub(crate) fn reference(
             ["parts", "part_sum", "part_denominator", "slopes"].iter().position(|n| *n == name);
         let array = match (name, list) {
             ("loss", _) => Array::float(&[1], vec![total]),
+            ("status", _) => found.words(),
             (_, Some(list)) => Array::float(&[parts.len() as u64], lists[list].clone()),
-            _ => gradients.remove(name).ok_or_else(|| Error::UnknownName {
-                loss: loss.about().name.to_owned(),
-                kind: "output",
-                name: name.to_owned(),
-                known: "all but status, which only a GPU has".to_owned(),
-            })?,
+            _ => gradients.remove(name).ok_or_else(|| cpu::no_output(loss.about(), name))?,
         };
         Ok((name.to_owned(), array))
     };
@@ -312,6 +310,7 @@ pub(crate) fn reference(
 
 fn solve(part: &Part, inputs: &Arrays, wanted: &[&str], arithmetic: Arithmetic) -> Result<Arrays> {
     let mut names: Vec<String> = RESULTS.map(str::to_owned).into();
+    names.extend(wanted.contains(&"status").then(|| "status".to_owned()));
     names.extend(part.slope.filter(|_| wanted.contains(&"slopes")).map(str::to_owned));
     let mut own = Arrays::new();
     for Lent { part, whole, share } in &part.lent {

@@ -7,6 +7,7 @@
 pub(crate) mod cross_entropy;
 pub(crate) mod dice;
 pub(crate) mod element;
+mod findings;
 pub(crate) mod linear;
 pub(crate) mod pairs;
 
@@ -15,8 +16,10 @@ use num_traits::Float;
 use crate::{
     array::{Arithmetic, Array, Arrays, Data},
     error::{Error, Result},
-    loss::Loss,
+    loss::{About, Loss},
 };
+
+pub use findings::Findings;
 
 /// Computes every output in `wanted` with f64 arithmetic, after the checks that the GPU path makes.
 pub fn run(loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
@@ -55,6 +58,17 @@ impl Real for f32 {
 pub(crate) fn times<T: Real>(a: T, b: T) -> T {
     let zero = a.is_zero() || b.is_zero();
     if zero && !a.is_nan() && !b.is_nan() { T::zero() } else { a * b }
+}
+
+/// An output that this call does not have.
+pub(crate) fn no_output(about: &About, name: &str) -> Error {
+    let others = about.outputs.iter().map(|output| output.name).filter(|other| *other != name);
+    Error::UnknownName {
+        loss: about.name.to_owned(),
+        kind: "output",
+        name: name.to_owned(),
+        known: others.collect::<Vec<_>>().join(", "),
+    }
 }
 
 /// The two extents of an input that must be there.

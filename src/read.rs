@@ -78,9 +78,7 @@ impl Run {
     }
 
     fn completed(&self, arrays: Arrays) -> Result<(Arrays, Status)> {
-        let words = arrays.get("status").map(Array::to_i64).unwrap_or_default();
-        let words: Vec<u32> = words.into_iter().map(|word| word as u32).collect();
-        let status = Status::from_words(&words);
+        let status = arrays.get("status").map(Status::from_array).unwrap_or_default();
         if status.completed == 0 {
             return Err(Error::Incomplete(self.prepared.plan().loss.clone()));
         }

@@ -1,6 +1,7 @@
 //! What went wrong inside the GPU, readable when the caller wants.
 
 use crate::{
+    array::Array,
     check,
     error::{Error, Result},
     gpu::Gpu,
@@ -10,8 +11,9 @@ use crate::{
 
 /// The status words of a call, decoded.
 ///
-/// Word 0 counts completed calls (it moves last), 1 the bad targets, 2 the first row that has one,
-/// 3 and 4 that target (low and high word), 5 the rows whose logits gave NaN, 6 the vectors of zeros.
+/// Word 0 counts completed calls (it moves last), 1 the bad targets, 2 the first row that has one
+/// (`u32::MAX`: none), 3 and 4 that target (low and high word), 5 the rows whose logits gave NaN, 6 the
+/// vectors of zeros.
 /// Word 7 is 1 for losses of elements: then 3 holds the bits of a float, and 1 and 5 count elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -52,6 +54,12 @@ impl Status {
         }
     }
 
+    /// Decodes the output `status` of a call on host arrays.
+    pub fn from_array(array: &Array) -> Self {
+        let words: Vec<u32> = array.to_i64().into_iter().map(|word| word as u32).collect();
+        Self::from_words(&words)
+    }
+
     /// An error for the first bad target, if there is one.
     pub fn checked(self) -> Result<Self> {
         let count = self.bad_targets.into();
@@ -66,8 +74,6 @@ impl Status {
     ///
     /// The tensor's buffer needs the usage `COPY_SRC`.
     pub fn read(gpu: &Gpu, tensor: &Tensor) -> Result<Self> {
-        let array = read::tensor_blocking(gpu, "status", tensor)?;
-        let words: Vec<u32> = array.to_i64().into_iter().map(|word| word as u32).collect();
-        Ok(Self::from_words(&words))
+        Ok(Self::from_array(&read::tensor_blocking(gpu, "status", tensor)?))
     }
 }

@@ -63,7 +63,7 @@ fn element(p: Place) -> Element {
     let slope_bits = bitcast<vec4<u32>>(slope);
     var bad = vec4<bool>(false);
     if (CHECKS_TARGETS) {
-        bad = !finite(y_bits) | (target_value < vec4<f32>(0.0)) | (target_value > vec4<f32>(1.0));
+        bad = !finite(y_bits) | negative4(y_bits) | (target_value > vec4<f32>(1.0));
     }
     return Element(
         select(vec4<u32>(NAN_BITS), loss_bits, fine),

@@ -28,7 +28,7 @@ fn element(p: Place) -> Element {
     }
     let loss = 0.5 * (log_variance + squared) + params.constant;
     let by_variance = 0.5 * (1.0 - squared) * chain;
-    let bad = !is_nan4(variance) & ((variance & vec4<u32>(SIGN_BIT)) != vec4<u32>(0u)) & (variance != vec4<u32>(SIGN_BIT)) & vec4<bool>(!LOG_VARIANCE);
+    let bad = negative4(variance) & vec4<bool>(!LOG_VARIANCE);
     return Element(
         select(vec4<u32>(NAN_BITS), bitcast<vec4<u32>>(loss), fine),
         select(vec4<u32>(NAN_BITS), by_mean, fine),

@@ -17,7 +17,7 @@ fn element(p: Place) -> Element {
     let y = select(vec4<f32>(0.0), bitcast<vec4<f32>>(y_bits), finite(y_bits));
     let x = select(vec4<f32>(0.0), bitcast<vec4<f32>>(x_bits), finite(x_bits));
     let some = y > vec4<f32>(0.0);
-    var bad = y < vec4<f32>(0.0);
+    var bad = negative4(y_bits);
     var value = y_bits;
     var loss: vec4<f32>;
     var slope: vec4<f32>;
@@ -34,8 +34,8 @@ fn element(p: Place) -> Element {
         infinite = grown | (!finite(x_bits) & minus & some);
         steep = grown;
     } else {
-        bad = bad | (minus & (x_bits != vec4<u32>(SIGN_BIT)) & !is_nan4(x_bits));
-        value = select(x_bits, y_bits, y < vec4<f32>(0.0));
+        value = select(x_bits, y_bits, bad);
+        bad = bad | negative4(x_bits);
         let sum = x + params.eps;
         let positive = sum > vec4<f32>(1.1754944e-38);
         let safe = select(vec4<f32>(1.0), sum, positive);

@@ -50,7 +50,6 @@ fn from_state(row: u32, at: u32, column: u32) -> Softmax {
     let slope = factor * (moment * inverse_sum + (reference - bitcast<f32>(records[at + 5u])));
     let scale = bitcast<f32>(records[at + RECORD_SCALE]) + slope;
     records[at + RECORD_SCALE] = select(bitcast<u32>(scale), select(NAN_BITS, 0u, factor == 0.0), either);
-    records[at + RECORD_FLAGS] |= select(0u, ROW_NAN, bad);
     let published = (params.origin + row) * 8u;
     statistics_write(published + 5u, select(bitcast<u32>(back), 0u, bad));
     statistics_write(published + 7u, statistics_read(published + 7u) | select(0u, STATE_COLUMN_BAD, bad));
@@ -68,6 +67,7 @@ fn join_column(row: u32, at: u32, column: u32) {
     } else {
         softmax = from_row(at);
     }
+    records[at + RECORD_FLAGS] |= select(0u, ROW_NAN, softmax.bad);
     column_states[COLUMN_TOP * params.stride + column] = bitcast<u32>(softmax.top);
     column_states[COLUMN_SUM * params.stride + column] = bitcast<u32>(softmax.inverse_sum);
     let bad = softmax.bad && factor != 0.0;

@@ -6,11 +6,11 @@ mod shards;
 mod softmax;
 mod target;
 
-use super::{Real, array, extents, floats, times};
+use super::{Findings, Real, array, extents, floats, no_output, times};
 use crate::{
     array::{Arithmetic, Array, Arrays},
-    error::{Error, Result},
-    loss::{CrossEntropy, Empty, Reduction, cross_entropy::Denominator},
+    error::Result,
+    loss::{CrossEntropy, Empty, Loss as _, Reduction, cross_entropy::Denominator},
 };
 use batch::Batch;
 use softmax::{Softmax, argmax, rank, smoothed_sum};
@@ -95,6 +95,7 @@ struct Solved<'a, T> {
     batch: &'a Batch<T>,
     rows: Vec<Row<T>>,
     totals: Totals<T>,
+    found: Findings,
 }
 
 impl<'a, T: Real> Solved<'a, T> {
@@ -115,7 +116,8 @@ impl<'a, T: Real> Solved<'a, T> {
     fn empty(loss: &'a CrossEntropy, batch: &'a Batch<T>) -> Self {
         let zero = T::zero();
         let totals = Totals { sum: zero, denominator: zero, count: 0, correct: 0 };
-        Self { loss, batch, rows: Vec::with_capacity(batch.rows), totals }
+        let rows = Vec::with_capacity(batch.rows);
+        Self { loss, batch, rows, totals, found: Findings::of_rows() }
     }
 
     fn push(&mut self, row: Row<T>) {
@@ -123,6 +125,11 @@ impl<'a, T: Real> Solved<'a, T> {
         self.totals.denominator += row.share;
         self.totals.count += i64::from(matches!(row.fate, Fate::Kept(_) | Fate::BadLogits(_)));
         self.totals.correct += i64::from(row.correct);
+        match row.fate {
+            Fate::BadTarget(target) => self.found.bad_target(self.rows.len(), target),
+            Fate::BadLogits(_) => self.found.bad_row(),
+            Fate::Ignored | Fate::Kept(_) => {}
+        }
         self.rows.push(row);
     }
 
@@ -149,7 +156,8 @@ impl<'a, T: Real> Solved<'a, T> {
             "count" => Array::int(&[1], vec![self.totals.count]),
             "correct_count" => Array::int(&[1], vec![self.totals.correct]),
             "perplexity" => array(&[1], [self.mean(self.totals.denominator).exp()]),
-            _ => return Err(no_output(name)),
+            "status" => self.found.words(),
+            _ => return Err(no_output(self.loss.about(), name)),
         })
     }
 
@@ -198,7 +206,7 @@ impl<'a, T: Real> Solved<'a, T> {
             Fate::BadLogits(target) => {
                 return Row { share: self.share(index, target), ..Row::dropped(fate) };
             }
-            Fate::Ignored | Fate::BadTarget => return Row::dropped(fate),
+            Fate::Ignored | Fate::BadTarget(_) => return Row::dropped(fate),
         };
         let softmax = self.softmax(index, &u);
         let argmax = argmax(&u);
@@ -286,14 +294,5 @@ impl<'a, T: Real> Solved<'a, T> {
             Empty::Zero if denominator.is_zero() => T::zero(),
             _ => sum / denominator,
         }
-    }
-}
-
-fn no_output(name: &str) -> Error {
-    Error::UnknownName {
-        loss: NAME.to_owned(),
-        kind: "output",
-        name: name.to_owned(),
-        known: "all but statistics and status, which only a GPU has".to_owned(),
     }
 }

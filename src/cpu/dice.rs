@@ -1,14 +1,14 @@
 //! Dice as a textbook writes it: three sums of a row.
 
 use super::{
-    Real, array,
+    Findings, Real, array,
     element::{sigmoid, softplus},
-    extents, floats, times,
+    extents, floats, no_output, times,
 };
 use crate::{
     array::{Arithmetic, Array, Arrays},
-    error::{Error, Result},
-    loss::{Dice, Empty, Reduction, dice::Per},
+    error::Result,
+    loss::{Dice, Empty, Loss as _, Reduction, dice::Per},
 };
 
 const NAME: &str = "dice";
@@ -89,14 +89,12 @@ fn compute<T: Real>(loss: &Dice, inputs: &Arrays, wanted: &[&str]) -> Result<Arr
             "sum" => array(&[1], [sum]),
             "denominator" => array(&[1], [count]),
             "count" => Array::int(&[1], vec![parts as i64]),
-            _ => {
-                return Err(Error::UnknownName {
-                    loss: NAME.to_owned(),
-                    kind: "output",
-                    name: name.to_owned(),
-                    known: "all but status, which only a GPU has".to_owned(),
-                });
+            "status" => {
+                let mut found = Findings::of_rows();
+                solved.iter().filter(|(loss, _)| loss.is_nan()).for_each(|_| found.bad_row());
+                found.words()
             }
+            _ => return Err(no_output(loss.about(), name)),
         })
     };
     wanted.iter().map(|&name| Ok((name.to_owned(), output(name)?))).collect()

@@ -1,6 +1,6 @@
 //! Losses of one score at a time as a textbook writes them: element after element.
 
-use super::{Real, array, fits, floats, times};
+use super::{Findings, Real, array, fits, floats, no_output, times};
 use crate::{
     array::{Arithmetic, Array, Arrays},
     check,
@@ -16,8 +16,8 @@ pub(crate) struct Point<T> {
     pub loss: T,
     /// The derivatives by the first and by the second input.
     pub slopes: [T; 2],
-    /// It has no loss, because something that was given is no such thing: a negative count.
-    pub bad: bool,
+    /// What was given and is no such thing, such as a negative count: there is no loss then.
+    pub bad: Option<T>,
     /// What is watched beside it.
     pub watched: T,
 }
@@ -30,12 +30,12 @@ impl<T: Real> Point<T> {
 
     /// A loss of two inputs.
     pub fn of_two(loss: T, slopes: [T; 2]) -> Self {
-        Self { loss, slopes, bad: false, watched: T::zero() }
+        Self { loss, slopes, bad: None, watched: T::zero() }
     }
 
-    /// No loss.
-    pub fn bad() -> Self {
-        Self { bad: true, ..Self::of_two(T::nan(), [T::zero(); 2]) }
+    /// No loss, because of this number.
+    pub fn bad(value: T) -> Self {
+        Self { bad: Some(value), ..Self::of_two(T::nan(), [T::zero(); 2]) }
     }
 
     /// NaN, where an input is.
@@ -155,6 +155,7 @@ struct Solved<T> {
     divisor: T,
     count: i64,
     watched: T,
+    found: Findings,
     options: ElementOptions,
 }
 
@@ -180,7 +181,7 @@ impl<T: Real> Solved<T> {
             Some(stored) => integer_mask(inputs, stored, extents)?,
             None => one("mask")?,
         };
-        let count = extents.count() as usize;
+        let (count, columns) = (extents.count() as usize, extents.columns as usize);
         let mut solved = Self {
             shape: first.shape.iter().map(|&extent| extent as usize).collect(),
             losses: vec![T::zero(); count],
@@ -190,6 +191,7 @@ impl<T: Real> Solved<T> {
             divisor: T::one(),
             count: 0,
             watched: T::zero(),
+            found: Findings::of_elements(),
             options,
         };
         let unknown = |x: &[T]| match (options.unknown, target) {
@@ -208,7 +210,13 @@ impl<T: Real> Solved<T> {
             solved.denominator += mask[at];
             let point = loss.at(&x);
             let share = weight[at] * mask[at];
-            solved.losses[at] = if point.bad { T::nan() } else { times(share, point.loss) };
+            let loss = if point.bad.is_some() { T::nan() } else { times(share, point.loss) };
+            match point.bad {
+                Some(value) => solved.found.bad_value(at / columns, value.wide()),
+                None if loss.is_nan() => solved.found.bad_row(),
+                None => {}
+            }
+            solved.losses[at] = loss;
             solved.sum += solved.losses[at];
             solved.watched += if point.loss.is_nan() { T::nan() } else { point.watched };
             for (gradient, slope) in solved.gradients.iter_mut().zip(point.slopes) {
@@ -254,14 +262,8 @@ impl<T: Real> Solved<T> {
             }
             _ if gradient(0).is_some_and(|own| own == name) => self.elements(&self.gradients[0]),
             _ if gradient(1).is_some_and(|own| own == name) => self.elements(&self.gradients[1]),
-            _ => {
-                return Err(Error::UnknownName {
-                    loss: loss.about().name.to_owned(),
-                    kind: "output",
-                    name: name.to_owned(),
-                    known: "all but status, which only a GPU has".to_owned(),
-                });
-            }
+            "status" => self.found.words(),
+            _ => return Err(no_output(loss.about(), name)),
         })
     }
 

@@ -3,11 +3,11 @@
 
 use std::cmp::Ordering;
 
-use super::{Real, array, extents, fits, floats};
+use super::{Findings, Real, array, extents, fits, floats, no_output};
 use crate::{
     array::{Arithmetic, Array, Arrays},
     error::{Error, Result},
-    loss::{Empty, Reduction, Similarity, shard},
+    loss::{Empty, Loss as _, Reduction, Similarity, shard},
     pairs::{self, PairLoss, Pairing},
     row::STATE_WORDS,
 };
@@ -80,7 +80,8 @@ fn scores<T: Real>(loss: &Similarity, inputs: &Arrays, wanted: &[&str]) -> Resul
             "top_indices" => {
                 Array::int(&[rows as u64, k as u64], best().map(|(_, j)| j as i64).collect())
             }
-            _ => return Err(no_output(loss, name)),
+            "status" => pairs.found().words(),
+            _ => return Err(no_output(loss.about(), name)),
         })
     };
     wanted.iter().map(|&name| Ok((name.to_owned(), output(name)?))).collect()
@@ -95,15 +96,6 @@ fn ranked<T: Real>(row: &[T], k: usize) -> Vec<usize> {
     });
     order.truncate(k);
     order
-}
-
-fn no_output(loss: &dyn PairLoss, name: &str) -> Error {
-    Error::UnknownName {
-        loss: loss.about().name.to_owned(),
-        kind: "output",
-        name: name.to_owned(),
-        known: "all but status, which only a GPU has".to_owned(),
-    }
 }
 
 /// Vectors, and what normalisation makes of them.
@@ -288,7 +280,7 @@ impl<T: Real> Pairs<T> {
                 return Fate::Ignored;
             }
             if !usize::try_from(target).is_ok_and(|target| target < self.all_keys) {
-                return Fate::BadTarget;
+                return Fate::BadTarget(target);
             }
         }
         if self.positives(row) == 0 {
@@ -312,6 +304,39 @@ impl<T: Real> Pairs<T> {
         }
     }
 
+    /// −log p of a row's own pair in its column, where that is here and has a softmax: NaN where one of
+    /// the column's scores is no number.
+    fn own_back(&self, row: usize) -> Option<T> {
+        let key = row.checked_sub(self.first)?;
+        let column = self.columns.get(key)?;
+        Some(column.map_or_else(T::nan, |softmax| softmax.surprisal(self.score(row, key))))
+    }
+
+    /// Whether a row's part of the loss over its own column is no number.
+    fn has_bad_column(&self, row: usize) -> bool {
+        let merged = self.given.as_ref().is_some_and(|given| given[row].back.is_nan());
+        merged || self.own_back(row).is_some_and(T::is_nan)
+    }
+
+    /// What is wrong with the vectors and the rows.
+    fn found(&self) -> Findings {
+        let mut found = Findings::of_rows();
+        // What is compared with itself has no other keys.
+        let keys = (self.kind != Kind::SupCon).then_some(&self.keys);
+        let vectors = [Some(&self.queries), keys].into_iter().flatten();
+        let inverse = vectors.flat_map(|vectors| &vectors.inverse);
+        inverse.filter(|inverse| inverse.is_zero()).for_each(|_| found.zero_vector());
+        for row in 0..self.queries.count {
+            match self.fate(row) {
+                Fate::BadTarget(target) => found.bad_target(row, target),
+                Fate::BadScores => found.bad_row(),
+                Fate::Kept if self.has_bad_column(row) => found.bad_row(),
+                Fate::Ignored | Fate::Kept => {}
+            }
+        }
+        found
+    }
+
     fn has_bad_score(&self, row: usize) -> bool {
         (0..self.keys.count).any(|key| !self.score(row, key).is_finite())
     }
@@ -320,7 +345,7 @@ impl<T: Real> Pairs<T> {
     /// −log p of the positive in its column, –, flags.
     fn statistics(&self, row: usize) -> [T; 8] {
         let zero = T::zero();
-        if self.fate(row) == Fate::Ignored || self.fate(row) == Fate::BadTarget {
+        if matches!(self.fate(row), Fate::Ignored | Fate::BadTarget(_)) {
             return [zero; 8];
         }
         let finite = |key: &usize| self.score(row, *key).is_finite();
@@ -334,13 +359,8 @@ impl<T: Real> Pairs<T> {
             positives += T::one();
             term += self.score(row, key) - max;
         }
-        let own = row.checked_sub(self.first);
-        let column = own.and_then(|key| Some((key, self.columns.get(key)?)));
-        let back = match column {
-            Some((key, Some(softmax))) => softmax.surprisal(self.score(row, key)),
-            _ => zero,
-        };
-        let column_bad = matches!(column, Some((_, None)));
+        let back = self.own_back(row).unwrap_or(zero);
+        let (back, column_bad) = if back.is_nan() { (zero, true) } else { (back, false) };
         let flags =
             u32::from(live) | u32::from(self.has_bad_score(row)) << 1 | u32::from(column_bad) << 2;
         let flags = T::of(f64::from(f32::from_bits(flags)));
@@ -351,7 +371,7 @@ impl<T: Real> Pairs<T> {
         let fate = self.fate(row);
         match fate {
             Fate::Ignored => Row { fate, loss: T::zero(), lse: T::zero() },
-            Fate::BadTarget => Row { fate, loss: T::nan(), lse: T::zero() },
+            Fate::BadTarget(_) => Row { fate, loss: T::nan(), lse: T::zero() },
             Fate::BadScores => Row { fate, loss: T::nan(), lse: T::nan() },
             Fate::Kept if self.kind == Kind::Sigmoid => {
                 let mut loss = T::zero();
@@ -376,12 +396,7 @@ impl<T: Real> Pairs<T> {
                 }
                 let mut loss = sum / count;
                 if self.kind == (Kind::InfoNce { symmetric: true }) {
-                    let own = row.checked_sub(self.first);
-                    let back = own.and_then(|key| {
-                        let column = self.columns.get(key)?.as_ref()?;
-                        Some(column.surprisal(self.score(row, key)))
-                    });
-                    loss = (loss + back.unwrap_or_else(T::nan)) / T::of(2.0);
+                    loss = (loss + self.own_back(row).unwrap_or_else(T::nan)) / T::of(2.0);
                 }
                 Row { fate, loss, lse: softmax.lse() }
             }
@@ -519,8 +534,8 @@ impl<T: Real> Softmax<T> {
 enum Fate {
     /// It has no positive: as a query it does not exist.
     Ignored,
-    /// Its target is no key: the loss is NaN, the gradient 0.
-    BadTarget,
+    /// Its target, this one, is no key: the loss is NaN, the gradient 0.
+    BadTarget(i64),
     /// A score is no number: loss and gradient are NaN.
     BadScores,
     Kept,
@@ -590,9 +605,8 @@ impl<'a, T: Real> Solved<'a, T> {
             "grad.keys" => array(&[keys.count, keys.depth], backward(keys, &self.key_gradient())),
             "grad.scale" => array(&[1], [self.total(|pair| self.pairs.x[pair])]),
             "grad.bias" => array(&[1], [self.total(|_| T::one())]),
-            _ => {
-                return Err(no_output(loss, name));
-            }
+            "status" => self.pairs.found().words(),
+            _ => return Err(no_output(loss.about(), name)),
         })
     }
 
@@ -619,7 +633,7 @@ impl<'a, T: Real> Solved<'a, T> {
     /// `upstream/denominator`, 0 for a row that has no gradient.
     fn factor(&self, row: usize) -> T {
         let divisor = self.divisor();
-        let dropped = matches!(self.rows[row].fate, Fate::Ignored | Fate::BadTarget);
+        let dropped = matches!(self.rows[row].fate, Fate::Ignored | Fate::BadTarget(_));
         if dropped || divisor.is_zero() {
             return T::zero();
         }

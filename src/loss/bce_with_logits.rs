@@ -156,11 +156,11 @@ impl Formula for BceWithLogits {
     }
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {
-        let &[z, target, pos_weight, bias] = x else { return Point::bad() };
+        let &[z, target, pos_weight, bias] = x else { return Point::nan() };
         let target = self.target.map_or(target, |target| T::of(f64::from(target as f32)));
         let (zero, one) = (T::zero(), T::one());
         if self.check_targets && !(target >= zero && target <= one) {
-            return Point::bad();
+            return Point::bad(target);
         }
         let tau = T::of(self.temperature);
         let u = (z + bias) / tau;

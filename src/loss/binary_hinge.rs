@@ -85,9 +85,9 @@ impl Formula for BinaryHinge {
     }
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {
-        let &[z, t] = x else { return Point::bad() };
+        let &[z, t] = x else { return Point::nan() };
         if self.check_targets && (t.is_nan() || t.abs() > T::one()) {
-            return Point::bad();
+            return Point::bad(t);
         }
         if z.is_nan() || !t.is_finite() {
             return Point::nan();

@@ -53,7 +53,7 @@ impl Formula for GanGenerator {
     }
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {
-        let &[z] = x else { return Point::bad() };
+        let &[z] = x else { return Point::nan() };
         if z.is_nan() {
             return Point::nan();
         }

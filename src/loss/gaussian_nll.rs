@@ -83,9 +83,9 @@ impl Formula for GaussianNll {
     }
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {
-        let &[mean, variance, target] = x else { return Point::bad() };
+        let &[mean, variance, target] = x else { return Point::nan() };
         if !self.log_variance && variance < T::zero() {
-            return Point::bad();
+            return Point::bad(variance);
         }
         if !(mean.is_finite() && variance.is_finite() && target.is_finite()) {
             return Point::nan();

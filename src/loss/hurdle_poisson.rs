@@ -91,10 +91,10 @@ impl Formula for HurdlePoisson {
     }
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {
-        let &[z, eta, k] = x else { return Point::bad() };
+        let &[z, eta, k] = x else { return Point::nan() };
         let (zero, one) = (T::zero(), T::one());
         if !(k >= zero && k.is_finite() && k == k.floor()) {
-            return Point::bad();
+            return Point::bad(k);
         }
         if z.is_nan() || eta.is_nan() {
             return Point::nan();

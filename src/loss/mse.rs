@@ -70,7 +70,7 @@ impl Formula for Mse {
     }
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {
-        let &[z, y] = x else { return Point::bad() };
+        let &[z, y] = x else { return Point::nan() };
         if z.is_nan() || !y.is_finite() {
             return Point::nan();
         }

@@ -67,10 +67,10 @@ impl Formula for PoissonNll {
     }
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {
-        let &[rate, y] = x else { return Point::bad() };
+        let &[rate, y] = x else { return Point::nan() };
         let zero = T::zero();
         if y < zero || (!self.log_input && rate < zero) {
-            return Point::bad();
+            return Point::bad(if y < zero { y } else { rate });
         }
         if rate.is_nan() || !y.is_finite() {
             return Point::nan();

@@ -3,6 +3,7 @@
 use super::{About, Argument, Dim, Kind, Loss, Reduction, arguments as arg};
 use crate::{
     array::{Arithmetic, Array, Arrays},
+    cpu::{self, Findings},
     error::{Error, Result},
     kernel::{Source, shader},
     plan::{Call, Plan},
@@ -116,7 +117,7 @@ impl<L: SeparableRow> Loss for Separable<L> {
     }
 
     fn reference(&self, inputs: &Arrays, wanted: &[&str], _: Arithmetic) -> Result<Arrays> {
-        let Solved { losses, gradient, count, divisor } = self.solve(inputs)?;
+        let Solved { losses, gradient, count, divisor, found } = self.solve(inputs)?;
         let sum: f64 = losses.iter().sum();
         let one = |value: f64| Array::float(&[1], vec![value]);
         let output = |name: &str| {
@@ -128,7 +129,8 @@ impl<L: SeparableRow> Loss for Separable<L> {
                 "sum" => one(sum),
                 "denominator" => one(count as f64),
                 "count" => Array::int(&[1], vec![count]),
-                _ => return Err(row::missing(self, "an output the CPU has")),
+                "status" => found.words(),
+                _ => return Err(cpu::no_output(&Self::ABOUT, name)),
             })
         };
         wanted.iter().map(|&name| Ok((name.to_owned(), output(name)?))).collect()
@@ -141,6 +143,7 @@ struct Solved {
     gradient: Array,
     count: i64,
     divisor: f64,
+    found: Findings,
 }
 
 impl<L: SeparableRow> Separable<L> {
@@ -153,8 +156,9 @@ impl<L: SeparableRow> Separable<L> {
         let mut gradient = vec![0.0; z.len()];
         let mut losses = vec![0.0; targets.len()];
         let rows = z.chunks(classes).zip(gradient.chunks_mut(classes)).zip(&targets);
-        for (((z, g), &target), loss) in rows.zip(&mut losses) {
-            *loss = self.solve_row(target, z, g);
+        let mut found = Findings::of_rows();
+        for (row, (((z, g), &target), loss)) in rows.zip(&mut losses).enumerate() {
+            *loss = self.solve_row((row, target), z, g, &mut found);
         }
         losses.iter_mut().zip(&weights).for_each(|(loss, weight)| *loss *= weight);
         let kept =
@@ -175,16 +179,26 @@ impl<L: SeparableRow> Separable<L> {
             }
         }
         let gradient = Array::float(&logits.shape, gradient);
-        Ok(Solved { losses, gradient, count, divisor })
+        Ok(Solved { losses, gradient, count, divisor, found })
     }
 
     /// The loss of a row and its gradient, before weights.
-    fn solve_row(&self, target: i64, z: &[f64], gradient: &mut [f64]) -> f64 {
+    fn solve_row(
+        &self,
+        (row, target): (usize, i64),
+        z: &[f64],
+        gradient: &mut [f64],
+        found: &mut Findings,
+    ) -> f64 {
         let label = usize::try_from(target).ok().filter(|&label| label < z.len());
         match label {
             _ if self.ignored.contains(&target) => 0.0,
-            None => f64::NAN,
+            None => {
+                found.bad_target(row, target);
+                f64::NAN
+            }
             Some(_) if z.iter().any(|z| !z.is_finite()) => {
+                found.bad_row();
                 gradient.fill(f64::NAN);
                 f64::NAN
             }

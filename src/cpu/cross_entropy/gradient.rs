@@ -24,7 +24,7 @@ impl<T: Real> Solved<'_, T> {
     /// `f = row_weight·upstream/denominator`, 0 for a row that has no gradient.
     fn factor(&self, row: usize) -> T {
         let divisor = self.divisor();
-        let dropped = matches!(self.rows[row].fate, Fate::Ignored | Fate::BadTarget);
+        let dropped = matches!(self.rows[row].fate, Fate::Ignored | Fate::BadTarget(_));
         if dropped || divisor.is_zero() {
             return T::zero();
         }

@@ -94,11 +94,12 @@ pub(super) fn read_merged<T: Real>(inputs: &Arrays, rows: usize) -> Result<Optio
 impl<T: Real> Solved<'_, T> {
     /// What is known of a row in one shard, beside its statistics.
     pub(super) fn part(&self, index: usize) -> Row<T> {
-        match self.target_fate(index) {
-            Err(fate) => Row::dropped(fate),
-            Ok(target) => {
-                Row { share: self.share(index, target), ..Row::dropped(Fate::Kept(target)) }
+        let fate = self.fate(index, &self.scores(index));
+        match fate {
+            Fate::Kept(target) | Fate::BadLogits(target) => {
+                Row { share: self.share(index, target), ..Row::dropped(fate) }
             }
+            Fate::Ignored | Fate::BadTarget(_) => Row::dropped(fate),
         }
     }
 
@@ -114,7 +115,7 @@ impl<T: Real> Solved<'_, T> {
             Fate::BadLogits(target) => {
                 return Row { share: self.share(index, target), ..Row::dropped(fate) };
             }
-            Fate::Ignored | Fate::BadTarget => return Row::dropped(fate),
+            Fate::Ignored | Fate::BadTarget(_) => return Row::dropped(fate),
         };
         let log_sum = merged.sum.ln();
         let lse = merged.max + log_sum;

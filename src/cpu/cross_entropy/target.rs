@@ -11,8 +11,8 @@ use crate::{
 pub(super) enum Fate {
     /// Its target is to be ignored: it does not exist.
     Ignored,
-    /// Its target is no class: the loss is NaN, the gradient 0.
-    BadTarget,
+    /// Its target, this one, is no class: the loss is NaN, the gradient 0.
+    BadTarget(i64),
     /// Its logits have no softmax: loss and gradient are NaN.
     ///
     /// It is counted like any other row: what a mean divides by is known from the targets alone.
@@ -32,7 +32,7 @@ impl<T: Real> Solved<'_, T> {
         }
         match usize::try_from(target) {
             Ok(class) if class < self.all_classes() => Ok(Some(class)),
-            _ => Err(Fate::BadTarget),
+            _ => Err(Fate::BadTarget(target)),
         }
     }
 
@@ -58,7 +58,8 @@ impl<T: Real> Solved<'_, T> {
         let no_softmax = |&u: &T| u.is_nan() || u == T::infinity();
         // The other classes of a shard that is all -inf lie elsewhere.
         let none = self.loss.shard.is_none() && u.iter().all(|&u| u == T::neg_infinity());
-        if u.iter().any(no_softmax) || none {
+        let saved = self.batch.lse.as_ref().is_some_and(|lse| !lse[row].is_finite());
+        if u.iter().any(no_softmax) || none || saved {
             return Fate::BadLogits(target);
         }
         Fate::Kept(target)
