@@ -30,7 +30,7 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
     status_write(1u, bad.bad_targets);
     status_write(2u, bad.first_bad_row);
     status_write(3u, bad.bad_value_low);
-    status_write(4u, bad.bad_value_high);
+    status_write(4u, select(bad.bad_value_high, 0u, FLOAT_TARGETS));
     status_write(5u, all.bad_rows);
     status_write(7u, select(0u, 1u, FLOAT_TARGETS));
     status_write(6u, kept.zero_vectors);

@@ -11,6 +11,7 @@ struct Tally {
     count_high: u32,
     bad_targets: u32,
     first_bad_row: u32,
+    // Of a target; of an element its bits, and its column, by which a row's first one is found.
     bad_value_low: u32,
     bad_value_high: u32,
     sum_flags: u32,
@@ -32,7 +33,8 @@ fn tally_empty() -> Tally {
 fn tally_merge(a: Tally, b: Tally) -> Tally {
     let low = a.count_low + b.count_low;
     let carry = select(0u, 1u, low < a.count_low);
-    let a_first = a.first_bad_row <= b.first_bad_row;
+    let same_row = a.first_bad_row == b.first_bad_row;
+    let a_first = select(a.first_bad_row < b.first_bad_row, a.bad_value_high <= b.bad_value_high, same_row);
     return Tally(
         a.sum + b.sum,
         a.denominator + b.denominator,

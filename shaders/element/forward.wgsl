@@ -87,6 +87,7 @@ fn tally_of(sums: vec4<f32>, odd: Odd) -> Tally {
     let first = min(min(odd.first.x, odd.first.y), min(odd.first.z, odd.first.w));
     if (first != NONE) {
         tally.first_bad_row = row_of(first);
+        tally.bad_value_high = channel_of(first);
         let values = select(vec4<u32>(0u), odd.value, odd.first == vec4<u32>(first));
         tally.bad_value_low = (values.x | values.y) | (values.z | values.w);
     }

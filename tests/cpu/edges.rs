@@ -1,7 +1,9 @@
 //! The edges of the catalogue.
 
+use serde_json::json;
 use surprisal::{
     Arithmetic, Array, Arrays, CrossEntropy, Empty, Error, LinearCrossEntropy, Loss, Reduction,
+    Status, cpu, loss,
     loss::cross_entropy::{Denominator, IgnoreIndex, Smoothing},
 };
 
@@ -272,4 +274,86 @@ fn what_does_not_go_together_is_refused() {
     short.insert("weight".to_owned(), Array::float(&[2], vec![1.0]));
     refused(none(), &short, "loss");
     refused(none(), &named([("logits", vector(&[1.0])), ("targets", indices(&[0]))]), "loss");
+}
+
+/// The status is an output like any other: what is wrong with the data, counted, and the first of it.
+#[test]
+fn what_is_wrong_is_told() {
+    const NAN: f64 = f64::NAN;
+    let none = Status { completed: 1, ..Status::default() };
+    let of = |bad_rows, zero_vectors| Status { bad_rows, zero_vectors, ..none };
+    let target = |count, row, value| Status {
+        bad_targets: count,
+        first_bad_target: Some((row, value)),
+        ..none
+    };
+    let value = |count, row, value| Status {
+        bad_targets: count,
+        first_bad_value: Some((row, value)),
+        ..none
+    };
+    let two = |values: &[f64]| logits(2, values);
+    let scores = |values: &[f64], targets: &[i64]| {
+        named([("logits", two(values)), ("targets", indices(targets))])
+    };
+    let elements = |name: &str, values: &[f64], targets: &[f64]| {
+        named([(name, two(values)), ("targets", two(targets))])
+    };
+    let saved = |values: &[f64]| {
+        let mut inputs = scores(&[0.0; 4], &[0, 1]);
+        inputs.insert("lse".to_owned(), vector(values));
+        inputs
+    };
+    let towers =
+        |queries: &[f64]| named([("queries", two(queries)), ("keys", two(&[0.0, 0.0, 1.0, 2.0]))]);
+    let linear = named([
+        ("hidden", two(&[NAN, 0.0])),
+        ("weight", two(&[1.0, 2.0])),
+        ("targets", indices(&[0, 2])),
+    ]);
+    let both = Status { bad_rows: 1, ..target(1, 1, 2) };
+    let half = [0.5; 4];
+    for (name, options, inputs, expected) in [
+        ("cross_entropy", json!({}), scores(&[0.0, 1.0, 2.0, 3.0], &[0, -100]), none),
+        ("cross_entropy", json!({}), scores(&[NAN, 1.0, NAN, 3.0], &[0, -100]), of(1, 0)),
+        (
+            "cross_entropy",
+            json!({}),
+            scores(&[0.0, 1.0, NAN, 3.0], &[2, i64::MIN]),
+            target(2, 0, 2),
+        ),
+        ("cross_entropy", json!({}), saved(&[NAN, 1.0]), of(1, 0)),
+        ("linear_cross_entropy", json!({}), linear, both),
+        ("dice", json!({"per": "batch"}), elements("logits", &[NAN; 4], &half), of(1, 0)),
+        ("dice", json!({"per": "row"}), elements("logits", &[NAN; 4], &half), of(2, 0)),
+        ("bce_with_logits", json!({}), elements("logits", &half, &[2.0, 0.0, NAN, 1.0]), of(1, 0)),
+        (
+            "bce_with_logits",
+            json!({"check_targets": true}),
+            elements("logits", &[NAN, 0.0, 0.0, 0.0], &[1.0, 1.0, -2.0, 3.0]),
+            Status { bad_rows: 1, ..value(2, 1, -2.0) },
+        ),
+        (
+            "poisson_nll",
+            json!({}),
+            elements("rate", &half, &[1.0, -3.0, -1.0, 1.0]),
+            value(2, 0, -3.0),
+        ),
+        ("info_nce", json!({}), towers(&[NAN, 1.0, 0.0, 1.0]), of(1, 0)),
+        ("info_nce", json!({"symmetric": true}), towers(&[NAN, 1.0, 0.0, 1.0]), of(2, 0)),
+        ("info_nce", json!({"normalize": true}), towers(&[0.0, 0.0, 0.0, 1.0]), of(0, 2)),
+        ("info_nce", json!({}), towers(&[0.0, 0.0, 0.0, 1.0]), none),
+        (
+            "mixed_columns",
+            json!({"spans": [{"kind": "cce", "columns": 1}, {"kind": "mse"}]}),
+            elements("logits", &[NAN; 4], &half),
+            of(4, 0),
+        ),
+    ] {
+        let loss = (loss::find(name).unwrap().parse)(&options).unwrap();
+        let outputs = cpu::run(&*loss, &inputs, &["status"]).unwrap();
+        assert_eq!(Status::from_array(&outputs["status"]), expected, "{name} {options}");
+        let naive = loss.reference(&inputs, &["status"], Arithmetic::F32).unwrap();
+        assert_eq!(naive, outputs, "{name} {options} in f32");
+    }
 }

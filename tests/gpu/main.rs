@@ -32,6 +32,7 @@ mod registry;
 mod section0;
 mod shapes;
 mod shards;
+mod status;
 mod support;
 #[path = "../common/own.rs"]
 mod users;
@@ -77,6 +78,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("cooperative", cooperative::TESTS),
     ("shards", shards::TESTS),
     ("shards", shards::losses::TESTS),
+    ("status", status::TESTS),
     ("recording", recording::TESTS),
     ("faults", faults::TESTS),
     ("faults", faults::buffers::TESTS),

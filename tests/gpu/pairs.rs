@@ -7,7 +7,7 @@ use surprisal::{Array, Arrays, Dtype, Error, Layout, Loss, Named, Request, testi
 use crate::{
     conformance::every,
     support::{
-        Context, FLOATS, Placed, Reference, assert_same_bits, bits, check, gaussian, indices,
+        Context, FLOATS, Placed, Reference, assert_same_bits, bits, check, fill, gaussian, indices,
         matrix, named, outcome, parse, placed_inputs, row, set, submit, tensors, vector, with,
     },
 };
@@ -178,14 +178,6 @@ pub fn storage_types(context: &Context) {
 }
 
 // --- edges ---
-
-/// Row `at` of a matrix set to a value.
-fn fill(array: &Array, at: usize, value: f64) -> Array {
-    let columns = array.shape[1] as usize;
-    let mut values = array.to_f64();
-    values[at * columns..(at + 1) * columns].fill(value);
-    Array::float(&array.shape, values)
-}
 
 fn zero_vectors(context: &Context) {
     let inputs = sample(9, 12, 12, 5);

@@ -8,7 +8,8 @@ use surprisal::{Arrays, Dtype, Loss, cpu};
 use whole::{contrasts, labelled, layers, pairs, slice};
 
 use crate::support::{
-    Context, gaussian, in_blocks, indices, matrix, named, outcome, parse, vector, with,
+    Context, check_status, gaussian, in_blocks, indices, matrix, named, outcome, parse, vector,
+    with,
 };
 
 tests![
@@ -101,10 +102,10 @@ fn live_columns_elsewhere(context: &Context) {
     let dead = matrix(2, 3, vec![f64::NEG_INFINITY; 6]);
     let inputs = named([("logits", dead), ("targets", indices(&[5, 6]))]);
     let shard = parse("cross_entropy", &json!({"shard": {"first": 4, "classes": 9}}));
-    let (_, status) = outcome(&context.gpu, &*shard, &inputs, Dtype::F32, &["statistics"]);
+    let status = check_status(&context.gpu, &*shard, &inputs, Dtype::F32, &["statistics"]);
     assert_eq!(status.bad_rows, 0, "cross_entropy");
     let nan = with(&inputs, [("logits", matrix(2, 3, vec![f64::NAN; 6]))]);
-    let (_, status) = outcome(&context.gpu, &*shard, &nan, Dtype::F32, &["statistics"]);
+    let status = check_status(&context.gpu, &*shard, &nan, Dtype::F32, &["statistics"]);
     assert_eq!(status.bad_rows, 2, "NaN is bad wherever it is");
     // The only key of the shard is one of the queries itself.
     let features = gaussian(60, 3, 4);
@@ -112,7 +113,7 @@ fn live_columns_elsewhere(context: &Context) {
     let labels = indices(&[0, 0, 0]);
     let inputs = named([("features", features), ("keys", keys), ("labels", labels)]);
     let shard = parse("sup_con", &json!({"shard": {"first": 1, "classes": 3}}));
-    let (_, status) = outcome(&context.gpu, &*shard, &inputs, Dtype::F32, &["statistics"]);
+    let status = check_status(&context.gpu, &*shard, &inputs, Dtype::F32, &["statistics"]);
     assert_eq!(status.bad_rows, 0, "sup_con");
 }
 

@@ -95,6 +95,14 @@ pub fn set(array: &Array, index: usize, value: f64) -> Array {
     Array::float(&array.shape, values)
 }
 
+/// Row `at` of a matrix set to a value.
+pub fn fill(array: &Array, at: usize, value: f64) -> Array {
+    let columns = array.shape[1] as usize;
+    let mut values = array.to_f64();
+    values[at * columns..(at + 1) * columns].fill(value);
+    Array::float(&array.shape, values)
+}
+
 /// Row `row` of a matrix.
 pub fn row(array: &Array, row: usize) -> Vec<f64> {
     let columns = array.shape[1] as usize;
@@ -160,6 +168,22 @@ pub fn check(
     let (outputs, status) = outcome(gpu, loss, inputs, dtype, wanted);
     Reference::new(loss, inputs, dtype, wanted).assert(&outputs);
     (outputs, status)
+}
+
+/// Runs, and compares the status with the reference's: what it found is the same, word by word.
+#[track_caller]
+pub fn check_status(
+    gpu: &Gpu,
+    loss: &dyn Loss,
+    inputs: &Arrays,
+    dtype: Dtype,
+    wanted: &[&str],
+) -> Status {
+    let (outputs, status) = outcome(gpu, loss, inputs, dtype, wanted);
+    let stored = conformance::rounded(loss, inputs, dtype);
+    let truth = cpu::run(loss, &stored, &["status"]).unwrap();
+    assert_eq!(outputs["status"], truth["status"], "{loss:?} {dtype} {wanted:?}");
+    status
 }
 
 /// What a call must give: the f64 reference on the stored inputs, and the yardstick in f32.

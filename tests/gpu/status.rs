@@ -1,0 +1,277 @@
+//! What a call finds wrong with its data: the same words as the reference's, whatever the loss.
+
+use serde_json::{Value, json};
+use surprisal::{Array, Arrays, Dtype, Loss, Status};
+
+use crate::{
+    support::{
+        Context, FLOATS, INF, check_status, fill, gaussian, indices, matrix, named, outcome, parse,
+        positive, sample, set, vector, with,
+    },
+    users,
+};
+
+tests![
+    rows,
+    rows_of_users,
+    saved_lse,
+    parts_of_dice,
+    columns_of_several_kinds,
+    values,
+    the_first_value_of_a_row,
+    vectors,
+];
+
+const NAN: f64 = f64::NAN;
+const GRADIENT: [&str; 2] = ["loss", "grad.logits"];
+
+fn loss_of(name: &str, options: &Value) -> Box<dyn Loss> {
+    parse(name, options)
+}
+
+/// Bad targets, rows without a softmax, and ignored rows, which are neither.
+fn bad_rows() -> Arrays {
+    let logits = sample(1, 8, 5)["logits"].clone();
+    let logits = set(&set(&logits, 6, NAN), 12, INF);
+    // A bad target wins over bad logits; an ignored row is not looked at.
+    let logits = set(&set(&fill(&logits, 3, -INF), 20, NAN), 28, NAN);
+    let targets = indices(&[0, 1, 2, 3, 7, -100, -1, 1 << 32]);
+    named([("logits", logits), ("targets", targets)])
+}
+
+fn linear(inputs: &Arrays) -> Arrays {
+    let mut inputs = inputs.clone();
+    let logits = inputs.remove("logits").unwrap();
+    let classes = logits.shape[1] as usize;
+    // Row i of the scores is hidden state i, but for what is no number.
+    let identity = (0..classes * classes).map(|at| f64::from(u8::from(at % (classes + 1) == 0)));
+    with(&inputs, [("hidden", logits), ("weight", matrix(classes, classes, identity.collect()))])
+}
+
+fn rows(context: &Context) {
+    let gpu = &context.gpu;
+    let inputs = bad_rows();
+    let expected = Status {
+        completed: 1,
+        bad_targets: 3,
+        first_bad_target: Some((4, 7)),
+        bad_rows: 3,
+        ..Status::default()
+    };
+    for options in [json!({}), json!({"reduction": "none"}), json!({"softcap": 8.0, "z_loss": 0.1})]
+    {
+        for dtype in FLOATS {
+            let loss = loss_of("cross_entropy", &options);
+            assert_eq!(check_status(gpu, &*loss, &inputs, dtype, &GRADIENT), expected);
+        }
+    }
+    let loss = loss_of("linear_cross_entropy", &json!({}));
+    let found = check_status(gpu, &*loss, &linear(&inputs), Dtype::F32, &["loss", "grad.weight"]);
+    assert_eq!((found.bad_targets, found.bad_rows), (3, 3));
+}
+
+fn rows_of_users(context: &Context) {
+    let inputs = bad_rows();
+    let elements = with(&inputs, [("targets", gaussian(2, 8, 5))]);
+    for loss in users::losses() {
+        let is_linear = loss.about().inputs.iter().any(|input| input.name == "hidden");
+        let has_labels = format!("{loss:?}").contains("Margin");
+        let found = match (is_linear, has_labels) {
+            (true, _) => {
+                check_status(&context.gpu, &*loss, &linear(&inputs), Dtype::F32, &["loss"])
+            }
+            (_, true) => check_status(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT),
+            _ => check_status(&context.gpu, &*loss, &elements, Dtype::F32, &GRADIENT),
+        };
+        let expected = if has_labels { (3, 3) } else { (0, 9) };
+        assert_eq!((found.bad_targets, found.bad_rows), expected, "{loss:?}");
+    }
+}
+
+/// A gradient made from what was saved finds what the first pass found.
+fn saved_lse(context: &Context) {
+    let gpu = &context.gpu;
+    let again = |loss: &dyn Loss, inputs: &Arrays, saved: &[&str], gradients: &[&str]| {
+        let (first, found) = outcome(gpu, loss, inputs, Dtype::F32, saved);
+        let mut inputs = inputs.clone();
+        inputs.extend(saved.iter().map(|&name| (name.to_owned(), first[name].clone())));
+        let status = check_status(gpu, loss, &inputs, Dtype::F32, gradients);
+        assert_eq!(status, found, "{loss:?}");
+        assert!(status.bad_rows > 0);
+    };
+    let inputs = bad_rows();
+    for options in [json!({}), json!({"focal_gamma": 2.0}), json!({"label_smoothing": 0.1})] {
+        again(&*loss_of("cross_entropy", &options), &inputs, &["lse"], &["grad.logits"]);
+    }
+    let loss = loss_of("linear_cross_entropy", &json!({}));
+    again(&*loss, &linear(&inputs), &["lse"], &["grad.hidden", "grad.weight"]);
+    let queries = set(&gaussian(3, 6, 4), 9, NAN);
+    let inputs = named([("queries", queries), ("keys", gaussian(4, 6, 4))]);
+    let gradients = ["grad.queries", "grad.keys"];
+    again(&*loss_of("info_nce", &json!({})), &inputs, &["lse"], &gradients);
+    let both = loss_of("info_nce", &json!({"symmetric": true}));
+    again(&*both, &inputs, &["lse", "column_lse"], &gradients);
+}
+
+/// A coefficient is a row, whatever it is over.
+fn parts_of_dice(context: &Context) {
+    for (per, expected) in [("row", 2), ("channel", 3), ("batch", 1)] {
+        let targets = matrix(4, 6, positive(5, 24).iter().map(|p| p.min(1.0)).collect());
+        let logits = set(&set(&gaussian(6, 4, 6), 1, NAN), 4, NAN);
+        let inputs = named([("logits", logits), ("targets", set(&targets, 14, NAN))]);
+        for reduction in ["mean", "none"] {
+            let loss = loss_of("dice", &json!({"per": per, "reduction": reduction, "bce": 0.5}));
+            let found = check_status(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT);
+            assert_eq!((found.bad_rows, found.bad_targets), (expected, 0), "{per}");
+        }
+    }
+}
+
+/// Rows where columns share a softmax, elements where they do not.
+fn columns_of_several_kinds(context: &Context) {
+    let spans = json!({"spans": [
+        {"kind": "bce", "columns": 2}, {"kind": "cce", "columns": 3}, {"kind": "mse"}
+    ]});
+    let targets = matrix(4, 7, positive(7, 28).iter().map(|p| p.min(1.0)).collect());
+    let logits = [0, 1, 9, 10, 20].iter().fold(gaussian(8, 4, 7), |z, &at| set(&z, at, NAN));
+    let inputs = named([("logits", logits), ("targets", targets)]);
+    let loss = loss_of("mixed_columns", &spans);
+    let found = check_status(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT);
+    assert_eq!(found.bad_rows, 4, "two of binary columns, one row of a softmax, one number");
+    let inputs = named([("real", vector(&[0.5, NAN])), ("fake", vector(&[NAN, NAN, 1.0]))]);
+    let loss = loss_of("gan_discriminator", &json!({}));
+    let found = check_status(&context.gpu, &*loss, &inputs, Dtype::F32, &["loss", "grad.fake"]);
+    assert_eq!(found.bad_rows, 3);
+    let loss = loss_of("gan_generator", &json!({}));
+    let inputs = named([("fake", vector(&[NAN, 1.0]))]);
+    let found = check_status(&context.gpu, &*loss, &inputs, Dtype::F32, &["loss"]);
+    assert_eq!(found.bad_rows, 1);
+}
+
+/// Every kind of number that an element cannot have.
+fn values(context: &Context) {
+    let column = |values: &[f64]| matrix(values.len(), 1, values.to_vec());
+    let count = |rate: &str, rates: &[f64], targets: &[f64]| {
+        named([(rate, column(rates)), ("targets", column(targets))])
+    };
+    let scores = |targets: &[f64]| count("logits", &vec![0.5; targets.len()], targets);
+    let tiny = -f64::from(f32::MIN_POSITIVE) / 4.0;
+    let checks = json!({"check_targets": true});
+    let cases: [(&str, Value, Arrays, u32); 8] = [
+        ("bce_with_logits", checks.clone(), scores(&[0.5, 1.5, -0.5, NAN, INF, -0.0, tiny]), 5),
+        ("bce_with_logits", json!({}), scores(&[0.5, 1.5, -0.5, NAN, INF]), 0),
+        ("binary_hinge", checks, scores(&[0.5, 1.5, -1.5, NAN, INF, -1.0]), 4),
+        ("mse", json!({}), scores(&[0.5, NAN, INF, -INF]), 0),
+        (
+            "poisson_nll",
+            json!({}),
+            count("rate", &[0.0; 7], &[1.0, -1.0, -INF, INF, NAN, -0.0, tiny]),
+            3,
+        ),
+        (
+            "poisson_nll",
+            json!({"log_input": false}),
+            count(
+                "rate",
+                &[1.0, -1.0, -INF, INF, NAN, -0.0, -1.0],
+                &[1.0, 1.0, 1.0, 1.0, -2.0, 0.0, NAN],
+            ),
+            4,
+        ),
+        (
+            "hurdle_poisson",
+            json!({}),
+            with(
+                &count("log_rate", &[0.0; 6], &[1.0, -1.0, -INF, INF, NAN, 1.5]),
+                [("logits", column(&[0.0; 6]))],
+            ),
+            5,
+        ),
+        (
+            "gaussian_nll",
+            json!({}),
+            with(
+                &count("variance", &[1.0, -1.0, -INF, INF, NAN, -0.0], &[0.0; 6]),
+                [("mean", column(&[0.0; 6]))],
+            ),
+            2,
+        ),
+    ];
+    for (name, options, inputs, expected) in cases {
+        for reduction in ["mean", "none"] {
+            let mut options = options.clone();
+            options["reduction"] = json!(reduction);
+            let loss = loss_of(name, &options);
+            for dtype in [Dtype::F32, Dtype::Bf16] {
+                let found = check_status(&context.gpu, &*loss, &inputs, dtype, &["loss"]);
+                assert_eq!(found.bad_targets, expected, "{name} {options} {dtype}");
+            }
+            // What is masked is not looked at.
+            let mask = vector(&[0.0]);
+            let masked = with(&inputs, [("mask", mask)]);
+            let found = check_status(&context.gpu, &*loss, &masked, Dtype::F32, &["loss"]);
+            assert_eq!((found.bad_targets, found.bad_rows), (0, 0));
+        }
+    }
+}
+
+/// Of several in one row it is the one of the lowest column, whichever lane meets it: lane 0 has the
+/// other columns.
+fn the_first_value_of_a_row(context: &Context) {
+    let (rows, columns) = (2, 3001);
+    let loss = loss_of("bce_with_logits", &json!({"check_targets": true}));
+    for first in [5, 100, 257] {
+        let mut targets = matrix(rows, columns, vec![0.5; rows * columns]);
+        for column in [first, 512, 1024, 2048] {
+            targets = set(&targets, column, column as f64);
+        }
+        targets = set(&targets, columns, -1.0);
+        let inputs = named([("logits", gaussian(9, rows, columns)), ("targets", targets)]);
+        let found = check_status(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT);
+        assert_eq!(found.first_bad_value, Some((0, first as f32)));
+        assert_eq!(found.bad_targets, 5);
+    }
+}
+
+/// Vectors of zeros, and rows of scores that are no numbers.
+fn vectors(context: &Context) {
+    let gpu = &context.gpu;
+    let zeros = |vectors: &Array| fill(&fill(vectors, 1, 0.0), 4, -0.0);
+    let [queries, keys] = [gaussian(10, 6, 4), gaussian(11, 6, 4)];
+    let inputs = named([("queries", zeros(&queries)), ("keys", zeros(&keys))]);
+    let spoilt = with(&inputs, [("queries", set(&zeros(&queries), 9, NAN))]);
+    for (name, options, wanted, bad) in [
+        ("info_nce", json!({}), "grad.keys", 1),
+        ("info_nce", json!({"symmetric": true}), "loss", 6),
+        ("sigmoid_contrastive", json!({}), "loss", 1),
+        ("similarity", json!({}), "scores", 1),
+    ] {
+        for normalize in [true, false] {
+            let mut options = options.clone();
+            options["normalize"] = json!(normalize);
+            let loss = loss_of(name, &options);
+            for (inputs, bad) in [(&inputs, 0), (&spoilt, bad)] {
+                let found = check_status(gpu, &*loss, inputs, Dtype::F32, &[wanted]);
+                let zeros = if normalize { 4 } else { 0 };
+                assert_eq!((found.zero_vectors, found.bad_rows), (zeros, bad), "{loss:?}");
+            }
+        }
+    }
+    let targets = indices(&[0, 6, -3, 2, 1, 0]);
+    let targeted = with(&spoilt, [("targets", targets)]);
+    for name in ["info_nce", "sigmoid_contrastive"] {
+        let loss = loss_of(name, &json!({"normalize": true}));
+        let found = check_status(gpu, &*loss, &targeted, Dtype::F32, &["loss"]);
+        assert_eq!(
+            (found.first_bad_target, found.bad_targets, found.bad_rows),
+            (Some((1, 6)), 2, 0)
+        );
+    }
+    let labels = indices(&[1, 2, 1, 3, 2, 1]);
+    let loss = loss_of("sup_con", &json!({}));
+    for (features, bad) in [(zeros(&queries), 0), (set(&zeros(&queries), 9, INF), 5)] {
+        let inputs = named([("features", features), ("labels", labels.clone())]);
+        let found = check_status(gpu, &*loss, &inputs, Dtype::F32, &["loss"]);
+        assert_eq!((found.zero_vectors, found.bad_rows), (2, bad));
+    }
+}
