@@ -22,6 +22,9 @@ use crate::{
 pub use findings::Findings;
 
 /// Computes every output in `wanted` with f64 arithmetic, after the checks that the GPU path makes.
+///
+/// Bad data is no error here either: it shows in the output `status`, which
+/// [`Status::from_array`](crate::Status::from_array) decodes.
 pub fn run(loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
     loss.validate()?;
     crate::check::arrays(loss, inputs, wanted)?;
