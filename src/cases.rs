@@ -174,7 +174,10 @@ fn array(tensors: &SafeTensors<'_>, key: &str) -> Result<Array, String> {
     }
     let bytes = tensor.data();
     Ok(match tensor.dtype() {
-        Stored::F64 => Array::float(&shape, words(bytes).map(f64::from_le_bytes).collect()),
+        Stored::F64 => {
+            let words = bytes.as_chunks().0.iter().copied();
+            Array::float(&shape, words.map(f64::from_le_bytes).collect())
+        }
         Stored::F32 => Array::from_bytes(Dtype::F32, &shape, bytes),
         Stored::F16 => Array::from_bytes(Dtype::F16, &shape, bytes),
         Stored::BF16 => Array::from_bytes(Dtype::Bf16, &shape, bytes),
@@ -188,10 +191,6 @@ fn array(tensors: &SafeTensors<'_>, key: &str) -> Result<Array, String> {
             return Err(format!("tensor `{key}` has type {other}, which no case uses"));
         }
     })
-}
-
-fn words(bytes: &[u8]) -> impl Iterator<Item = [u8; 8]> {
-    bytes.chunks_exact(8).filter_map(|word| word.try_into().ok())
 }
 
 /// A tensor that is to be written.

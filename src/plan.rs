@@ -222,8 +222,8 @@ impl Plan {
         let stride = Self::PARAMS_STRIDE as usize;
         let mut bytes = vec![0u8; self.dispatches.len().max(1) * stride];
         for (block, dispatch) in bytes.chunks_exact_mut(stride).zip(&self.dispatches) {
-            for (place, word) in block.chunks_exact_mut(4).zip(&dispatch.params) {
-                place.copy_from_slice(&word.to_le_bytes());
+            for (place, word) in block.as_chunks_mut().0.iter_mut().zip(&dispatch.params) {
+                *place = word.to_le_bytes();
             }
         }
         bytes

@@ -440,10 +440,7 @@ fn compare(folder: &Path, output: &Output, actual: &Array) -> Result<Replayed> {
     };
     let expected = open(&output.expected)?;
     let wide: Vec<f64> = if layout.dtype.is_float() {
-        expected
-            .chunks_exact(8)
-            .filter_map(|word| word.try_into().ok().map(f64::from_le_bytes))
-            .collect()
+        expected.as_chunks().0.iter().copied().map(f64::from_le_bytes).collect()
     } else {
         Array::from_bytes(Dtype::I64, &[expected.len() as u64 / 8], &expected).to_f64()
     };

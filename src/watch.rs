@@ -33,11 +33,15 @@ pub(crate) struct Ring {
 
 impl Ring {
     fn take(&self) -> Result<Slot> {
-        let free = |count: usize| (count < RING).then_some(count + 1);
-        match self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, free) {
-            Ok(_) => Ok(Slot(self.taken.clone())),
-            Err(_) => Err(Error::RingFull { slots: RING }),
+        let (done, seen) = (Ordering::AcqRel, Ordering::Acquire);
+        let mut count = self.taken.load(seen);
+        while count < RING {
+            match self.taken.compare_exchange_weak(count, count + 1, done, seen) {
+                Ok(_) => return Ok(Slot(self.taken.clone())),
+                Err(now) => count = now,
+            }
         }
+        Err(Error::RingFull { slots: RING })
     }
 }
 

@@ -62,7 +62,7 @@ fn a_plan_needs_no_gpu_and_adds_up() {
         let text = stdout(&surprisal(&[&words[..], &both, &[options]].concat()));
         let plan: Value = serde_json::from_str(&text).unwrap();
         let bytes = |key: &str| plan["bytes"][key].as_u64().unwrap();
-        assert!(!plan["dispatches"].as_array().unwrap().is_empty());
+        assert_ne!(plan["dispatches"].as_array().unwrap().len(), 0);
         assert_eq!(bytes("unstored"), 64 * 1000 * 4);
         assert_eq!(
             bytes("peak"),
