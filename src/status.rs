@@ -1,4 +1,4 @@
-//! What went wrong inside the GPU, readable when the caller wants.
+//! What a call found wrong with its data, readable when the caller wants.
 
 use crate::{
     array::Array,

@@ -25,10 +25,6 @@ tests![
 const NAN: f64 = f64::NAN;
 const GRADIENT: [&str; 2] = ["loss", "grad.logits"];
 
-fn loss_of(name: &str, options: &Value) -> Box<dyn Loss> {
-    parse(name, options)
-}
-
 /// Bad targets, rows without a softmax, and ignored rows, which are neither.
 fn bad_rows() -> Arrays {
     let logits = sample(1, 8, 5)["logits"].clone();
@@ -61,11 +57,11 @@ fn rows(context: &Context) {
     for options in [json!({}), json!({"reduction": "none"}), json!({"softcap": 8.0, "z_loss": 0.1})]
     {
         for dtype in FLOATS {
-            let loss = loss_of("cross_entropy", &options);
+            let loss = parse("cross_entropy", &options);
             assert_eq!(check_status(gpu, &*loss, &inputs, dtype, &GRADIENT), expected);
         }
     }
-    let loss = loss_of("linear_cross_entropy", &json!({}));
+    let loss = parse("linear_cross_entropy", &json!({}));
     let found = check_status(gpu, &*loss, &linear(&inputs), Dtype::F32, &["loss", "grad.weight"]);
     assert_eq!((found.bad_targets, found.bad_rows), (3, 3));
 }
@@ -101,15 +97,15 @@ fn saved_lse(context: &Context) {
     };
     let inputs = bad_rows();
     for options in [json!({}), json!({"focal_gamma": 2.0}), json!({"label_smoothing": 0.1})] {
-        again(&*loss_of("cross_entropy", &options), &inputs, &["lse"], &["grad.logits"]);
+        again(&*parse("cross_entropy", &options), &inputs, &["lse"], &["grad.logits"]);
     }
-    let loss = loss_of("linear_cross_entropy", &json!({}));
+    let loss = parse("linear_cross_entropy", &json!({}));
     again(&*loss, &linear(&inputs), &["lse"], &["grad.hidden", "grad.weight"]);
     let queries = set(&gaussian(3, 6, 4), 9, NAN);
     let inputs = named([("queries", queries), ("keys", gaussian(4, 6, 4))]);
     let gradients = ["grad.queries", "grad.keys"];
-    again(&*loss_of("info_nce", &json!({})), &inputs, &["lse"], &gradients);
-    let both = loss_of("info_nce", &json!({"symmetric": true}));
+    again(&*parse("info_nce", &json!({})), &inputs, &["lse"], &gradients);
+    let both = parse("info_nce", &json!({"symmetric": true}));
     again(&*both, &inputs, &["lse", "column_lse"], &gradients);
 }
 
@@ -120,7 +116,7 @@ fn parts_of_dice(context: &Context) {
         let logits = set(&set(&gaussian(6, 4, 6), 1, NAN), 4, NAN);
         let inputs = named([("logits", logits), ("targets", set(&targets, 14, NAN))]);
         for reduction in ["mean", "none"] {
-            let loss = loss_of("dice", &json!({"per": per, "reduction": reduction, "bce": 0.5}));
+            let loss = parse("dice", &json!({"per": per, "reduction": reduction, "bce": 0.5}));
             let found = check_status(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT);
             assert_eq!((found.bad_rows, found.bad_targets), (expected, 0), "{per}");
         }
@@ -135,14 +131,14 @@ fn columns_of_several_kinds(context: &Context) {
     let targets = matrix(4, 7, positive(7, 28).iter().map(|p| p.min(1.0)).collect());
     let logits = [0, 1, 9, 10, 20].iter().fold(gaussian(8, 4, 7), |z, &at| set(&z, at, NAN));
     let inputs = named([("logits", logits), ("targets", targets)]);
-    let loss = loss_of("mixed_columns", &spans);
+    let loss = parse("mixed_columns", &spans);
     let found = check_status(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT);
     assert_eq!(found.bad_rows, 4, "two of binary columns, one row of a softmax, one number");
     let inputs = named([("real", vector(&[0.5, NAN])), ("fake", vector(&[NAN, NAN, 1.0]))]);
-    let loss = loss_of("gan_discriminator", &json!({}));
+    let loss = parse("gan_discriminator", &json!({}));
     let found = check_status(&context.gpu, &*loss, &inputs, Dtype::F32, &["loss", "grad.fake"]);
     assert_eq!(found.bad_rows, 3);
-    let loss = loss_of("gan_generator", &json!({}));
+    let loss = parse("gan_generator", &json!({}));
     let inputs = named([("fake", vector(&[NAN, 1.0]))]);
     let found = check_status(&context.gpu, &*loss, &inputs, Dtype::F32, &["loss"]);
     assert_eq!(found.bad_rows, 1);
@@ -201,7 +197,7 @@ fn values(context: &Context) {
         for reduction in ["mean", "none"] {
             let mut options = options.clone();
             options["reduction"] = json!(reduction);
-            let loss = loss_of(name, &options);
+            let loss = parse(name, &options);
             for dtype in [Dtype::F32, Dtype::Bf16] {
                 let found = check_status(&context.gpu, &*loss, &inputs, dtype, &["loss"]);
                 assert_eq!(found.bad_targets, expected, "{name} {options} {dtype}");
@@ -219,7 +215,7 @@ fn values(context: &Context) {
 /// other columns.
 fn the_first_value_of_a_row(context: &Context) {
     let (rows, columns) = (2, 3001);
-    let loss = loss_of("bce_with_logits", &json!({"check_targets": true}));
+    let loss = parse("bce_with_logits", &json!({"check_targets": true}));
     for first in [5, 100, 257] {
         let mut targets = matrix(rows, columns, vec![0.5; rows * columns]);
         for column in [first, 512, 1024, 2048] {
@@ -249,7 +245,7 @@ fn vectors(context: &Context) {
         for normalize in [true, false] {
             let mut options = options.clone();
             options["normalize"] = json!(normalize);
-            let loss = loss_of(name, &options);
+            let loss = parse(name, &options);
             for (inputs, bad) in [(&inputs, 0), (&spoilt, bad)] {
                 let found = check_status(gpu, &*loss, inputs, Dtype::F32, &[wanted]);
                 let zeros = if normalize { 4 } else { 0 };
@@ -260,7 +256,7 @@ fn vectors(context: &Context) {
     let targets = indices(&[0, 6, -3, 2, 1, 0]);
     let targeted = with(&spoilt, [("targets", targets)]);
     for name in ["info_nce", "sigmoid_contrastive"] {
-        let loss = loss_of(name, &json!({"normalize": true}));
+        let loss = parse(name, &json!({"normalize": true}));
         let found = check_status(gpu, &*loss, &targeted, Dtype::F32, &["loss"]);
         assert_eq!(
             (found.first_bad_target, found.bad_targets, found.bad_rows),
@@ -268,7 +264,7 @@ fn vectors(context: &Context) {
         );
     }
     let labels = indices(&[1, 2, 1, 3, 2, 1]);
-    let loss = loss_of("sup_con", &json!({}));
+    let loss = parse("sup_con", &json!({}));
     for (features, bad) in [(zeros(&queries), 0), (set(&zeros(&queries), 9, INF), 5)] {
         let inputs = named([("features", features), ("labels", labels.clone())]);
         let found = check_status(gpu, &*loss, &inputs, Dtype::F32, &["loss"]);
