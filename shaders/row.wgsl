@@ -87,11 +87,9 @@ fn emit_columns(row: Row, closed: Closed, first: u32, end: u32, lane: u32) {
     let step = LANES * 4u;
     var column = first + lane * 4u;
     let all4 = vec4<bool>(true);
-    for (; column + 3u * step + 4u <= end; column += 4u * step) {
+    for (; column + step + 4u <= end; column += 2u * step) {
         emit(row, closed, item(row, column, all4));
         emit(row, closed, item(row, column + step, all4));
-        emit(row, closed, item(row, column + 2u * step, all4));
-        emit(row, closed, item(row, column + 3u * step, all4));
     }
     for (; column < end; column += step) {
         emit(row, closed, item(row, column, inside(column)));

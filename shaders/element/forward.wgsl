@@ -7,41 +7,48 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let first = min(block, blocks) * ELEMENTS;
     let end = min(first + ELEMENTS, params.classes);
     let factor = tallies[params.kept + 1u].sum;
-    var sums = vec4<f32>(0.0);
-    var watched = vec4<f32>(0.0);
-    var odd = Odd(vec4<i32>(0), vec4<u32>(0u), vec4<u32>(0u), vec4<u32>(0u), vec4<u32>(NONE), vec4<u32>(0u));
     let step = WORKGROUP * 4u;
+    let all4 = vec4<bool>(true);
     var at = first + lane * 4u;
-    // Four quads at a time: what a loop costs beside its body is paid a quarter as often.
+    var all = Stretch(vec4<f32>(0.0), vec4<f32>(0.0), odd_empty());
+    // Whole quads, four to a sum of their own.
     for (; at + 3u * step + 4u <= end; at += 4u * step) {
-        let v0 = visit(place(at), vec4<bool>(true), factor);
-        let v1 = visit(place(at + step), vec4<bool>(true), factor);
-        let v2 = visit(place(at + 2u * step), vec4<bool>(true), factor);
-        let v3 = visit(place(at + 3u * step), vec4<bool>(true), factor);
-        sums += (finite_part(v0.loss) + finite_part(v1.loss)) + (finite_part(v2.loss) + finite_part(v3.loss));
-        watched += (v0.watched + v1.watched) + (v2.watched + v3.watched);
-        odd = counted(counted(odd, at, v0), at + step, v1);
-        odd = counted(counted(odd, at + 2u * step, v2), at + 3u * step, v3);
+        var four = all;
+        four.sums = vec4<f32>(0.0);
+        if (PLACES == PLACES_FLAT || PLACES == PLACES_ROW) {
+            // Written out: what a loop costs beside its body is paid a quarter as often.
+            four = taken(four, at, all4, factor);
+            four = taken(four, at + step, all4, factor);
+            four = taken(four, at + 2u * step, all4, factor);
+            four = taken(four, at + 3u * step, all4, factor);
+        } else {
+            // Element by element a body is so large that a loop costs nothing, and compiles in half the time.
+            for (var quad = 0u; quad < 4u; quad += 1u) {
+                four = taken(four, at + quad * step, all4, factor);
+            }
+        }
+        four.sums += all.sums;
+        all = four;
     }
-    for (; at + 4u <= end; at += step) {
-        let visited = visit(place(at), vec4<bool>(true), factor);
-        sums += finite_part(visited.loss);
-        watched += visited.watched;
-        odd = counted(odd, at, visited);
+    for (; at < end; at += step) {
+        all = taken(all, at, vec4<u32>(at, at + 1u, at + 2u, at + 3u) < vec4<u32>(end), factor);
     }
-    if (at < end) {
-        let inside = vec4<u32>(at, at + 1u, at + 2u, at + 3u) < vec4<u32>(end);
-        let visited = visit(place(at), inside, factor);
-        sums += finite_part(visited.loss);
-        watched += visited.watched;
-        odd = counted(odd, at, visited);
-    }
-    var mine = tally_of(sums, odd);
-    mine.watched = sum4(watched);
-    let all = tally_reduce(mine, lane);
+    let tally = tally_reduce(tally_of(all), lane);
     if (lane == 0u && block < blocks) {
-        tallies[params.first_tally + block] = all;
+        tallies[params.first_tally + block] = tally;
     }
+}
+
+// What a stretch of quads leaves behind.
+struct Stretch {
+    sums: vec4<f32>,
+    watched: vec4<f32>,
+    odd: Odd,
+}
+
+fn taken(given: Stretch, at: u32, inside: vec4<bool>, factor: f32) -> Stretch {
+    let visited = visit(place(at), inside, factor);
+    return Stretch(given.sums + finite_part(visited.loss), given.watched + visited.watched, counted(given.odd, at, visited));
 }
 
 // What is counted of losses that are not finite. By vectors and without a branch: a branch would run
@@ -55,6 +62,10 @@ struct Odd {
     // The first bad element, and its value.
     first: vec4<u32>,
     value: vec4<u32>,
+}
+
+fn odd_empty() -> Odd {
+    return Odd(vec4<i32>(0), vec4<u32>(0u), vec4<u32>(0u), vec4<u32>(0u), vec4<u32>(NONE), vec4<u32>(0u));
 }
 
 fn finite_part(bits: vec4<u32>) -> vec4<f32> {
@@ -74,9 +85,11 @@ fn counted(odd: Odd, at: u32, visited: Visited) -> Odd {
     );
 }
 
-fn tally_of(sums: vec4<f32>, odd: Odd) -> Tally {
+fn tally_of(stretch: Stretch) -> Tally {
+    let odd = stretch.odd;
     var tally = tally_empty();
-    tally.sum = sum4(sums);
+    tally.sum = sum4(stretch.sums);
+    tally.watched = sum4(stretch.watched);
     for (var i = 0u; i < 4u; i += 1u) {
         tally.sum_flags |= select(0u, SUM_NAN, odd.nans[i] + odd.bad[i] > 0u)
             | select(0u, SUM_POSITIVE, odd.high[i] >= bitcast<i32>(INFINITY_BITS))
