@@ -1,10 +1,11 @@
 //! The GPU tests, on every adapter of this machine: each adapter in a child process of its own, which
-//! runs its tests one after another on one device. A child that dies is a failure, as is a driver that
-//! does not even name its adapters.
+//! runs its tests one after another, beside the other adapters' children. A child that dies is a failure,
+//! as is a driver that does not even name its adapters.
 //!
 //! With `SURPRISAL_GPU=require` no adapter is a failure, as is (on Linux) a missing one of those that
 //! `SURPRISAL_ADAPTERS` names, separated by commas: `lavapipe,swiftshader,llvmpipe_gl`, or parts of
-//! adapters' descriptions. Arguments are libtest's: `cargo test --test gpu -- section0`.
+//! adapters' descriptions. Arguments are libtest's: `cargo test --test gpu -- section0`;
+//! `--test-threads` is how many adapters run at once.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 /// Lists a module's tests by their functions' names.
@@ -16,6 +17,7 @@ macro_rules! tests {
 
 mod bindings;
 mod budgets;
+mod children;
 mod composed;
 mod conformance;
 mod cooperative;
@@ -41,7 +43,7 @@ mod walks;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     process::{Command, ExitCode},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -96,6 +98,9 @@ const LIST: &str = "list";
 /// How long a driver may take to name its adapters.
 const PATIENCE: Duration = Duration::from_secs(60);
 const FAILED: u8 = 101;
+/// Tests that share a device. What they compile goes with it: a kernel is megabytes of memory on software
+/// drivers, and those of all tests, of all adapters side by side, more than most machines have.
+const TESTS_A_DEVICE: usize = 64;
 
 fn main() -> ExitCode {
     match std::env::var(CHILD) {
@@ -128,8 +133,7 @@ fn parent() -> ExitCode {
         let ignored = trials("no_adapter", None).map(|trial| trial.with_ignored_flag(true));
         return libtest_mimic::run(&arguments, ignored.collect()).exit_code();
     }
-    let passes = |(number, name): &(usize, &String)| passes(*number, name, &survey);
-    let failed = names.iter().enumerate().filter(|adapter| !passes(adapter)).count();
+    let failed = children::failed(names, &survey, &arguments);
     if failed > 0 {
         eprintln!("the GPU tests failed on {failed} of {} adapters", names.len());
     }
@@ -163,29 +167,37 @@ fn missing(names: &[String]) -> Vec<String> {
     missing
 }
 
-/// Runs an adapter's tests in a process of their own.
-fn passes(number: usize, name: &str, survey: &Survey) -> bool {
-    let arguments = std::env::args_os().skip(1);
-    let listing = std::env::args().any(|argument| argument == "--list");
-    if !listing {
-        println!("\nadapter {number}: {name}");
-    }
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    survey.without_faults(&mut command);
-    let status = command.args(arguments).env(CHILD, number.to_string()).status().unwrap();
-    if !status.success() && status.code() != Some(FAILED.into()) {
-        eprintln!("{name}: the tests' process died ({status}) in the test named last above");
-    }
-    status.success()
-}
-
 fn child(number: usize) -> ExitCode {
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
     let adapter = pollster::block_on(adapter::adapters()).swap_remove(number);
-    let gpu = pollster::block_on(Gpu::open_on(&adapter)).unwrap();
     let name = short_name(&adapter.get_info());
-    let context = Arc::new(Context { gpu, adapter });
-    libtest_mimic::run(&arguments, trials(&name, Some(&context)).collect()).exit_code()
+    let devices = Arc::new(Devices { adapter, open: Mutex::new(None) });
+    libtest_mimic::run(&arguments, trials(&name, Some(&devices)).collect()).exit_code()
+}
+
+/// A device, shared by tests that follow one another: they compile much the same kernels.
+struct Devices {
+    adapter: wgpu::Adapter,
+    open: Mutex<Option<(usize, Arc<Context>)>>,
+}
+
+impl Devices {
+    /// The device of the tests to which this one belongs, of all in order.
+    fn of(&self, test: usize) -> Arc<Context> {
+        let number = test / TESTS_A_DEVICE;
+        let mut open = self.open.lock().unwrap();
+        if let Some((of, context)) = &*open
+            && *of == number
+        {
+            return context.clone();
+        }
+        // The last one closes before this one opens.
+        *open = None;
+        let gpu = pollster::block_on(Gpu::open_on(&self.adapter)).unwrap();
+        let context = Arc::new(Context { gpu, adapter: self.adapter.clone() });
+        *open = Some((number, context.clone()));
+        context
+    }
 }
 
 fn short_name(info: &wgpu::AdapterInfo) -> String {
@@ -203,27 +215,27 @@ fn short_name(info: &wgpu::AdapterInfo) -> String {
 /// All tests on an adapter.
 fn trials<'a>(
     adapter: &'a str,
-    context: Option<&'a Arc<Context>>,
+    devices: Option<&'a Arc<Devices>>,
 ) -> impl Iterator<Item = Trial> + 'a {
-    MODULES.iter().flat_map(move |(module, tests)| {
-        tests.iter().map(move |&(test, body)| {
-            let name = format!("{module}::{test}");
-            let reason = EXPECTED_FAILURES
-                .iter()
-                .find(|(on, known, _)| *on == adapter && *known == name)
-                .map(|&(_, _, reason)| reason);
-            let context = context.cloned();
-            Trial::test(format!("{adapter}::{name}"), move || {
-                let context = context.as_ref().expect("an adapter");
-                match reason {
-                    None => body(context),
-                    Some(reason) => {
-                        let outcome = catch_unwind(AssertUnwindSafe(|| body(context)));
-                        assert!(outcome.is_err(), "passes now; it was expected to fail: {reason}");
-                    }
+    let all =
+        MODULES.iter().flat_map(|(module, tests)| tests.iter().map(move |test| (module, test)));
+    all.enumerate().map(move |(number, (module, &(test, body)))| {
+        let name = format!("{module}::{test}");
+        let reason = EXPECTED_FAILURES
+            .iter()
+            .find(|(on, known, _)| *on == adapter && *known == name)
+            .map(|&(_, _, reason)| reason);
+        let devices = devices.cloned();
+        Trial::test(format!("{adapter}::{name}"), move || {
+            let context = devices.as_ref().expect("an adapter").of(number);
+            match reason {
+                None => body(&context),
+                Some(reason) => {
+                    let outcome = catch_unwind(AssertUnwindSafe(|| body(&context)));
+                    assert!(outcome.is_err(), "passes now; it was expected to fail: {reason}");
                 }
-                Ok(())
-            })
+            }
+            Ok(())
         })
     })
 }
