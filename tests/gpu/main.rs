@@ -175,7 +175,8 @@ fn child(number: usize) -> ExitCode {
     libtest_mimic::run(&arguments, trials(&name, Some(&devices)).collect()).exit_code()
 }
 
-/// A device, shared by tests that follow one another: they compile much the same kernels.
+/// Devices of one adapter, one after another; each for tests that follow one another, which compile much
+/// the same kernels.
 struct Devices {
     adapter: wgpu::Adapter,
     open: Mutex<Option<(usize, Arc<Context>)>>,
