@@ -274,7 +274,7 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
             s3 = add(s3, a, b_four(at, 12u, k, keep));
         }
     }
-    finish(i, j, s0);
+    finish(i, j, ended(s0));
     if (BANDS > 1u) {
         finish(i, j + 4u, s1);
     }

@@ -18,6 +18,10 @@ fn started(i: u32, j: u32) -> Band {
     return start(i, j);
 }
 
+fn ended(sums: Band) -> Band {
+    return sums;
+}
+
 // A block's place in a tile of this many blocks across i or j: lanes side by side take what lies side by
 // side in memory.
 fn block_place(block: u32, across: u32, walks: bool) -> vec2<u32> {
