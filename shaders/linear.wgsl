@@ -159,62 +159,84 @@ fn a_band(at: Place, k: u32, keep: vec4<bool>) -> Band {
     return a;
 }
 
-fn start_row(i: u32, j: u32) -> vec4<f32> {
-    return bitcast<vec4<f32>>(initial_quad(min(i, params.outputs - 1u), min(j, params.classes - 1u)));
+// Sums of two bands side by side: how their rows begin and end is a file of its own, quad by quad
+// (linear/quads.wgsl) or both quads at once (linear/octets.wgsl).
+struct FourPair {
+    left: mat4x4<f32>,
+    right: mat4x4<f32>,
 }
 
-fn start_four(i: u32, j: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(start_row(i, j), start_row(i + 1u, j), start_row(i + 2u, j), start_row(i + 3u, j));
+struct EightPair {
+    left: Eight,
+    right: Eight,
 }
 
-fn start_eight(i: u32, j: u32) -> Eight {
-    return Eight(start_four(i, j), start_four(i + 4u, j));
+struct BandPair {
+    left: Band,
+    right: Band,
 }
 
-fn start(i: u32, j: u32) -> Band {
-    var sums: Band;
-    sums.e0 = start_eight(i, j);
+fn start_four(i: u32, j: u32) -> FourPair {
+    let r0 = start_row(i, j);
+    let r1 = start_row(i + 1u, j);
+    let r2 = start_row(i + 2u, j);
+    let r3 = start_row(i + 3u, j);
+    return FourPair(mat4x4<f32>(r0[0], r1[0], r2[0], r3[0]), mat4x4<f32>(r0[1], r1[1], r2[1], r3[1]));
+}
+
+fn start_eight(i: u32, j: u32) -> EightPair {
+    let low = start_four(i, j);
+    let high = start_four(i + 4u, j);
+    return EightPair(Eight(low.left, high.left), Eight(low.right, high.right));
+}
+
+fn start(i: u32, j: u32) -> BandPair {
+    let e0 = start_eight(i, j);
+    var e1: EightPair;
+    var e2: EightPair;
+    var e3: EightPair;
+    var e4: EightPair;
+    var e5: EightPair;
     if (EIGHTS > 1u) {
-        sums.e1 = start_eight(i + 8u, j);
-        sums.e2 = start_eight(i + 16u, j);
+        e1 = start_eight(i + 8u, j);
+        e2 = start_eight(i + 16u, j);
     }
     if (EIGHTS > 3u) {
-        sums.e3 = start_eight(i + 24u, j);
-        sums.e4 = start_eight(i + 32u, j);
-        sums.e5 = start_eight(i + 40u, j);
+        e3 = start_eight(i + 24u, j);
+        e4 = start_eight(i + 32u, j);
+        e5 = start_eight(i + 40u, j);
     }
-    return sums;
+    let left = Band(e0.left, e1.left, e2.left, e3.left, e4.left, e5.left);
+    return BandPair(left, Band(e0.right, e1.right, e2.right, e3.right, e4.right, e5.right));
 }
 
-fn finish_row(i: u32, j: u32, sum: vec4<f32>) {
-    if (i < params.outputs && j < params.classes) {
-        let zero = SKIPS_OWNED && row_is_zero(i);
-        output_store(i, j, select(bitcast<vec4<u32>>(sum), vec4<u32>(0u), zero));
-    }
+// Outputs as they are stored.
+fn output_bits(i: u32, sum: vec4<f32>) -> vec4<u32> {
+    return select(bitcast<vec4<u32>>(sum), vec4<u32>(0u), SKIPS_OWNED && row_is_zero(i));
 }
 
-fn finish_four(i: u32, j: u32, sums: mat4x4<f32>) {
-    finish_row(i, j, sums[0]);
-    finish_row(i + 1u, j, sums[1]);
-    finish_row(i + 2u, j, sums[2]);
-    finish_row(i + 3u, j, sums[3]);
+fn finish_four(i: u32, j: u32, left: mat4x4<f32>, right: mat4x4<f32>) {
+    finish_row(i, j, left[0], right[0]);
+    finish_row(i + 1u, j, left[1], right[1]);
+    finish_row(i + 2u, j, left[2], right[2]);
+    finish_row(i + 3u, j, left[3], right[3]);
 }
 
-fn finish_eight(i: u32, j: u32, sums: Eight) {
-    finish_four(i, j, sums.low);
-    finish_four(i + 4u, j, sums.high);
+fn finish_eight(i: u32, j: u32, left: Eight, right: Eight) {
+    finish_four(i, j, left.low, right.low);
+    finish_four(i + 4u, j, left.high, right.high);
 }
 
-fn finish(i: u32, j: u32, sums: Band) {
-    finish_eight(i, j, sums.e0);
+fn finish(i: u32, j: u32, left: Band, right: Band) {
+    finish_eight(i, j, left.e0, right.e0);
     if (EIGHTS > 1u) {
-        finish_eight(i + 8u, j, sums.e1);
-        finish_eight(i + 16u, j, sums.e2);
+        finish_eight(i + 8u, j, left.e1, right.e1);
+        finish_eight(i + 16u, j, left.e2, right.e2);
     }
     if (EIGHTS > 3u) {
-        finish_eight(i + 24u, j, sums.e3);
-        finish_eight(i + 32u, j, sums.e4);
-        finish_eight(i + 40u, j, sums.e5);
+        finish_eight(i + 24u, j, left.e3, right.e3);
+        finish_eight(i + 32u, j, left.e4, right.e4);
+        finish_eight(i + 40u, j, left.e5, right.e5);
     }
 }
 
@@ -250,16 +272,15 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let at = sharing(place(tile_place(group.x + group.y * groups.x), lane));
     let i = at.i;
     let j = at.j;
-    var s0 = started(i, j);
-    var s1: Band;
+    let first = started(i, j);
+    var s0 = first.left;
+    var s1 = first.right;
     var s2: Band;
     var s3: Band;
-    if (BANDS > 1u) {
-        s1 = start(i, j + 4u);
-    }
     if (BANDS > 2u) {
-        s2 = start(i, j + 8u);
-        s3 = start(i, j + 12u);
+        let second = start(i, j + 8u);
+        s2 = second.left;
+        s3 = second.right;
     }
     for (var k = 0u; k < params.depth; k += 4u) {
         bring(at, k);
@@ -274,12 +295,8 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
             s3 = add(s3, a, b_four(at, 12u, k, keep));
         }
     }
-    finish(i, j, ended(s0));
-    if (BANDS > 1u) {
-        finish(i, j + 4u, s1);
-    }
+    finish(i, j, ended(s0), s1);
     if (BANDS > 2u) {
-        finish(i, j + 8u, s2);
-        finish(i, j + 12u, s3);
+        finish(i, j + 8u, s2, s3);
     }
 }

@@ -121,7 +121,9 @@ impl Gpu {
             min_storage_buffer_offset_alignment: has.min_storage_buffer_offset_alignment,
             ..wgpu::Limits::default().or_worse_values_from(&has)
         };
-        let features = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP;
+        let mut features = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP;
+        // Physical GPUs load whole quads as it is.
+        features.set(wgpu::Features::SHADER_INT64, Kind::of(&adapter.get_info()) == Kind::Software);
         (adapter.features() & features, limits)
     }
 
@@ -158,12 +160,14 @@ impl Gpu {
                 p.segment
             ),
             format!(
-                "score tiles: {} lanes a workgroup ({} side by side), {} rows × {} columns a lane, loaded by {}",
+                "score tiles: {} lanes a workgroup ({} side by side), {} rows × {} columns a lane, loaded by {}, \
+                 in words of {} bits",
                 p.tile().lanes,
                 p.tile().across,
                 p.tile().rows,
                 4 * p.tile().bands,
-                p.tile().loads
+                p.tile().loads,
+                if p.tile().wide { 64 } else { 32 }
             ),
             format!("score tiles on cooperative matrices: {}", p.cooperative),
             format!("windows: bindings up to {} bytes", p.binding_bytes),
@@ -474,13 +478,15 @@ pub fn profile(
         let swiftshader = info.name.contains("SwiftShader");
         let lanes = if swiftshader { 32 } else { info.subgroup_max_size.clamp(8, 16) };
         // DirectX's software adapter is left alone: nobody has run it.
-        let shared =
-            features.contains(wgpu::Features::SUBGROUP) && info.backend == wgpu::Backend::Vulkan;
-        profile.software(previous_power_of_two(lanes)).sharing(if shared {
+        let has = |feature| features.contains(feature) && info.backend == wgpu::Backend::Vulkan;
+        let shared = has(wgpu::Features::SUBGROUP);
+        let mut profile = profile.software(previous_power_of_two(lanes)).sharing(if shared {
             info.subgroup_min_size
         } else {
             1
-        })
+        });
+        profile.tile.wide = has(wgpu::Features::SHADER_INT64);
+        profile
     } else {
         profile
     }

@@ -31,6 +31,9 @@ pub enum Form {
     AbsentIntegers,
     /// Float elements, four to a load: every row starts at a multiple of four elements.
     Quads(Dtype),
+    /// f32 elements, so many (4 or 8) to a load, two of them to a 64-bit word: every row starts at a
+    /// multiple of so many.
+    Wide(u32),
     /// Float elements wherever they lie.
     Elements(Dtype),
     /// Integer elements as two words, sign-extended.
@@ -212,19 +215,24 @@ impl Kernel {
         text
     }
 
-    /// The decoders of the 16-bit types that the streams use.
+    fn uses(&self, is: impl Fn(&Stream) -> bool) -> bool {
+        self.streams.iter().any(is)
+    }
+
+    /// The decoders of the 16-bit types, and of the 64-bit words, that the streams use.
     fn decoders(&self) -> Vec<Source> {
-        let uses = |dtype| {
-            self.streams
-                .iter()
-                .any(|s| matches!(s.form, Form::Quads(d) | Form::Elements(d) if d == dtype))
+        let of = |dtype| {
+            self.uses(|s| matches!(s.form, Form::Quads(d) | Form::Elements(d) if d == dtype))
         };
         let mut files = vec![shader!("math.wgsl")];
-        if uses(Dtype::F16) {
+        if of(Dtype::F16) {
             files.push(shader!("dtype/f16.wgsl"));
         }
-        if uses(Dtype::Bf16) {
+        if of(Dtype::Bf16) {
             files.push(shader!("dtype/bf16.wgsl"));
+        }
+        if self.uses(|s| matches!(s.form, Form::Wide(_))) {
+            files.push(shader!("dtype/wide.wgsl"));
         }
         files
     }
@@ -266,14 +274,15 @@ impl Kernel {
     fn atomic(&self, stream: &Stream) -> bool {
         let halves = |s: &Stream| matches!(s.form, Form::Elements(d) if d.bytes() == 2);
         halves(stream)
-            && (stream.stored
-                || self.streams.iter().any(|s| s.in_place_of == Some(stream.name) && s.stored))
+            && (stream.stored || self.uses(|s| s.in_place_of == Some(stream.name) && s.stored))
     }
 
     fn element(&self, stream: &Stream) -> &'static str {
         match stream.form {
             Form::Quads(dtype) if dtype.bytes() == 2 => "vec2<u32>",
             Form::Quads(_) => "vec4<u32>",
+            Form::Wide(4) => "vec2<u64>",
+            Form::Wide(_) => "vec4<u64>",
             Form::Elements(_) if self.atomic(stream) => "atomic<u32>",
             Form::Table(element) => element,
             _ => "u32",
@@ -341,11 +350,23 @@ impl Kernel {
                 )
             }
             Form::Table(_) => Ok(()),
+            Form::Wide(elements) => {
+                wide_accessors(stream, *elements, text);
+                Ok(())
+            }
             Form::Quads(dtype) | Form::Elements(dtype) => {
                 self.float_accessors(stream, *dtype, text);
                 Ok(())
             }
         };
+        if let (Form::Absent(bits), true) = (&stream.form, self.uses(|s| s.form == Form::Wide(8))) {
+            let _ = writeln!(
+                text,
+                "fn {name}_octet(row: u32, column: u32) -> mat2x4<f32> {{ \
+                 let bits = bitcast<vec4<f32>>(vec4<u32>({bits}u)); \
+                 return mat2x4<f32>(bits, bits); }}"
+            );
+        }
         if let Some(reach) = stream.reach {
             Self::walk_accessors(stream, reach, text);
         }
@@ -447,6 +468,50 @@ fn quad_loads(name: &str, dtype: Dtype) -> (String, String) {
             format!("{dtype}_one({name}[at >> 2u][(at >> 1u) & 1u], at & 1u)"),
             format!("return {dtype}_quad({name}[at >> 2u]);"),
         )
+    }
+}
+
+/// Loads and stores of 64-bit words: quad by quad, or two quads at a time.
+fn wide_accessors(stream: &Stream, elements: u32, text: &mut String) {
+    let name = stream.name;
+    let buffer = stream.in_place_of.unwrap_or(name);
+    let at = stream.address("row", "column");
+    let (load, store) = if elements == 4 {
+        (
+            format!(
+                "fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ let at = {at}; \
+                 return wide_quad({name}[at >> 2u]); }}\n"
+            ),
+            format!(
+                "fn {name}_store(row: u32, column: u32, bits: vec4<u32>) {{ let at = {at}; \
+                 {buffer}[at >> 2u] = wide_words(bits); }}\n"
+            ),
+        )
+    } else {
+        (
+            format!(
+                "fn {name}_octet(row: u32, column: u32) -> mat2x4<f32> {{ let at = {at}; \
+                 let words = {name}[at >> 3u]; \
+                 return mat2x4<f32>(bitcast<vec4<f32>>(wide_quad(words.xy)), \
+                 bitcast<vec4<f32>>(wide_quad(words.zw))); }}\n"
+            ),
+            format!(
+                "fn {name}_store_octet(row: u32, column: u32, left: vec4<u32>, right: vec4<u32>) {{ \
+                 let at = {at}; \
+                 {buffer}[at >> 3u] = vec4<u64>(wide_words(left), wide_words(right)); }}\n"
+            ),
+        )
+    };
+    if stream.in_place_of.is_none() {
+        let (shift, last) = (elements.ilog2(), elements / 2 - 1);
+        let _ = write!(
+            text,
+            "fn {name}_at(row: u32, column: u32) -> u32 {{ let at = {at}; \
+             return wide_one({name}[at >> {shift}u][(at >> 1u) & {last}u], at & 1u); }}\n{load}"
+        );
+    }
+    if stream.stored {
+        text.push_str(&store);
     }
 }
 

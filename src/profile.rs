@@ -89,7 +89,8 @@ impl Profile {
         self.segment = 32_768;
         self.busy_workgroups = 4;
         self.element_block = 16_384;
-        self.tile = Tile { loads: TileLoads::Lane, lanes: 8, across: 8, rows: 24, bands: 4 };
+        self.tile =
+            Tile { loads: TileLoads::Lane, lanes: 8, across: 8, rows: 24, bands: 4, wide: false };
         // About 100 ms at 0.4 G elements and 6 G products a second.
         self.dispatch_elements = 1 << 25;
         self.dispatch_products = 1 << 29;

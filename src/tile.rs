@@ -67,11 +67,14 @@ pub struct Tile {
     pub rows: u32,
     /// Bands of four columns that one lane owns: 1, 2 or 4.
     pub bands: u32,
+    /// Whether f32 operands and sums are loaded and stored as 64-bit words; needs `SHADER_INT64`. Drivers
+    /// that go through a load lane by lane and word by word have half as many then.
+    pub wide: bool,
 }
 
 impl Default for Tile {
     fn default() -> Self {
-        Self { loads: TileLoads::Workgroup, lanes: 128, across: 16, rows: 8, bands: 2 }
+        Self { loads: TileLoads::Workgroup, lanes: 128, across: 16, rows: 8, bands: 2, wide: false }
     }
 }
 
@@ -131,7 +134,7 @@ impl Tile {
         let rows = [48, MIDDLE_ROWS].into_iter().find(|&rows| rows <= self.rows);
         let rows = rows.unwrap_or(SHORT_ROWS);
         let bands = previous_power_of_two(self.bands.min(4));
-        let tile = Self { loads: self.loads, lanes, across, rows, bands };
+        let tile = Self { lanes, across, rows, bands, ..self.clone() };
         let alone = Self { loads: TileLoads::Lane, across: lanes, ..tile.clone() };
         let brought = (tile.height() + tile.width()) * u64::from(BROUGHT_BYTES);
         match tile.loads {
@@ -158,13 +161,17 @@ impl Tile {
         Self { rows: self.rows.min(most), bands: previous_power_of_two(bands), ..self.clone() }
     }
 
-    /// The kernel of this shape.
-    pub(crate) fn kernel(&self) -> TileKernel {
+    /// The kernel of this shape; `octets` is whether sums lie eight after eight.
+    pub(crate) fn kernel(&self, octets: bool) -> TileKernel {
         let (loads, sharing) = match self.loads {
             TileLoads::Lane => (shader!("linear/lane.wgsl"), None),
             TileLoads::Four => (shader!("linear/subgroup.wgsl"), Some(4)),
             TileLoads::Eight => (shader!("linear/subgroup.wgsl"), Some(8)),
             TileLoads::Workgroup => (shader!("linear/workgroup.wgsl"), None),
+        };
+        let (sums, elements) = match self.wide {
+            true if octets && self.bands > 1 => (shader!("linear/octets.wgsl"), 8),
+            wide => (shader!("linear/quads.wgsl"), if wide { 4 } else { 0 }),
         };
         let shapes = [
             ("WORKGROUP", self.lanes),
@@ -174,10 +181,12 @@ impl Tile {
         ];
         TileKernel {
             entry: "product",
-            sources: vec![shader!("record.wgsl"), shader!("linear.wgsl"), loads],
+            sources: vec![shader!("record.wgsl"), shader!("linear.wgsl"), sums, loads],
             shapes: shapes.into_iter().chain(sharing.map(|lanes| ("SHARING", lanes))).collect(),
             height: self.height(),
             width: self.width(),
+            wide_operands: elements.min(4),
+            wide_sums: elements,
         }
     }
 }
@@ -189,6 +198,9 @@ pub(crate) struct TileKernel {
     pub shapes: Vec<(&'static str, u32)>,
     pub height: u64,
     pub width: u64,
+    /// f32 elements of a load, as 64-bit words, of the operands and of the sums; 0 for 32-bit words.
+    pub wide_operands: u32,
+    pub wide_sums: u32,
 }
 
 impl TileKernel {
@@ -197,6 +209,7 @@ impl TileKernel {
         let files = [
             shader!("record.wgsl"),
             shader!("linear.wgsl"),
+            shader!("linear/quads.wgsl"),
             shader!("linear/lane.wgsl"),
             shader!("linear/cooperative.wgsl"),
         ];
@@ -207,6 +220,8 @@ impl TileKernel {
             shapes: vec![("WORKGROUP", matrices.lanes), ("SIDE", side)],
             height: u64::from(2 * side),
             width: u64::from(2 * side),
+            wide_operands: 0,
+            wide_sums: 0,
         }
     }
 }
@@ -235,7 +250,9 @@ mod tests {
         let mut least = MOST_ITERATIONS;
         for (lanes, across) in (0..9).flat_map(|l| (0..=l).map(move |a| (1 << l, 1 << a))) {
             for (rows, bands) in [8, 24, 48].into_iter().flat_map(|r| [1, 2, 4].map(|b| (r, b))) {
-                for tile in loads.map(|loads| Tile { loads, lanes, across, rows, bands }) {
+                for tile in
+                    loads.map(|loads| Tile { loads, lanes, across, rows, bands, wide: false })
+                {
                     let tile = tile.within(256, 64 << 10);
                     let steps = tile.most_steps();
                     least = least.min(steps);
@@ -262,12 +279,13 @@ mod tests {
         {
             for loads in [TileLoads::Lane, TileLoads::Four, TileLoads::Eight, TileLoads::Workgroup]
             {
-                let tile = Tile { loads, lanes, across, rows, bands };
+                let tile = Tile { loads, lanes, across, rows, bands, wide: false };
                 assert!(tile.invalid().is_some(), "{tile:?}");
                 assert_eq!(tile.within(256, 16 << 10).invalid(), None, "{tile:?}");
             }
         }
-        let apart = Tile { loads: TileLoads::Eight, lanes: 16, across: 8, rows: 24, bands: 1 };
+        let apart =
+            Tile { loads: TileLoads::Eight, lanes: 16, across: 8, rows: 24, bands: 1, wide: false };
         assert!(apart.invalid().is_some());
         assert_eq!(apart.within(256, 16 << 10).across, 16);
         let few = Tile { lanes: 4, ..apart };
@@ -276,7 +294,8 @@ mod tests {
 
     #[test]
     fn small_products_get_small_tiles() {
-        let tile = Tile { loads: TileLoads::Eight, lanes: 8, across: 8, rows: 48, bands: 4 };
+        let tile =
+            Tile { loads: TileLoads::Eight, lanes: 8, across: 8, rows: 48, bands: 4, wide: true };
         let [small, thin, middle, full] =
             [(100, 100, false), (8, 100, true), (20, 40, true), (48, 500, true)]
                 .map(|(rows, columns, large)| tile.fitted(rows, columns, large));

@@ -5,13 +5,17 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use naga::{
     back,
     valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
 };
-use surprisal::{Cooperative, cooperative::Side, kernel::Kernel};
+use surprisal::{
+    Cooperative,
+    cooperative::Side,
+    kernel::{Form, Kernel},
+};
 
 /// Every kernel of every planned call in `common::calls`.
 fn kernels() -> Vec<Kernel> {
@@ -35,26 +39,34 @@ fn every_kernel_is_valid_for_every_target() {
     }
 }
 
-/// Whoever loads a tile's operands; subgroups are used on Vulkan alone, where a software driver has them.
+/// Whoever loads a tile's operands; subgroups and 64-bit words are used on Vulkan alone, where a software
+/// driver has them.
 #[test]
 fn kernels_of_large_tiles_are_valid() {
-    let mut found = BTreeSet::new();
+    let (mut found, mut octets) = (HashSet::new(), false);
     for profile in common::tile_profiles() {
         let plans = common::tile_plans(&profile);
         let kernels: Vec<Kernel> = plans.into_iter().flat_map(|plan| plan.kernels).collect();
         for kernel in kernels.iter().filter(|kernel| kernel.entry == "product") {
             let loads = kernel.sources.last().unwrap().path;
-            if found.insert((loads, kernel.overrides.clone())) {
-                if loads == "linear/subgroup.wgsl" {
-                    let (module, info) = specialised(kernel, Capabilities::SUBGROUP);
-                    spirv(kernel, &module, &info);
-                } else {
+            let forms: Vec<Form> = kernel.streams.iter().map(|s| s.form.clone()).collect();
+            let mut needs = Capabilities::empty();
+            needs.set(Capabilities::SUBGROUP, loads == "linear/subgroup.wgsl");
+            let wide = forms.iter().any(|form| matches!(form, Form::Wide(_)));
+            needs.set(Capabilities::SHADER_INT64, wide);
+            octets |= forms.contains(&Form::Wide(8));
+            if found.insert((loads, kernel.overrides.clone(), forms)) {
+                if needs.is_empty() {
                     check(kernel);
+                } else {
+                    let (module, info) = specialised(kernel, needs);
+                    spirv(kernel, &module, &info);
                 }
             }
         }
     }
-    let of = |file: &str| found.iter().filter(|(path, _)| *path == file).count();
+    assert!(octets, "no sums by octets");
+    let of = |file: &str| found.iter().filter(|(path, ..)| *path == file).count();
     for file in ["linear/lane.wgsl", "linear/subgroup.wgsl", "linear/workgroup.wgsl"] {
         assert!(of(file) > 7, "{file} {}: {found:?}", of(file));
     }

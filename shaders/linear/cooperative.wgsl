@@ -75,7 +75,7 @@ fn stage_start(lane: u32, i: u32, j: u32) {
         let row = quad * 4u / TILE;
         let column = quad * 4u % TILE;
         let at = row * SUMS_STRIDE + column;
-        let sums = start_row(i + row, j + column);
+        let sums = start_quad(i + row, j + column);
         sums_staged[at] = sums.x;
         sums_staged[at + 1u] = sums.y;
         sums_staged[at + 2u] = sums.z;
@@ -89,7 +89,7 @@ fn finish_staged(lane: u32, i: u32, j: u32) {
         let column = quad * 4u % TILE;
         let at = row * SUMS_STRIDE + column;
         let sums = vec4<f32>(sums_staged[at], sums_staged[at + 1u], sums_staged[at + 2u], sums_staged[at + 3u]);
-        finish_row(i + row, j + column, sums);
+        finish_quad(i + row, j + column, sums);
     }
 }
 

@@ -16,7 +16,7 @@ fn sharing(at: Place) -> Place {
 // element after another, wait for one row's memory after another where they load whole quads; single
 // elements of all rows are few enough to be waited for together. (lavapipe: 5 to
 // 8 % of ∂W's time in small chunks.)
-fn started(i: u32, j: u32) -> Band {
+fn started(i: u32, j: u32) -> BandPair {
     let e0 = first_eight(i, j);
     var e1: mat2x4<f32>;
     var e2: mat2x4<f32>;
@@ -33,15 +33,15 @@ fn started(i: u32, j: u32) -> Band {
         e5 = first_eight(i + 40u, j);
     }
     var sums = start(i, j);
-    sums.e0 = beginning(sums.e0, e0);
+    sums.left.e0 = beginning(sums.left.e0, e0);
     if (EIGHTS > 1u) {
-        sums.e1 = beginning(sums.e1, e1);
-        sums.e2 = beginning(sums.e2, e2);
+        sums.left.e1 = beginning(sums.left.e1, e1);
+        sums.left.e2 = beginning(sums.left.e2, e2);
     }
     if (EIGHTS > 3u) {
-        sums.e3 = beginning(sums.e3, e3);
-        sums.e4 = beginning(sums.e4, e4);
-        sums.e5 = beginning(sums.e5, e5);
+        sums.left.e3 = beginning(sums.left.e3, e3);
+        sums.left.e4 = beginning(sums.left.e4, e4);
+        sums.left.e5 = beginning(sums.left.e5, e5);
     }
     return sums;
 }

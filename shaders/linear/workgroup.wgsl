@@ -14,7 +14,7 @@ fn sharing(at: Place) -> Place {
     return at;
 }
 
-fn started(i: u32, j: u32) -> Band {
+fn started(i: u32, j: u32) -> BandPair {
     return start(i, j);
 }
 

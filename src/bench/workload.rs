@@ -134,7 +134,8 @@ pub fn streamed_bytes(plan: &Plan) -> u64 {
 
 /// How often a kernel goes over a stream.
 fn uses(kernel: &Kernel, stream: &Stream) -> u64 {
-    let read = matches!(stream.form, Form::Quads(_) | Form::Elements(_)) && !stream.stored;
+    let read =
+        matches!(stream.form, Form::Quads(_) | Form::Wide(_) | Form::Elements(_)) && !stream.stored;
     let writes_gradient = kernel.overrides.contains(&("WRITES_GRADIENT", 1));
     let written_over = kernel.streams.iter().any(|other| other.in_place_of == Some(stream.name));
     match kernel.entry {

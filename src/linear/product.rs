@@ -116,13 +116,14 @@ impl Layer<'_> {
         steps
     }
 
-    /// What multiplies outputs i and columns j of a product.
-    fn kernel(&self, product: &Product, i: &Range<u64>, j: &Range<u64>) -> TileKernel {
+    /// What multiplies outputs i and columns j of a product; `octets` is whether its sums lie eight after
+    /// eight.
+    fn kernel(&self, product: &Product, [i, j]: [&Range<u64>; 2], octets: bool) -> TileKernel {
         if let Some(matrices) = self.matrices(product) {
             return TileKernel::cooperative(matrices);
         }
         let large = product.multiply_adds >= self.profile.large_products;
-        self.profile.tile().fitted(i.end - i.start, j.end - j.start, large).kernel()
+        self.profile.tile().fitted(i.end - i.start, j.end - j.start, large).kernel(octets)
     }
 
     /// The cooperative matrices for a product, where they are chosen and it is large enough: whatever
@@ -143,7 +144,17 @@ impl Layer<'_> {
         output: &View,
         [i, j, k]: [&Range<u64>; 3],
     ) -> Result<()> {
-        let tile = self.kernel(product, i, j);
+        let place = |view: &View| view.clone().rows(i).columns(j);
+        let written = place(output);
+        let begun = match start {
+            Start::From(view) if view.layout.rows() > 1 || output.layout.rows() == 1 => {
+                Some(place(view))
+            }
+            Start::From(view) => Some(view.clone().columns(j)),
+            Start::Zero | Start::There => None,
+        };
+        let octets = begun.iter().chain([&written]).all(View::in_octets);
+        let tile = self.kernel(product, [i, j], octets);
         let tile_rows = (i.end - i.start).div_ceil(tile.height);
         let tile_columns = (j.end - j.start).div_ceil(tile.width);
         // The larger operand's tiles are held while the other's go by.
@@ -162,7 +173,6 @@ impl Layer<'_> {
         let (b, b_walks) = cut(&product.b, j, k);
         let skips_walked = product.rows_along == Some(Along::Walked);
         let masked = skips_walked || !(k.end - k.start).is_multiple_of(4);
-        let place = |view: &View| view.clone().rows(i).columns(j);
         let label = format!("surprisal.linear.{}.{}", product.label, self.hidden.layout.dtype);
         let step = rows
             .planner
@@ -181,16 +191,14 @@ impl Layer<'_> {
             .number("run", run)
             .number("first_row", first_row)
             .words("records", records)
+            .wide(tile.wide_operands)
             .read_operand("a", if a_walks { "depth" } else { "outputs" }, a, 1.0)
-            .read_operand("b", if b_walks { "depth" } else { "classes" }, b, 1.0);
-        let step = match start {
-            Start::Zero => step.read("initial", None, 0.0).write("output", Some(place(output))),
-            Start::There => step.read_write("initial", "output", place(output)),
-            Start::From(view) => {
-                let same = view.layout.rows() > 1 || output.layout.rows() == 1;
-                let view = if same { place(view) } else { view.clone().columns(j) };
-                step.read("initial", Some(view), 0.0).write("output", Some(place(output)))
-            }
+            .read_operand("b", if b_walks { "depth" } else { "classes" }, b, 1.0)
+            .wide(tile.wide_sums);
+        let step = if matches!(start, Start::There) {
+            step.read_write("initial", "output", written)
+        } else {
+            step.read("initial", begun, 0.0).write("output", Some(written))
         };
         step.groups(tile_rows * tile_columns)
     }

@@ -91,6 +91,7 @@ impl<'a> Planner<'a> {
             },
             bindings: Vec::new(),
             params: Vec::new(),
+            wide: 0,
         }
     }
 
@@ -137,6 +138,8 @@ pub(crate) struct Step<'p, 'a> {
     kernel: Kernel,
     bindings: Vec<Binding>,
     params: Vec<u32>,
+    /// Elements of a load of the f32 streams to come, as 64-bit words; 0 for quads of 32-bit ones.
+    wide: u32,
 }
 
 impl Step<'_, '_> {
@@ -167,16 +170,28 @@ impl Step<'_, '_> {
         shapes.into_iter().fold(self, |step, (name, value)| step.shape(name, value))
     }
 
+    /// From here on f32 elements are bound as 64-bit words, so many (4 or 8) to a load where their rows allow
+    /// four; 0 for 32-bit words again.
+    pub fn wide(mut self, elements: u32) -> Self {
+        self.wide = elements;
+        self
+    }
+
+    /// How a float tensor is bound: several elements to a load where its rows allow it.
+    fn form(&self, view: &View, aligned: bool) -> Form {
+        match view.layout.dtype {
+            dtype if !aligned => Form::Elements(dtype),
+            Dtype::F32 if self.wide > 0 => Form::Wide(self.wide),
+            dtype => Form::Quads(dtype),
+        }
+    }
+
     /// A float tensor that is read, or the value that stands for it.
     pub fn read(self, name: &'static str, view: Option<View>, default: f32) -> Self {
         let Some(view) = view else {
             return self.absent(name, default.to_bits());
         };
-        let form = if view.aligned() {
-            Form::Quads(view.layout.dtype)
-        } else {
-            Form::Elements(view.layout.dtype)
-        };
+        let form = self.form(&view, view.aligned());
         self.bind(name, view, form, false)
     }
 
@@ -209,11 +224,7 @@ impl Step<'_, '_> {
         let Some(view) = view else {
             return self.absent(name, 0);
         };
-        let form = if view.aligned() && view.layout.columns().is_multiple_of(4) {
-            Form::Quads(view.layout.dtype)
-        } else {
-            Form::Elements(view.layout.dtype)
-        };
+        let form = self.form(&view, view.in_quads());
         self.bind(name, view, form, true)
     }
 
@@ -228,9 +239,7 @@ impl Step<'_, '_> {
 
     /// A float tensor that is read under one name and then written over under another.
     pub fn read_write(self, name: &'static str, written: &'static str, view: View) -> Self {
-        let quads = view.aligned() && view.layout.columns().is_multiple_of(4);
-        let dtype = view.layout.dtype;
-        let form = if quads { Form::Quads(dtype) } else { Form::Elements(dtype) };
+        let form = self.form(&view, view.in_quads());
         let order = view.order();
         let view = View { access: Access::ReadWrite, ..view };
         let mut step = self.bind(name, view, form.clone(), false);
@@ -342,11 +351,13 @@ impl Step<'_, '_> {
         let offset = bytes.start - bytes.start % alignment;
         let whole = match form {
             Form::Quads(dtype) => 4 * dtype.bytes(),
+            Form::Wide(elements) => 4 * u64::from(elements),
             Form::Table(_) => 16,
             _ => 4,
         };
         let end = bytes.end.max(bytes.start + 4).next_multiple_of(4).max(offset + whole);
-        let end = if matches!(form, Form::Quads(_)) { end.next_multiple_of(whole) } else { end };
+        let quads = matches!(form, Form::Quads(_) | Form::Wide(_));
+        let end = if quads { end.next_multiple_of(whole) } else { end };
         if !matches!(form, Form::Table(_)) {
             // Words are counted as such whatever the elements are (a 64-bit count is two).
             let unit = if form == Form::Words { 4 } else { size };

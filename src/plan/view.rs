@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Operand, Role};
 use crate::{
     kernel::{Access, Order, Reach},
-    tensor::Layout,
+    tensor::{Dtype, Layout},
 };
 
 /// A tensor of a dispatch: an operand or a part of the scratch, or a stretch of rows of one.
@@ -91,6 +91,21 @@ impl View {
     /// Whether every row starts at a multiple of four elements, and a last quad that reaches past
     /// the row still lies inside the buffer.
     pub(super) fn aligned(&self) -> bool {
+        self.aligned_to(4)
+    }
+
+    /// Whether every row is four elements after four, from a multiple of four on.
+    pub(super) fn in_quads(&self) -> bool {
+        self.layout.columns().is_multiple_of(4) && self.aligned()
+    }
+
+    /// Whether every row is eight f32 elements after eight, from a multiple of eight on.
+    pub fn in_octets(&self) -> bool {
+        let octets = self.layout.columns().is_multiple_of(8) && self.aligned_to(8);
+        octets && self.layout.dtype == Dtype::F32 && self.first_column.is_multiple_of(8)
+    }
+
+    fn aligned_to(&self, elements: u64) -> bool {
         let Layout { row_stride, offset, .. } = self.layout;
         if self.layout.has_planes() || self.layout.fold.is_some() {
             return false;
@@ -98,9 +113,9 @@ impl View {
         let columns = self.layout.columns();
         let reach = (self.layout.rows().saturating_sub(1)) * row_stride
             + offset
-            + columns.next_multiple_of(4);
-        offset.is_multiple_of(4)
-            && row_stride.is_multiple_of(4)
+            + columns.next_multiple_of(elements);
+        offset.is_multiple_of(elements)
+            && row_stride.is_multiple_of(elements)
             && reach * self.layout.dtype.bytes() <= self.allocation_bytes
     }
 }

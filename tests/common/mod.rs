@@ -30,17 +30,19 @@ pub fn cooperative_profiles() -> Vec<Profile> {
     kinds.map(profile).collect()
 }
 
-/// Profiles of large score tiles whose operands are loaded in every way.
+/// Profiles of large score tiles whose operands are loaded in every way, in words of 32 and of 64 bits.
 pub fn tile_profiles() -> Vec<Profile> {
     [
-        (TileLoads::Lane, 8, 8, 48, 4),
-        (TileLoads::Four, 8, 8, 24, 4),
-        (TileLoads::Eight, 8, 8, 48, 4),
-        (TileLoads::Workgroup, 128, 16, 8, 2),
-        (TileLoads::Workgroup, 16, 4, 24, 1),
+        (TileLoads::Lane, 8, 8, 48, 4, false),
+        (TileLoads::Lane, 8, 8, 24, 2, true),
+        (TileLoads::Four, 8, 8, 24, 4, false),
+        (TileLoads::Eight, 8, 8, 48, 4, false),
+        (TileLoads::Eight, 8, 8, 48, 4, true),
+        (TileLoads::Workgroup, 128, 16, 8, 2, false),
+        (TileLoads::Workgroup, 16, 4, 24, 1, true),
     ]
-    .map(|(loads, lanes, across, rows, bands)| {
-        let tile = Tile { loads, lanes, across, rows, bands };
+    .map(|(loads, lanes, across, rows, bands, wide)| {
+        let tile = Tile { loads, lanes, across, rows, bands, wide };
         Profile { large_products: 0, tile, ..Profile::default() }
     })
     .to_vec()

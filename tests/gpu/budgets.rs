@@ -89,14 +89,21 @@ fn tiles(context: &Context) {
             shapes.push(loaded(TileLoads::Eight, own(48, 2)));
         }
     }
+    if context.gpu.device().features().contains(wgpu::Features::SHADER_INT64) {
+        let eight = shapes.last().cloned().into_iter().filter(|t| t.loads == TileLoads::Eight);
+        let wide = |tile| Tile { wide: true, ..tile };
+        shapes.extend(eight.chain([own(24, 1), own(24, 4)]).map(wide).collect::<Vec<_>>());
+    }
     for layout in layouts() {
-        let inputs = sample(24, 57, 301, 19, layout);
         for tile in &shapes {
             let gpu = context.with(|profile| {
                 profile.large_products = 0;
                 profile.tile = tile.clone();
             });
-            let options = json!({"reduction": "none"});
+            // Elements anywhere; or, for wide words, eight after eight, and a gradient of W that adds up.
+            let (classes, depth, chunk) = if tile.wide { (304, 24, 24) } else { (301, 19, 57) };
+            let inputs = sample(24, 57, classes, depth, layout);
+            let options = json!({"reduction": "none", "chunk_bytes": chunk * 304 * 4});
             assert_same(context, &gpu, &inputs, &options, layout, Dtype::F32);
         }
     }

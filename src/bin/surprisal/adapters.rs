@@ -59,6 +59,11 @@ const FEATURES: &[(&str, wgpu::Features, &str)] = &[
         wgpu::Features::SUBGROUP,
         "lanes load score tiles for each other on software adapters; sums never need it",
     ),
+    (
+        "SHADER_INT64",
+        wgpu::Features::SHADER_INT64,
+        "score tiles load two f32 to a word on software adapters; no sum needs it",
+    ),
     ("IMMEDIATES", wgpu::Features::IMMEDIATES, "not used: parameters are uniforms"),
 ];
 

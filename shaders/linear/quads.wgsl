@@ -1,0 +1,28 @@
+// Sums of the tile, a quad at a time.
+
+fn start_quad(i: u32, j: u32) -> vec4<f32> {
+    return bitcast<vec4<f32>>(initial_quad(min(i, params.outputs - 1u), min(j, params.classes - 1u)));
+}
+
+// A row of two bands; of the left one alone where the lane has no other.
+fn start_row(i: u32, j: u32) -> mat2x4<f32> {
+    var row: mat2x4<f32>;
+    row[0] = start_quad(i, j);
+    if (BANDS > 1u) {
+        row[1] = start_quad(i, j + 4u);
+    }
+    return row;
+}
+
+fn finish_quad(i: u32, j: u32, sum: vec4<f32>) {
+    if (i < params.outputs && j < params.classes) {
+        output_store(i, j, output_bits(i, sum));
+    }
+}
+
+fn finish_row(i: u32, j: u32, left: vec4<f32>, right: vec4<f32>) {
+    finish_quad(i, j, left);
+    if (BANDS > 1u) {
+        finish_quad(i, j + 4u, right);
+    }
+}
