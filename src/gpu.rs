@@ -121,9 +121,9 @@ impl Gpu {
             min_storage_buffer_offset_alignment: has.min_storage_buffer_offset_alignment,
             ..wgpu::Limits::default().or_worse_values_from(&has)
         };
-        let mut features = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP;
-        // Physical GPUs load whole quads as it is.
-        features.set(wgpu::Features::SHADER_INT64, Kind::of(&adapter.get_info()) == Kind::Software);
+        let features = wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::SUBGROUP
+            | wgpu::Features::SHADER_INT64;
         (adapter.features() & features, limits)
     }
 

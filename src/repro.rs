@@ -2,8 +2,9 @@
 //! and the code that replays it, which knows nothing of losses.
 //!
 //! `dispatches.json` is a [`Recording`]; everything else is raw little-endian bytes and text. A
-//! driver's engineer can replay it with any WebGPU: make the buffers, write those that have a file,
-//! compile the modules, and run the dispatches in order in one compute pass.
+//! driver's engineer can replay it with any WebGPU that has what the modules use (score tiles of software
+//! adapters: subgroups and 64-bit integers): make the buffers, write those that have a file, compile the
+//! modules, and run the dispatches in order in one compute pass.
 
 use std::{
     collections::BTreeMap,

@@ -67,8 +67,8 @@ pub struct Tile {
     pub rows: u32,
     /// Bands of four columns that one lane owns: 1, 2 or 4.
     pub bands: u32,
-    /// Whether f32 operands and sums are loaded and stored as 64-bit words; needs `SHADER_INT64`. Drivers
-    /// that go through a load lane by lane and word by word have half as many then.
+    /// Whether f32 operands and sums are loaded and stored as 64-bit words; needs `SHADER_INT64`, and was
+    /// tried on Vulkan. Drivers that go through a load lane by lane and word by word have half as many then.
     pub wide: bool,
 }
 
@@ -169,9 +169,11 @@ impl Tile {
             TileLoads::Eight => (shader!("linear/subgroup.wgsl"), Some(8)),
             TileLoads::Workgroup => (shader!("linear/workgroup.wgsl"), None),
         };
-        let (sums, elements) = match self.wide {
-            true if octets && self.bands > 1 => (shader!("linear/octets.wgsl"), 8),
-            wide => (shader!("linear/quads.wgsl"), if wide { 4 } else { 0 }),
+        let quads = if self.wide { 4 } else { 0 };
+        let (sums, wide_sums) = if self.wide && octets && self.bands > 1 {
+            (shader!("linear/octets.wgsl"), 2 * quads)
+        } else {
+            (shader!("linear/quads.wgsl"), quads)
         };
         let shapes = [
             ("WORKGROUP", self.lanes),
@@ -185,8 +187,8 @@ impl Tile {
             shapes: shapes.into_iter().chain(sharing.map(|lanes| ("SHARING", lanes))).collect(),
             height: self.height(),
             width: self.width(),
-            wide_operands: elements.min(4),
-            wide_sums: elements,
+            wide_operands: quads,
+            wide_sums,
         }
     }
 }

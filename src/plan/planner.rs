@@ -170,8 +170,8 @@ impl Step<'_, '_> {
         shapes.into_iter().fold(self, |step, (name, value)| step.shape(name, value))
     }
 
-    /// From here on f32 elements are bound as 64-bit words, so many (4 or 8) to a load where their rows allow
-    /// four; 0 for 32-bit words again.
+    /// From here on f32 elements are bound as 64-bit words, so many to a load: 4, where their rows allow it, or 8
+    /// if every view to come lies [in octets](View::in_octets); 0 for 32-bit words again.
     pub fn wide(mut self, elements: u32) -> Self {
         self.wide = elements;
         self

@@ -102,7 +102,7 @@ impl View {
     /// Whether every row is eight f32 elements after eight, from a multiple of eight on.
     pub fn in_octets(&self) -> bool {
         let octets = self.layout.columns().is_multiple_of(8) && self.aligned_to(8);
-        octets && self.layout.dtype == Dtype::F32 && self.first_column.is_multiple_of(8)
+        octets && self.layout.dtype == Dtype::F32
     }
 
     fn aligned_to(&self, elements: u64) -> bool {

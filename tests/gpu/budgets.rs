@@ -83,28 +83,33 @@ fn tiles(context: &Context) {
     };
     let mut shapes =
         vec![own(24, 1), own(24, 4), own(48, 1), brought(128, 16, 8, 2), brought(16, 4, 24, 1)];
-    if context.gpu.device().features().contains(wgpu::Features::SUBGROUP) {
+    let features = context.gpu.device().features();
+    let mut aligned = Vec::new();
+    if features.contains(wgpu::Features::SUBGROUP) {
         shapes.push(loaded(TileLoads::Four, own(24, 2)));
         if context.gpu.device().adapter_info().subgroup_min_size >= 8 {
             shapes.push(loaded(TileLoads::Eight, own(48, 2)));
         }
-    }
-    if context.gpu.device().features().contains(wgpu::Features::SHADER_INT64) {
-        let eight = shapes.last().cloned().into_iter().filter(|t| t.loads == TileLoads::Eight);
-        let wide = |tile| Tile { wide: true, ..tile };
-        shapes.extend(eight.chain([own(24, 1), own(24, 4)]).map(wide).collect::<Vec<_>>());
+        if context.gpu.profile().tile.wide {
+            let largest = Tile { wide: true, ..loaded(TileLoads::Eight, own(48, 4)) };
+            aligned.extend([own(24, 1), largest]);
+        }
     }
     for layout in layouts() {
-        for tile in &shapes {
-            let gpu = context.with(|profile| {
-                profile.large_products = 0;
-                profile.tile = tile.clone();
-            });
-            // Elements anywhere; or, for wide words, eight after eight, and a gradient of W that adds up.
-            let (classes, depth, chunk) = if tile.wide { (304, 24, 24) } else { (301, 19, 57) };
-            let inputs = sample(24, 57, classes, depth, layout);
-            let options = json!({"reduction": "none", "chunk_bytes": chunk * 304 * 4});
-            assert_same(context, &gpu, &inputs, &options, layout, Dtype::F32);
+        // Elements anywhere; and words of 32 and of 64 bits, with a gradient of W that adds up.
+        let samples = [
+            (sample(24, 57, 301, 19, layout), 57 * 1204, &shapes),
+            (sample(25, 200, 304, 128, layout), 48 * 1216, &aligned),
+        ];
+        for (inputs, chunk, tiles) in samples {
+            for tile in tiles {
+                let gpu = context.with(|profile| {
+                    profile.large_products = 0;
+                    profile.tile = tile.clone();
+                });
+                let options = json!({"reduction": "none", "chunk_bytes": chunk});
+                assert_same(context, &gpu, &inputs, &options, layout, Dtype::F32);
+            }
         }
     }
 }
