@@ -1,5 +1,5 @@
 // Sums of the tile, two quads at a time: the number of columns is a multiple of eight, and every row starts
-// at one. Drivers that go through a load or a store lane by lane spend most of it on the way there.
+// at a multiple of eight. Drivers that go through a load or a store lane by lane pay for each anew.
 
 fn start_row(i: u32, j: u32) -> mat2x4<f32> {
     return initial_octet(min(i, params.outputs - 1u), min(j, params.classes - 8u));

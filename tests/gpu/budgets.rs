@@ -98,7 +98,7 @@ fn tiles(context: &Context) {
     for layout in layouts() {
         // Elements anywhere; and words of 32 and of 64 bits, with a gradient of W that adds up.
         let samples = [
-            (sample(24, 57, 301, 19, layout), 57 * 1204, &shapes),
+            (sample(24, 57, 301, 19, layout), 57 * 1216, &shapes),
             (sample(25, 200, 304, 128, layout), 48 * 1216, &aligned),
         ];
         for (inputs, chunk, tiles) in samples {
