@@ -213,7 +213,7 @@ fn elements_in_planes(context: &Context) {
                 ),
             ],
         );
-        // A storage type changes nothing that a reduction changes: each 16-bit one meets one of them.
+        // The 16-bit types differ in how an element is packed, which no reduction changes: each meets one.
         for (reduction, narrow) in [
             (Reduction::Mean, None),
             (Reduction::Multilabel, Some(Dtype::F16)),

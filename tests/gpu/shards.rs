@@ -21,7 +21,7 @@ tests![
     refusals,
 ];
 
-/// A type and a cut have nothing to do with each other: each meets one of the other.
+/// The two types differ in how an element is packed, which no cut changes: each cut meets one of them.
 fn sixteen_bits(context: &Context) {
     let run = |dtype| {
         move |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {

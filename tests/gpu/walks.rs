@@ -90,7 +90,7 @@ fn small_budgets(context: &Context) {
         if name == "sigmoid_contrastive" {
             inputs.remove("labels");
         }
-        for (dtype, chunks) in [(Dtype::F32, &[2000, 20_000][..]), (Dtype::Bf16, &[2000])] {
+        for (dtype, chunks) in [(Dtype::F32, &[1000, 20_000][..]), (Dtype::Bf16, &[2000])] {
             options["chunk_bytes"] = json!(null);
             let whole = parse(name, &options);
             let expected = only(outcome(&gpu, &*whole, &inputs, dtype, wanted).0);
