@@ -73,11 +73,6 @@ fn row_streams(row: Row) -> bool {
     return row.flags == 0u;
 }
 
-fn item_empty() -> Item {
-    let none = vec4<bool>(false);
-    return Item(NONE, vec4<f32>(0.0), vec4<f32>(LOWEST), none, none, none, vec4<f32>(0.0));
-}
-
 fn columns_of(column: u32) -> vec4<u32> {
     return vec4<u32>(column, column + 1u, column + 2u, column + 3u);
 }

@@ -2,8 +2,9 @@
 //
 // A functor (loss/*.wgsl) supplies
 //   struct Item, fn item(row, column, inside) -> Item      one quad of columns as the loss sees it
-//   fn item_empty() -> Item                                no columns: its column is NONE
-//   struct State, fn state_empty, state_take, state_merge  what a stretch of columns leaves behind
+//   struct State, fn state_empty, state_merge              what a stretch of columns leaves behind
+//   fn state_take_quad(row, state, item) -> State          a quad more
+//   fn state_take_tile(row, state, a, b, c, d) -> State    four quads more
 //   struct Row, fn open(row) -> Row                        what is known of a row before its stream, its
 //                                                          label among it
 //   struct Closed, fn close(row, state) -> Closed          its loss, by-products and gradient factors
@@ -17,6 +18,8 @@
 override WORKGROUP: u32 = 64u;
 // Lanes that share a row; a power of two that divides WORKGROUP.
 override LANES: u32 = 64u;
+// Rows are long enough for code of its own for whole tiles (`tiles_from` in src/profile.rs).
+override HAS_TILES: bool = true;
 // The row's lse is given: the maximum and sum of a stream are not used.
 override HAS_LSE: bool = false;
 // The state is that of all shards, merged from their statistics.
@@ -50,19 +53,20 @@ fn walk(row: Row, given: State, first: u32, end: u32, lane: u32) -> State {
     let all4 = vec4<bool>(true);
     var state = given;
     var column = first + lane * 4u;
-    for (; column + 3u * step + 4u <= end; column += 4u * step) {
-        state = state_take(
-            row,
-            state,
-            item(row, column, all4),
-            item(row, column + step, all4),
-            item(row, column + 2u * step, all4),
-            item(row, column + 3u * step, all4),
-        );
+    if (HAS_TILES) {
+        for (; column + 3u * step + 4u <= end; column += 4u * step) {
+            state = state_take_tile(
+                row,
+                state,
+                item(row, column, all4),
+                item(row, column + step, all4),
+                item(row, column + 2u * step, all4),
+                item(row, column + 3u * step, all4),
+            );
+        }
     }
     for (; column < end; column += step) {
-        let nothing = item_empty();
-        state = state_take(row, state, item(row, column, inside(column)), nothing, nothing, nothing);
+        state = state_take_quad(row, state, item(row, column, inside(column)));
     }
     return state;
 }
@@ -87,9 +91,11 @@ fn emit_columns(row: Row, closed: Closed, first: u32, end: u32, lane: u32) {
     let step = LANES * 4u;
     var column = first + lane * 4u;
     let all4 = vec4<bool>(true);
-    for (; column + step + 4u <= end; column += 2u * step) {
-        emit(row, closed, item(row, column, all4));
-        emit(row, closed, item(row, column + step, all4));
+    if (HAS_TILES) {
+        for (; column + step + 4u <= end; column += 2u * step) {
+            emit(row, closed, item(row, column, all4));
+            emit(row, closed, item(row, column + step, all4));
+        }
     }
     for (; column < end; column += step) {
         emit(row, closed, item(row, column, inside(column)));

@@ -1,5 +1,8 @@
 // A workgroup a block of elements: losses, sums, and the gradients that are asked for.
 
+// Whole tiles of quads have code of their own: see shaders/row.wgsl.
+override HAS_TILES: bool = true;
+
 @compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let block = group.x + group.y * groups.x;
@@ -12,23 +15,25 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     var at = first + lane * 4u;
     var all = Stretch(vec4<f32>(0.0), vec4<f32>(0.0), odd_empty());
     // Whole quads, four to a sum of their own.
-    for (; at + 3u * step + 4u <= end; at += 4u * step) {
-        var four = all;
-        four.sums = vec4<f32>(0.0);
-        if (PLACES == PLACES_FLAT || PLACES == PLACES_ROW) {
-            // Written out: what a loop costs beside its body is paid a quarter as often.
-            four = taken(four, at, all4, factor);
-            four = taken(four, at + step, all4, factor);
-            four = taken(four, at + 2u * step, all4, factor);
-            four = taken(four, at + 3u * step, all4, factor);
-        } else {
-            // Element by element a body is so large that a loop costs nothing, and compiles in half the time.
-            for (var quad = 0u; quad < 4u; quad += 1u) {
-                four = taken(four, at + quad * step, all4, factor);
+    if (HAS_TILES) {
+        for (; at + 3u * step + 4u <= end; at += 4u * step) {
+            var four = all;
+            four.sums = vec4<f32>(0.0);
+            if (PLACES == PLACES_FLAT || PLACES == PLACES_ROW) {
+                // Written out: what a loop costs beside its body is paid a quarter as often.
+                four = taken(four, at, all4, factor);
+                four = taken(four, at + step, all4, factor);
+                four = taken(four, at + 2u * step, all4, factor);
+                four = taken(four, at + 3u * step, all4, factor);
+            } else {
+                // Element by element a body is so large that a loop costs nothing, and compiles in half the time.
+                for (var quad = 0u; quad < 4u; quad += 1u) {
+                    four = taken(four, at + quad * step, all4, factor);
+                }
             }
+            four.sums += all.sums;
+            all = four;
         }
-        four.sums += all.sums;
-        all = four;
     }
     for (; at < end; at += step) {
         all = taken(all, at, vec4<u32>(at, at + 1u, at + 2u, at + 3u) < vec4<u32>(end), factor);

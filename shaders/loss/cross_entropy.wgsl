@@ -117,10 +117,6 @@ fn score(z_bits: vec4<u32>, bias_bits: vec4<u32>) -> Score {
     return Score(select(max(u, vec4<f32>(LEAST)), vec4<f32>(DEAD), dead), bad);
 }
 
-fn item_empty() -> Item {
-    return Item(NONE, vec4<f32>(0.0), vec4<f32>(DEAD), vec4<bool>(false), vec4<f32>(0.0));
-}
-
 fn coefficients(row: Row, column: u32) -> vec4<f32> {
     let weight = bitcast<vec4<f32>>(weight_quad(0u, column));
     if (HAS_PROBS) {
@@ -206,30 +202,31 @@ fn state_empty() -> State {
     return State(DEAD, 0.0, 0.0, 0.0, 0.0, NONE, select(0u, NONE, SHARDED), 0u);
 }
 
-struct Part {
-    sum: f32,
-    moment: f32,
-    coefficient: f32,
-    term: f32,
-    infinite: bool,
-}
-
 // exp(shift) of what below4 gives, exactly 0 at its floor: there are dead columns, and exp need not be.
 fn exponential(shift: vec4<f32>) -> vec4<f32> {
     return select(vec4<f32>(0.0), exp(shift), shift > vec4<f32>(-FLOOR));
 }
 
-fn part(it: Item, top: f32) -> Part {
+// What a quad adds to a state with this maximum; its argmax, and whether it is live or bad, are left out.
+fn part(row: Row, it: Item, top: f32) -> State {
     let shift = below4(it.u, top);
     let e = exponential(shift);
-    var out = Part(sum4(e), 0.0, 0.0, 0.0, false);
+    var out = state_empty();
+    out.top = top;
+    out.sum = sum4(e);
     if (WANTS_ENTROPY) {
         out.moment = sum4(e * shift);
     }
     if (HAS_TERM) {
         out.coefficient = sum4(it.coefficient);
         out.term = sum4(it.coefficient * select(vec4<f32>(0.0), it.u - top, live(it.u)));
-        out.infinite = any((it.coefficient != vec4<f32>(0.0)) & !live(it.u));
+        out.flags = select(0u, STATE_INFINITE, any((it.coefficient != vec4<f32>(0.0)) & !live(it.u)));
+    }
+    if (WANTS_RANK) {
+        out.rank = above(it, row);
+    }
+    if (SHARDED) {
+        out.rank = target_bits(it, row);
     }
     return out;
 }
@@ -246,8 +243,7 @@ fn above(it: Item, row: Row) -> u32 {
         let column = it.column + i;
         let k = key(it.u[i]);
         let before = k > row.target_key || (k == row.target_key && column < row.label);
-        // An empty item has no columns.
-        count += select(0u, 1u, before && it.column < params.classes && column < params.classes);
+        count += select(0u, 1u, before && column < params.classes);
     }
     return count;
 }
@@ -256,38 +252,37 @@ fn above(it: Item, row: Row) -> u32 {
 fn target_bits(it: Item, row: Row) -> u32 {
     let columns = vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u);
     let here = (columns == vec4<u32>(row.label)) & (columns < vec4<u32>(params.classes));
-    let bits = select(vec4<u32>(NONE), bitcast<vec4<u32>>(it.u), here & vec4<bool>(it.column < params.classes));
+    let bits = select(vec4<u32>(NONE), bitcast<vec4<u32>>(it.u), here);
     return min(min(bits.x, bits.y), min(bits.z, bits.w));
 }
 
-fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
+fn state_take_quad(row: Row, state: State, it: Item) -> State {
+    let quad_top = max4(it.u);
+    let top = max(state.top, quad_top);
+    var quad = part(row, it, top);
+    if (WANTS_ARGMAX && quad_top == top && top != DEAD) {
+        quad.argmax = first_at(it, top);
+    }
+    return taken(state, quad, quad_top, it.bad);
+}
+
+fn state_take_tile(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
     let tile_top = max4(max(max(a.u, b.u), max(c.u, d.u)));
     let top = max(state.top, tile_top);
-    let pa = part(a, top);
-    let pb = part(b, top);
-    let pc = part(c, top);
-    let pd = part(d, top);
-    var tile = state_empty();
-    tile.top = top;
-    tile.sum = (pa.sum + pb.sum) + (pc.sum + pd.sum);
-    tile.moment = (pa.moment + pb.moment) + (pc.moment + pd.moment);
-    tile.coefficient = (pa.coefficient + pb.coefficient) + (pc.coefficient + pd.coefficient);
-    tile.term = (pa.term + pb.term) + (pc.term + pd.term);
-    tile.flags = select(0u, STATE_LIVE, tile_top != DEAD)
-        | select(0u, STATE_BAD, any(a.bad | b.bad | c.bad | d.bad))
-        | select(0u, STATE_INFINITE, pa.infinite || pb.infinite || pc.infinite || pd.infinite);
+    let left = joined(part(row, a, top), part(row, b, top), true);
+    let right = joined(part(row, c, top), part(row, d, top), true);
+    var tile = joined(left, right, true);
     if (WANTS_ARGMAX && tile_top == top && top != DEAD) {
         tile.argmax = min(min(first_at(a, top), first_at(b, top)), min(first_at(c, top), first_at(d, top)));
     }
-    if (WANTS_RANK) {
-        tile.rank = above(a, row) + above(b, row) + above(c, row) + above(d, row);
-    }
-    if (SHARDED) {
-        tile.rank = min(min(target_bits(a, row), target_bits(b, row)), min(target_bits(c, row), target_bits(d, row)));
-    }
-    // The tile's numbers are taken against the new maximum: only the state is rescaled.
-    let moved = rescale(state, top);
-    return joined(moved, tile, state.top == top);
+    return taken(state, tile, tile_top, a.bad | b.bad | c.bad | d.bad);
+}
+
+// A state and columns that were taken against the maximum of both: only the state is rescaled.
+fn taken(state: State, columns: State, columns_top: f32, bad: vec4<bool>) -> State {
+    var right = columns;
+    right.flags |= select(0u, STATE_LIVE, columns_top != DEAD) | select(0u, STATE_BAD, any(bad));
+    return joined(rescale(state, columns.top), right, state.top == columns.top);
 }
 
 // The state with its sums taken against a maximum not below its own.

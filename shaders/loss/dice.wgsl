@@ -11,10 +11,6 @@ struct Item {
     bad: bool,
 }
 
-fn item_empty() -> Item {
-    return Item(NONE, vec4<f32>(0.0), vec4<f32>(0.0), vec4<bool>(false), false);
-}
-
 fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     let z_bits = logits_quad(row.index, column);
     let y_bits = targets_quad(row.index, column);

@@ -10,10 +10,6 @@ struct Item {
     bad: bool,
 }
 
-fn item_empty() -> Item {
-    return Item(NONE, vec4<f32>(0.0), vec4<bool>(false), false);
-}
-
 fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     let bits = logits_quad(row.index, column);
     let good = finite(bits);

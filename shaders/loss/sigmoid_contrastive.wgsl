@@ -54,7 +54,11 @@ fn state_merge(a: State, b: State) -> State {
     return State(a.sum + b.sum, a.slope + b.slope, a.moment + b.moment, a.bad | b.bad);
 }
 
-fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
+fn state_take_quad(row: Row, state: State, it: Item) -> State {
+    return state_merge(state, quad(it));
+}
+
+fn state_take_tile(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
     return state_merge(state, state_merge(state_merge(quad(a), quad(b)), state_merge(quad(c), quad(d))));
 }
 

@@ -24,7 +24,11 @@ fn state_merge(a: State, b: State) -> State {
     return State(a.bad | b.bad);
 }
 
-fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
+fn state_take_quad(row: Row, state: State, it: Item) -> State {
+    return State(state.bad | select(0u, 1u, any(it.bad)));
+}
+
+fn state_take_tile(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
     return State(state.bad | select(0u, 1u, any(a.bad | b.bad | c.bad | d.bad)));
 }
 

@@ -1,5 +1,5 @@
 // A loss of a row that depends on its columns through four sums alone. Another file supplies
-//   struct Item, with column: u32 and bad: bool; fn item, item_empty
+//   struct Item, with column: u32 and bad: bool; fn item
 //   fn quad_sums(row, item) -> vec4<f32>           what a quad adds to the sums
 //   fn row_loss(label, sums) -> f32                the loss of a row
 //   fn quad_slopes(label, item, sums) -> vec4<f32> its derivatives
@@ -44,7 +44,11 @@ fn state_empty() -> State {
     return State(vec4<f32>(0.0), 0u);
 }
 
-fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
+fn state_take_quad(row: Row, state: State, it: Item) -> State {
+    return State(state.sums + quad_sums(row, it), state.bad | select(0u, 1u, it.bad));
+}
+
+fn state_take_tile(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
     let sums = (quad_sums(row, a) + quad_sums(row, b)) + (quad_sums(row, c) + quad_sums(row, d));
     return State(state.sums + sums, state.bad | select(0u, 1u, a.bad || b.bad || c.bad || d.bad));
 }

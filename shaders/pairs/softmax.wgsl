@@ -53,39 +53,54 @@ fn state_empty() -> State {
     return State(LOWEST, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0u);
 }
 
-fn state_take(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
-    let highest = max(max(a.s, b.s), max(c.s, d.s));
-    let tile_top = max4(highest);
+fn state_take_quad(row: Row, state: State, it: Item) -> State {
+    let quad_top = max4(it.s);
+    var moved = rescale(state, max(state.top, quad_top));
+    if (SCALE_GRADIENT && quad_top > state.top) {
+        moved = refer(moved, reference(it, moved.top));
+    }
+    return added(moved, part(it, moved));
+}
+
+fn state_take_tile(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
+    let tile_top = max4(max(max(a.s, b.s), max(c.s, d.s)));
     let top = max(state.top, tile_top);
     var moved = rescale(state, top);
     if (SCALE_GRADIENT && tile_top > state.top) {
         let x = max(max(reference(a, top), reference(b, top)), max(reference(c, top), reference(d, top)));
         moved = refer(moved, x);
     }
-    let ea = exponents(a, top);
-    let eb = exponents(b, top);
-    let ec = exponents(c, top);
-    let ed = exponents(d, top);
-    moved.sum += (sum4(ea) + sum4(eb)) + (sum4(ec) + sum4(ed));
+    return added(moved, added(added(part(a, moved), part(b, moved)), added(part(c, moved), part(d, moved))));
+}
+
+// What a quad adds to a state whose maximum and reference are not below its own.
+fn part(it: Item, state: State) -> State {
+    let e = exponents(it, state.top);
+    var moment = 0.0;
     if (SCALE_GRADIENT) {
-        moved.moment += (moment(a, ea, moved.reference) + moment(b, eb, moved.reference))
-            + (moment(c, ec, moved.reference) + moment(d, ed, moved.reference));
+        moment = sum4(e * (it.x - vec4<f32>(state.reference)));
     }
-    moved.term += (term(a, top) + term(b, top)) + (term(c, top) + term(d, top));
-    let positive = select(vec4<f32>(0.0), vec4<f32>(1.0), a.positive) + select(vec4<f32>(0.0), vec4<f32>(1.0), b.positive)
-        + (select(vec4<f32>(0.0), vec4<f32>(1.0), c.positive) + select(vec4<f32>(0.0), vec4<f32>(1.0), d.positive));
-    moved.positives += sum4(positive);
-    moved.flags |= select(0u, STATE_LIVE, any(a.live | b.live | c.live | d.live))
-        | select(0u, STATE_BAD, any(a.bad | b.bad | c.bad | d.bad));
-    return moved;
+    let flags = select(0u, STATE_LIVE, any(it.live)) | select(0u, STATE_BAD, any(it.bad));
+    let positives = sum4(select(vec4<f32>(0.0), vec4<f32>(1.0), it.positive));
+    return State(state.top, sum4(e), moment, state.reference, term(it, state.top), positives, 0.0, flags);
+}
+
+// Two states against the same maximum and reference.
+fn added(a: State, b: State) -> State {
+    return State(
+        a.top,
+        a.sum + b.sum,
+        a.moment + b.moment,
+        a.reference,
+        a.term + b.term,
+        a.positives + b.positives,
+        a.back + b.back,
+        a.flags | b.flags,
+    );
 }
 
 fn exponents(it: Item, top: f32) -> vec4<f32> {
     return select(vec4<f32>(0.0), exp(below4(it.s, top)), it.live);
-}
-
-fn moment(it: Item, e: vec4<f32>, reference: f32) -> f32 {
-    return sum4(e * (it.x - vec4<f32>(reference)));
 }
 
 fn term(it: Item, top: f32) -> f32 {
@@ -125,16 +140,7 @@ fn state_merge(a: State, b: State) -> State {
         left = refer(left, x);
         right = refer(right, x);
     }
-    return State(
-        top,
-        left.sum + right.sum,
-        left.moment + right.moment,
-        left.reference,
-        left.term + right.term,
-        left.positives + right.positives,
-        left.back + right.back,
-        left.flags | right.flags,
-    );
+    return added(left, right);
 }
 
 // The state as public data, in the places that a cross-entropy has; `join` adds what it finds of

@@ -271,8 +271,14 @@ impl<'a> Elements<'a> {
     fn forward(&mut self, index: usize, tensors: Tensors) -> Result<()> {
         let (tallies, groups) = (self.tallies.clone(), self.groups(index));
         let tally = [shader!("tally.wgsl"), shader!("element/forward.wgsl")];
+        let profile = self.planner.profile;
+        let has_tiles = profile.has_tiles(self.extents.count(), profile.element_lanes());
         let step = self.functor("forward", index, tally.into(), &tensors);
-        tensors.bind(step).table("tallies", &tallies, "Tally").groups(groups)
+        tensors
+            .bind(step)
+            .shape("HAS_TILES", has_tiles)
+            .table("tallies", &tallies, "Tally")
+            .groups(groups)
     }
 
     fn backward(&mut self, index: usize, tensors: Tensors) -> Result<()> {

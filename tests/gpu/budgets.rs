@@ -11,6 +11,7 @@ use crate::{
         BY_PRODUCTS, Context, FLOATS, Placed, Reference, assert_same_bits, bits, check, indices,
         matrix, outcome, placed_inputs, positive, submit, tensors, vector, with,
     },
+    tiles::tiled,
 };
 
 tests![
@@ -82,7 +83,7 @@ fn tiles(context: &Context) {
         tile
     };
     let mut shapes =
-        vec![own(24, 1), own(24, 4), own(48, 1), brought(128, 16, 8, 2), brought(16, 4, 24, 1)];
+        vec![own(24, 1), own(24, 4), brought(128, 16, 8, 2), brought(16, 4, 24, 1), own(48, 1)];
     let features = context.gpu.device().features();
     let mut aligned = Vec::new();
     if features.contains(wgpu::Features::SUBGROUP) {
@@ -95,11 +96,14 @@ fn tiles(context: &Context) {
             aligned.extend([own(24, 1), largest]);
         }
     }
-    for layout in layouts() {
+    for (number, layout) in layouts().into_iter().enumerate() {
+        // Of two shapes with the same loads each layout meets one.
+        let shapes: Vec<&Tile> = shapes.iter().skip(number).step_by(2).collect();
+        let aligned: Vec<&Tile> = aligned.iter().collect();
         // Elements anywhere; and words of 32 and of 64 bits, with a gradient of W that adds up.
         let samples = [
-            (sample(24, 57, 301, 19, layout), 57 * 1216, &shapes),
-            (sample(25, 200, 304, 128, layout), 48 * 1216, &aligned),
+            (sample(24, 57, 301, 19, layout), 57 * 1216, shapes),
+            (sample(25, 200, 304, 128, layout), 48 * 1216, aligned),
         ];
         for (inputs, chunk, tiles) in samples {
             for tile in tiles {
@@ -189,7 +193,10 @@ fn blocks_of_classes(context: &Context) {
 
 /// Less than a row of scores (several segments long): blocks of classes close the rows with the same bits.
 fn small_budgets(context: &Context) {
-    let gpu = context.with(|profile| (profile.segment, profile.row_lanes) = (256, 8));
+    let gpu = context.with(|profile| {
+        tiled(profile, 8);
+        profile.segment = 256;
+    });
     for layout in layouts() {
         let inputs = sample(61, 37, 1001, 19, layout);
         for dtype in FLOATS {
@@ -214,7 +221,7 @@ fn small_budgets(context: &Context) {
 
 /// Every option takes both ways with the same bits, also from a saved lse.
 fn small_budgets_of_every_option(context: &Context) {
-    let gpu = context.with(|profile| profile.row_lanes = 8);
+    let gpu = context.with(|profile| tiled(profile, 8));
     let (rows, classes, depth) = (23, 301, 11);
     for layout in layouts() {
         let inputs = with(
@@ -287,7 +294,10 @@ fn small_budgets_in_place(context: &Context) {
 /// Scores that lie in the gradient of the weight until it is written, of all rows or of the first ones: the
 /// same bits, also where rows go by in blocks or as a whole after them.
 fn kept_scores(context: &Context) {
-    let gpu = &context.with(|profile| (profile.segment, profile.row_lanes) = (256, 8));
+    let gpu = &context.with(|profile| {
+        tiled(profile, 8);
+        profile.segment = 256;
+    });
     for layout in layouts() {
         for (rows, chunk, whole_rows, options) in [
             (50, 60_000, false, json!({})),

@@ -1,4 +1,4 @@
-//! The reference cases of tests/vectors, in every storage type; of the elements' a third in each 16-bit one.
+//! The reference cases of tests/vectors, in f32; in 16 bits half of the rows' in each type, a third of the elements'.
 
 use std::path::Path;
 
@@ -26,11 +26,11 @@ fn cross_entropy_f32(context: &Context) {
 }
 
 fn cross_entropy_f16(context: &Context) {
-    every(context, "cross_entropy", Dtype::F16, 1, 0);
+    every(context, "cross_entropy", Dtype::F16, 2, 0);
 }
 
 fn cross_entropy_bf16(context: &Context) {
-    every(context, "cross_entropy", Dtype::Bf16, 1, 0);
+    every(context, "cross_entropy", Dtype::Bf16, 2, 1);
 }
 
 fn linear_cross_entropy_f32(context: &Context) {

@@ -15,11 +15,13 @@ tests![
     missing_where_the_device_has_none,
     emulated_reference_cases,
     emulated_shapes,
+    emulated_storage_types,
     emulated_edges,
     emulated_windows,
     emulated_probe,
     hardware_reference_cases,
     hardware_shapes,
+    hardware_storage_types,
     hardware_edges,
     hardware_windows,
     hardware_probe,
@@ -107,6 +109,9 @@ fn shapes(context: &Context) {
     assert_uses_them(context);
     linear::awkward_shapes(context);
     linear::many_classes(context);
+}
+
+fn storage_types(context: &Context) {
     linear::storage_types(context);
     pairs::storage_types(context);
 }
@@ -151,6 +156,11 @@ fn emulated_shapes(context: &Context) {
     shapes(&emulated(context, Side::Sixteen));
 }
 
+/// The larger ones meet every type in the reference cases.
+fn emulated_storage_types(context: &Context) {
+    storage_types(&emulated(context, Side::Eight));
+}
+
 fn emulated_edges(context: &Context) {
     edges(&emulated(context, Side::Eight));
     edges(&emulated(context, Side::Sixteen));
@@ -178,6 +188,10 @@ fn hardware_reference_cases(context: &Context) {
 
 fn hardware_shapes(context: &Context) {
     hardware(context).iter().for_each(shapes);
+}
+
+fn hardware_storage_types(context: &Context) {
+    hardware(context).iter().for_each(storage_types);
 }
 
 fn hardware_edges(context: &Context) {

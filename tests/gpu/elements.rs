@@ -35,15 +35,15 @@ tests![
 ];
 
 const NAN: f64 = f64::NAN;
-const GRADIENT: [&str; 2] = ["loss", "grad.logits"];
+pub const GRADIENT: [&str; 2] = ["loss", "grad.logits"];
 
 /// Logits and soft targets.
-fn sample(seed: u64, rows: usize, columns: usize) -> Arrays {
+pub fn sample(seed: u64, rows: usize, columns: usize) -> Arrays {
     let targets = testing::numbers(surprisal::loss::Domain::Probability, seed + 1, rows * columns);
     named([("logits", gaussian(seed, rows, columns)), ("targets", matrix(rows, columns, targets))])
 }
 
-fn positive(seed: u64, shape: &[u64]) -> Array {
+pub fn positive(seed: u64, shape: &[u64]) -> Array {
     let count = shape.iter().product::<u64>() as usize;
     Array::float(shape, crate::support::positive(seed, count))
 }

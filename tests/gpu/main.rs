@@ -36,6 +36,7 @@ mod shapes;
 mod shards;
 mod status;
 mod support;
+mod tiles;
 #[path = "../common/own.rs"]
 mod users;
 mod walks;
@@ -60,6 +61,7 @@ type Test = (&'static str, fn(&Context));
 const MODULES: &[(&str, &[Test])] = &[
     ("conformance", conformance::TESTS),
     ("shapes", shapes::TESTS),
+    ("tiles", tiles::TESTS),
     ("elements", elements::TESTS),
     ("elements", elements::places::TESTS),
     ("elements", elements::values::TESTS),

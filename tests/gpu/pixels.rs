@@ -12,9 +12,12 @@ use surprisal::{
     testing,
 };
 
-use crate::support::{
-    Context, FLOATS, Placed, Reference, assert_same_bits, gaussian, indices, matrix, named, parse,
-    placed_inputs, set, storage, submit, tensors, with,
+use crate::{
+    support::{
+        Context, FLOATS, Placed, Reference, assert_same_bits, gaussian, indices, matrix, named,
+        parse, placed_inputs, set, storage, submit, tensors, with,
+    },
+    tiles::tiled,
 };
 
 tests![
@@ -24,6 +27,7 @@ tests![
     elements_in_planes,
     bits_in_planes,
     images_of_two_sizes,
+    tiles_in_planes,
     in_place,
     run_hands_planes_back,
     refused,
@@ -311,6 +315,27 @@ fn images_of_two_sizes(context: &Context) {
     });
     let error = gpu.run(&loss, tensors(&placed), &["loss"]).unwrap_err();
     assert!(matches!(error, Error::Conflict { .. }), "{error}");
+}
+
+/// One lane a pixel, which takes classes from four planes at once.
+fn tiles_in_planes(context: &Context) {
+    let gpu = context.with(|profile| tiled(profile, 2));
+    let context = &Context { gpu, adapter: context.adapter.clone() };
+    let images = Images(2, 21, 11);
+    let calls: [(&dyn Loss, Arrays); 2] =
+        [(&segmentation(), labelled(images)), (&BceWithLogits::default(), masked(images))];
+    for (loss, inputs) in calls {
+        for dtype in [Dtype::F32, Dtype::F16] {
+            let reference = Reference::new(loss, &inputs, dtype, &["loss", "grad.logits"]);
+            let layout = &images.layouts(dtype)[1].1;
+            let outputs =
+                [("loss", Layout::vector(Dtype::F32, 1)), ("grad.logits", layout.clone())];
+            let place = |_: &str, dense: Layout| {
+                if dense.shape == layout.shape { layout.clone() } else { dense }
+            };
+            reference.assert(&call(context, loss, (&inputs, dtype), &outputs, place));
+        }
+    }
 }
 
 fn in_place(context: &Context) {

@@ -44,7 +44,7 @@ fn losses() -> impl Iterator<Item = &'static Entry> {
 }
 
 /// The loss, what makes it up, and every gradient of what is given.
-fn wanted(about: &About, inputs: &Arrays) -> Vec<&'static str> {
+pub fn wanted(about: &About, inputs: &Arrays) -> Vec<&'static str> {
     let names = about.outputs.iter().map(|output| output.name);
     let parts = ["loss", "sum", "denominator", "count"];
     let of_given = |name: &str| name.strip_prefix("grad.").is_some_and(|i| inputs.contains_key(i));

@@ -7,9 +7,12 @@ use serde_json::json;
 use surprisal::{Arrays, Dtype, Loss, cpu};
 use whole::{contrasts, labelled, layers, pairs, slice};
 
-use crate::support::{
-    Context, check_status, gaussian, in_blocks, indices, matrix, named, outcome, parse, vector,
-    with,
+use crate::{
+    support::{
+        Context, check_status, gaussian, in_blocks, indices, matrix, named, outcome, parse, vector,
+        with,
+    },
+    tiles::tiled,
 };
 
 tests![
@@ -53,7 +56,7 @@ fn sixteen_bits(context: &Context) {
 /// are gathered.
 fn blocks_of_columns(context: &Context) {
     // With one lane a row, 64 columns make a block.
-    let gpu = context.with(|profile| profile.row_lanes = 1);
+    let gpu = context.with(|profile| tiled(profile, 1));
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let run = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
             in_blocks(&gpu, loss, inputs, dtype, wanted)

@@ -9,6 +9,7 @@ use crate::{
         Context, FLOATS, Placed, Reference, assert_same_bits, bits, bytes, check, in_blocks,
         indices, outcome, parse, placed_inputs, row, storage, submit, tensors, vector, with,
     },
+    tiles::tiled,
 };
 
 tests![
@@ -61,7 +62,10 @@ fn chunks(context: &Context) {
 
 /// Less than a row of scores: blocks of keys give the bits that whole rows give, in one walk and in two.
 fn small_budgets(context: &Context) {
-    let gpu = context.with(|profile| (profile.segment, profile.row_lanes) = (256, 8));
+    let gpu = context.with(|profile| {
+        tiled(profile, 8);
+        profile.segment = 256;
+    });
     let pairs = with(&sample(71, 700, 700, 5), [("scale", vector(&[2.0]))]);
     let mut targets = testing::targets(72, 700, 700);
     (targets[0], targets[1], targets[2], targets[3]) = (-100, 127, 128, 699);

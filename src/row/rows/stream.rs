@@ -98,12 +98,14 @@ impl<'a> Rows<'a> {
         let window = &self.windows[index];
         let (table, records, start) =
             (window.table.clone(), window.records.clone(), window.rows.start);
+        let has_tiles = self.profile().has_tiles(self.classes, lanes);
         let shapes = self.loss.shapes(self.call);
         let numbers = self.loss.numbers(self.call);
         self.planner
             .dispatch(self.label(entry), entry, &sources)
             .shape("WORKGROUP", workgroup)
             .shape("LANES", lanes)
+            .shape("HAS_TILES", has_tiles)
             .shapes(shapes)
             .number("rows", rows.end - rows.start)
             .number("classes", self.classes)

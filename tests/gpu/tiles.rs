@@ -1,0 +1,129 @@
+//! The code for whole tiles, which short rows and small tensors have only if the profile says so.
+
+use serde_json::json;
+use surprisal::{
+    Arrays, BceWithLogits, Dtype, Gpu, Loss, Profile,
+    loss::{self, About},
+    testing,
+};
+
+use crate::{
+    elements, registry,
+    support::{
+        BY_PRODUCTS, Context, FLOATS, check, gaussian, indices, matrix, named, parse, positive,
+        sample, vector, with,
+    },
+};
+
+tests![every_loss, options_of_cross_entropy, options_of_contrasts, broadcasts];
+
+/// Rows share so many lanes and have code for tiles wherever one of them meets a tile: from 12 columns a lane
+/// and 4 more on.
+pub fn tiled(profile: &mut Profile, lanes: u32) {
+    (profile.row_lanes, profile.tiles_from) = (lanes, 0);
+}
+
+/// Two lanes: at 43 columns each meets a tile, a whole quad after it or two, and one of them a part of one.
+const COLUMNS: usize = 43;
+
+/// Against the reference; by kernels that have tiles.
+fn held(gpu: &Gpu, loss: &dyn Loss, inputs: &Arrays, dtype: Dtype, wanted: &[&str]) {
+    let run = gpu.run_arrays(loss, inputs, dtype, wanted).unwrap();
+    let mut kernels = run.prepared().plan().kernels.iter();
+    assert!(kernels.any(|kernel| kernel.overrides.contains(&("HAS_TILES", 1))), "{loss:?}");
+    check(gpu, loss, inputs, dtype, wanted);
+}
+
+fn every_loss(context: &Context) {
+    let gpu = context.with(|profile| tiled(profile, 2));
+    for (entry, dtype) in loss::REGISTRY.iter().zip(FLOATS.into_iter().cycle()) {
+        let about: &About = entry.about;
+        let inputs = testing::example_inputs(about, 8, [29, COLUMNS as u64, 3]);
+        let mut wanted = registry::wanted(about, &inputs);
+        if wanted.is_empty() {
+            wanted.push(about.outputs[0].name);
+        }
+        held(&gpu, &*(entry.default)(), &inputs, dtype, &wanted);
+    }
+}
+
+/// What a tile leaves in a row's state: everything that a loss or a by-product of it needs.
+fn options_of_cross_entropy(context: &Context) {
+    let gpu = context.with(|profile| tiled(profile, 2));
+    let plain = sample(61, 9, COLUMNS);
+    let weighted = [("weight", vector(&positive(62, COLUMNS)))];
+    let mut probabilities = positive(63, 9 * COLUMNS);
+    for row in probabilities.chunks_mut(COLUMNS) {
+        let sum: f64 = row.iter().sum();
+        for probability in row {
+            *probability /= sum;
+        }
+    }
+    let mixed = named([
+        ("logits", plain["logits"].clone()),
+        ("target_probs", matrix(9, COLUMNS, probabilities)),
+        ("logit_bias", vector(&testing::gaussian(64, COLUMNS))),
+    ]);
+    let losses = ["loss", "grad.logits"];
+    let all = [&losses[..], &BY_PRODUCTS].concat();
+    for (options, inputs, dtype, wanted) in [
+        (json!({"reduction": "none"}), &plain, Dtype::F32, &all[..]),
+        (
+            json!({"label_smoothing": 0.1, "z_loss": 0.1}),
+            &with(&plain, weighted),
+            Dtype::F16,
+            &losses,
+        ),
+        (
+            json!({"label_smoothing": 0.2, "smoothing": "ordinal", "focal_gamma": 1.5}),
+            &plain,
+            Dtype::Bf16,
+            &losses,
+        ),
+        (
+            json!({"temperature": 0.7, "softcap": 6.0}),
+            &mixed,
+            Dtype::F32,
+            &["loss", "entropy", "grad.logits", "grad.target_probs"],
+        ),
+    ] {
+        held(&gpu, &*parse("cross_entropy", &options), inputs, dtype, wanted);
+    }
+}
+
+/// Softmaxes over keys with a learnable scale, in both directions, and with more positives than one.
+fn options_of_contrasts(context: &Context) {
+    let gpu = context.with(|profile| tiled(profile, 2));
+    let pairs = named([
+        ("queries", gaussian(65, COLUMNS, 5)),
+        ("keys", gaussian(66, COLUMNS, 5)),
+        ("scale", vector(&[2.0])),
+    ]);
+    let labelled = with(&pairs, [("labels", indices(&testing::targets(67, COLUMNS, 20)))]);
+    let wanted = ["loss", "lse", "grad.queries", "grad.keys", "grad.scale"];
+    for (options, inputs, dtype) in [
+        (json!({"normalize": true, "symmetric": true}), &pairs, Dtype::F32),
+        (json!({}), &labelled, Dtype::Bf16),
+    ] {
+        held(&gpu, &*parse("info_nce", &options), inputs, dtype, &wanted);
+    }
+}
+
+/// Elements that are found by their quad's row, or each by its own.
+fn broadcasts(context: &Context) {
+    let gpu = context.with(|profile| tiled(profile, 2));
+    for (columns, dtypes) in [(COLUMNS, [Dtype::F32, Dtype::F16]), (44, [Dtype::Bf16, Dtype::F32])]
+    {
+        for (shape, dtype) in [&[columns as u64][..], &[5, 1]].into_iter().zip(dtypes) {
+            let inputs = with(
+                &elements::sample(68, 5, columns),
+                [
+                    ("weight", elements::positive(69, shape)),
+                    ("pos_weight", elements::positive(70, shape)),
+                    ("logit_bias", elements::positive(71, shape)),
+                ],
+            );
+            held(&gpu, &BceWithLogits::default(), &inputs, dtype, &elements::GRADIENT);
+        }
+    }
+}
