@@ -99,7 +99,7 @@ fn tiles(context: &Context) {
     for (number, layout) in layouts().into_iter().enumerate() {
         // Of two shapes with the same loads each layout meets one.
         let shapes: Vec<&Tile> = shapes.iter().skip(number).step_by(2).collect();
-        let aligned: Vec<&Tile> = aligned.iter().collect();
+        let aligned: Vec<&Tile> = aligned.iter().skip(number).collect();
         // Elements anywhere; and words of 32 and of 64 bits, with a gradient of W that adds up.
         let samples = [
             (sample(24, 57, 301, 19, layout), 57 * 1216, shapes),

@@ -93,8 +93,7 @@ fn missing_where_the_device_has_none(context: &Context) {
         assert!(finding.to_string().contains("EXPERIMENTAL_COOPERATIVE_MATRIX"), "{finding}");
     }
     assert_eq!(gpu.profile(), context.gpu.profile());
-    let context = Context { gpu, adapter: context.adapter.clone() };
-    linear::storage_types(&context);
+    linear::in_place(&Context { gpu, adapter: context.adapter.clone() });
 }
 
 fn reference_cases(context: &Context) {
@@ -171,12 +170,11 @@ fn emulated_windows(context: &Context) {
 }
 
 /// The whole probe runs: what plain WGSL computes in the matrices' place is right, and not faster.
+/// In f32 alone: large tiles of 16 bits take software drivers a minute to compile.
 fn emulated_probe(context: &Context) {
-    for dtype in [Dtype::F16, Dtype::F32] {
-        let finding = context.gpu.probe(dtype, Side::Eight, 64, true).unwrap();
-        let Finding::Slower { speedup, .. } = finding else { panic!("{finding}") };
-        assert!(speedup < 1.0, "{speedup}");
-    }
+    let finding = context.gpu.probe(Dtype::F32, Side::Eight, 64, true).unwrap();
+    let Finding::Slower { speedup, .. } = finding else { panic!("{finding}") };
+    assert!(speedup < 1.0, "{speedup}");
     // Matrices of the hardware that this device was not opened for.
     let refused = context.gpu.probe(Dtype::F32, Side::Eight, 32, false).unwrap();
     assert!(matches!(refused, Finding::Refused { .. }), "{refused}");
