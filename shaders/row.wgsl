@@ -18,7 +18,7 @@
 override WORKGROUP: u32 = 64u;
 // Lanes that share a row; a power of two that divides WORKGROUP.
 override LANES: u32 = 64u;
-// Rows are long enough for code of its own for whole tiles (`tiles_from` in src/profile.rs).
+// Rows are long enough for code of its own for whole tiles (`row_tiles_from` in src/profile.rs).
 override HAS_TILES: bool = true;
 // The row's lse is given: the maximum and sum of a stream are not used.
 override HAS_LSE: bool = false;

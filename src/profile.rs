@@ -28,7 +28,7 @@ pub struct Profile {
     pub row_lanes: u32,
     /// Columns a lane, of a row or of a whole tensor of elements, past which kernels have code for tiles: four
     /// quads at once. It is most of a kernel, and of the time to compile it.
-    pub tiles_from: u32,
+    pub row_tiles_from: u32,
     /// Columns of a row's segment: the unit that several workgroups share a row by.
     pub segment: u32,
     /// Workgroups that keep the device busy: with fewer rows, rows are split.
@@ -64,7 +64,7 @@ impl Default for Profile {
             workgroups: 65_535,
             workgroup_bytes: 16 << 10,
             row_lanes: 256,
-            tiles_from: 16,
+            row_tiles_from: 16,
             segment: 16_384,
             busy_workgroups: 256,
             element_block: 4096,
@@ -91,7 +91,7 @@ impl Profile {
     pub fn software(mut self, lanes: u32) -> Self {
         self.row_lanes = lanes;
         // Where tiles begin to pay: about 1000 columns for 8 lanes, more for 32 of them.
-        self.tiles_from = 128;
+        self.row_tiles_from = 128;
         self.segment = 32_768;
         self.busy_workgroups = 4;
         self.element_block = 16_384;
@@ -145,7 +145,7 @@ impl Profile {
     pub(crate) fn has_tiles(&self, columns: u64, lanes: u32) -> bool {
         // Where the first lane meets none there is nothing to run.
         let least = 3 * 4 * u64::from(lanes) + 4;
-        columns >= least && columns > u64::from(self.tiles_from) * u64::from(lanes)
+        columns >= least && columns > u64::from(self.row_tiles_from) * u64::from(lanes)
     }
 
     /// Workgroup counts for `groups` workgroups in x and y.

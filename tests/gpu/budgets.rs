@@ -82,14 +82,14 @@ fn tiles(context: &Context) {
         (tile.lanes, tile.across) = (lanes, across);
         tile
     };
-    let mut shapes =
-        vec![own(24, 1), own(24, 4), brought(128, 16, 8, 2), brought(16, 4, 24, 1), own(48, 1)];
+    let apart = [own(24, 1), own(24, 4), brought(128, 16, 8, 2), brought(16, 4, 24, 1), own(48, 1)];
+    let mut shared = Vec::new();
     let features = context.gpu.device().features();
     let mut aligned = Vec::new();
     if features.contains(wgpu::Features::SUBGROUP) {
-        shapes.push(loaded(TileLoads::Four, own(24, 2)));
+        shared.push(loaded(TileLoads::Four, own(24, 2)));
         if context.gpu.device().adapter_info().subgroup_min_size >= 8 {
-            shapes.push(loaded(TileLoads::Eight, own(48, 2)));
+            shared.push(loaded(TileLoads::Eight, own(48, 2)));
         }
         if context.gpu.profile().tile.wide {
             let largest = Tile { wide: true, ..loaded(TileLoads::Eight, own(48, 4)) };
@@ -97,8 +97,8 @@ fn tiles(context: &Context) {
         }
     }
     for (number, layout) in layouts().into_iter().enumerate() {
-        // Of two shapes with the same loads each layout meets one.
-        let shapes: Vec<&Tile> = shapes.iter().skip(number).step_by(2).collect();
+        // Of shapes with the same loads each layout meets every other one; words of 32 bits the first layout.
+        let shapes: Vec<&Tile> = apart.iter().skip(number).step_by(2).chain(&shared).collect();
         let aligned: Vec<&Tile> = aligned.iter().skip(number).collect();
         // Elements anywhere; and words of 32 and of 64 bits, with a gradient of W that adds up.
         let samples = [

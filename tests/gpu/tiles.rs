@@ -1,17 +1,13 @@
 //! The code for whole tiles, which short rows and small tensors have only if the profile says so.
 
 use serde_json::json;
-use surprisal::{
-    Arrays, BceWithLogits, Dtype, Gpu, Loss, Profile,
-    loss::{self, About},
-    testing,
-};
+use surprisal::{Arrays, BceWithLogits, Dtype, Gpu, Loss, Profile, loss, testing};
 
 use crate::{
     elements, registry,
     support::{
-        BY_PRODUCTS, Context, FLOATS, check, gaussian, indices, matrix, named, parse, positive,
-        sample, vector, with,
+        BY_PRODUCTS, Context, FLOATS, check, gaussian, indices, named, parse, positive, sample,
+        sample_probs, vector, with,
     },
 };
 
@@ -20,7 +16,7 @@ tests![every_loss, options_of_cross_entropy, options_of_contrasts, broadcasts];
 /// Rows share so many lanes and have code for tiles wherever one of them meets a tile: from 12 columns a lane
 /// and 4 more on.
 pub fn tiled(profile: &mut Profile, lanes: u32) {
-    (profile.row_lanes, profile.tiles_from) = (lanes, 0);
+    (profile.row_lanes, profile.row_tiles_from) = (lanes, 0);
 }
 
 /// Two lanes: at 43 columns each meets a tile, a whole quad after it or two, and one of them a part of one.
@@ -37,7 +33,7 @@ fn held(gpu: &Gpu, loss: &dyn Loss, inputs: &Arrays, dtype: Dtype, wanted: &[&st
 fn every_loss(context: &Context) {
     let gpu = context.with(|profile| tiled(profile, 2));
     for (entry, dtype) in loss::REGISTRY.iter().zip(FLOATS.into_iter().cycle()) {
-        let about: &About = entry.about;
+        let about = entry.about;
         let inputs = testing::example_inputs(about, 8, [29, COLUMNS as u64, 3]);
         let mut wanted = registry::wanted(about, &inputs);
         if wanted.is_empty() {
@@ -52,18 +48,8 @@ fn options_of_cross_entropy(context: &Context) {
     let gpu = context.with(|profile| tiled(profile, 2));
     let plain = sample(61, 9, COLUMNS);
     let weighted = [("weight", vector(&positive(62, COLUMNS)))];
-    let mut probabilities = positive(63, 9 * COLUMNS);
-    for row in probabilities.chunks_mut(COLUMNS) {
-        let sum: f64 = row.iter().sum();
-        for probability in row {
-            *probability /= sum;
-        }
-    }
-    let mixed = named([
-        ("logits", plain["logits"].clone()),
-        ("target_probs", matrix(9, COLUMNS, probabilities)),
-        ("logit_bias", vector(&testing::gaussian(64, COLUMNS))),
-    ]);
+    let bias = ("logit_bias", vector(&testing::gaussian(64, COLUMNS)));
+    let mixed = with(&sample_probs(63, 9, COLUMNS), [bias]);
     let losses = ["loss", "grad.logits"];
     let all = [&losses[..], &BY_PRODUCTS].concat();
     for (options, inputs, dtype, wanted) in [
