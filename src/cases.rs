@@ -18,7 +18,7 @@ use safetensors::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{
+use crate::data::{
     array::{Array, Arrays, Data},
     error::{Error, Result},
     tensor::Dtype,

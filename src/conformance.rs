@@ -1,14 +1,17 @@
 //! Reference cases and self-checks on a backend: what `surprisal check` and the tests run.
 
 use crate::{
-    array::{Arithmetic, Array, Arrays},
     cases::Case,
-    check, cpu,
-    error::{Error, Result},
-    gpu::Gpu,
-    loss::{self, Loss},
-    read::stored_dtype,
-    tensor::Dtype,
+    cpu,
+    data::{
+        array::{Arithmetic, Array, Arrays},
+        error::{Error, Result},
+        tensor::Dtype,
+    },
+    device::{gpu::Gpu, run::stored_dtype},
+    losses,
+    skeleton::operation::{Entry, Loss},
+    spec::check,
     testing,
 };
 
@@ -26,7 +29,7 @@ impl Backend {
     pub fn name(&self) -> String {
         match self {
             Self::Cpu => "cpu (f64 reference)".to_owned(),
-            Self::Gpu(gpu) => crate::adapter::describe(gpu.info()),
+            Self::Gpu(gpu) => crate::device::adapter::describe(gpu.info()),
         }
     }
 }
@@ -111,7 +114,7 @@ pub struct Evidence {
 pub fn examine(case: &Case, backend: &Backend, dtype: Dtype) -> (Vec<Outcome>, Option<Evidence>) {
     let adapter = backend.name();
     let blank = |tensor: &String| Outcome::blank(case, &adapter, tensor);
-    let Some(entry) = loss::find(&case.loss) else {
+    let Some(entry) = losses::find(&case.loss) else {
         let unsupported = |tensor| Outcome { status: Verdict::Unsupported, ..blank(tensor) };
         return (case.expect.keys().map(unsupported).collect(), None);
     };
@@ -136,7 +139,7 @@ pub fn examine(case: &Case, backend: &Backend, dtype: Dtype) -> (Vec<Outcome>, O
 
 fn attempt(
     case: &Case,
-    entry: &loss::Entry,
+    entry: &Entry,
     backend: &Backend,
     dtype: Dtype,
 ) -> Result<(Vec<(String, testing::Comparison)>, Evidence)> {

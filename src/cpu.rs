@@ -1,25 +1,19 @@
 //! The reference: every loss in plain f64 on the CPU, written from its formula alone.
 //!
-//! Two passes over a row, the maximum subtracted, sums in the order of the elements. Nothing here
+//! Two passes over a row, the maximum subtracted, sums in the order of the elements. Nothing of it
 //! is shared with the kernels, so that the two can disagree. In f32 the same steps are the
 //! yardstick of the tolerance.
 
-pub(crate) mod cross_entropy;
-pub(crate) mod dice;
-pub(crate) mod element;
-mod findings;
-pub(crate) mod linear;
-pub(crate) mod pairs;
-
-use num_traits::Float;
-
 use crate::{
-    array::{Arithmetic, Array, Arrays, Data},
-    error::{Error, Result},
-    loss::{About, Loss},
+    data::{
+        array::{Arithmetic, Arrays},
+        error::Result,
+    },
+    skeleton::operation::Loss,
+    spec::check,
 };
 
-pub use findings::Findings;
+pub use crate::reference::Findings;
 
 /// Computes every output in `wanted` with f64 arithmetic, after the checks that the GPU path makes.
 ///
@@ -27,97 +21,6 @@ pub use findings::Findings;
 /// [`Status::from_array`](crate::Status::from_array) decodes.
 pub fn run(loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
     loss.validate()?;
-    crate::check::arrays(loss, inputs, wanted)?;
+    check::arrays(loss, inputs, wanted)?;
     loss.reference(inputs, wanted, Arithmetic::F64)
-}
-
-/// A float type that the reference computes in.
-pub(crate) trait Real: Float + std::ops::AddAssign + 'static {
-    /// The number, rounded to this type.
-    fn of(value: f64) -> Self;
-    /// The number, widened.
-    fn wide(self) -> f64;
-}
-
-impl Real for f64 {
-    fn of(value: f64) -> Self {
-        value
-    }
-    fn wide(self) -> f64 {
-        self
-    }
-}
-
-impl Real for f32 {
-    fn of(value: f64) -> Self {
-        value as Self
-    }
-    fn wide(self) -> f64 {
-        f64::from(self)
-    }
-}
-
-/// A product in which 0 wins over infinity: 0·log 0 is 0 here. NaN wins over both.
-pub(crate) fn times<T: Real>(a: T, b: T) -> T {
-    let zero = a.is_zero() || b.is_zero();
-    if zero && !a.is_nan() && !b.is_nan() { T::zero() } else { a * b }
-}
-
-/// An output that this call does not have.
-pub(crate) fn no_output(about: &About, name: &str) -> Error {
-    let others = about.outputs.iter().map(|output| output.name).filter(|other| *other != name);
-    Error::UnknownName {
-        loss: about.name.to_owned(),
-        kind: "output",
-        name: name.to_owned(),
-        known: others.collect::<Vec<_>>().join(", "),
-    }
-}
-
-/// The two extents of an input that must be there.
-fn extents(loss: &str, inputs: &Arrays, name: &str) -> Result<(usize, usize)> {
-    let array = inputs.get(name).ok_or_else(|| Error::MissingInput {
-        loss: loss.to_owned(),
-        argument: name.to_owned(),
-        reason: "it is always needed".to_owned(),
-    })?;
-    match array.shape[..] {
-        [rows, columns] => Ok((rows as usize, columns as usize)),
-        _ => Err(wrong_shape(name, array, "two extents")),
-    }
-}
-
-/// An input as floats, if it is there. A length that would not do is refused here too, because
-/// [`Loss::reference`] can be called without the checks of [`run`].
-fn floats<T: Real>(inputs: &Arrays, name: &str, shape: &[usize]) -> Result<Option<Vec<T>>> {
-    let Some(array) = inputs.get(name) else {
-        return Ok(None);
-    };
-    fits(name, array, shape)?;
-    Ok(Some(match &array.data {
-        Data::Float(values) => values.iter().map(|&value| T::of(value)).collect(),
-        Data::Int(values) => values.iter().map(|&value| T::of(value as f64)).collect(),
-    }))
-}
-
-/// Whether an array has this shape, and as many elements as it says.
-fn fits(name: &str, array: &Array, shape: &[usize]) -> Result<()> {
-    let same = array.shape.len() == shape.len()
-        && array.shape.iter().zip(shape).all(|(&found, &expected)| found == expected as u64)
-        && array.len() == shape.iter().product::<usize>();
-    if same { Ok(()) } else { Err(wrong_shape(name, array, &format!("{shape:?}"))) }
-}
-
-fn wrong_shape(name: &str, array: &Array, expected: &str) -> Error {
-    Error::WrongShape {
-        argument: name.to_owned(),
-        found: array.shape.clone(),
-        expected: format!("{expected} ({} elements given)", array.len()),
-    }
-}
-
-/// An array of this shape from numbers of either type.
-fn array<T: Real>(shape: &[usize], values: impl IntoIterator<Item = T>) -> Array {
-    let shape: Vec<u64> = shape.iter().map(|&extent| extent as u64).collect();
-    Array::float(&shape, values.into_iter().map(T::wide).collect())
 }

@@ -54,76 +54,82 @@
 //! `serde`: options and plans as JSON. `cases`: reference cases and self-checks ([`conformance`],
 //! [`testing`]). `cli`: the `surprisal` command line.
 
-pub mod adapter;
-pub mod array;
 #[cfg(feature = "cases")]
 pub mod bench;
 #[cfg(feature = "cases")]
 pub mod cases;
-mod check;
-mod compose;
 #[cfg(feature = "cases")]
 pub mod conformance;
-pub mod cooperative;
 pub mod cpu;
-pub mod element;
-mod encode;
-pub mod error;
-mod gpu;
-pub mod kernel;
-pub mod linear;
-pub mod loss;
-mod memory;
-mod pairs;
-mod pipeline;
+mod data;
+mod device;
+mod losses;
 pub mod plan;
-pub mod profile;
-mod read;
+mod reference;
 #[cfg(feature = "cases")]
 pub mod repro;
-pub mod row;
-mod staging;
-mod status;
+mod skeleton;
+mod spec;
 #[cfg(feature = "cases")]
 pub mod survey;
 pub mod targets;
-pub mod tensor;
 #[cfg(feature = "cases")]
 pub mod testing;
-mod tile;
-mod tolerance;
-mod total;
-mod watch;
 
-pub use array::{Arithmetic, Array, Arrays, Data};
-pub use cooperative::Cooperative;
-pub use element::{ElementLoss, MaskedMean};
-pub use encode::{Prepared, Record};
-pub use error::{Error, Result};
-pub use gpu::{Gpu, Request};
-pub use linear::Linear;
-pub use loss::{
-    BceWithLogits, BceWithLogitsInputs, BceWithLogitsOutputs, BinaryHinge, BinaryHingeInputs,
-    BinaryHingeOutputs, ColumnSpan, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs,
-    Denominator, Dice, DiceInputs, DiceOutputs, ElementFunction, Elementwise, Empty,
-    GanDiscriminator, GanDiscriminatorInputs, GanDiscriminatorOutputs, GanGenerator,
-    GanGeneratorInputs, GanGeneratorOutputs, GaussianNll, GaussianNllInputs, GaussianNllOutputs,
-    HurdlePoisson, HurdlePoissonInputs, HurdlePoissonOutputs, IgnoreIndex, InfoNce, InfoNceInputs,
-    InfoNceOutputs, LinearCrossEntropy, LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Loss,
-    MixedColumns, MixedColumnsInputs, MixedColumnsOutputs, Mse, MseInputs, MseOutputs, Padding,
-    PoissonNll, PoissonNllInputs, PoissonNllOutputs, Reduction, Separable, SeparableRow, Shard,
-    SigmoidContrastive, SigmoidContrastiveInputs, SigmoidContrastiveOutputs, Similarity,
-    SimilarityInputs, SimilarityOutputs, Smoothing, SpanKind, SupCon, SupConInputs, SupConOutputs,
-    WeightLayout,
+/// Score tiles on the matrix units of a GPU, and what a probe finds of them.
+pub mod cooperative {
+    pub use crate::{
+        device::probe::{Finding, Found, Missing},
+        plan::cooperative::{Cooperative, Side},
+    };
+}
+
+/// What losses are described, given and made of.
+pub mod loss {
+    pub use crate::{
+        losses::*,
+        skeleton::operation::{Entry, Loss},
+        spec::{
+            about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature},
+            options::{Empty, IgnoreIndex, Padding, Reduction, WeightLayout},
+            shard::Shard,
+        },
+    };
+}
+
+pub use data::{
+    array::{self, Arithmetic, Array, Arrays, Data},
+    error::{self, Error, Result},
+    status::Status,
+    tensor::{self, Dtype, Layout, Named, Tensor},
 };
-pub use memory::Memory;
-pub use plan::Plan;
-pub use profile::Profile;
-pub use read::{Run, stored_dtype, tensor_blocking};
-pub use status::Status;
-pub use tensor::{Dtype, Layout, Named, Tensor};
-pub use tile::{Tile, TileLoads};
-pub use watch::{RING, Report, Watch};
+pub use device::{
+    adapter,
+    encode::{Prepared, Record},
+    gpu::{Gpu, Request},
+    memory::Memory,
+    run::{Run, stored_dtype, tensor_blocking},
+    watch::{RING, Report, Watch},
+};
+pub use losses::*;
+pub use plan::{
+    Plan,
+    cooperative::Cooperative,
+    kernel,
+    profile::{self, Profile},
+    tile::{Tile, TileLoads},
+};
+pub use skeleton::{
+    element::{self, ElementLoss},
+    linear::{self, Linear},
+    operation::Loss,
+    row,
+};
+pub use spec::{
+    about::Signature,
+    options::{Empty, IgnoreIndex, MaskedMean, Padding, Reduction, WeightLayout},
+    shard::Shard,
+};
 pub use wgpu;
 
 /// The README's examples compile.

@@ -3,111 +3,25 @@
 //! A [`Plan`] is made from shapes and limits alone. It can be printed, serialised, tested without a
 //! GPU, and replayed by anything that can run WGSL; encoding only walks through it.
 
+pub mod cooperative;
+pub mod kernel;
+pub(crate) mod limits;
 mod planner;
+pub mod profile;
+pub(crate) mod stretches;
+pub(crate) mod tile;
 mod view;
 
-use std::{collections::BTreeMap, ops::Range};
+use std::ops::Range;
 
-use crate::{
-    check,
-    error::Result,
+use crate::plan::{
     kernel::{Access, Kernel},
-    loss::{Dim, Loss},
     profile::Profile,
-    tensor::Layout,
 };
 
+pub use crate::spec::call::{Call, Operand};
 pub(crate) use planner::{Planner, Step};
 pub(crate) use view::{Reached, View};
-
-/// A tensor of a call without its buffer: which allocation it lies in, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Operand {
-    /// The name under which it was given.
-    pub name: String,
-    /// Where its elements lie.
-    pub layout: Layout,
-    /// Which buffer: operands with the same number share one.
-    pub allocation: usize,
-    /// Bytes of that buffer.
-    pub allocation_bytes: u64,
-}
-
-/// A checked call: shapes, types and places of everything given and asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Call {
-    /// The inputs given.
-    pub inputs: BTreeMap<String, Operand>,
-    /// The outputs asked for.
-    pub outputs: BTreeMap<String, Operand>,
-    /// The gradient of the first input is written over it.
-    pub in_place: bool,
-    /// Buffers written by a call that this one is a part of.
-    #[cfg_attr(feature = "serde", serde(default))]
-    pub siblings: Vec<usize>,
-    /// The extents that the operands agree on.
-    pub dims: BTreeMap<Dim, u64>,
-}
-
-#[cfg(feature = "serde")]
-impl<'de> serde::Deserialize<'de> for Dim {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        let words = [Self::State, Self::StatusWords, Self::BitWords, Self::Top];
-        [Self::Rows, Self::Classes, Self::Hidden, Self::One]
-            .into_iter()
-            .chain(words)
-            .chain([Self::Gathered, Self::AllClasses, Self::Parts])
-            .find(|dim| format!("{dim:?}").eq_ignore_ascii_case(&name.replace('_', "")))
-            .ok_or_else(|| serde::de::Error::custom(format!("no extent `{name}`")))
-    }
-}
-
-impl Call {
-    /// Checks operands against a loss's description and finds the extents they agree on.
-    pub fn checked(
-        loss: &dyn Loss,
-        inputs: BTreeMap<String, Operand>,
-        outputs: BTreeMap<String, Operand>,
-        in_place: bool,
-        profile: &Profile,
-    ) -> Result<Self> {
-        check::call(loss, inputs, outputs, in_place, profile.offset_alignment)
-    }
-
-    /// An extent; 0 where no operand has it.
-    pub fn dim(&self, dim: Dim) -> u64 {
-        self.dims.get(&dim).copied().unwrap_or(0)
-    }
-
-    /// Whether an input was given.
-    pub fn has(&self, input: &str) -> bool {
-        self.inputs.contains_key(input)
-    }
-
-    /// Whether an output is asked for.
-    pub fn wants(&self, output: &str) -> bool {
-        self.outputs.contains_key(output)
-    }
-
-    /// An input as a view.
-    pub(crate) fn input(&self, name: &str) -> Option<View> {
-        let operand = self.inputs.get(name)?;
-        // One buffer bound for reading and for writing is refused even where the ranges are apart.
-        let shared = self.outputs.values().any(|o| o.allocation == operand.allocation)
-            || self.siblings.contains(&operand.allocation);
-        let access = if shared { Access::ReadWrite } else { Access::Read };
-        Some(View::new(Role::Input(operand.name.clone()), operand, access))
-    }
-
-    /// An output as a view.
-    pub(crate) fn output(&self, name: &str) -> Option<View> {
-        let operand = self.outputs.get(name)?;
-        Some(View::new(Role::Output(operand.name.clone()), operand, Access::ReadWrite))
-    }
-}
 
 /// What a binding is bound to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

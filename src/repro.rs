@@ -15,15 +15,19 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    array::{Array, Arrays, Data},
-    error::{Error, Result},
-    gpu::{Gpu, guarded},
-    kernel::Access,
-    memory::Counted,
-    pipeline::{self, Pipeline},
-    plan::{Plan, Role},
-    read,
-    tensor::{Dtype, Layout, Tensor},
+    data::{
+        array::{Array, Arrays, Data},
+        error::{Error, Result},
+        tensor::{Dtype, Layout, Tensor},
+    },
+    device::{
+        gpu::Gpu,
+        guard::guarded,
+        memory::Counted,
+        pipeline::{self, Pipeline},
+        run,
+    },
+    plan::{Plan, Role, kernel::Access},
 };
 
 /// The file of a folder that holds its [`Recording`].
@@ -156,7 +160,7 @@ pub fn write(folder: &Path, gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     let recording = Recording {
         format: FORMAT,
         title: call.title.clone(),
-        adapter: crate::adapter::describe(info),
+        adapter: crate::device::adapter::describe(info),
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
         buffers,
         modules: writer.modules(call.plan)?,
@@ -230,7 +234,7 @@ impl Writer<'_> {
     }
 
     fn modules(&self, plan: &Plan) -> Result<Vec<Module>> {
-        let module = |(index, kernel): (usize, &crate::kernel::Kernel)| {
+        let module = |(index, kernel): (usize, &crate::plan::kernel::Kernel)| {
             let name = format!("{index:02}.{}.wgsl", kernel.label);
             Ok(Module {
                 label: kernel.label.clone(),
@@ -353,7 +357,7 @@ pub fn replay(folder: &Path, gpu: &Gpu) -> Result<Vec<Replayed>> {
         .iter()
         .map(|output| {
             let tensor = Tensor::new(&buffers[output.buffer], output.layout.clone());
-            let actual = read::tensor_blocking(gpu, &output.name, &tensor)?;
+            let actual = run::tensor_blocking(gpu, &output.name, &tensor)?;
             compare(folder, output, &actual)
         })
         .collect()
@@ -452,7 +456,7 @@ fn compare(folder: &Path, output: &Output, actual: &Array) -> Result<Replayed> {
         return Err(bad_file(&path, reason));
     }
     let error = |(&actual, &expected): (&f64, &f64)| {
-        let stored = crate::array::round(expected, layout.dtype);
+        let stored = crate::data::array::round(expected, layout.dtype);
         let same = actual == stored || (actual.is_nan() && stored.is_nan());
         let distance = (actual - expected).abs();
         match distance {

@@ -13,7 +13,7 @@ use std::{
 
 use worker::End;
 
-use crate::error::Result;
+use crate::data::error::Result;
 
 /// wgpu's variable that names the backends to look at.
 const BACKENDS: &str = "WGPU_BACKEND";

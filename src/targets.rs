@@ -1,6 +1,6 @@
 //! Targets made on the host.
 
-use crate::error::{Error, Result};
+use crate::data::error::{Error, Result};
 
 /// Labels of which a share is flipped, each by itself: y becomes 1 − y (noisy labels).
 ///

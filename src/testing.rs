@@ -3,14 +3,17 @@
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use rand_distr::{Distribution as _, StandardNormal};
 
-pub use crate::tolerance::{Comparison, compare, compare_by};
+pub use crate::data::tolerance::{Comparison, compare, compare_by};
 use crate::{
-    array::{Arithmetic, Array, Arrays},
     conformance,
-    error::Result,
-    gpu::Gpu,
-    loss::{About, Argument, Dim, Domain, Kind, Loss},
-    tensor::Dtype,
+    data::{
+        array::{Arithmetic, Array, Arrays},
+        error::Result,
+        tensor::Dtype,
+    },
+    device::gpu::Gpu,
+    skeleton::operation::Loss,
+    spec::about::{About, Argument, Dim, Domain, Kind},
 };
 
 /// Standard normal numbers; the same seed gives the same ones.

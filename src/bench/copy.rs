@@ -5,11 +5,9 @@ use super::{
     timer::Timer,
 };
 use crate::{
-    array::Array,
-    error::Result,
-    gpu::{Gpu, guarded},
-    kernel::shader,
-    tensor::Dtype,
+    data::{array::Array, error::Result, tensor::Dtype},
+    device::{gpu::Gpu, guard::guarded},
+    plan::kernel::shader,
     testing,
 };
 
@@ -181,7 +179,7 @@ impl CopyShape {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{profile::Profile, read::tensor_blocking, tensor::Tensor};
+    use crate::{Profile, Tensor, tensor_blocking};
 
     #[test]
     fn every_copy_copies_everything_through_windows() -> Result<()> {
@@ -195,7 +193,7 @@ mod tests {
                 return Ok(());
             }
         };
-        eprintln!("on {}", crate::adapter::describe(gpu.info()));
+        eprintln!("on {}", crate::device::adapter::describe(gpu.info()));
         // Three windows and a bit, and a grid with more than one row.
         let profile = Profile { binding_bytes: 5000, workgroups: 7, ..gpu.profile().clone() };
         let gpu = gpu.with_profile(profile);

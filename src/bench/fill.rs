@@ -1,6 +1,6 @@
 //! Buffers full of numbers.
 
-use crate::gpu::Gpu;
+use crate::device::gpu::Gpu;
 
 /// Numbers that are drawn for an input; a longer one repeats them. Even, so that two 16-bit ones
 /// make a word, and no multiple of a power of two, so that rows differ.

@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 
 use super::fill::{BLOCK, fill};
 use crate::{
-    array::Array,
-    error::{Error, Result},
-    gpu::Gpu,
-    loss::{About, Argument, Dim, Domain, Kind, Loss},
-    plan::{Call, Operand, Plan},
-    profile::Profile,
-    read::stored_dtype,
-    row::STATE_WORDS,
-    status::Status,
-    tensor::{Dtype, Layout},
+    data::{
+        array::Array,
+        error::{Error, Result},
+        status::Status,
+        tensor::{Dtype, Layout},
+    },
+    device::{gpu::Gpu, run::stored_dtype},
+    plan::{Plan, profile::Profile},
+    skeleton::operation::Loss,
+    spec::{
+        about::{About, Argument, Dim, Domain, Kind},
+        call::{Call, Operand},
+        shard::STATE_WORDS,
+    },
     testing,
 };
 
@@ -320,7 +324,7 @@ fn planned(
         layouts.iter().enumerate().map(operand).collect()
     };
     let (inputs, outputs) = (operands(inputs, 0), operands(outputs, inputs.len()));
-    let call = Call::checked(loss, inputs, outputs, false, profile)?;
+    let call = Call::checked(loss, inputs, outputs, false, profile.offset_alignment)?;
     loss.plan(&call, profile)
 }
 

@@ -3,12 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    encode::Prepared,
-    error::{Error, Result},
-    gpu::{Gpu, guarded},
-    memory::Counted,
-    read::tensor_blocking,
-    tensor::{Dtype, Tensor},
+    data::{
+        error::{Error, Result},
+        tensor::{Dtype, Tensor},
+    },
+    device::{encode::Prepared, gpu::Gpu, guard::guarded, memory::Counted, run::tensor_blocking},
 };
 
 /// How long one recording took.

@@ -2,13 +2,20 @@
 
 use super::{task::Task, timer::wait};
 use crate::{
-    encode::Prepared,
-    error::Result,
-    gpu::{Gpu, Request},
-    kernel::{Form, Kernel, Stream},
-    loss::{Dim, Domain, Loss},
-    plan::{Dispatch, Plan},
-    tensor::{Layout, Named, Tensor},
+    data::{
+        error::Result,
+        tensor::{Layout, Named, Tensor},
+    },
+    device::{
+        encode::Prepared,
+        gpu::{Gpu, Request},
+    },
+    plan::{
+        Dispatch, Plan,
+        kernel::{Form, Kernel, Stream},
+    },
+    skeleton::operation::Loss,
+    spec::about::{Dim, Domain},
 };
 
 /// The tensors of a call, and the call itself, ready to be recorded.

@@ -5,10 +5,14 @@ use super::{
     view::{Reached, View},
 };
 use crate::{
-    error::{Error, Result},
-    kernel::{Access, Form, Kernel, Order, Reach, Scalar, Source, Stream},
-    profile::Profile,
-    tensor::{Dtype, Layout},
+    data::{
+        error::{Error, Result},
+        tensor::{Dtype, Layout},
+    },
+    plan::{
+        kernel::{Access, Form, Kernel, Order, Reach, Scalar, Source, Stream},
+        profile::Profile,
+    },
 };
 
 /// Writes a [`Plan`]: hands out scratch, and turns views into bindings and parameters.

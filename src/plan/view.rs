@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::{Operand, Role};
+use super::Role;
 use crate::{
-    kernel::{Access, Order, Reach},
-    tensor::{Dtype, Layout},
+    data::tensor::{Dtype, Layout},
+    plan::kernel::{Access, Order, Reach},
+    spec::call::{Call, Operand},
 };
 
 /// A tensor of a dispatch: an operand or a part of the scratch, or a stretch of rows of one.
@@ -17,6 +18,24 @@ pub(crate) struct View {
     pub(super) allocation_bytes: u64,
     /// The column that its first one is to a kernel.
     pub(super) first_column: u64,
+}
+
+impl Call {
+    /// An input as a view.
+    pub(crate) fn input(&self, name: &str) -> Option<View> {
+        let operand = self.inputs.get(name)?;
+        // One buffer bound for reading and for writing is refused even where the ranges are apart.
+        let shared = self.outputs.values().any(|o| o.allocation == operand.allocation)
+            || self.siblings.contains(&operand.allocation);
+        let access = if shared { Access::ReadWrite } else { Access::Read };
+        Some(View::new(Role::Input(operand.name.clone()), operand, access))
+    }
+
+    /// An output as a view.
+    pub(crate) fn output(&self, name: &str) -> Option<View> {
+        let operand = self.outputs.get(name)?;
+        Some(View::new(Role::Output(operand.name.clone()), operand, Access::ReadWrite))
+    }
 }
 
 impl View {

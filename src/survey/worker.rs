@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::error::{Error, Result};
+use crate::data::error::{Error, Result};
 
 /// Before what a child says: drivers print to stdout as well, and what they print is no answer.
 pub const MARK: &str = "surprisal child: ";

@@ -320,5 +320,5 @@ pub fn call(
     outputs: BTreeMap<String, Operand>,
     profile: &Profile,
 ) -> plan::Call {
-    plan::Call::checked(loss, inputs, outputs, false, profile).unwrap()
+    plan::Call::checked(loss, inputs, outputs, false, profile.offset_alignment).unwrap()
 }

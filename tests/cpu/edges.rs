@@ -2,9 +2,9 @@
 
 use serde_json::json;
 use surprisal::{
-    Arithmetic, Array, Arrays, CrossEntropy, Empty, Error, LinearCrossEntropy, Loss, Reduction,
-    Status, cpu, loss,
-    loss::cross_entropy::{Denominator, IgnoreIndex, Smoothing},
+    Arithmetic, Array, Arrays, CrossEntropy, Empty, Error, IgnoreIndex, LinearCrossEntropy, Loss,
+    Reduction, Status, cpu, loss,
+    loss::cross_entropy::{Denominator, Smoothing},
 };
 
 use crate::{

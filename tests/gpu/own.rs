@@ -2,7 +2,7 @@
 
 use surprisal::{
     Arithmetic, Array, Arrays, Layout, Linear, Loss, Plan, Profile, Request, Result, Separable,
-    SeparableRow,
+    SeparableRow, Signature,
     kernel::Source,
     loss::{About, Argument, Dim, Kind},
     plan::Call,
@@ -68,17 +68,19 @@ static ABOUT: About = About {
     options: &[],
 };
 
-impl Loss for Hinted {
+impl Signature for Hinted {
     fn about(&self) -> &'static About {
         &ABOUT
     }
 
-    fn validate(&self) -> Result<()> {
-        self.0.validate()
-    }
-
     fn is_per_row(&self) -> bool {
         self.0.is_per_row()
+    }
+}
+
+impl Loss for Hinted {
+    fn validate(&self) -> Result<()> {
+        self.0.validate()
     }
 
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
@@ -104,8 +106,8 @@ impl Loss for Hinted {
 }
 
 impl RowLoss for Hinted {
-    fn linear_about(&self) -> &'static About {
-        &ABOUT
+    fn linear_about(&self) -> Option<&'static About> {
+        Some(&ABOUT)
     }
 
     fn sources(&self) -> Vec<Source> {

@@ -5,9 +5,9 @@ pub(super) mod pytorch;
 
 use serde_json::json;
 use surprisal::{
-    Array, Arrays, BceWithLogits, CrossEntropy, Dice, Dtype, Error, Layout, LinearCrossEntropy,
-    Loss, MaskedMean, Reduction, Request, Tensor,
-    loss::{Domain, cross_entropy::IgnoreIndex, dice::Per},
+    Array, Arrays, BceWithLogits, CrossEntropy, Dice, Dtype, Error, IgnoreIndex, Layout,
+    LinearCrossEntropy, Loss, MaskedMean, Reduction, Request, Tensor,
+    loss::{Domain, dice::Per},
     tensor::Named,
     testing,
 };

@@ -27,7 +27,13 @@ fn elements(
     };
     let outputs = [("loss", Layout::vector(Dtype::F32, 1)), ("grad.logits", gradient.clone())];
     let loss = BceWithLogits::default();
-    let call = Call::checked(&loss, place(0, inputs), place(100, &outputs), false, profile)?;
+    let call = Call::checked(
+        &loss,
+        place(0, inputs),
+        place(100, &outputs),
+        false,
+        profile.offset_alignment,
+    )?;
     loss.plan(&call, profile)
 }
 
@@ -52,7 +58,10 @@ fn an_image_that_no_binding_holds_is_refused() {
         let logits = inputs.get_mut("logits").unwrap();
         logits.layout = logits.layout.clone().class_stride(plane);
         let outputs = operands(100, &[("loss", Dtype::F32, &[1])]);
-        loss.plan(&Call::checked(&loss, inputs, outputs, false, &profile)?, &profile)
+        loss.plan(
+            &Call::checked(&loss, inputs, outputs, false, profile.offset_alignment)?,
+            &profile,
+        )
     };
     assert!(planned(200).is_ok());
     let Err(Error::Limit { what, found: 4800, .. }) = planned(300) else {

@@ -37,7 +37,7 @@ fn plan(
     profile: &Profile,
 ) -> Result<Plan, Error> {
     let (inputs, outputs) = (operands(0, inputs), operands(100, outputs));
-    loss.plan(&Call::checked(loss, inputs, outputs, false, profile)?, profile)
+    loss.plan(&Call::checked(loss, inputs, outputs, false, profile.offset_alignment)?, profile)
 }
 
 fn cross_entropy(rows: u64, classes: u64, dtype: Dtype, profile: &Profile) -> Plan {
@@ -262,7 +262,8 @@ fn calls_round_trip() {
     let inputs = operands(0, &[("logits", Dtype::F16, &[3, 7]), ("targets", Dtype::U32, &[3])]);
     let outputs = operands(9, &[("loss", Dtype::F32, &[1])]);
     let loss = CrossEntropy::default();
-    let call = Call::checked(&loss, inputs, outputs, false, &Profile::default()).unwrap();
+    let call =
+        Call::checked(&loss, inputs, outputs, false, Profile::default().offset_alignment).unwrap();
     let json = serde_json::to_string(&call).unwrap();
     assert_eq!(serde_json::from_str::<Call>(&json).unwrap(), call);
 }

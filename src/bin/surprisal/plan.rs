@@ -250,7 +250,7 @@ impl<'a> Draft<'a> {
             let name = format!("grad.{}", first.name);
             outputs.insert(name.clone(), Operand { name, ..operand.clone() });
         }
-        Call::checked(self.loss, inputs, outputs, self.arguments.in_place, profile)
+        Call::checked(self.loss, inputs, outputs, self.arguments.in_place, profile.offset_alignment)
     }
 
     fn layout(&self, argument: &Argument) -> Result<Layout> {

@@ -40,7 +40,7 @@ fn options(context: &Context) {
         ("focal_gamma", base().focal_gamma(nan)),
         ("reduction", base().reduction(Reduction::Over(0.0))),
         ("reduction", base().reduction(Reduction::Over(nan))),
-        ("ignore_index", base().ignore_index(loss::cross_entropy::IgnoreIndex::List(vec![0; 5]))),
+        ("ignore_index", base().ignore_index(surprisal::IgnoreIndex::List(vec![0; 5]))),
     ];
     refuse_options(gpu, bad);
     for options in [

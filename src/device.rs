@@ -1,0 +1,13 @@
+//! The only floor that runs anything: devices, buffers, pipelines, encoding, and reading back.
+
+pub mod adapter;
+pub(crate) mod encode;
+pub(crate) mod gpu;
+pub(crate) mod guard;
+pub(crate) mod limits;
+pub(crate) mod memory;
+pub(crate) mod pipeline;
+pub(crate) mod probe;
+pub(crate) mod run;
+pub(crate) mod staging;
+pub(crate) mod watch;

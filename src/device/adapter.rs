@@ -1,0 +1,182 @@
+//! Finding an adapter, and opening a device on it.
+
+use crate::{
+    data::error::{Error, Result},
+    device::gpu::Gpu,
+};
+
+/// The environment variable that picks an adapter by a part of its name, driver or backend.
+pub const ADAPTER_VARIABLE: &str = "SURPRISAL_ADAPTER";
+
+/// What kind of device an adapter is, in the order in which [`adapters`] has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Kind {
+    /// A card with memory of its own.
+    Discrete,
+    /// A part of the processor.
+    Integrated,
+    /// A GPU that a virtual machine is lent.
+    Virtual,
+    /// A device that says nothing about itself.
+    Other,
+    /// This machine's processor.
+    Software,
+}
+
+impl Kind {
+    /// What an adapter is, also where its driver calls software something else.
+    pub fn of(info: &wgpu::AdapterInfo) -> Self {
+        let name = info.name.to_lowercase();
+        let software = ["llvmpipe", "swiftshader", "softpipe"];
+        match info.device_type {
+            _ if software.iter().any(|software| name.contains(software)) => Self::Software,
+            wgpu::DeviceType::Cpu => Self::Software,
+            wgpu::DeviceType::DiscreteGpu => Self::Discrete,
+            wgpu::DeviceType::IntegratedGpu => Self::Integrated,
+            wgpu::DeviceType::VirtualGpu => Self::Virtual,
+            wgpu::DeviceType::Other => Self::Other,
+        }
+    }
+
+    /// Whether it is a GPU, and is known to be one.
+    pub const fn is_physical(self) -> bool {
+        matches!(self, Self::Discrete | Self::Integrated | Self::Virtual)
+    }
+}
+
+/// The number of a GPU among these adapters, where the chosen one is software: whoever computes on
+/// that should be told.
+pub fn overlooked(kinds: &[Kind], chosen: usize) -> Option<usize> {
+    let software = kinds.get(chosen) == Some(&Kind::Software);
+    software.then(|| kinds.iter().position(|kind| kind.is_physical())).flatten()
+}
+
+/// Which adapter is asked for by name or number, if one is: in this argument, or else in the
+/// environment's `SURPRISAL_ADAPTER`.
+pub fn wanted(argument: Option<&str>) -> Option<String> {
+    let variable = || std::env::var(ADAPTER_VARIABLE).ok();
+    argument.map(str::to_owned).or_else(variable).filter(|wanted| !wanted.is_empty())
+}
+
+/// All adapters there are: discrete first, then integrated, virtual, other, and software last.
+///
+/// wgpu's variable `WGPU_BACKEND` (`vulkan`, `gl`, …, several separated by commas) leaves backends out,
+/// so that one whose driver crashes or hangs is not even loaded. wgpu's other variables for an instance are
+/// obeyed as well:
+///
+/// - its flags, 0 or 1: `WGPU_VALIDATION`, `WGPU_DEBUG`, `WGPU_DISCARD_HAL_LABELS`,
+///   `WGPU_GPU_BASED_VALIDATION`, `WGPU_VALIDATION_INDIRECT_CALL`, `WGPU_STRICT_WEBGPU_COMPLIANCE`,
+///   `WGPU_ALLOW_UNDERLYING_NONCOMPLIANT_ADAPTER`
+/// - OpenGL: `WGPU_GLES_MINOR_VERSION`, `WGPU_GL_FENCE_BEHAVIOR`, `WGPU_GL_DEBUG_FNS`
+/// - DirectX 12: `WGPU_DX12_COMPILER`, `WGPU_DX12_PRESENTATION_SYSTEM`, `WGPU_DX12_AGILITY_SDK_PATH`,
+///   `WGPU_DX12_AGILITY_SDK_VERSION`, `WGPU_DX12_AGILITY_SDK_REQUIRE`,
+///   `WGPU_DX12_USE_FRAME_LATENCY_WAITABLE_OBJECT`
+/// - `WGPU_NOOP_BACKEND`
+///
+/// [`Gpu::open`] goes by these adapters. Which of them is opened is [`ADAPTER_VARIABLE`]'s matter alone.
+pub async fn adapters() -> Vec<wgpu::Adapter> {
+    let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    let instance = wgpu::Instance::new(descriptor);
+    let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
+    adapters.sort_by_key(|adapter| {
+        let info = adapter.get_info();
+        // The same device through GL comes after its native API.
+        (Kind::of(&info), info.backend == wgpu::Backend::Gl)
+    });
+    adapters
+}
+
+/// What an adapter is called here: name, backend and driver.
+pub fn describe(info: &wgpu::AdapterInfo) -> String {
+    format!("{} [{:?}, {}]", info.name, info.backend, info.driver)
+}
+
+/// Which of these adapters is meant: the one of this number, or the first whose name, backend or
+/// driver contains `wanted`, or the environment's `SURPRISAL_ADAPTER`, or simply the first.
+pub fn choose(adapters: &[wgpu::Adapter], wanted: Option<&str>) -> Result<usize> {
+    let names: Vec<String> = adapters.iter().map(|a| describe(&a.get_info())).collect();
+    choose_named(&names, wanted)
+}
+
+/// [`choose`] among adapters of which only what [`describe`] calls them is known.
+pub fn choose_named(names: &[impl AsRef<str>], wanted: Option<&str>) -> Result<usize> {
+    let wanted = self::wanted(wanted);
+    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+    chosen(&names, wanted.as_deref()).ok_or_else(|| Error::NoAdapter {
+        wanted: wanted.map(|w| format!(" matches `{w}`")).unwrap_or_default(),
+        found: if names.is_empty() { "none".to_owned() } else { names.join(", ") },
+    })
+}
+
+/// [`choose`] by description. A number is one of the default order before it is part of a name
+/// ("1" is in "LLVM 15").
+fn chosen(names: &[&str], wanted: Option<&str>) -> Option<usize> {
+    let Some(wanted) = wanted else {
+        return (!names.is_empty()).then_some(0);
+    };
+    if let Ok(number) = wanted.parse::<usize>()
+        && number < names.len()
+    {
+        return Some(number);
+    }
+    let wanted = wanted.to_lowercase();
+    names.iter().position(|name| name.to_lowercase().contains(&wanted))
+}
+
+impl Gpu {
+    /// Opens a device: the first adapter (see [`adapters`]) whose name, backend or driver contains
+    /// `wanted`, or the environment's `SURPRISAL_ADAPTER`, or simply the first.
+    pub async fn open(wanted: Option<&str>) -> Result<Self> {
+        let adapters = adapters().await;
+        let adapter = &adapters[choose(&adapters, wanted)?];
+        Self::open_on(adapter).await
+    }
+
+    /// [`Gpu::open`], waiting for it.
+    pub fn open_blocking(wanted: Option<&str>) -> Result<Self> {
+        pollster::block_on(Self::open(wanted))
+    }
+
+    /// Opens a device on this adapter, with the features and limits that [`Gpu::wishes`] names.
+    pub async fn open_on(adapter: &wgpu::Adapter) -> Result<Self> {
+        let (required_features, required_limits) = Self::wishes(adapter);
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("surprisal"),
+            required_features,
+            required_limits,
+            ..wgpu::DeviceDescriptor::default()
+        };
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|error| Error::DeviceLost(error.to_string()))?;
+        Ok(Self::from_wgpu(&device, &queue))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kind, chosen, overlooked};
+
+    #[test]
+    fn software_overlooks_a_gpu() {
+        let kinds = [Kind::Integrated, Kind::Other, Kind::Software];
+        assert_eq!(overlooked(&kinds, 2), Some(0));
+        assert_eq!(overlooked(&kinds, 0), None);
+        assert_eq!(overlooked(&kinds[1..], 1), None);
+        assert_eq!(overlooked(&kinds, 9), None);
+    }
+
+    #[test]
+    fn a_number_is_an_adapter_before_it_is_a_part_of_a_name() {
+        let names = ["llvmpipe (LLVM 15)", "SwiftShader"];
+        assert_eq!(chosen(&names, Some("1")), Some(1));
+        assert_eq!(chosen(&names, Some("15")), Some(0));
+        assert_eq!(chosen(&names, Some("swift")), Some(1));
+        assert_eq!(chosen(&names, Some("radeon")), None);
+        assert_eq!(chosen(&names, None), Some(0));
+        assert_eq!(chosen(&[], None), None);
+    }
+}

@@ -1,0 +1,203 @@
+//! Replays a plan: the only code that turns dispatches into commands.
+
+use std::{ops::Range, sync::Arc};
+
+use crate::{
+    data::error::{Error, Result},
+    device::{
+        gpu::{Buffers, Gpu},
+        guard::{guarded, usable},
+        memory::Counted,
+        pipeline::Pipeline,
+    },
+    plan::{Binding, Dispatch, Plan, Role, kernel::Kernel},
+};
+
+/// Something that compute commands can be recorded on: a command encoder or an open compute pass.
+pub trait Record {
+    /// Hands a compute pass to `commands`.
+    fn with_pass(&mut self, label: &str, commands: &mut dyn FnMut(&mut wgpu::ComputePass<'_>));
+}
+
+impl Record for wgpu::CommandEncoder {
+    fn with_pass(&mut self, label: &str, commands: &mut dyn FnMut(&mut wgpu::ComputePass<'_>)) {
+        let descriptor = wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None };
+        commands(&mut self.begin_compute_pass(&descriptor));
+    }
+}
+
+impl Record for wgpu::ComputePass<'_> {
+    fn with_pass(&mut self, _label: &str, commands: &mut dyn FnMut(&mut wgpu::ComputePass<'_>)) {
+        commands(self);
+    }
+}
+
+/// A checked, compiled and bound call, to be encoded any number of times.
+///
+/// It keeps its parameters and scratch alive, and works on the tensors it was prepared with.
+#[derive(Debug)]
+pub struct Prepared {
+    plan: Plan,
+    steps: Vec<Step>,
+    /// Parameters and scratch: the bindings keep them alive, this counts them.
+    _counted: (Counted, Option<Arc<Counted>>),
+}
+
+#[derive(Debug)]
+struct Step {
+    pipeline: Arc<Pipeline>,
+    bindings: wgpu::BindGroup,
+    workgroups: [u32; 3],
+}
+
+impl Step {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        self.pipeline.dispatch(pass, &self.bindings, self.workgroups);
+    }
+}
+
+impl Prepared {
+    /// Records the call. Nothing is submitted or read back.
+    pub fn encode(&self, record: &mut impl Record) {
+        self.encode_part(record, 0..self.steps.len());
+    }
+
+    /// Records a range of the call's dispatches, for callers that cut a long call into several
+    /// submissions: all ranges, in their order, make the call. [`Plan::submissions`] says where.
+    pub fn encode_part(&self, record: &mut impl Record, dispatches: Range<usize>) {
+        record.with_pass(&self.plan.loss, &mut |pass| {
+            for step in self.steps.get(dispatches.clone()).unwrap_or_default() {
+                step.encode(pass);
+            }
+        });
+    }
+
+    /// Records only the dispatches of some kernels, for timing the parts of a call.
+    pub fn encode_kernels(&self, record: &mut impl Record, keep: impl Fn(&Kernel) -> bool) {
+        record.with_pass(&self.plan.loss, &mut |pass| {
+            for (step, dispatch) in self.steps.iter().zip(&self.plan.dispatches) {
+                if self.plan.kernels.get(dispatch.kernel).is_some_and(&keep) {
+                    step.encode(pass);
+                }
+            }
+        });
+    }
+
+    /// The plan that it replays.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+}
+
+impl Gpu {
+    /// Submits a prepared call by itself, in as many submissions as [`Plan::submissions`] says, and
+    /// waits for nothing.
+    pub fn submit(&self, call: &Prepared) -> Result<()> {
+        for dispatches in call.plan.submissions(self.profile()) {
+            guarded(self.device(), &call.plan.loss, 0, || {
+                let descriptor = wgpu::CommandEncoderDescriptor::default();
+                let mut encoder = self.device().create_command_encoder(&descriptor);
+                call.encode_part(&mut encoder, dispatches);
+                self.queue().submit([encoder.finish()]);
+            })?;
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn prepare(
+    gpu: &Gpu,
+    plan: Plan,
+    buffers: &Buffers<'_>,
+    scratch: Option<&wgpu::Buffer>,
+) -> Result<Prepared> {
+    let (scratch, pooled) = if let Some(buffer) = scratch {
+        (own_scratch(buffer, &plan)?.clone(), None)
+    } else {
+        let pooled = gpu.scratch(plan.scratch_bytes)?;
+        ((**pooled).clone(), Some(pooled))
+    };
+    let params = parameters(gpu, &plan)?;
+    let mut steps = Vec::with_capacity(plan.dispatches.len());
+    for (index, dispatch) in plan.dispatches.iter().enumerate() {
+        let Some(kernel) = plan.kernels.get(dispatch.kernel) else {
+            continue;
+        };
+        let pipeline = gpu.pipeline(kernel)?;
+        let offset = index as u64 * Plan::PARAMS_STRIDE;
+        let bindings =
+            bind(gpu, &kernel.label, &pipeline, dispatch, (&params, offset), &scratch, buffers)?;
+        steps.push(Step { pipeline, bindings, workgroups: dispatch.workgroups });
+    }
+    Ok(Prepared { plan, steps, _counted: (params, pooled) })
+}
+
+/// The caller's scratch, if it will do.
+fn own_scratch<'a>(buffer: &'a wgpu::Buffer, plan: &Plan) -> Result<&'a wgpu::Buffer> {
+    if buffer.size() < plan.scratch_bytes {
+        return Err(Error::BufferTooSmall {
+            argument: "scratch".to_owned(),
+            needed: plan.scratch_bytes,
+            found: buffer.size(),
+        });
+    }
+    usable("scratch", buffer, wgpu::BufferUsages::STORAGE)?;
+    Ok(buffer)
+}
+
+/// All parameter blocks in one buffer of the call's own, written before anything is recorded.
+fn parameters(gpu: &Gpu, plan: &Plan) -> Result<Counted> {
+    if let Some(dispatch) =
+        plan.dispatches.iter().find(|d| d.params.len() as u64 * 4 > Plan::PARAMS_STRIDE)
+    {
+        return Err(Error::Limit {
+            what: "bytes of parameters".to_owned(),
+            found: dispatch.params.len() as u64 * 4,
+            limit: Plan::PARAMS_STRIDE,
+        });
+    }
+    let bytes = plan.parameter_bytes();
+    let size = bytes.len() as u64;
+    let buffer = guarded(gpu.device(), "parameters", size, || {
+        let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("surprisal.parameters"),
+            size,
+            usage: wgpu::BufferUsages::UNIFORM,
+            mapped_at_creation: true,
+        });
+        let written = buffer
+            .get_mapped_range_mut(..)
+            .map(|mut view| view.copy_from_slice(&bytes))
+            .map_err(|error| Error::DeviceLost(error.to_string()));
+        buffer.unmap();
+        written.map(|()| buffer)
+    })??;
+    Ok(Counted::new(buffer, &gpu.0.tally))
+}
+
+fn bind(
+    gpu: &Gpu,
+    label: &str,
+    pipeline: &Pipeline,
+    dispatch: &Dispatch,
+    (params, offset): (&wgpu::Buffer, u64),
+    scratch: &wgpu::Buffer,
+    buffers: &Buffers<'_>,
+) -> Result<wgpu::BindGroup> {
+    let mut ranges = vec![(params, offset, Plan::PARAMS_STRIDE)];
+    for Binding { role, offset, size, .. } in &dispatch.bindings {
+        let buffer = match role {
+            Role::Scratch => Some(scratch),
+            Role::Input(name) => buffers.inputs.get(name).copied(),
+            Role::Output(name) => buffers.outputs.get(name).copied(),
+        };
+        let Some(buffer) = buffer else {
+            return Err(Error::Refused {
+                what: label.to_owned(),
+                message: format!("no buffer for {role:?}"),
+            });
+        };
+        ranges.push((buffer, *offset, *size));
+    }
+    pipeline.bind(gpu.device(), label, &ranges)
+}

@@ -1,0 +1,67 @@
+//! Error scopes around what is made on a device, and checks of buffers before it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::data::error::{Error, Result};
+
+/// A lock whose holders never leave it half-changed, so that a panic elsewhere does no harm.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a buffer was made with the usages that it needs.
+pub(crate) fn usable(
+    argument: &str,
+    buffer: &wgpu::Buffer,
+    needed: wgpu::BufferUsages,
+) -> Result<()> {
+    if buffer.usage().contains(needed) {
+        return Ok(());
+    }
+    let names: Vec<&str> = needed.iter_names().map(|(name, _)| name).collect();
+    Err(Error::WrongUsage {
+        argument: argument.to_owned(),
+        needed: names.join(" | "),
+        found: format!("{:?}", buffer.usage()),
+    })
+}
+
+/// Makes something inside error scopes of its own, so that a refusal is a typed error and never
+/// reaches the caller's handler. The scopes are pushed and popped here, on one thread.
+pub(crate) fn guarded<T>(
+    device: &wgpu::Device,
+    what: &str,
+    bytes: u64,
+    make: impl FnOnce() -> T,
+) -> Result<T> {
+    let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+    let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let made = make();
+    let (validation, internal, memory) = (validation.pop(), internal.pop(), memory.pop());
+    // Natively these futures are ready; a browser answers later and reports through its console.
+    if cfg!(target_arch = "wasm32") {
+        return Ok(made);
+    }
+    if pollster::block_on(memory).is_some() {
+        return Err(Error::OutOfMemory { what: what.to_owned(), bytes });
+    }
+    match pollster::block_on(validation).or(pollster::block_on(internal)) {
+        Some(error) => Err(refusal(what, &error)),
+        None => Ok(made),
+    }
+}
+
+fn refusal(what: &str, error: &wgpu::Error) -> Error {
+    let message = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ");
+    // What is made on a lost device is invalid without an error of its own; the first use says so.
+    let ours_is_invalid = message.contains("'surprisal") && message.contains("label is invalid");
+    if message.contains("lost") || message.contains("destroyed") || ours_is_invalid {
+        Error::DeviceLost(message)
+    } else {
+        Error::Refused { what: what.to_owned(), message }
+    }
+}

@@ -1,0 +1,80 @@
+//! Bytes of GPU memory that a handle holds.
+
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use crate::{data::error::Result, device::gpu::Gpu};
+
+/// Bytes of the buffers that a [`Gpu`] and its clones made for themselves: scratch, parameters,
+/// staging, and the tensors of [`Gpu::run`]. The caller's tensors (also those of
+/// [`Gpu::output_buffer`]) are not among them.
+///
+/// A buffer counts as long as this crate holds it; one that a recording in flight still needs is freed
+/// a little later than it is subtracted here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Memory {
+    /// Now.
+    pub held: u64,
+    /// The most at any time.
+    pub peak: u64,
+}
+
+/// The count behind [`Memory`].
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    held: AtomicU64,
+    peak: AtomicU64,
+}
+
+/// A buffer that is counted as long as it is here.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    buffer: wgpu::Buffer,
+    tally: Arc<Tally>,
+}
+
+impl Counted {
+    pub fn new(buffer: wgpu::Buffer, tally: &Arc<Tally>) -> Self {
+        let held = tally.held.fetch_add(buffer.size(), Ordering::AcqRel) + buffer.size();
+        tally.peak.fetch_max(held, Ordering::AcqRel);
+        Self { buffer, tally: tally.clone() }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.tally.held.fetch_sub(self.buffer.size(), Ordering::AcqRel);
+    }
+}
+
+impl Deref for Counted {
+    type Target = wgpu::Buffer;
+
+    fn deref(&self) -> &wgpu::Buffer {
+        &self.buffer
+    }
+}
+
+impl Gpu {
+    /// What this handle and its clones hold of the GPU's memory.
+    pub fn memory(&self) -> Memory {
+        let Tally { held, peak } = &*self.0.tally;
+        Memory { held: held.load(Ordering::Acquire), peak: peak.load(Ordering::Acquire) }
+    }
+
+    /// A buffer of this crate's own, or a typed error where there is no memory for it.
+    pub(crate) fn buffer(
+        &self,
+        what: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<Counted> {
+        Ok(Counted::new(self.uncounted(what, bytes, usage)?, &self.0.tally))
+    }
+}

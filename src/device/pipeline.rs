@@ -1,0 +1,130 @@
+//! Compiled kernels and what is bound to them: for calls, and for recordings that are replayed.
+
+use crate::{
+    data::error::Result,
+    device::guard::guarded,
+    plan::kernel::{Access, Kernel},
+};
+
+/// What is compiled: a module with one entry point, parameters at binding 0, storage from binding 1.
+pub(crate) struct Module<'a> {
+    pub label: &'a str,
+    pub wgsl: String,
+    pub entry: &'a str,
+    /// The values of the overrides.
+    pub constants: Vec<(&'a str, f64)>,
+    /// The access of each storage binding.
+    pub bindings: Vec<Access>,
+}
+
+impl<'a> From<&'a Kernel> for Module<'a> {
+    fn from(kernel: &'a Kernel) -> Self {
+        let constant = |&(name, value): &(&'a str, u32)| (name, f64::from(value));
+        Self {
+            label: &kernel.label,
+            wgsl: kernel.wgsl(),
+            entry: kernel.entry,
+            constants: kernel.overrides.iter().map(constant).collect(),
+            bindings: kernel.bound().map(|stream| stream.access).collect(),
+        }
+    }
+}
+
+/// A compiled kernel.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pipeline: wgpu::ComputePipeline,
+    layout: wgpu::BindGroupLayout,
+}
+
+/// A range of a buffer: first byte and size.
+pub(crate) type Bound<'a> = (&'a wgpu::Buffer, u64, u64);
+
+impl Pipeline {
+    pub fn compile(device: &wgpu::Device, module: Module<'_>) -> Result<Self> {
+        let Module { label, wgsl, entry, constants, bindings } = module;
+        guarded(device, label, wgsl.len() as u64, || {
+            let label = Some(label);
+            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label,
+                source: wgpu::ShaderSource::Wgsl(wgsl.into()),
+            });
+            let entries = layout_entries(&bindings);
+            let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label,
+                entries: &entries,
+            });
+            let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label,
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            });
+            let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label,
+                layout: Some(&pipeline_layout),
+                module: &module,
+                entry_point: Some(entry),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &constants,
+                    // Every word is written before it is read.
+                    zero_initialize_workgroup_memory: false,
+                },
+                cache: None,
+            });
+            Self { pipeline, layout }
+        })
+    }
+
+    /// Binds ranges in the order of their numbers, the parameters first.
+    pub fn bind(
+        &self,
+        device: &wgpu::Device,
+        label: &str,
+        ranges: &[Bound<'_>],
+    ) -> Result<wgpu::BindGroup> {
+        let entries: Vec<wgpu::BindGroupEntry<'_>> =
+            (0..).zip(ranges).map(bind_group_entry).collect();
+        guarded(device, label, 0, || {
+            device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(label),
+                layout: &self.layout,
+                entries: &entries,
+            })
+        })
+    }
+
+    /// Records a dispatch of it.
+    pub fn dispatch(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        bindings: &wgpu::BindGroup,
+        [x, y, z]: [u32; 3],
+    ) {
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, bindings, &[]);
+        pass.dispatch_workgroups(x, y, z);
+    }
+}
+
+fn bind_group_entry<'a>(
+    (binding, &(buffer, offset, size)): (u32, &Bound<'a>),
+) -> wgpu::BindGroupEntry<'a> {
+    let size = std::num::NonZeroU64::new(size);
+    let range = wgpu::BufferBinding { buffer, offset, size };
+    wgpu::BindGroupEntry { binding, resource: wgpu::BindingResource::Buffer(range) }
+}
+
+fn layout_entries(bindings: &[Access]) -> Vec<wgpu::BindGroupLayoutEntry> {
+    let storage = bindings.iter().map(|access| {
+        let read_only = *access == Access::Read;
+        wgpu::BufferBindingType::Storage { read_only }
+    });
+    let entry = |(binding, ty)| wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        count: None,
+    };
+    let all = std::iter::once(wgpu::BufferBindingType::Uniform).chain(storage);
+    (0..).zip(all).map(entry).collect()
+}

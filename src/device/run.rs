@@ -1,0 +1,272 @@
+//! Reading back: the one-line form, and tensors to the host.
+
+use crate::{
+    data::{
+        array::{Array, Arrays},
+        error::{Error, Result},
+        status::Status,
+        tensor::{Dtype, Layout, Named, Tensor},
+    },
+    device::{
+        encode::Prepared,
+        gpu::{Gpu, Request},
+        guard::usable,
+        memory::Counted,
+        staging::Arrival,
+    },
+    skeleton::operation::Loss,
+    spec::{about::Kind, call::Call, check},
+};
+
+/// A call that was submitted with outputs of its own.
+#[derive(Debug)]
+pub struct Run {
+    gpu: Gpu,
+    outputs: Vec<(String, Counted, Layout)>,
+    prepared: Prepared,
+}
+
+impl Run {
+    pub(crate) fn start(
+        gpu: &Gpu,
+        loss: &dyn Loss,
+        inputs: Named<'_>,
+        wanted: &[&str],
+    ) -> Result<Self> {
+        let shapes = gpu.shapes(loss, &inputs)?;
+        let mut outputs = Vec::new();
+        let status = (!wanted.contains(&"status")).then_some("status");
+        for name in wanted.iter().copied().chain(status) {
+            let layout = output_layout(loss, &shapes, &inputs, name)?;
+            let buffer = gpu.own_output(&layout)?;
+            outputs.push((name.to_owned(), buffer, layout));
+        }
+        let tensors: Named = outputs
+            .iter()
+            .map(|(name, buffer, layout)| (name.clone(), Tensor::new(buffer, layout.clone())))
+            .collect();
+        let prepared = gpu.prepare(loss, &Request::new(inputs, tensors))?;
+        gpu.submit(&prepared)?;
+        Ok(Self { gpu: gpu.clone(), outputs, prepared })
+    }
+
+    /// The prepared call, for its plan.
+    pub fn prepared(&self) -> &Prepared {
+        &self.prepared
+    }
+
+    /// The outputs' names and layouts.
+    pub fn outputs(&self) -> impl Iterator<Item = (&str, &Layout)> {
+        self.outputs.iter().map(|(name, _, layout)| (name.as_str(), layout))
+    }
+
+    /// The outputs and the status, whatever the status says.
+    pub async fn outcome(self) -> Result<(Arrays, Status)> {
+        let mut arrays = Arrays::new();
+        for (name, buffer, layout) in &self.outputs {
+            let tensor = Tensor::new(buffer, layout.clone());
+            let array = Reading::start(&self.gpu, name, &tensor)?.arrive().await?;
+            arrays.insert(name.clone(), array);
+        }
+        self.completed(arrays)
+    }
+
+    /// [`Run::outcome`], waiting for it.
+    pub fn outcome_blocking(self) -> Result<(Arrays, Status)> {
+        let mut arrays = Arrays::new();
+        for (name, buffer, layout) in &self.outputs {
+            let tensor = Tensor::new(buffer, layout.clone());
+            arrays.insert(name.clone(), tensor_blocking(&self.gpu, name, &tensor)?);
+        }
+        self.completed(arrays)
+    }
+
+    fn completed(&self, arrays: Arrays) -> Result<(Arrays, Status)> {
+        let status = arrays.get("status").map(Status::from_array).unwrap_or_default();
+        if status.completed == 0 {
+            return Err(Error::Incomplete(self.prepared.plan().loss.clone()));
+        }
+        Ok((arrays, status))
+    }
+
+    /// The outputs; a bad target is an error that names the first row and its value.
+    pub async fn read(self) -> Result<Arrays> {
+        let (arrays, status) = self.outcome().await?;
+        status.checked()?;
+        Ok(arrays)
+    }
+
+    /// [`Run::read`], waiting for it.
+    pub fn read_blocking(self) -> Result<Arrays> {
+        let (arrays, status) = self.outcome_blocking()?;
+        status.checked()?;
+        Ok(arrays)
+    }
+}
+
+impl Gpu {
+    /// The extents of a call, from its inputs.
+    fn shapes(&self, loss: &dyn Loss, inputs: &Named<'_>) -> Result<Call> {
+        loss.validate()?;
+        self.checked_inputs(loss, inputs)
+    }
+
+    /// Uploads host arrays and runs a loss on them, floats stored as `dtype`, a mask of integers as
+    /// bytes, or as words of bits where that is what its shape says.
+    ///
+    /// ```no_run
+    /// use surprisal::{Array, Arrays, CrossEntropy, Dtype, Gpu};
+    /// let gpu = Gpu::open_blocking(None)?;
+    /// let inputs = Arrays::from([
+    ///     ("logits".to_owned(), Array::float(&[1, 3], vec![1.0, 2.0, 3.0])),
+    ///     ("targets".to_owned(), Array::int(&[1], vec![2])),
+    /// ]);
+    /// let outputs = gpu
+    ///     .run_arrays(&CrossEntropy::default(), &inputs, Dtype::F32, &["loss", "grad.logits"])?
+    ///     .read_blocking()?;
+    /// println!("{:?}", outputs["loss"]);
+    /// # Ok::<(), surprisal::Error>(())
+    /// ```
+    pub fn run_arrays(
+        &self,
+        loss: &dyn Loss,
+        inputs: &Arrays,
+        dtype: Dtype,
+        wanted: &[&str],
+    ) -> Result<Run> {
+        check::arrays(loss, inputs, wanted)?;
+        let mut buffers = Vec::new();
+        for (name, array) in inputs {
+            let dtype = check::integer_mask(loss, inputs, name)?
+                .unwrap_or_else(|| stored_dtype(loss, name, dtype));
+            let buffer = self.upload(name, &array.to_bytes(dtype))?;
+            buffers.push((name.clone(), buffer, Layout::dense(dtype, &array.shape)));
+        }
+        let tensors: Named = buffers
+            .iter()
+            .map(|(name, buffer, layout)| (name.clone(), Tensor::new(buffer, layout.clone())))
+            .collect();
+        self.run(loss, tensors, wanted)
+    }
+}
+
+/// The type that a host array is uploaded as.
+pub fn stored_dtype(loss: &dyn Loss, input: &str, dtype: Dtype) -> Dtype {
+    let argument = loss.about().inputs.iter().find(|argument| argument.name == input);
+    match argument.map(|argument| argument.kind) {
+        Some(Kind::Index | Kind::Label | Kind::I64) => Dtype::I64,
+        Some(Kind::U32) => Dtype::U32,
+        Some(Kind::F32) => Dtype::F32,
+        _ => dtype,
+    }
+}
+
+/// The dense layout of an output, from the extents of the inputs; a gradient has its input's.
+fn output_layout(loss: &dyn Loss, call: &Call, inputs: &Named<'_>, name: &str) -> Result<Layout> {
+    let about = loss.about();
+    if let Some(input) = name.strip_prefix("grad.").and_then(|input| inputs.get(input)) {
+        let Layout { dtype, shape, class_stride, .. } = &input.layout;
+        let dense = Layout::dense(*dtype, shape);
+        return Ok(if *class_stride > 1 { dense.class_stride(*class_stride) } else { dense });
+    }
+    let Some(argument) = about.outputs.iter().find(|argument| argument.name == name) else {
+        return Err(Error::UnknownName {
+            loss: about.name.to_owned(),
+            kind: "output",
+            name: name.to_owned(),
+            known: about.outputs.iter().map(|a| a.name).collect::<Vec<_>>().join(", "),
+        });
+    };
+    let dtype = match argument.kind {
+        Kind::Float | Kind::F32 | Kind::Mask => Dtype::F32,
+        Kind::U32 => Dtype::U32,
+        Kind::I64 | Kind::Index | Kind::Label => Dtype::I64,
+    };
+    let first = about.inputs.first().and_then(|first| inputs.get(first.name));
+    let rank = first.map_or(1, |tensor| tensor.layout.shape.len());
+    let dims = argument.shape_in(loss, rank);
+    let shape: Vec<u64> = dims.iter().map(|&dim| call.dim(dim)).collect();
+    Ok(Layout::dense(dtype, &shape))
+}
+
+/// Reads a tensor, after everything submitted so far. Its buffer needs the usage `COPY_SRC`.
+pub fn tensor_blocking(gpu: &Gpu, name: &str, tensor: &Tensor) -> Result<Array> {
+    Reading::start(gpu, name, tensor)?.wait()
+}
+
+/// A tensor on its way to the host.
+struct Reading {
+    arrival: Arrival,
+    layout: Layout,
+    first_byte: usize,
+}
+
+impl Reading {
+    fn start(gpu: &Gpu, name: &str, tensor: &Tensor) -> Result<Self> {
+        usable(name, tensor.buffer, wgpu::BufferUsages::COPY_SRC)?;
+        let found = tensor.buffer.size();
+        let bytes = tensor.layout.byte_range().filter(|bytes| bytes.end <= found);
+        let bytes = bytes.ok_or_else(|| Error::BufferTooSmall {
+            argument: name.to_owned(),
+            needed: tensor.layout.byte_range().map_or(u64::MAX, |bytes| bytes.end),
+            found,
+        })?;
+        let start = bytes.start - bytes.start % 4;
+        let size = (bytes.end.next_multiple_of(4) - start).max(4);
+        let arrival = gpu.stage(name, size, |staging, answer| {
+            let mut encoder =
+                gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let copied = size.min(tensor.buffer.size().saturating_sub(start));
+            encoder.copy_buffer_to_buffer(tensor.buffer, start, staging, 0, copied);
+            let submission = gpu.queue().submit([encoder.finish()]);
+            staging.map_async(wgpu::MapMode::Read, .., answer);
+            Some(submission)
+        })?;
+        let first_byte = (bytes.start - start) as usize;
+        Ok(Self { arrival, layout: tensor.layout.clone(), first_byte })
+    }
+
+    async fn arrive(self) -> Result<Array> {
+        let staging = self.arrival.await?;
+        dense(&staging, &self.layout, self.first_byte)
+    }
+
+    fn wait(self) -> Result<Array> {
+        let staging = self.arrival.wait()?;
+        dense(&staging, &self.layout, self.first_byte)
+    }
+}
+
+/// The elements of a mapped tensor, without the gaps between rows.
+fn dense(staging: &wgpu::Buffer, layout: &Layout, first_byte: usize) -> Result<Array> {
+    let view =
+        staging.get_mapped_range(..).map_err(|error| Error::DeviceLost(error.to_string()))?;
+    let size = layout.dtype.bytes();
+    let row = (layout.row_stride * size) as usize;
+    let width = (layout.columns() * size) as usize;
+    let mut dense = Vec::with_capacity((layout.len() * size) as usize);
+    if layout.has_planes() {
+        let (rows, columns) = (layout.rows(), layout.columns());
+        let places = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+        for (row, column) in places {
+            let place = layout.place(row, column).unwrap_or(layout.offset) - layout.offset;
+            let start = first_byte + (place * size) as usize;
+            dense.extend_from_slice(view.get(start..start + size as usize).unwrap_or_default());
+        }
+        return Ok(Array::from_bytes(layout.dtype, &layout.shape, &dense));
+    }
+    for index in 0..layout.rows() as usize {
+        let start = first_byte + index * row;
+        dense.extend_from_slice(view.get(start..start + width).unwrap_or_default());
+    }
+    Ok(Array::from_bytes(layout.dtype, &layout.shape, &dense))
+}
+
+impl Status {
+    /// Reads a status tensor, after everything submitted so far.
+    ///
+    /// The tensor's buffer needs the usage `COPY_SRC`.
+    pub fn read(gpu: &Gpu, tensor: &Tensor) -> Result<Self> {
+        Ok(Self::from_array(&tensor_blocking(gpu, "status", tensor)?))
+    }
+}

@@ -1,0 +1,529 @@
+//! Softmax cross-entropy with index or probability targets (catalogue R1 to R6).
+
+mod reference;
+
+use crate::{data::{array::{Arithmetic, Arrays}, error::{Error, Result}}, plan::{kernel::{shader, Source}, limits::MOST_ITERATIONS, profile::Profile, Number, Plan}, skeleton::{operation::Loss, row::{self, FunctorStream, RowLoss, RowOptions, Span}}, spec::{about::{About, Argument, Dim, Kind, OptionAbout, Signature}, arguments as arg, call::Call, declare::{setters, tensors}, options::{check_reduction, Empty, IgnoreIndex, Padding, Reduction}, shard::Shard}};
+
+/// How label smoothing spreads its share ε of an index target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Smoothing {
+    /// q = (1 − ε)·onehot(y) + ε/C.
+    #[default]
+    Uniform,
+    /// ε/2 to each neighbour of an interior class, ε to the one neighbour of a boundary class; a
+    /// single class is left alone.
+    Ordinal,
+}
+
+/// What a mean with index targets divides by, over the rows that are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Denominator {
+    /// Σ w_y (index targets) or the number of rows (probability targets), as in PyTorch.
+    #[default]
+    Targets,
+    /// Σ row_weight·w_y (index targets) or Σ row_weight (probability targets).
+    Weights,
+}
+
+/// Fused softmax cross-entropy, as `torch.nn.functional.cross_entropy` and more.
+///
+/// u = (cap·tanh(z/cap) + logit_bias)/τ and a row's loss is
+/// row_weight·((1 − p_y)^γ·Σ_c w_c q_c (lse(u) − u_c) + λ·lse(u)²), in nats.
+///
+/// - **Shapes**: logits `[rows, classes]` with any row stride and element offset; targets `[rows]`
+///   (`i32`, `u32`, `i64`) or target_probs `[rows, classes]`; weight and logit_bias `[classes]`;
+///   row_weight `[rows]`; upstream `[1]`, or `[rows]` with [`Reduction::None`].
+/// - **Types**: logits, target_probs, weights and gradients in `f32`, `f16` or `bf16`; everything
+///   in between in f32; gradients are rounded to nearest even.
+/// - **Gradient**: ∂u = f·[(Σ_c w_c q_c + 2λ·lse)·p − w∘q] with f = row_weight·upstream/denominator
+///   (γ = 0), then ∂z = ∂u/τ·(1 − tanh²(z/cap)).
+/// - **Mean** divides by Σ w_y over the rows that are kept (index targets), or by the number of
+///   rows (probability targets), as PyTorch does.
+/// - **Edges**: ignored rows add nothing and get a gradient of exactly 0 even where their logits are
+///   NaN; a `-inf` logit has p = 0; a `-inf` target gives +inf; a NaN or +inf logit, or a row that
+///   is all `-inf`, gives NaN for that row alone, which stays in the mean's denominator; a target
+///   outside `0..classes` is never read through: its row's loss is NaN, its gradient 0, and
+///   [`crate::Status`] counts it.
+/// - **By-products**, in the same pass: lse, log_prob, entropy, max_prob, argmax, rank, correct
+///   (see [`CrossEntropyOutputs`]).
+/// - **Shards** of the classes: see [`Shard`]. Class weights are then those of all classes, logit
+///   biases the shard's own; every option and output works but `rank` and a saved lse.
+/// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+///
+/// Sources: label smoothing, Szegedy et al. 2016; focal, Lin et al. 2017; logit adjustment, Menon et
+/// al. 2021; z-loss, Chowdhery et al. 2022; soft-cap, Gemma 2 (2024); the online form of the
+/// softmax, Milakov and Gimelshein 2018.
+///
+/// ```
+/// use surprisal::{Array, Arrays, CrossEntropy, cpu};
+/// let inputs = Arrays::from([
+///     ("logits".to_owned(), Array::float(&[1, 3], vec![1.0, 2.0, 3.0])),
+///     ("targets".to_owned(), Array::int(&[1], vec![2])),
+/// ]);
+/// let outputs = cpu::run(&CrossEntropy::default(), &inputs, &["loss"])?;
+/// assert!((outputs["loss"].to_f64()[0] - 0.407_605_964).abs() < 1e-9);
+/// # Ok::<(), surprisal::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct CrossEntropy {
+    /// How row losses become one number.
+    pub reduction: Reduction,
+    /// What a mean over nothing is.
+    pub empty: Empty,
+    /// Target indices whose rows count for nothing.
+    pub ignore_index: IgnoreIndex,
+    /// What a mean divides by.
+    pub denominator: Denominator,
+    /// ε in [0, 1].
+    pub label_smoothing: f64,
+    /// How ε is spread.
+    pub smoothing: Smoothing,
+    /// τ > 0.
+    pub temperature: f64,
+    /// cap > 0, or none.
+    pub softcap: Option<f64>,
+    /// λ ≥ 0.
+    pub z_loss: f64,
+    /// γ ≥ 0; index targets only.
+    pub focal_gamma: f64,
+    /// What happens to gradient columns past the classes.
+    pub padding: Padding,
+    /// The logits are a shard of all classes.
+    pub shard: Option<Shard>,
+}
+
+impl Default for CrossEntropy {
+    fn default() -> Self {
+        Self {
+            reduction: Reduction::Mean,
+            empty: Empty::Nan,
+            ignore_index: IgnoreIndex::One(-100),
+            denominator: Denominator::Targets,
+            label_smoothing: 0.0,
+            smoothing: Smoothing::Uniform,
+            temperature: 1.0,
+            softcap: None,
+            z_loss: 0.0,
+            focal_gamma: 0.0,
+            padding: Padding::Keep,
+            shard: None,
+        }
+    }
+}
+
+impl CrossEntropy {
+    setters! {
+        reduction: Reduction, empty: Empty, ignore_index: IgnoreIndex, denominator: Denominator,
+        label_smoothing: f64, smoothing: Smoothing, temperature: f64, softcap: Option<f64>,
+        z_loss: f64, focal_gamma: f64, padding: Padding, shard: Option<Shard>,
+    }
+}
+
+tensors! {
+    /// What [`CrossEntropy`] takes.
+    CrossEntropyInputs {
+        /// Logits `[rows, classes]`.
+        logits = "logits",
+        /// Class indices `[rows]`; these or `target_probs`.
+        targets = "targets",
+        /// Target distributions `[rows, classes]`, used as they are.
+        target_probs = "target_probs",
+        /// Class weights `[classes]` (of all shards).
+        weight = "weight",
+        /// Added to the logits `[classes]` (logit adjustment: τ·log π).
+        logit_bias = "logit_bias",
+        /// Row weights `[rows]`.
+        row_weight = "row_weight",
+        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
+        upstream = "upstream",
+        /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+        denominator = "denominator",
+        /// A saved `lse` `[rows]`: the gradient is made from it without a first pass.
+        lse = "lse",
+        /// The statistics of all shards `[shards·rows, 8]`, one shard after another.
+        statistics = "statistics",
+    }
+}
+
+tensors! {
+    /// What [`CrossEntropy`] can hand back; which of them are given decides what is computed.
+    CrossEntropyOutputs {
+        /// The loss, `[1]`, or `[rows]` with [`Reduction::None`].
+        loss = "loss",
+        /// The gradient of the logits; a tensor equal to the logits' own is not inferred to be in
+        /// place: see [`crate::Request::gradient_in_place`].
+        gradient = "grad.logits",
+        /// The gradient of the target distributions.
+        target_probs_gradient = "grad.target_probs",
+        /// log Σ exp(u) of each row.
+        lse = "lse",
+        /// log softmax(u)_y of each row (index targets).
+        log_prob = "log_prob",
+        /// The entropy of softmax(u) of each row.
+        entropy = "entropy",
+        /// The largest probability of each row.
+        max_prob = "max_prob",
+        /// The class with the largest u, the lowest index on a tie.
+        argmax = "argmax",
+        /// How many classes come before the target in a stable descending order: larger u, or equal
+        /// u and a lower index. The target is in the top k if rank < k.
+        rank = "rank",
+        /// 1 where argmax is the target.
+        correct = "correct",
+        /// The mergeable state of each row (see [`crate::row::STATE_WORDS`]).
+        statistics = "statistics",
+        /// Σ of the row losses.
+        sum = "sum",
+        /// What a mean divides by.
+        denominator = "denominator",
+        /// The number of rows kept.
+        count = "count",
+        /// The number of rows kept whose argmax is the target.
+        correct_count = "correct_count",
+        /// exp(sum/denominator).
+        perplexity = "perplexity",
+        /// The status words.
+        status = "status",
+    }
+}
+
+const CLASSES: &[&[Dim]] = &[&[Dim::Classes]];
+const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
+
+pub(super) static ABOUT: About = About {
+    name: "cross_entropy",
+    summary: "Softmax cross-entropy with index or probability targets.",
+    formula: "u = (cap·tanh(z/cap) + logit_bias)/τ; \
+              loss = row_weight·((1−p_y)^γ·Σ_c w_c q_c (lse(u) − u_c) + λ·lse(u)²)",
+    pytorch: "torch.nn.functional.cross_entropy",
+    inputs: &[
+        Argument::required("logits", Kind::Float, MATRIX, "logits"),
+        arg::TARGETS,
+        Argument::optional("target_probs", Kind::Float, MATRIX, "target distributions"),
+        Argument::optional("weight", Kind::Float, arg::CLASS_WEIGHT_SHAPES, "class weights"),
+        Argument::optional("logit_bias", Kind::Float, CLASSES, "added to the logits"),
+        arg::ROW_WEIGHT,
+        arg::UPSTREAM,
+        arg::DENOMINATOR_IN,
+        arg::LSE_IN,
+        arg::STATISTICS_IN,
+    ],
+    outputs: &[
+        arg::LOSS,
+        Argument::optional("grad.logits", Kind::Float, MATRIX, "gradient of the logits"),
+        Argument::optional("grad.target_probs", Kind::Float, MATRIX, "gradient of target_probs"),
+        arg::LSE,
+        arg::LOG_PROB,
+        arg::ENTROPY,
+        arg::MAX_PROB,
+        arg::ARGMAX,
+        arg::RANK,
+        arg::CORRECT,
+        arg::STATISTICS,
+        arg::SUM,
+        arg::DENOMINATOR,
+        arg::COUNT,
+        arg::CORRECT_COUNT,
+        arg::PERPLEXITY,
+        arg::STATUS,
+    ],
+    options: OPTIONS,
+};
+
+/// The options of [`CrossEntropy`] in words.
+pub(crate) const OPTIONS: &[OptionAbout] = &[
+    OptionAbout {
+        name: "reduction",
+        default: "\"mean\"",
+        about: "\"none\", \"sum\", \"mean\" or {\"over\": D}",
+    },
+    OptionAbout {
+        name: "empty",
+        default: "\"nan\"",
+        about: "a mean over nothing: \"nan\" or \"zero\"",
+    },
+    OptionAbout {
+        name: "ignore_index",
+        default: "-100",
+        about: "a target, or a list of up to 4, whose rows count for nothing",
+    },
+    OptionAbout {
+        name: "denominator",
+        default: "\"targets\"",
+        about: "a mean divides by Σ w_y (\"targets\") or Σ row_weight·w_y (\"weights\")",
+    },
+    OptionAbout { name: "label_smoothing", default: "0.0", about: "ε in [0, 1]" },
+    OptionAbout {
+        name: "smoothing",
+        default: "\"uniform\"",
+        about: "ε goes to all classes (\"uniform\") or to the neighbours (\"ordinal\")",
+    },
+    OptionAbout { name: "temperature", default: "1.0", about: "τ > 0" },
+    OptionAbout { name: "softcap", default: "null", about: "cap > 0: cap·tanh(z/cap)" },
+    OptionAbout { name: "z_loss", default: "0.0", about: "λ ≥ 0: adds λ·lse² a row" },
+    OptionAbout { name: "focal_gamma", default: "0.0", about: "γ ≥ 0 (index targets)" },
+    OptionAbout {
+        name: "padding",
+        default: "\"keep\"",
+        about: "gradient columns past the classes: \"keep\" or \"zero\"",
+    },
+    arg::SHARD,
+];
+
+impl Signature for CrossEntropy {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn is_per_row(&self) -> bool {
+        self.reduction == Reduction::None
+    }
+
+    fn extents(&self) -> Vec<(Dim, u64)> {
+        self.shard.map(|shard| (Dim::AllClasses, shard.classes)).into_iter().collect()
+    }
+
+    fn takes_planes(&self) -> bool {
+        true
+    }
+}
+
+impl Loss for CrossEntropy {
+    fn validate(&self) -> Result<()> {
+        let bad = |option, value: f64, reason: &str| {
+            Err(Error::option("cross_entropy", option, value, reason))
+        };
+        check_reduction("cross_entropy", self.reduction)?;
+        if !(0.0..=1.0).contains(&self.label_smoothing) {
+            return bad("label_smoothing", self.label_smoothing, "ε lies in [0, 1]");
+        }
+        // The GPU computes with the numbers, and with the inverses of the first two, in f32.
+        let normal = |value: f64| (value as f32).is_normal() && (1.0 / value) as f32 != 0.0;
+        if !(self.temperature > 0.0 && normal(self.temperature)) {
+            return bad("temperature", self.temperature, "τ is above 0 and within f32");
+        }
+        if let Some(cap) = self.softcap
+            && !(cap > 0.0 && normal(cap))
+        {
+            return bad("softcap", cap, "the cap is above 0 and within f32");
+        }
+        if !((self.z_loss as f32).is_finite() && self.z_loss >= 0.0) {
+            return bad("z_loss", self.z_loss, "λ is within f32 and not below 0");
+        }
+        if !((self.focal_gamma as f32).is_finite() && self.focal_gamma >= 0.0) {
+            return bad("focal_gamma", self.focal_gamma, "γ is within f32 and not below 0");
+        }
+        Shard::validate(self.shard, "cross_entropy")?;
+        self.ignore_index.validate("cross_entropy")
+    }
+
+    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
+        row::plan(self, call, profile)
+    }
+
+    fn reference(
+        &self,
+        inputs: &Arrays,
+        wanted: &[&str],
+        arithmetic: Arithmetic,
+    ) -> Result<Arrays> {
+        reference::run(self, inputs, wanted, arithmetic)
+    }
+}
+
+pub(crate) static STREAMS: &[FunctorStream] = &[
+    FunctorStream { name: "weight", argument: "weight", span: Span::Classes, default: 1.0 },
+    FunctorStream { name: "logit_bias", argument: "logit_bias", span: Span::Classes, default: 0.0 },
+    FunctorStream {
+        name: "target_probs",
+        argument: "target_probs",
+        span: Span::Matrix,
+        default: 0.0,
+    },
+    FunctorStream {
+        name: "target_gradient",
+        argument: "grad.target_probs",
+        span: Span::Matrix,
+        default: 0.0,
+    },
+];
+
+impl CrossEntropy {
+    /// The classes of all shards.
+    pub(crate) fn all_classes(&self, classes: u64) -> u64 {
+        self.shard.map_or(classes, |shard| shard.classes)
+    }
+
+    /// Whether a term over all columns is needed beside the softmax.
+    fn has_term(&self, call: &Call) -> bool {
+        call.has("target_probs")
+            || self.shard.is_some()
+            || (self.label_smoothing > 0.0 && self.smoothing == Smoothing::Uniform)
+    }
+}
+
+impl RowLoss for CrossEntropy {
+    fn linear_about(&self) -> Option<&'static About> {
+        Some(&super::linear_cross_entropy::ABOUT)
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        vec![shader!("loss/cross_entropy.wgsl")]
+    }
+
+    fn options(&self) -> RowOptions {
+        RowOptions {
+            reduction: self.reduction,
+            empty: self.empty,
+            ignored: self.ignore_index.as_slice().to_vec(),
+            weighted_rows: self.denominator == Denominator::Weights,
+            padding: self.padding,
+            shard: self.shard,
+        }
+    }
+
+    fn streams(&self) -> &'static [FunctorStream] {
+        STREAMS
+    }
+
+    fn shapes(&self, call: &Call) -> Vec<(&'static str, u32)> {
+        let wants = |names: &[&str]| u32::from(names.iter().any(|name| call.wants(name)));
+        let ordinal = self.label_smoothing > 0.0 && self.smoothing == Smoothing::Ordinal;
+        let statistics = call.wants("statistics");
+        #[expect(clippy::float_cmp, reason = "a factor of exactly 1 is no factor")]
+        let transformed =
+            self.softcap.is_some() || call.has("logit_bias") || self.temperature != 1.0;
+        vec![
+            ("HAS_PROBS", call.has("target_probs").into()),
+            ("HAS_TERM", self.has_term(call).into()),
+            ("ORDINAL", ordinal.into()),
+            ("SOFTCAP", self.softcap.is_some().into()),
+            ("TRANSFORMED", u32::from(transformed)),
+            ("SHARDED", self.shard.is_some().into()),
+            ("FOCAL", (self.focal_gamma > 0.0).into()),
+            ("WANTS_ENTROPY", wants(&["entropy"]) | u32::from(statistics)),
+            (
+                "WANTS_ARGMAX",
+                wants(&["argmax", "correct", "correct_count"]) | u32::from(statistics),
+            ),
+            ("WANTS_RANK", wants(&["rank"])),
+        ]
+    }
+
+    fn numbers(&self, call: &Call) -> Vec<(String, Number)> {
+        let epsilon = self.label_smoothing;
+        let classes = self.all_classes(call.dim(Dim::Classes));
+        let uniform = self.smoothing == Smoothing::Uniform;
+        let spread = if uniform { epsilon / classes as f64 } else { 0.0 };
+        let numbers = [
+            ("kept_share", 1.0 - epsilon),
+            ("spread_share", spread),
+            ("ordinal_share", epsilon),
+            ("inverse_temperature", 1.0 / self.temperature),
+            ("softcap", self.softcap.unwrap_or(1.0)),
+            ("inverse_softcap", 1.0 / self.softcap.unwrap_or(1.0)),
+            ("z_loss", self.z_loss),
+            ("focal_gamma", self.focal_gamma),
+        ];
+        let counts =
+            [("first_class", self.shard.map_or(0, |shard| shard.first)), ("all_classes", classes)];
+        let named = |(name, value): (&str, f64)| (name.to_owned(), value.into());
+        let counted = |(name, value): (&str, u64)| (name.to_owned(), value.into());
+        numbers.into_iter().map(named).chain(counts.into_iter().map(counted)).collect()
+    }
+
+    fn closes_unseen(&self, call: &Call) -> bool {
+        // Focal factors look at the target's score.
+        !self.streams_twice(call) && self.focal_gamma == 0.0
+    }
+
+    fn streams_twice(&self, call: &Call) -> bool {
+        // Σ w of very many classes is summed in the stream: see `MOST_ITERATIONS`.
+        let many = call.has("weight") && call.dim(Dim::Classes) > MOST_ITERATIONS;
+        self.has_term(call) && (call.has("target_probs") || self.focal_gamma > 0.0 || many)
+    }
+
+    fn check(&self, call: &Call) -> Result<()> {
+        self.check_targets(call.has("targets"), call.has("target_probs"))?;
+        let names: Vec<&str> = call.outputs.keys().map(String::as_str).collect();
+        let weights = call.inputs.get("weight").map(|weight| weight.layout.len());
+        self.check_shard(&|name| call.has(name), &names, call.dim(Dim::Classes), weights)?;
+        Self::check_wanted(call.has("target_probs"), &names)
+    }
+}
+
+impl CrossEntropy {
+    /// What a shard takes and gives.
+    pub(crate) fn check_shard(
+        &self,
+        given: &dyn Fn(&str) -> bool,
+        wanted: &[&str],
+        classes: u64,
+        weights: Option<u64>,
+    ) -> Result<()> {
+        Shard::check(self.shard, "cross_entropy", given, wanted)?;
+        let Some(shard) = self.shard else { return Ok(()) };
+        shard.check_columns("cross_entropy", "logits", classes)?;
+        // The mean counts the weights of targets that lie in other shards.
+        match weights.filter(|&found| found != shard.classes) {
+            Some(found) => Err(Error::WrongShape {
+                argument: "weight".to_owned(),
+                found: vec![found],
+                expected: format!("[{}], the classes of all shards", shard.classes),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Index or probability targets, one of them, and options that go with it.
+    pub(crate) fn check_targets(&self, targets: bool, probs: bool) -> Result<()> {
+        let loss = || "cross_entropy".to_owned();
+        if targets && probs {
+            return Err(Error::Conflict {
+                loss: loss(),
+                argument: "targets".to_owned(),
+                other: "target_probs".to_owned(),
+                reason: "a row has one kind of target".to_owned(),
+            });
+        }
+        if !targets && !probs {
+            return Err(Error::MissingInput {
+                loss: loss(),
+                argument: "targets".to_owned(),
+                reason: "or `target_probs` instead".to_owned(),
+            });
+        }
+        if probs && self.focal_gamma > 0.0 {
+            let value = self.focal_gamma;
+            return Err(Error::option(loss(), "focal_gamma", value, "needs index targets"));
+        }
+        if probs && self.label_smoothing > 0.0 && self.smoothing == Smoothing::Ordinal {
+            return Err(Error::option(loss(), "smoothing", "ordinal", "needs index targets"));
+        }
+        Ok(())
+    }
+
+    /// Outputs that need a kind of target.
+    pub(crate) fn check_wanted(probs: bool, wanted: &[&str]) -> Result<()> {
+        let (needs, refused): (&str, &[&str]) = if probs {
+            ("targets", &["log_prob", "rank", "correct", "correct_count"])
+        } else {
+            ("target_probs", &["grad.target_probs"])
+        };
+        match wanted.iter().find(|name| refused.contains(name)) {
+            Some(name) => Err(Error::MissingInput {
+                loss: "cross_entropy".to_owned(),
+                argument: needs.to_owned(),
+                reason: format!("output `{name}` needs it"),
+            }),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Softmax cross-entropy as a textbook writes it (catalogue R1 to R6).
+
+mod batch;
+mod gradient;
+mod shards;
+mod softmax;
+mod target;
+
+use crate::{data::{array::{Arithmetic, Array, Arrays}, error::Result}, losses::{cross_entropy::Denominator, CrossEntropy}, reference::{array, extents, floats, no_output, times, Findings, Real}, spec::{about::Signature as _, options::{Empty, Reduction}}};
+use batch::Batch;
+use softmax::{Softmax, argmax, rank, smoothed_sum};
+use target::Fate;
+
+const NAME: &str = "cross_entropy";
+
+/// What `argmax` and `rank` are of a row that has none.
+const NO_CLASS: i64 = u32::MAX as i64;
+
+/// Computes every output in `wanted`.
+pub(crate) fn run(
+    loss: &CrossEntropy,
+    inputs: &Arrays,
+    wanted: &[&str],
+    arithmetic: Arithmetic,
+) -> Result<Arrays> {
+    match arithmetic {
+        Arithmetic::F64 => compute::<f64>(loss, inputs, wanted),
+        Arithmetic::F32 => compute::<f32>(loss, inputs, wanted),
+    }
+}
+
+fn compute<T: Real>(loss: &CrossEntropy, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
+    let (rows, classes) = extents(NAME, inputs, "logits")?;
+    let logits: Vec<T> = floats(inputs, "logits", &[rows, classes])?.unwrap_or_default();
+    loss.check_targets(inputs.contains_key("targets"), inputs.contains_key("target_probs"))?;
+    CrossEntropy::check_wanted(inputs.contains_key("target_probs"), wanted)?;
+    let weights = inputs.get("weight").map(|weight| weight.len() as u64);
+    loss.check_shard(&|name| inputs.contains_key(name), wanted, classes as u64, weights)?;
+    let batch = Batch::read(loss, inputs, logits, [rows, classes])?;
+    let solved = Solved::new(loss, &batch);
+    wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(name)?))).collect()
+}
+
+/// What is known of a row after the first pass. All 0 unless it is kept.
+struct Row<T> {
+    fate: Fate,
+    loss: T,
+    /// What it adds to the mean's denominator.
+    share: T,
+    lse: T,
+    log_prob: T,
+    entropy: T,
+    max_prob: T,
+    argmax: i64,
+    rank: i64,
+    correct: bool,
+}
+
+impl<T: Real> Row<T> {
+    fn dropped(fate: Fate) -> Self {
+        let zero = T::zero();
+        // Numbers that describe logits without a softmax are NaN; those of rows not looked at are 0.
+        let number = if matches!(fate, Fate::BadLogits(_)) { T::nan() } else { zero };
+        Self {
+            fate,
+            loss: if fate == Fate::Ignored { zero } else { T::nan() },
+            share: zero,
+            lse: number,
+            log_prob: number,
+            entropy: number,
+            max_prob: number,
+            argmax: NO_CLASS,
+            rank: NO_CLASS,
+            correct: false,
+        }
+    }
+}
+
+/// Σ over the rows.
+struct Totals<T> {
+    sum: T,
+    denominator: T,
+    count: i64,
+    correct: i64,
+}
+
+/// A call after its first pass over the rows.
+struct Solved<'a, T> {
+    loss: &'a CrossEntropy,
+    batch: &'a Batch<T>,
+    rows: Vec<Row<T>>,
+    totals: Totals<T>,
+    found: Findings,
+}
+
+impl<'a, T: Real> Solved<'a, T> {
+    /// Makes the first pass.
+    fn new(loss: &'a CrossEntropy, batch: &'a Batch<T>) -> Self {
+        let mut solved = Self::empty(loss, batch);
+        for index in 0..batch.rows {
+            solved.push(match &batch.merged {
+                Some(merged) => solved.close(index, &merged[index]),
+                None if loss.shard.is_some() => solved.part(index),
+                None => solved.forward(index),
+            });
+        }
+        solved
+    }
+
+    /// A call of which no row has been seen yet.
+    fn empty(loss: &'a CrossEntropy, batch: &'a Batch<T>) -> Self {
+        let zero = T::zero();
+        let totals = Totals { sum: zero, denominator: zero, count: 0, correct: 0 };
+        let rows = Vec::with_capacity(batch.rows);
+        Self { loss, batch, rows, totals, found: Findings::of_rows() }
+    }
+
+    fn push(&mut self, row: Row<T>) {
+        self.totals.sum += row.loss;
+        self.totals.denominator += row.share;
+        self.totals.count += i64::from(matches!(row.fate, Fate::Kept(_) | Fate::BadLogits(_)));
+        self.totals.correct += i64::from(row.correct);
+        match row.fate {
+            Fate::BadTarget(target) => self.found.bad_target(self.rows.len(), target),
+            Fate::BadLogits(_) => self.found.bad_row(),
+            Fate::Ignored | Fate::Kept(_) => {}
+        }
+        self.rows.push(row);
+    }
+
+    /// One output, by its name.
+    fn output(&self, name: &str) -> Result<Array> {
+        let Batch { rows, classes, .. } = *self.batch;
+        Ok(match name {
+            "loss" if self.loss.reduction == Reduction::None => self.each(|row| row.loss),
+            "loss" => array(&[1], [self.reduced()]),
+            "grad.logits" => array(&[rows, classes], self.gradient()),
+            "grad.target_probs" => array(&[rows, classes], self.target_gradient()),
+            "lse" => self.each(|row| row.lse),
+            "log_prob" => self.each(|row| row.log_prob),
+            "entropy" => self.each(|row| row.entropy),
+            "max_prob" => self.each(|row| row.max_prob),
+            "argmax" => self.each_int(|row| row.argmax),
+            "rank" => self.each_int(|row| row.rank),
+            "correct" => self.each_int(|row| i64::from(row.correct)),
+            "statistics" if self.loss.shard.is_some() => {
+                array(&[rows, 8], (0..rows).flat_map(|row| self.statistics(row)))
+            }
+            "sum" => array(&[1], [self.totals.sum]),
+            "denominator" => array(&[1], [self.totals.denominator]),
+            "count" => Array::int(&[1], vec![self.totals.count]),
+            "correct_count" => Array::int(&[1], vec![self.totals.correct]),
+            "perplexity" => array(&[1], [self.mean(self.totals.denominator).exp()]),
+            "status" => self.found.words(),
+            _ => return Err(no_output(self.loss.about(), name)),
+        })
+    }
+
+    fn each(&self, value: impl Fn(&Row<T>) -> T) -> Array {
+        array(&[self.rows.len()], self.rows.iter().map(value))
+    }
+
+    fn each_int(&self, value: impl Fn(&Row<T>) -> i64) -> Array {
+        Array::int(&[self.rows.len() as u64], self.rows.iter().map(value).collect())
+    }
+
+    /// u = (cap·tanh(z/cap) + bias)/τ of a row. `-inf` masks a class, with a cap too; a logit that
+    /// is +inf is none, and the cap must not hide that.
+    fn scores(&self, row: usize) -> Vec<T> {
+        let tau = T::of(self.loss.temperature);
+        let cap = self.loss.softcap.map(T::of);
+        let score = |(class, &z): (usize, &T)| {
+            let capped = match cap {
+                Some(cap) if z.is_finite() => cap * (z / cap).tanh(),
+                _ => z,
+            };
+            let bias = self.batch.logit_bias.as_ref().map_or(T::zero(), |bias| bias[class]);
+            (capped + bias) / tau
+        };
+        self.logits(row).iter().enumerate().map(score).collect()
+    }
+
+    fn logits(&self, row: usize) -> &[T] {
+        let classes = self.batch.classes;
+        &self.batch.logits[row * classes..(row + 1) * classes]
+    }
+
+    fn softmax(&self, row: usize, u: &[T]) -> Softmax<T> {
+        if let Some(merged) = self.batch.merged.as_ref().map(|merged| &merged[row]) {
+            return Softmax { max: merged.max, sum: merged.sum, log_sum: merged.sum.ln() };
+        }
+        Softmax::of(u, self.batch.lse.as_ref().map(|lse| lse[row]))
+    }
+
+    /// The first pass over a row.
+    fn forward(&self, index: usize) -> Row<T> {
+        let u = self.scores(index);
+        let fate = self.fate(index, &u);
+        let target = match fate {
+            Fate::Kept(target) => target,
+            Fate::BadLogits(target) => {
+                return Row { share: self.share(index, target), ..Row::dropped(fate) };
+            }
+            Fate::Ignored | Fate::BadTarget(_) => return Row::dropped(fate),
+        };
+        let softmax = self.softmax(index, &u);
+        let argmax = argmax(&u);
+        Row {
+            fate,
+            loss: self.row_loss(index, target, &u, &softmax),
+            share: self.share(index, target),
+            lse: softmax.lse(),
+            log_prob: target.map_or(T::zero(), |class| -softmax.surprisal(u[class])),
+            entropy: softmax.entropy(&u),
+            max_prob: softmax.prob(u[argmax]),
+            argmax: argmax as i64,
+            rank: target.map_or(NO_CLASS, |class| rank(&u, class)),
+            correct: target == Some(argmax),
+        }
+    }
+
+    /// `row_weight·((1 − p_y)^γ·Σ w q (−log p) + λ·lse²)`.
+    fn row_loss(&self, row: usize, target: Option<usize>, u: &[T], softmax: &Softmax<T>) -> T {
+        let smoothed = smoothed_sum(&self.weighted_target(row, target), u, softmax);
+        let mut loss = match self.focal(target, u, softmax) {
+            // A class at -inf that should have a share makes the loss +inf, whatever scales it.
+            Some((scale, _)) if !smoothed.is_infinite() => scale * smoothed,
+            _ => smoothed,
+        };
+        if self.loss.z_loss != 0.0 {
+            loss += T::of(self.loss.z_loss) * softmax.lse().powi(2);
+        }
+        times(self.batch.row_weight(row), loss)
+    }
+
+    /// `(1 − p_y)^γ`, and `γ·(1 − p_y)^(γ−1)·p_y` with its limit 0 at both ends; none if γ = 0.
+    ///
+    /// At `p_y = 1` the second one may grow without bound, but what it multiplies vanishes faster.
+    fn focal(&self, target: Option<usize>, u: &[T], softmax: &Softmax<T>) -> Option<(T, T)> {
+        self.focal_at(target, softmax.surprisal(u[target?]))
+    }
+
+    /// The same from the target's −log p.
+    fn focal_at(&self, target: Option<usize>, surprisal: T) -> Option<(T, T)> {
+        target.filter(|_| self.loss.focal_gamma != 0.0)?;
+        let gamma = T::of(self.loss.focal_gamma);
+        let log_prob = -surprisal;
+        // Rounding, or a given lse, can put p_y a little above 1.
+        let rest = (-log_prob.exp_m1()).max(T::zero());
+        let prob = log_prob.exp();
+        let pull = if prob.is_zero() || rest.is_zero() {
+            T::zero()
+        } else {
+            gamma * rest.powf(gamma - T::one()) * prob
+        };
+        Some((rest.powf(gamma), pull))
+    }
+
+    /// What a kept row adds to the mean's denominator.
+    fn share(&self, row: usize, target: Option<usize>) -> T {
+        let class_weight =
+            target.map_or(T::one(), |class| Batch::or_one(self.batch.weight.as_ref(), class));
+        match self.loss.denominator {
+            Denominator::Targets => class_weight,
+            Denominator::Weights => self.batch.row_weight(row) * class_weight,
+        }
+    }
+
+    /// What the sum is divided by: 1 where it is not.
+    fn divisor(&self) -> T {
+        let own = match self.loss.reduction {
+            Reduction::None | Reduction::Sum => T::one(),
+            Reduction::Mean | Reduction::Multilabel => self.totals.denominator,
+            Reduction::Over(denominator) => T::of(denominator),
+        };
+        self.batch.denominator.unwrap_or(own)
+    }
+
+    fn reduced(&self) -> T {
+        self.mean(self.divisor())
+    }
+
+    /// The sum divided by this; nothing over nothing is what the caller says it is.
+    fn mean(&self, denominator: T) -> T {
+        let sum = self.totals.sum;
+        match self.loss.empty {
+            _ if sum.is_nan() => sum,
+            Empty::Nan if denominator.is_zero() => T::nan(),
+            Empty::Zero if denominator.is_zero() => T::zero(),
+            _ => sum / denominator,
+        }
+    }
+}

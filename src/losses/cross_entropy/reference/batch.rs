@@ -1,0 +1,103 @@
+//! The numbers of one call, read from its inputs.
+
+use super::{
+    NAME,
+    shards::{Merged, read_merged},
+};
+use crate::{
+    data::{
+        array::Arrays,
+        error::{Error, Result},
+    },
+    losses::CrossEntropy,
+    reference::{Real, fits, floats},
+    spec::options::Reduction,
+};
+
+/// What the rows should be.
+pub(super) enum Targets<T> {
+    Index(Vec<i64>),
+    Probs(Vec<T>),
+}
+
+/// The numbers of one call, all in one type.
+pub(super) struct Batch<T> {
+    pub(super) rows: usize,
+    pub(super) classes: usize,
+    pub(super) logits: Vec<T>,
+    pub(super) targets: Targets<T>,
+    pub(super) weight: Option<Vec<T>>,
+    pub(super) logit_bias: Option<Vec<T>>,
+    pub(super) row_weight: Option<Vec<T>>,
+    pub(super) upstream: Option<Vec<T>>,
+    pub(super) denominator: Option<T>,
+    pub(super) lse: Option<Vec<T>>,
+    /// The rows as all shards together know them.
+    pub(super) merged: Option<Vec<Merged<T>>>,
+}
+
+impl<T: Real> Batch<T> {
+    /// Reads every input but the logits; class weights go by another name in the linear layer.
+    pub(super) fn read(
+        loss: &CrossEntropy,
+        inputs: &Arrays,
+        logits: Vec<T>,
+        [rows, classes]: [usize; 2],
+    ) -> Result<Self> {
+        let targets = read_targets(inputs, [rows, classes])?;
+        let per_row = loss.reduction == Reduction::None
+            && matches!(inputs.get("upstream"), Some(up) if up.len() != 1);
+        let upstream = floats(inputs, "upstream", &[if per_row { rows } else { 1 }])?;
+        let denominator = floats(inputs, "denominator", &[1])?;
+        if denominator.is_some() && loss.reduction == Reduction::None {
+            return Err(conflict("denominator", "reduction", "`none` divides by nothing"));
+        }
+        Ok(Self {
+            rows,
+            classes,
+            logits,
+            targets,
+            weight: floats(inputs, "weight", &[loss.all_classes(classes as u64) as usize])?,
+            logit_bias: floats(inputs, "logit_bias", &[classes])?,
+            row_weight: floats(inputs, "row_weight", &[rows])?,
+            upstream,
+            denominator: denominator.and_then(|values| values.first().copied()),
+            lse: floats(inputs, "lse", &[rows])?,
+            merged: read_merged(inputs, rows)?,
+        })
+    }
+
+    /// One element of a tensor that may be left out, and is 1 then.
+    pub(super) fn or_one(values: Option<&Vec<T>>, index: usize) -> T {
+        values.map_or(T::one(), |values| values[index])
+    }
+
+    pub(super) fn row_weight(&self, row: usize) -> T {
+        Self::or_one(self.row_weight.as_ref(), row)
+    }
+
+    pub(super) fn upstream(&self, row: usize) -> T {
+        match &self.upstream {
+            Some(values) if values.len() == 1 => values[0],
+            values => Self::or_one(values.as_ref(), row),
+        }
+    }
+}
+
+fn read_targets<T: Real>(inputs: &Arrays, [rows, classes]: [usize; 2]) -> Result<Targets<T>> {
+    if let Some(indices) = inputs.get("targets") {
+        fits("targets", indices, &[rows])?;
+        return Ok(Targets::Index(indices.to_i64()));
+    }
+    let probs = floats(inputs, "target_probs", &[rows, classes])?;
+    Ok(Targets::Probs(probs.unwrap_or_default()))
+}
+
+fn conflict(argument: &str, other: &str, reason: &str) -> Error {
+    Error::Conflict {
+        loss: NAME.to_owned(),
+        argument: argument.to_owned(),
+        other: other.to_owned(),
+        reason: reason.to_owned(),
+    }
+}

@@ -1,0 +1,127 @@
+//! The second pass: ∂z and ∂q.
+
+use super::{
+    Fate, Solved,
+    batch::Batch,
+    shards::Merged,
+    softmax::{Softmax, smoothed_sum},
+};
+use crate::reference::{Real, times};
+
+/// The factors of a row's gradient: ∂u = slope·p − scale·w∘q − pull·onehot(y).
+struct Factors<T> {
+    scale: T,
+    pull: T,
+    slope: T,
+}
+
+impl<T: Real> Solved<'_, T> {
+    /// The gradient of the logits, row by row.
+    pub(super) fn gradient(&self) -> Vec<T> {
+        (0..self.batch.rows).flat_map(|row| self.backward(row)).collect()
+    }
+
+    /// `f = row_weight·upstream/denominator`, 0 for a row that has no gradient.
+    fn factor(&self, row: usize) -> T {
+        let divisor = self.divisor();
+        let dropped = matches!(self.rows[row].fate, Fate::Ignored | Fate::BadTarget(_));
+        if dropped || divisor.is_zero() {
+            return T::zero();
+        }
+        times(self.batch.row_weight(row), self.batch.upstream(row)) / divisor
+    }
+
+    /// ∂z of a row: the second pass.
+    fn backward(&self, row: usize) -> Vec<T> {
+        let classes = self.batch.classes;
+        let factor = self.factor(row);
+        let target = match self.rows[row].fate {
+            Fate::Kept(target) if !factor.is_zero() => target,
+            Fate::BadLogits(_) if !factor.is_zero() => return vec![T::nan(); classes],
+            _ => return vec![T::zero(); classes],
+        };
+        let u = self.scores(row);
+        let softmax = self.softmax(row, &u);
+        let share = self.weighted_target(row, target);
+        let Factors { scale, pull, slope } = self.factors(row, target, &u, &softmax, &share);
+        let logits = self.logits(row);
+        let partial = |class: usize| {
+            let mut partial = slope * softmax.prob(u[class]) - scale * share[class];
+            if target == Some(class + self.first()) {
+                partial = partial - pull;
+            }
+            factor * partial * self.chain(logits[class])
+        };
+        (0..classes).map(partial).collect()
+    }
+
+    fn factors(
+        &self,
+        row: usize,
+        target: Option<usize>,
+        u: &[T],
+        softmax: &Softmax<T>,
+        share: &[T],
+    ) -> Factors<T> {
+        let mut total = T::zero();
+        for &share in share {
+            total += share;
+        }
+        let merged = self.batch.merged.as_ref().map(|merged| &merged[row]);
+        if let Some(merged) = merged {
+            // A shard holds a part of the target distribution.
+            total = merged.coefficient;
+        }
+        let focal = match merged {
+            Some(merged) => self.focal_at(target, softmax.surprisal(merged.target)),
+            None => self.focal(target, u, softmax),
+        };
+        let (scale, pull) = match focal {
+            None => (T::one(), T::zero()),
+            Some((scale, pull)) => {
+                let smoothed =
+                    merged.map_or_else(|| smoothed_sum(share, u, softmax), Merged::total);
+                // +inf by a class at -inf: the gradient keeps its finite part.
+                let finite = !smoothed.is_infinite();
+                (scale, if finite { times(smoothed, pull) } else { T::zero() })
+            }
+        };
+        let mut slope = scale * total + pull;
+        if self.loss.z_loss != 0.0 {
+            slope += T::of(2.0) * T::of(self.loss.z_loss) * softmax.lse();
+        }
+        Factors { scale, pull, slope }
+    }
+
+    /// ∂u/∂z = (1 − tanh²(z/cap))/τ.
+    fn chain(&self, z: T) -> T {
+        let slope = self
+            .loss
+            .softcap
+            .map(T::of)
+            .map_or(T::one(), |cap| T::one() - (z / cap).tanh().powi(2));
+        slope / T::of(self.loss.temperature)
+    }
+
+    /// ∂q = −f·(1 − ε)·w∘log p.
+    pub(super) fn target_gradient(&self) -> Vec<T> {
+        (0..self.batch.rows).flat_map(|row| self.target_backward(row)).collect()
+    }
+
+    fn target_backward(&self, row: usize) -> Vec<T> {
+        let factor = self.factor(row) * (T::one() - T::of(self.loss.label_smoothing));
+        if factor.is_zero() {
+            return vec![T::zero(); self.batch.classes];
+        }
+        if matches!(self.rows[row].fate, Fate::BadLogits(_)) {
+            return vec![T::nan(); self.batch.classes];
+        }
+        let u = self.scores(row);
+        let softmax = self.softmax(row, &u);
+        let partial = |(class, &u): (usize, &T)| {
+            let weight = Batch::or_one(self.batch.weight.as_ref(), class);
+            times(factor * weight, softmax.surprisal(u))
+        };
+        u.iter().enumerate().map(partial).collect()
+    }
+}

@@ -1,0 +1,374 @@
+//! Dice on logits (catalogue E9).
+
+mod reference;
+
+use crate::{data::{array::{Arithmetic, Arrays}, error::{Error, Result}, tensor::{Dtype, Layout}}, plan::{kernel::{shader, Source}, profile::Profile, Number, Plan, Planner}, skeleton::{operation::Loss, row::{self, FunctorStream, RowLoss, RowOptions, Span}, sums::Totals}, spec::{about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature}, arguments as arg, call::{Call, Operand}, declare::{setters, tensors}, options::{check_reduction, Empty, Padding, Reduction}}};
+
+/// What one Dice coefficient is taken over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Per {
+    /// A row: a sample, or a channel of a sample.
+    #[default]
+    Row,
+    /// A column: a channel over all samples and pixels.
+    Channel,
+    /// All elements together.
+    Batch,
+}
+
+/// Dice on logits, with a share of binary cross-entropy if asked for.
+///
+/// With P = sigmoid(z) the loss of a row (or of the batch) of n elements is
+/// 1 − (2·ΣP·y + smooth)/(ΣP + Σy + smooth) + bce/n·ΣBCE(z, y).
+///
+/// - **Shapes**: logits and targets `[rows, columns]`, with any row stride, class stride and element
+///   offset. A row is a sample's pixels, or (of images [N, C, H, W]) a channel's of a sample, as
+///   `[N·C, H·W]`. `per = "channel"` has one coefficient a column of `[N·H·W, C]`, over all samples,
+///   of channels that lie last or in planes ([`crate::Tensor::nchw`]). `per = "batch"` is one value
+///   whatever the reduction. row_weight has one value a coefficient
+///   (`[1]` over the batch); upstream `[1]`, or one value a
+///   coefficient with [`Reduction::None`]. What one coefficient is over lies within one binding.
+/// - **Types**: `f32`, `f16`, `bf16`, computed in f32.
+/// - **Gradient**: P·(1 − P)·(D − 2·y)/(ΣP + Σy + smooth), D the coefficient, and
+///   bce/n·(P − y).
+/// - **Mean** divides by the number of coefficients.
+/// - **Edges**: two empty masks without smoothing are the same mask: the loss is 0; at z = ±inf P is 0
+///   or 1 (its share of cross-entropy ends at 200); a NaN makes that row's loss and gradient NaN, which
+///   [`crate::Status`] counts.
+/// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+///
+/// Source: Milletari et al. 2016 (V-Net).
+///
+/// ```
+/// use surprisal::{Array, Arrays, Dice, cpu};
+/// let inputs = Arrays::from([
+///     ("logits".to_owned(), Array::float(&[1, 2], vec![0.0, 0.0])),
+///     ("targets".to_owned(), Array::float(&[1, 2], vec![1.0, 0.0])),
+/// ]);
+/// let outputs = cpu::run(&Dice::default().smooth(0.0), &inputs, &["loss"])?;
+/// assert_eq!(outputs["loss"].to_f64(), [0.5]);
+/// # Ok::<(), surprisal::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Dice {
+    /// How the losses of rows become one number.
+    pub reduction: Reduction,
+    /// What a mean over nothing is.
+    pub empty: Empty,
+    /// Added above and below the fraction, not below 0.
+    pub smooth: f64,
+    /// What one coefficient is taken over.
+    pub per: Per,
+    /// The weight of the mean binary cross-entropy beside it, not below 0.
+    pub bce: f64,
+    /// What happens to gradient columns past the last one.
+    pub padding: Padding,
+}
+
+impl Default for Dice {
+    fn default() -> Self {
+        Self {
+            reduction: Reduction::Mean,
+            empty: Empty::Nan,
+            smooth: 1.0,
+            per: Per::Row,
+            bce: 0.0,
+            padding: Padding::Keep,
+        }
+    }
+}
+
+impl Dice {
+    setters! {
+        reduction: Reduction, empty: Empty, smooth: f64, per: Per, bce: f64, padding: Padding,
+    }
+
+    /// The plan with a row a coefficient, and what lies between the rows as they were given.
+    fn plan_regrouped(&self, call: &Call, per: Per, profile: &Profile) -> Result<Plan> {
+        let mut planner = Planner::new("dice", profile);
+        planner.adopt(row::plan(self, &regrouped(call, per)?, profile)?, |role| role);
+        if self.padding == Padding::Zero {
+            let dtype = call.inputs.get("logits").map_or(Dtype::F32, |l| l.layout.dtype);
+            let totals = Totals { skeleton: "row", loss: "dice", dtype };
+            totals.pad(&mut planner, call.output("grad.logits"), call.dim(Dim::Classes))?;
+        }
+        Ok(planner.finish())
+    }
+
+    /// How the coefficients become one number: over the batch there is only one.
+    pub(crate) fn parts_reduction(&self) -> Reduction {
+        match (self.per, self.reduction) {
+            (Per::Batch, Reduction::None) => Reduction::Sum,
+            (_, reduction) => reduction,
+        }
+    }
+}
+
+tensors! {
+    /// What [`Dice`] takes.
+    DiceInputs {
+        /// Logits `[rows, columns]`.
+        logits = "logits",
+        /// Masks `[rows, columns]`, from 0 to 1.
+        targets = "targets",
+        /// Row weights, one value a coefficient.
+        row_weight = "row_weight",
+        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
+        upstream = "upstream",
+        /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+        denominator = "denominator",
+    }
+}
+
+tensors! {
+    /// What [`Dice`] can hand back; which of them are given decides what is computed.
+    DiceOutputs {
+        /// The loss, `[1]`, or `[rows]` with [`Reduction::None`].
+        loss = "loss",
+        /// The gradient of the logits.
+        gradient = "grad.logits",
+        /// Σ of the rows' losses.
+        sum = "sum",
+        /// What a mean divides by.
+        denominator = "denominator",
+        /// The number of coefficients.
+        count = "count",
+        /// The status words.
+        status = "status",
+    }
+}
+
+const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
+
+/// The description, with what is one value a coefficient.
+macro_rules! about {
+    ($parts:expr) => { About {
+    name: "dice",
+    summary: "One minus the Dice coefficient of a mask's logits, a row or over the batch.",
+    formula: "loss = 1 − (2·Σ sigmoid(z)·y + smooth)/(Σ sigmoid(z) + Σ y + smooth) + bce·mean BCE",
+    pytorch: "none",
+    inputs: &[
+        Argument::required("logits", Kind::Float, MATRIX, "logits of the mask"),
+        Argument::required("targets", Kind::Float, MATRIX, "the mask").within(Domain::Probability),
+        Argument::optional(
+            "row_weight",
+            Kind::Float,
+            &[$parts],
+            "multiplies a coefficient's loss and gradient",
+        ),
+        Argument::optional(
+            "upstream",
+            Kind::F32,
+            &[&[Dim::One], $parts],
+            "the gradient from above (a loss scale); one value a coefficient with reduction `none`",
+        ),
+        arg::DENOMINATOR_IN,
+    ],
+    outputs: &[
+        Argument::optional(
+            "loss",
+            Kind::F32,
+            &[&[Dim::One], $parts],
+            "the loss; one value a coefficient with reduction `none`",
+        ),
+        Argument::optional("grad.logits", Kind::Float, MATRIX, "gradient of the logits"),
+        arg::SUM,
+        arg::DENOMINATOR,
+        arg::COUNT,
+        arg::STATUS,
+    ],
+    options: &[
+        OptionAbout {
+            name: "reduction",
+            default: "\"mean\"",
+            about: "\"none\", \"sum\", \"mean\" or {\"over\": D}",
+        },
+        arg::EMPTY,
+        OptionAbout {
+            name: "smooth",
+            default: "1.0",
+            about: "added above and below the fraction, not below 0",
+        },
+        OptionAbout {
+            name: "per",
+            default: "\"row\"",
+            about: "one coefficient a row (\"row\"), a column (\"channel\") or over all elements (\"batch\")",
+        },
+        OptionAbout {
+            name: "bce",
+            default: "0.0",
+            about: "the weight of the mean binary cross-entropy beside it",
+        },
+        arg::PADDING,
+    ],
+} };
+}
+
+pub(super) static ABOUT: About = about!(&[Dim::Rows]);
+static ABOUT_CHANNELS: About = about!(&[Dim::Classes]);
+static ABOUT_BATCH: About = about!(&[Dim::One]);
+
+impl Signature for Dice {
+    fn about(&self) -> &'static About {
+        match self.per {
+            Per::Row => &ABOUT,
+            Per::Channel => &ABOUT_CHANNELS,
+            Per::Batch => &ABOUT_BATCH,
+        }
+    }
+
+    fn is_per_row(&self) -> bool {
+        self.parts_reduction() == Reduction::None
+    }
+
+    fn takes_planes(&self) -> bool {
+        true
+    }
+}
+
+impl Loss for Dice {
+    fn validate(&self) -> Result<()> {
+        check_reduction("dice", self.reduction)?;
+        for (name, value) in [("smooth", self.smooth), ("bce", self.bce)] {
+            if !((value as f32).is_finite() && value >= 0.0) {
+                return Err(Error::option("dice", name, value, "is within f32 and not below 0"));
+            }
+        }
+        Ok(())
+    }
+
+    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
+        match self.per {
+            Per::Row => row::plan(self, call, profile),
+            per => self.plan_regrouped(call, per, profile),
+        }
+    }
+
+    fn reference(
+        &self,
+        inputs: &Arrays,
+        wanted: &[&str],
+        arithmetic: Arithmetic,
+    ) -> Result<Arrays> {
+        reference::run(self, inputs, wanted, arithmetic)
+    }
+}
+
+/// The same call with a row a coefficient.
+fn regrouped(call: &Call, per: Per) -> Result<Call> {
+    let mut regrouped = call.clone();
+    let (rows, columns) = (call.dim(Dim::Rows), call.dim(Dim::Classes));
+    let mut order = None;
+    for operand in regrouped.inputs.values_mut().chain(regrouped.outputs.values_mut()) {
+        let layout = &mut operand.layout;
+        if layout.shape.len() != 2 {
+            continue;
+        }
+        if per == Per::Channel {
+            transpose(layout);
+            continue;
+        }
+        // Element after element, as they lie: in the same order everywhere.
+        let (first, plane) = order.get_or_insert((operand.name.clone(), layout.class_stride));
+        if *plane != layout.class_stride {
+            return Err(Error::Conflict {
+                loss: "dice".to_owned(),
+                argument: operand.name.clone(),
+                other: first.clone(),
+                reason: "over a batch both have the same class stride".to_owned(),
+            });
+        }
+        flatten(operand)?;
+    }
+    let (rows, columns) = match per {
+        Per::Row => (rows, columns),
+        Per::Channel => (if rows == 0 { 0 } else { columns }, rows.max(1)),
+        // No rows are no part, and not an empty one.
+        Per::Batch => (rows.min(1), (rows * columns).max(1)),
+    };
+    regrouped.dims.extend([(Dim::Rows, rows), (Dim::Classes, columns)]);
+    Ok(regrouped)
+}
+
+/// All elements as one row; between rows, or images, there may be gaps.
+fn flatten(operand: &mut Operand) -> Result<()> {
+    let layout = &mut operand.layout;
+    let (rows, count, plane) = (layout.rows(), layout.len(), layout.class_stride);
+    let together = layout.columns() * plane;
+    if rows > 0 && rows < plane {
+        // The top of one image: a stretch of every plane.
+        layout.fold = Some((rows, plane));
+    } else if !rows.is_multiple_of(plane) {
+        return Err(Error::WrongShape {
+            argument: operand.name.clone(),
+            found: layout.shape.clone(),
+            expected: format!("whole images of {plane} rows, or fewer, over a batch"),
+        });
+    } else if rows > plane && layout.row_stride != together {
+        layout.fold = Some((together, layout.row_stride));
+    }
+    layout.shape = vec![rows.min(1), count.max(1)];
+    (layout.row_stride, layout.class_stride) = (count, 1);
+    Ok(())
+}
+
+/// Columns as rows.
+fn transpose(layout: &mut Layout) {
+    let (rows, columns) = (layout.rows(), layout.columns());
+    if layout.has_planes() {
+        layout.fold = Some((layout.class_stride, layout.row_stride));
+        (layout.row_stride, layout.class_stride) = (layout.class_stride, 1);
+    } else {
+        // Rows side by side, their columns a row of before apart.
+        let apart = layout.row_stride.max(columns);
+        (layout.row_stride, layout.class_stride) = (apart * rows, apart);
+    }
+    layout.shape = vec![if rows == 0 { 0 } else { columns }, rows.max(1)];
+}
+
+static STREAMS: &[FunctorStream] =
+    &[FunctorStream { name: "targets", argument: "targets", span: Span::Matrix, default: 0.0 }];
+
+impl RowLoss for Dice {
+    fn sources(&self) -> Vec<Source> {
+        vec![shader!("loss/dice.wgsl"), shader!("loss/sums.wgsl")]
+    }
+
+    fn options(&self) -> RowOptions {
+        RowOptions {
+            reduction: self.parts_reduction(),
+            empty: self.empty,
+            // Elsewhere a row of the plan is no row of the tensor.
+            padding: if self.per == Per::Row { self.padding } else { Padding::Keep },
+            ..RowOptions::default()
+        }
+    }
+
+    fn streams(&self) -> &'static [FunctorStream] {
+        STREAMS
+    }
+
+    fn shapes(&self, _: &Call) -> Vec<(&'static str, u32)> {
+        vec![("HAS_BCE", (self.bce > 0.0).into())]
+    }
+
+    fn numbers(&self, call: &Call) -> Vec<(String, Number)> {
+        let share = self.bce / call.dim(Dim::Classes).max(1) as f64;
+        [("smooth_by", self.smooth), ("bce_share", share)]
+            .map(|(name, value)| (name.to_owned(), value.into()))
+            .into()
+    }
+
+    fn streams_twice(&self, _: &Call) -> bool {
+        true
+    }
+
+    fn check(&self, _: &Call) -> Result<()> {
+        Ok(())
+    }
+}

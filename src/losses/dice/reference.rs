@@ -1,0 +1,121 @@
+//! Dice as a textbook writes it: three sums of a row.
+
+use crate::{data::{array::{Arithmetic, Array, Arrays}, error::Result}, losses::{dice::Per, Dice}, reference::{array, extents, floats, no_output, times, Findings, Real}, skeleton::element::reference::{sigmoid, softplus}, spec::{about::Signature as _, options::{Empty, Reduction}}};
+
+const NAME: &str = "dice";
+
+/// Computes every output in `wanted`.
+pub(crate) fn run(
+    loss: &Dice,
+    inputs: &Arrays,
+    wanted: &[&str],
+    arithmetic: Arithmetic,
+) -> Result<Arrays> {
+    match arithmetic {
+        Arithmetic::F64 => compute::<f64>(loss, inputs, wanted),
+        Arithmetic::F32 => compute::<f32>(loss, inputs, wanted),
+    }
+}
+
+fn compute<T: Real>(loss: &Dice, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
+    let (rows, columns) = extents(NAME, inputs, "logits")?;
+    let logits: Vec<T> = floats(inputs, "logits", &[rows, columns])?.unwrap_or_default();
+    let targets: Vec<T> = floats(inputs, "targets", &[rows, columns])?.unwrap_or_default();
+    // The elements of each part.
+    let groups: Vec<Vec<usize>> = match loss.per {
+        Per::Row => (0..rows).map(|row| (row * columns..(row + 1) * columns).collect()).collect(),
+        Per::Channel if rows == 0 => Vec::new(),
+        Per::Channel => (0..columns)
+            .map(|column| (0..rows).map(|row| row * columns + column).collect())
+            .collect(),
+        Per::Batch => (0..rows.min(1)).map(|_| (0..rows * columns).collect()).collect(),
+    };
+    let parts = groups.len();
+    let each = |name: &str| -> Result<Vec<T>> {
+        let given = inputs.get(name).map_or(0, Array::len);
+        let values = floats(inputs, name, &[given])?.unwrap_or_default();
+        let value = |part: usize| values.get(part).or_else(|| values.first()).copied();
+        Ok((0..parts).map(|part| value(part).unwrap_or(T::one())).collect())
+    };
+    let (weights, upstream) = (each("row_weight")?, each("upstream")?);
+    let of = |values: &[T], group: &[usize]| -> Vec<T> {
+        group.iter().filter_map(|&at| values.get(at).copied()).collect()
+    };
+    let solved: Vec<(T, Vec<T>)> =
+        groups.iter().map(|group| part(loss, &of(&logits, group), &of(&targets, group))).collect();
+    let losses: Vec<T> = solved.iter().zip(&weights).map(|((l, _), &w)| times(w, *l)).collect();
+    let mut sum = T::zero();
+    for &loss in &losses {
+        sum += loss;
+    }
+    let count = T::of(parts as f64);
+    let own = match loss.parts_reduction() {
+        Reduction::None | Reduction::Sum => T::one(),
+        Reduction::Mean | Reduction::Multilabel => count,
+        Reduction::Over(d) => T::of(d),
+    };
+    let given: Option<Vec<T>> = floats(inputs, "denominator", &[1])?;
+    let divisor = given.and_then(|values| values.first().copied()).unwrap_or(own);
+    let gradient = || {
+        let mut gradient = vec![T::zero(); rows * columns];
+        for (part, (_, slopes)) in solved.iter().enumerate() {
+            let factor =
+                if divisor.is_zero() { divisor } else { weights[part] * upstream[part] / divisor };
+            for (&at, &slope) in groups[part].iter().zip(slopes) {
+                gradient[at] = if factor.is_zero() { factor } else { factor * slope };
+            }
+        }
+        gradient
+    };
+    let output = |name: &str| {
+        Ok(match name {
+            "loss" if loss.parts_reduction() == Reduction::None => {
+                array(&[parts], losses.iter().copied())
+            }
+            "loss" if divisor.is_zero() && !sum.is_nan() => {
+                array(&[1], [if loss.empty == Empty::Zero { T::zero() } else { T::nan() }])
+            }
+            "loss" => array(&[1], [sum / divisor]),
+            "grad.logits" => array(&[rows, columns], gradient()),
+            "sum" => array(&[1], [sum]),
+            "denominator" => array(&[1], [count]),
+            "count" => Array::int(&[1], vec![parts as i64]),
+            "status" => {
+                let mut found = Findings::of_rows();
+                solved.iter().filter(|(loss, _)| loss.is_nan()).for_each(|_| found.bad_row());
+                found.words()
+            }
+            _ => return Err(no_output(loss.about(), name)),
+        })
+    };
+    wanted.iter().map(|&name| Ok((name.to_owned(), output(name)?))).collect()
+}
+
+/// The loss of one part, and its gradient.
+fn part<T: Real>(loss: &Dice, z: &[T], y: &[T]) -> (T, Vec<T>) {
+    if z.iter().any(|z| z.is_nan()) || y.iter().any(|y| !y.is_finite()) {
+        return (T::nan(), vec![T::nan(); z.len()]);
+    }
+    let (one, two) = (T::one(), T::of(2.0));
+    let (mut both, mut p_sum, mut y_sum, mut bce) = (T::zero(), T::zero(), T::zero(), T::zero());
+    for (&z, &y) in z.iter().zip(y) {
+        both += sigmoid(z) * y;
+        p_sum += sigmoid(z);
+        y_sum += y;
+        if loss.bce > 0.0 {
+            bce += times(y, softplus(-z)) + times(one - y, softplus(z));
+        }
+    }
+    let smooth = T::of(loss.smooth);
+    let whole = p_sum + y_sum + smooth;
+    let empty = whole.is_zero();
+    let share = T::of(loss.bce) / T::of(z.len() as f64);
+    let alike = if empty { one } else { (two * both + smooth) / whole };
+    let slope = |(&z, &y): (&T, &T)| {
+        let (p, q) = (sigmoid(z), sigmoid(-z));
+        let dice = if empty { T::zero() } else { p * q * (alike - two * y) / whole };
+        dice + share * ((one - y) * p - y * q)
+    };
+    let slopes = z.iter().zip(y).map(slope).collect();
+    ((one - alike) + times(share, bce), slopes)
+}

@@ -1,0 +1,94 @@
+//! The negative log-likelihood of a normal distribution (catalogue E6).
+
+use crate::{data::error::{Error, Result}, reference::{times, Real}, skeleton::element::{element_loss, reference::{Formula, Point}}, spec::about::Domain};
+
+element_loss! {
+    /// The negative log-likelihood of a normal distribution, as
+    /// `torch.nn.functional.gaussian_nll_loss`: ½(log v + (y − μ)²/v) [+ ½ log 2π], v = max(σ², eps).
+    ///
+    /// - **Shapes, types, reductions, masks**: as [`crate::BceWithLogits`]; the first input is the mean,
+    ///   and mean, variance and targets have one shape (a homoscedastic variance is spread by the
+    ///   caller).
+    /// - **Gradient**: (μ − y)/v and ½(1/v − (y − μ)²/v²): like PyTorch's it passes through the floor,
+    ///   so that a variance below eps is still pushed up.
+    /// - With `log_variance` the second input is s = log σ² and its gradient ½(1 − (y − μ)²/v).
+    /// - **Edges**: an element with a negative variance has no loss: it is NaN, its gradients 0, and
+    ///   [`crate::Status`] counts it as a bad target (PyTorch raises); an input that is not finite gives
+    ///   NaN, counted as well.
+    /// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+    ///
+    /// Source: Nix and Weigend 1994.
+    ///
+    /// ```
+    /// use surprisal::{Array, Arrays, GaussianNll, cpu};
+    /// let inputs = Arrays::from([
+    ///     ("mean".to_owned(), Array::float(&[1], vec![1.0])),
+    ///     ("variance".to_owned(), Array::float(&[1], vec![1.0])),
+    ///     ("targets".to_owned(), Array::float(&[1], vec![3.0])),
+    /// ]);
+    /// let outputs = cpu::run(&GaussianNll::default(), &inputs, &["loss", "grad.mean"])?;
+    /// assert_eq!((outputs["loss"].to_f64()[0], outputs["grad.mean"].to_f64()[0]), (2.0, -2.0));
+    /// # Ok::<(), surprisal::Error>(())
+    /// ```
+    GaussianNll = "gaussian_nll", "loss/gaussian_nll.wgsl";
+    summary: "Negative log-likelihood of a normal distribution with a variance an element.",
+    formula: "v = max(σ², eps); loss = weight·mask·½(log v + (y − μ)²/v [+ log 2π])",
+    pytorch: "torch.nn.functional.gaussian_nll_loss";
+    inputs GaussianNllInputs {
+        mean = "mean", 0.0: arg::elements("mean", "means");
+        variance = "variance", 1.0:
+            arg::elements("variance", "variances, or their logarithms").within(Domain::Positive);
+        targets = "targets", 0.0: arg::elements("targets", "what was observed");
+    }
+    outputs GaussianNllOutputs {
+        mean_gradient = "grad.mean": "gradient of the means";
+        variance_gradient = "grad.variance": "gradient of the variances, or of their logarithms";
+    }
+    options {
+        full: bool = false, "false", "adds ½ log 2π";
+        eps: f64 = 1e-6, "1e-6", "the least variance, above 0";
+        log_variance: bool = false, "false", "the input `variance` is log σ²";
+    }
+}
+
+impl GaussianNll {
+    fn constant(&self) -> f64 {
+        if self.full { 0.5 * std::f64::consts::TAU.ln() } else { 0.0 }
+    }
+}
+
+impl Formula for GaussianNll {
+    fn check(&self) -> Result<()> {
+        if self.eps > 0.0 && (self.eps as f32).is_normal() {
+            return Ok(());
+        }
+        Err(Error::option("gaussian_nll", "eps", self.eps, "the floor is above 0 and within f32"))
+    }
+
+    fn code(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+        vec![("LOG_VARIANCE", self.log_variance.into())]
+    }
+
+    fn constants(&self) -> Vec<(&'static str, f64)> {
+        vec![("least", self.eps), ("log_least", self.eps.ln()), ("constant", self.constant())]
+    }
+
+    fn at<T: Real>(&self, x: &[T]) -> Point<T> {
+        let &[mean, variance, target] = x else { return Point::nan() };
+        if !self.log_variance && variance < T::zero() {
+            return Point::bad(variance);
+        }
+        if !(mean.is_finite() && variance.is_finite() && target.is_finite()) {
+            return Point::nan();
+        }
+        let (half, eps) = (T::of(0.5), T::of(self.eps));
+        let apart = mean - target;
+        let log = if self.log_variance { variance.max(eps.ln()) } else { variance.max(eps).ln() };
+        let precision = if self.log_variance { (-log).exp() } else { T::one() / variance.max(eps) };
+        let squared = times(apart * apart, precision);
+        let by_log = half * (T::one() - squared);
+        let by_variance = if self.log_variance { by_log } else { by_log * precision };
+        let loss = half * (log + squared) + T::of(self.constant());
+        Point::of_two(loss, [apart * precision, by_variance])
+    }
+}

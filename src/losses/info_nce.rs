@@ -1,0 +1,363 @@
+//! InfoNCE, the softmax contrast of queries with keys (catalogue P2).
+
+use crate::{data::{array::{Arithmetic, Arrays}, error::{Error, Result}}, plan::{kernel::{shader, Source}, profile::Profile, Number, Plan}, skeleton::{operation::Loss, pairs::{self, Columns, PairLoss, Pairing}, row::{self, FunctorStream, RowLoss, RowOptions}}, spec::{about::{About, Argument, Dim, Kind, OptionAbout, Signature}, arguments as arg, call::Call, declare::{setters, tensors}, options::{check_reduction, Empty, IgnoreIndex, Reduction}, shard::Shard}};
+
+/// InfoNCE: each query's positive against all keys, the score matrix never stored.
+///
+/// s_ij = scale·⟨q_i, k_j⟩ (of q/‖q‖ and k/‖k‖ with `normalize`), scale = 1/τ or an input, and a
+/// query's loss is log Σ_j exp(s_ij) − s_i⁺, in nats. With `symmetric` (CLIP) it is the mean of that
+/// and of the same with queries and keys exchanged.
+///
+/// - **Shapes**: queries `[rows, hidden]`, keys `[classes, hidden]`; targets `[rows]` (which key is
+///   the positive; without them key i is query i's, and further keys are extra negatives); scale
+///   `[1]`; labels `[rows]` and key_labels `[classes]`; upstream `[1]`, or `[rows]` with
+///   [`Reduction::None`].
+/// - **False negatives**: a key with the query's label that is not its positive takes no part.
+///   Without key_labels there must be as many keys as queries, and the labels are those of both.
+/// - **Types**: vectors, scale and gradients in `f32`, `f16` or `bf16`; everything in between in f32.
+/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`: whole
+///   rows of scores, or some rows of a block of keys, as in [`crate::LinearCrossEntropy`]; for 16-bit
+///   gradients with `normalize` or several chunks their sums in f32 as well. Neither the chunk's size nor
+///   its shape changes a bit (but the last ones of ∂scale from a saved lse or from statistics).
+/// - **Gradient**: with G = ∂loss/∂s, ∂q_i = scale·r_i·(I − q̂q̂ᵀ)·Σ_j G_ij·k̂_j, r = 1/‖q‖ (1 and the
+///   identity without `normalize`), likewise ∂k, and ∂scale = Σ_ij G_ij·⟨q̂_i, k̂_j⟩.
+/// - **Cost**: three products of rows·classes·hidden for loss and gradients; `symmetric` makes the
+///   scores a second time where one chunk does not hold them all, because no gradient is known
+///   before every row has been seen.
+/// - **Mean** divides by the queries that are kept.
+/// - **Edges**: with `normalize` a vector of zeros has score 0 with everything and gradient 0, and
+///   [`crate::Status::zero_vectors`] counts it; a score that is NaN or infinite makes its query's
+///   loss and gradient NaN, masked or not; a target outside `0..classes` is never read through: its
+///   row's loss is NaN, its gradient 0, and [`crate::Status`] counts it.
+/// - **From a saved lse** (with `symmetric`, and `column_lse`) the gradients are made without a first
+///   pass.
+/// - **Shards** of the keys: see [`Shard`]. ∂keys is whole, ∂queries and ∂scale are parts. A shard has
+///   all queries, so with `symmetric` the softmax of its keys is its own: `column_lse` of the first call
+///   goes into the second one and to nobody else. To shard the queries, exchange them with the keys.
+/// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+///
+/// Sources: van den Oord et al. 2018; CLIP, Radford et al. 2021; chunks as in Inf-CL, Cheng et al.
+/// 2024.
+///
+/// ```
+/// use surprisal::{Array, Arrays, InfoNce, cpu};
+/// let inputs = Arrays::from([
+///     ("queries".to_owned(), Array::float(&[2, 2], vec![1.0, 0.0, 0.0, 1.0])),
+///     ("keys".to_owned(), Array::float(&[2, 2], vec![3.0, 0.0, 0.0, 2.0])),
+/// ]);
+/// let loss = InfoNce::default().normalize(true).symmetric(true).temperature(0.5);
+/// let outputs = cpu::run(&loss, &inputs, &["loss", "grad.queries"])?;
+/// assert!((outputs["loss"].to_f64()[0] - 0.126_928_011).abs() < 1e-9);
+/// # Ok::<(), surprisal::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct InfoNce {
+    /// How row losses become one number.
+    pub reduction: Reduction,
+    /// What a mean over nothing is.
+    pub empty: Empty,
+    /// Targets whose queries count for nothing.
+    pub ignore_index: IgnoreIndex,
+    /// τ > 0; the scale is 1/τ where it is not an input.
+    pub temperature: f64,
+    /// Queries and keys are divided by their norms.
+    pub normalize: bool,
+    /// The mean of both directions.
+    pub symmetric: bool,
+    /// The most bytes for the chunk of scores; `None` lets the plan choose.
+    pub chunk_bytes: Option<u64>,
+    /// The keys are a shard of all keys.
+    pub shard: Option<Shard>,
+}
+
+impl Default for InfoNce {
+    fn default() -> Self {
+        Self {
+            reduction: Reduction::Mean,
+            empty: Empty::Nan,
+            ignore_index: IgnoreIndex::One(-100),
+            temperature: 1.0,
+            normalize: false,
+            symmetric: false,
+            chunk_bytes: None,
+            shard: None,
+        }
+    }
+}
+
+impl InfoNce {
+    setters! {
+        reduction: Reduction, empty: Empty, ignore_index: IgnoreIndex, temperature: f64,
+        normalize: bool, symmetric: bool, chunk_bytes: Option<u64>, shard: Option<Shard>,
+    }
+}
+
+tensors! {
+    /// What [`InfoNce`] takes.
+    InfoNceInputs {
+        /// Queries `[rows, hidden]`.
+        queries = "queries",
+        /// Keys `[classes, hidden]`.
+        keys = "keys",
+        /// The key that is each query's positive `[rows]`.
+        targets = "targets",
+        /// What similarities are multiplied by `[1]`; overrides the temperature.
+        scale = "scale",
+        /// The queries' labels `[rows]`: keys with the same one are no negatives.
+        labels = "labels",
+        /// The keys' labels `[classes]`.
+        key_labels = "key_labels",
+        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
+        upstream = "upstream",
+        /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+        denominator = "denominator",
+        /// A saved `lse` `[rows]`.
+        lse = "lse",
+        /// A saved `column_lse` `[classes]`.
+        column_lse = "column_lse",
+        /// The statistics of all shards `[shards·rows, 8]`, one shard after another.
+        statistics = "statistics",
+    }
+}
+
+tensors! {
+    /// What [`InfoNce`] can hand back.
+    InfoNceOutputs {
+        /// The loss, `[1]` or `[rows]`.
+        loss = "loss",
+        /// The gradient of the queries.
+        queries_gradient = "grad.queries",
+        /// The gradient of the keys.
+        keys_gradient = "grad.keys",
+        /// The gradient of the scale.
+        scale_gradient = "grad.scale",
+        /// log Σ exp(s) of each query.
+        lse = "lse",
+        /// log Σ exp(s) of each key over the queries, with `symmetric`.
+        column_lse = "column_lse",
+        /// What a shard knows of each query.
+        statistics = "statistics",
+        /// Σ of the row losses.
+        sum = "sum",
+        /// What a mean divides by.
+        denominator = "denominator",
+        /// The number of queries kept.
+        count = "count",
+        /// The status words.
+        status = "status",
+    }
+}
+
+pub(super) static ABOUT: About = About {
+    name: "info_nce",
+    summary: "Softmax contrast of queries with keys, the scores never stored.",
+    formula: "s = scale·⟨q_i, k_j⟩; loss = log Σ_j exp(s_ij) − s_i⁺; symmetric: the mean of both \
+              directions",
+    pytorch: "torch.nn.functional.cross_entropy(queries @ keys.T / temperature, targets)",
+    inputs: &[
+        arg::QUERIES,
+        arg::KEYS,
+        arg::POSITIVES,
+        arg::SCALE,
+        Argument::optional(
+            "labels",
+            Kind::Label,
+            &[&[Dim::Rows]],
+            "the queries' labels: keys with the same one are no negatives",
+        ),
+        Argument::optional(
+            "key_labels",
+            Kind::Label,
+            &[&[Dim::Classes]],
+            "the keys' labels; without them, those of as many queries",
+        ),
+        arg::UPSTREAM,
+        arg::DENOMINATOR_IN,
+        arg::LSE_IN,
+        Argument::optional("column_lse", Kind::F32, &[&[Dim::Classes]], "a saved column_lse"),
+        arg::STATISTICS_IN,
+    ],
+    outputs: &[
+        arg::LOSS,
+        arg::QUERIES_GRADIENT,
+        arg::KEYS_GRADIENT,
+        arg::SCALE_GRADIENT,
+        arg::LSE,
+        Argument::optional("column_lse", Kind::F32, &[&[Dim::Classes]], "log Σ exp(s) of each key"),
+        arg::STATISTICS,
+        arg::SUM,
+        arg::DENOMINATOR,
+        arg::COUNT,
+        arg::STATUS,
+    ],
+    options: &[
+        arg::REDUCTION,
+        arg::EMPTY,
+        arg::IGNORE_INDEX,
+        OptionAbout { name: "temperature", default: "1.0", about: "τ > 0: the scale is 1/τ" },
+        OptionAbout {
+            name: "normalize",
+            default: "false",
+            about: "queries and keys are divided by their norms",
+        },
+        OptionAbout {
+            name: "symmetric",
+            default: "false",
+            about: "the mean of both directions (CLIP)",
+        },
+        arg::CHUNK_BYTES,
+        arg::SHARD,
+    ],
+};
+
+impl Signature for InfoNce {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn is_per_row(&self) -> bool {
+        self.reduction == Reduction::None
+    }
+}
+
+impl Loss for InfoNce {
+    fn validate(&self) -> Result<()> {
+        check_reduction(ABOUT.name, self.reduction)?;
+        self.ignore_index.validate(ABOUT.name)?;
+        Shard::validate(self.shard, ABOUT.name)?;
+        pairs::check_temperature(ABOUT.name, self.temperature)
+    }
+
+    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
+        pairs::plan(self, call, profile)
+    }
+
+    fn reference(
+        &self,
+        inputs: &Arrays,
+        wanted: &[&str],
+        arithmetic: Arithmetic,
+    ) -> Result<Arrays> {
+        let kind = pairs::reference::Kind::InfoNce { symmetric: self.symmetric };
+        pairs::reference::run(self, kind, self.temperature, inputs, wanted, arithmetic)
+    }
+}
+
+impl RowLoss for InfoNce {
+    fn sources(&self) -> Vec<Source> {
+        pairs::sources(true, shader!("loss/info_nce.wgsl"))
+    }
+
+    fn options(&self) -> RowOptions {
+        let options = pairs::row_options(self.reduction, self.empty, self.ignore_index.as_slice());
+        RowOptions { shard: self.shard, ..options }
+    }
+
+    fn streams(&self) -> &'static [FunctorStream] {
+        pairs::STREAMS
+    }
+
+    fn shapes(&self, call: &Call) -> Vec<(&'static str, u32)> {
+        vec![
+            ("DIAGONAL", (!call.has("targets")).into()),
+            ("HAS_LABELS", call.has("labels").into()),
+            ("HAS_SCALE", call.has("scale").into()),
+            ("JOINT", self.symmetric.into()),
+            ("SHARDED", self.shard.is_some().into()),
+            ("SCALE_GRADIENT", call.wants("grad.scale").into()),
+        ]
+    }
+
+    fn numbers(&self, _: &Call) -> Vec<(String, Number)> {
+        // The mean of two directions is half the gradient of their sum.
+        let share = if self.symmetric { 0.5 } else { 1.0 };
+        pairs::numbers(1.0 / self.temperature, share, self.shard)
+    }
+
+    fn streams_twice(&self, _: &Call) -> bool {
+        false
+    }
+
+    fn closes_unseen(&self, _: &Call) -> bool {
+        true
+    }
+
+    fn check(&self, call: &Call) -> Result<()> {
+        pairs::check(self, call)
+    }
+}
+
+impl PairLoss for InfoNce {
+    fn pairing(&self) -> Pairing {
+        let columns = if self.symmetric { Columns::Softmax } else { Columns::Keys };
+        let Self { normalize, chunk_bytes, shard, .. } = *self;
+        Pairing { normalize, columns, chunk_bytes, shard }
+    }
+
+    fn check_pairs(
+        &self,
+        given: &dyn Fn(&str) -> bool,
+        wanted: &[&str],
+        [queries, keys]: [u64; 2],
+    ) -> Result<()> {
+        Shard::check(self.shard, ABOUT.name, given, wanted)?;
+        self.check_columns(given, wanted)?;
+        let all_keys = self.shard.map_or(keys, |shard| shard.classes);
+        let as_many = |found: u64, option: &str| Error::WrongShape {
+            argument: "keys".to_owned(),
+            found: vec![found],
+            expected: format!("{queries} keys, as many as queries, with {option}"),
+        };
+        if self.symmetric && given("targets") {
+            return Err(Error::Conflict {
+                loss: ABOUT.name.to_owned(),
+                argument: "targets".to_owned(),
+                other: "symmetric".to_owned(),
+                reason: "key i is query i's positive, and the other way round".to_owned(),
+            });
+        }
+        if self.symmetric && all_keys != queries {
+            return Err(as_many(all_keys, "`symmetric`"));
+        }
+        match (given("labels"), given("key_labels")) {
+            (false, true) => Err(row::missing(self, "labels")),
+            (true, false) if self.shard.is_some() => Err(row::missing(self, "key_labels")),
+            (true, false) if keys != queries => Err(as_many(keys, "`labels` and no `key_labels`")),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl InfoNce {
+    /// A saved lse of the columns is for gradients of both directions, which need it.
+    fn check_columns(&self, given: &dyn Fn(&str) -> bool, wanted: &[&str]) -> Result<()> {
+        let saved = given("lse") || given("statistics");
+        if !self.symmetric && (given("column_lse") || wanted.contains(&"column_lse")) {
+            return Err(Error::Conflict {
+                loss: ABOUT.name.to_owned(),
+                argument: "column_lse".to_owned(),
+                other: "symmetric".to_owned(),
+                reason: "columns have a softmax with `symmetric` alone".to_owned(),
+            });
+        }
+        if given("column_lse") && !saved {
+            return Err(row::missing(self, "lse"));
+        }
+        let gradients = wanted.iter().any(|name| name.starts_with("grad."));
+        if self.symmetric && saved && gradients && !given("column_lse") {
+            return Err(row::missing(self, "column_lse"));
+        }
+        if saved && wanted.contains(&"column_lse") {
+            return Err(Error::Conflict {
+                loss: ABOUT.name.to_owned(),
+                argument: "column_lse".to_owned(),
+                other: "statistics".to_owned(),
+                reason: "it comes with a shard's own statistics".to_owned(),
+            });
+        }
+        Ok(())
+    }
+}

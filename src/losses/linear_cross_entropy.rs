@@ -1,0 +1,253 @@
+//! Cross-entropy of a linear layer whose logits are never stored (catalogue P1).
+
+use super::{CrossEntropy, cross_entropy};
+use crate::{skeleton::linear::Linear, spec::{about::{About, Argument, Dim, Kind, OptionAbout}, arguments as arg, declare::tensors}};
+
+/// Cross-entropy of hidden·Wᵀ + bias, and the gradients of all three, without the logits.
+///
+/// logits = hidden·Wᵀ + bias, then [`CrossEntropy`] with every one of its options. A chunk of rows
+/// at a time is multiplied, reduced and turned into its gradient in place; the gradient of W is added
+/// up over the chunks in row order, so neither the chunk's size nor its shape changes a bit of any result.
+///
+/// - **Shapes**: hidden `[rows, hidden]`, weight `[classes, hidden]` (or `[hidden, classes]`, read in
+///   place), bias `[classes]`; the rest as in [`CrossEntropy`], whose `weight` is here `class_weight`.
+/// - **Memory** beside inputs and outputs: O(rows + classes), one chunk of at most `chunk_bytes`, and 256
+///   bytes of parameters a dispatch. The chunk holds some whole rows of logits, or some rows of a block of
+///   classes, whichever the plan finds cheaper ([`crate::Plan::path`] says which, and why): blocks have the
+///   logits made twice, unless a saved lse or the statistics of shards close the rows. The logits of up
+///   to as many rows as W is deep lie in ∂W until it is written, where it is f32, has no gaps (as `[classes,
+///   hidden]`) and is not added to: they are made once, and take no memory of their own. A budget for neither
+///   a row nor a block of one (less than a kilobyte on software adapters, 25 KB elsewhere) is an error. A
+///   16-bit gradient that adds up over several chunks has an f32 sum beside it: ∂W over stretches of rows,
+///   ∂hidden (also in place) over blocks of classes, for the chunk's rows.
+/// - **Gradient**: ∂hidden = G·W, ∂W = Gᵀ·hidden, ∂bias = Σ_rows G, where G is the gradient of the
+///   logits; row weights and the upstream gradient are in G before ∂W is summed.
+/// - **Edges**: those of [`CrossEntropy`]; the hidden state of an ignored row is not used, so a NaN
+///   in it reaches nothing.
+/// - **Shards** of the vocabulary: see [`crate::Shard`]; ∂W and ∂bias are whole, ∂hidden is a part.
+///
+/// Sources: Liger-Kernel's fused linear cross-entropy (Hsu et al. 2024); Cut Cross-Entropy (Wijmans
+/// et al. 2024).
+///
+/// ```
+/// use surprisal::{Array, Arrays, CrossEntropy, LinearCrossEntropy, cpu};
+/// let inputs = Arrays::from([
+///     ("hidden".to_owned(), Array::float(&[1, 2], vec![1.0, 0.0])),
+///     ("weight".to_owned(), Array::float(&[3, 2], vec![1.0, 0.0, 2.0, 0.0, 3.0, 0.0])),
+///     ("targets".to_owned(), Array::int(&[1], vec![2])),
+/// ]);
+/// let loss = LinearCrossEntropy::new(CrossEntropy::default());
+/// let outputs = cpu::run(&loss, &inputs, &["loss", "grad.weight"])?;
+/// assert!((outputs["loss"].to_f64()[0] - 0.407_605_964).abs() < 1e-9);
+/// # Ok::<(), surprisal::Error>(())
+/// ```
+pub type LinearCrossEntropy = Linear<CrossEntropy>;
+
+tensors! {
+    /// What [`LinearCrossEntropy`] takes.
+    LinearCrossEntropyInputs {
+        /// Hidden states `[rows, hidden]`.
+        hidden = "hidden",
+        /// The classifier `[classes, hidden]` or `[hidden, classes]`.
+        weight = "weight",
+        /// The classifier's bias `[classes]`.
+        bias = "bias",
+        /// Class indices `[rows]`.
+        targets = "targets",
+        /// Class weights `[classes]` (of all shards).
+        class_weight = "class_weight",
+        /// Added to the capped logits `[classes]`.
+        logit_bias = "logit_bias",
+        /// Row weights `[rows]`.
+        row_weight = "row_weight",
+        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
+        upstream = "upstream",
+        /// The caller's denominator `[1]` on the GPU.
+        denominator = "denominator",
+        /// A saved `lse` `[rows]`.
+        lse = "lse",
+        /// The statistics of all shards `[shards·rows, 8]`, one shard after another.
+        statistics = "statistics",
+    }
+}
+
+tensors! {
+    /// What [`LinearCrossEntropy`] can hand back.
+    LinearCrossEntropyOutputs {
+        /// The loss, `[1]` or `[rows]`.
+        loss = "loss",
+        /// The gradient of the hidden states.
+        hidden_gradient = "grad.hidden",
+        /// The gradient of the weight, in the weight's layout.
+        weight_gradient = "grad.weight",
+        /// The gradient of the bias.
+        bias_gradient = "grad.bias",
+        /// log Σ exp(u) of each row.
+        lse = "lse",
+        /// log softmax(u)_y of each row.
+        log_prob = "log_prob",
+        /// The entropy of each row.
+        entropy = "entropy",
+        /// The largest probability of each row.
+        max_prob = "max_prob",
+        /// The class with the largest u.
+        argmax = "argmax",
+        /// How many classes come before the target.
+        rank = "rank",
+        /// 1 where argmax is the target.
+        correct = "correct",
+        /// The mergeable state of each row (see [`crate::row::STATE_WORDS`]).
+        statistics = "statistics",
+        /// Σ of the row losses.
+        sum = "sum",
+        /// What a mean divides by.
+        denominator = "denominator",
+        /// The number of rows kept.
+        count = "count",
+        /// The number of rows kept whose argmax is the target.
+        correct_count = "correct_count",
+        /// exp(sum/denominator).
+        perplexity = "perplexity",
+        /// The status words.
+        status = "status",
+    }
+}
+
+const CLASSES: &[&[Dim]] = &[&[Dim::Classes]];
+
+pub(super) static ABOUT: About = About {
+    name: "linear_cross_entropy",
+    summary: "Cross-entropy of a linear layer whose logits are never stored.",
+    formula: "z = hidden·Wᵀ + bias; u = (cap·tanh(z/cap) + logit_bias)/τ; \
+              loss = row_weight·((1−p_y)^γ·Σ_c w_c q_c (lse(u) − u_c) + λ·lse(u)²)",
+    pytorch: "torch.nn.functional.cross_entropy(torch.nn.functional.linear(hidden, weight, bias), …)",
+    inputs: &[
+        arg::HIDDEN,
+        arg::WEIGHT,
+        arg::BIAS,
+        arg::TARGETS,
+        Argument::optional("class_weight", Kind::Float, arg::CLASS_WEIGHT_SHAPES, "class weights"),
+        Argument::optional("logit_bias", Kind::Float, CLASSES, "added to the capped logits"),
+        arg::ROW_WEIGHT,
+        arg::UPSTREAM,
+        arg::DENOMINATOR_IN,
+        arg::LSE_IN,
+        arg::STATISTICS_IN,
+    ],
+    outputs: &[
+        arg::LOSS,
+        arg::HIDDEN_GRADIENT,
+        arg::WEIGHT_GRADIENT,
+        arg::BIAS_GRADIENT,
+        arg::LSE,
+        arg::LOG_PROB,
+        arg::ENTROPY,
+        arg::MAX_PROB,
+        arg::ARGMAX,
+        arg::RANK,
+        arg::CORRECT,
+        arg::STATISTICS,
+        arg::SUM,
+        arg::DENOMINATOR,
+        arg::COUNT,
+        arg::CORRECT_COUNT,
+        arg::PERPLEXITY,
+        arg::STATUS,
+    ],
+    options: &OPTIONS,
+};
+
+/// The linear layer's own options, then those of the cross-entropy.
+const OPTIONS: [OptionAbout; OWN_OPTIONS.len() + cross_entropy::OPTIONS.len()] = {
+    let mut all = [OWN_OPTIONS[0]; OWN_OPTIONS.len() + cross_entropy::OPTIONS.len()];
+    let mut at = 0;
+    while at < all.len() {
+        all[at] = match at.checked_sub(OWN_OPTIONS.len()) {
+            None => OWN_OPTIONS[at],
+            Some(at) => cross_entropy::OPTIONS[at],
+        };
+        at += 1;
+    }
+    all
+};
+
+const OWN_OPTIONS: [OptionAbout; 3] = [
+    OptionAbout {
+        name: "weight_layout",
+        default: "\"classes_hidden\"",
+        about: "\"classes_hidden\" or \"hidden_classes\"",
+    },
+    OptionAbout {
+        name: "chunk_bytes",
+        default: "null",
+        about: "the most bytes for the chunk of logits",
+    },
+    OptionAbout {
+        name: "accumulate",
+        default: "false",
+        about: "add into grad.weight and grad.bias instead of overwriting them",
+    },
+];
+
+/// The options as they stand in JSON: those of the linear layer beside those of the cross-entropy.
+///
+/// `serde(flatten)` cannot deny unknown fields, so the two are told apart here.
+#[cfg(feature = "serde")]
+mod json {
+    use super::{CrossEntropy, LinearCrossEntropy, OWN_OPTIONS};
+    use serde::{
+        Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _,
+    };
+    use serde_json::{Map, Value};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Own {
+        weight_layout: crate::spec::options::WeightLayout,
+        chunk_bytes: Option<u64>,
+        accumulate: bool,
+    }
+
+    impl Default for Own {
+        fn default() -> Self {
+            let LinearCrossEntropy { weight_layout, chunk_bytes, accumulate, .. } =
+                LinearCrossEntropy::default();
+            Self { weight_layout, chunk_bytes, accumulate }
+        }
+    }
+
+    impl<'de> Deserialize<'de> for LinearCrossEntropy {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let all = Map::<String, Value>::deserialize(deserializer)?;
+            let (own, rest): (Map<_, _>, Map<_, _>) = all
+                .into_iter()
+                .partition(|(name, _)| OWN_OPTIONS.iter().any(|option| option.name == name));
+            let own: Own = serde_json::from_value(own.into()).map_err(D::Error::custom)?;
+            let cross_entropy: CrossEntropy =
+                serde_json::from_value(rest.into()).map_err(D::Error::custom)?;
+            Ok(Self {
+                loss: cross_entropy,
+                weight_layout: own.weight_layout,
+                chunk_bytes: own.chunk_bytes,
+                accumulate: own.accumulate,
+            })
+        }
+    }
+
+    impl Serialize for LinearCrossEntropy {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let object = |value: Result<Value, _>| match value {
+                Ok(Value::Object(map)) => Ok(map),
+                Ok(_) => Err(S::Error::custom("options are an object")),
+                Err(error) => Err(S::Error::custom(error)),
+            };
+            let mut all = object(serde_json::to_value(&self.loss))?;
+            all.extend(object(serde_json::to_value(Own {
+                weight_layout: self.weight_layout,
+                chunk_bytes: self.chunk_bytes,
+                accumulate: self.accumulate,
+            }))?);
+            all.serialize(serializer)
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Squared error, plain or on a sigmoid (catalogue E5).
+
+use crate::{
+    reference::Real,
+    skeleton::element::{
+        element_loss,
+        reference::{Formula, Point, sigmoid},
+    },
+};
+
+/// What is done to a score before it is compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    None,
+    /// sigmoid(z).
+    Sigmoid,
+}
+
+element_loss! {
+    /// Squared error, as `torch.nn.functional.mse_loss`: weight·mask·(a(z) − y)², a the identity or
+    /// the sigmoid.
+    ///
+    /// - **Shapes, types, reductions, masks**: as [`crate::BceWithLogits`].
+    /// - **Gradient**: 2·(z − y), or 2·(P − y)·P·(1 − P) with P = sigmoid(z), which vanishes where P
+    ///   saturates, also on the wrong side.
+    /// - **Saturation** (with the sigmoid): the mean of 2·P·(1 − P) over the elements kept, the ratio of
+    ///   this gradient to that of [`crate::BceWithLogits`], from 1/2 at z = 0 down to 0 where the
+    ///   gradient has vanished.
+    /// - **Edges**: at z = ±inf the loss is +inf, or with the sigmoid its limit, and the gradient 0
+    ///   then; a NaN logit, or a target that is not finite, gives NaN, which [`crate::Status`] counts.
+    /// - **Errors**: [`crate::Error`] names the argument and its value, before any GPU work.
+    ///
+    /// ```
+    /// use surprisal::{Array, Arrays, Mse, cpu};
+    /// let inputs = Arrays::from([
+    ///     ("logits".to_owned(), Array::float(&[2], vec![0.5, 2.0])),
+    ///     ("targets".to_owned(), Array::float(&[2], vec![1.0, 0.0])),
+    /// ]);
+    /// let outputs = cpu::run(&Mse::default(), &inputs, &["loss"])?;
+    /// assert_eq!(outputs["loss"].to_f64(), [2.125]);
+    /// # Ok::<(), surprisal::Error>(())
+    /// ```
+    Mse = "mse", "loss/mse.wgsl";
+    summary: "Squared error of a score, or of its sigmoid.",
+    formula: "loss = weight·mask·(a(z) − y)², a(z) = z or sigmoid(z)",
+    pytorch: "torch.nn.functional.mse_loss";
+    inputs MseInputs {
+        logits = "logits", 0.0: arg::elements("logits", "scores");
+        targets = "targets", 0.0: arg::elements("targets", "what they should be");
+    }
+    outputs MseOutputs { gradient = "grad.logits": "gradient of the scores"; }
+    watches saturation = "saturation":
+        "mean of 2·P·(1 − P) with the sigmoid, what is left of cross-entropy's gradient";
+    options {
+        activation: Activation = Activation::None, "\"none\"", "\"none\" or \"sigmoid\"";
+    }
+}
+
+impl Formula for Mse {
+    fn code(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+        vec![("SIGMOID", (self.activation == Activation::Sigmoid).into())]
+    }
+
+    fn watches(&self) -> bool {
+        self.activation == Activation::Sigmoid
+    }
+
+    fn at<T: Real>(&self, x: &[T]) -> Point<T> {
+        let &[z, y] = x else { return Point::nan() };
+        if z.is_nan() || !y.is_finite() {
+            return Point::nan();
+        }
+        let two = T::of(2.0);
+        match self.activation {
+            Activation::None => Point::new((z - y) * (z - y), two * (z - y)),
+            Activation::Sigmoid => {
+                let (p, q) = (sigmoid(z), sigmoid(-z));
+                Point::new((p - y) * (p - y), two * (p - y) * p * q).watching(two * p * q)
+            }
+        }
+    }
+}

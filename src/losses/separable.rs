@@ -1,0 +1,270 @@
+//! Losses of a user's own, in three short WGSL functions and one in Rust.
+
+use crate::{
+    data::{
+        array::{Arithmetic, Array, Arrays},
+        error::{Error, Result},
+    },
+    plan::{
+        Number, Plan,
+        kernel::{Source, shader},
+        profile::Profile,
+    },
+    reference::{Findings, no_output},
+    skeleton::{
+        operation::Loss,
+        row::{self, FunctorStream, RowLoss, RowOptions},
+    },
+    spec::{
+        about::{About, Argument, Dim, Kind, Signature},
+        arguments as arg,
+        call::Call,
+        options::{MOST_IGNORED, Reduction, check_reduction},
+    },
+};
+
+/// A loss of a row that depends on its columns through four sums alone.
+///
+/// The WGSL supplies `fn term(label: u32, column: u32, z: f32) -> vec4<f32>` (what a column adds to
+/// the sums), `fn row_loss(label: u32, sums: vec4<f32>) -> f32` and
+/// `fn slope(label: u32, column: u32, z: f32, sums: vec4<f32>) -> f32` (the derivative with respect
+/// to z); numbers are reached as `params.NAME`. [`Separable`] makes it a [`RowLoss`] with every
+/// storage type, reduction, weight and edge rule of the built-in ones, and
+/// [`crate::Linear`] one on scores that are never stored. `examples/own_loss.rs` is one.
+pub trait SeparableRow: std::fmt::Debug + Send + Sync {
+    /// Its name.
+    const NAME: &'static str;
+    /// The three functions.
+    const WGSL: &'static str;
+
+    /// Numbers that the WGSL reads.
+    fn numbers(&self) -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
+
+    /// The loss of a row, and its gradient into `gradient`, in f64: what the GPU is held to.
+    fn row(&self, label: usize, z: &[f64], gradient: &mut [f64]) -> f64;
+}
+
+/// A user's [`SeparableRow`] as a loss. Rows need index targets; the mean divides by the rows kept.
+#[derive(Clone, Debug)]
+pub struct Separable<L> {
+    /// The loss of a row.
+    pub row: L,
+    /// How row losses become one number.
+    pub reduction: Reduction,
+    /// Targets whose rows count for nothing (at most four).
+    pub ignored: Vec<i64>,
+}
+
+impl<L: SeparableRow> Separable<L> {
+    /// The mean of this loss over the rows.
+    pub fn new(row: L) -> Self {
+        Self { row, reduction: Reduction::Mean, ignored: vec![-100] }
+    }
+
+    /// Sets how row losses become one number.
+    pub fn reduction(mut self, reduction: Reduction) -> Self {
+        self.reduction = reduction;
+        self
+    }
+
+    const ABOUT: About = About {
+        name: L::NAME,
+        summary: "A user's own row loss.",
+        formula: "",
+        pytorch: "",
+        inputs: &[
+            Argument::required(
+                "logits",
+                Kind::Float,
+                &[&[Dim::Rows, Dim::Classes]],
+                "scores of the classes",
+            ),
+            arg::TARGETS,
+            arg::ROW_WEIGHT,
+            arg::UPSTREAM,
+            arg::DENOMINATOR_IN,
+        ],
+        outputs: &[
+            arg::LOSS,
+            Argument::optional(
+                "grad.logits",
+                Kind::Float,
+                &[&[Dim::Rows, Dim::Classes]],
+                "gradient of the scores",
+            ),
+            arg::SUM,
+            arg::DENOMINATOR,
+            arg::COUNT,
+            arg::STATUS,
+        ],
+        options: &[],
+    };
+}
+
+impl<L: SeparableRow> Signature for Separable<L> {
+    fn about(&self) -> &'static About {
+        &Self::ABOUT
+    }
+
+    fn is_per_row(&self) -> bool {
+        self.reduction == Reduction::None
+    }
+
+    fn takes_planes(&self) -> bool {
+        true
+    }
+}
+
+impl<L: SeparableRow> Loss for Separable<L> {
+    fn validate(&self) -> Result<()> {
+        if self.ignored.len() > MOST_IGNORED {
+            let found = self.ignored.len();
+            return Err(Error::option(L::NAME, "ignored", found, "at most 4 indices"));
+        }
+        check_reduction(L::NAME, self.reduction)
+    }
+
+    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
+        row::plan(self, call, profile)
+    }
+
+    fn reference(&self, inputs: &Arrays, wanted: &[&str], _: Arithmetic) -> Result<Arrays> {
+        let Solved { losses, gradient, count, divisor, found } = self.solve(inputs)?;
+        let sum: f64 = losses.iter().sum();
+        let one = |value: f64| Array::float(&[1], vec![value]);
+        let output = |name: &str| {
+            Ok(match name {
+                "loss" if self.is_per_row() => Array::float(&[losses.len() as u64], losses.clone()),
+                "loss" if divisor == 0.0 => one(f64::NAN),
+                "loss" => one(sum / divisor),
+                "grad.logits" => gradient.clone(),
+                "sum" => one(sum),
+                "denominator" => one(count as f64),
+                "count" => Array::int(&[1], vec![count]),
+                "status" => found.words(),
+                _ => return Err(no_output(&Self::ABOUT, name)),
+            })
+        };
+        wanted.iter().map(|&name| Ok((name.to_owned(), output(name)?))).collect()
+    }
+}
+
+/// A call computed on the host.
+struct Solved {
+    losses: Vec<f64>,
+    gradient: Array,
+    count: i64,
+    divisor: f64,
+    found: Findings,
+}
+
+impl<L: SeparableRow> Separable<L> {
+    fn solve(&self, inputs: &Arrays) -> Result<Solved> {
+        let needed = |name| inputs.get(name).ok_or_else(|| row::missing(self, name));
+        let (logits, targets) = (needed("logits")?, needed("targets")?.to_i64());
+        let classes = logits.shape.get(1).copied().unwrap_or(1).max(1) as usize;
+        let weights = each(inputs, "row_weight", targets.len());
+        let z = logits.to_f64();
+        let mut gradient = vec![0.0; z.len()];
+        let mut losses = vec![0.0; targets.len()];
+        let rows = z.chunks(classes).zip(gradient.chunks_mut(classes)).zip(&targets);
+        let mut found = Findings::of_rows();
+        for (row, (((z, g), &target), loss)) in rows.zip(&mut losses).enumerate() {
+            *loss = self.solve_row((row, target), z, g, &mut found);
+        }
+        losses.iter_mut().zip(&weights).for_each(|(loss, weight)| *loss *= weight);
+        let kept =
+            |target: &&i64| !self.ignored.contains(target) && (0..classes as i64).contains(*target);
+        let count = targets.iter().filter(kept).count() as i64;
+        let own = match self.reduction {
+            Reduction::Mean | Reduction::Multilabel => count as f64,
+            Reduction::Over(d) => d,
+            Reduction::None | Reduction::Sum => 1.0,
+        };
+        let given = inputs.get("denominator").map(Array::to_f64);
+        let divisor = given.and_then(|d| d.first().copied()).unwrap_or(own);
+        let upstream = each(inputs, "upstream", targets.len());
+        for ((g, weight), up) in gradient.chunks_mut(classes).zip(&weights).zip(&upstream) {
+            let factor = if divisor == 0.0 { 0.0 } else { weight * up / divisor };
+            for g in g {
+                *g = if factor == 0.0 { 0.0 } else { *g * factor };
+            }
+        }
+        let gradient = Array::float(&logits.shape, gradient);
+        Ok(Solved { losses, gradient, count, divisor, found })
+    }
+
+    /// The loss of a row and its gradient, before weights.
+    fn solve_row(
+        &self,
+        (row, target): (usize, i64),
+        z: &[f64],
+        gradient: &mut [f64],
+        found: &mut Findings,
+    ) -> f64 {
+        let label = usize::try_from(target).ok().filter(|&label| label < z.len());
+        match label {
+            _ if self.ignored.contains(&target) => 0.0,
+            None => {
+                found.bad_target(row, target);
+                f64::NAN
+            }
+            Some(_) if z.iter().any(|z| !z.is_finite()) => {
+                found.bad_row();
+                gradient.fill(f64::NAN);
+                f64::NAN
+            }
+            Some(label) => self.row.row(label, z, gradient),
+        }
+    }
+}
+
+/// One value a row: those of an input, its one value for all, or 1.
+fn each(inputs: &Arrays, name: &str, rows: usize) -> Vec<f64> {
+    match inputs.get(name).map(Array::to_f64) {
+        Some(values) if values.len() == rows => values,
+        Some(values) => vec![values.first().copied().unwrap_or(1.0); rows],
+        None => vec![1.0; rows],
+    }
+}
+
+impl<L: SeparableRow> RowLoss for Separable<L> {
+    fn sources(&self) -> Vec<Source> {
+        vec![
+            Source { path: L::NAME, text: L::WGSL },
+            shader!("loss/separable.wgsl"),
+            shader!("loss/sums.wgsl"),
+        ]
+    }
+
+    fn options(&self) -> RowOptions {
+        RowOptions {
+            reduction: self.reduction,
+            ignored: self.ignored.clone(),
+            ..RowOptions::default()
+        }
+    }
+
+    fn streams(&self) -> &'static [FunctorStream] {
+        &[]
+    }
+
+    fn shapes(&self, _: &Call) -> Vec<(&'static str, u32)> {
+        Vec::new()
+    }
+
+    fn numbers(&self, _: &Call) -> Vec<(String, Number)> {
+        let number = |(name, value): (&str, f64)| (name.to_owned(), value.into());
+        self.row.numbers().into_iter().map(number).collect()
+    }
+
+    fn streams_twice(&self, _: &Call) -> bool {
+        true
+    }
+
+    fn check(&self, call: &Call) -> Result<()> {
+        if call.has("targets") { Ok(()) } else { Err(row::missing(self, "targets")) }
+    }
+}

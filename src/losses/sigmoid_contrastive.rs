@@ -1,0 +1,242 @@
+//! SigLIP's loss: every pair of a query and a key by itself (catalogue P4).
+
+use crate::{data::{array::{Arithmetic, Arrays}, error::Result}, plan::{kernel::{shader, Source}, profile::Profile, Number, Plan}, skeleton::{operation::Loss, pairs::{self, Columns, PairLoss, Pairing}, row::{FunctorStream, RowLoss, RowOptions}}, spec::{about::{About, Argument, Dim, Kind, OptionAbout, Signature}, arguments as arg, call::Call, declare::{setters, tensors}, options::{check_reduction, Empty, IgnoreIndex, Reduction}, shard::Shard}};
+
+/// Sigmoid contrast (SigLIP): a binary decision for every pair, the score matrix never stored.
+///
+/// s_ij = scale·⟨q_i, k_j⟩ + bias (of q/‖q‖ and k/‖k‖ with `normalize`), and a query's loss is
+/// Σ_j softplus(−l_ij·s_ij), in nats; l is 1 for its positive and −1 for every other key.
+///
+/// - **Shapes**: queries `[rows, hidden]`, keys `[classes, hidden]`; targets `[rows]` (which key is
+///   the positive; without them key i is query i's, and further keys are extra negatives); scale and
+///   bias `[1]` (1 and 0 where they are not given); upstream `[1]`, or `[rows]` with
+///   [`Reduction::None`].
+/// - **Types**: vectors, scale, bias and gradients in `f32`, `f16` or `bf16`; everything in between
+///   in f32.
+/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`: whole
+///   rows of scores, or some rows of a block of keys, as in [`crate::LinearCrossEntropy`]; for 16-bit
+///   gradients with `normalize` or several chunks their sums in f32 as well. Neither the chunk's size nor
+///   its shape changes a bit.
+/// - **Gradient**: G_ij = −l_ij·sigmoid(−l_ij·s_ij)·upstream/denominator, then as in
+///   [`crate::InfoNce`]; ∂bias = Σ G, ∂scale = Σ_ij G_ij·⟨q̂_i, k̂_j⟩.
+/// - **Mean** divides by the queries that are kept, as SigLIP's code does.
+/// - **Edges**: those of [`crate::InfoNce`].
+/// - **Shards** of the keys ([`Shard`]): every loss and sum is a part, to be added up over the shards, as
+///   are ∂queries, ∂scale and ∂bias; denominator and count are whole, and so is ∂keys.
+/// - **Errors**: [`crate::Error`] names the argument and its value, before any GPU work.
+///
+/// Source: Zhai et al. 2023.
+///
+/// ```
+/// use surprisal::{Array, Arrays, SigmoidContrastive, cpu};
+/// let inputs = Arrays::from([
+///     ("queries".to_owned(), Array::float(&[1, 2], vec![2.0, 0.0])),
+///     ("keys".to_owned(), Array::float(&[2, 2], vec![3.0, 0.0, 0.0, 1.0])),
+///     ("scale".to_owned(), Array::float(&[1], vec![10.0])),
+///     ("bias".to_owned(), Array::float(&[1], vec![-10.0])),
+/// ]);
+/// let loss = SigmoidContrastive::default().normalize(true);
+/// let outputs = cpu::run(&loss, &inputs, &["loss", "grad.scale", "grad.bias"])?;
+/// assert!((outputs["loss"].to_f64()[0] - 0.693_192_579).abs() < 1e-9); // log 2 + softplus(-10)
+/// # Ok::<(), surprisal::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct SigmoidContrastive {
+    /// How row losses become one number.
+    pub reduction: Reduction,
+    /// What a mean over nothing is.
+    pub empty: Empty,
+    /// Targets whose queries count for nothing.
+    pub ignore_index: IgnoreIndex,
+    /// Queries and keys are divided by their norms.
+    pub normalize: bool,
+    /// The most bytes for the chunk of scores; `None` lets the plan choose.
+    pub chunk_bytes: Option<u64>,
+    /// The keys are a shard of all keys.
+    pub shard: Option<Shard>,
+}
+
+impl Default for SigmoidContrastive {
+    fn default() -> Self {
+        Self {
+            reduction: Reduction::Mean,
+            empty: Empty::Nan,
+            ignore_index: IgnoreIndex::One(-100),
+            normalize: false,
+            chunk_bytes: None,
+            shard: None,
+        }
+    }
+}
+
+impl SigmoidContrastive {
+    setters! {
+        reduction: Reduction, empty: Empty, ignore_index: IgnoreIndex, normalize: bool,
+        chunk_bytes: Option<u64>, shard: Option<Shard>,
+    }
+}
+
+tensors! {
+    /// What [`SigmoidContrastive`] takes.
+    SigmoidContrastiveInputs {
+        /// Queries `[rows, hidden]`.
+        queries = "queries",
+        /// Keys `[classes, hidden]`.
+        keys = "keys",
+        /// The key that is each query's positive `[rows]`.
+        targets = "targets",
+        /// What similarities are multiplied by `[1]`.
+        scale = "scale",
+        /// What is added to them `[1]`.
+        bias = "bias",
+        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
+        upstream = "upstream",
+        /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+        denominator = "denominator",
+    }
+}
+
+tensors! {
+    /// What [`SigmoidContrastive`] can hand back.
+    SigmoidContrastiveOutputs {
+        /// The loss, `[1]` or `[rows]`.
+        loss = "loss",
+        /// The gradient of the queries.
+        queries_gradient = "grad.queries",
+        /// The gradient of the keys.
+        keys_gradient = "grad.keys",
+        /// The gradient of the scale.
+        scale_gradient = "grad.scale",
+        /// The gradient of the bias.
+        bias_gradient = "grad.bias",
+        /// Σ of the row losses.
+        sum = "sum",
+        /// What a mean divides by.
+        denominator = "denominator",
+        /// The number of queries kept.
+        count = "count",
+        /// The status words.
+        status = "status",
+    }
+}
+
+const ONE: &[&[Dim]] = &[&[Dim::One]];
+
+pub(super) static ABOUT: About = About {
+    name: "sigmoid_contrastive",
+    summary: "A binary decision for every pair of a query and a key, the scores never stored.",
+    formula: "s = scale·⟨q_i, k_j⟩ + bias; loss = Σ_j softplus(−l_ij·s_ij), l = 1 for the positive, \
+              −1 otherwise",
+    pytorch: "-torch.nn.functional.logsigmoid(l * (scale * queries @ keys.T + bias)).sum() / N",
+    inputs: &[
+        arg::QUERIES,
+        arg::KEYS,
+        arg::POSITIVES,
+        Argument::optional("scale", Kind::Float, ONE, "what similarities are multiplied by"),
+        Argument::optional("bias", Kind::Float, ONE, "what is added to every score"),
+        arg::UPSTREAM,
+        arg::DENOMINATOR_IN,
+    ],
+    outputs: &[
+        arg::LOSS,
+        arg::QUERIES_GRADIENT,
+        arg::KEYS_GRADIENT,
+        arg::SCALE_GRADIENT,
+        Argument::optional("grad.bias", Kind::Float, ONE, "gradient of the bias"),
+        arg::SUM,
+        arg::DENOMINATOR,
+        arg::COUNT,
+        arg::STATUS,
+    ],
+    options: &[
+        arg::REDUCTION,
+        arg::EMPTY,
+        arg::IGNORE_INDEX,
+        OptionAbout {
+            name: "normalize",
+            default: "false",
+            about: "queries and keys are divided by their norms",
+        },
+        arg::CHUNK_BYTES,
+        arg::SHARD,
+    ],
+};
+
+impl Signature for SigmoidContrastive {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn is_per_row(&self) -> bool {
+        self.reduction == Reduction::None
+    }
+}
+
+impl Loss for SigmoidContrastive {
+    fn validate(&self) -> Result<()> {
+        check_reduction(ABOUT.name, self.reduction)?;
+        Shard::validate(self.shard, ABOUT.name)?;
+        self.ignore_index.validate(ABOUT.name)
+    }
+
+    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
+        pairs::plan(self, call, profile)
+    }
+
+    fn reference(
+        &self,
+        inputs: &Arrays,
+        wanted: &[&str],
+        arithmetic: Arithmetic,
+    ) -> Result<Arrays> {
+        pairs::reference::run(
+            self,
+            pairs::reference::Kind::Sigmoid,
+            1.0,
+            inputs,
+            wanted,
+            arithmetic,
+        )
+    }
+}
+
+impl RowLoss for SigmoidContrastive {
+    fn sources(&self) -> Vec<Source> {
+        pairs::sources(false, shader!("loss/sigmoid_contrastive.wgsl"))
+    }
+
+    fn options(&self) -> RowOptions {
+        let options = pairs::row_options(self.reduction, self.empty, self.ignore_index.as_slice());
+        RowOptions { shard: self.shard, ..options }
+    }
+
+    fn streams(&self) -> &'static [FunctorStream] {
+        pairs::STREAMS
+    }
+
+    fn shapes(&self, call: &Call) -> Vec<(&'static str, u32)> {
+        vec![("DIAGONAL", (!call.has("targets")).into()), ("HAS_SCALE", call.has("scale").into())]
+    }
+
+    fn numbers(&self, _: &Call) -> Vec<(String, Number)> {
+        pairs::numbers(1.0, 1.0, self.shard)
+    }
+
+    fn streams_twice(&self, _: &Call) -> bool {
+        true
+    }
+
+    fn check(&self, call: &Call) -> Result<()> {
+        pairs::check(self, call)
+    }
+}
+
+impl PairLoss for SigmoidContrastive {
+    fn pairing(&self) -> Pairing {
+        let Self { normalize, chunk_bytes, shard, .. } = *self;
+        Pairing { normalize, columns: Columns::Keys, chunk_bytes, shard }
+    }
+}

@@ -1,0 +1,201 @@
+//! The scores of pairs themselves, and the largest of each row (catalogue P5).
+
+mod plan;
+mod reference;
+
+use crate::{data::{array::{Arithmetic, Arrays}, error::{Error, Result}}, plan::{kernel::{shader, Source}, profile::Profile, Number, Plan}, skeleton::{operation::Loss, pairs::{self, Columns, PairLoss, Pairing}, row::{FunctorStream, RowLoss, RowOptions}}, spec::{about::{About, Argument, Dim, Kind, OptionAbout, Signature}, arguments as arg, call::Call, declare::{setters, tensors}, options::Reduction}};
+
+/// Similarities of queries and keys: the matrix where it is wanted, or the top k of each row without it.
+///
+/// s_ij = scale·⟨q_i, k_j⟩ (of q/‖q‖ and k/‖k‖ with `normalize`), scale = 1/τ or an input.
+///
+/// - **Shapes**: queries `[rows, hidden]`, keys `[classes, hidden]`, scale `[1]`; scores
+///   `[rows, classes]` in `f32`, `f16` or `bf16`; top_scores (`f32`) and top_indices (`u32`) `[rows, k]`,
+///   dense.
+/// - **Order** of the top k: from high to low, the lower index where scores are equal; NaN first, as
+///   in `torch.topk`.
+/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`, in
+///   which the top k wants whole rows of scores: less than one of them is an error there.
+/// - **Shards** of the keys: call once a shard, add the shard's first key to its `top_indices`, put the
+///   shards' lists one after another in the order of their keys, and take the k largest with a stable sort:
+///   equal scores then go to the lowest index, as in one call.
+/// - **Cost** of the top k: k walks over a row of scores, so that it is meant for k up to some tens.
+/// - **Gradient**: none; a loss of the scores has one.
+/// - **Edges**: with `normalize` a vector of zeros has score 0 with everything, and
+///   [`crate::Status::zero_vectors`] counts it; a score that is NaN or infinite is NaN, and
+///   [`crate::Status::bad_rows`] counts its row.
+/// - **Errors**: [`Error`] names the argument and its value, before any GPU work; k is at most the
+///   number of keys.
+///
+/// ```
+/// use surprisal::{Array, Arrays, Similarity, cpu};
+/// let inputs = Arrays::from([
+///     ("queries".to_owned(), Array::float(&[1, 2], vec![1.0, 0.0])),
+///     ("keys".to_owned(), Array::float(&[3, 2], vec![0.0, 1.0, 2.0, 0.0, 3.0, 3.0])),
+/// ]);
+/// let outputs = cpu::run(&Similarity::default().k(2), &inputs, &["top_indices", "top_scores"])?;
+/// assert_eq!(outputs["top_indices"].to_i64(), [2, 1]);
+/// assert_eq!(outputs["top_scores"].to_f64(), [3.0, 2.0]);
+/// # Ok::<(), surprisal::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Similarity {
+    /// τ > 0; the scale is 1/τ where it is not an input.
+    pub temperature: f64,
+    /// Queries and keys are divided by their norms (cosines).
+    pub normalize: bool,
+    /// How many of a row's largest scores are wanted.
+    pub k: u32,
+    /// The most bytes for the chunk of scores; `None` lets the plan choose.
+    pub chunk_bytes: Option<u64>,
+}
+
+impl Default for Similarity {
+    fn default() -> Self {
+        Self { temperature: 1.0, normalize: false, k: 1, chunk_bytes: None }
+    }
+}
+
+impl Similarity {
+    setters! {
+        temperature: f64, normalize: bool, k: u32, chunk_bytes: Option<u64>,
+    }
+}
+
+tensors! {
+    /// What [`Similarity`] takes.
+    SimilarityInputs {
+        /// Queries `[rows, hidden]`.
+        queries = "queries",
+        /// Keys `[classes, hidden]`.
+        keys = "keys",
+        /// What similarities are multiplied by `[1]`; overrides the temperature.
+        scale = "scale",
+    }
+}
+
+tensors! {
+    /// What [`Similarity`] can hand back.
+    SimilarityOutputs {
+        /// The scores `[rows, classes]`.
+        scores = "scores",
+        /// The k largest scores of each row `[rows, k]`.
+        top_scores = "top_scores",
+        /// Their keys `[rows, k]`.
+        top_indices = "top_indices",
+        /// The status words.
+        status = "status",
+    }
+}
+
+const TOP: &[&[Dim]] = &[&[Dim::Rows, Dim::Top]];
+
+pub(super) static ABOUT: About = About {
+    name: "similarity",
+    summary: "Scores of queries with keys: the matrix itself, or the top k of each row without it.",
+    formula: "s = scale·⟨q_i, k_j⟩",
+    pytorch: "torch.topk(queries @ keys.T / temperature, k)",
+    inputs: &[arg::QUERIES, arg::KEYS, arg::SCALE],
+    outputs: &[
+        Argument::optional("scores", Kind::Float, &[&[Dim::Rows, Dim::Classes]], "the scores"),
+        Argument::optional("top_scores", Kind::F32, TOP, "the k largest scores of each row"),
+        Argument::optional("top_indices", Kind::U32, TOP, "their keys"),
+        arg::STATUS,
+    ],
+    options: &[
+        OptionAbout { name: "temperature", default: "1.0", about: "τ > 0: the scale is 1/τ" },
+        OptionAbout {
+            name: "normalize",
+            default: "false",
+            about: "queries and keys are divided by their norms (cosines)",
+        },
+        OptionAbout { name: "k", default: "1", about: "how many of a row's largest scores" },
+        arg::CHUNK_BYTES,
+    ],
+};
+
+impl Similarity {
+    /// Whether there are as many keys as are wanted.
+    pub(crate) fn check_keys(&self, keys: u64) -> Result<()> {
+        if u64::from(self.k) <= keys {
+            return Ok(());
+        }
+        Err(Error::option(ABOUT.name, "k", self.k, format!("there are {keys} keys")))
+    }
+}
+
+impl Signature for Similarity {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn is_per_row(&self) -> bool {
+        false
+    }
+
+    fn extents(&self) -> Vec<(Dim, u64)> {
+        vec![(Dim::Top, self.k.into())]
+    }
+}
+
+impl Loss for Similarity {
+    fn validate(&self) -> Result<()> {
+        if self.k == 0 {
+            return Err(Error::option(ABOUT.name, "k", self.k, "at least 1"));
+        }
+        pairs::check_temperature(ABOUT.name, self.temperature)
+    }
+
+    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
+        plan::similarity(self, call, profile)
+    }
+
+    fn reference(
+        &self,
+        inputs: &Arrays,
+        wanted: &[&str],
+        arithmetic: Arithmetic,
+    ) -> Result<Arrays> {
+        reference::run(self, inputs, wanted, arithmetic)
+    }
+}
+
+impl RowLoss for Similarity {
+    fn sources(&self) -> Vec<Source> {
+        pairs::sources(false, shader!("loss/similarity.wgsl"))
+    }
+
+    fn options(&self) -> RowOptions {
+        RowOptions { reduction: Reduction::Sum, ..RowOptions::default() }
+    }
+
+    fn streams(&self) -> &'static [FunctorStream] {
+        pairs::STREAMS
+    }
+
+    fn shapes(&self, call: &Call) -> Vec<(&'static str, u32)> {
+        vec![("HAS_SCALE", call.has("scale").into())]
+    }
+
+    fn numbers(&self, _: &Call) -> Vec<(String, Number)> {
+        pairs::numbers(1.0 / self.temperature, 1.0, None)
+    }
+
+    fn streams_twice(&self, _: &Call) -> bool {
+        true
+    }
+
+    fn check(&self, call: &Call) -> Result<()> {
+        self.check_keys(call.dim(Dim::Classes))
+    }
+}
+
+impl PairLoss for Similarity {
+    fn pairing(&self) -> Pairing {
+        let (normalize, chunk_bytes) = (self.normalize, self.chunk_bytes);
+        Pairing { normalize, columns: Columns::Keys, chunk_bytes, shard: None }
+    }
+}

@@ -1,0 +1,279 @@
+//! Supervised contrast of vectors with each other, and NT-Xent (catalogue P3).
+
+use crate::{data::{array::{Arithmetic, Arrays}, error::{Error, Result}}, plan::{kernel::{shader, Source}, profile::Profile, Number, Plan}, skeleton::{operation::Loss, pairs::{self, Columns, PairLoss, Pairing}, row::{self, FunctorStream, RowLoss, RowOptions}}, spec::{about::{About, Argument, Dim, Kind, OptionAbout, Signature}, arguments as arg, call::Call, declare::{setters, tensors}, options::{check_reduction, Empty, Reduction}, shard::Shard}};
+
+/// Supervised contrast: every vector against all others, those of its label being its positives.
+///
+/// s_ij = ⟨f_i, f_j⟩/(τ·‖f_i‖·‖f_j‖), and a row's loss is log Σ_{j≠i} exp(s_ij) − the mean of s_ij
+/// over its positives (j ≠ i of the same label), in nats.
+///
+/// **NT-Xent** (SimCLR) is this loss with label i for both views of sample i: of 2N vectors each has
+/// one positive; [`SupCon::views`] makes the labels.
+///
+/// - **Shapes**: features `[rows, hidden]`, labels `[rows]` (`i32`, `u32`, `i64`; any values);
+///   upstream `[1]`, or `[rows]` with [`Reduction::None`].
+/// - **Types**: features and gradient in `f32`, `f16` or `bf16`; everything in between in f32.
+/// - **Memory** beside inputs and outputs: O(rows) and one chunk of at most `chunk_bytes`: whole rows of
+///   scores, or some rows of a block of the vectors, as in [`crate::LinearCrossEntropy`]; for a 16-bit
+///   gradient the chunk's rows in f32 as well.
+/// - **Gradient**: that of a vector as a query and as a key together. Since s is symmetric, one
+///   product with G + Gᵀ does for both.
+/// - **Cost**: three products of rows²·hidden for loss and gradient, two where one chunk holds all
+///   scores.
+/// - **Mean** divides by the rows that have a positive; a row without one adds nothing as a query
+///   (`count` tells how many have one) and is a negative of the others all the same.
+/// - **Edges**: a vector of zeros has score 0 with everything and gradient 0, and
+///   [`crate::Status::zero_vectors`] counts it; a vector that holds a NaN or an infinity makes every
+///   row's loss NaN.
+/// - **From a saved lse** the gradient is made without a first pass.
+/// - **Shards** ([`Shard`]): `keys` are vectors `first…` of the features, which every shard has all of.
+///   ∂keys is those vectors' whole gradient; ∂features is a part, the parts' sum being the same.
+/// - **Errors**: [`crate::Error`] names the argument and its value, before any GPU work.
+///
+/// Unlike the SupContrast code there is no factor temperature/base_temperature.
+///
+/// Sources: Khosla et al. 2020; NT-Xent, Chen et al. 2020.
+///
+/// ```
+/// use surprisal::{Array, Arrays, SupCon, cpu};
+/// let inputs = Arrays::from([
+///     ("features".to_owned(), Array::float(&[3, 2], vec![1.0, 0.0, 2.0, 0.0, 0.0, 3.0])),
+///     ("labels".to_owned(), Array::int(&[3], vec![7, 7, 5])),
+/// ]);
+/// let outputs = cpu::run(&SupCon::default().temperature(1.0), &inputs, &["loss", "count"])?;
+/// assert!((outputs["loss"].to_f64()[0] - 0.313_261_688).abs() < 1e-9);
+/// assert_eq!(outputs["count"].to_i64(), [2]); // the third vector has no positive
+/// # Ok::<(), surprisal::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct SupCon {
+    /// How row losses become one number.
+    pub reduction: Reduction,
+    /// What a mean over nothing is.
+    pub empty: Empty,
+    /// τ > 0.
+    pub temperature: f64,
+    /// The most bytes for the chunk of scores; `None` lets the plan choose.
+    pub chunk_bytes: Option<u64>,
+    /// The vectors to compare with are `keys`, a shard of the features.
+    pub shard: Option<Shard>,
+}
+
+impl Default for SupCon {
+    fn default() -> Self {
+        Self {
+            reduction: Reduction::Mean,
+            empty: Empty::Nan,
+            temperature: 1.0,
+            chunk_bytes: None,
+            shard: None,
+        }
+    }
+}
+
+impl SupCon {
+    setters! {
+        reduction: Reduction, empty: Empty, temperature: f64, chunk_bytes: Option<u64>,
+        shard: Option<Shard>,
+    }
+
+    /// NT-Xent with SimCLR's temperature of 0.5: use it with the labels of [`SupCon::views`].
+    pub fn nt_xent() -> Self {
+        Self::default().temperature(0.5)
+    }
+
+    /// The labels that make this loss NT-Xent: `views` batches of `samples` vectors one after
+    /// another, vector i of each being a view of sample i.
+    ///
+    /// ```
+    /// assert_eq!(surprisal::SupCon::views(3, 2), [0, 1, 2, 0, 1, 2]);
+    /// ```
+    pub fn views(samples: u32, views: u32) -> Vec<u32> {
+        (0..views).flat_map(|_| 0..samples).collect()
+    }
+}
+
+tensors! {
+    /// What [`SupCon`] takes.
+    SupConInputs {
+        /// Features `[rows, hidden]`.
+        features = "features",
+        /// Labels `[rows]`.
+        labels = "labels",
+        /// The features of a shard `[classes, hidden]`.
+        keys = "keys",
+        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
+        upstream = "upstream",
+        /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+        denominator = "denominator",
+        /// A saved `lse` `[rows]`.
+        lse = "lse",
+        /// The statistics of all shards `[shards·rows, 8]`, one shard after another.
+        statistics = "statistics",
+    }
+}
+
+tensors! {
+    /// What [`SupCon`] can hand back.
+    SupConOutputs {
+        /// The loss, `[1]` or `[rows]`.
+        loss = "loss",
+        /// The gradient of the features.
+        features_gradient = "grad.features",
+        /// The gradient of a shard's features.
+        keys_gradient = "grad.keys",
+        /// log Σ exp(s) of each row, over the others.
+        lse = "lse",
+        /// What a shard knows of each row.
+        statistics = "statistics",
+        /// Σ of the row losses.
+        sum = "sum",
+        /// What a mean divides by.
+        denominator = "denominator",
+        /// The number of rows that have a positive.
+        count = "count",
+        /// The status words.
+        status = "status",
+    }
+}
+
+const FEATURES: &[&[Dim]] = &[&[Dim::Rows, Dim::Hidden]];
+const KEYS: &[&[Dim]] = &[&[Dim::Classes, Dim::Hidden]];
+
+pub(super) static ABOUT: About = About {
+    name: "sup_con",
+    summary: "Contrast of vectors with each other, positives by label, the scores never stored.",
+    formula: "s = ⟨f_i, f_j⟩/(τ·‖f_i‖·‖f_j‖); loss = log Σ_{j≠i} exp(s_ij) − mean of s_ij over \
+              j≠i of the same label",
+    pytorch: "SupConLoss of SupContrast with temperature = base_temperature",
+    inputs: &[
+        Argument::required("features", Kind::Float, FEATURES, "vectors, normalised inside"),
+        Argument::required("labels", Kind::Label, &[&[Dim::Rows]], "equal ones are positives"),
+        Argument::optional("keys", Kind::Float, KEYS, "the features of a shard"),
+        arg::UPSTREAM,
+        arg::DENOMINATOR_IN,
+        arg::LSE_IN,
+        arg::STATISTICS_IN,
+    ],
+    outputs: &[
+        arg::LOSS,
+        Argument::optional("grad.features", Kind::Float, FEATURES, "gradient of the features"),
+        arg::KEYS_GRADIENT,
+        arg::LSE,
+        arg::STATISTICS,
+        arg::SUM,
+        arg::DENOMINATOR,
+        arg::COUNT,
+        arg::STATUS,
+    ],
+    options: &[
+        arg::REDUCTION,
+        arg::EMPTY,
+        OptionAbout { name: "temperature", default: "1.0", about: "τ > 0" },
+        arg::CHUNK_BYTES,
+        arg::SHARD,
+    ],
+};
+
+impl Signature for SupCon {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn is_per_row(&self) -> bool {
+        self.reduction == Reduction::None
+    }
+}
+
+impl Loss for SupCon {
+    fn validate(&self) -> Result<()> {
+        check_reduction(ABOUT.name, self.reduction)?;
+        Shard::validate(self.shard, ABOUT.name)?;
+        pairs::check_temperature(ABOUT.name, self.temperature)
+    }
+
+    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
+        pairs::plan(self, call, profile)
+    }
+
+    fn reference(
+        &self,
+        inputs: &Arrays,
+        wanted: &[&str],
+        arithmetic: Arithmetic,
+    ) -> Result<Arrays> {
+        let kind = pairs::reference::Kind::SupCon;
+        pairs::reference::run(self, kind, self.temperature, inputs, wanted, arithmetic)
+    }
+}
+
+impl RowLoss for SupCon {
+    fn sources(&self) -> Vec<Source> {
+        pairs::sources(true, shader!("loss/sup_con.wgsl"))
+    }
+
+    fn options(&self) -> RowOptions {
+        // What stands for a target is the number of positives: see `pairs`.
+        let options = pairs::row_options(self.reduction, self.empty, &[0]);
+        RowOptions { shard: self.shard.map(|shard| Shard { first: 0, ..shard }), ..options }
+    }
+
+    fn streams(&self) -> &'static [FunctorStream] {
+        pairs::STREAMS
+    }
+
+    fn shapes(&self, _: &Call) -> Vec<(&'static str, u32)> {
+        vec![("JOINT", 1), ("SHARDED", self.shard.is_some().into())]
+    }
+
+    fn numbers(&self, _: &Call) -> Vec<(String, Number)> {
+        pairs::numbers(1.0 / self.temperature, 1.0, self.shard)
+    }
+
+    fn streams_twice(&self, _: &Call) -> bool {
+        false
+    }
+
+    fn closes_unseen(&self, _: &Call) -> bool {
+        true
+    }
+
+    fn check(&self, call: &Call) -> Result<()> {
+        pairs::check(self, call)
+    }
+}
+
+impl PairLoss for SupCon {
+    fn pairing(&self) -> Pairing {
+        let Self { chunk_bytes, shard, .. } = *self;
+        Pairing { normalize: true, columns: Columns::Queries, chunk_bytes, shard }
+    }
+
+    fn check_pairs(
+        &self,
+        given: &dyn Fn(&str) -> bool,
+        wanted: &[&str],
+        [rows, _]: [u64; 2],
+    ) -> Result<()> {
+        Shard::check(self.shard, ABOUT.name, given, wanted)?;
+        match self.shard {
+            None if given("keys") => Err(Error::Conflict {
+                loss: ABOUT.name.to_owned(),
+                argument: "keys".to_owned(),
+                other: "shard".to_owned(),
+                reason: "without it features are compared with all features".to_owned(),
+            }),
+            None if wanted.contains(&"grad.keys") => Err(row::missing(self, "keys")),
+            Some(_) if !given("keys") => Err(row::missing(self, "keys")),
+            Some(shard) if shard.classes != rows => Err(Error::WrongShape {
+                argument: "features".to_owned(),
+                found: vec![rows],
+                expected: format!("the {} features of all shards", shard.classes),
+            }),
+            _ => Ok(()),
+        }
+    }
+}

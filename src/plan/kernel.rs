@@ -1,0 +1,596 @@
+//! The identity of one specialised kernel, and the WGSL it stands for.
+//!
+//! A module is put together from plain files (`shaders/`) behind a prologue that is written here:
+//! the parameter struct, the bindings, and one accessor a stream. A stream that a call does not have
+//! becomes a constant, so the files need neither flags nor dummy buffers for it; a stream's element
+//! type and alignment change its accessor, and at most which file goes through it (`shaders/linear/quads.wgsl`
+//! or `octets.wgsl`).
+
+use std::fmt::Write as _;
+
+use crate::data::tensor::Dtype;
+
+/// How a kernel uses a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum Access {
+    /// `var<storage, read>`
+    Read,
+    /// `var<storage, read_write>`, also for inputs that share a buffer with something written.
+    ReadWrite,
+}
+
+/// How a stream's elements are bound and reached.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum Form {
+    /// Not given: every element has these bits; stores go nowhere.
+    Absent(u32),
+    /// Integers that are not given: every element is 0.
+    AbsentIntegers,
+    /// Float elements, four to a load: every row starts at a multiple of four elements.
+    Quads(Dtype),
+    /// f32 elements, so many (4 or 8) to a load, two of them to a 64-bit word: every row starts at a
+    /// multiple of so many.
+    Wide(u32),
+    /// Float elements wherever they lie.
+    Elements(Dtype),
+    /// Integer elements as two words, sign-extended.
+    Integers(Dtype),
+    /// Bytes that read as the floats 0 and 1.
+    Bytes,
+    /// Bits that do, from the lowest of the first word on.
+    Bits,
+    /// Plain words, read and written by index.
+    Words,
+    /// An array of a WGSL type of the module's own.
+    Table(&'static str),
+}
+
+/// How a quad of a walk over all elements, row after row, finds its elements in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum Reach {
+    /// The stream lies there as it is walked, or there is none.
+    Flat,
+    /// The quad lies inside one row.
+    Row,
+    /// Every element by its row and column.
+    Each,
+    /// One element a row.
+    Rows,
+    /// One element a column, where the walk is over planes.
+    Channels,
+    /// One element a row, where the walk is over planes.
+    Pixels,
+    /// One element for all.
+    One,
+}
+
+/// In which order a stream's elements lie: how `NAME_base` and its strides make an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum Order {
+    /// The columns of a row lie side by side.
+    #[default]
+    Plain,
+    /// Every column is a plane of `NAME_plane` rows.
+    Planes,
+    /// So many columns (`NAME_plane`) lie side by side, and the next ones `NAME_fold` further on.
+    Folded,
+}
+
+/// One named tensor of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Stream {
+    /// Its name in WGSL.
+    pub name: &'static str,
+    /// How it is bound.
+    pub form: Form,
+    /// How it is used.
+    pub access: Access,
+    /// Another stream whose binding it shares: it is written over what was read there.
+    pub in_place_of: Option<&'static str>,
+    /// Whether it is stored to.
+    pub stored: bool,
+    /// The parameter that says how many columns a row has: nothing past them is touched.
+    pub columns: &'static str,
+    /// How a walk over all elements reaches it, if the kernel is one.
+    pub reach: Option<Reach>,
+    /// In which order its elements lie.
+    pub order: Order,
+}
+
+impl Stream {
+    /// The address of an element, and that of the column `i` further on in a quad.
+    fn address(&self, row: &str, column: &str) -> String {
+        let name = self.in_place_of.unwrap_or(self.name);
+        let [base, stride, plane, fold] =
+            ["base", "stride", "plane", "fold"].map(|field| format!("params.{name}_{field}"));
+        match self.order {
+            Order::Plain => format!("{base} + {row} * {stride} + {column}"),
+            Order::Planes => format!(
+                "{base} + ({row} / {plane}) * {stride} + {row} % {plane} + ({column}) * {plane}"
+            ),
+            Order::Folded => format!(
+                "{base} + {row} * {stride} + (({column}) / {plane}) * {fold} + ({column}) % {plane}"
+            ),
+        }
+    }
+}
+
+/// The type of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Scalar {
+    /// `u32`
+    U32,
+    /// `f32`
+    F32,
+}
+
+/// A WGSL file of the composition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Source {
+    /// Its path below `shaders/`, for the markers in the assembled module.
+    pub path: &'static str,
+    /// Its text.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub text: &'static str,
+}
+
+impl Source {
+    /// The `enable` lines at its top, which belong to the top of the module, and everything after them.
+    fn parts(&self) -> (&'static str, &'static str) {
+        let directives = self.text.split_inclusive('\n').take_while(|l| l.starts_with("enable "));
+        self.text.split_at(directives.map(str::len).sum())
+    }
+}
+
+/// Includes a file of `shaders/`.
+macro_rules! shader {
+    ($path:literal) => {
+        $crate::plan::kernel::Source {
+            path: $path,
+            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path)),
+        }
+    };
+}
+pub(crate) use shader;
+
+/// Sizes that both sides count with: written into every module, so that there is one place for them.
+pub(crate) mod size {
+    /// Words of a row's record.
+    pub const RECORD: u32 = 16;
+    /// Entries of the row table before the first row.
+    pub const HEADER: u32 = 4;
+    /// Rows, or tallies, that one workgroup folds into a tally.
+    pub const BLOCK: u32 = 1024;
+
+    pub(super) const ALL: [(&str, u32); 3] =
+        [("RECORD", RECORD), ("HEADER", HEADER), ("BLOCK", BLOCK)];
+}
+
+/// One specialisation: what is compiled, without the numbers it runs on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Kernel {
+    /// The label, such as `surprisal.row.fused.cross_entropy.f32`.
+    pub label: String,
+    /// The entry point.
+    pub entry: &'static str,
+    /// The files after the prologue.
+    pub sources: Vec<Source>,
+    /// The tensors.
+    pub streams: Vec<Stream>,
+    /// The parameters, each one word.
+    pub fields: Vec<(String, Scalar)>,
+    /// The values of the overrides (booleans as 0 and 1).
+    pub overrides: Vec<(&'static str, u32)>,
+}
+
+impl Kernel {
+    /// The streams that have a binding of their own, in the order of their binding numbers (from 1;
+    /// the parameters are binding 0).
+    pub fn bound(&self) -> impl Iterator<Item = &Stream> {
+        self.streams.iter().filter(|stream| {
+            !matches!(stream.form, Form::Absent(_) | Form::AbsentIntegers)
+                && stream.in_place_of.is_none()
+        })
+    }
+
+    /// The assembled WGSL.
+    pub fn wgsl(&self) -> String {
+        let mut text: String = self.sources.iter().map(|source| source.parts().0).collect();
+        text.push_str(&self.prologue());
+        for source in self.decoders().iter().chain(&self.sources) {
+            let _ = write!(text, "\n// ---- {} ----\n{}", source.path, source.parts().1);
+        }
+        text
+    }
+
+    fn uses(&self, is: impl Fn(&Stream) -> bool) -> bool {
+        self.streams.iter().any(is)
+    }
+
+    /// The decoders of the 16-bit types, and of the 64-bit words, that the streams use.
+    fn decoders(&self) -> Vec<Source> {
+        let of = |dtype| {
+            self.uses(|s| matches!(s.form, Form::Quads(d) | Form::Elements(d) if d == dtype))
+        };
+        let mut files = vec![shader!("math.wgsl")];
+        if of(Dtype::F16) {
+            files.push(shader!("dtype/f16.wgsl"));
+        }
+        if of(Dtype::Bf16) {
+            files.push(shader!("dtype/bf16.wgsl"));
+        }
+        if self.uses(|s| matches!(s.form, Form::Wide(_))) {
+            files.push(shader!("dtype/wide.wgsl"));
+        }
+        files
+    }
+
+    fn prologue(&self) -> String {
+        let mut text = format!("// {}\n", self.label);
+        for (name, value) in size::ALL {
+            let _ = writeln!(text, "const {name}: u32 = {value}u;");
+        }
+        text.push_str("struct Params {\n");
+        for (name, scalar) in &self.fields {
+            let scalar = match scalar {
+                Scalar::U32 => "u32",
+                Scalar::F32 => "f32",
+            };
+            let _ = writeln!(text, "    {name}: {scalar},");
+        }
+        text.push_str("}\n@group(0) @binding(0) var<uniform> params: Params;\n");
+        for (index, stream) in self.bound().enumerate() {
+            let access = match stream.access {
+                Access::Read => "read",
+                Access::ReadWrite => "read_write",
+            };
+            let _ = writeln!(
+                text,
+                "@group(0) @binding({}) var<storage, {access}> {}: array<{}>;",
+                index + 1,
+                stream.name,
+                self.element(stream),
+            );
+        }
+        for stream in &self.streams {
+            self.accessors(stream, &mut text);
+        }
+        text
+    }
+
+    /// Whether a binding's words are shared between lanes that write halves of them.
+    fn atomic(&self, stream: &Stream) -> bool {
+        let halves = |s: &Stream| matches!(s.form, Form::Elements(d) if d.bytes() == 2);
+        halves(stream)
+            && (stream.stored || self.uses(|s| s.in_place_of == Some(stream.name) && s.stored))
+    }
+
+    fn element(&self, stream: &Stream) -> &'static str {
+        match stream.form {
+            Form::Quads(dtype) if dtype.bytes() == 2 => "vec2<u32>",
+            Form::Quads(_) => "vec4<u32>",
+            Form::Wide(4) => "vec2<u64>",
+            Form::Wide(_) => "vec4<u64>",
+            Form::Elements(_) if self.atomic(stream) => "atomic<u32>",
+            Form::Table(element) => element,
+            _ => "u32",
+        }
+    }
+
+    fn accessors(&self, stream: &Stream, text: &mut String) {
+        let name = stream.name;
+        let _ = match &stream.form {
+            Form::Absent(bits) => write!(
+                text,
+                "fn {name}_at(row: u32, column: u32) -> u32 {{ return {bits}u; }}\n\
+                 fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ return vec4<u32>({bits}u); }}\n\
+                 fn {name}_store(row: u32, column: u32, bits: vec4<u32>) {{}}\n\
+                 fn {name}_write(at: u32, word: u32) {{}}\n\
+                 fn {name}_read(at: u32) -> u32 {{ return {bits}u; }}\n"
+            ),
+            Form::AbsentIntegers => {
+                writeln!(text, "fn {name}_at(row: u32) -> vec2<u32> {{ return vec2<u32>(0u); }}")
+            }
+            Form::Bytes | Form::Bits => {
+                let (word, place, mask) = match stream.form {
+                    Form::Bytes => ("at >> 2u", "(at & 3u) * 8u", 255),
+                    _ => ("at >> 5u", "at & 31u", 1),
+                };
+                // The bits of 1.0, or of 0.0.
+                write!(
+                    text,
+                    "fn {name}_at(row: u32, column: u32) -> u32 {{ \
+                     let at = {}; \
+                     return select(0u, 0x3f800000u, (({name}[{word}] >> ({place})) & {mask}u) != 0u); }}\n\
+                     fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ \
+                     let last = params.classes - 1u; return vec4<u32>({name}_at(row, column), \
+                     {name}_at(row, min(column + 1u, last)), {name}_at(row, min(column + 2u, last)), \
+                     {name}_at(row, min(column + 3u, last))); }}\n",
+                    stream.address("row", "column")
+                )
+            }
+            Form::Words => write!(
+                text,
+                "fn {name}_read(at: u32) -> u32 {{ return {name}[params.{name}_base + at]; }}\n{}",
+                if stream.access == Access::ReadWrite {
+                    format!(
+                        "fn {name}_write(at: u32, word: u32) {{ \
+                         {name}[params.{name}_base + at] = word; }}\n"
+                    )
+                } else {
+                    String::new()
+                }
+            ),
+            Form::Integers(dtype) => {
+                let body = match dtype {
+                    Dtype::I64 => format!("vec2<u32>({name}[2u * i], {name}[2u * i + 1u])"),
+                    Dtype::I32 => {
+                        format!(
+                            "vec2<u32>({name}[i], bitcast<u32>(bitcast<i32>({name}[i]) >> 31u))"
+                        )
+                    }
+                    _ => format!("vec2<u32>({name}[i], 0u)"),
+                };
+                writeln!(
+                    text,
+                    "fn {name}_at(row: u32) -> vec2<u32> {{ \
+                     let i = params.{name}_base + row * params.{name}_stride; return {body}; }}"
+                )
+            }
+            Form::Table(_) => Ok(()),
+            Form::Wide(elements) => {
+                wide_accessors(stream, *elements, text);
+                Ok(())
+            }
+            Form::Quads(dtype) | Form::Elements(dtype) => {
+                self.float_accessors(stream, *dtype, text);
+                Ok(())
+            }
+        };
+        if let (Form::Absent(bits), true) = (&stream.form, self.uses(|s| s.form == Form::Wide(8))) {
+            let _ = writeln!(
+                text,
+                "fn {name}_octet(row: u32, column: u32) -> mat2x4<f32> {{ \
+                 let bits = bitcast<vec4<f32>>(vec4<u32>({bits}u)); \
+                 return mat2x4<f32>(bits, bits); }}"
+            );
+        }
+        if let Some(reach) = stream.reach {
+            Self::walk_accessors(stream, reach, text);
+        }
+    }
+
+    /// `NAME_take` and `NAME_give`: the elements at a `Place` of a walk (`shaders/element.wgsl`).
+    fn walk_accessors(stream: &Stream, reach: Reach, text: &mut String) {
+        let name = stream.name;
+        let of_each = |element: &dyn Fn(u32) -> String| {
+            let elements: Vec<String> = (0..4).map(element).collect();
+            format!("vec4<u32>({})", elements.join(", "))
+        };
+        let taken = match reach {
+            Reach::Flat => format!("{name}_quad(0u, p.at)"),
+            Reach::Row => format!("{name}_quad(p.row.x, p.column.x)"),
+            Reach::Each => of_each(&|i| format!("{name}_at(p.row[{i}], p.column[{i}])")),
+            Reach::Rows => of_each(&|i| format!("{name}_at(p.row[{i}], 0u)")),
+            Reach::Channels => of_each(&|i| format!("{name}_at(0u, channel_of(p.at + {i}u))")),
+            Reach::Pixels => of_each(&|i| format!("{name}_at(pixel_of(p.at + {i}u), 0u)")),
+            Reach::One => format!("vec4<u32>({name}_at(0u, 0u))"),
+        };
+        if stream.in_place_of.is_none() {
+            let _ = writeln!(text, "fn {name}_take(p: Place) -> vec4<u32> {{ return {taken}; }}");
+        }
+        let given = match reach {
+            _ if matches!(stream.form, Form::Absent(_)) => String::new(),
+            _ if !stream.stored => return,
+            Reach::Flat => format!("{name}_store(0u, p.at, bits);"),
+            Reach::Row => format!("{name}_store(p.row.x, p.column.x, bits);"),
+            _ => {
+                let put = |i| format!("if (inside[{i}]) {{ {} }}", Self::put(stream, i));
+                (0..4).map(put).collect::<Vec<_>>().join(" ")
+            }
+        };
+        let _ = writeln!(
+            text,
+            "fn {name}_give(p: Place, inside: vec4<bool>, bits: vec4<u32>) {{ {given} }}"
+        );
+    }
+
+    /// One element stored by its row and column.
+    fn put(stream: &Stream, i: u32) -> String {
+        let buffer = stream.in_place_of.unwrap_or(stream.name);
+        let at = stream.address(&format!("p.row[{i}]"), &format!("p.column[{i}]"));
+        match stream.form {
+            Form::Elements(dtype) if dtype.bytes() == 2 => format!(
+                "let at = {at}; let shift = (at & 1u) * 16u; \
+                 atomicAnd(&{buffer}[at >> 1u], ~(0xffffu << shift)); \
+                 atomicOr(&{buffer}[at >> 1u], {dtype}_encode(bits[{i}]) << shift);"
+            ),
+            _ => format!("{buffer}[{at}] = bits[{i}];"),
+        }
+    }
+
+    fn float_accessors(&self, stream: &Stream, dtype: Dtype, text: &mut String) {
+        let name = stream.name;
+        let quads = matches!(stream.form, Form::Quads(_));
+        let buffer = stream.in_place_of.unwrap_or(name);
+        let at = stream.address("row", "column");
+        if stream.in_place_of.is_none() {
+            let (one, quad) = if quads {
+                quad_loads(name, dtype)
+            } else if stream.order != Order::Plain {
+                apart_loads(stream, dtype, self.atomic(stream))
+            } else {
+                element_loads(stream, dtype, self.atomic(stream))
+            };
+            let _ = write!(
+                text,
+                "fn {name}_at(row: u32, column: u32) -> u32 {{ let at = {at}; return {one}; }}\n\
+                 fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ let at = {at}; {quad} }}\n"
+            );
+        }
+        if stream.stored {
+            let body = if quads {
+                quad_store(buffer, dtype)
+            } else if stream.order != Order::Plain {
+                apart_store(stream, buffer, dtype)
+            } else if dtype.bytes() == 4 {
+                element_store(buffer, stream.columns)
+            } else {
+                half_store(buffer, dtype, stream.columns)
+            };
+            let _ = writeln!(
+                text,
+                "fn {name}_store(row: u32, column: u32, bits: vec4<u32>) {{ let at = {at}; {body} }}"
+            );
+        }
+    }
+}
+
+/// Loads where rows start at multiples of four elements: a last quad that reaches past the row is
+/// inside the buffer, and its columns past the row are not used.
+fn quad_loads(name: &str, dtype: Dtype) -> (String, String) {
+    if dtype.bytes() == 4 {
+        (format!("{name}[at >> 2u][at & 3u]"), format!("return {name}[at >> 2u];"))
+    } else {
+        (
+            format!("{dtype}_one({name}[at >> 2u][(at >> 1u) & 1u], at & 1u)"),
+            format!("return {dtype}_quad({name}[at >> 2u]);"),
+        )
+    }
+}
+
+/// Loads and stores of 64-bit words: quad by quad, or two quads at a time.
+fn wide_accessors(stream: &Stream, elements: u32, text: &mut String) {
+    let name = stream.name;
+    let buffer = stream.in_place_of.unwrap_or(name);
+    let at = stream.address("row", "column");
+    let (load, store) = if elements == 4 {
+        (
+            format!(
+                "fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ let at = {at}; \
+                 return wide_quad({name}[at >> 2u]); }}\n"
+            ),
+            format!(
+                "fn {name}_store(row: u32, column: u32, bits: vec4<u32>) {{ let at = {at}; \
+                 {buffer}[at >> 2u] = wide_words(bits); }}\n"
+            ),
+        )
+    } else {
+        (
+            format!(
+                "fn {name}_octet(row: u32, column: u32) -> mat2x4<f32> {{ let at = {at}; \
+                 let words = {name}[at >> 3u]; \
+                 return mat2x4<f32>(bitcast<vec4<f32>>(wide_quad(words.xy)), \
+                 bitcast<vec4<f32>>(wide_quad(words.zw))); }}\n"
+            ),
+            format!(
+                "fn {name}_store_octet(row: u32, column: u32, left: vec4<u32>, right: vec4<u32>) {{ \
+                 let at = {at}; \
+                 {buffer}[at >> 3u] = vec4<u64>(wide_words(left), wide_words(right)); }}\n"
+            ),
+        )
+    };
+    if stream.in_place_of.is_none() {
+        let (shift, last) = (elements.ilog2(), elements / 2 - 1);
+        let _ = write!(
+            text,
+            "fn {name}_at(row: u32, column: u32) -> u32 {{ let at = {at}; \
+             return wide_one({name}[at >> {shift}u][(at >> 1u) & {last}u], at & 1u); }}\n{load}"
+        );
+    }
+    if stream.stored {
+        text.push_str(&store);
+    }
+}
+
+/// Loads anywhere: the same quad, element by element, and nothing past the row.
+fn element_loads(stream: &Stream, dtype: Dtype, atomic: bool) -> (String, String) {
+    let Stream { name, columns, .. } = stream;
+    let element = |at: &str| element_load(name, dtype, atomic, at);
+    let rest: Vec<String> = (1..4).map(|i| element(&format!("min(at + {i}u, last)"))).collect();
+    (
+        element("at"),
+        format!(
+            "let last = at + min(params.{columns} - column, 4u) - 1u; return vec4<u32>({}, {});",
+            element("at"),
+            rest.join(", ")
+        ),
+    )
+}
+
+fn element_load(name: &str, dtype: Dtype, atomic: bool, at: &str) -> String {
+    if dtype.bytes() == 4 {
+        return format!("{name}[{at}]");
+    }
+    let word = format!("{name}[({at}) >> 1u]");
+    let word = if atomic { format!("atomicLoad(&{word})") } else { word };
+    format!("{dtype}_one({word}, ({at}) & 1u)")
+}
+
+/// Loads of columns that do not lie side by side, each from its own address.
+fn apart_loads(stream: &Stream, dtype: Dtype, atomic: bool) -> (String, String) {
+    let Stream { name, columns, .. } = stream;
+    let elements: Vec<String> = (0..4)
+        .map(|i| format!("{name}_at(row, min(column + {i}u, params.{columns} - 1u))"))
+        .collect();
+    (element_load(name, dtype, atomic, "at"), format!("return vec4<u32>({});", elements.join(", ")))
+}
+
+/// Stores of such columns; halves go into their words one by one, which neighbours share.
+fn apart_store(stream: &Stream, buffer: &str, dtype: Dtype) -> String {
+    let put = if dtype.bytes() == 4 {
+        format!("{buffer}[here] = bits[i];")
+    } else {
+        format!(
+            "let shift = (here & 1u) * 16u; atomicAnd(&{buffer}[here >> 1u], ~(0xffffu << shift)); \
+             atomicOr(&{buffer}[here >> 1u], {dtype}_encode(bits[i]) << shift);"
+        )
+    };
+    let here = stream.address("row", "(column + i)");
+    format!(
+        "let live = min(params.{} - column, 4u); \
+         for (var i = 0u; i < live; i += 1u) {{ let here = {here}; {put} }}",
+        stream.columns
+    )
+}
+
+fn quad_store(buffer: &str, dtype: Dtype) -> String {
+    if dtype.bytes() == 4 {
+        format!("{buffer}[at >> 2u] = bits;")
+    } else {
+        format!("{buffer}[at >> 2u] = {dtype}_words(bits);")
+    }
+}
+
+fn element_store(buffer: &str, columns: &str) -> String {
+    (0..4).fold(format!("let live = params.{columns} - column; "), |body, i| {
+        body + &format!("if (live > {i}u) {{ {buffer}[at + {i}u] = bits[{i}u]; }} ")
+    })
+}
+
+/// Two rows, or two quads of a row that starts at an odd element, share a word: whole words are
+/// stored, halves go in by and/or, so that neighbours never overwrite each other.
+fn half_store(buffer: &str, dtype: Dtype, columns: &str) -> String {
+    format!(
+        "let end = at + min(params.{columns} - column, 4u); var i = at; \
+         for (var n = 0u; n < 4u; n += 1u) {{ if (i >= end) {{ break; }} \
+         let low = {dtype}_encode(bits[i - at]); let word = i >> 1u; \
+         if ((i & 1u) == 0u && i + 1u < end) {{ \
+         atomicStore(&{buffer}[word], low | ({dtype}_encode(bits[i - at + 1u]) << 16u)); i += 2u; \
+         }} else {{ let shift = (i & 1u) * 16u; atomicAnd(&{buffer}[word], ~(0xffffu << shift)); \
+         atomicOr(&{buffer}[word], low << shift); i += 1u; }} }}"
+    )
+}

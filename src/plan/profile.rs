@@ -1,0 +1,158 @@
+//! What a plan needs to know of a device: limits, and the shapes of kernels that suit it.
+
+use crate::plan::{
+    cooperative::Cooperative,
+    limits::previous_power_of_two,
+    tile::{Tile, TileLoads},
+};
+
+/// A device as the planner sees it, free of wgpu. The default is WebGPU's default limits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+pub struct Profile {
+    /// Largest storage binding in bytes.
+    pub binding_bytes: u64,
+    /// Largest buffer in bytes.
+    pub buffer_bytes: u64,
+    /// Storage buffers a stage.
+    pub storage_buffers: u32,
+    /// What a storage binding's offset must be a multiple of.
+    pub offset_alignment: u64,
+    /// Invocations a workgroup.
+    pub workgroup_size: u32,
+    /// Workgroups a dimension.
+    pub workgroups: u32,
+    /// Bytes of workgroup memory.
+    pub workgroup_bytes: u32,
+    /// Lanes of a workgroup in row kernels, a power of two.
+    pub row_lanes: u32,
+    /// Columns a lane, of a row or of a whole tensor of elements, past which kernels have code for tiles: four
+    /// quads at once. It is most of a kernel, and of the time to compile it.
+    pub row_tiles_from: u32,
+    /// Columns of a row's segment: the unit that several workgroups share a row by.
+    pub segment: u32,
+    /// Workgroups that keep the device busy: with fewer rows, rows are split.
+    pub busy_workgroups: u32,
+    /// Elements of a workgroup in element kernels: the unit of their sums, a multiple of four.
+    pub element_block: u32,
+    /// The shape of score tiles.
+    pub tile: Tile,
+    /// Multiply-adds from which on a product gets large tiles, which take drivers seconds to compile.
+    pub large_products: u64,
+    /// Which large products go through cooperative matrices; none, unless they were asked for.
+    pub cooperative: Cooperative,
+    /// Elements that one dispatch of a row kernel may stream; keeps a dispatch short.
+    pub dispatch_elements: u64,
+    /// Multiply-adds that one dispatch of score tiles may do.
+    pub dispatch_products: u64,
+    /// Dispatches that go into one submission (see [`crate::Plan::submissions`]).
+    pub submission_dispatches: u32,
+    /// The most bytes for a chunk of scores when the caller names none.
+    pub chunk_bytes: u64,
+    /// The same for a block of classes, which may be small at no cost: it should stay in a cache.
+    pub block_bytes: u64,
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self {
+            binding_bytes: 128 << 20,
+            buffer_bytes: 256 << 20,
+            storage_buffers: 8,
+            offset_alignment: 256,
+            workgroup_size: 256,
+            workgroups: 65_535,
+            workgroup_bytes: 16 << 10,
+            row_lanes: 256,
+            row_tiles_from: 16,
+            segment: 16_384,
+            busy_workgroups: 256,
+            element_block: 4096,
+            tile: Tile::default(),
+            large_products: 1 << 26,
+            cooperative: Cooperative::default(),
+            dispatch_elements: 1 << 28,
+            dispatch_products: 1 << 36,
+            submission_dispatches: u32::MAX,
+            chunk_bytes: 64 << 20,
+            block_bytes: 32 << 20,
+        }
+    }
+}
+
+/// Bytes of one mergeable state in workgroup memory.
+const STATE_BYTES: u32 = 32;
+/// Bytes of one tally.
+const TALLY_BYTES: u32 = 52;
+
+impl Profile {
+    /// The shapes that suit a software adapter with subgroups of `lanes`: workgroups of one or two
+    /// subgroups, because barriers are expensive there, and short dispatches.
+    pub fn software(mut self, lanes: u32) -> Self {
+        self.row_lanes = lanes;
+        // Where tiles begin to pay: about 1000 columns for 8 lanes, more for 32 of them.
+        self.row_tiles_from = 128;
+        self.segment = 32_768;
+        self.busy_workgroups = 4;
+        self.element_block = 16_384;
+        self.tile =
+            Tile { loads: TileLoads::Lane, lanes: 8, across: 8, rows: 24, bands: 4, wide: false };
+        // About 100 ms at 0.4 G elements and 6 G products a second.
+        self.dispatch_elements = 1 << 25;
+        self.dispatch_products = 1 << 29;
+        self.chunk_bytes = 25 << 20;
+        self.block_bytes = 8 << 20;
+        self
+    }
+
+    /// Score tiles for a software adapter whose subgroups have at least this many lanes: a load costs
+    /// more than its arithmetic there, and one lane's load can serve them all.
+    pub(crate) fn sharing(mut self, lanes: u32) -> Self {
+        let tile = &mut self.tile;
+        match lanes {
+            0..4 => {}
+            4..8 => tile.loads = TileLoads::Four,
+            8.. => (tile.loads, tile.rows, tile.bands) = (TileLoads::Eight, 48, 4),
+        }
+        self
+    }
+
+    /// The shape of score tiles, within the limits.
+    pub(crate) fn tile(&self) -> Tile {
+        self.tile.within(self.workgroup_size, self.workgroup_bytes)
+    }
+
+    /// Lanes for tallies: as many as fit.
+    pub(crate) fn tally_lanes(&self) -> u32 {
+        let most = self.workgroup_size.min(self.workgroup_bytes / TALLY_BYTES).min(64);
+        let lanes = if self.row_lanes < 64 { self.row_lanes } else { most };
+        previous_power_of_two(lanes.min(most))
+    }
+
+    /// Lanes of a workgroup in element kernels, within the limits.
+    pub(crate) fn element_lanes(&self) -> u32 {
+        let most = self.workgroup_size.min(self.workgroup_bytes / TALLY_BYTES);
+        previous_power_of_two(self.row_lanes.min(most).max(1))
+    }
+
+    /// Lanes of a workgroup in row kernels, within the limits.
+    pub(crate) fn lanes(&self) -> u32 {
+        let most = self.workgroup_size.min(self.workgroup_bytes / STATE_BYTES);
+        previous_power_of_two(self.row_lanes.min(most).max(1))
+    }
+
+    /// Whether kernels of so many lanes, which take the quads of so many columns in turn, have code for tiles.
+    pub(crate) fn has_tiles(&self, columns: u64, lanes: u32) -> bool {
+        // Where the first lane meets none there is nothing to run.
+        let least = 3 * 4 * u64::from(lanes) + 4;
+        columns >= least && columns > u64::from(self.row_tiles_from) * u64::from(lanes)
+    }
+
+    /// Workgroup counts for `groups` workgroups in x and y.
+    pub(crate) fn grid(&self, groups: u64) -> Option<[u32; 3]> {
+        let width = groups.clamp(1, u64::from(self.workgroups));
+        let height = groups.div_ceil(width).max(1);
+        (height <= u64::from(self.workgroups)).then_some([width as u32, height as u32, 1])
+    }
+}

@@ -1,0 +1,355 @@
+//! Several losses as one call: each part is planned by itself on its share of the tensors, all of
+//! them in one recording, and one more dispatch makes the whole of the parts.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use crate::{
+    data::{
+        array::{Arithmetic, Array, Arrays},
+        error::{Error, Result},
+        status::Status,
+        tensor::{Dtype, Layout},
+    },
+    plan::{Plan, Planner, Role, kernel::shader, profile::Profile},
+    reference::{Findings, no_output},
+    skeleton::{operation::Loss, sums},
+    spec::{
+        about::{About, Argument, Dim, Kind, OptionAbout},
+        call::{Call, Operand},
+        check,
+        options::{Empty, Reduction, check_reduction},
+    },
+};
+
+/// The most parts: one lane walks them.
+const MOST_PARTS: usize = 4096;
+
+/// A loss that is a part of another one.
+pub(crate) struct Part {
+    /// It, with the part's weight and the whole's reduction in its own reduction.
+    pub loss: Box<dyn Loss>,
+    /// Its inputs.
+    pub lent: Vec<Lent>,
+    /// Its output that says how much of its gradient is left.
+    pub slope: Option<&'static str>,
+}
+
+/// An input of the whole that a part has, and the gradient of it.
+pub(crate) struct Lent {
+    /// The part's name of it.
+    pub part: &'static str,
+    /// The whole's.
+    pub whole: &'static str,
+    /// What of it.
+    pub share: Share,
+}
+
+/// What of a tensor a part has.
+#[derive(Clone)]
+pub(crate) enum Share {
+    All,
+    /// These columns.
+    Columns(Range<u64>),
+    /// A vector over the rows, as a matrix of one column.
+    Column,
+}
+
+/// What all composed losses share.
+pub(crate) trait Composed: Loss {
+    /// The parts, from the extents of a call and the names of its inputs.
+    fn parts(&self, dims: &BTreeMap<Dim, u64>, given: &dyn Fn(&str) -> bool) -> Result<Vec<Part>>;
+
+    /// How each part's losses become one number, and what a mean over nothing is.
+    fn reduced(&self) -> (Reduction, Empty);
+}
+
+/// The reduction of a part with this weight, whose mean is over so many.
+pub(crate) fn weighted(reduction: Reduction, weight: f64, mean_over: u64) -> Reduction {
+    match reduction {
+        Reduction::Over(d) => Reduction::Over(d / weight),
+        Reduction::Sum => Reduction::Over(1.0 / weight),
+        // The mean over nothing is nothing's, whatever it weighs.
+        _ if mean_over == 0 => Reduction::Mean,
+        _ => Reduction::Over(mean_over as f64 / weight),
+    }
+}
+
+/// Whether losses of parts can become one number in this way.
+pub(crate) fn check_composed(loss: &str, reduction: Reduction) -> Result<()> {
+    if reduction == Reduction::None {
+        let reason = "the parts have different numbers of losses";
+        return Err(Error::option(loss, "reduction", "none", reason));
+    }
+    check_reduction(loss, reduction)
+}
+
+pub(crate) const REDUCTION: OptionAbout = OptionAbout {
+    name: "reduction",
+    default: "\"mean\"",
+    about: "of each part: \"sum\", \"mean\" or {\"over\": D}; the parts are added",
+};
+pub(crate) const UPSTREAM: Argument = Argument::optional(
+    "upstream",
+    Kind::F32,
+    &[&[Dim::One]],
+    "the gradient from above (a loss scale)",
+);
+pub(crate) const LOSS: Argument =
+    Argument::optional("loss", Kind::F32, &[&[Dim::One]], "Σ weight·loss of the parts");
+pub(crate) const PARTS: Argument = of_parts("parts", "the loss of each part, unweighted");
+pub(crate) const PART_SUM: Argument = of_parts("part_sum", "Σ of each part's losses");
+pub(crate) const PART_DENOMINATOR: Argument =
+    of_parts("part_denominator", "what each part's mean divides by");
+pub(crate) const SLOPES: Argument =
+    of_parts("slopes", "mean |∂loss/∂score| of each part: 0 where gradients have vanished");
+
+const fn of_parts(name: &'static str, about: &'static str) -> Argument {
+    Argument::optional(name, Kind::F32, &[&[Dim::Parts]], about)
+}
+
+/// A part's results, in the order of `shaders/compose.wgsl`.
+const RESULTS: [&str; 3] = ["loss", "sum", "denominator"];
+const SLOPE: u64 = 3;
+const STATUS_SLOT: u64 = 4;
+const SLOTS: u64 = 5;
+/// The name under which results lie in the scratch.
+const RESULT: &str = "result";
+
+fn parts_of(
+    loss: &dyn Composed,
+    dims: &BTreeMap<Dim, u64>,
+    given: &dyn Fn(&str) -> bool,
+) -> Result<Vec<Part>> {
+    loss.validate()?;
+    let parts = loss.parts(dims, given)?;
+    if parts.len() > MOST_PARTS {
+        return Err(Error::Limit {
+            what: format!("parts of {}", loss.about().name),
+            found: parts.len() as u64,
+            limit: MOST_PARTS as u64,
+        });
+    }
+    Ok(parts)
+}
+
+/// The plan of a composed loss.
+pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Result<Plan> {
+    let parts = parts_of(loss, &call.dims, &|name| call.has(name))?;
+    let name = loss.about().name;
+    let mut planner = Planner::new(name, profile);
+    // A block of its own for every result: two of them are bound in one dispatch.
+    let slot = profile.offset_alignment.max(256) / 4;
+    let words = (parts.len() as u64 * SLOTS).max(1) * slot;
+    let results = planner.scratch(Layout::vector(Dtype::U32, words));
+    let first = results.layout.offset;
+    let wants_slopes = call.wants("slopes");
+    for (index, part) in parts.iter().enumerate() {
+        let result = |nth: u64, dtype, len| {
+            let offset = first + (index as u64 * SLOTS + nth) * slot;
+            Operand {
+                name: RESULT.to_owned(),
+                layout: Layout::vector(dtype, len).offset(offset),
+                allocation: usize::MAX - nth as usize,
+                allocation_bytes: u64::MAX,
+            }
+        };
+        let mut outputs: BTreeMap<String, Operand> = (0..)
+            .zip(RESULTS)
+            .map(|(nth, name)| (name.to_owned(), result(nth, Dtype::F32, 1)))
+            .collect();
+        if let Some(slope) = part.slope.filter(|_| wants_slopes) {
+            outputs.insert(slope.to_owned(), result(SLOPE, Dtype::F32, 1));
+        }
+        let status = result(STATUS_SLOT, Dtype::U32, Status::WORDS);
+        outputs.insert("status".to_owned(), status);
+        let part_call = lend(loss.about(), part, call, outputs)?;
+        planner.adopt(part.loss.plan(&part_call, profile)?, |role| match role {
+            Role::Output(name) if name == RESULT => Role::Scratch,
+            role => role,
+        });
+    }
+    let (reduction, empty) = loss.reduced();
+    let (code, over) = sums::divisor(reduction);
+    let lanes = profile.tally_lanes();
+    let output = |name| call.output(name);
+    planner
+        .dispatch(
+            format!("surprisal.compose.{name}"),
+            "compose",
+            &[
+                shader!("tally.wgsl"),
+                shader!("divisor.wgsl"),
+                shader!("quotient.wgsl"),
+                shader!("compose.wgsl"),
+            ],
+        )
+        .shape("WORKGROUP", lanes)
+        .shape("EMPTY_IS_ZERO", empty == Empty::Zero)
+        .number("parts", parts.len() as u64)
+        .number("slot", slot)
+        .number("reduction", code)
+        .number("over", over)
+        .read_elements("denominator", None, 1.0)
+        .table("results", &results, "u32")
+        .words("loss", output("loss"))
+        .words("parts", output("parts"))
+        .words("part_sum", output("part_sum"))
+        .words("part_denominator", output("part_denominator"))
+        .words("slopes", output("slopes"))
+        .words("status", output("status"))
+        .groups(1)?;
+    Ok(planner.finish())
+}
+
+/// The call of a part: its share of the whole's inputs, their gradients, and these outputs.
+fn lend(
+    about: &About,
+    part: &Part,
+    call: &Call,
+    mut outputs: BTreeMap<String, Operand>,
+) -> Result<Call> {
+    let mut inputs = BTreeMap::new();
+    let mut in_place = false;
+    for Lent { part: own, whole, share } in &part.lent {
+        if let Some(operand) = call.inputs.get(*whole) {
+            inputs.insert((*own).to_owned(), share.of_operand(operand));
+        }
+        if let Some(operand) = call.outputs.get(&format!("grad.{whole}")) {
+            outputs.insert(format!("grad.{own}"), share.of_operand(operand));
+            in_place |= call.in_place && about.inputs.first().is_some_and(|a| a.name == *whole);
+        }
+    }
+    // Places were checked for the whole.
+    check::call(part.loss.as_ref(), inputs, outputs, in_place, 1)
+}
+
+impl Share {
+    fn of_operand(&self, operand: &Operand) -> Operand {
+        let mut operand = operand.clone();
+        let layout = &mut operand.layout;
+        match self {
+            Self::All => {}
+            Self::Columns(columns) => {
+                layout.offset += columns.start;
+                if let Some(extent) = layout.shape.get_mut(1) {
+                    *extent = columns.end - columns.start;
+                }
+            }
+            Self::Column => layout.shape.push(1),
+        }
+        operand
+    }
+
+    /// The columns of an array that it is, and how many the array has.
+    fn columns(&self, shape: &[u64]) -> (Range<usize>, usize) {
+        let width = shape.get(1).copied().unwrap_or(1) as usize;
+        match self {
+            Self::Columns(columns) => (columns.start as usize..columns.end as usize, width),
+            _ => (0..width, width),
+        }
+    }
+
+    fn of_array(&self, array: &Array) -> Array {
+        let (columns, width) = self.columns(&array.shape);
+        let values = array.to_f64();
+        let rows = values.chunks(width.max(1));
+        let values = rows.flat_map(|row| row.get(columns.clone()).unwrap_or_default().to_vec());
+        let shape = match self {
+            Self::All => array.shape.clone(),
+            Self::Columns(_) => {
+                vec![array.shape.first().copied().unwrap_or(1), columns.len() as u64]
+            }
+            Self::Column => vec![array.len() as u64, 1],
+        };
+        Array::float(&shape, values.collect())
+    }
+}
+
+/// Computes every output in `wanted` from the parts' references.
+pub(crate) fn reference(
+    loss: &dyn Composed,
+    inputs: &Arrays,
+    wanted: &[&str],
+    arithmetic: Arithmetic,
+) -> Result<Arrays> {
+    let given = |name: &str| inputs.contains_key(name);
+    let parts = parts_of(loss, &check::dims(loss, inputs)?, &given)?;
+    let (mut total, mut lists, mut found) = (0.0, vec![Vec::new(); 4], Findings::of_rows());
+    let mut gradients: BTreeMap<String, Array> = inputs
+        .iter()
+        .map(|(name, array)| (format!("grad.{name}"), array))
+        .filter(|(name, _)| wanted.contains(&name.as_str()))
+        .map(|(name, array)| (name, Array::float(&array.shape, vec![0.0; array.len()])))
+        .collect();
+    for part in &parts {
+        let solved = solve(part, inputs, wanted, arithmetic)?;
+        let one = |name: &str| solved.get(name).and_then(|a| a.to_f64().first().copied());
+        let [own, sum, denominator] = RESULTS.map(|name| one(name).unwrap_or(f64::NAN));
+        total += own;
+        lists[0].push(quotient(sum, denominator, loss.reduced()));
+        lists[1].push(sum);
+        lists[2].push(denominator);
+        solved.get("status").into_iter().for_each(|status| found.add(status));
+        lists[3].push(part.slope.and_then(one).unwrap_or(0.0));
+        for Lent { part: own, whole, share } in &part.lent {
+            let gradient = gradients.get_mut(&format!("grad.{whole}"));
+            if let (Some(to), Some(from)) = (gradient, solved.get(&format!("grad.{own}"))) {
+                paste(to, from, share);
+            }
+        }
+    }
+    let output = |&name: &&str| {
+        let list =
+            ["parts", "part_sum", "part_denominator", "slopes"].iter().position(|n| *n == name);
+        let array = match (name, list) {
+            ("loss", _) => Array::float(&[1], vec![total]),
+            ("status", _) => found.words(),
+            (_, Some(list)) => Array::float(&[parts.len() as u64], lists[list].clone()),
+            _ => gradients.remove(name).ok_or_else(|| no_output(loss.about(), name))?,
+        };
+        Ok((name.to_owned(), array))
+    };
+    wanted.iter().map(output).collect()
+}
+
+fn solve(part: &Part, inputs: &Arrays, wanted: &[&str], arithmetic: Arithmetic) -> Result<Arrays> {
+    let mut names: Vec<String> = RESULTS.map(str::to_owned).into();
+    names.extend(wanted.contains(&"status").then(|| "status".to_owned()));
+    names.extend(part.slope.filter(|_| wanted.contains(&"slopes")).map(str::to_owned));
+    let mut own = Arrays::new();
+    for Lent { part, whole, share } in &part.lent {
+        if let Some(array) = inputs.get(*whole) {
+            own.insert((*part).to_owned(), share.of_array(array));
+        }
+        if wanted.contains(&format!("grad.{whole}").as_str()) {
+            names.push(format!("grad.{part}"));
+        }
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    part.loss.reference(&own, &names, arithmetic)
+}
+
+/// Puts a part's gradient where it belongs.
+fn paste(to: &mut Array, from: &Array, share: &Share) {
+    let (columns, width) = share.columns(&to.shape);
+    let (mut values, from) = (to.to_f64(), from.to_f64());
+    let rows = values.chunks_mut(width.max(1)).zip(from.chunks(columns.len().max(1)));
+    for (to, from) in rows {
+        to.iter_mut().skip(columns.start).zip(from).for_each(|(to, from)| *to = *from);
+    }
+    *to = Array::float(&to.shape.clone(), values);
+}
+
+fn quotient(sum: f64, denominator: f64, (reduction, empty): (Reduction, Empty)) -> f64 {
+    let divisor = match reduction {
+        Reduction::Over(d) => d,
+        Reduction::Sum => 1.0,
+        _ => denominator,
+    };
+    match empty {
+        _ if sum.is_nan() => sum,
+        Empty::Zero if divisor == 0.0 => 0.0,
+        Empty::Nan if divisor == 0.0 => f64::NAN,
+        _ => sum / divisor,
+    }
+}

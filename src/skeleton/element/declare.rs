@@ -1,0 +1,203 @@
+//! How a loss of elements is declared.
+
+/// Declares a loss of elements: its options and tensors with those that all such losses have, its
+/// description, and how it hangs together. What it computes is its [`Formula`](crate::element::reference::Formula)
+/// and its WGSL.
+macro_rules! element_loss {
+    (
+        $(#[$doc:meta])*
+        $name:ident = $key:literal, $source:literal;
+        summary: $summary:literal, formula: $formula:literal, pytorch: $pytorch:literal;
+        inputs $inputs:ident { $($input:ident = $input_key:literal, $reads:literal: $argument:expr;)* }
+        outputs $outputs:ident { $($gradient:ident = $gradient_key:literal: $gradient_about:literal;)* }
+        $(watches $watched:ident = $watched_key:literal: $watched_about:literal;)?
+        options { $($option:ident: $type:ty = $default:expr, $json:literal, $about:literal;)* }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+        #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+        #[non_exhaustive]
+        pub struct $name {
+            /// How losses become one number.
+            pub reduction: $crate::spec::options::Reduction,
+            /// What a mean over nothing is.
+            pub empty: $crate::spec::options::Empty,
+            /// What a mean divides by where elements are masked or their targets unknown.
+            pub denominator: $crate::spec::options::MaskedMean,
+            /// A target that stands for an unknown one: its element counts for nothing.
+            pub unknown_target: Option<f64>,
+            /// What happens to gradient columns between the last one and the row stride.
+            pub padding: $crate::spec::options::Padding,
+            $(#[doc = $about] pub $option: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self {
+                    reduction: $crate::spec::options::Reduction::Mean,
+                    empty: $crate::spec::options::Empty::Nan,
+                    denominator: $crate::spec::options::MaskedMean::Mask,
+                    unknown_target: None,
+                    padding: $crate::spec::options::Padding::Keep,
+                    $($option: $default,)*
+                }
+            }
+        }
+
+        impl $name {
+            $crate::spec::declare::setters! {
+                reduction: $crate::spec::options::Reduction,
+                empty: $crate::spec::options::Empty,
+                denominator: $crate::spec::options::MaskedMean,
+                unknown_target: Option<f64>,
+                padding: $crate::spec::options::Padding,
+                $($option: $type,)*
+            }
+        }
+
+        $crate::spec::declare::tensors! {
+            #[doc = concat!("What [`", stringify!($name), "`] takes; see there for the shapes.")]
+            $inputs {
+                $(#[doc = concat!("The input `", $input_key, "`.")] $input = $input_key,)*
+                /// Multiplies losses and gradients.
+                weight = "weight",
+                /// Multiplies losses, gradients and what a mean divides by; 0 takes an element out.
+                mask = "mask",
+                /// The gradient from above (a loss scale), `[1]`, or one value an element with reduction `none`.
+                upstream = "upstream",
+                /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+                denominator = "denominator",
+            }
+        }
+
+        $crate::spec::declare::tensors! {
+            #[doc = concat!("What [`", stringify!($name), "`] can hand back; which of them are given decides what is computed.")]
+            $outputs {
+                /// The loss, `[1]`, or one value an element with reduction `none`.
+                loss = "loss",
+                $(#[doc = concat!("The ", $gradient_about, ".")] $gradient = $gradient_key,)*
+                $(#[doc = concat!("The ", $watched_about, ", `[1]`.")] $watched = $watched_key,)?
+                /// Σ of the losses.
+                sum = "sum",
+                /// What a mean divides by.
+                denominator = "denominator",
+                /// The number of elements kept.
+                count = "count",
+                /// The status words.
+                status = "status",
+            }
+        }
+
+        pub(super) static ABOUT: $crate::spec::about::About = {
+            use $crate::spec::arguments as arg;
+            $crate::spec::about::About {
+                name: $key,
+                summary: $summary,
+                formula: $formula,
+                pytorch: $pytorch,
+                inputs: &[
+                    $($argument,)*
+                    arg::ELEMENT_WEIGHT,
+                    arg::MASK,
+                    arg::ELEMENT_UPSTREAM,
+                    arg::DENOMINATOR_IN,
+                ],
+                outputs: &[
+                    arg::ELEMENT_LOSS,
+                    $(arg::optional_elements($gradient_key, $gradient_about),)*
+                    $(arg::watched($watched_key, $watched_about),)?
+                    arg::SUM,
+                    arg::DENOMINATOR,
+                    arg::COUNT,
+                    arg::STATUS,
+                ],
+                options: &[
+                    arg::ELEMENT_REDUCTION,
+                    arg::EMPTY,
+                    arg::MASKED_MEAN,
+                    arg::UNKNOWN_TARGET,
+                    arg::PADDING,
+                    $($crate::spec::about::OptionAbout { name: stringify!($option), default: $json, about: $about },)*
+                ],
+            }
+        };
+
+        impl $crate::spec::about::Signature for $name {
+            fn about(&self) -> &'static $crate::spec::about::About {
+                &ABOUT
+            }
+
+            fn is_per_row(&self) -> bool {
+                self.reduction == $crate::spec::options::Reduction::None
+            }
+
+            fn takes_planes(&self) -> bool {
+                true
+            }
+        }
+
+        impl $crate::skeleton::operation::Loss for $name {
+            fn validate(&self) -> $crate::data::error::Result<()> {
+                use $crate::skeleton::element::{ElementLoss, reference::Formula};
+                $crate::skeleton::element::check_options($key, self.options())?;
+                self.check()
+            }
+
+            fn plan(
+                &self,
+                call: &$crate::spec::call::Call,
+                profile: &$crate::plan::profile::Profile,
+            ) -> $crate::data::error::Result<$crate::plan::Plan> {
+                $crate::skeleton::element::plan(self, call, profile)
+            }
+
+            fn reference(
+                &self,
+                inputs: &$crate::data::array::Arrays,
+                wanted: &[&str],
+                arithmetic: $crate::data::array::Arithmetic,
+            ) -> $crate::data::error::Result<$crate::data::array::Arrays> {
+                $crate::skeleton::element::reference::run(self, inputs, wanted, arithmetic)
+            }
+        }
+
+        impl $crate::skeleton::element::ElementLoss for $name {
+            fn sources(&self) -> Vec<$crate::plan::kernel::Source> {
+                vec![$crate::plan::kernel::shader!($source)]
+            }
+
+            fn options(&self) -> $crate::skeleton::element::ElementOptions {
+                $crate::skeleton::element::ElementOptions {
+                    reduction: self.reduction,
+                    empty: self.empty,
+                    denominator: self.denominator,
+                    unknown: self.unknown_target,
+                    padding: self.padding,
+                }
+            }
+
+            fn streams(&self) -> &'static [$crate::skeleton::element::ElementStream] {
+                &[$($crate::skeleton::element::ElementStream { name: $input_key, default: $reads },)*]
+            }
+
+            fn shapes(&self, given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+                $crate::skeleton::element::reference::Formula::code(self, given)
+            }
+
+            fn numbers(&self) -> Vec<(&'static str, f64)> {
+                $crate::skeleton::element::reference::Formula::constants(self)
+            }
+
+            fn watched(&self) -> Option<&'static str> {
+                let names: &[&'static str] = &[$($watched_key,)?];
+                names.first().copied().filter(|_| $crate::skeleton::element::reference::Formula::watches(self))
+            }
+
+            fn agrees(&self, given: &dyn Fn(&str) -> bool) -> $crate::data::error::Result<()> {
+                $crate::skeleton::element::reference::Formula::agrees(self, given)
+            }
+        }
+    };
+}
+pub(crate) use element_loss;

@@ -1,0 +1,493 @@
+//! The walk over all elements, row after row, whatever their layout: a tensor without gaps is loaded
+//! quad by quad across its rows, one with gaps or a broadcast one by row and column. A workgroup
+//! takes a fixed block of elements, so offsets, strides and windows of whole blocks do not change the
+//! order of a sum. Planes are walked in another order; `windows` says where blocks are cut.
+
+use std::ops::Range;
+
+use super::{
+    BITS, ElementLoss, ElementOptions, ElementStream, SCALARS, TARGETS, check, check_names,
+};
+use crate::{
+    data::{
+        error::{Error, Result},
+        tensor::{Dtype, Layout},
+    },
+    plan::{
+        Number, Plan, Planner, Reached, Step, View,
+        kernel::{Reach, Source, shader},
+        profile::Profile,
+        stretches::{least_multiple, stretches},
+    },
+    skeleton::sums::{self, Ending, TALLY_WORDS, Totals},
+    spec::{
+        call::{Call, Operand},
+        extents::{Extents, Span},
+        options::{MaskedMean, Padding, Reduction},
+    },
+};
+
+/// Elements that a window, or a plane of a walk along planes, has fewer of: together one word counts
+/// them.
+const HALF_WORD: u64 = 1 << 31;
+
+/// The plan of an element loss.
+pub(crate) fn plan(loss: &dyn ElementLoss, call: &Call, profile: &Profile) -> Result<Plan> {
+    let mut elements = Elements::new(loss, call, profile)?;
+    elements.header()?;
+    for index in 0..elements.windows.len() {
+        elements.main(index)?;
+        if loss.options().padding == Padding::Zero {
+            elements.pad(index)?;
+        }
+    }
+    elements.finish()
+}
+
+/// Plans the passes over the elements, what comes before them and what comes after.
+struct Elements<'a> {
+    planner: Planner<'a>,
+    loss: &'a dyn ElementLoss,
+    call: &'a Call,
+    extents: Extents,
+    /// Rows of an image whose columns are planes, if the walk goes along them; otherwise 1.
+    plane: u64,
+    totals: Totals,
+    windows: Vec<Range<u64>>,
+    tallies: View,
+    blocks: u64,
+}
+
+impl<'a> Elements<'a> {
+    fn new(loss: &'a dyn ElementLoss, call: &'a Call, profile: &'a Profile) -> Result<Self> {
+        loss.validate()?;
+        let Some(first) = loss.streams().first().and_then(|s| call.inputs.get(s.name)) else {
+            return Err(Error::MissingInput {
+                loss: loss.about().name.to_owned(),
+                argument: loss.streams().first().map_or("", |s| s.name).to_owned(),
+                reason: "the elements are its".to_owned(),
+            });
+        };
+        let extents = Extents::of(&first.layout.shape);
+        check_names(loss, &|name| call.has(name), call.outputs.keys().map(String::as_str))?;
+        check(loss, call, extents)?;
+        let mut planner = Planner::new(loss.about().name, profile);
+        let plane = plane(call, extents);
+        let windows = windows(call, extents, plane, profile);
+        planner.windows(windows.len() as u64);
+        let block = u64::from(profile.element_block);
+        let blocks: u64 = windows.iter().map(|w| (w.end - w.start).div_ceil(block)).sum();
+        // Tallies with room to fold into; behind them the one that the header keeps, and its factor.
+        let words = (2 * blocks + 4) * TALLY_WORDS;
+        let tallies = planner.scratch(Layout::vector(Dtype::U32, words));
+        let totals =
+            Totals { skeleton: "element", loss: loss.about().name, dtype: first.layout.dtype };
+        Ok(Self { planner, loss, call, extents, plane, totals, windows, tallies, blocks })
+    }
+
+    /// Where the header leaves what it found; the factor of the gradients is behind it.
+    fn kept_tally(&self) -> u64 {
+        2 * self.blocks + 1
+    }
+
+    /// Whether some elements may count for nothing.
+    fn counted(&self) -> bool {
+        self.call.has("mask") || self.loss.options().unknown.is_some()
+    }
+
+    /// The output that is the mean of what the functor watches, if it is asked for.
+    fn watched(&self) -> Option<&'static str> {
+        self.loss.watched().filter(|name| self.call.wants(name))
+    }
+
+    fn per_element(&self) -> bool {
+        self.loss.options().reduction == Reduction::None
+    }
+
+    /// Begins a dispatch over a window with what all passes have.
+    fn pass(&mut self, entry: &'static str, index: usize, sources: &[Source]) -> Step<'_, 'a> {
+        let window = self.windows[index].clone();
+        let (Extents { columns, .. }, plane) = (self.extents, self.plane);
+        let block = self.planner.profile.element_block;
+        let before = self.windows[..index].iter().map(|w| w.end - w.start);
+        let first_tally: u64 = before.map(|count| count.div_ceil(u64::from(block))).sum();
+        let unknown = self.loss.options().unknown;
+        let lanes = self.planner.profile.element_lanes();
+        let kept = self.kept_tally();
+        let label = self.totals.label(entry);
+        self.planner
+            .dispatch(label, entry, sources)
+            .shape("WORKGROUP", lanes)
+            .shape("ELEMENTS", block)
+            .shape("HAS_UNKNOWN", unknown.is_some())
+            .number("classes", window.end - window.start)
+            .number("columns", columns)
+            .number("plane", plane)
+            .number("phase", window.start % plane)
+            .number("first_column", window.start / plane % columns)
+            .number("first_row", window.start / (columns * plane) * plane)
+            .number("unknown", (unknown.unwrap_or(0.0) as f32).to_bits())
+            .number("kept", kept)
+            .number("first_tally", first_tally)
+    }
+
+    /// A tensor of a window, and how a quad finds its elements there.
+    fn reached(&self, view: View, index: usize) -> Result<Reached> {
+        let window = &self.windows[index];
+        let Extents { columns, .. } = self.extents;
+        if self.plane > 1 {
+            // As it lies in memory.
+            let image = columns * self.plane;
+            let first = window.start / image * self.plane;
+            let rows = first..(window.end.div_ceil(image) * self.plane).min(self.extents.rows);
+            return Ok(match self.extents.span("", &view.layout.shape)? {
+                Span::One => Reached { view, reach: Reach::One },
+                Span::Rows => Reached { view: view.rows(&rows), reach: Reach::Pixels },
+                Span::Columns => Reached { view: view.for_every_row(), reach: Reach::Channels },
+                Span::Elements => Reached { view: view.flat(window), reach: Reach::Flat },
+            });
+        }
+        let rows = window.start / columns..window.end.div_ceil(columns);
+        let in_row = if columns.is_multiple_of(4) { Reach::Row } else { Reach::Each };
+        Ok(match self.extents.span("", &view.layout.shape)? {
+            Span::One => Reached { view, reach: Reach::One },
+            Span::Rows => Reached { view: view.rows(&rows), reach: Reach::Rows },
+            Span::Columns => Reached { view: view.for_every_row(), reach: in_row },
+            Span::Elements if view.layout.has_gaps() => {
+                Reached { view: view.rows(&rows), reach: in_row }
+            }
+            Span::Elements => Reached { view: view.flat(window), reach: Reach::Flat },
+        })
+    }
+
+    /// The mask of a window; one of bits lies as the elements are walked.
+    fn mask(&self, index: usize) -> Result<Option<Reached>> {
+        match self.call.input("mask") {
+            Some(mut view) if view.layout.dtype == Dtype::U32 => {
+                let window = &self.windows[index];
+                view = view.flat(&(window.start / BITS..window.end.div_ceil(BITS)));
+                Ok(Some(Reached { view, reach: Reach::Flat }))
+            }
+            Some(view) => self.reached(view, index).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn input(&self, name: &str, index: usize) -> Result<Option<Reached>> {
+        self.call.input(name).map(|view| self.reached(view, index)).transpose()
+    }
+
+    fn output(&self, name: &str, index: usize) -> Result<Option<Reached>> {
+        self.call.output(name).map(|view| self.reached(view, index)).transpose()
+    }
+
+    /// The denominator, and the factor of the gradients.
+    fn header(&mut self) -> Result<()> {
+        let options = self.loss.options();
+        let Extents { rows, .. } = self.extents;
+        let (first, count) = if self.counted() { self.measure()? } else { (0, 0) };
+        let known = match options.reduction {
+            Reduction::Multilabel => Some(rows),
+            _ if !self.counted() || options.denominator == MaskedMean::All => {
+                Some(self.extents.count())
+            }
+            _ => None,
+        };
+        let (reduction, over) = sums::divisor(options.reduction);
+        let (call, tallies, kept) = (self.call, self.tallies.clone(), self.kept_tally());
+        let (counted, elements) = (self.counted(), self.extents.count());
+        let upstream = call.input("upstream").filter(|_| !self.per_element());
+        let denominator = call.input("denominator");
+        self.totals
+            .around(
+                &mut self.planner,
+                "header",
+                &[shader!("tally.wgsl"), shader!("divisor.wgsl"), shader!("element/header.wgsl")],
+            )
+            .shape("COUNTED", counted)
+            .shape("KNOWN_DENOMINATOR", known.is_some())
+            .shape("HAS_DENOMINATOR", denominator.is_some())
+            .number("classes", 1u32)
+            .number("first", first)
+            .number("tallies", count)
+            .number("kept", kept)
+            .number("count_low", elements)
+            .number("count_high", elements >> 32)
+            .number("denominator", known.unwrap_or(0) as f64)
+            .number("reduction", reduction)
+            .number("over", over)
+            .read_elements("upstream", upstream, 1.0)
+            .read_elements("denominator", denominator, 1.0)
+            .table("tallies", &tallies, "Tally")
+            .groups(1)
+    }
+
+    /// Counts the elements that are kept.
+    fn measure(&mut self) -> Result<(u64, u64)> {
+        let unknown = self.loss.options().unknown.is_some();
+        for index in 0..self.windows.len() {
+            let mask = self.mask(index)?;
+            let targets = self.input("targets", index)?.filter(|_| unknown);
+            let (tallies, groups) = (self.tallies.clone(), self.groups(index));
+            let places = self.places([&mask, &targets]);
+            let sources = [
+                shader!("tally.wgsl"),
+                shader!("element/place.wgsl"),
+                shader!("element/measure.wgsl"),
+            ];
+            self.pass("measure", index, &sources)
+                .shape("PLACES", places)
+                .take_mask("mask", mask)
+                .take("targets", targets, 0.0)
+                .table("tallies", &tallies, "Tally")
+                .groups(groups)?;
+        }
+        self.totals.fold(&mut self.planner, &self.tallies, 0, self.blocks)
+    }
+
+    fn groups(&self, index: usize) -> u64 {
+        let window = &self.windows[index];
+        (window.end - window.start).div_ceil(u64::from(self.planner.profile.element_block))
+    }
+
+    /// What `element/place.wgsl` has to find: nothing, the quad's row, or every element's.
+    fn places<'r>(&self, tensors: impl IntoIterator<Item = &'r Option<Reached>>) -> u32 {
+        let flat = |r: &Reached| matches!(r.reach, Reach::Flat | Reach::One);
+        // Along planes rows and columns are found where they are needed.
+        if self.plane > 1 || tensors.into_iter().flatten().all(flat) {
+            0
+        } else if self.extents.columns.is_multiple_of(4) {
+            1
+        } else {
+            2
+        }
+    }
+
+    /// The losses and the gradients of a window: in one pass, or in two where one would need more
+    /// buffers than a dispatch may bind.
+    fn main(&mut self, index: usize) -> Result<()> {
+        let tensors = Tensors::new(self, index)?;
+        if tensors.bindings() < self.planner.profile.storage_buffers {
+            return self.forward(index, tensors);
+        }
+        let (losses, gradients) = tensors.split();
+        self.forward(index, losses)?;
+        self.backward(index, gradients)
+    }
+
+    fn forward(&mut self, index: usize, tensors: Tensors) -> Result<()> {
+        let (tallies, groups) = (self.tallies.clone(), self.groups(index));
+        let tally = [shader!("tally.wgsl"), shader!("element/forward.wgsl")];
+        let profile = self.planner.profile;
+        let has_tiles = profile.has_tiles(self.extents.count(), profile.element_lanes());
+        let step = self.functor("forward", index, tally.into(), &tensors);
+        tensors
+            .bind(step)
+            .shape("HAS_TILES", has_tiles)
+            .table("tallies", &tallies, "Tally")
+            .groups(groups)
+    }
+
+    fn backward(&mut self, index: usize, tensors: Tensors) -> Result<()> {
+        let groups = self.groups(index);
+        let step =
+            self.functor("backward", index, vec![shader!("element/backward.wgsl")], &tensors);
+        tensors.bind(step).groups(groups)
+    }
+
+    /// Begins a pass that calls the functor.
+    fn functor(
+        &mut self,
+        entry: &'static str,
+        index: usize,
+        mut sources: Vec<Source>,
+        tensors: &Tensors,
+    ) -> Step<'_, 'a> {
+        sources.extend([shader!("element/place.wgsl"), shader!("element.wgsl")]);
+        sources.extend(self.loss.sources());
+        let places = self.places(tensors.all());
+        let (loss, call, watches) = (self.loss, self.call, self.watched().is_some());
+        let number = |(name, value): (&str, f64)| (name.to_owned(), Number::from(value));
+        self.pass(entry, index, &sources)
+            .shape("PLACES", places)
+            .shape("WATCHES", watches)
+            .shapes(loss.shapes(&|name| call.has(name)))
+            .numbers(loss.numbers().into_iter().map(number))
+    }
+
+    /// Zeroes the gradients' columns between the columns and the row stride.
+    fn pad(&mut self, index: usize) -> Result<()> {
+        let window = &self.windows[index];
+        let columns = self.extents.columns;
+        // Rows that end in this window.
+        let rows = window.start / columns..window.end / columns;
+        for stream in self.loss.streams() {
+            let gradient = self.call.output(&format!("grad.{}", stream.name));
+            let gradient = gradient.filter(|view| view.layout.shape.len() == 2);
+            self.totals.pad(&mut self.planner, gradient.map(|view| view.rows(&rows)), columns)?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Plan> {
+        let watched = self.watched();
+        let reduced = !self.per_element();
+        let mut scalars = SCALARS.into_iter().chain(watched);
+        if scalars.any(|name| self.call.wants(name) && (reduced || name != "loss")) {
+            let folded = self.totals.fold(&mut self.planner, &self.tallies, 0, self.blocks)?;
+            let ElementOptions { reduction, empty, .. } = self.loss.options();
+            let kept = self.kept_tally();
+            let ending = Ending { reduction, empty, float_targets: true, watched, kept };
+            self.totals.finish(&mut self.planner, self.call, ending, &self.tallies, folded)?;
+        }
+        Ok(self.planner.finish())
+    }
+}
+
+/// The tensors of a pass.
+struct Tensors {
+    streams: Vec<(ElementStream, Option<Reached>)>,
+    weight: Option<Reached>,
+    mask: Option<Reached>,
+    upstream: Option<Reached>,
+    loss: Option<Reached>,
+    gradients: [Option<Reached>; 2],
+    in_place: bool,
+}
+
+impl Tensors {
+    fn new(elements: &Elements<'_>, index: usize) -> Result<Self> {
+        let streams = elements.loss.streams();
+        let gradient = |nth: usize| match streams.get(nth) {
+            Some(stream) => elements.output(&format!("grad.{}", stream.name), index),
+            None => Ok(None),
+        };
+        let each = elements.per_element();
+        Ok(Self {
+            streams: streams
+                .iter()
+                .map(|stream| Ok((*stream, elements.input(stream.name, index)?)))
+                .collect::<Result<_>>()?,
+            weight: elements.input("weight", index)?,
+            mask: elements.mask(index)?,
+            upstream: elements.input("upstream", index)?.filter(|_| each),
+            loss: if each { elements.output("loss", index)? } else { None },
+            gradients: [gradient(0)?, gradient(1)?],
+            in_place: elements.call.in_place,
+        })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Option<Reached>> {
+        self.streams
+            .iter()
+            .map(|(_, tensor)| tensor)
+            .chain([&self.weight, &self.mask, &self.upstream, &self.loss])
+            .chain(&self.gradients)
+    }
+
+    /// Buffers that a pass with all of them binds, the tallies aside.
+    fn bindings(&self) -> u32 {
+        let shared = u32::from(self.in_place && self.gradients[0].is_some());
+        self.all().flatten().count() as u32 - shared
+    }
+
+    /// What the losses need, and what the gradients need.
+    fn split(self) -> (Self, Self) {
+        let gradients = Self {
+            streams: self.streams.clone(),
+            weight: self.weight.clone(),
+            mask: self.mask.clone(),
+            upstream: self.upstream,
+            loss: None,
+            gradients: self.gradients,
+            in_place: self.in_place,
+        };
+        (Self { upstream: None, gradients: [None, None], in_place: false, ..self }, gradients)
+    }
+
+    fn bind<'p, 'a>(self, step: Step<'p, 'a>) -> Step<'p, 'a> {
+        let [first, second] = self.gradients;
+        let over = self.in_place && first.is_some();
+        let mut step = step;
+        if !self.streams.iter().any(|(stream, _)| stream.name == TARGETS) {
+            step = step.take(TARGETS, None, 0.0);
+        }
+        for (nth, (stream, tensor)) in self.streams.into_iter().enumerate() {
+            step = match tensor {
+                Some(tensor) if nth == 0 && over => step.take_give(stream.name, "first", tensor),
+                tensor => step.take(stream.name, tensor, stream.default),
+            };
+        }
+        if !over {
+            step = step.give("first", first);
+        }
+        step.give("second", second)
+            .take("weight", self.weight, 1.0)
+            .take_mask("mask", self.mask)
+            .take("upstream", self.upstream, 1.0)
+            .give("loss", self.loss)
+    }
+}
+
+/// The class stride that all tensors of elements share, where their images lie one behind the other:
+/// then the walk goes along the planes, as memory does. Otherwise 1.
+pub(super) fn plane(call: &Call, extents: Extents) -> u64 {
+    let mut planes = call.inputs.values().chain(call.outputs.values()).filter_map(|operand| {
+        let Layout { shape, class_stride, row_stride, .. } = &operand.layout;
+        let dense = extents.rows.is_multiple_of(*class_stride)
+            && (extents.rows == *class_stride || *row_stride == class_stride * extents.columns);
+        match extents.span("", shape) {
+            Ok(Span::Elements) => Some(if dense { *class_stride } else { 1 }),
+            // One element a pixel is cut where the walk's images are.
+            Ok(Span::Rows) if operand.layout.has_planes() => Some(*class_stride),
+            _ => None,
+        }
+    });
+    let first = planes.next().unwrap_or(1);
+    if first < HALF_WORD && planes.all(|plane| plane == first) { first } else { 1 }
+}
+
+/// Stretches of elements whose every tensor fits one binding and one short dispatch.
+fn windows(call: &Call, extents: Extents, plane: u64, profile: &Profile) -> Vec<Range<u64>> {
+    // A window's binding begins up to one alignment block early and ends inside a quad.
+    let room = profile.binding_bytes.saturating_sub(profile.offset_alignment + 64);
+    let is_bits = |operand: &Operand| operand.name == "mask" && operand.layout.dtype == Dtype::U32;
+    let most = |operand: &Operand| {
+        let layout = &operand.layout;
+        let elements = room / layout.dtype.bytes();
+        if is_bits(operand) {
+            return elements * BITS;
+        }
+        match extents.span("", &layout.shape) {
+            Ok(Span::Elements) if plane > 1 || !layout.has_gaps() => elements,
+            Ok(Span::Elements | Span::Rows) => {
+                // Rows, or images; one more where the first and the last one are there in part.
+                let rows = plane.max(layout.class_stride);
+                let image = layout.class_stride.saturating_mul(layout.columns());
+                let image = layout.row_stride.max(image).max(1);
+                let image = image.saturating_mul(rows / layout.class_stride.max(1));
+                let images = (elements / image).saturating_sub(1).max(1);
+                images.saturating_mul(rows).saturating_mul(extents.columns)
+            }
+            _ => elements,
+        }
+    };
+    let operands = || call.inputs.values().chain(call.outputs.values());
+    let fits = operands().map(most).min().unwrap_or(u64::MAX);
+    let fits = fits.min(profile.dispatch_elements).min(HALF_WORD);
+    // Blocks are tallied whole where they fit, so that an element's place in a sum does not move.
+    let block = u64::from(profile.element_block);
+    let apart = operands().map(|operand| operand.layout.class_stride).fold(1, least_multiple);
+    if apart > 1 && plane == 1 {
+        // Whole images: within one, rows are found from its first one.
+        let image = apart.saturating_mul(extents.columns).max(1);
+        let bits = if operands().any(is_bits) { BITS } else { 1 };
+        let image = least_multiple(image, bits);
+        // Between blocks where that is so many: then windows may change a sum's last bits.
+        let whole = least_multiple(image, block);
+        let unit = if fits >= whole { whole } else { image };
+        return stretches(extents.count(), (fits - fits % unit).max(unit));
+    }
+    let unit = if fits >= block { block } else { BITS };
+    stretches(extents.count(), (fits - fits % unit).max(BITS))
+}

@@ -1,0 +1,601 @@
+//! The linear skeleton: scores = A·Bᵀ a chunk of rows at a time, handed to a row loss, never stored
+//! whole.
+//!
+//! A chunk of whole rows is multiplied, streamed and turned into its gradient in place by the row kernels,
+//! and the gradient is multiplied on: three products in all. Gradients of B add up over the chunks in row
+//! order in f32, each element by its one owner, so neither the chunk's size nor the way a product is
+//! cut into dispatches changes a bit.
+//!
+//! The other way is a chunk of many rows of a block of classes. One pass over the blocks closes the rows,
+//! a second one makes the scores again for their gradient: four products, but the operands are gone
+//! through once for many rows, and no budget is too small for a row. What is given may close rows without
+//! the first pass (a saved lse, the statistics of shards): then it is three products. Neither way changes
+//! a bit, and `Layer::walk` takes the cheaper one.
+//!
+//! Before both comes what costs neither products nor memory: until a block of ∂W is written, its place is
+//! as good as any for the scores of its classes, for as many rows as W is deep. Those rows go by in
+//! blocks whose scores are made once (`Layer::keep`).
+
+mod product;
+mod reference;
+mod walk;
+
+use std::ops::Range;
+
+use crate::{
+    data::{
+        array::{Arithmetic, Arrays},
+        error::{Error, Result},
+        tensor::{Dtype, Layout},
+    },
+    plan::{Plan, View, profile::Profile},
+    skeleton::{
+        operation::Loss,
+        row::{Gradient, RowLoss, Rows, Scores},
+    },
+    spec::{
+        about::{About, Dim, Signature},
+        arguments as arg,
+        call::Call,
+        options::WeightLayout,
+    },
+};
+
+pub(crate) use walk::{Part, Passes, Walk};
+
+use product::{Along, Product, Start};
+
+/// A row loss on the scores of a linear layer, hidden·Wᵀ + bias, which are never stored whole.
+///
+/// Any [`RowLoss`] will do; [`crate::LinearCrossEntropy`] is `Linear<CrossEntropy>`.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Linear<L> {
+    /// What is done with the scores.
+    pub loss: L,
+    /// How the weight lies in memory.
+    pub weight_layout: WeightLayout,
+    /// The most bytes for the chunk of scores; `None` lets the plan choose.
+    pub chunk_bytes: Option<u64>,
+    /// Add into the gradients of weight and bias instead of overwriting them (micro-batches).
+    pub accumulate: bool,
+}
+
+impl<L> Linear<L> {
+    /// This row loss on the scores of a linear layer.
+    pub fn new(loss: L) -> Self {
+        let weight_layout = WeightLayout::default();
+        Self { loss, weight_layout, chunk_bytes: None, accumulate: false }
+    }
+
+    /// Sets how the weight lies in memory.
+    pub fn weight_layout(mut self, layout: WeightLayout) -> Self {
+        self.weight_layout = layout;
+        self
+    }
+
+    /// Sets the most bytes for the chunk of scores.
+    pub fn chunk_bytes(mut self, bytes: u64) -> Self {
+        self.chunk_bytes = Some(bytes);
+        self
+    }
+
+    /// Adds into the gradients of weight and bias instead of overwriting them.
+    pub fn accumulate(mut self, accumulate: bool) -> Self {
+        self.accumulate = accumulate;
+        self
+    }
+}
+
+impl<L: RowLoss> Signature for Linear<L> {
+    fn about(&self) -> &'static About {
+        self.loss.linear_about().unwrap_or(&ABOUT)
+    }
+
+    fn is_per_row(&self) -> bool {
+        self.loss.is_per_row()
+    }
+
+    fn extents(&self) -> Vec<(Dim, u64)> {
+        self.loss.extents()
+    }
+}
+
+impl<L: RowLoss> Loss for Linear<L> {
+    fn validate(&self) -> Result<()> {
+        self.loss.validate()
+    }
+
+    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
+        let Self { weight_layout, chunk_bytes, accumulate, .. } = *self;
+        let options = LinearOptions { weight_layout, chunk_bytes, accumulate };
+        plan(self.about().name, &self.loss, options, call, profile)
+    }
+
+    fn reference(
+        &self,
+        inputs: &Arrays,
+        wanted: &[&str],
+        arithmetic: Arithmetic,
+    ) -> Result<Arrays> {
+        reference::run(&self.loss, self.weight_layout, inputs, wanted, arithmetic)
+    }
+}
+
+/// What a linear loss adds to the row loss on its scores.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LinearOptions {
+    pub weight_layout: WeightLayout,
+    pub chunk_bytes: Option<u64>,
+    pub accumulate: bool,
+}
+
+/// What a row loss takes and gives on the scores of a linear layer, where it says nothing else.
+pub(crate) static ABOUT: About = About {
+    name: "linear",
+    summary: "A row loss on the scores of a linear layer, which are never stored.",
+    formula: "scores = hidden·Wᵀ + bias; then the row loss",
+    pytorch: "the row loss of torch.nn.functional.linear(hidden, weight, bias)",
+    inputs: &[
+        arg::HIDDEN,
+        arg::WEIGHT,
+        arg::BIAS,
+        arg::TARGETS,
+        arg::ROW_WEIGHT,
+        arg::UPSTREAM,
+        arg::DENOMINATOR_IN,
+    ],
+    outputs: &[
+        arg::LOSS,
+        arg::HIDDEN_GRADIENT,
+        arg::WEIGHT_GRADIENT,
+        arg::BIAS_GRADIENT,
+        arg::SUM,
+        arg::DENOMINATOR,
+        arg::COUNT,
+        arg::STATUS,
+    ],
+    options: &[],
+};
+
+/// The plan of a row loss on the scores of a linear layer.
+fn plan(
+    name: &'static str,
+    loss: &dyn RowLoss,
+    options: LinearOptions,
+    call: &Call,
+    profile: &Profile,
+) -> Result<Plan> {
+    let inner = scores_call(call);
+    let mut rows = Rows::new(loss, &inner, profile)?;
+    rows.planner.rename(name);
+    let layer = Layer::new(options, call, profile)?;
+    let matrices = [Some(&layer.hidden), layer.hidden_gradient.as_ref()];
+    // Chunks of rows, not windows, keep the dispatches short.
+    let windows = rows.windows(matrices.into_iter().flatten(), u64::MAX)?;
+    rows.begin(&windows)?;
+    rows.planner.unstored(layer.rows * layer.classes * 4);
+    let closing = if rows.closes_unseen() { 0 } else { 1 + u64::from(rows.looks_ahead()) };
+    let blocks = (closing + u64::from(rows.writes(&layer.gradient()))).max(1);
+    let walks = layer.walks(&mut rows, &windows, Passes { held: 1, whole: 1, blocks })?;
+    let sums = layer.sums(&mut rows, walks.iter().map(|walk| walk.parts.len()).sum());
+    for walk in &walks {
+        layer.go(&mut rows, walk, &sums)?;
+    }
+    rows.end(&windows)
+}
+
+/// The call as the row loss on the scores sees it.
+fn scores_call(call: &Call) -> Call {
+    let mut inner = call.clone();
+    for name in ["hidden", "weight", "bias"] {
+        inner.inputs.remove(name);
+        inner.outputs.remove(&format!("grad.{name}"));
+    }
+    if let Some(weight) = inner.inputs.remove("class_weight") {
+        inner.inputs.insert("weight".to_owned(), weight);
+    }
+    // Every input keeps its binding mode: what shares a buffer here shares it there.
+    inner.siblings = call.outputs.values().map(|output| output.allocation).collect();
+    inner
+}
+
+/// The operands of a linear loss.
+#[derive(Clone)]
+pub(crate) struct Layer<'a> {
+    pub options: LinearOptions,
+    pub profile: &'a Profile,
+    pub rows: u64,
+    pub classes: u64,
+    pub depth: u64,
+    /// Of a product over all rows and all classes.
+    pub multiply_adds: u64,
+    /// Of the whole weight, also where the classes are a block of it.
+    pub weight_elements: u64,
+    pub hidden: View,
+    pub weight: View,
+    pub bias: Option<View>,
+    pub hidden_gradient: Option<View>,
+    pub weight_gradient: Option<View>,
+    pub bias_gradient: Option<View>,
+    /// The gradient of the hidden states is written over them.
+    pub in_place: bool,
+    /// Bytes beside the chunk that count as a part of it where the caller names no budget.
+    pub beside: u64,
+    /// The most rows of a chunk, and whether a row of scores must be whole.
+    pub most_rows: u64,
+    pub needs_whole_rows: bool,
+}
+
+/// A gradient that adds up over steps: where it goes, and an f32 sum beside it where the steps cannot add up
+/// there.
+#[derive(Clone)]
+struct Sum {
+    output: View,
+    wide: Option<View>,
+    steps: usize,
+}
+
+impl Sum {
+    /// The start and the destination of a step's product.
+    fn at(&self, step: usize, accumulate: bool) -> (Start, View) {
+        let (first, last) = (step == 0, step + 1 >= self.steps);
+        let target = match &self.wide {
+            Some(sum) if !last => sum.clone(),
+            _ => self.output.clone(),
+        };
+        let start = match (&self.wide, first) {
+            (_, true) if !accumulate => Start::Zero,
+            (Some(_), true) => Start::From(self.output.clone()),
+            (Some(sum), false) if last => Start::From(sum.clone()),
+            _ => Start::There,
+        };
+        (start, target)
+    }
+
+    /// Some rows or columns of it.
+    fn cut(&self, cut: impl Fn(View) -> View) -> Self {
+        let wide = self.wide.clone().map(&cut);
+        Self { output: cut(self.output.clone()), wide, ..*self }
+    }
+}
+
+/// The gradients that add up over stretches of rows.
+#[derive(Clone)]
+pub(crate) struct Sums {
+    weight: Option<Sum>,
+    bias: Option<Sum>,
+}
+
+/// The gradient of a stretch of rows, which adds up over blocks of classes.
+pub(crate) struct RowsSum(Sum);
+
+impl<'a> Layer<'a> {
+    fn new(options: LinearOptions, call: &Call, profile: &'a Profile) -> Result<Self> {
+        let (classes, depth) = (call.dim(Dim::Classes), call.dim(Dim::Hidden));
+        let expected = match options.weight_layout {
+            WeightLayout::ClassesHidden => [classes, depth],
+            WeightLayout::HiddenClasses => [depth, classes],
+        };
+        for (name, operand) in [
+            ("weight", call.inputs.get("weight")),
+            ("grad.weight", call.outputs.get("grad.weight")),
+        ] {
+            if let Some(operand) = operand
+                && operand.layout.shape != expected
+            {
+                return Err(Error::WrongShape {
+                    argument: name.to_owned(),
+                    found: operand.layout.shape.clone(),
+                    expected: format!("{expected:?} with this weight_layout"),
+                });
+            }
+        }
+        let input = |name: &str| {
+            call.input(name).ok_or_else(|| Error::MissingInput {
+                loss: "linear".to_owned(),
+                argument: name.to_owned(),
+                reason: "this call needs it".to_owned(),
+            })
+        };
+        Ok(Self {
+            options,
+            profile,
+            rows: call.dim(Dim::Rows),
+            classes,
+            depth,
+            multiply_adds: (call.dim(Dim::Rows) * classes).saturating_mul(depth),
+            weight_elements: classes.saturating_mul(depth),
+            hidden: input("hidden")?,
+            weight: input("weight")?,
+            bias: call.input("bias").map(View::for_every_row),
+            hidden_gradient: call.output("grad.hidden"),
+            weight_gradient: call.output("grad.weight"),
+            bias_gradient: call.output("grad.bias").map(View::for_every_row),
+            in_place: call.in_place,
+            beside: 0,
+            most_rows: u64::MAX,
+            needs_whole_rows: false,
+        })
+    }
+
+    /// The gradients that add up over this many stretches of rows.
+    pub fn sums(&self, rows: &mut Rows, steps: usize) -> Sums {
+        let mut sum = |output: &Option<View>| {
+            let output = output.clone()?;
+            let narrow = output.layout.dtype != Dtype::F32 && steps > 1;
+            let dense = Layout::dense(Dtype::F32, &output.layout.shape);
+            let wide = narrow.then(|| rows.planner.scratch(dense));
+            Some(Sum { output, wide, steps })
+        };
+        Sums { weight: sum(&self.weight_gradient), bias: sum(&self.bias_gradient) }
+    }
+
+    /// Where the gradient of scores in a chunk goes.
+    pub fn gradient(&self) -> Gradient {
+        let Self { hidden_gradient, weight_gradient, bias_gradient, .. } = self;
+        let wanted =
+            [hidden_gradient, weight_gradient, bias_gradient].into_iter().any(Option::is_some);
+        if wanted { Gradient::InPlace } else { Gradient::Nowhere }
+    }
+
+    /// Everything of some stretches of rows.
+    fn go(&self, rows: &mut Rows, walk: &Walk, sums: &Sums) -> Result<()> {
+        if walk.parts.is_empty() {
+            // No rows: the gradients of weight and bias are sums over nothing.
+            return self.columns_step(rows, sums, &Part::NONE, &walk.chunk);
+        }
+        for part in &walk.parts {
+            if walk.is_whole() && walk.kept.is_none() {
+                self.step(rows, walk, sums, part)?;
+            } else {
+                self.close(rows, walk, part, |_, _, _| Ok(()))?;
+                self.gradients(rows, walk, sums, part)?;
+            }
+        }
+        Ok(())
+    }
+
+    // --- blocks ---
+
+    /// Makes the scores of some rows block by block, shows each to `see`, and closes the rows.
+    pub fn close(
+        &self,
+        rows: &mut Rows,
+        walk: &Walk,
+        part: &Part,
+        mut see: impl FnMut(&mut Rows, &Range<u64>, &View) -> Result<()>,
+    ) -> Result<()> {
+        let Part { index, rows: stretch, .. } = part;
+        if rows.closes_unseen() {
+            return rows.close(*index, stretch, None);
+        }
+        let waiting = rows.waiting(stretch);
+        let ahead = rows.looks_ahead();
+        for block in walk.blocks.iter().filter(|_| ahead) {
+            let scores = self.block_scores(rows, walk, part, block)?;
+            rows.beside(*index, stretch, block, &scores)?;
+        }
+        for block in &walk.blocks {
+            let scores = self.scores_again(rows, walk, part, block, ahead)?;
+            if !ahead {
+                rows.beside(*index, stretch, block, &scores)?;
+            }
+            rows.block(*index, stretch, block, &scores, &waiting)?;
+            see(rows, block, &scores)?;
+        }
+        rows.close_blocks(*index, stretch, &waiting)
+    }
+
+    /// The scores of a block, at their place among all classes.
+    pub fn block_scores(
+        &self,
+        rows: &mut Rows,
+        walk: &Walk,
+        part: &Part,
+        block: &Range<u64>,
+    ) -> Result<View> {
+        let scores = walk.scores(part, block);
+        self.classes(block).scores(rows, part, &scores)?;
+        Ok(scores.placed_at_column(block.start))
+    }
+
+    /// The same where they may have been made before, and kept.
+    fn scores_again(
+        &self,
+        rows: &mut Rows,
+        walk: &Walk,
+        part: &Part,
+        block: &Range<u64>,
+        made: bool,
+    ) -> Result<View> {
+        if made && walk.kept.is_some() {
+            return Ok(walk.scores(part, block).placed_at_column(block.start));
+        }
+        self.block_scores(rows, walk, part, block)
+    }
+
+    /// The gradients of rows that are closed, a block of classes after another.
+    fn gradients(&self, rows: &mut Rows, walk: &Walk, sums: &Sums, part: &Part) -> Result<()> {
+        let hidden = self.hidden_gradient.clone().map(|view| view.rows(&part.rows));
+        let hidden = self.rows_sum(rows, walk, part, hidden.as_ref());
+        let writes = rows.writes(&self.gradient());
+        for (number, block) in walk.blocks.iter().enumerate().filter(|_| writes) {
+            let scores = self.scores_again(rows, walk, part, block, true)?;
+            let gradient = match walk.kept {
+                Some(_) => Gradient::To(walk.block(part, block).placed_at_column(block.start)),
+                None => self.gradient(),
+            };
+            let scores = Scores { scores, gradient };
+            rows.gradient_of(part.index, &part.rows, block, &scores)?;
+            self.block_gradients(rows, walk, (part, number), sums, hidden.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// The gradient of some rows, which adds up over the blocks: in place its sum lies elsewhere until the
+    /// last block has read the rows.
+    pub fn rows_sum(
+        &self,
+        rows: &mut Rows,
+        walk: &Walk,
+        part: &Part,
+        output: Option<&View>,
+    ) -> Option<RowsSum> {
+        let output = output?.clone();
+        let apart = output.layout.dtype != Dtype::F32 || self.in_place;
+        let wide = (apart && !walk.is_whole()).then(|| {
+            let count = part.rows.end - part.rows.start;
+            rows.shared("hidden_sum", Layout::matrix(Dtype::F32, count, self.depth))
+        });
+        Some(RowsSum(Sum { output, wide, steps: walk.blocks.len() }))
+    }
+
+    /// The gradients of both operands from that of a block's scores.
+    pub fn block_gradients(
+        &self,
+        rows: &mut Rows,
+        walk: &Walk,
+        (part, number): (&Part, usize),
+        sums: &Sums,
+        hidden: Option<&RowsSum>,
+    ) -> Result<()> {
+        let Some(block) = walk.blocks.get(number) else { return Ok(()) };
+        let (chunk, layer) = (walk.block(part, block), self.classes(block));
+        layer.columns_step(rows, &self.sums_of(sums, block), part, &chunk)?;
+        match hidden {
+            Some(RowsSum(hidden)) => {
+                let (start, output) = hidden.at(number, false);
+                layer.rows_product(rows, part, &chunk, start, output)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The sums of some of the classes.
+    fn sums_of(&self, sums: &Sums, block: &Range<u64>) -> Sums {
+        let weight = |sum: &Sum| sum.cut(|view| self.of_classes(view, block));
+        let bias = |sum: &Sum| sum.cut(|view| view.columns(block));
+        Sums { weight: sums.weight.as_ref().map(weight), bias: sums.bias.as_ref().map(bias) }
+    }
+
+    /// The part of a weight, or of its gradient, that belongs to some of the classes.
+    fn of_classes(&self, view: View, block: &Range<u64>) -> View {
+        match self.options.weight_layout {
+            WeightLayout::ClassesHidden => view.rows(block),
+            WeightLayout::HiddenClasses => view.columns(block),
+        }
+    }
+
+    /// The layer of some of the classes.
+    fn classes(&self, block: &Range<u64>) -> Self {
+        let weight = self.of_classes(self.weight.clone(), block);
+        let bias = self.bias.clone().map(|view| view.columns(block));
+        Self { classes: block.end - block.start, weight, bias, ..self.clone() }
+    }
+
+    /// Which index of a product over the depth, and of one over the classes, runs over the weight's
+    /// rows.
+    fn weight_along(&self) -> [Along; 2] {
+        match self.options.weight_layout {
+            WeightLayout::ClassesHidden => [Along::Owned, Along::Walked],
+            WeightLayout::HiddenClasses => [Along::Walked, Along::Owned],
+        }
+    }
+
+    /// One chunk of whole rows: scores, their loss and gradient in place, and the gradient multiplied on.
+    fn step(&self, rows: &mut Rows, walk: &Walk, sums: &Sums, part: &Part) -> Result<()> {
+        let all = 0..self.classes;
+        let chunk = walk.block(part, &all);
+        let gradient = self.gradient();
+        // Rows that are closed without a stream have no use for scores but their gradient.
+        if rows.writes(&gradient) || !rows.closes() {
+            self.scores(rows, part, &chunk)?;
+        }
+        rows.main(part.index, &part.rows, &Scores { scores: chunk.clone(), gradient })?;
+        // In place, the hidden states are gone once their gradient is there.
+        self.columns_step(rows, sums, part, &chunk)?;
+        match &self.hidden_gradient {
+            Some(output) => {
+                let output = output.clone().rows(&part.rows);
+                self.rows_product(rows, part, &chunk, Start::Zero, output)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The scores of a stretch of rows.
+    pub fn scores(&self, rows: &mut Rows, part: &Part, chunk: &View) -> Result<()> {
+        let [weight_along, _] = self.weight_along();
+        let product = Product {
+            label: "scores",
+            a: Some((self.hidden.clone().rows(&part.rows), Along::Owned)),
+            b: Some((self.weight.clone(), weight_along)),
+            start: self.bias.clone().map_or(Start::Zero, Start::From),
+            output: chunk.clone(),
+            depth: self.depth,
+            rows_along: None,
+            multiply_adds: self.multiply_adds,
+            at: part,
+        };
+        self.product(rows, &product)
+    }
+
+    /// The gradient of a stretch of rows, from that of its scores.
+    fn rows_product(
+        &self,
+        rows: &mut Rows,
+        part: &Part,
+        chunk: &View,
+        start: Start,
+        output: View,
+    ) -> Result<()> {
+        let [_, weight_across] = self.weight_along();
+        let product = Product {
+            label: "hidden_gradient",
+            a: Some((chunk.clone(), Along::Owned)),
+            b: Some((self.weight.clone(), weight_across)),
+            start,
+            output,
+            depth: self.classes,
+            rows_along: Some(Along::Owned),
+            multiply_adds: self.multiply_adds,
+            at: part,
+        };
+        self.product(rows, &product)
+    }
+
+    /// A stretch's part of the gradients that add up over rows.
+    pub fn columns_step(
+        &self,
+        rows: &mut Rows,
+        sums: &Sums,
+        part: &Part,
+        chunk: &View,
+    ) -> Result<()> {
+        let depth = part.rows.end - part.rows.start;
+        let rows_along = (depth > 0).then_some(Along::Walked);
+        let chunk = Some((chunk.clone(), Along::Walked));
+        let (accumulate, multiply_adds) = (self.options.accumulate, self.multiply_adds);
+        if let Some(sum) = &sums.weight {
+            let (start, output) = sum.at(part.number, accumulate);
+            let hidden = Some((self.hidden.clone().rows(&part.rows), Along::Walked));
+            let (a, b) = match self.options.weight_layout {
+                WeightLayout::ClassesHidden => (chunk.clone(), hidden),
+                WeightLayout::HiddenClasses => (hidden, chunk.clone()),
+            };
+            let label = "weight_gradient";
+            let product =
+                Product { label, a, b, start, output, depth, rows_along, multiply_adds, at: part };
+            self.product(rows, &product)?;
+        }
+        if let Some(sum) = &sums.bias {
+            let (start, output) = sum.at(part.number, accumulate);
+            let (label, a, b) = ("bias_gradient", None, chunk);
+            let product =
+                Product { label, a, b, start, output, depth, rows_along, multiply_adds, at: part };
+            self.product(rows, &product)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,219 @@
+//! Products of a linear layer: which operands run along which index, and how a product is cut into dispatches.
+
+use std::ops::Range;
+
+use super::{Layer, Part};
+use crate::{
+    data::{
+        error::Result,
+        tensor::{Dtype, Layout},
+    },
+    plan::{View, cooperative, stretches::stretches, tile::TileKernel},
+    skeleton::row::Rows,
+};
+
+/// Tiles side by side whose rows are gone through together: what they share of a row is then a page or
+/// so, where a page is what a memory is quick at.
+const RUN_TILES: u64 = 4;
+/// Rows that stand for any number of them where a kernel is chosen.
+const USUAL_ROWS: u64 = 256;
+
+/// What a product's sums start from.
+#[derive(Clone)]
+pub(super) enum Start {
+    Zero,
+    /// What the output holds.
+    There,
+    /// Another tensor of the output's shape, or one row for all.
+    From(View),
+}
+
+/// Which index of a product runs over the rows of an operand in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Along {
+    Owned,
+    Walked,
+}
+
+/// An operand of a product; `None` reads as 1.
+pub(super) type Factor = Option<(View, Along)>;
+
+/// output[i, j] = start[i, j] + Σ_k a(i, k)·b(j, k).
+pub(super) struct Product<'v> {
+    pub label: &'static str,
+    pub a: Factor,
+    pub b: Factor,
+    pub start: Start,
+    pub output: View,
+    pub depth: u64,
+    /// Whether i or k runs over rows of the loss, some of which count for nothing.
+    pub rows_along: Option<Along>,
+    /// Those of the product over all rows and classes, of which this may be a chunk's: neither a last chunk
+    /// nor a small one falls back to small tiles.
+    pub multiply_adds: u64,
+    pub at: &'v Part,
+}
+
+impl Layer<'_> {
+    /// Plans a product, cut so that every operand fits a binding and every dispatch stays short.
+    pub(super) fn product(&self, rows: &mut Rows, product: &Product) -> Result<()> {
+        let (outputs, columns) = (product.output.layout.rows(), product.output.layout.columns());
+        let [i_step, j_step, k_step] = self.steps(product, outputs, columns);
+        let walks = stretches(product.depth, k_step);
+        let wide = product.output.layout.dtype == Dtype::F32 || walks.len() < 2;
+        let sum =
+            (!wide).then(|| rows.shared("product", Layout::matrix(Dtype::F32, outputs, columns)));
+        for i in stretches(outputs, i_step) {
+            for j in stretches(columns, j_step) {
+                if walks.is_empty() {
+                    self.tile(rows, product, &product.start, &product.output, [&i, &j, &(0..0)])?;
+                }
+                for (n, k) in walks.iter().enumerate() {
+                    let last = n + 1 == walks.len();
+                    let start = match (&sum, n) {
+                        (Some(_), 0) if matches!(product.start, Start::There) => {
+                            Start::From(product.output.clone())
+                        }
+                        (_, 0) => product.start.clone(),
+                        (Some(sum), _) if last => Start::From(sum.clone()),
+                        _ => Start::There,
+                    };
+                    let output = sum.as_ref().filter(|_| !last).unwrap_or(&product.output);
+                    self.tile(rows, product, &start, output, [&i, &j, k])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How far i, j and k run in one dispatch.
+    fn steps(&self, product: &Product, outputs: u64, columns: u64) -> [u64; 3] {
+        let most = match self.matrices(product) {
+            Some(matrices) => matrices.most_steps(),
+            None => self.profile.tile().most_steps(),
+        };
+        let walked = product.depth.clamp(1, most);
+        let mut steps = [outputs.max(1), columns.max(1), walked];
+        let room = self.room();
+        let mut fit = |view: &View, index: usize| {
+            // A 16-bit sum may be held in f32 meanwhile.
+            let row = view.layout.row_stride * view.layout.dtype.bytes().max(4);
+            steps[index] = steps[index].min((room / row.max(1)).max(1));
+        };
+        fit(&product.output, 0);
+        for (factor, owned) in [(&product.a, 0), (&product.b, 1)] {
+            if let Some((view, along)) = factor {
+                fit(view, if *along == Along::Owned { owned } else { 2 });
+            }
+        }
+        let tile = self.profile.tile();
+        let tile = [tile.height(), tile.width(), 64];
+        while steps.iter().product::<u64>() > self.profile.dispatch_products {
+            let largest = (0..3).filter(|&s| steps[s] > tile[s]).max_by_key(|&s| steps[s]);
+            let Some(s) = largest else { break };
+            steps[s] = steps[s].div_ceil(2).next_multiple_of(tile[s]);
+        }
+        steps
+    }
+
+    /// What multiplies outputs i and columns j of a product; `octets` is whether its sums lie eight after
+    /// eight.
+    fn kernel(&self, product: &Product, [i, j]: [&Range<u64>; 2], octets: bool) -> TileKernel {
+        if let Some(matrices) = self.matrices(product) {
+            return TileKernel::cooperative(matrices);
+        }
+        let large = product.multiply_adds >= self.profile.large_products;
+        self.profile.tile().fitted(i.end - i.start, j.end - j.start, large).kernel(octets)
+    }
+
+    /// The cooperative matrices for a product, where they are chosen and it is large enough: whatever
+    /// the number of rows is, so that a row's bits do not depend on those beside it.
+    fn matrices(&self, product: &Product) -> Option<cooperative::Matrices> {
+        let dtype = |factor: &Factor| Some(factor.as_ref()?.0.layout.dtype);
+        let (a, b) = (dtype(&product.a)?, dtype(&product.b)?);
+        let large = self.weight_elements.saturating_mul(USUAL_ROWS) >= self.profile.large_products;
+        self.profile.cooperative.matrices(a, b).filter(|_| large)
+    }
+
+    /// One dispatch: outputs i, columns j, summed over k.
+    fn tile(
+        &self,
+        rows: &mut Rows,
+        product: &Product,
+        start: &Start,
+        output: &View,
+        [i, j, k]: [&Range<u64>; 3],
+    ) -> Result<()> {
+        let place = |view: &View| view.clone().rows(i).columns(j);
+        let written = place(output);
+        let begun = match start {
+            Start::From(view) if view.layout.rows() > 1 || output.layout.rows() == 1 => {
+                Some(place(view))
+            }
+            Start::From(view) => Some(view.clone().columns(j)),
+            Start::Zero | Start::There => None,
+        };
+        let octets = begun.iter().chain([&written]).all(View::in_octets);
+        let tile = self.kernel(product, [i, j], octets);
+        let tile_rows = (i.end - i.start).div_ceil(tile.height);
+        let tile_columns = (j.end - j.start).div_ceil(tile.width);
+        // The larger operand's tiles are held while the other's go by.
+        let wide = i.end - i.start <= j.end - j.start;
+        let run = if wide { tile_columns.clamp(1, RUN_TILES) } else { tile_columns };
+        // Without rows there are no records, and nothing that would look at them.
+        let (records, first_row) = rows.records(product.at.index, &product.at.rows).unzip();
+        let first_row = first_row.unwrap_or(0);
+        let first_row = first_row
+            + match product.rows_along {
+                Some(Along::Owned) => i.start,
+                Some(Along::Walked) => k.start,
+                None => 0,
+            };
+        let (a, a_walks) = cut(&product.a, i, k);
+        let (b, b_walks) = cut(&product.b, j, k);
+        let skips_walked = product.rows_along == Some(Along::Walked);
+        let masked = skips_walked || !(k.end - k.start).is_multiple_of(4);
+        let label = format!("surprisal.linear.{}.{}", product.label, self.hidden.layout.dtype);
+        let step = rows
+            .planner
+            .dispatch(label, tile.entry, &tile.sources)
+            .shapes(tile.shapes)
+            .shape("A_WALKS", a_walks)
+            .shape("B_WALKS", b_walks)
+            .shape("MASKED", masked)
+            .shape("SKIPS_WALKED", skips_walked)
+            .shape("SKIPS_OWNED", product.rows_along == Some(Along::Owned))
+            .number("outputs", i.end - i.start)
+            .number("classes", j.end - j.start)
+            .number("depth", k.end - k.start)
+            .number("tile_rows", tile_rows)
+            .number("tile_columns", tile_columns)
+            .number("run", run)
+            .number("first_row", first_row)
+            .words("records", records)
+            .wide(tile.wide_operands)
+            .read_operand("a", if a_walks { "depth" } else { "outputs" }, a, 1.0)
+            .read_operand("b", if b_walks { "depth" } else { "classes" }, b, 1.0)
+            .wide(tile.wide_sums);
+        let step = if matches!(start, Start::There) {
+            step.read_write("initial", "output", written)
+        } else {
+            step.read("initial", begun, 0.0).write("output", Some(written))
+        };
+        step.groups(tile_rows * tile_columns)
+    }
+
+    /// Bytes that a binding has for sure, wherever it has to begin.
+    pub(super) fn room(&self) -> u64 {
+        self.profile.binding_bytes.saturating_sub(self.profile.offset_alignment + 64)
+    }
+}
+
+/// The stretch of a factor that a dispatch needs, and whether its columns run along the walked index.
+fn cut(factor: &Factor, owned: &Range<u64>, walked: &Range<u64>) -> (Option<View>, bool) {
+    match factor {
+        None => (None, true),
+        Some((view, Along::Owned)) => (Some(view.clone().rows(owned).columns(walked)), true),
+        Some((view, Along::Walked)) => (Some(view.clone().rows(walked).columns(owned)), false),
+    }
+}

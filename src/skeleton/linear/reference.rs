@@ -1,0 +1,177 @@
+//! A row loss of a linear layer as a textbook writes it: the scores, then their loss.
+
+use crate::{
+    data::{
+        array::{Arithmetic, Arrays},
+        error::Result,
+    },
+    reference::{Real, array, extents, floats, wrong_shape},
+    skeleton::operation::Loss,
+    spec::options::WeightLayout,
+};
+
+/// The layer's own inputs, which the loss on its scores does not see.
+const OWN: [&str; 3] = ["hidden", "weight", "bias"];
+
+/// Computes every output in `wanted`. Gradients are plain ones: `accumulate` has nothing to add to.
+pub(crate) fn run(
+    loss: &dyn Loss,
+    layout: WeightLayout,
+    inputs: &Arrays,
+    wanted: &[&str],
+    arithmetic: Arithmetic,
+) -> Result<Arrays> {
+    match arithmetic {
+        Arithmetic::F64 => compute::<f64>(loss, layout, inputs, wanted, arithmetic),
+        Arithmetic::F32 => compute::<f32>(loss, layout, inputs, wanted, arithmetic),
+    }
+}
+
+fn compute<T: Real>(
+    loss: &dyn Loss,
+    layout: WeightLayout,
+    inputs: &Arrays,
+    wanted: &[&str],
+    arithmetic: Arithmetic,
+) -> Result<Arrays> {
+    let layer = Layer::<T>::read(loss.about().name, layout, inputs)?;
+    let mut scores: Arrays = inputs
+        .iter()
+        .filter(|(name, _)| !OWN.contains(&name.as_str()))
+        .map(|(name, array)| {
+            let name = if name == "class_weight" { "weight" } else { name.as_str() };
+            (name.to_owned(), array.clone())
+        })
+        .collect();
+    scores.insert("logits".to_owned(), array(&[layer.rows, layer.classes], layer.logits()));
+    let (own, mut inner): (Vec<&str>, Vec<&str>) = wanted
+        .iter()
+        .partition(|name| OWN.iter().any(|own| name.strip_prefix("grad.") == Some(own)));
+    if !own.is_empty() {
+        inner.push("grad.logits");
+    }
+    let mut outputs = loss.reference(&scores, &inner, arithmetic)?;
+    if let Some(gradient) = outputs.remove("grad.logits") {
+        let gradient: Vec<T> = gradient.to_f64().into_iter().map(T::of).collect();
+        // A row without a gradient reaches nothing, whatever its hidden state holds.
+        let live: Vec<bool> =
+            gradient.chunks(layer.classes).map(|row| row.iter().any(|g| !g.is_zero())).collect();
+        for name in own {
+            let output = match name {
+                "grad.hidden" => {
+                    array(&[layer.rows, layer.hidden], layer.hidden_gradient(&gradient, &live))
+                }
+                "grad.weight" => {
+                    array(&layer.weight_shape(), layer.weight_gradient(&gradient, &live))
+                }
+                _ => array(&[layer.classes], layer.bias_gradient(&gradient, &live)),
+            };
+            outputs.insert(name.to_owned(), output);
+        }
+    }
+    Ok(outputs)
+}
+
+/// The linear layer: logits = states·Wᵀ + bias.
+struct Layer<T> {
+    rows: usize,
+    classes: usize,
+    hidden: usize,
+    states: Vec<T>,
+    weight: Vec<T>,
+    layout: WeightLayout,
+    bias: Option<Vec<T>>,
+}
+
+impl<T: Real> Layer<T> {
+    fn read(name: &str, layout: WeightLayout, inputs: &Arrays) -> Result<Self> {
+        let (rows, hidden) = extents(name, inputs, "hidden")?;
+        let (classes, depth) = match (layout, extents(name, inputs, "weight")?) {
+            (WeightLayout::ClassesHidden, extents) => extents,
+            (WeightLayout::HiddenClasses, (depth, classes)) => (classes, depth),
+        };
+        if let Some(weight) = inputs.get("weight").filter(|_| depth != hidden) {
+            return Err(wrong_shape("weight", weight, &format!("hidden = {hidden} in {layout:?}")));
+        }
+        let mut layer = Self {
+            rows,
+            classes,
+            hidden,
+            states: floats(inputs, "hidden", &[rows, hidden])?.unwrap_or_default(),
+            weight: Vec::new(),
+            layout,
+            bias: floats(inputs, "bias", &[classes])?,
+        };
+        layer.weight = floats(inputs, "weight", &layer.weight_shape())?.unwrap_or_default();
+        Ok(layer)
+    }
+
+    fn weight_shape(&self) -> [usize; 2] {
+        match self.layout {
+            WeightLayout::ClassesHidden => [self.classes, self.hidden],
+            WeightLayout::HiddenClasses => [self.hidden, self.classes],
+        }
+    }
+
+    /// Where in `weight` the element of a class and a depth lies.
+    fn at(&self, class: usize, depth: usize) -> usize {
+        match self.layout {
+            WeightLayout::ClassesHidden => class * self.hidden + depth,
+            WeightLayout::HiddenClasses => depth * self.classes + class,
+        }
+    }
+
+    fn logits(&self) -> Vec<T> {
+        let mut logits = Vec::with_capacity(self.rows * self.classes);
+        for row in 0..self.rows {
+            for class in 0..self.classes {
+                let mut logit = T::zero();
+                for depth in 0..self.hidden {
+                    let state = self.states[row * self.hidden + depth];
+                    logit += state * self.weight[self.at(class, depth)];
+                }
+                logits.push(self.bias.as_ref().map_or(logit, |bias| logit + bias[class]));
+            }
+        }
+        logits
+    }
+
+    /// G·W. A row without a gradient is 0 whatever W holds.
+    fn hidden_gradient(&self, gradient: &[T], live: &[bool]) -> Vec<T> {
+        let mut result = vec![T::zero(); self.rows * self.hidden];
+        for row in (0..self.rows).filter(|&row| live[row]) {
+            for class in 0..self.classes {
+                let slope = gradient[row * self.classes + class];
+                for depth in 0..self.hidden {
+                    result[row * self.hidden + depth] += slope * self.weight[self.at(class, depth)];
+                }
+            }
+        }
+        result
+    }
+
+    /// Gᵀ·hidden. A row without a gradient adds nothing even if its state is NaN (0·NaN is NaN).
+    fn weight_gradient(&self, gradient: &[T], live: &[bool]) -> Vec<T> {
+        let mut result = vec![T::zero(); self.classes * self.hidden];
+        for row in (0..self.rows).filter(|&row| live[row]) {
+            for class in 0..self.classes {
+                let slope = gradient[row * self.classes + class];
+                for depth in 0..self.hidden {
+                    result[self.at(class, depth)] += slope * self.states[row * self.hidden + depth];
+                }
+            }
+        }
+        result
+    }
+
+    /// Σ of G over the rows.
+    fn bias_gradient(&self, gradient: &[T], live: &[bool]) -> Vec<T> {
+        let mut result = vec![T::zero(); self.classes];
+        for row in (0..self.rows).filter(|&row| live[row]) {
+            for (class, sum) in result.iter_mut().enumerate() {
+                *sum += gradient[row * self.classes + class];
+            }
+        }
+        result
+    }
+}

@@ -1,0 +1,360 @@
+//! How the scores of a linear layer go by: in chunks of whole rows, in blocks of classes, or kept in the
+//! gradient of the weight; what each takes, and which is taken.
+
+use std::ops::Range;
+
+use super::{Layer, WeightLayout};
+use crate::{
+    data::{
+        error::{Error, Result},
+        tensor::{Dtype, Layout},
+    },
+    plan::{Path, View, stretches::stretches},
+    skeleton::row::Rows,
+};
+
+/// A block of classes is a multiple of this.
+const BLOCK_CLASSES: u64 = 64;
+/// Multiply-adds that take as long as a byte to and from memory: 3 were measured on lavapipe, physical
+/// GPUs have 4 to 12.
+const PRODUCTS_A_BYTE: f64 = 3.0;
+/// Blocks that make the scores twice have to be this much cheaper: they are more dispatches.
+const WORTH_BLOCKS: f64 = 0.9;
+/// How much oftener kept scores are read and written than those of a chunk: their gradient goes elsewhere.
+const KEPT_PASSES: f64 = 2.0;
+
+/// How often the scores are made: all in one chunk, in chunks of whole rows, and in blocks of classes.
+#[derive(Clone, Copy)]
+pub(crate) struct Passes {
+    pub held: u64,
+    pub whole: u64,
+    pub blocks: u64,
+}
+
+/// A stretch of rows: its number, its window, and the rows.
+#[derive(Clone)]
+pub(crate) struct Part {
+    pub number: usize,
+    pub index: usize,
+    pub rows: Range<u64>,
+}
+
+impl Part {
+    /// No rows.
+    pub const NONE: Self = Self { number: 0, index: 0, rows: 0..0 };
+}
+
+/// How the scores go by: stretches of rows one after another, of each one block of classes after another,
+/// all of them in one chunk.
+pub(crate) struct Walk {
+    pub chunk: View,
+    pub parts: Vec<Part>,
+    pub blocks: Vec<Range<u64>>,
+    /// Where the scores stay between the passes; without it they are made for each.
+    pub(super) kept: Option<Kept>,
+}
+
+/// The gradient of the weight, which keeps the scores of its classes until it is written.
+pub(super) struct Kept {
+    gradient: View,
+    weight_layout: WeightLayout,
+}
+
+impl Kept {
+    /// The place of a block's scores, none of which is that of another block's gradient.
+    fn block(&self, rows: u64, block: &Range<u64>) -> View {
+        let gradient = self.gradient.clone();
+        match self.weight_layout {
+            WeightLayout::ClassesHidden => {
+                let scores = Layout::matrix(Dtype::F32, rows, block.end - block.start);
+                gradient.rows(block).reshaped(scores)
+            }
+            WeightLayout::HiddenClasses => gradient.rows(&(0..rows)).columns(block),
+        }
+    }
+}
+
+impl Walk {
+    /// Whether a block has all classes.
+    pub fn is_whole(&self) -> bool {
+        self.blocks.len() < 2
+    }
+
+    /// Whether one chunk has all scores, for as long as it takes.
+    pub fn is_held(&self) -> bool {
+        self.is_whole() && self.parts.len() < 2
+    }
+
+    /// The place of a block's scores.
+    pub(super) fn scores(&self, part: &Part, block: &Range<u64>) -> View {
+        match &self.kept {
+            Some(kept) => kept.block(part.rows.end - part.rows.start, block),
+            None => self.block(part, block),
+        }
+    }
+
+    /// The chunk's part that holds a block of some rows.
+    pub fn block(&self, part: &Part, block: &Range<u64>) -> View {
+        let (rows, columns) = (part.rows.end - part.rows.start, block.end - block.start);
+        self.chunk.clone().rows(&(0..rows)).columns(&(0..columns))
+    }
+}
+
+impl Layer<'_> {
+    /// The most bytes of a chunk: the caller's, or else the device's.
+    fn budget(&self, default: u64) -> u64 {
+        let default = default.saturating_sub(self.beside).max(default / 2);
+        let budget = self.options.chunk_bytes.unwrap_or(default);
+        budget.min(self.profile.binding_bytes.saturating_sub(64))
+    }
+
+    /// Whole tiles, where there are more than one.
+    fn whole_tiles(&self, rows: u64) -> u64 {
+        let tile = self.profile.tile().height();
+        if rows > tile { rows - rows % tile } else { rows }
+    }
+
+    /// The most rows of a chunk of whole rows: whole tiles where it is more than one; 0 where the budget
+    /// holds no row.
+    fn whole_rows(&self, short: u64) -> u64 {
+        let rows = self.budget(self.profile.chunk_bytes) / (stride(self.classes) * 4);
+        let rows = rows.min(short).min(self.most_rows);
+        if rows >= self.rows {
+            return self.rows;
+        }
+        self.whole_tiles(rows)
+    }
+
+    /// Rows and classes of a chunk that holds a block, as square as may be, so that both operands are gone
+    /// through seldom; no rows where the budget holds no block.
+    fn block(&self, rows: &Rows) -> [u64; 2] {
+        let [unit, waiting] = Self::block_needs(rows);
+        let bytes = self.budget(self.profile.block_bytes);
+        let fit = |classes: u64| {
+            let elements = self.profile.dispatch_elements / classes;
+            (bytes / (4 * classes + waiting)).min(elements).min(self.most_rows).min(self.rows)
+        };
+        // 16-bit gradients of the weight that rows add up to would want a sum of their own.
+        let narrow = self.weight_gradient.as_ref().is_some_and(|g| g.layout.dtype != Dtype::F32);
+        let square = if narrow { self.rows } else { (bytes / 4).isqrt() };
+        let height = fit(unit).min(square.next_multiple_of(self.profile.tile().height()));
+        let height = if height < self.rows { self.whole_tiles(height) } else { height };
+        if height == 0 { [0, unit] } else { [height, self.width(rows, height, bytes)] }
+    }
+
+    /// Classes of a block of this many rows.
+    fn width(&self, rows: &Rows, height: u64, bytes: u64) -> u64 {
+        let [unit, waiting] = Self::block_needs(rows);
+        let width = (bytes / height).saturating_sub(waiting) / 4;
+        let width = width.min(self.profile.dispatch_elements / height).min(rows.block_most());
+        (width - width % unit).max(unit)
+    }
+
+    /// What the classes of a block are a multiple of, and the bytes of a row's states between blocks.
+    fn block_needs(rows: &Rows) -> [u64; 2] {
+        if rows.closes_unseen() {
+            [BLOCK_CLASSES, 0]
+        } else {
+            [rows.block_unit().max(BLOCK_CLASSES), rows.waiting_bytes()]
+        }
+    }
+
+    /// The modelled cost of chunks of so many rows and classes, per multiply-add of one product: the
+    /// products, the operands that are gone through anew for each chunk, and the scores.
+    fn cost(&self, [rows, classes]: [u64; 2], passes: u64) -> f64 {
+        let made = passes.max(1) as f64;
+        let hidden = f64::from(u8::from(self.hidden_gradient.is_some()));
+        let weight = f64::from(u8::from(self.weight_gradient.is_some()));
+        let products = made + hidden + weight;
+        // A gradient that adds up is read and written.
+        let of_weight = made + hidden + 2.0 * weight;
+        let of_hidden = made + weight + 2.0 * hidden;
+        let again = |extent: u64, times: f64, all: u64| {
+            if extent < all { times / extent.max(1) as f64 } else { 0.0 }
+        };
+        let moved = again(rows, of_weight, self.rows) + again(classes, of_hidden, self.classes);
+        let scores = 2.0 * made + hidden + weight + 1.0;
+        products + 4.0 * PRODUCTS_A_BYTE * moved + self.scores_cost(scores)
+    }
+
+    /// The same of going through the scores so often.
+    fn scores_cost(&self, times: f64) -> f64 {
+        4.0 * PRODUCTS_A_BYTE * times / self.depth.max(1) as f64
+    }
+
+    /// How the scores go by: whole rows where the budget holds them all, and otherwise the cheaper of whole
+    /// rows and blocks of classes.
+    pub fn walk(&self, rows: &mut Rows, windows: &[Range<u64>], passes: Passes) -> Result<Walk> {
+        let path = self.path(rows, passes)?;
+        Ok(self.walk_of(rows, windows, passes, &path))
+    }
+
+    /// Which of the two it is, and how large its chunk.
+    fn path(&self, rows: &Rows, passes: Passes) -> Result<Path> {
+        self.profile.cooperative.check(self.profile.workgroup_size)?;
+        let [whole, block] = [[self.whole_rows(rows.short()), self.classes], self.block(rows)];
+        let blocks_can = block[0] > 0 && block[1] < self.classes && !self.needs_whole_rows;
+        let cheaper = self.blocks_are_cheaper(whole, block, passes);
+        let (cut, made, why) = if whole[0] == self.rows {
+            (whole, passes.whole, "the budget holds all rows of scores")
+        } else if blocks_can && whole[0] == 0 {
+            (block, passes.blocks, "the budget holds no row of scores")
+        } else if blocks_can && cheaper {
+            (block, passes.blocks, "by the model cheaper than chunks of whole rows")
+        } else if whole[0] > 0 {
+            (whole, passes.whole, "by the model cheaper than blocks of classes")
+        } else {
+            return Err(self.too_little(rows, block[1]));
+        };
+        let [rows, classes] = cut;
+        let whole_rows = classes >= self.classes;
+        Ok(Path { rows, classes, whole_rows, passes: made, kept_rows: 0, why })
+    }
+
+    fn blocks_are_cheaper(&self, whole: [u64; 2], block: [u64; 2], passes: Passes) -> bool {
+        let worth = if passes.blocks > 1 { WORTH_BLOCKS } else { 1.0 };
+        self.cost(block, passes.blocks) < self.cost(whole, passes.whole) * worth
+    }
+
+    /// Stretches of rows of every window, and blocks of classes.
+    fn walk_of(
+        &self,
+        rows: &mut Rows,
+        windows: &[Range<u64>],
+        passes: Passes,
+        path: &Path,
+    ) -> Walk {
+        let (step, classes) = (path.rows, path.classes);
+        let chunk = rows.shared("chunk", chunk_layout(path));
+        let cut = |(index, window): (usize, &Range<u64>)| {
+            let start = window.start;
+            let parts = stretches(window.end - start, step);
+            parts.into_iter().map(move |part| (index, start + part.start..start + part.end))
+        };
+        let parts = windows.iter().enumerate().flat_map(cut).enumerate();
+        let parts = parts.map(|(number, (index, rows))| Part { number, index, rows }).collect();
+        let blocks = stretches(self.classes, classes.max(1));
+        let walk = Walk { chunk, parts, blocks, kept: None };
+        let made = if walk.is_held() { passes.held } else { path.passes };
+        rows.planner.path(Path { passes: made, ..path.clone() });
+        walk
+    }
+
+    /// The rows whose scores the gradient of the weight keeps until it is written, and then the others.
+    pub(super) fn walks(
+        &self,
+        rows: &mut Rows,
+        windows: &[Range<u64>],
+        passes: Passes,
+    ) -> Result<Vec<Walk>> {
+        let Some((mut first, gradient)) = self.keep(rows, windows, passes) else {
+            return Ok(vec![self.walk(rows, windows, passes)?]);
+        };
+        let count = first.rows;
+        let mut rest = Self { rows: self.rows - count, ..self.clone() };
+        // Both share a chunk, and a table of the states of rows between blocks.
+        let [unit, waiting] = Self::block_needs(rows);
+        rest.options.chunk_bytes =
+            self.options.chunk_bytes.map(|bytes| bytes.saturating_sub(count * waiting));
+        let path = (rest.rows > 0).then(|| rest.path(rows, passes)).transpose()?;
+        let states = path.as_ref().filter(|path| !path.whole_rows).map_or(0, |path| path.rows);
+        let states = states.max(count);
+        let left = (first.classes * count * 4).saturating_sub((states - count) * waiting);
+        let classes = left / (4 * count);
+        first.classes = first.classes.min((classes - classes % unit).max(unit));
+        let largest = |path: &&Path| chunk_layout(path).end();
+        if let Some(larger) =
+            [Some(&first), path.as_ref()].into_iter().flatten().max_by_key(largest)
+        {
+            rows.shared("chunk", chunk_layout(larger));
+        }
+        rows.waiting(&(0..states));
+        let kept = Some(Kept { gradient, weight_layout: self.options.weight_layout });
+        let own = 0..count;
+        let walk = self.walk_of(rows, std::slice::from_ref(&own), passes, &first);
+        let mut walks = vec![Walk { kept, ..walk }];
+        if let Some(path) = path {
+            let after: Vec<_> = windows.iter().map(|w| w.start.max(count)..w.end).collect();
+            let path = Path { kept_rows: count, ..path };
+            let mut walk = rest.walk_of(rows, &after, passes, &path);
+            walk.parts.iter_mut().for_each(|part| part.number += 1);
+            walks.push(walk);
+        }
+        Ok(walks)
+    }
+
+    /// Rows whose scores the gradient of the weight keeps until it is written, where that is worth it, and
+    /// that gradient. It has to be f32 without gaps, which are the caller's, and hold nothing yet.
+    fn keep(&self, rows: &Rows, windows: &[Range<u64>], passes: Passes) -> Option<(Path, View)> {
+        let gradient = self.weight_gradient.clone().filter(|g| g.layout.dtype == Dtype::F32)?;
+        let whole = self.whole_rows(rows.short());
+        if self.options.accumulate || rows.closes() || whole == self.rows {
+            return None;
+        }
+        let stride = gradient.layout.row_stride;
+        let most = match self.options.weight_layout {
+            WeightLayout::ClassesHidden if stride > self.depth => 0,
+            WeightLayout::ClassesHidden => self.depth,
+            WeightLayout::HiddenClasses => self.depth.min(self.room() / (4 * stride.max(1))),
+        };
+        let [unit, waiting] = Self::block_needs(rows);
+        let bytes = self.budget(self.profile.block_bytes).min(self.room());
+        // A gradient of the hidden states that cannot add up in its place does so beside it.
+        let apart = self.hidden_gradient.as_ref();
+        let apart = apart.is_some_and(|g| self.in_place || g.layout.dtype != Dtype::F32);
+        let beside = waiting + if apart { 4 * self.depth } else { 0 };
+        let most = most
+            .min(bytes / (4 * unit + beside))
+            .min(self.profile.dispatch_elements / unit)
+            .min(self.most_rows)
+            .min(windows.first()?.end);
+        let (chunks, block) = ([whole, self.classes], self.block(rows));
+        let rest_is_whole = whole > 0 && !self.blocks_are_cheaper(chunks, block, passes);
+        let count = if most == self.rows {
+            most
+        } else if rest_is_whole {
+            // The chunks of the other rows are full, the last one too.
+            self.rows.saturating_sub((self.rows - most).next_multiple_of(whole))
+        } else {
+            self.whole_tiles(most)
+        };
+        if count <= whole {
+            return None;
+        }
+        let classes = self.width(rows, count, bytes - count * (beside - waiting));
+        let kept = self.cost([count, classes], 1) + self.scores_cost(KEPT_PASSES);
+        let chunks = self.cost([whole.max(1), self.classes], passes.whole);
+        let blocks = self.cost([block[0].max(1), block[1]], passes.blocks);
+        let why = "the gradient of the weight keeps the scores until it is written";
+        let path = Path {
+            rows: count,
+            classes: classes.min(self.classes),
+            whole_rows: false,
+            passes: 1,
+            kept_rows: count,
+            why,
+        };
+        (kept < WORTH_BLOCKS * chunks && kept < blocks).then_some((path, gradient))
+    }
+
+    /// A budget that holds neither a row of scores nor a block of one row.
+    fn too_little(&self, rows: &Rows, unit: u64) -> Error {
+        let whole = stride(self.classes) * 4;
+        let [_, waiting] = Self::block_needs(rows);
+        let block = if self.needs_whole_rows { whole } else { unit * 4 + waiting };
+        let found = self.budget(self.profile.chunk_bytes);
+        let reason = format!("a row of a chunk takes at least {} bytes", whole.min(block));
+        Error::option(rows.planner.loss(), "chunk_bytes", found, reason)
+    }
+}
+
+/// Elements from one row of a chunk to the next.
+fn stride(classes: u64) -> u64 {
+    classes.next_multiple_of(4).max(4)
+}
+
+/// The chunk of a path.
+fn chunk_layout(path: &Path) -> Layout {
+    let stride = stride(path.classes);
+    Layout::matrix(Dtype::F32, path.rows.max(1), path.classes).row_stride(stride)
+}

@@ -1,0 +1,289 @@
+//! The pair skeleton: losses of a score matrix between two sets of vectors, never stored whole.
+//!
+//! The scores are those of a linear layer whose weight is the other set, so the products, the chunk
+//! and the row kernels are [`crate::linear`]'s and [`crate::row`]'s own. What is added: one entry a
+//! vector (its inverse norm and its label) that the row kernels multiply by, and, where a key has a
+//! softmax of its own, a second walk over the chunks, because no gradient is known before every
+//! row has been seen.
+
+pub(crate) mod reference;
+mod table;
+mod walk;
+
+use crate::{
+    data::{
+        error::{Error, Result},
+        tensor::Dtype,
+    },
+    plan::{
+        Number, Plan, View,
+        kernel::{Source, shader},
+        limits::MOST_ITERATIONS,
+        profile::Profile,
+    },
+    skeleton::{
+        linear::{Layer, LinearOptions, Passes},
+        row::{FunctorStream, RowLoss, RowOptions, Rows, Span, missing},
+    },
+    spec::{
+        about::Dim,
+        call::Call,
+        check,
+        options::{Empty, Reduction, WeightLayout},
+        shard::Shard,
+    },
+};
+
+/// Words of a row's record that are its parts of the gradients of scale and bias.
+const SHARED: [(&str, u32); 2] = [("grad.scale", 2), ("grad.bias", 3)];
+
+/// How a pair loss pairs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pairing {
+    /// Vectors are divided by their norms.
+    pub normalize: bool,
+    /// Where the columns' part of the gradient comes from.
+    pub columns: Columns,
+    /// The most bytes for the chunk of scores.
+    pub chunk_bytes: Option<u64>,
+    /// The keys are a shard of all keys.
+    pub shard: Option<Shard>,
+}
+
+/// What the columns of the scores are, beside keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Columns {
+    /// Keys and nothing more: a row's gradient follows from the row.
+    Keys,
+    /// Keys that have a softmax over the queries.
+    Softmax,
+    /// The queries themselves: a column's softmax is that of its row.
+    Queries,
+}
+
+/// A loss of pairs.
+pub(crate) trait PairLoss: RowLoss {
+    /// How it pairs.
+    fn pairing(&self) -> Pairing;
+
+    /// What only this loss can refuse, of the inputs given, the outputs wanted, and the numbers of
+    /// queries and keys.
+    fn check_pairs(
+        &self,
+        _given: &dyn Fn(&str) -> bool,
+        _wanted: &[&str],
+        _extents: [u64; 2],
+    ) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The tensors of every pair functor beside the scores.
+pub(crate) static STREAMS: &[FunctorStream] = &[
+    stream("query_table", Span::Matrix),
+    stream("key_table", Span::Planes),
+    stream("column_table", Span::Planes),
+    stream("scale", Span::Rows),
+    stream("bias", Span::Rows),
+];
+
+const fn stream(name: &'static str, span: Span) -> FunctorStream {
+    FunctorStream { name, argument: name, span, default: 0.0 }
+}
+
+/// The functor's files: what all pairs share, a softmax or not, and the loss's own.
+pub(crate) fn sources(softmax: bool, own: Source) -> Vec<Source> {
+    let softmax_files = [shader!("pairs/column.wgsl"), shader!("pairs/softmax.wgsl")];
+    let softmax_files = softmax_files.into_iter().filter(|_| softmax);
+    [shader!("pairs.wgsl")].into_iter().chain(softmax_files).chain([own]).collect()
+}
+
+/// The scale where none is given, a direction's share of the loss, and the first key.
+pub(crate) fn numbers(scale: f64, share: f64, shard: Option<Shard>) -> Vec<(String, Number)> {
+    vec![
+        ("scale".to_owned(), scale.into()),
+        ("share".to_owned(), share.into()),
+        ("first_class".to_owned(), first(shard).into()),
+    ]
+}
+
+fn first(shard: Option<Shard>) -> u64 {
+    shard.map_or(0, |shard| shard.first)
+}
+
+/// The options that pair losses share.
+pub(crate) fn row_options(reduction: Reduction, empty: Empty, ignored: &[i64]) -> RowOptions {
+    RowOptions { reduction, empty, ignored: ignored.to_vec(), ..RowOptions::default() }
+}
+
+/// Whether a temperature, and the scale that is its inverse, are within f32.
+pub(crate) fn check_temperature(loss: &str, temperature: f64) -> Result<()> {
+    let normal = (temperature as f32).is_normal() && ((1.0 / temperature) as f32).is_normal();
+    if temperature > 0.0 && normal {
+        return Ok(());
+    }
+    Err(Error::option(loss, "temperature", temperature, "τ is above 0 and within f32"))
+}
+
+/// What a pair loss refuses.
+pub(crate) fn check(loss: &dyn PairLoss, call: &Call) -> Result<()> {
+    let wanted: Vec<&str> = call.outputs.keys().map(String::as_str).collect();
+    let extents = [call.dim(Dim::Rows), call.dim(Dim::Classes)];
+    check_inputs(loss, &|name| call.has(name), &wanted, extents)
+}
+
+/// The same for a call on the host.
+pub(crate) fn check_inputs(
+    loss: &dyn PairLoss,
+    given: &dyn Fn(&str) -> bool,
+    wanted: &[&str],
+    [queries, keys]: [u64; 2],
+) -> Result<()> {
+    for (gradient, input) in [("grad.scale", "scale"), ("grad.bias", "bias")] {
+        if wanted.contains(&gradient) && !given(input) {
+            return Err(missing(loss, input));
+        }
+    }
+    let other = wanted.iter().find(|name| !name.starts_with("grad.") && **name != "status");
+    if let Some(other) = other.filter(|_| given("lse")) {
+        return Err(Error::Conflict {
+            loss: loss.about().name.to_owned(),
+            argument: "lse".to_owned(),
+            other: (*other).to_owned(),
+            reason: "a saved lse is for gradients alone".to_owned(),
+        });
+    }
+    let Pairing { shard, columns, .. } = loss.pairing();
+    if let Some(shard) = shard {
+        shard.check_columns(loss.about().name, "keys", keys)?;
+    }
+    let all_keys = shard.map_or(keys, |shard| shard.classes);
+    if columns != Columns::Queries && !given("targets") && all_keys < queries {
+        return Err(Error::WrongShape {
+            argument: "keys".to_owned(),
+            found: vec![all_keys],
+            expected: format!("at least {queries} keys, or `targets`: key i is query i's positive"),
+        });
+    }
+    loss.check_pairs(given, wanted, [queries, keys])
+}
+
+/// The plan of a pair loss.
+pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Result<Plan> {
+    let mut call = call.clone();
+    if call.in_place {
+        return Err(Error::Conflict {
+            loss: loss.about().name.to_owned(),
+            argument: "gradient_in_place".to_owned(),
+            other: loss.about().inputs.first().map_or("", |input| input.name).to_owned(),
+            reason: "the vectors are read again after their gradient is written".to_owned(),
+        });
+    }
+    let Pairing { columns, shard, .. } = loss.pairing();
+    if columns == Columns::Queries && shard.is_none() {
+        // The rows are the columns as well.
+        call.dims.insert(Dim::Classes, call.dim(Dim::Rows));
+        check::extents(&call.dims)?;
+    }
+    let mut rows = Rows::new(loss, &call, profile)?;
+    let pairs = Pairs::new(loss, &call, profile)?;
+    let windows = rows.windows([&pairs.layer.hidden].into_iter(), u64::MAX)?;
+    let tables = pairs.tables(&mut rows)?;
+    rows.begin(&windows)?;
+    rows.planner.unstored(pairs.layer.rows * pairs.layer.classes * 4);
+    let again = !rows.closes() && (pairs.wants_gradients() || pairs.wants_scale);
+    let whole = u64::from(again && columns != Columns::Keys) + 1;
+    let passes = Passes { held: 1, whole, blocks: u64::from(again) + 1 };
+    let walk = pairs.layer.walk(&mut rows, &windows, passes)?;
+    match pairs.pairing.columns {
+        Columns::Keys => pairs.one_walk(&mut rows, &tables, &walk)?,
+        _ => pairs.two_walks(&mut rows, &tables, &walk, &windows)?,
+    }
+    for (name, word) in SHARED {
+        if let Some(output) = call.output(name) {
+            rows.sum_word(word, output)?;
+        }
+    }
+    rows.end(&windows)
+}
+
+/// The operands of a pair loss.
+pub(crate) struct Pairs<'a> {
+    pairing: Pairing,
+    pub profile: &'a Profile,
+    pub layer: Layer<'a>,
+    labels: Option<View>,
+    key_labels: Option<View>,
+    wants_scale: bool,
+    /// Of the columns' softmax: what was saved of it, and where it is to be saved.
+    column_lse: [Option<View>; 2],
+    statistics: Option<View>,
+}
+
+impl<'a> Pairs<'a> {
+    pub fn new(loss: &dyn PairLoss, call: &Call, profile: &'a Profile) -> Result<Self> {
+        let pairing = loss.pairing();
+        let itself = pairing.columns == Columns::Queries;
+        let queries = if itself { "features" } else { "queries" };
+        let keys = if itself && pairing.shard.is_none() { queries } else { "keys" };
+        let needed = |name| call.input(name).ok_or_else(|| missing(loss, name));
+        let labels = call.input("labels");
+        // By default the f32 sum beside a 16-bit gradient of the keys is a part of the chunk's budget.
+        let keys_gradient = call.output("grad.keys").filter(needs_own_sum);
+        let beside =
+            keys_gradient.map_or(0, |_| call.dim(Dim::Classes) * call.dim(Dim::Hidden) * 4);
+        let layer = Layer {
+            options: LinearOptions {
+                weight_layout: WeightLayout::ClassesHidden,
+                chunk_bytes: pairing.chunk_bytes,
+                accumulate: false,
+            },
+            profile,
+            rows: call.dim(Dim::Rows),
+            classes: call.dim(Dim::Classes),
+            depth: call.dim(Dim::Hidden),
+            multiply_adds: (call.dim(Dim::Rows) * call.dim(Dim::Classes))
+                .saturating_mul(call.dim(Dim::Hidden)),
+            weight_elements: call.dim(Dim::Classes).saturating_mul(call.dim(Dim::Hidden)),
+            hidden: needed(queries)?,
+            weight: needed(keys)?,
+            bias: None,
+            hidden_gradient: call.output(&format!("grad.{queries}")),
+            weight_gradient: call.output("grad.keys"),
+            bias_gradient: None,
+            in_place: false,
+            beside,
+            // A lane walks all rows of a chunk for its columns' softmax.
+            most_rows: match pairing.columns {
+                Columns::Softmax => MOST_ITERATIONS,
+                _ => u64::MAX,
+            },
+            needs_whole_rows: false,
+        };
+        let deepest = MOST_ITERATIONS / 2 * 4 * u64::from(profile.tally_lanes());
+        if layer.depth > deepest {
+            let what = Dim::Hidden.name().to_owned();
+            return Err(Error::Limit { what, found: layer.depth, limit: deepest });
+        }
+        let own = |labels: View| match pairing.shard {
+            Some(Shard { first, .. }) if itself => labels.rows(&(first..first + layer.classes)),
+            _ => labels,
+        };
+        let key_labels = call.input("key_labels").or_else(|| labels.clone().map(own));
+        Ok(Self {
+            pairing,
+            profile,
+            layer,
+            labels,
+            key_labels,
+            wants_scale: call.wants("grad.scale"),
+            column_lse: [call.input("column_lse"), call.output("column_lse")],
+            statistics: call.output("statistics"),
+        })
+    }
+}
+
+/// A 16-bit gradient is made in f32 before the normalisation's backward rounds it.
+fn needs_own_sum(output: &View) -> bool {
+    output.layout.dtype != Dtype::F32
+}

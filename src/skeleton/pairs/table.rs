@@ -1,0 +1,140 @@
+//! What is known of a vector by itself: its inverse norm and its label, read before any score is made, and
+//! the way of a gradient back through the normalisation.
+
+use std::ops::Range;
+
+use super::{Columns, Pairs, needs_own_sum};
+use crate::{
+    data::{
+        error::Result,
+        tensor::{Dtype, Layout},
+    },
+    plan::{View, kernel::shader, limits::MOST_ITERATIONS, stretches::stretches},
+    skeleton::{linear::Layer, row::Rows},
+};
+
+/// A vector's inverse norm and label, and how far apart entries and their words are.
+#[derive(Clone)]
+pub(crate) struct Table {
+    view: View,
+    entry_step: u64,
+    pub word_step: u64,
+    pub count: u64,
+}
+
+pub(crate) struct Tables {
+    pub queries: Table,
+    pub keys: Table,
+}
+
+impl Pairs<'_> {
+    /// Reads norms and labels, and gives the row kernels what they found.
+    pub fn tables(&self, rows: &mut Rows) -> Result<Tables> {
+        let Layer { rows: queries, classes: keys, .. } = self.layer;
+        let view = rows.planner.scratch(Layout::matrix(Dtype::F32, queries, 4));
+        let query_table = Table { view, entry_step: 4, word_step: 1, count: queries };
+        let planes = if self.key_labels.is_some() { 3 } else { 1 };
+        let stride = keys.next_multiple_of(4);
+        let view = rows.planner.scratch(Layout::matrix(Dtype::F32, planes, stride));
+        let key_table = Table { view, entry_step: 1, word_step: stride, count: keys };
+        self.vectors(rows, &query_table, &self.layer.hidden, self.labels.as_ref())?;
+        self.vectors(rows, &key_table, &self.layer.weight, self.key_labels.as_ref())?;
+        if self.pairing.columns == Columns::Queries {
+            let counts = self.partners(rows, &query_table)?;
+            rows.give("targets", counts);
+        }
+        rows.give("query_table", query_table.view.clone());
+        rows.give("key_table", key_table.view.clone());
+        if self.pairing.normalize {
+            rows.count_zeros(query_table.view.clone(), query_table.entry_step, queries);
+            if self.pairing.columns != Columns::Queries {
+                rows.count_zeros(key_table.view.clone(), key_table.entry_step, keys);
+            }
+        }
+        Ok(Tables { queries: query_table, keys: key_table })
+    }
+
+    fn vectors(
+        &self,
+        rows: &mut Rows,
+        table: &Table,
+        operand: &View,
+        labels: Option<&View>,
+    ) -> Result<()> {
+        for part in self.stretches(operand, table.count) {
+            rows.around("vectors", &[shader!("pairs/vectors.wgsl")])
+                .shape("NORMALIZE", self.pairing.normalize)
+                .shape("HAS_LABELS", labels.is_some())
+                .number("rows", part.end - part.start)
+                .number("classes", self.layer.depth)
+                .number("first", part.start)
+                .number("entry_step", table.entry_step)
+                .number("word_step", table.word_step)
+                .read("vector", Some(operand.clone().rows(&part)), 0.0)
+                .integers("labels", labels.map(|labels| labels.clone().rows(&part)))
+                .table("table", &table.view, "u32")
+                .groups(part.end - part.start)?;
+        }
+        Ok(())
+    }
+
+    /// Stretches of vectors that fit a binding and a short dispatch.
+    fn stretches(&self, operand: &View, count: u64) -> Vec<Range<u64>> {
+        let row = operand.layout.row_stride.max(operand.layout.columns()).max(1);
+        let room = self.profile.binding_bytes.saturating_sub(self.profile.offset_alignment + 64);
+        // A 16-bit gradient may be summed in f32.
+        let fits = room / (row * operand.layout.dtype.bytes().max(4));
+        stretches(count, fits.min(self.profile.dispatch_elements / row).max(1))
+    }
+
+    /// How many other vectors have each vector's label: what stands for a target where positives are
+    /// found by label. A row with none of them is ignored.
+    fn partners(&self, rows: &mut Rows, table: &Table) -> Result<View> {
+        let count = table.count;
+        let counts = rows.planner.scratch(Layout::vector(Dtype::U32, count));
+        let lanes = self.profile.tally_lanes();
+        let short = self.profile.dispatch_elements / count.max(1);
+        for part in stretches(count, short.clamp(1, MOST_ITERATIONS)) {
+            rows.around("partners", &[shader!("pairs/partners.wgsl")])
+                .number("classes", count)
+                .number("entry_step", table.entry_step)
+                .number("word_step", table.word_step)
+                .number("first", part.start)
+                .number("end", part.end)
+                .table("table", &table.view, "u32")
+                .table("counts", &counts, "u32")
+                .groups(count.div_ceil(u64::from(lanes)))?;
+        }
+        Ok(counts)
+    }
+
+    /// Takes a gradient through the normalisation of its vectors, `part` of them.
+    pub(super) fn tangent(
+        &self,
+        rows: &mut Rows,
+        table: &Table,
+        vectors: &View,
+        part: &Range<u64>,
+        [raw, output]: [&View; 2],
+    ) -> Result<()> {
+        for piece in self.stretches(vectors, part.end - part.start) {
+            let all = part.start + piece.start..part.start + piece.end;
+            let (from, to) = (raw.clone().rows(&piece), output.clone().rows(&piece));
+            let step = rows
+                .around("tangent", &[shader!("pairs/tangent.wgsl")])
+                .number("rows", piece.end - piece.start)
+                .number("classes", self.layer.depth)
+                .number("first", all.start)
+                .number("entry_step", table.entry_step)
+                .read("vector", Some(vectors.clone().rows(&all)), 0.0)
+                .table("table", &table.view, "u32");
+            let step = if needs_own_sum(output) {
+                step.read("raw", Some(from), 0.0).write("gradient", Some(to))
+            } else {
+                step.read_write("raw", "gradient", from)
+            };
+            step.groups(piece.end - piece.start)?;
+        }
+        Ok(())
+    }
+}

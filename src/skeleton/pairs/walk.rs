@@ -1,0 +1,290 @@
+//! The walks over the chunks of scores: one, where a row's gradient follows from the row; two, where columns
+//! have a softmax of their own or rows are closed block by block; and the gradients that come of them.
+
+use std::ops::Range;
+
+use super::{
+    Columns, Pairs, first, needs_own_sum,
+    table::{Table, Tables},
+};
+use crate::{
+    data::{
+        error::Result,
+        tensor::{Dtype, Layout},
+    },
+    plan::{View, kernel::shader, limits::MOST_ITERATIONS, stretches::stretches},
+    skeleton::{
+        linear::{Layer, Part, RowsSum, Sums, Walk},
+        row::{Gradient, Rows, Scores},
+    },
+};
+
+/// Planes of the table of columns that have a softmax of their own.
+const COLUMN_PLANES: u64 = 5;
+
+impl Pairs<'_> {
+    pub(super) fn wants_gradients(&self) -> bool {
+        self.layer.hidden_gradient.is_some() || self.layer.weight_gradient.is_some()
+    }
+
+    /// Every chunk's loss and gradient at once, where it holds whole rows.
+    pub(super) fn one_walk(&self, rows: &mut Rows, tables: &Tables, walk: &Walk) -> Result<()> {
+        if rows.closes() || !walk.is_whole() {
+            self.first_walk(rows, walk, |_, _, _, _| Ok(()))?;
+            return self.second_walk(rows, tables, walk);
+        }
+        let gradients = Gradients::new(self, rows, walk);
+        if walk.parts.is_empty() {
+            gradients.nothing(rows, walk)?;
+        }
+        for part in &walk.parts {
+            let chunk = self.layer.block_scores(rows, walk, part, &(0..self.layer.classes))?;
+            let gradient =
+                if self.wants_gradients() { Gradient::InPlace } else { Gradient::Nowhere };
+            rows.main(part.index, &part.rows, &Scores { scores: chunk, gradient })?;
+            let sum = gradients.rows_sum(rows, walk, part);
+            gradients.block(rows, walk, (part, 0), sum.as_ref())?;
+            gradients.rows_end(self, rows, &tables.queries, part)?;
+        }
+        gradients.finish(self, rows, &tables.keys)
+    }
+
+    /// Every chunk's loss; then, where gradients are wanted, the scores again.
+    pub(super) fn two_walks(
+        &self,
+        rows: &mut Rows,
+        tables: &Tables,
+        walk: &Walk,
+        windows: &[Range<u64>],
+    ) -> Result<()> {
+        let stride = tables.keys.word_step;
+        let columns = rows.planner.scratch(Layout::matrix(Dtype::F32, COLUMN_PLANES, stride));
+        self.first_walk(rows, walk, |rows, part, block, scores| match self.pairing.columns {
+            Columns::Softmax => self.columns(rows, part, block, scores, &columns),
+            _ => Ok(()),
+        })?;
+        self.join(rows, windows, &columns, stride)?;
+        rows.give("column_table", columns);
+        self.second_walk(rows, tables, walk)
+    }
+
+    /// Closes all rows, and shows their scores to `see`, if any are made.
+    fn first_walk(
+        &self,
+        rows: &mut Rows,
+        walk: &Walk,
+        see: impl Fn(&mut Rows, &Part, &Range<u64>, &View) -> Result<()>,
+    ) -> Result<()> {
+        for part in &walk.parts {
+            if rows.closes() || !walk.is_whole() {
+                self.layer.close(rows, walk, part, |rows, block, scores| {
+                    see(rows, part, block, scores)
+                })?;
+            } else {
+                let all = 0..self.layer.classes;
+                let chunk = self.layer.block_scores(rows, walk, part, &all)?;
+                let scores = Scores { scores: chunk.clone(), gradient: Gradient::Nowhere };
+                rows.main(part.index, &part.rows, &scores)?;
+                see(rows, part, &all, &chunk)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The gradients of rows that are closed.
+    fn second_walk(&self, rows: &mut Rows, tables: &Tables, walk: &Walk) -> Result<()> {
+        let scale = rows.closes() && self.wants_scale;
+        if !self.wants_gradients() && !scale {
+            return Ok(());
+        }
+        let gradients = Gradients::new(self, rows, walk);
+        if walk.parts.is_empty() {
+            gradients.nothing(rows, walk)?;
+        }
+        // A single chunk still holds its scores, if they were made.
+        let held = walk.is_held() && !rows.closes();
+        for part in &walk.parts {
+            let sum = gradients.rows_sum(rows, walk, part);
+            for (number, block) in walk.blocks.iter().enumerate() {
+                let seen = if held {
+                    walk.block(part, block)
+                } else {
+                    self.layer.block_scores(rows, walk, part, block)?
+                };
+                if scale {
+                    self.slope(rows, part, block, &seen)?;
+                }
+                if self.wants_gradients() {
+                    let scores = Scores { scores: seen, gradient: Gradient::InPlace };
+                    rows.gradient_of(part.index, &part.rows, block, &scores)?;
+                    gradients.block(rows, walk, (part, number), sum.as_ref())?;
+                }
+            }
+            gradients.rows_end(self, rows, &tables.queries, part)?;
+        }
+        gradients.finish(self, rows, &tables.keys)
+    }
+
+    /// The rows' parts of the gradient of the scale, as far as a dispatch's loops allow at a time. They add up
+    /// over the blocks of keys: its last bits depend on these.
+    fn slope(&self, rows: &mut Rows, part: &Part, block: &Range<u64>, scores: &View) -> Result<()> {
+        let reach = MOST_ITERATIONS * 4 * u64::from(self.profile.lanes());
+        for keys in stretches(block.end - block.start, reach) {
+            let streams = rows.streams(&part.rows, false);
+            let step = rows
+                .step("scale_slope", shader!("pairs/slope.wgsl"), part.index, &part.rows)
+                .number("first", block.start + keys.start)
+                .number("end", block.start + keys.end)
+                .words("statistics", None)
+                .read("logits", Some(scores.clone()), 0.0)
+                .write("gradient", None);
+            crate::skeleton::row::functor_streams(step, streams)
+                .groups(part.rows.end - part.rows.start)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a block of some rows into the columns' own states.
+    fn columns(
+        &self,
+        rows: &mut Rows,
+        part: &Part,
+        block: &Range<u64>,
+        scores: &View,
+        columns: &View,
+    ) -> Result<()> {
+        let streams = rows.streams(&part.rows, false);
+        let lanes = self.profile.lanes();
+        let step = rows
+            .step("columns", shader!("pairs/columns.wgsl"), part.index, &part.rows)
+            .number("stride", columns.layout.row_stride)
+            .number("first_column", block.start)
+            .number("end_column", block.end)
+            .words("statistics", None)
+            .table("column_states", columns, "vec4<u32>")
+            .read("logits", Some(scores.clone()), 0.0)
+            .write("gradient", None);
+        crate::skeleton::row::functor_streams(step, streams)
+            .groups((block.end - block.start).div_ceil(4 * u64::from(lanes)))
+    }
+
+    /// Where the columns' softmax comes from, as `join` numbers it; nowhere where nobody needs it.
+    fn source(&self, rows: &Rows) -> Option<u32> {
+        let gradients = self.wants_gradients() || self.wants_scale;
+        match (self.pairing.columns, rows.closes()) {
+            (Columns::Softmax, false) => Some(1),
+            _ if !gradients => None,
+            (Columns::Softmax, true) => Some(2),
+            _ => Some(0),
+        }
+    }
+
+    /// Closes the columns, and the pairs' losses with them.
+    fn join(
+        &self,
+        rows: &mut Rows,
+        windows: &[Range<u64>],
+        columns: &View,
+        stride: u64,
+    ) -> Result<()> {
+        let Some(source) = self.source(rows) else { return Ok(()) };
+        let lanes = self.profile.tally_lanes();
+        let [saved, kept] = &self.column_lse;
+        let sources =
+            [shader!("record.wgsl"), shader!("pairs/column.wgsl"), shader!("pairs/join.wgsl")];
+        for (index, window) in windows.iter().enumerate() {
+            let Some((records, _)) = rows.records(index, window) else { continue };
+            let count = window.end - window.start;
+            rows.around("join", &sources)
+                .shape("SOURCE", source)
+                .number("rows", count)
+                .number("classes", self.layer.classes)
+                .number("origin", window.start)
+                .number("first_class", first(self.pairing.shard))
+                .number("stride", stride)
+                .words("saved_lse", saved.clone())
+                .words("column_lse", kept.clone())
+                .words("statistics", self.statistics.clone())
+                .table("records", &records, "u32")
+                .table("column_states", columns, "u32")
+                .groups(count.div_ceil(u64::from(lanes)))?;
+        }
+        Ok(())
+    }
+}
+
+/// The gradients of a walk: raw ones (of the products), turned into those of the vectors.
+struct Gradients<'a> {
+    layer: Layer<'a>,
+    sums: Sums,
+    /// Where the raw gradient of a chunk's queries goes, if not straight to the caller.
+    query_rows: Option<View>,
+}
+
+impl<'a> Gradients<'a> {
+    fn new(pairs: &Pairs<'a>, rows: &mut Rows, walk: &Walk) -> Self {
+        let mut layer = pairs.layer.clone();
+        let depth = layer.depth;
+        let mut wide = |output: &Option<View>, count: u64| {
+            let narrow = output.as_ref().is_some_and(needs_own_sum) && pairs.pairing.normalize;
+            narrow.then(|| rows.planner.scratch(Layout::matrix(Dtype::F32, count, depth)))
+        };
+        let query_rows = wide(&layer.hidden_gradient, walk.chunk.layout.rows());
+        let keys = wide(&layer.weight_gradient, layer.classes);
+        layer.weight_gradient = keys.or(layer.weight_gradient);
+        let sums = layer.sums(rows, walk.parts.len());
+        Self { layer, sums, query_rows }
+    }
+
+    /// Without queries the gradient of the keys is a sum over nothing.
+    fn nothing(&self, rows: &mut Rows, walk: &Walk) -> Result<()> {
+        self.layer.columns_step(rows, &self.sums, &Part::NONE, &walk.chunk)
+    }
+
+    /// Where the raw gradient of some queries goes, and what it is turned into.
+    fn of_rows(&self, part: &Part) -> Option<[View; 2]> {
+        let output = self.layer.hidden_gradient.clone()?.rows(&part.rows);
+        let count = part.rows.end - part.rows.start;
+        let here = self.query_rows.clone().map(|raw| raw.rows(&(0..count)));
+        Some([here.unwrap_or_else(|| output.clone()), output])
+    }
+
+    fn rows_sum(&self, rows: &mut Rows, walk: &Walk, part: &Part) -> Option<RowsSum> {
+        let raw = self.of_rows(part).map(|[raw, _]| raw);
+        self.layer.rows_sum(rows, walk, part, raw.as_ref())
+    }
+
+    /// A block's part.
+    fn block(
+        &self,
+        rows: &mut Rows,
+        walk: &Walk,
+        at: (&Part, usize),
+        sum: Option<&RowsSum>,
+    ) -> Result<()> {
+        self.layer.block_gradients(rows, walk, at, &self.sums, sum)
+    }
+
+    /// The gradient of some queries, once every block is in it.
+    fn rows_end(&self, pairs: &Pairs, rows: &mut Rows, table: &Table, part: &Part) -> Result<()> {
+        match self.of_rows(part) {
+            Some([raw, output]) if pairs.pairing.normalize => {
+                let ends = [&raw, &output];
+                pairs.tangent(rows, table, &self.layer.hidden, &part.rows, ends)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The keys' gradient, once every chunk is in it.
+    fn finish(self, pairs: &Pairs, rows: &mut Rows, table: &Table) -> Result<()> {
+        let ends = (&self.layer.weight_gradient, &pairs.layer.weight_gradient);
+        if let (Some(raw), Some(output)) = ends
+            && pairs.pairing.normalize
+        {
+            let all = 0..table.count;
+            pairs.tangent(rows, table, &self.layer.weight, &all, [raw, output])?;
+        }
+        Ok(())
+    }
+}

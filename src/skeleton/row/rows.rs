@@ -1,0 +1,370 @@
+//! The plan of a row loss: the row table before the stream, the stream's kernels, the reductions.
+
+mod blocks;
+mod stream;
+mod totals;
+
+use std::{collections::BTreeMap, ops::Range};
+
+use super::{FunctorStream, RowLoss, Span, check_outputs, missing};
+use crate::{
+    data::{
+        error::Result,
+        tensor::{Dtype, Layout},
+    },
+    plan::{
+        Number, Plan, Planner, Step, View,
+        kernel::{Source, shader, size},
+        profile::Profile,
+    },
+    skeleton::sums::{self, BLOCK, TALLY_WORDS, Totals},
+    spec::{about::Dim, call::Call, options::Padding, shard::Shard},
+};
+
+pub(crate) use stream::functor_streams;
+
+pub(super) const RECORD_WORDS: u64 = size::RECORD as u64;
+/// Words of an entry of the row table, and of its header.
+const ENTRY_WORDS: u64 = 4;
+const HEADER_WORDS: u64 = size::HEADER as u64 * ENTRY_WORDS;
+
+/// Where the scores come from, and where their gradient goes.
+pub(crate) struct Scores {
+    /// The scores of a stretch of rows.
+    pub scores: View,
+    /// Their gradient.
+    pub gradient: Gradient,
+}
+
+/// Where the gradient of the scores goes.
+pub(crate) enum Gradient {
+    Nowhere,
+    InPlace,
+    To(View),
+}
+
+/// The plan of a row loss on stored scores.
+pub(crate) fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result<Plan> {
+    let mut rows = Rows::new(loss, call, profile)?;
+    let Some(logits) = call.input("logits") else {
+        return Err(missing(loss, "logits"));
+    };
+    let gradient = call.output("grad.logits");
+    let matrices = [Some(&logits), gradient.as_ref()];
+    let windows = rows.windows(matrices.into_iter().flatten(), rows.short())?;
+    rows.begin(&windows)?;
+    for (index, window) in windows.iter().enumerate() {
+        let gradient = match &gradient {
+            None => Gradient::Nowhere,
+            Some(_) if call.in_place => Gradient::InPlace,
+            Some(view) => Gradient::To(view.clone().rows(window)),
+        };
+        let scores = Scores { scores: logits.clone().rows(window), gradient };
+        rows.main(index, window, &scores)?;
+        if loss.options().padding == Padding::Zero {
+            for name in ["grad.logits", "grad.target_probs"] {
+                rows.pad(call.output(name).map(|view| view.rows(window)))?;
+            }
+        }
+    }
+    rows.end(&windows)
+}
+
+/// A functor's tensors, each with what it is bound to.
+pub(crate) type FunctorViews = Vec<(FunctorStream, Option<View>)>;
+
+/// A table of vectors, some of which may be zeros, for the status.
+struct Vectors {
+    table: View,
+    entry_step: u64,
+    count: u64,
+}
+
+/// What the planner keeps for a stretch of rows that share bindings.
+struct Window {
+    rows: Range<u64>,
+    table: View,
+    records: View,
+    first_tally: u64,
+}
+
+/// Plans everything around the stream: the row table before it, the reductions after it.
+pub(crate) struct Rows<'a> {
+    pub planner: Planner<'a>,
+    pub(super) loss: &'a dyn RowLoss,
+    pub(super) call: &'a Call,
+    classes: u64,
+    pub(super) count: u64,
+    totals: Totals,
+    windows: Vec<Window>,
+    tallies: Option<View>,
+    shared: BTreeMap<&'static str, (u64, View)>,
+    given: BTreeMap<&'static str, View>,
+    vectors: Vec<Vectors>,
+    blocks: u64,
+    /// Tallies before the header: those of the rows, and of what else was counted.
+    counted: u64,
+}
+
+impl<'a> Rows<'a> {
+    pub fn new(loss: &'a dyn RowLoss, call: &'a Call, profile: &'a Profile) -> Result<Self> {
+        loss.validate()?;
+        check_outputs(loss, call)?;
+        loss.check(call)?;
+        let name = loss.about().name;
+        let dtype = call.inputs.get("logits").map_or(Dtype::F32, |logits| logits.layout.dtype);
+        Ok(Self {
+            planner: Planner::new(name, profile),
+            loss,
+            call,
+            classes: call.dim(Dim::Classes),
+            count: call.dim(Dim::Rows),
+            totals: Totals { skeleton: "row", loss: name, dtype },
+            windows: Vec::new(),
+            tallies: None,
+            shared: BTreeMap::new(),
+            given: BTreeMap::new(),
+            vectors: Vec::new(),
+            blocks: 0,
+            counted: 0,
+        })
+    }
+
+    /// Gives a tensor of the plan's own under the name of an input.
+    pub fn give(&mut self, name: &'static str, view: View) {
+        self.given.insert(name, view);
+    }
+
+    /// Has the status count the vectors of a table whose entry is 0.
+    pub fn count_zeros(&mut self, table: View, entry_step: u64, count: u64) {
+        self.vectors.push(Vectors { table, entry_step, count });
+    }
+
+    fn input(&self, name: &str) -> Option<View> {
+        self.given.get(name).cloned().or_else(|| self.call.input(name))
+    }
+
+    pub(super) fn profile(&self) -> &'a Profile {
+        self.planner.profile
+    }
+
+    fn label(&self, kernel: &str) -> String {
+        self.totals.label(kernel)
+    }
+
+    /// Rows whose stream is one short dispatch.
+    pub fn short(&self) -> u64 {
+        (self.profile().dispatch_elements / self.classes.max(1)).max(1)
+    }
+
+    /// Reads what is given for rows, and finds the denominator.
+    pub fn begin(&mut self, windows: &[Range<u64>]) -> Result<()> {
+        self.planner.windows(windows.len() as u64);
+        let blocks: u64 = windows.iter().map(|w| (w.end - w.start).div_ceil(BLOCK)).sum();
+        // Two sets of tallies (before and after the stream), each with room to fold into, and one
+        // tally for what the header found.
+        let vectors: u64 = self.vectors.iter().map(|v| v.count.div_ceil(BLOCK)).sum();
+        let counted = blocks + vectors;
+        let words = (2 * counted + 2 * blocks + 4) * TALLY_WORDS;
+        let tallies = self.planner.scratch(Layout::vector(Dtype::U32, words));
+        let mut first_tally = 0;
+        for rows in windows {
+            let count = rows.end - rows.start;
+            let table = HEADER_WORDS + count * ENTRY_WORDS;
+            let table = self.planner.scratch(Layout::vector(Dtype::U32, table));
+            let records = self.planner.scratch(Layout::vector(Dtype::U32, count * RECORD_WORDS));
+            self.windows.push(Window { rows: rows.clone(), table, records, first_tally });
+            first_tally += count.div_ceil(BLOCK);
+        }
+        (self.blocks, self.counted) = (blocks, counted);
+        for index in 0..self.windows.len() {
+            self.prepare(index, &tallies)?;
+        }
+        self.zeros(&tallies, first_tally)?;
+        let (first, count) = self.fold(&tallies, 0, counted)?;
+        let tables: Vec<View> = self.windows.iter().map(|w| w.table.clone()).collect();
+        for table in tables {
+            self.header(&tallies, &table, first, count)?;
+        }
+        if self.windows.is_empty() {
+            let table = self.planner.scratch(Layout::vector(Dtype::U32, HEADER_WORDS));
+            self.header(&tallies, &table, first, count)?;
+        }
+        self.tallies = Some(tallies);
+        Ok(())
+    }
+
+    fn prepare(&mut self, index: usize, tallies: &View) -> Result<()> {
+        let window = &self.windows[index];
+        let (rows, first_tally) = (window.rows.clone(), window.first_tally);
+        let (table, records) = (window.table.clone(), window.records.clone());
+        let count = rows.end - rows.start;
+        let options = self.loss.options();
+        let row = |name| self.input(name).map(|view| per_row(view, self.count).rows(&rows));
+        let (targets, row_weight, upstream) = (row("targets"), row("row_weight"), row("upstream"));
+        // Targets that are no indices are the functor's.
+        let targets = targets.filter(|view| !view.layout.dtype.is_float());
+        let lse = row("lse");
+        let weight = self.class_weight();
+        let ignored = ignore_words(&options.ignored);
+        let classes = self.classes;
+        let shard = options.shard.unwrap_or(Shard { first: 0, classes });
+        self.around(
+            "prepare",
+            &[shader!("tally.wgsl"), shader!("record.wgsl"), shader!("prepare.wgsl")],
+        )
+        .shape("HAS_TARGETS", targets.is_some())
+        .shape("HAS_LSE", lse.is_some())
+        .shape("WEIGHTED_ROWS", options.weighted_rows)
+        .number("rows", count)
+        .number("classes", classes)
+        .number("first_row", rows.start)
+        .number("first_tally", first_tally)
+        .number("first_class", shard.first)
+        .number("all_classes", shard.classes)
+        .numbers(ignored)
+        .read_elements("row_weight", row_weight, 1.0)
+        .read_elements("upstream", upstream, 1.0)
+        .read_elements("weight", weight, 1.0)
+        .integers("targets", targets)
+        .read_elements("lse", lse, 0.0)
+        .table("row_table", &table, "vec4<u32>")
+        .table("records", &records, "u32")
+        .table("tallies", tallies, "Tally")
+        .groups(count.div_ceil(BLOCK))
+    }
+
+    /// Counts the vectors of zeros, into tallies behind those of the rows.
+    fn zeros(&mut self, tallies: &View, first_tally: u64) -> Result<()> {
+        let mut first_tally = first_tally;
+        for Vectors { table, entry_step, count } in std::mem::take(&mut self.vectors) {
+            self.around("zeros", &[shader!("tally.wgsl"), shader!("pairs/zeros.wgsl")])
+                .number("rows", count)
+                .number("entry_step", entry_step)
+                .number("first_tally", first_tally)
+                .table("table", &table, "u32")
+                .table("tallies", tallies, "Tally")
+                .groups(count.div_ceil(BLOCK))?;
+            first_tally += count.div_ceil(BLOCK);
+        }
+        Ok(())
+    }
+
+    /// The class weights, which `prepare` and the functor share.
+    fn class_weight(&self) -> Option<View> {
+        let stream = self.loss.streams().iter().find(|stream| stream.name == "weight")?;
+        Some(self.call.input(stream.argument)?.for_every_row())
+    }
+
+    /// Folds `count` tallies from `first` on until one workgroup can take them.
+    fn fold(&mut self, tallies: &View, first: u64, count: u64) -> Result<(u64, u64)> {
+        self.totals.fold(&mut self.planner, tallies, first, count)
+    }
+
+    /// Begins a dispatch of one of the small kernels around the stream.
+    pub fn around(&mut self, entry: &'static str, sources: &[Source]) -> Step<'_, 'a> {
+        self.totals.around(&mut self.planner, entry, sources)
+    }
+
+    /// Where the header leaves what it found, and where the second set of tallies begins.
+    fn kept_tally(&self) -> u64 {
+        2 * self.counted + 1
+    }
+
+    fn header(&mut self, tallies: &View, table: &View, first: u64, count: u64) -> Result<()> {
+        let options = self.loss.options();
+        let (reduction, over) = sums::divisor(options.reduction);
+        let weight = self.class_weight();
+        // Only a gradient made from a saved lse alone needs Σ w: a stream finds it by itself.
+        let sums_weights = self.call.has("lse") && weight.is_some();
+        let denominator = self.call.input("denominator");
+        let kept = self.kept_tally();
+        let classes = self.classes;
+        self.around(
+            "header",
+            &[shader!("tally.wgsl"), shader!("divisor.wgsl"), shader!("header.wgsl")],
+        )
+        .shape("SUMS_CLASS_WEIGHTS", sums_weights)
+        .shape("HAS_DENOMINATOR", denominator.is_some())
+        .number("classes", classes)
+        .number("first", first)
+        .number("tallies", count)
+        .number("kept", kept)
+        .number("reduction", reduction)
+        .number("over", over)
+        .read_elements("weight", weight.filter(|_| sums_weights), 1.0)
+        .read_elements("denominator", denominator, 1.0)
+        .table("row_table", table, "vec4<u32>")
+        .table("tallies", tallies, "Tally")
+        .groups(1)
+    }
+
+    /// Scratch that one stretch of rows after another uses again.
+    pub fn shared(&mut self, name: &'static str, layout: Layout) -> View {
+        let bytes = layout.end().unwrap_or(u64::MAX >> 8) * layout.dtype.bytes();
+        if let Some((_, view)) = self.shared.get(name).filter(|(held, _)| *held >= bytes) {
+            return view.clone().reshaped(layout);
+        }
+        let view = self.planner.scratch(layout);
+        self.shared.insert(name, (bytes, view.clone()));
+        view
+    }
+
+    /// The records of window `index`, and where in it `rows` begin.
+    pub fn records(&self, index: usize, rows: &Range<u64>) -> Option<(View, u64)> {
+        let window = self.windows.get(index)?;
+        Some((window.records.clone(), rows.start - window.rows.start))
+    }
+
+    /// The functor's own tensors for a stretch of rows.
+    pub fn streams(&self, rows: &Range<u64>, writes: bool) -> FunctorViews {
+        let view = |stream: &FunctorStream| {
+            let view = if stream.argument.starts_with("grad.") {
+                self.call.output(stream.argument).filter(|_| writes)
+            } else {
+                self.input(stream.argument)
+            }?;
+            Some(match stream.span {
+                Span::Classes => self.own_classes(view.for_every_row()),
+                Span::Rows => per_row(view, self.count).rows(rows),
+                Span::Matrix => view.rows(rows),
+                Span::Planes => view,
+            })
+        };
+        self.loss.streams().iter().map(|stream| (*stream, view(stream))).collect()
+    }
+
+    /// The stretch of a vector over the classes of all shards that is the call's own.
+    fn own_classes(&self, view: View) -> View {
+        match self.loss.options().shard {
+            Some(Shard { first, .. }) if view.layout.columns() > self.classes => {
+                view.columns(&(first..first + self.classes))
+            }
+            _ => view,
+        }
+    }
+
+    /// Zeroes a gradient's columns between the classes and the row stride.
+    pub fn pad(&mut self, gradient: Option<View>) -> Result<()> {
+        self.totals.pad(&mut self.planner, gradient, self.classes)
+    }
+}
+
+/// A scalar as a vector that has the same element for every row.
+fn per_row(mut view: View, rows: u64) -> View {
+    if view.layout.len() == 1 && rows != 1 {
+        view.layout.row_stride = 0;
+        view.layout.shape = vec![rows];
+    }
+    view
+}
+
+fn ignore_words(ignored: &[i64]) -> Vec<(String, Number)> {
+    let mut numbers = vec![("ignored".to_owned(), Number::from(ignored.len() as u64))];
+    for slot in 0..4 {
+        let value = ignored.get(slot).copied().unwrap_or(0) as u64;
+        numbers.push((format!("ignore_{slot}_low"), Number::U32(value as u32)));
+        numbers.push((format!("ignore_{slot}_high"), Number::U32((value >> 32) as u32)));
+    }
+    numbers
+}

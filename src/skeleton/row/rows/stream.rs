@@ -1,0 +1,271 @@
+//! The kernels of the stream: a whole row at once, its segments apart, its gradient alone.
+
+use std::ops::Range;
+
+use super::{FunctorViews, Gradient, Rows, Scores};
+use crate::{
+    data::{
+        error::Result,
+        tensor::{Dtype, Layout},
+    },
+    plan::{
+        Step, View,
+        kernel::{Source, shader},
+        limits::MOST_ITERATIONS,
+    },
+    skeleton::row::Span,
+    spec::shard::{self, STATE_WORDS},
+};
+
+/// Classes that one lane walks by itself where they are planes.
+const FEW_CLASSES: u64 = 1024;
+
+impl<'a> Rows<'a> {
+    /// Lanes that share a row: enough for a tile each, so a choice by the classes and whether they are
+    /// planes, which may change a row's last bits; what lies beside the row may not.
+    pub(super) fn lanes(&self) -> (u32, u32) {
+        let workgroup = self.profile().lanes();
+        let planes = self.call.inputs.get("logits").is_some_and(|l| l.layout.has_planes());
+        if planes && self.classes <= FEW_CLASSES {
+            // Neighbouring rows lie side by side, a row's classes far apart.
+            return (workgroup, 1);
+        }
+        let wanted = self.classes.div_ceil(16).next_power_of_two();
+        (workgroup, wanted.min(u64::from(workgroup)) as u32)
+    }
+
+    /// Columns of a segment: a whole number of tiles.
+    fn segment(&self, lanes: u32) -> u64 {
+        u64::from(self.profile().segment).next_multiple_of(u64::from(lanes) * 16)
+    }
+
+    /// The stream of a stretch of rows, which lies inside window `index`.
+    pub fn main(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
+        let (workgroup, lanes) = self.lanes();
+        let segments = self.classes.div_ceil(self.segment(lanes));
+        let count = rows.end - rows.start;
+        let groups = count.div_ceil(u64::from(workgroup / lanes));
+        let few = segments > 1 && groups < u64::from(self.profile().busy_workgroups);
+        // See `MOST_ITERATIONS`: a workgroup that walks a very long row twice would exceed it.
+        let long = 5 * self.classes / (16 * u64::from(lanes)) > MOST_ITERATIONS;
+        if self.closes() {
+            self.close(index, rows, Some(scores))?;
+            self.gradient(index, rows, scores)
+        } else if few || long || self.call.wants("statistics") {
+            let words = count * segments * STATE_WORDS;
+            let partials = self.shared("partials", Layout::vector(Dtype::U32, words));
+            self.partial(index, rows, scores, &partials)?;
+            self.merge(index, rows, Some(scores), Some((&partials, segments)))?;
+            self.gradient(index, rows, scores)
+        } else {
+            self.fused(index, rows, scores)
+        }
+    }
+
+    /// Whether what is given closes the rows without a stream: the statistics of all shards, or the
+    /// lse where the loss needs no more.
+    pub fn closes(&self) -> bool {
+        let saved = self.call.has("lse") && !self.loss.streams_twice(self.call);
+        saved || self.call.has("statistics")
+    }
+
+    /// Closes rows from what is given.
+    pub fn close(
+        &mut self,
+        index: usize,
+        rows: &Range<u64>,
+        scores: Option<&Scores>,
+    ) -> Result<()> {
+        match self.call.input("statistics") {
+            Some(gathered) => self.gathered(index, rows, &gathered),
+            None => self.merge(index, rows, scores, None),
+        }
+    }
+
+    /// Whether that can be done without a look at their scores.
+    pub fn closes_unseen(&self) -> bool {
+        self.call.has("statistics") || (self.call.has("lse") && self.loss.closes_unseen(self.call))
+    }
+
+    /// Begins a dispatch over a stretch of rows with everything that all row kernels have.
+    pub fn step(
+        &mut self,
+        entry: &'static str,
+        file: Source,
+        index: usize,
+        rows: &Range<u64>,
+    ) -> Step<'_, 'a> {
+        let (workgroup, lanes) = self.lanes();
+        let segment = self.segment(lanes);
+        let mut sources = vec![shader!("record.wgsl")];
+        sources.extend(self.loss.sources());
+        sources.extend([shader!("row.wgsl"), file]);
+        let window = &self.windows[index];
+        let (table, records, start) =
+            (window.table.clone(), window.records.clone(), window.rows.start);
+        let has_tiles = self.profile().has_tiles(self.classes, lanes);
+        let shapes = self.loss.shapes(self.call);
+        let numbers = self.loss.numbers(self.call);
+        self.planner
+            .dispatch(self.label(entry), entry, &sources)
+            .shape("WORKGROUP", workgroup)
+            .shape("LANES", lanes)
+            .shape("HAS_TILES", has_tiles)
+            .shapes(shapes)
+            .number("rows", rows.end - rows.start)
+            .number("classes", self.classes)
+            .number("first_row", rows.start - start)
+            .number("origin", rows.start)
+            .number("segment", segment)
+            .numbers(numbers)
+            .table("row_table", &table, "vec4<u32>")
+            .table("records", &records, "u32")
+    }
+
+    fn fused(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
+        let (workgroup, lanes) = self.lanes();
+        let writes = self.writes(&scores.gradient);
+        let (streams, call) = (self.streams(rows, writes), self.call);
+        let step = self
+            .step("fused", shader!("row/fused.wgsl"), index, rows)
+            .words("statistics", None)
+            .shape("WRITES_GRADIENT", writes)
+            .shape("IN_PLACE", matches!(scores.gradient, Gradient::InPlace))
+            .shape("HAS_LSE", call.has("lse"));
+        let step = functor_streams(step, streams);
+        gradient_stream(step, scores, writes)
+            .groups((rows.end - rows.start).div_ceil(u64::from(workgroup / lanes)))
+    }
+
+    fn partial(
+        &mut self,
+        index: usize,
+        rows: &Range<u64>,
+        scores: &Scores,
+        partials: &View,
+    ) -> Result<()> {
+        let (workgroup, lanes) = self.lanes();
+        let segments = self.classes.div_ceil(self.segment(lanes));
+        let streams = self.streams(rows, false);
+        let step = self
+            .step("partial", shader!("row/partial.wgsl"), index, rows)
+            .number("segments", segments)
+            .words("statistics", None)
+            .table("partials", partials, "State");
+        let step = functor_streams(step, streams);
+        gradient_stream(step, scores, false)
+            .groups(((rows.end - rows.start) * segments).div_ceil(u64::from(workgroup / lanes)))
+    }
+
+    /// Closes rows from their partial states, so many a row, or from their saved lse where there are none.
+    pub(super) fn merge(
+        &mut self,
+        index: usize,
+        rows: &Range<u64>,
+        scores: Option<&Scores>,
+        partials: Option<(&View, u64)>,
+    ) -> Result<()> {
+        let (workgroup, _) = self.lanes();
+        let (streams, call) = (self.streams(rows, false), self.call);
+        let statistics = call.output("statistics").map(|view| view.rows(rows));
+        let file =
+            if partials.is_some() { shader!("row/merge.wgsl") } else { shader!("row/saved.wgsl") };
+        let entry = if partials.is_some() { "merge" } else { "saved" };
+        let mut step = self
+            .step(entry, file, index, rows)
+            .shape("HAS_LSE", call.has("lse"))
+            .shape("STREAMED", partials.is_some())
+            .shape("APART", partials.is_some() && scores.is_none())
+            .words("statistics", statistics);
+        if let Some((partials, count)) = partials {
+            step = step.number("segments", count).table("partials", partials, "State");
+        }
+        let step = functor_streams(step, streams);
+        let step = match scores {
+            Some(scores) => gradient_stream(step, scores, false),
+            None => step.read("logits", None, 0.0).write("gradient", None),
+        };
+        step.groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
+    }
+
+    /// Closes rows from the statistics of their shards.
+    fn gathered(&mut self, index: usize, rows: &Range<u64>, gathered: &View) -> Result<()> {
+        let shards = shard::gathered(gathered.layout.rows(), self.count)?;
+        let (workgroup, _) = self.lanes();
+        let (streams, count) = (self.streams(rows, false), self.count);
+        let step = self
+            .step("combine", shader!("row/gathered.wgsl"), index, rows)
+            .shape("GATHERED", true)
+            .number("shards", shards)
+            .number("all_rows", count)
+            .words("gathered", Some(gathered.clone()))
+            .words("statistics", None)
+            .read("logits", None, 0.0)
+            .write("gradient", None);
+        functor_streams(step, streams)
+            .groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
+    }
+
+    /// The second stream alone, of rows that were closed before.
+    pub fn gradient(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
+        self.gradient_of(index, rows, &(0..self.classes), scores)
+    }
+
+    /// The second stream of some columns, which are all that `scores` holds.
+    pub fn gradient_of(
+        &mut self,
+        index: usize,
+        rows: &Range<u64>,
+        columns: &Range<u64>,
+        scores: &Scores,
+    ) -> Result<()> {
+        if !self.writes(&scores.gradient) {
+            return Ok(());
+        }
+        let (workgroup, lanes) = self.lanes();
+        let segments = (columns.end - columns.start).div_ceil(self.segment(lanes));
+        let (streams, call) = (self.streams(rows, true), self.call);
+        let step = self
+            .step("backward", shader!("row/backward.wgsl"), index, rows)
+            .number("first_column", columns.start)
+            .number("end_column", columns.end)
+            .number("column_segments", segments)
+            .shape("HAS_LSE", call.has("lse"))
+            .words("statistics", None);
+        let step = functor_streams(step, streams);
+        gradient_stream(step, scores, true)
+            .groups(((rows.end - rows.start) * segments).div_ceil(u64::from(workgroup / lanes)))
+    }
+
+    /// Whether the second stream is wanted.
+    pub fn writes(&self, gradient: &Gradient) -> bool {
+        // Beside the gradient of the scores, a functor may write some of its own.
+        !matches!(gradient, Gradient::Nowhere)
+            || self.loss.streams().iter().any(|s| self.call.wants(s.argument))
+    }
+}
+
+/// Adds the functor's own tensors.
+pub(crate) fn functor_streams<'p, 'a>(step: Step<'p, 'a>, streams: FunctorViews) -> Step<'p, 'a> {
+    streams.into_iter().fold(step, |step, (stream, view)| {
+        if stream.argument.starts_with("grad.") {
+            step.write(stream.name, view)
+        } else if stream.span == Span::Rows {
+            step.read_elements(stream.name, view, stream.default)
+        } else {
+            step.read(stream.name, view, stream.default)
+        }
+    })
+}
+
+/// Adds the scores and their gradient.
+fn gradient_stream<'p, 'a>(step: Step<'p, 'a>, scores: &Scores, writes: bool) -> Step<'p, 'a> {
+    let logits = scores.scores.clone();
+    match &scores.gradient {
+        Gradient::InPlace if writes => step.read_write("logits", "gradient", logits),
+        Gradient::To(view) if writes => {
+            step.read("logits", Some(logits), 0.0).write("gradient", Some(view.clone()))
+        }
+        _ => step.read("logits", Some(logits), 0.0).write("gradient", None),
+    }
+}

@@ -1,0 +1,157 @@
+//! What tallies become: folded in a fixed order until one workgroup can take them, then the scalars.
+
+use crate::{
+    data::{error::Result, tensor::Dtype},
+    plan::{
+        Planner, Step, View,
+        kernel::{Source, shader, size},
+    },
+    spec::{
+        call::Call,
+        options::{Empty, Reduction},
+    },
+};
+
+/// Words of a tally, and tallies that one workgroup folds.
+pub(crate) const TALLY_WORDS: u64 = 13;
+pub(crate) const BLOCK: u64 = size::BLOCK as u64;
+
+/// The reductions around a skeleton's main pass, and the labels of its kernels.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Totals {
+    /// The skeleton.
+    pub skeleton: &'static str,
+    /// The loss.
+    pub loss: &'static str,
+    /// The type of its first input.
+    pub dtype: Dtype,
+}
+
+impl Totals {
+    pub fn label(&self, kernel: &str) -> String {
+        format!("surprisal.{}.{kernel}.{}.{}", self.skeleton, self.loss, self.dtype)
+    }
+
+    /// Begins a dispatch of one of the small kernels around the main pass.
+    pub fn around<'p, 'a>(
+        &self,
+        planner: &'p mut Planner<'a>,
+        entry: &'static str,
+        sources: &[Source],
+    ) -> Step<'p, 'a> {
+        let lanes = planner.profile.tally_lanes();
+        planner.dispatch(self.label(entry), entry, sources).shape("WORKGROUP", lanes)
+    }
+
+    /// Folds `count` tallies from `first` on until one workgroup can take them.
+    pub fn fold(
+        &self,
+        planner: &mut Planner<'_>,
+        tallies: &View,
+        first: u64,
+        count: u64,
+    ) -> Result<(u64, u64)> {
+        let (mut first, mut count, base) = (first, count, first);
+        let mut next = base + count;
+        while count > BLOCK {
+            let folded = count.div_ceil(BLOCK);
+            self.around(planner, "fold", &[shader!("tally.wgsl"), shader!("fold.wgsl")])
+                .number("first", first)
+                .number("tallies", count)
+                .number("folded", next)
+                .table("tallies", tallies, "Tally")
+                .groups(folded)?;
+            (first, count, next) = (next, folded, next + folded);
+        }
+        Ok((first, count))
+    }
+
+    /// Zeroes a gradient's columns between its last one and the row stride.
+    pub fn pad(
+        &self,
+        planner: &mut Planner<'_>,
+        gradient: Option<View>,
+        columns: u64,
+    ) -> Result<()> {
+        let Some(view) = gradient else { return Ok(()) };
+        let (rows, stride) = (view.layout.rows(), view.layout.row_stride);
+        // Between planes there are no columns.
+        if stride <= columns || rows == 0 || view.layout.has_planes() {
+            return Ok(());
+        }
+        let mut padding = view;
+        padding.layout.offset += columns;
+        padding.layout.shape = vec![rows, stride - columns];
+        // The last row's padding need not be there.
+        if padding.layout.byte_range().is_none_or(|bytes| bytes.end > padding.room()) {
+            padding.layout.shape[0] = rows - 1;
+        }
+        let rows = padding.layout.rows();
+        if rows == 0 {
+            return Ok(());
+        }
+        let padding_columns = stride - columns;
+        self.around(planner, "pad", &[shader!("pad.wgsl")])
+            .number("rows", rows)
+            .number("classes", padding_columns)
+            .write_elements("gradient", Some(padding))
+            .groups(rows)
+    }
+
+    /// Writes the scalars from `count` tallies at `first` and from the one that a header kept.
+    pub fn finish(
+        &self,
+        planner: &mut Planner<'_>,
+        call: &Call,
+        ending: Ending,
+        tallies: &View,
+        (first, count): (u64, u64),
+    ) -> Result<()> {
+        let scalar = |name| call.output(name);
+        self.around(
+            planner,
+            "finish",
+            &[shader!("tally.wgsl"), shader!("quotient.wgsl"), shader!("finish.wgsl")],
+        )
+        .shape("EMPTY_IS_ZERO", ending.empty == Empty::Zero)
+        .shape("FLOAT_TARGETS", ending.float_targets)
+        .number("first", first)
+        .number("tallies", count)
+        .number("kept", ending.kept)
+        .table("tallies", tallies, "Tally")
+        .words("loss", scalar("loss").filter(|_| ending.reduction != Reduction::None))
+        .words("sum", scalar("sum"))
+        .words("denominator", scalar("denominator"))
+        .words("count", scalar("count"))
+        .words("correct_count", scalar("correct_count"))
+        .words("perplexity", scalar("perplexity"))
+        .words("watched", ending.watched.and_then(scalar))
+        .words("status", scalar("status"))
+        .groups(1)
+    }
+}
+
+/// How the scalars are made of the tallies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ending {
+    /// How losses become one number.
+    pub reduction: Reduction,
+    /// What a mean over nothing is.
+    pub empty: Empty,
+    /// Bad targets are floats, not indices.
+    pub float_targets: bool,
+    /// The output that is the mean of what the loss has watched.
+    pub watched: Option<&'static str>,
+    /// The tally that the header kept.
+    pub kept: u64,
+}
+
+/// A caller's denominator and what a mean divides by, as the headers know them: code and number.
+pub(crate) fn divisor(reduction: Reduction) -> (u32, f64) {
+    match reduction {
+        Reduction::None => (0, 1.0),
+        Reduction::Sum => (1, 1.0),
+        Reduction::Mean | Reduction::Multilabel => (2, 1.0),
+        Reduction::Over(d) => (3, d),
+    }
+}

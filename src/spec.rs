@@ -1,0 +1,10 @@
+//! What a call may look like, and whether it does.
+
+pub mod about;
+pub(crate) mod arguments;
+pub mod call;
+pub(crate) mod check;
+pub(crate) mod declare;
+pub(crate) mod extents;
+pub mod options;
+pub mod shard;

@@ -1,0 +1,224 @@
+//! The arguments that losses share.
+
+use super::about::{Argument, Dim, Domain, Kind, OptionAbout};
+
+const ROWS: &[&[Dim]] = &[&[Dim::Rows]];
+const ONE: &[&[Dim]] = &[&[Dim::One]];
+const CLASSES: &[&[Dim]] = &[&[Dim::Classes]];
+const HIDDEN_SHAPE: &[&[Dim]] = &[&[Dim::Rows, Dim::Hidden]];
+const WEIGHT_SHAPE: &[&[Dim]] = &[&[Dim::Classes, Dim::Hidden], &[Dim::Hidden, Dim::Classes]];
+
+pub(crate) const HIDDEN: Argument =
+    Argument::required("hidden", Kind::Float, HIDDEN_SHAPE, "hidden states");
+pub(crate) const WEIGHT: Argument =
+    Argument::required("weight", Kind::Float, WEIGHT_SHAPE, "the classifier W, see weight_layout");
+pub(crate) const BIAS: Argument =
+    Argument::optional("bias", Kind::Float, CLASSES, "the classifier's bias");
+pub(crate) const HIDDEN_GRADIENT: Argument =
+    Argument::optional("grad.hidden", Kind::Float, HIDDEN_SHAPE, "gradient of the hidden states");
+pub(crate) const WEIGHT_GRADIENT: Argument =
+    Argument::optional("grad.weight", Kind::Float, WEIGHT_SHAPE, "gradient of W, in W's layout");
+pub(crate) const BIAS_GRADIENT: Argument =
+    Argument::optional("grad.bias", Kind::Float, CLASSES, "gradient of the bias");
+
+pub(crate) const TARGETS: Argument =
+    Argument::optional("targets", Kind::Index, ROWS, "class indices");
+pub(crate) const ROW_WEIGHT: Argument =
+    Argument::optional("row_weight", Kind::Float, ROWS, "multiplies a row's loss and gradient");
+pub(crate) const UPSTREAM: Argument = Argument::optional(
+    "upstream",
+    Kind::F32,
+    &[&[Dim::One], &[Dim::Rows]],
+    "the gradient from above (a loss scale); one value a row with reduction `none`",
+);
+pub(crate) const DENOMINATOR_IN: Argument =
+    Argument::optional("denominator", Kind::F32, ONE, "the caller's denominator, on the GPU");
+pub(crate) const LSE_IN: Argument = Argument::optional(
+    "lse",
+    Kind::F32,
+    ROWS,
+    "a saved lse: the gradient is made from it without a first pass",
+);
+pub(crate) const LOSS: Argument = Argument::optional(
+    "loss",
+    Kind::F32,
+    &[&[Dim::One], &[Dim::Rows]],
+    "the loss; one value a row with reduction `none`",
+);
+pub(crate) const LSE: Argument = Argument::optional("lse", Kind::F32, ROWS, "log Σ exp(u)");
+pub(crate) const LOG_PROB: Argument =
+    Argument::optional("log_prob", Kind::F32, ROWS, "log softmax(u) of the target");
+pub(crate) const ENTROPY: Argument =
+    Argument::optional("entropy", Kind::F32, ROWS, "entropy of softmax(u)");
+pub(crate) const MAX_PROB: Argument =
+    Argument::optional("max_prob", Kind::F32, ROWS, "largest probability");
+pub(crate) const ARGMAX: Argument =
+    Argument::optional("argmax", Kind::U32, ROWS, "class of the largest u, lowest on a tie");
+pub(crate) const RANK: Argument = Argument::optional(
+    "rank",
+    Kind::U32,
+    ROWS,
+    "classes before the target in a stable descending order",
+);
+pub(crate) const CORRECT: Argument =
+    Argument::optional("correct", Kind::U32, ROWS, "1 where argmax is the target");
+pub(crate) const STATISTICS: Argument = Argument::optional(
+    "statistics",
+    Kind::F32,
+    &[&[Dim::Rows, Dim::State]],
+    "the mergeable state of each row",
+);
+pub(crate) const STATISTICS_IN: Argument = Argument::optional(
+    "statistics",
+    Kind::F32,
+    &[&[Dim::Gathered, Dim::State]],
+    "the statistics of all shards, one shard after another",
+);
+/// Class weights: those of all classes where there are shards.
+pub(crate) const CLASS_WEIGHT_SHAPES: &[&[Dim]] = &[&[Dim::Classes], &[Dim::AllClasses]];
+pub(crate) const SUM: Argument = Argument::optional("sum", Kind::F32, ONE, "Σ of the row losses");
+pub(crate) const DENOMINATOR: Argument =
+    Argument::optional("denominator", Kind::F32, ONE, "what a mean divides by");
+pub(crate) const COUNT: Argument = Argument::optional("count", Kind::I64, ONE, "rows kept");
+pub(crate) const CORRECT_COUNT: Argument =
+    Argument::optional("correct_count", Kind::U32, ONE, "rows kept whose argmax is the target");
+pub(crate) const PERPLEXITY: Argument =
+    Argument::optional("perplexity", Kind::F32, ONE, "exp(sum/denominator)");
+pub(crate) const STATUS: Argument = Argument::optional(
+    "status",
+    Kind::U32,
+    &[&[Dim::StatusWords]],
+    "completion, bad targets, bad rows",
+);
+
+/// Losses of elements: a matrix, or a vector.
+const ELEMENTS: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes], &[Dim::Rows]];
+/// The same, or something that is the same for many elements.
+const BROADCAST: &[&[Dim]] = &[
+    &[Dim::Rows, Dim::Classes],
+    &[Dim::Rows],
+    &[Dim::Classes],
+    &[Dim::Rows, Dim::One],
+    &[Dim::One],
+];
+const REDUCED_ELEMENTS: &[&[Dim]] = &[&[Dim::One], &[Dim::Rows, Dim::Classes], &[Dim::Rows]];
+
+/// One number an element.
+pub(crate) const fn elements(name: &'static str, about: &'static str) -> Argument {
+    Argument::required(name, Kind::Float, ELEMENTS, about)
+}
+
+/// One number an element, which a call may lack.
+pub(crate) const fn optional_elements(name: &'static str, about: &'static str) -> Argument {
+    Argument::optional(name, Kind::Float, ELEMENTS, about)
+}
+
+/// One number an element, a column, a row, or for all.
+pub(crate) const fn broadcast(name: &'static str, about: &'static str) -> Argument {
+    Argument::optional(name, Kind::Float, BROADCAST, about)
+}
+
+/// The mean of what a loss of elements watches.
+pub(crate) const fn watched(name: &'static str, about: &'static str) -> Argument {
+    Argument::optional(name, Kind::F32, ONE, about)
+}
+
+pub(crate) const ELEMENT_WEIGHT: Argument =
+    broadcast("weight", "multiplies losses and gradients").within(Domain::Positive);
+pub(crate) const MASK: Argument = Argument::optional(
+    "mask",
+    Kind::Mask,
+    &[
+        &[Dim::Rows, Dim::Classes],
+        &[Dim::Rows],
+        &[Dim::Classes],
+        &[Dim::Rows, Dim::One],
+        &[Dim::One],
+        &[Dim::BitWords],
+    ],
+    "multiplies losses and gradients, and is what a mean divides by; 0 takes an element out",
+)
+.within(Domain::Mask);
+pub(crate) const ELEMENT_UPSTREAM: Argument = Argument::optional(
+    "upstream",
+    Kind::F32,
+    REDUCED_ELEMENTS,
+    "the gradient from above (a loss scale); one value an element with reduction `none`",
+);
+pub(crate) const ELEMENT_LOSS: Argument = Argument::optional(
+    "loss",
+    Kind::F32,
+    REDUCED_ELEMENTS,
+    "the loss; one value an element with reduction `none`",
+);
+
+pub(crate) const ELEMENT_REDUCTION: OptionAbout = OptionAbout {
+    name: "reduction",
+    default: "\"mean\"",
+    about: "\"none\", \"sum\", \"mean\", \"multilabel\" (Σ of a row, mean of the rows) or {\"over\": D}",
+};
+const KEYS_SHAPE: &[&[Dim]] = &[&[Dim::Classes, Dim::Hidden]];
+
+pub(crate) const QUERIES: Argument =
+    Argument::required("queries", Kind::Float, HIDDEN_SHAPE, "one vector a row of scores");
+pub(crate) const KEYS: Argument =
+    Argument::required("keys", Kind::Float, KEYS_SHAPE, "one vector a column of scores");
+pub(crate) const POSITIVES: Argument = Argument::optional(
+    "targets",
+    Kind::Index,
+    ROWS,
+    "the key that is each query's positive; key i for query i without it",
+);
+pub(crate) const SCALE: Argument = Argument::optional(
+    "scale",
+    Kind::Float,
+    ONE,
+    "what similarities are multiplied by, on the GPU; overrides temperature",
+);
+pub(crate) const QUERIES_GRADIENT: Argument =
+    Argument::optional("grad.queries", Kind::Float, HIDDEN_SHAPE, "gradient of the queries");
+pub(crate) const KEYS_GRADIENT: Argument =
+    Argument::optional("grad.keys", Kind::Float, KEYS_SHAPE, "gradient of the keys");
+pub(crate) const SCALE_GRADIENT: Argument =
+    Argument::optional("grad.scale", Kind::Float, ONE, "gradient of the scale");
+
+pub(crate) const CHUNK_BYTES: OptionAbout = OptionAbout {
+    name: "chunk_bytes",
+    default: "null",
+    about: "the most bytes for the chunk of scores",
+};
+pub(crate) const REDUCTION: OptionAbout = OptionAbout {
+    name: "reduction",
+    default: "\"mean\"",
+    about: "\"none\", \"sum\", \"mean\" or {\"over\": D}",
+};
+pub(crate) const EMPTY: OptionAbout = OptionAbout {
+    name: "empty",
+    default: "\"nan\"",
+    about: "a mean over nothing: \"nan\" or \"zero\"",
+};
+pub(crate) const MASKED_MEAN: OptionAbout = OptionAbout {
+    name: "denominator",
+    default: "\"mask\"",
+    about: "a mean divides by Σ mask of the known targets (\"mask\") or by all elements (\"all\")",
+};
+pub(crate) const UNKNOWN_TARGET: OptionAbout = OptionAbout {
+    name: "unknown_target",
+    default: "null",
+    about: "a target that stands for an unknown one: its element counts for nothing",
+};
+pub(crate) const SHARD: OptionAbout = OptionAbout {
+    name: "shard",
+    default: "null",
+    about: "{\"first\": F, \"classes\": C}: the columns are those from F on of C in all shards",
+};
+pub(crate) const PADDING: OptionAbout = OptionAbout {
+    name: "padding",
+    default: "\"keep\"",
+    about: "gradient columns past the last one: \"keep\" or \"zero\"",
+};
+pub(crate) const IGNORE_INDEX: OptionAbout = OptionAbout {
+    name: "ignore_index",
+    default: "-100",
+    about: "a target, or a list of up to 4, whose rows count for nothing",
+};

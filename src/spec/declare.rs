@@ -1,0 +1,45 @@
+//! The macros that declare setters and typed tensors.
+
+/// Declares chained setters, one a field.
+macro_rules! setters {
+    ($($field:ident: $type:ty),* $(,)?) => {
+        $(#[doc = concat!("Sets `", stringify!($field), "`.")]
+        pub fn $field(mut self, $field: $type) -> Self {
+            self.$field = $field;
+            self
+        })*
+    };
+}
+pub(crate) use setters;
+
+/// Declares the typed inputs or outputs of a loss: named fields, chained setters, and the dynamic
+/// form (name and tensor) that the rest of the crate works on.
+macro_rules! tensors {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident = $key:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default)]
+        #[non_exhaustive]
+        pub struct $name<'a> {
+            $($(#[$field_doc])* pub $field: Option<$crate::data::tensor::Tensor<'a>>,)*
+        }
+
+        impl<'a> $name<'a> {
+            $($(#[$field_doc])*
+            pub fn $field(mut self, tensor: $crate::data::tensor::Tensor<'a>) -> Self {
+                self.$field = Some(tensor);
+                self
+            })*
+        }
+
+        impl<'a> From<$name<'a>> for $crate::data::tensor::Named<'a> {
+            fn from(tensors: $name<'a>) -> Self {
+                let mut named = Self::new();
+                $(if let Some(tensor) = tensors.$field {
+                    named.insert($key.to_owned(), tensor);
+                })*
+                named
+            }
+        }
+    };
+}
+pub(crate) use tensors;

@@ -1,0 +1,120 @@
+//! Options that several families of operations share.
+
+use crate::data::error::{Error, Result};
+
+/// How row losses become one number.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum Reduction {
+    /// One value a row, or an element for losses of elements.
+    None,
+    /// Their sum.
+    Sum,
+    /// The sum divided by the loss's own denominator, as in PyTorch.
+    #[default]
+    Mean,
+    /// Losses of elements: the sum over a row, then the mean over the rows.
+    Multilabel,
+    /// The sum divided by the caller's denominator.
+    Over(f64),
+}
+
+/// What a mean over nothing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Empty {
+    /// NaN, as in PyTorch. The gradient is 0 all the same.
+    #[default]
+    Nan,
+    /// 0.
+    Zero,
+}
+
+/// What happens to a gradient's columns between the classes and the row stride.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Padding {
+    /// They are left as they are.
+    #[default]
+    Keep,
+    /// They are written 0 (padded vocabularies, in-place gradients).
+    Zero,
+}
+
+/// What a mean divides by where elements are masked or their targets unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum MaskedMean {
+    /// Σ mask over the elements whose target is known.
+    #[default]
+    Mask,
+    /// The number of all elements.
+    All,
+}
+
+/// How the classifier's weight lies in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum WeightLayout {
+    /// `[classes, hidden]`, as PyTorch's Linear stores it.
+    #[default]
+    ClassesHidden,
+    /// `[hidden, classes]`, as Burn's Linear stores it.
+    HiddenClasses,
+}
+
+/// The most target indices that a loss can ignore.
+pub(crate) const MOST_IGNORED: usize = 4;
+
+/// Target indices whose rows count for nothing.
+///
+/// In JSON one number or a list. With `u32` targets a negative index matches nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(untagged))]
+pub enum IgnoreIndex {
+    /// One index.
+    One(i64),
+    /// Up to [`IgnoreIndex::MOST`] of them.
+    List(Vec<i64>),
+}
+
+impl IgnoreIndex {
+    /// The most indices that a list may hold.
+    pub const MOST: usize = MOST_IGNORED;
+
+    /// The indices.
+    pub fn as_slice(&self) -> &[i64] {
+        match self {
+            Self::One(index) => std::slice::from_ref(index),
+            Self::List(list) => list,
+        }
+    }
+
+    /// Whether the list is not too long.
+    pub(crate) fn validate(&self, loss: &str) -> Result<()> {
+        match self.as_slice().len() {
+            0..=Self::MOST => Ok(()),
+            len => Err(Error::option(loss, "ignore_index", len, "a list holds at most 4 indices")),
+        }
+    }
+}
+
+/// Whether a caller's denominator is one.
+pub(crate) fn check_reduction(loss: &str, reduction: Reduction) -> Result<()> {
+    match reduction {
+        Reduction::Over(d) if !(d as f32).is_normal() => {
+            Err(Error::option(loss, "reduction", d, "a denominator is within f32 and not 0"))
+        }
+        Reduction::Multilabel => {
+            Err(Error::option(loss, "reduction", "multilabel", "this is for losses of elements"))
+        }
+        _ => Ok(()),
+    }
+}

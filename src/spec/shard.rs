@@ -1,0 +1,148 @@
+//! Losses whose columns (classes, keys) lie in several places (catalogue P6).
+
+use crate::data::error::{Error, Result};
+
+/// Words of a row's mergeable state, as the output `statistics` hands it out: for softmax losses
+/// (max u, Σ exp(u − max), Σ exp(u − max)·(u − max), Σ coefficient, Σ coefficient·(u − max),
+/// argmax, rank, flags), the last three as the bits of a `u32`. A coefficient is what the loss weighs
+/// −log p of a column with; of a [`Shard`] the seventh word is the target's u instead of a rank.
+pub const STATE_WORDS: u64 = 8;
+/// Which of all columns a call has, where they lie in several shards: other bindings, other GPUs,
+/// other machines.
+///
+/// One sequence serves [`crate::CrossEntropy`], [`crate::LinearCrossEntropy`], [`crate::InfoNce`] and
+/// [`crate::SupCon`]. Every shard holds all rows, its own columns, and targets that count over all
+/// columns; it makes two calls of one loss value, whose option `shard` says where it is:
+///
+/// 1. output `statistics` `[rows, 8]`: what the shard's columns leave behind of each row;
+/// 2. an all-gather of those, one shard after another: `[shards·rows, 8]` (of several shards in one
+///    process: slices of one buffer);
+/// 3. input `statistics`, on every shard alike: they are merged in the order in which they lie, so
+///    loss, lse and by-products have the same bits on every shard (with the same device and driver), and
+///    the gradients are made from them. All statistics lie within one binding: 4 M rows of shards at
+///    WebGPU's default limits.
+///
+/// Gradients of columns (logits, W, bias, keys) are whole; those of what all shards share (hidden
+/// states, queries, features, scale) are parts, to be added up over the shards.
+///
+/// Eight zeros are the statistics of no columns: what a shard that has none puts in.
+/// [`crate::SigmoidContrastive`] needs no statistics: the sums of its shards are added up as they are.
+///
+/// Source: the vocabulary-parallel cross-entropy of Megatron-LM (Shoeybi et al. 2019).
+///
+/// ```
+/// use surprisal::{Array, Arrays, CrossEntropy, Shard, cpu};
+/// let all = [(0, vec![1.0, 2.0]), (2, vec![3.0])]; // two shards of three classes
+/// let shard = |first| CrossEntropy::default().shard(Some(Shard { first, classes: 3 }));
+/// let inputs = |logits: &[f64]| Arrays::from([
+///     ("logits".to_owned(), Array::float(&[1, logits.len() as u64], logits.to_vec())),
+///     ("targets".to_owned(), Array::int(&[1], vec![2])),
+/// ]);
+/// let mut gathered = Vec::new();
+/// for (first, logits) in &all {
+///     let outputs = cpu::run(&shard(*first), &inputs(logits), &["statistics"])?;
+///     gathered.extend(outputs["statistics"].to_f64());
+/// }
+/// let statistics = Array::float(&[2, 8], gathered); // the collective
+/// for (first, logits) in &all {
+///     let mut inputs = inputs(logits);
+///     inputs.insert("statistics".to_owned(), statistics.clone());
+///     let outputs = cpu::run(&shard(*first), &inputs, &["loss", "grad.logits"])?;
+///     assert!((outputs["loss"].to_f64()[0] - 0.407_605_964).abs() < 1e-9);
+///     assert_eq!(outputs["grad.logits"].len(), logits.len());
+/// }
+/// # Ok::<(), surprisal::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
+pub struct Shard {
+    /// The first of the call's columns.
+    pub first: u64,
+    /// How many there are in all shards.
+    pub classes: u64,
+}
+
+/// Outputs that a shard alone can give.
+const OF_ONE: [&str; 5] = ["statistics", "column_lse", "status", "denominator", "count"];
+
+/// The most columns of all shards: a class is a word of the statistics.
+const MOST_COLUMNS: u64 = i32::MAX as u64;
+
+impl Shard {
+    /// Whether there are columns from the first one on.
+    pub(crate) fn validate(shard: Option<Self>, loss: &str) -> Result<()> {
+        match shard {
+            Some(shard) if shard.first >= shard.classes => {
+                let value = format!("{shard:?}");
+                Err(Error::option(loss, "shard", value, "`first` is below `classes`"))
+            }
+            Some(shard) if shard.classes > MOST_COLUMNS => Err(Error::Limit {
+                what: "columns of all shards".to_owned(),
+                found: shard.classes,
+                limit: MOST_COLUMNS,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether so many columns lie within all of them.
+    pub(crate) fn check_columns(self, loss: &str, argument: &str, columns: u64) -> Result<()> {
+        if columns <= self.classes.saturating_sub(self.first) {
+            return Ok(());
+        }
+        conflict(loss, argument, &format!("{columns} columns reach past those of {self:?}"))
+    }
+
+    /// What a shard takes and gives: statistics, or everything else from those of all shards.
+    pub(crate) fn check(
+        shard: Option<Self>,
+        loss: &str,
+        given: &dyn Fn(&str) -> bool,
+        wanted: &[&str],
+    ) -> Result<()> {
+        let gathered = given("statistics");
+        if shard.is_none() {
+            let reason = "without it the columns are all there are";
+            return if gathered { conflict(loss, "statistics", reason) } else { Ok(()) };
+        }
+        if given("lse") {
+            return conflict(loss, "lse", "a shard's gradients are made from `statistics`");
+        }
+        if wanted.contains(&"rank") {
+            return conflict(loss, "rank", "the target's score is not known where it is not");
+        }
+        if gathered && wanted.contains(&"statistics") {
+            return conflict(loss, "statistics", "they are given, or asked for");
+        }
+        match wanted.iter().find(|name| !gathered && !OF_ONE.contains(name)) {
+            Some(name) => Err(Error::MissingInput {
+                loss: loss.to_owned(),
+                argument: "statistics".to_owned(),
+                reason: format!("`{name}` of a shard needs those of all shards"),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn conflict(loss: &str, argument: &str, reason: &str) -> Result<()> {
+    Err(Error::Conflict {
+        loss: loss.to_owned(),
+        argument: argument.to_owned(),
+        other: "shard".to_owned(),
+        reason: reason.to_owned(),
+    })
+}
+
+/// How many shards' statistics there are.
+pub(crate) fn gathered(found: u64, rows: u64) -> Result<u64> {
+    if (rows == 0 && found == 0) || (rows > 0 && found > 0 && found.is_multiple_of(rows)) {
+        return Ok(found / rows.max(1));
+    }
+    Err(Error::WrongShape {
+        argument: "statistics".to_owned(),
+        found: vec![found, crate::spec::shard::STATE_WORDS],
+        expected: format!("a multiple of {rows} rows"),
+    })
+}

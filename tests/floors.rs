@@ -1,0 +1,141 @@
+//! The floors of `src/`: a file imports from its own floor and from those below it, and only the device floor (and
+//! the tensor, which borrows a buffer) names wgpu.
+
+#![expect(clippy::unwrap_used, reason = "a file that cannot be read fails the test")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// From the ground up. Floors of one line know nothing of each other.
+const FLOORS: [&[&str]; 7] = [
+    &["data"],
+    &["spec"],
+    &["plan", "reference"],
+    &["skeleton"],
+    &["losses", "targets"],
+    &["device"],
+    // The library's face, and what compares both backends.
+    &["bench", "bin", "cases", "conformance", "cpu", "lib", "repro", "survey", "testing"],
+];
+/// The families of the skeleton floor, each of which knows those before it.
+const SKELETONS: [&str; 7] = ["operation", "sums", "element", "row", "linear", "pairs", "composed"];
+/// The one file below the device floor that may name wgpu: a tensor is a view of a buffer.
+const NAMES_A_BUFFER: &str = "data/tensor.rs";
+
+fn floor(module: &str) -> Option<usize> {
+    FLOORS.iter().position(|modules| modules.contains(&module))
+}
+
+/// The Rust files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// A file's code without its comments and without its unit tests, which end a file.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The identifier that a text begins with.
+fn identifier(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    &text[..end]
+}
+
+/// What a file names of its crate's root: `crate::NAME`, and each NAME of `crate::{NAME::…, NAME, …}`.
+fn names_of_the_root(code: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            names.insert(identifier(rest).to_owned());
+            continue;
+        };
+        let mut depth = 1;
+        let mut begins = true;
+        for (place, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => begins = true,
+                c if begins && depth == 1 && (c.is_alphanumeric() || c == '_') => {
+                    names.insert(identifier(&group[place..]).to_owned());
+                    begins = false;
+                }
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    names
+}
+
+/// Which family of the skeleton floor a file is of.
+fn skeleton(path: &str) -> Option<usize> {
+    let family = identifier(path.strip_prefix("skeleton/")?);
+    SKELETONS.iter().position(|known| *known == family)
+}
+
+/// What is wrong with a file, a line each.
+fn faults(source: &Path, file: &Path) -> Vec<String> {
+    let path = file.strip_prefix(source).unwrap().to_str().unwrap().replace('\\', "/");
+    let module = identifier(&path);
+    let Some(own) = floor(module) else {
+        return vec![format!("{path}: on no floor")];
+    };
+    let code = code(file);
+    let mut faults = Vec::new();
+    for name in names_of_the_root(&code) {
+        // What lies in the root itself belongs to the top floor.
+        let other = floor(&name).unwrap_or(FLOORS.len() - 1);
+        if other > own || (other == own && name != module && own + 1 < FLOORS.len()) {
+            faults.push(format!("{path}: names crate::{name}, which is not below it"));
+        }
+    }
+    if let Some(own) = skeleton(&path) {
+        for (at, _) in code.match_indices("skeleton::") {
+            let named = identifier(&code[at + "skeleton::".len()..]);
+            if SKELETONS.iter().position(|family| *family == named) > Some(own) {
+                faults.push(format!("{path}: names skeleton::{named}, which comes after it"));
+            }
+        }
+    }
+    let device = floor("device");
+    if code.contains("wgpu::") && Some(own) < device && path != NAMES_A_BUFFER {
+        faults.push(format!("{path}: names wgpu"));
+    }
+    faults
+}
+
+#[test]
+fn files_import_from_their_own_floor_and_below() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files = files(&source);
+    assert!(files.len() > 60, "only {} files in {}", files.len(), source.display());
+    let faults: Vec<String> = files.iter().flat_map(|file| faults(&source, file)).collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn names_are_found_in_every_form() {
+    let code = "use crate::{data::{a, b}, Plan, device::gpu::Gpu};\nfn f() { $crate::Loss::g(crate::cpu::run) }";
+    let names: Vec<String> = names_of_the_root(code).into_iter().collect();
+    assert_eq!(names, ["Loss", "Plan", "cpu", "data", "device"]);
+}
