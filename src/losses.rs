@@ -9,6 +9,8 @@ pub use elementwise::{ElementFunction, Elementwise};
 pub use separable::{Separable, SeparableRow};
 
 /// One line a loss: its module, what it exports, and its entry in the registry.
+///
+/// `cargo fmt` does not look inside macros for modules: `rustfmt src/losses/*.rs` formats these files.
 macro_rules! losses {
     ($($module:ident::$loss:ident),* $(,)?) => {
         $(pub mod $module;

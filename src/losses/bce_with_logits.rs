@@ -1,6 +1,14 @@
 //! Binary cross-entropy on logits, with focal modulation (catalogue E1 to E3).
 
-use crate::{data::error::{Error, Result}, reference::{times, Real}, skeleton::element::{element_loss, reference::{sigmoid, softplus, Formula, Point}}, spec::about::Domain};
+use crate::{
+    data::error::{Error, Result},
+    reference::{Real, times},
+    skeleton::element::{
+        element_loss,
+        reference::{Formula, Point, sigmoid, softplus},
+    },
+    spec::about::Domain,
+};
 
 element_loss! {
     /// Binary cross-entropy on logits, as `torch.nn.functional.binary_cross_entropy_with_logits` and

@@ -1,6 +1,14 @@
 //! The hinge of one score, plain, squared or capped (catalogue E4).
 
-use crate::{data::error::{Error, Result}, reference::{times, Real}, skeleton::element::{element_loss, reference::{Formula, Point}}, spec::about::Domain};
+use crate::{
+    data::error::{Error, Result},
+    reference::{Real, times},
+    skeleton::element::{
+        element_loss,
+        reference::{Formula, Point},
+    },
+    spec::about::Domain,
+};
 
 element_loss! {
     /// The hinge of one score: weight·mask·min(max(0, margin − t·z)^p, ramp).

@@ -2,7 +2,30 @@
 
 mod reference;
 
-use crate::{data::{array::{Arithmetic, Arrays}, error::{Error, Result}}, plan::{kernel::{shader, Source}, limits::MOST_ITERATIONS, profile::Profile, Number, Plan}, skeleton::{operation::Loss, row::{self, FunctorStream, RowLoss, RowOptions, Span}}, spec::{about::{About, Argument, Dim, Kind, OptionAbout, Signature}, arguments as arg, call::Call, declare::{setters, tensors}, options::{check_reduction, Empty, IgnoreIndex, Padding, Reduction}, shard::Shard}};
+use crate::{
+    data::{
+        array::{Arithmetic, Arrays},
+        error::{Error, Result},
+    },
+    plan::{
+        Number, Plan,
+        kernel::{Source, shader},
+        limits::MOST_ITERATIONS,
+        profile::Profile,
+    },
+    skeleton::{
+        operation::Loss,
+        row::{self, FunctorStream, RowLoss, RowOptions, Span},
+    },
+    spec::{
+        about::{About, Argument, Dim, Kind, OptionAbout, Signature},
+        arguments as arg,
+        call::Call,
+        declare::{setters, tensors},
+        options::{Empty, IgnoreIndex, Padding, Reduction, check_reduction},
+        shard::Shard,
+    },
+};
 
 /// How label smoothing spreads its share ε of an index target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

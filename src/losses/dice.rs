@@ -2,7 +2,30 @@
 
 mod reference;
 
-use crate::{data::{array::{Arithmetic, Arrays}, error::{Error, Result}, tensor::{Dtype, Layout}}, plan::{kernel::{shader, Source}, profile::Profile, Number, Plan, Planner}, skeleton::{operation::Loss, row::{self, FunctorStream, RowLoss, RowOptions, Span}, sums::Totals}, spec::{about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature}, arguments as arg, call::{Call, Operand}, declare::{setters, tensors}, options::{check_reduction, Empty, Padding, Reduction}}};
+use crate::{
+    data::{
+        array::{Arithmetic, Arrays},
+        error::{Error, Result},
+        tensor::{Dtype, Layout},
+    },
+    plan::{
+        Number, Plan, Planner,
+        kernel::{Source, shader},
+        profile::Profile,
+    },
+    skeleton::{
+        operation::Loss,
+        row::{self, FunctorStream, RowLoss, RowOptions, Span},
+        sums::Totals,
+    },
+    spec::{
+        about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature},
+        arguments as arg,
+        call::{Call, Operand},
+        declare::{setters, tensors},
+        options::{Empty, Padding, Reduction, check_reduction},
+    },
+};
 
 /// What one Dice coefficient is taken over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

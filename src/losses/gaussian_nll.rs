@@ -1,6 +1,14 @@
 //! The negative log-likelihood of a normal distribution (catalogue E6).
 
-use crate::{data::error::{Error, Result}, reference::{times, Real}, skeleton::element::{element_loss, reference::{Formula, Point}}, spec::about::Domain};
+use crate::{
+    data::error::{Error, Result},
+    reference::{Real, times},
+    skeleton::element::{
+        element_loss,
+        reference::{Formula, Point},
+    },
+    spec::about::Domain,
+};
 
 element_loss! {
     /// The negative log-likelihood of a normal distribution, as

@@ -1,6 +1,14 @@
 //! Counts with a hurdle: whether there are any, and how many (catalogue E8).
 
-use crate::{data::error::Result, reference::{times, Real}, skeleton::element::{element_loss, reference::{sigmoid, softplus, Formula, Point}}, spec::about::Domain};
+use crate::{
+    data::error::Result,
+    reference::{Real, times},
+    skeleton::element::{
+        element_loss,
+        reference::{Formula, Point, sigmoid, softplus},
+    },
+    spec::about::Domain,
+};
 
 element_loss! {
     /// Counts with a hurdle: a logit for whether there are any, and a zero-truncated Poisson

@@ -1,6 +1,29 @@
 //! InfoNCE, the softmax contrast of queries with keys (catalogue P2).
 
-use crate::{data::{array::{Arithmetic, Arrays}, error::{Error, Result}}, plan::{kernel::{shader, Source}, profile::Profile, Number, Plan}, skeleton::{operation::Loss, pairs::{self, Columns, PairLoss, Pairing}, row::{self, FunctorStream, RowLoss, RowOptions}}, spec::{about::{About, Argument, Dim, Kind, OptionAbout, Signature}, arguments as arg, call::Call, declare::{setters, tensors}, options::{check_reduction, Empty, IgnoreIndex, Reduction}, shard::Shard}};
+use crate::{
+    data::{
+        array::{Arithmetic, Arrays},
+        error::{Error, Result},
+    },
+    plan::{
+        Number, Plan,
+        kernel::{Source, shader},
+        profile::Profile,
+    },
+    skeleton::{
+        operation::Loss,
+        pairs::{self, Columns, PairLoss, Pairing},
+        row::{self, FunctorStream, RowLoss, RowOptions},
+    },
+    spec::{
+        about::{About, Argument, Dim, Kind, OptionAbout, Signature},
+        arguments as arg,
+        call::Call,
+        declare::{setters, tensors},
+        options::{Empty, IgnoreIndex, Reduction, check_reduction},
+        shard::Shard,
+    },
+};
 
 /// InfoNCE: each query's positive against all keys, the score matrix never stored.
 ///

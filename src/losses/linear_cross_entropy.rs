@@ -1,7 +1,14 @@
 //! Cross-entropy of a linear layer whose logits are never stored (catalogue P1).
 
 use super::{CrossEntropy, cross_entropy};
-use crate::{skeleton::linear::Linear, spec::{about::{About, Argument, Dim, Kind, OptionAbout}, arguments as arg, declare::tensors}};
+use crate::{
+    skeleton::linear::Linear,
+    spec::{
+        about::{About, Argument, Dim, Kind, OptionAbout},
+        arguments as arg,
+        declare::tensors,
+    },
+};
 
 /// Cross-entropy of hidden·Wᵀ + bias, and the gradients of all three, without the logits.
 ///

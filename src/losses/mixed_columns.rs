@@ -3,7 +3,24 @@
 use std::collections::BTreeMap;
 
 use super::{BceWithLogits, CrossEntropy, Mse};
-use crate::{data::{array::{Arithmetic, Arrays}, error::{Error, Result}}, plan::{profile::Profile, Plan}, skeleton::{composed::{self, Composed, Lent, Part, Share}, operation::Loss}, spec::{about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature}, arguments as arg, call::Call, declare::{setters, tensors}, options::{Empty, Reduction}}};
+use crate::{
+    data::{
+        array::{Arithmetic, Arrays},
+        error::{Error, Result},
+    },
+    plan::{Plan, profile::Profile},
+    skeleton::{
+        composed::{self, Composed, Lent, Part, Share},
+        operation::Loss,
+    },
+    spec::{
+        about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature},
+        arguments as arg,
+        call::Call,
+        declare::{setters, tensors},
+        options::{Empty, Reduction},
+    },
+};
 
 const NAME: &str = "mixed_columns";
 

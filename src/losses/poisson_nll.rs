@@ -1,6 +1,14 @@
 //! The negative log-likelihood of a Poisson distribution (catalogue E7).
 
-use crate::{data::error::{Error, Result}, reference::{times, Real}, skeleton::element::{element_loss, reference::{Formula, Point}}, spec::about::Domain};
+use crate::{
+    data::error::{Error, Result},
+    reference::{Real, times},
+    skeleton::element::{
+        element_loss,
+        reference::{Formula, Point},
+    },
+    spec::about::Domain,
+};
 
 element_loss! {
     /// The negative log-likelihood of a Poisson distribution, as

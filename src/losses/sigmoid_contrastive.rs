@@ -1,6 +1,29 @@
 //! SigLIP's loss: every pair of a query and a key by itself (catalogue P4).
 
-use crate::{data::{array::{Arithmetic, Arrays}, error::Result}, plan::{kernel::{shader, Source}, profile::Profile, Number, Plan}, skeleton::{operation::Loss, pairs::{self, Columns, PairLoss, Pairing}, row::{FunctorStream, RowLoss, RowOptions}}, spec::{about::{About, Argument, Dim, Kind, OptionAbout, Signature}, arguments as arg, call::Call, declare::{setters, tensors}, options::{check_reduction, Empty, IgnoreIndex, Reduction}, shard::Shard}};
+use crate::{
+    data::{
+        array::{Arithmetic, Arrays},
+        error::Result,
+    },
+    plan::{
+        Number, Plan,
+        kernel::{Source, shader},
+        profile::Profile,
+    },
+    skeleton::{
+        operation::Loss,
+        pairs::{self, Columns, PairLoss, Pairing},
+        row::{FunctorStream, RowLoss, RowOptions},
+    },
+    spec::{
+        about::{About, Argument, Dim, Kind, OptionAbout, Signature},
+        arguments as arg,
+        call::Call,
+        declare::{setters, tensors},
+        options::{Empty, IgnoreIndex, Reduction, check_reduction},
+        shard::Shard,
+    },
+};
 
 /// Sigmoid contrast (SigLIP): a binary decision for every pair, the score matrix never stored.
 ///

@@ -3,7 +3,29 @@
 mod plan;
 mod reference;
 
-use crate::{data::{array::{Arithmetic, Arrays}, error::{Error, Result}}, plan::{kernel::{shader, Source}, profile::Profile, Number, Plan}, skeleton::{operation::Loss, pairs::{self, Columns, PairLoss, Pairing}, row::{FunctorStream, RowLoss, RowOptions}}, spec::{about::{About, Argument, Dim, Kind, OptionAbout, Signature}, arguments as arg, call::Call, declare::{setters, tensors}, options::Reduction}};
+use crate::{
+    data::{
+        array::{Arithmetic, Arrays},
+        error::{Error, Result},
+    },
+    plan::{
+        Number, Plan,
+        kernel::{Source, shader},
+        profile::Profile,
+    },
+    skeleton::{
+        operation::Loss,
+        pairs::{self, Columns, PairLoss, Pairing},
+        row::{FunctorStream, RowLoss, RowOptions},
+    },
+    spec::{
+        about::{About, Argument, Dim, Kind, OptionAbout, Signature},
+        arguments as arg,
+        call::Call,
+        declare::{setters, tensors},
+        options::Reduction,
+    },
+};
 
 /// Similarities of queries and keys: the matrix where it is wanted, or the top k of each row without it.
 ///

@@ -1,6 +1,29 @@
 //! Supervised contrast of vectors with each other, and NT-Xent (catalogue P3).
 
-use crate::{data::{array::{Arithmetic, Arrays}, error::{Error, Result}}, plan::{kernel::{shader, Source}, profile::Profile, Number, Plan}, skeleton::{operation::Loss, pairs::{self, Columns, PairLoss, Pairing}, row::{self, FunctorStream, RowLoss, RowOptions}}, spec::{about::{About, Argument, Dim, Kind, OptionAbout, Signature}, arguments as arg, call::Call, declare::{setters, tensors}, options::{check_reduction, Empty, Reduction}, shard::Shard}};
+use crate::{
+    data::{
+        array::{Arithmetic, Arrays},
+        error::{Error, Result},
+    },
+    plan::{
+        Number, Plan,
+        kernel::{Source, shader},
+        profile::Profile,
+    },
+    skeleton::{
+        operation::Loss,
+        pairs::{self, Columns, PairLoss, Pairing},
+        row::{self, FunctorStream, RowLoss, RowOptions},
+    },
+    spec::{
+        about::{About, Argument, Dim, Kind, OptionAbout, Signature},
+        arguments as arg,
+        call::Call,
+        declare::{setters, tensors},
+        options::{Empty, Reduction, check_reduction},
+        shard::Shard,
+    },
+};
 
 /// Supervised contrast: every vector against all others, those of its label being its positives.
 ///

@@ -6,7 +6,18 @@ mod shards;
 mod softmax;
 mod target;
 
-use crate::{data::{array::{Arithmetic, Array, Arrays}, error::Result}, losses::{cross_entropy::Denominator, CrossEntropy}, reference::{array, extents, floats, no_output, times, Findings, Real}, spec::{about::Signature as _, options::{Empty, Reduction}}};
+use crate::{
+    data::{
+        array::{Arithmetic, Array, Arrays},
+        error::Result,
+    },
+    losses::{CrossEntropy, cross_entropy::Denominator},
+    reference::{Findings, Real, array, extents, floats, no_output, times},
+    spec::{
+        about::Signature as _,
+        options::{Empty, Reduction},
+    },
+};
 use batch::Batch;
 use softmax::{Softmax, argmax, rank, smoothed_sum};
 use target::Fate;

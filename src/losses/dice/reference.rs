@@ -1,6 +1,18 @@
 //! Dice as a textbook writes it: three sums of a row.
 
-use crate::{data::{array::{Arithmetic, Array, Arrays}, error::Result}, losses::{dice::Per, Dice}, reference::{array, extents, floats, no_output, times, Findings, Real}, skeleton::element::reference::{sigmoid, softplus}, spec::{about::Signature as _, options::{Empty, Reduction}}};
+use crate::{
+    data::{
+        array::{Arithmetic, Array, Arrays},
+        error::Result,
+    },
+    losses::{Dice, dice::Per},
+    reference::{Findings, Real, array, extents, floats, no_output, times},
+    skeleton::element::reference::{sigmoid, softplus},
+    spec::{
+        about::Signature as _,
+        options::{Empty, Reduction},
+    },
+};
 
 const NAME: &str = "dice";
 

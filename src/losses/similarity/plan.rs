@@ -1,6 +1,21 @@
 //! The scores themselves as a result, and the largest of each row.
 
-use crate::{data::{error::{Error, Result}, tensor::{Dtype, Layout}}, losses::Similarity, plan::{kernel::shader, limits::MOST_ITERATIONS, profile::Profile, stretches::stretches, Plan, View}, skeleton::{linear::{Part, Passes}, pairs::Pairs, row::{Gradient, Rows, Scores}}, spec::call::Call};
+use crate::{
+    data::{
+        error::{Error, Result},
+        tensor::{Dtype, Layout},
+    },
+    losses::Similarity,
+    plan::{
+        Plan, View, kernel::shader, limits::MOST_ITERATIONS, profile::Profile, stretches::stretches,
+    },
+    skeleton::{
+        linear::{Part, Passes},
+        pairs::Pairs,
+        row::{Gradient, Rows, Scores},
+    },
+    spec::call::Call,
+};
 
 /// The plan of the scores themselves: written by the row kernels' second stream in the place of a
 /// gradient, and searched for the largest while a chunk is there.
