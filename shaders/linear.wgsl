@@ -49,7 +49,7 @@ struct Band {
 }
 
 fn row_is_zero(row: u32) -> bool {
-    return (records_read((params.first_row + row) * RECORD + RECORD_FLAGS) & ROW_ZERO) != 0u;
+    return (records_read((params.first_row + row) * params.record_words + RECORD_FLAGS) & ROW_ZERO) != 0u;
 }
 
 // The first of four columns, the last four of the row where there are no more.

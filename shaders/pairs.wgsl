@@ -50,18 +50,18 @@ fn open(index: u32) -> Row {
     let scale_bits = select(bitcast<u32>(params.scale), scale_at(index, 0u), HAS_SCALE);
     let known = finite_one(vector.x) && finite_one(scale_bits) && finite_one(bias_bits);
     let number = params.origin + index;
-    return Row(
-        index,
-        number,
-        select(entry.x, number - params.first_class, DIAGONAL),
-        entry.y,
-        params.share * bitcast<f32>(entry.w) * bitcast<f32>(row_table[0].z),
-        select(0.0, bitcast<f32>(vector.x), known),
-        select(0.0, bitcast<f32>(scale_bits), known),
-        select(0.0, bitcast<f32>(bias_bits), known),
-        known,
-        vector.yz,
-    );
+    var row: Row;
+    row.index = index;
+    row.number = number;
+    row.label = select(entry.x, number - params.first_class, DIAGONAL);
+    row.flags = entry.y;
+    row.factor = params.share * bitcast<f32>(entry.w) * bitcast<f32>(row_table[0].z);
+    row.query_factor = select(0.0, bitcast<f32>(vector.x), known);
+    row.scale = select(0.0, bitcast<f32>(scale_bits), known);
+    row.bias = select(0.0, bitcast<f32>(bias_bits), known);
+    row.known = known;
+    row.name = vector.yz;
+    return row;
 }
 
 fn reopen(index: u32) -> Row {
@@ -97,15 +97,15 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     let s = row.scale * x + row.bias;
     let whole = known & finite(bitcast<vec4<u32>>(s));
     let live = whole & inside & candidates(row, column);
-    return Item(
-        column,
-        select(vec4<f32>(0.0), x, whole),
-        select(vec4<f32>(LOWEST), s, live),
-        live,
-        !whole & inside,
-        positives(row, column) & inside,
-        key_factor,
-    );
+    var it: Item;
+    it.column = column;
+    it.x = select(vec4<f32>(0.0), x, whole);
+    it.s = select(vec4<f32>(LOWEST), s, live);
+    it.live = live;
+    it.bad = !whole & inside;
+    it.positive = positives(row, column) & inside;
+    it.key_factor = key_factor;
+    return it;
 }
 
 // The similarity of the label's pair, 0 where it is no number or in another shard.

@@ -44,7 +44,7 @@ fn prepare_row(row: u32) -> Tally {
         tally.denominator = class_weight * select(1.0, bitcast<f32>(row_weight), WEIGHTED_ROWS);
     }
     if (HAS_LSE) {
-        records[row * RECORD + RECORD_FACTORS] = lse_at(row, 0u);
+        records[row * params.record_words + params.saved_lse] = lse_at(row, 0u);
     }
     row_table[HEADER + row] = vec4<u32>(label, flags, row_weight, upstream_at(row, 0u));
     return tally;

@@ -1,15 +1,36 @@
 // The row skeleton: lanes stream a row into a mergeable state, close it, and stream it again.
 //
-// A functor (loss/*.wgsl) supplies
+// A loss declares in Rust (`RowProgram`, src/row/contract.rs) what its functor needs. Written in front of the functor
+// are then
+//   const STATE_WORDS, ROUNDS, OUT_…, FACTOR_…             what the skeleton counts with
+//   struct Closed { loss, flags, by-products, factors }    what a row is closed with; by-products are u32 words
+//   fn closed_blank(flags, loss, fill) -> Closed           a row without numbers: `fill` in by-products that are floats
+//   fn closed_write(row, closed), closed_read(row)         to and from the row's record; the latter reads factors alone
+//   struct Settled                                         what the first of two rounds leaves for the second
+// and accessors of its streams: NAME_at, NAME_quad, NAME_store (floats), NAME_at (integers), NAME_read (words).
+//
+// The functor (loss/*.wgsl, or what several share: row/softmax.wgsl, loss/sums.wgsl) supplies
 //   struct Item, fn item(row, column, inside) -> Item      one quad of columns as the loss sees it
 //   struct State, fn state_empty, state_merge              what a stretch of columns leaves behind
 //   fn state_take_quad(row, state, item) -> State          a quad more
 //   fn state_take_tile(row, state, a, b, c, d) -> State    four quads more
 //   struct Row, fn open(row) -> Row                        what is known of a row before its stream, its
-//                                                          label among it
-//   struct Closed, fn close(row, state) -> Closed          its loss, by-products and gradient factors
-//   fn closed_write(row, closed), fn closed_read(row)      to and from the row's record
+//                                                          label among it (row/open.wgsl, if no more is needed)
+//   fn reopen(row) -> Row                                  the same for the gradient
+//   fn row_streams(row) -> bool                            whether the row has to be reduced at all
+//   fn close(row, state) -> Closed                         its loss, by-products and gradient factors
 //   fn emit(row, closed, item)                             the gradient of a quad, stored
+// and only where its program says so
+//   fn state_publish(row, state), state_gathered(words)      (shardable) to and from STATISTICS_WORDS public words
+//   fn settle(row, state) -> Settled                       (two rounds) what the second round is to know; it finds it in
+//                                                          row.settled, where row.round is 1, and so does `emit`
+//   fn score_bits(row, item) -> vec4<u32>                  (top) what the largest columns are found by: bits of floats,
+//                                                          NONE for a column that takes no part. `close` and `emit` read
+//                                                          top_scores_read(row.index·k + rank), top_indices_read(…)
+//
+// Without rounds there is no State of the functor's own, and `close` gets an empty one.
+//
+// Structs are filled by name: `var out: Closed; out.loss = …;` begins with zeros.
 //
 // A row is a sequence of segments of params.segment columns. One workgroup that walks them all and
 // several workgroups that take one each merge the same states in the same order: the same bits. Nor does
@@ -28,9 +49,19 @@ override GATHERED: bool = false;
 override STREAMED: bool = true;
 
 // The scores of a whole row are not in memory at once: they go by in blocks of columns.
-override APART: bool = false;
+override IN_BLOCKS: bool = false;
 
 var<workgroup> lane_states: array<State, WORKGROUP>;
+
+// Where a row's record begins.
+fn record_of(row: u32) -> u32 {
+    return (params.first_row + row) * RECORD_WORDS;
+}
+
+// The bits of the lse that was saved of a row, until it is closed.
+fn saved_lse(row: u32) -> u32 {
+    return records[record_of(row) + RECORD_SAVED_LSE];
+}
 
 // Which columns of a quad are the row's. Whole quads are told so by a constant, which costs nothing.
 fn inside(column: u32) -> vec4<bool> {
@@ -38,10 +69,10 @@ fn inside(column: u32) -> vec4<bool> {
 }
 
 // The score of a row's label or of a column beside it: what a loss may look at out of turn. Where the
-// columns go by in blocks, `beside` keeps these in the row's record.
+// columns go by in blocks, `label_scores` keeps these in the row's record.
 fn label_score(row: u32, label: u32, column: u32) -> u32 {
-    if (APART) {
-        return records[(params.first_row + row) * RECORD + RECORD_BESIDE + min(column + 1u - label, 2u)];
+    if (IN_BLOCKS) {
+        return records[record_of(row) + RECORD_LABEL_SCORES + min(column + 1u - label, 2u)];
     }
     return logits_at(row, column);
 }
@@ -84,6 +115,32 @@ fn reduce(mine: State, local: u32, lane: u32) -> State {
     let all = lane_states[local - lane];
     workgroupBarrier();
     return all;
+}
+
+// The row in a round of its reduction.
+fn row_in_round(row: Row, round: u32) -> Row {
+    if (ROUNDS == 2u && round == 1u) {
+        return row_settled(row, settled_read(row));
+    }
+    return row;
+}
+
+// The row as `emit` sees it.
+fn row_to_emit(index: u32) -> Row {
+    let row = reopen(index);
+    if (ROUNDS == 2u) {
+        return row_settled(row, settled_read(row));
+    }
+    return row;
+}
+
+// Ends a round with the state of the whole row.
+fn end_round(row: Row, state: State, round: u32) {
+    if (round + 1u < ROUNDS) {
+        settled_write(row, settle(row, state));
+    } else {
+        closed_write(row, close(row, state));
+    }
 }
 
 // The second stream.

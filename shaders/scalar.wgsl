@@ -1,4 +1,4 @@
-// One workgroup: a sum over rows as one element of the caller's.
+// One workgroup: a sum over rows, or its mean over the rows that are kept, as one element of the caller's.
 
 @compute @workgroup_size(WORKGROUP)
 fn scalar(@builtin(local_invocation_index) lane: u32) {
@@ -8,6 +8,11 @@ fn scalar(@builtin(local_invocation_index) lane: u32) {
     }
     let all = tally_reduce(mine, lane);
     if (lane == 0u) {
-        value_store(0u, 0u, vec4<u32>(sum_bits(all.sum, all.sum_flags)));
+        var value = sum_bits(all.sum, all.sum_flags);
+        if (params.mean != 0u) {
+            let kept = tallies[params.kept];
+            value = quotient(value, f32(kept.count_low) + 4294967296.0 * f32(kept.count_high));
+        }
+        value_store(0u, 0u, vec4<u32>(value));
     }
 }

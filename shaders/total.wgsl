@@ -1,4 +1,4 @@
-// One word of each record, such as the loss, into a tally a block of rows.
+// One word of each record, such as the loss, into a tally a block of rows, and beside it a word that is counted.
 
 @compute @workgroup_size(WORKGROUP)
 fn total(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -16,10 +16,16 @@ fn total(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) group
 
 fn row_tally(row: u32) -> Tally {
     var tally = tally_empty();
-    let loss = records[row * RECORD + params.word];
-    tally.sum = select(0.0, bitcast<f32>(loss), finite_one(loss));
-    tally.sum_flags = flags_of(loss);
-    tally.bad_rows = select(0u, 1u, (records[row * RECORD + RECORD_FLAGS] & ROW_NAN) != 0u);
-    tally.correct = records[row * RECORD + RECORD_CORRECT];
+    let at = row * params.record_words;
+    var value = records[at + params.word];
+    if (params.integers != 0u) {
+        value = bitcast<u32>(f32(value));
+    }
+    tally.sum = select(0.0, bitcast<f32>(value), finite_one(value));
+    tally.sum_flags = flags_of(value);
+    tally.bad_rows = select(0u, 1u, (records[at + RECORD_FLAGS] & ROW_NAN) != 0u);
+    if (params.counted_word != NONE) {
+        tally.correct = records[at + params.counted_word];
+    }
     return tally;
 }

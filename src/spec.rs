@@ -2,6 +2,7 @@
 
 pub mod about;
 pub(crate) mod arguments;
+pub mod broadcast;
 pub mod call;
 pub(crate) mod check;
 pub(crate) mod declare;

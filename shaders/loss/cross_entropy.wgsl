@@ -21,10 +21,6 @@ const STATE_LIVE: u32 = 1u;
 const STATE_BAD: u32 = 2u;
 const STATE_INFINITE: u32 = 4u;
 
-// u of a column that is -inf or past the row: below every u that counts, which LEAST is the least of.
-const DEAD: f32 = LOWEST;
-const LEAST: f32 = -3.40282326356e38;
-
 // A quad of columns.
 struct Item {
     column: u32,
@@ -61,43 +57,7 @@ struct State {
     flags: u32,
 }
 
-struct Closed {
-    // Bits, since any of them may be NaN or infinite.
-    loss: u32,
-    lse: u32,
-    log_prob: u32,
-    entropy: u32,
-    max_prob: u32,
-    argmax: u32,
-    rank: u32,
-    correct: u32,
-    // Factors of the gradient alpha·p - beta·coefficient - kappa·[target] - side·[neighbour].
-    top: f32,
-    inverse_sum: f32,
-    alpha: f32,
-    beta: f32,
-    kappa: f32,
-    side: f32,
-    label: u32,
-    flags: u32,
-}
-
-// A score after cap, bias and temperature; a bad one is NaN or +inf.
-struct Score {
-    u: vec4<f32>,
-    bad: vec4<bool>,
-}
-
-fn live(u: vec4<f32>) -> vec4<bool> {
-    return u != vec4<f32>(DEAD);
-}
-
-// Clamped as integers, so that nothing enters arithmetic that may not be a number.
-fn clamped(bits: vec4<u32>) -> vec4<u32> {
-    let below_infinity = bitcast<vec4<u32>>(min(bitcast<vec4<i32>>(bits), vec4<i32>(0x7f7fffff)));
-    return min(below_infinity, vec4<u32>(0xff7fffffu));
-}
-
+// Scores after cap, bias and temperature.
 fn score(z_bits: vec4<u32>, bias_bits: vec4<u32>) -> Score {
     let minus = vec4<u32>(INFINITY_BITS | SIGN_BIT);
     let z = clamped(z_bits);
@@ -156,8 +116,13 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     if (HAS_TERM) {
         coefficient = select(vec4<f32>(0.0), coefficients(row, column), inside);
     }
-    let z = bitcast<vec4<f32>>(clamped(z_bits));
-    return Item(column, z, select(vec4<f32>(DEAD), s.u, inside), s.bad & inside, coefficient);
+    var it: Item;
+    it.column = column;
+    it.z = bitcast<vec4<f32>>(clamped(z_bits));
+    it.u = select(vec4<f32>(DEAD), s.u, inside);
+    it.bad = s.bad & inside;
+    it.coefficient = coefficient;
+    return it;
 }
 
 // Orders floats as integers; -inf and columns past the row come first.
@@ -178,14 +143,23 @@ fn reopen(index: u32) -> Row {
     if (SHARDED) {
         label = row_table[HEADER + params.first_row + index].x;
     }
-    return Row(index, label, 0u, 0.0, 0.0, 0.0, 0u);
+    var row: Row;
+    row.index = index;
+    row.label = label;
+    return row;
 }
 
 fn open(index: u32) -> Row {
     let entry = row_table[HEADER + params.first_row + index];
     let head = bitcast<vec4<f32>>(row_table[0]);
     let row_weight = bitcast<f32>(entry.z);
-    var row = Row(index, entry.x, entry.y, row_weight, row_weight * bitcast<f32>(entry.w) * head.z, head.w, 0u);
+    var row: Row;
+    row.index = index;
+    row.label = entry.x;
+    row.flags = entry.y;
+    row.row_weight = row_weight;
+    row.factor = row_weight * bitcast<f32>(entry.w) * head.z;
+    row.class_weights = head.w;
     if (WANTS_RANK && row.label != NONE) {
         let at = target_score(index, row.label, row.label);
         row.target_key = key(at.u.x);
@@ -199,12 +173,11 @@ fn row_streams(row: Row) -> bool {
 }
 
 fn state_empty() -> State {
-    return State(DEAD, 0.0, 0.0, 0.0, 0.0, NONE, select(0u, NONE, SHARDED), 0u);
-}
-
-// exp(shift) of what below4 gives, exactly 0 at its floor: there are dead columns, and exp need not be.
-fn exponential(shift: vec4<f32>) -> vec4<f32> {
-    return select(vec4<f32>(0.0), exp(shift), shift > vec4<f32>(-FLOOR));
+    var empty: State;
+    empty.top = DEAD;
+    empty.argmax = NONE;
+    empty.rank = select(0u, NONE, SHARDED);
+    return empty;
 }
 
 // What a quad adds to a state with this maximum; its argmax, and whether it is live or bad, are left out.
@@ -308,16 +281,16 @@ fn joined(a: State, b: State, a_top: bool) -> State {
     if (WANTS_ARGMAX) {
         argmax = min(select(NONE, a.argmax, a_top), b.argmax);
     }
-    return State(
-        a.top,
-        a.sum + b.sum,
-        a.moment + b.moment,
-        a.coefficient + b.coefficient,
-        a.term + b.term,
-        argmax,
-        select(a.rank + b.rank, min(a.rank, b.rank), SHARDED),
-        a.flags | b.flags,
-    );
+    var out: State;
+    out.top = a.top;
+    out.sum = a.sum + b.sum;
+    out.moment = a.moment + b.moment;
+    out.coefficient = a.coefficient + b.coefficient;
+    out.term = a.term + b.term;
+    out.argmax = argmax;
+    out.rank = select(a.rank + b.rank, min(a.rank, b.rank), SHARDED);
+    out.flags = a.flags | b.flags;
+    return out;
 }
 
 fn state_merge(a: State, b: State) -> State {
@@ -329,7 +302,7 @@ fn state_merge(a: State, b: State) -> State {
 
 // The state as public data, in the order of its fields.
 fn state_publish(row: u32, state: State) {
-    let at = row * 8u;
+    let at = row * STATISTICS_WORDS;
     statistics_write(at, bitcast<u32>(state.top));
     statistics_write(at + 1u, bitcast<u32>(state.sum));
     statistics_write(at + 2u, bitcast<u32>(state.moment));
@@ -341,12 +314,20 @@ fn state_publish(row: u32, state: State) {
 }
 
 // The state of a shard as it was published; zeros are that of no columns.
-fn state_gathered(low: vec4<u32>, high: vec4<u32>) -> State {
-    if (high.w == 0u) {
+fn state_gathered(words: array<u32, STATISTICS_WORDS>) -> State {
+    if (words[7] == 0u) {
         return state_empty();
     }
-    let sums = bitcast<vec4<f32>>(low);
-    return State(sums.x, sums.y, sums.z, sums.w, bitcast<f32>(high.x), high.y, high.z, high.w);
+    var state: State;
+    state.top = bitcast<f32>(words[0]);
+    state.sum = bitcast<f32>(words[1]);
+    state.moment = bitcast<f32>(words[2]);
+    state.coefficient = bitcast<f32>(words[3]);
+    state.term = bitcast<f32>(words[4]);
+    state.argmax = words[5];
+    state.rank = words[6];
+    state.flags = words[7];
+    return state;
 }
 
 // One share of the target distribution: its weight, its distance lse - u (0 where u is -inf), and
@@ -371,21 +352,16 @@ fn share(row: Row, column: u32, part_of: f32, top: f32, log_sum: f32) -> Share {
     return Share(weight, below, s.u.x != DEAD, s.u.x == DEAD && weight != 0.0);
 }
 
-// A row without numbers: its by-products are `fill`, its argmax and rank none.
-fn closed_blank(row: Row, flags: u32, loss: u32, fill: u32) -> Closed {
-    return Closed(loss, fill, fill, fill, fill, NONE, NONE, 0u, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, row.label, flags);
-}
-
 fn close(row: Row, streamed: State) -> Closed {
     if ((row.flags & IGNORED) != 0u) {
-        return closed_blank(row, ROW_ZERO, 0u, 0u);
+        return closed_blank(ROW_ZERO, 0u, 0u);
     }
     if (row.flags != 0u) {
-        return closed_blank(row, ROW_ZERO, NAN_BITS, 0u);
+        return closed_blank(ROW_ZERO, NAN_BITS, 0u);
     }
     var state = streamed;
     if (HAS_LSE) {
-        let given = records[(params.first_row + row.index) * RECORD + RECORD_FACTORS];
+        let given = saved_lse(row.index);
         state.term += state.coefficient * select(0.0, state.top - bitcast<f32>(given), (state.flags & STATE_LIVE) != 0u);
         state.top = bitcast<f32>(given);
         state.sum = 1.0;
@@ -395,7 +371,7 @@ fn close(row: Row, streamed: State) -> Closed {
         // The live classes of a row may all lie in other shards.
         let counts = !SHARDED || GATHERED || (state.flags & STATE_BAD) != 0u;
         let flags = select(0u, ROW_NAN, counts) | select(0u, ROW_ZERO, row.factor == 0.0);
-        return closed_blank(row, flags, NAN_BITS, NAN_BITS);
+        return closed_blank(flags, NAN_BITS, NAN_BITS);
     }
     return close_live(row, state);
 }
@@ -404,7 +380,8 @@ fn close_live(row: Row, state: State) -> Closed {
     let log_sum = log(state.sum);
     let lse = state.top + log_sum;
     // Nothing comes down to a row with factor 0: its gradient is 0 whatever its numbers are.
-    var out = closed_blank(row, select(0u, ROW_ZERO, row.factor == 0.0), 0u, 0u);
+    var out = closed_blank(select(0u, ROW_ZERO, row.factor == 0.0), 0u, 0u);
+    out.label = row.label;
     out.lse = bitcast<u32>(lse);
     out.top = state.top;
     out.inverse_sum = 1.0 / state.sum;
@@ -496,42 +473,6 @@ fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, coefficient:
 // x^y for x >= 0.
 fn power(x: f32, y: f32) -> f32 {
     return select(0.0, exp(y * log(max(x, 1e-38))), x > 0.0);
-}
-
-fn closed_write(row: Row, closed: Closed) {
-    let at = (params.first_row + row.index) * RECORD;
-    records[at] = closed.loss;
-    records[at + 1u] = closed.lse;
-    records[at + 2u] = closed.log_prob;
-    records[at + 3u] = closed.entropy;
-    records[at + 4u] = closed.max_prob;
-    records[at + 5u] = closed.argmax;
-    records[at + 6u] = closed.rank;
-    records[at + RECORD_CORRECT] = closed.correct;
-    records[at + 8u] = bitcast<u32>(closed.top);
-    records[at + 9u] = bitcast<u32>(closed.inverse_sum);
-    records[at + 10u] = bitcast<u32>(closed.alpha);
-    records[at + 11u] = bitcast<u32>(closed.beta);
-    records[at + 12u] = bitcast<u32>(closed.kappa);
-    records[at + 13u] = bitcast<u32>(closed.side);
-    records[at + 14u] = closed.label;
-    records[at + RECORD_FLAGS] = closed.flags;
-}
-
-// The factors of the gradient; the by-products stay where they are.
-fn closed_read(row: Row) -> Closed {
-    let at = (params.first_row + row.index) * RECORD;
-    return Closed(
-        0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u,
-        bitcast<f32>(records[at + 8u]),
-        bitcast<f32>(records[at + 9u]),
-        bitcast<f32>(records[at + 10u]),
-        bitcast<f32>(records[at + 11u]),
-        bitcast<f32>(records[at + 12u]),
-        bitcast<f32>(records[at + 13u]),
-        records[at + 14u],
-        records[at + RECORD_FLAGS],
-    );
 }
 
 fn emit(row: Row, closed: Closed, it: Item) {

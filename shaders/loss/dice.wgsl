@@ -17,10 +17,14 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     let minus = (z_bits & vec4<u32>(SIGN_BIT)) != vec4<u32>(0u);
     // At ±200 the sigmoid is 0 or 1: what it is at ±inf.
     let edge = select(vec4<f32>(200.0), vec4<f32>(-200.0), minus);
-    let z = select(edge, bitcast<vec4<f32>>(z_bits), finite(z_bits));
     let bad = is_nan4(z_bits) | !finite(y_bits);
-    let y = select(vec4<f32>(0.0), bitcast<vec4<f32>>(y_bits), finite(y_bits));
-    return Item(column, z, y, inside, any(bad & inside));
+    var it: Item;
+    it.column = column;
+    it.z = select(edge, bitcast<vec4<f32>>(z_bits), finite(z_bits));
+    it.y = select(vec4<f32>(0.0), bitcast<vec4<f32>>(y_bits), finite(y_bits));
+    it.inside = inside;
+    it.bad = any(bad & inside);
+    return it;
 }
 
 fn quad_sums(row: Row, it: Item) -> vec4<f32> {

@@ -13,7 +13,12 @@ struct Item {
 fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     let bits = logits_quad(row.index, column);
     let good = finite(bits);
-    return Item(column, select(vec4<f32>(0.0), bitcast<vec4<f32>>(bits), good & inside), inside, any(!good & inside));
+    var it: Item;
+    it.column = column;
+    it.z = select(vec4<f32>(0.0), bitcast<vec4<f32>>(bits), good & inside);
+    it.inside = inside;
+    it.bad = any(!good & inside);
+    return it;
 }
 
 fn quad_sums(row: Row, it: Item) -> vec4<f32> {

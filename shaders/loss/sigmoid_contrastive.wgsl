@@ -8,14 +8,6 @@ struct State {
     bad: u32,
 }
 
-struct Closed {
-    loss: u32,
-    scale: u32,
-    bias: u32,
-    factor: f32,
-    flags: u32,
-}
-
 fn positives(row: Row, column: u32) -> vec4<bool> {
     return columns_of(column) == vec4<u32>(row.label);
 }
@@ -62,39 +54,21 @@ fn state_take_tile(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -
     return state_merge(state, state_merge(state_merge(quad(a), quad(b)), state_merge(quad(c), quad(d))));
 }
 
-fn state_publish(row: u32, state: State) {}
-
 fn close(row: Row, state: State) -> Closed {
     if (row.flags != 0u) {
-        return Closed(select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u), 0u, 0u, 0.0, ROW_ZERO);
+        return closed_blank(ROW_ZERO, select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u), 0u);
     }
     let zero = select(0u, ROW_ZERO, row.factor == 0.0);
     if (state.bad != 0u) {
-        let fill = select(NAN_BITS, 0u, zero != 0u);
-        return Closed(NAN_BITS, fill, fill, row.factor, ROW_NAN | zero);
+        return closed_blank(ROW_NAN | zero, NAN_BITS, select(NAN_BITS, 0u, zero != 0u));
     }
-    return Closed(
-        bitcast<u32>(state.sum),
-        bitcast<u32>(row.factor * state.moment),
-        bitcast<u32>(row.factor * state.slope),
-        row.factor,
-        zero,
-    );
-}
-
-fn closed_write(row: Row, closed: Closed) {
-    let at = (params.first_row + row.index) * RECORD;
-    records[at + RECORD_LOSS] = closed.loss;
-    records[at + RECORD_SCALE] = closed.scale;
-    records[at + RECORD_BIAS] = closed.bias;
-    records[at + RECORD_CORRECT] = 0u;
-    records[at + RECORD_FACTORS] = bitcast<u32>(closed.factor);
-    records[at + RECORD_FLAGS] = closed.flags;
-}
-
-fn closed_read(row: Row) -> Closed {
-    let at = (params.first_row + row.index) * RECORD;
-    return Closed(0u, 0u, 0u, bitcast<f32>(records[at + RECORD_FACTORS]), records[at + RECORD_FLAGS]);
+    var out: Closed;
+    out.loss = bitcast<u32>(state.sum);
+    out.scale = bitcast<u32>(row.factor * state.moment);
+    out.bias = bitcast<u32>(row.factor * state.slope);
+    out.factor = row.factor;
+    out.flags = zero;
+    return out;
 }
 
 fn emit(row: Row, closed: Closed, it: Item) {

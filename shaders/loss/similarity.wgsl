@@ -4,10 +4,6 @@ struct State {
     bad: u32,
 }
 
-struct Closed {
-    flags: u32,
-}
-
 fn positives(row: Row, column: u32) -> vec4<bool> {
     return vec4<bool>(false);
 }
@@ -32,27 +28,14 @@ fn state_take_tile(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -
     return State(state.bad | select(0u, 1u, any(a.bad | b.bad | c.bad | d.bad)));
 }
 
-fn state_publish(row: u32, state: State) {}
-
 fn close(row: Row, state: State) -> Closed {
-    return Closed(select(0u, ROW_NAN, state.bad != 0u));
+    return closed_blank(select(0u, ROW_NAN, state.bad != 0u), 0u, 0u);
 }
 
-fn closed_write(row: Row, closed: Closed) {
-    let at = (params.first_row + row.index) * RECORD;
-    records[at + RECORD_LOSS] = 0u;
-    records[at + RECORD_CORRECT] = 0u;
-    records[at + RECORD_FLAGS] = closed.flags;
-}
-
-fn closed_read(row: Row) -> Closed {
-    return Closed(records[(params.first_row + row.index) * RECORD + RECORD_FLAGS]);
-}
-
-fn score_bits(it: Item) -> vec4<u32> {
+fn score_bits(row: Row, it: Item) -> vec4<u32> {
     return select(vec4<u32>(NAN_BITS), bitcast<vec4<u32>>(it.s), it.live);
 }
 
 fn emit(row: Row, closed: Closed, it: Item) {
-    gradient_store(row.index, it.column, score_bits(it));
+    gradient_store(row.index, it.column, score_bits(row, it));
 }

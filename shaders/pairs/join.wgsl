@@ -25,7 +25,7 @@ fn state_word(word: u32, column: u32) -> u32 {
 
 fn from_row(at: u32) -> Softmax {
     let bad = (records[at + RECORD_FLAGS] & ROW_NAN) != 0u;
-    return Softmax(bitcast<f32>(records[at + 8u]), bitcast<f32>(records[at + 9u]), bad);
+    return Softmax(bitcast<f32>(records[at + FACTOR_TOP]), bitcast<f32>(records[at + FACTOR_INVERSE_SUM]), bad);
 }
 
 fn from_lse(column: u32) -> Softmax {
@@ -40,17 +40,17 @@ fn from_state(row: u32, at: u32, column: u32) -> Softmax {
     let top = bitcast<f32>(state_word(COLUMN_TOP, column));
     let sum = select(bitcast<f32>(state_word(COLUMN_SUM, column)), 1.0, bad);
     let inverse_sum = 1.0 / sum;
-    let back = log(sum) + (top - bitcast<f32>(records[at + 4u]));
+    let back = log(sum) + (top - bitcast<f32>(records[at + OUT_S]));
     let either = bad || (records[at + RECORD_FLAGS] & ROW_NAN) != 0u;
-    let loss = 0.5 * (bitcast<f32>(records[at]) + back);
-    records[at] = select(bitcast<u32>(loss), NAN_BITS, either);
-    let factor = bitcast<f32>(records[at + 10u]);
+    let loss = 0.5 * (bitcast<f32>(records[at + RECORD_LOSS]) + back);
+    records[at + RECORD_LOSS] = select(bitcast<u32>(loss), NAN_BITS, either);
+    let factor = bitcast<f32>(records[at + FACTOR_FACTOR]);
     let moment = bitcast<f32>(state_word(COLUMN_MOMENT, column));
     let reference = bitcast<f32>(state_word(COLUMN_REFERENCE, column));
-    let slope = factor * (moment * inverse_sum + (reference - bitcast<f32>(records[at + 5u])));
-    let scale = bitcast<f32>(records[at + RECORD_SCALE]) + slope;
-    records[at + RECORD_SCALE] = select(bitcast<u32>(scale), select(NAN_BITS, 0u, factor == 0.0), either);
-    let published = (params.origin + row) * 8u;
+    let slope = factor * (moment * inverse_sum + (reference - bitcast<f32>(records[at + OUT_X])));
+    let scale = bitcast<f32>(records[at + OUT_SCALE]) + slope;
+    records[at + OUT_SCALE] = select(bitcast<u32>(scale), select(NAN_BITS, 0u, factor == 0.0), either);
+    let published = (params.origin + row) * STATISTICS_WORDS;
     statistics_write(published + 5u, select(bitcast<u32>(back), 0u, bad));
     statistics_write(published + 7u, statistics_read(published + 7u) | select(0u, STATE_COLUMN_BAD, bad));
     column_lse_write(column, select(bitcast<u32>(top + log(sum)), NAN_BITS, bad));
@@ -58,7 +58,7 @@ fn from_state(row: u32, at: u32, column: u32) -> Softmax {
 }
 
 fn join_column(row: u32, at: u32, column: u32) {
-    let factor = bitcast<f32>(records[at + 10u]);
+    let factor = bitcast<f32>(records[at + FACTOR_FACTOR]);
     var softmax: Softmax;
     if (SOURCE == FROM_STATE) {
         softmax = from_state(row, at, column);
@@ -80,7 +80,7 @@ fn join(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if (row >= params.rows) {
         return;
     }
-    let at = row * RECORD;
+    let at = row * RECORD_WORDS;
     let column = params.origin + row - params.first_class;
     if (column < params.classes) {
         join_column(row, at, column);

@@ -7,7 +7,7 @@ var<workgroup> lane_bad: array<u32, WORKGROUP>;
 @compute @workgroup_size(WORKGROUP)
 fn scale_slope(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let slot = group.x + group.y * groups.x;
-    let row = reopen(min(slot, params.rows - 1u));
+    let row = row_to_emit(min(slot, params.rows - 1u));
     let closed = closed_read(row);
     var mine = 0.0;
     var bad = false;
@@ -27,7 +27,7 @@ fn scale_slope(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
         }
     }
     if (lane == 0u && slot < params.rows) {
-        let at = (params.first_row + row.index) * RECORD + RECORD_SCALE;
+        let at = record_of(row.index) + OUT_SCALE;
         let before = select(records[at], 0u, params.first == 0u);
         let sum = bitcast<f32>(select(0u, before, finite_one(before))) + lane_sums[0];
         records[at] = select(bitcast<u32>(sum), NAN_BITS, lane_bad[0] != 0u || !finite_one(before));

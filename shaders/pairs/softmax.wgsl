@@ -32,25 +32,10 @@ struct State {
     flags: u32,
 }
 
-struct Closed {
-    // Bits, since any of them may be NaN.
-    loss: u32,
-    lse: u32,
-    // Its part of the gradient of the scale.
-    scale: u32,
-    // Of the positive, for the columns' closing.
-    s: f32,
-    x: f32,
-    // Factors of the gradient factor·(p - [positive]·share).
-    top: f32,
-    inverse_sum: f32,
-    factor: f32,
-    share: f32,
-    flags: u32,
-}
-
 fn state_empty() -> State {
-    return State(LOWEST, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0u);
+    var empty: State;
+    empty.top = LOWEST;
+    return empty;
 }
 
 fn state_take_quad(row: Row, state: State, it: Item) -> State {
@@ -80,23 +65,29 @@ fn part(it: Item, state: State) -> State {
     if (SCALE_GRADIENT) {
         moment = sum4(e * (it.x - vec4<f32>(state.reference)));
     }
-    let flags = select(0u, STATE_LIVE, any(it.live)) | select(0u, STATE_BAD, any(it.bad));
-    let positives = sum4(select(vec4<f32>(0.0), vec4<f32>(1.0), it.positive));
-    return State(state.top, sum4(e), moment, state.reference, term(it, state.top), positives, 0.0, flags);
+    var out: State;
+    out.top = state.top;
+    out.sum = sum4(e);
+    out.moment = moment;
+    out.reference = state.reference;
+    out.term = term(it, state.top);
+    out.positives = sum4(select(vec4<f32>(0.0), vec4<f32>(1.0), it.positive));
+    out.flags = select(0u, STATE_LIVE, any(it.live)) | select(0u, STATE_BAD, any(it.bad));
+    return out;
 }
 
 // Two states against the same maximum and reference.
 fn added(a: State, b: State) -> State {
-    return State(
-        a.top,
-        a.sum + b.sum,
-        a.moment + b.moment,
-        a.reference,
-        a.term + b.term,
-        a.positives + b.positives,
-        a.back + b.back,
-        a.flags | b.flags,
-    );
+    var out: State;
+    out.top = a.top;
+    out.sum = a.sum + b.sum;
+    out.moment = a.moment + b.moment;
+    out.reference = a.reference;
+    out.term = a.term + b.term;
+    out.positives = a.positives + b.positives;
+    out.back = a.back + b.back;
+    out.flags = a.flags | b.flags;
+    return out;
 }
 
 fn exponents(it: Item, top: f32) -> vec4<f32> {
@@ -146,7 +137,7 @@ fn state_merge(a: State, b: State) -> State {
 // The state as public data, in the places that a cross-entropy has; `join` adds what it finds of
 // columns.
 fn state_publish(row: u32, state: State) {
-    let at = row * 8u;
+    let at = row * STATISTICS_WORDS;
     statistics_write(at, bitcast<u32>(state.top));
     statistics_write(at + 1u, bitcast<u32>(state.sum));
     statistics_write(at + 2u, 0u);
@@ -158,30 +149,38 @@ fn state_publish(row: u32, state: State) {
 }
 
 // The state of a shard as it was published; zeros are that of no columns.
-fn state_gathered(low: vec4<u32>, high: vec4<u32>) -> State {
-    if (high.w == 0u) {
-        return state_empty();
+fn state_gathered(words: array<u32, STATISTICS_WORDS>) -> State {
+    var state = state_empty();
+    if (words[7] == 0u) {
+        return state;
     }
-    let sums = bitcast<vec4<f32>>(low);
-    let rest = bitcast<vec2<f32>>(high.xy);
-    return State(sums.x, sums.y, 0.0, 0.0, rest.x, sums.w, rest.y, high.w);
+    state.top = bitcast<f32>(words[0]);
+    state.sum = bitcast<f32>(words[1]);
+    state.positives = bitcast<f32>(words[3]);
+    state.term = bitcast<f32>(words[4]);
+    state.back = bitcast<f32>(words[5]);
+    state.flags = words[7];
+    return state;
 }
 
-fn closed_blank(row: Row, flags: u32, loss: u32, fill: u32) -> Closed {
-    return Closed(loss, fill, fill, 0.0, 0.0, 0.0, 0.0, row.factor, 0.0, flags);
+// A row without numbers, whose column may still count.
+fn closed_row(row: Row, flags: u32, loss: u32, fill: u32) -> Closed {
+    var out = closed_blank(flags, loss, fill);
+    out.s = 0u;
+    out.x = 0u;
+    out.factor = row.factor;
+    return out;
 }
 
 fn close(row: Row, streamed: State) -> Closed {
     if (row.flags != 0u) {
-        var out = closed_blank(row, ROW_ZERO, select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u), 0u);
-        out.factor = 0.0;
-        return out;
+        return closed_blank(ROW_ZERO, select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u), 0u);
     }
     // Nothing comes down to a row with factor 0: its gradient is 0 whatever its numbers are.
     let zero = select(0u, ROW_ZERO, row.factor == 0.0);
     var state = streamed;
     if (HAS_LSE) {
-        let given = records[(params.first_row + row.index) * RECORD + RECORD_FACTORS];
+        let given = saved_lse(row.index);
         state.top = bitcast<f32>(given);
         state.sum = 1.0;
         state.flags = select(STATE_BAD, STATE_LIVE, finite_one(given));
@@ -189,9 +188,9 @@ fn close(row: Row, streamed: State) -> Closed {
     if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
         // The live keys of a row may all lie in other shards.
         let counts = !SHARDED || GATHERED || (state.flags & STATE_BAD) != 0u;
-        return closed_blank(row, select(0u, ROW_NAN, counts) | zero, NAN_BITS, select(NAN_BITS, 0u, zero != 0u));
+        return closed_row(row, select(0u, ROW_NAN, counts) | zero, NAN_BITS, select(NAN_BITS, 0u, zero != 0u));
     }
-    var out = closed_blank(row, zero, 0u, 0u);
+    var out = closed_row(row, zero, 0u, 0u);
     let log_sum = log(state.sum);
     let count = positive_count(row);
     out.loss = bitcast<u32>(log_sum - state.term / count);
@@ -208,41 +207,15 @@ fn close(row: Row, streamed: State) -> Closed {
     } else if (HAS_LSE) {
         return out;
     } else if (SCALE_GRADIENT) {
-        out.x = similarity(row, row.label);
-        out.s = row.scale * out.x;
+        let x = similarity(row, row.label);
+        out.x = bitcast<u32>(x);
+        out.s = bitcast<u32>(row.scale * x);
         let mean = state.moment * out.inverse_sum;
-        out.scale = bitcast<u32>(row.factor * (mean + (state.reference - out.x)));
+        out.scale = bitcast<u32>(row.factor * (mean + (state.reference - x)));
     } else if (JOINT) {
-        out.s = row.scale * similarity(row, row.label);
+        out.s = bitcast<u32>(row.scale * similarity(row, row.label));
     }
     return out;
-}
-
-fn closed_write(row: Row, closed: Closed) {
-    let at = (params.first_row + row.index) * RECORD;
-    records[at + RECORD_LOSS] = closed.loss;
-    records[at + 1u] = closed.lse;
-    records[at + RECORD_SCALE] = closed.scale;
-    records[at + 4u] = bitcast<u32>(closed.s);
-    records[at + 5u] = bitcast<u32>(closed.x);
-    records[at + RECORD_CORRECT] = 0u;
-    records[at + 8u] = bitcast<u32>(closed.top);
-    records[at + 9u] = bitcast<u32>(closed.inverse_sum);
-    records[at + 10u] = bitcast<u32>(closed.factor);
-    records[at + 11u] = bitcast<u32>(closed.share);
-    records[at + RECORD_FLAGS] = closed.flags;
-}
-
-fn closed_read(row: Row) -> Closed {
-    let at = (params.first_row + row.index) * RECORD;
-    return Closed(
-        0u, 0u, 0u, 0.0, 0.0,
-        bitcast<f32>(records[at + 8u]),
-        bitcast<f32>(records[at + 9u]),
-        bitcast<f32>(records[at + 10u]),
-        bitcast<f32>(records[at + 11u]),
-        records[at + RECORD_FLAGS],
-    );
 }
 
 // factor·(p - [positive]·share), p = exp(s - top)/Σ. A column without a softmax has any maximum, hence

@@ -7,6 +7,6 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
         return;
     }
     let first = params.first_column + (slot % params.column_segments) * params.segment;
-    let row = reopen(slot / params.column_segments);
+    let row = row_to_emit(slot / params.column_segments);
     emit_columns(row, closed_read(row), first, min(first + params.segment, params.end_column), local % LANES);
 }

@@ -9,7 +9,7 @@ fn block(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) group
     let lane = local % LANES;
     let slot = (group.x + group.y * groups.x) * (WORKGROUP / LANES) + local / LANES;
     let inside = slot < params.rows;
-    let row = open(min(slot, params.rows - 1u));
+    let row = row_in_round(open(min(slot, params.rows - 1u)), params.round);
     let own = params.lane_states + slot * LANES + lane;
     var ended = state_empty();
     var open_segment = state_empty();

@@ -1,20 +1,30 @@
-// One pass over whole rows: LANES lanes walk a row's segments in order, close it and, if asked for,
+// One pass over whole rows: LANES lanes walk a row's segments in order, once a round, close it and, if asked for,
 // stream it again straight away for the gradient, while caches hold it.
 
 override WRITES_GRADIENT: bool = false;
 override IN_PLACE: bool = false;
+
+// The state of a whole row, valid in each of its lanes.
+fn reduce_row(row: Row, end: u32, local: u32, lane: u32) -> State {
+    var state = state_empty();
+    for (var first = 0u; first < params.classes; first += params.segment) {
+        let part = walk(row, state_empty(), first, min(first + params.segment, end), lane);
+        state = state_merge(state, reduce(part, local, lane));
+    }
+    return state;
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn fused(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let lane = local % LANES;
     let slot = (group.x + group.y * groups.x) * (WORKGROUP / LANES) + local / LANES;
     let inside = slot < params.rows;
-    let row = open(min(slot, params.rows - 1u));
+    var row = open(min(slot, params.rows - 1u));
     let end = select(0u, params.classes, inside && row_streams(row));
-    var state = state_empty();
-    for (var first = 0u; first < params.classes; first += params.segment) {
-        let part = walk(row, state_empty(), first, min(first + params.segment, end), lane);
-        state = state_merge(state, reduce(part, local, lane));
+    var state = reduce_row(row, end, local, lane);
+    if (ROUNDS == 2u) {
+        row = row_settled(row, settle(row, state));
+        state = reduce_row(row, end, local, lane);
     }
     let closed = close(row, state);
     if (IN_PLACE || HAS_LSE) {

@@ -5,7 +5,7 @@ fn partial(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let lane = local % LANES;
     let slot = (group.x + group.y * groups.x) * (WORKGROUP / LANES) + local / LANES;
     let inside = slot < params.rows * params.segments;
-    let row = open(min(slot / params.segments, params.rows - 1u));
+    let row = row_in_round(open(min(slot / params.segments, params.rows - 1u)), params.round);
     let first = (slot % params.segments) * params.segment;
     let end = select(0u, min(first + params.segment, params.classes), inside && row_streams(row));
     let all = reduce(walk(row, state_empty(), first, end, lane), local, lane);

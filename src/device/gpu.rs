@@ -137,7 +137,7 @@ impl Gpu {
             format!("driver: {} {}", info.driver, info.driver_info),
             format!(
                 "row kernels: {} lanes a workgroup, segments of {} columns",
-                p.lanes(),
+                p.lanes(0),
                 p.segment
             ),
             format!(

@@ -7,15 +7,13 @@ use crate::{
         array::{Arithmetic, Arrays},
         error::{Error, Result},
     },
-    plan::{
-        Number, Plan,
-        kernel::{Source, shader},
-        limits::MOST_ITERATIONS,
-        profile::Profile,
-    },
+    plan::{Number, Plan, kernel::shader, limits::MOST_ITERATIONS, profile::Profile},
     skeleton::{
         operation::Loss,
-        row::{self, FunctorStream, RowLoss, RowOptions, Span},
+        row::{
+            self, Broadcast, Counted, Field, Given, LabelScore, Reduced, RowLoss, RowOutput,
+            RowProgram, RowStream, StateLayout, Target,
+        },
     },
     spec::{
         about::{About, Argument, Dim, Kind, OptionAbout, Signature},
@@ -361,21 +359,33 @@ impl Loss for CrossEntropy {
     }
 }
 
-pub(crate) static STREAMS: &[FunctorStream] = &[
-    FunctorStream { name: "weight", argument: "weight", span: Span::Classes, default: 1.0 },
-    FunctorStream { name: "logit_bias", argument: "logit_bias", span: Span::Classes, default: 0.0 },
-    FunctorStream {
-        name: "target_probs",
-        argument: "target_probs",
-        span: Span::Matrix,
-        default: 0.0,
-    },
-    FunctorStream {
-        name: "target_gradient",
-        argument: "grad.target_probs",
-        span: Span::Matrix,
-        default: 0.0,
-    },
+static STREAMS: [RowStream; 4] = [
+    RowStream::read("weight", Broadcast::Columns).or(1.0),
+    RowStream::read("logit_bias", Broadcast::Columns),
+    RowStream::read("target_probs", Broadcast::Elements),
+    RowStream::write("target_gradient", "grad.target_probs", Broadcast::Elements),
+];
+
+/// The by-products of a row.
+static OUTPUTS: &[RowOutput] = &[
+    RowOutput::number("lse"),
+    RowOutput::number("log_prob"),
+    RowOutput::number("entropy"),
+    RowOutput::number("max_prob"),
+    RowOutput::index("argmax"),
+    RowOutput::index("rank"),
+    RowOutput::count("correct").reduced(Reduced::Sum("correct_count")),
+];
+
+/// The factors of the gradient alpha·p - beta·coefficient - kappa·[target] - side·[neighbour].
+static FACTORS: &[Field] = &[
+    Field::f32("top"),
+    Field::f32("inverse_sum"),
+    Field::f32("alpha"),
+    Field::f32("beta"),
+    Field::f32("kappa"),
+    Field::f32("side"),
+    Field::u32("label"),
 ];
 
 impl CrossEntropy {
@@ -390,33 +400,9 @@ impl CrossEntropy {
             || self.shard.is_some()
             || (self.label_smoothing > 0.0 && self.smoothing == Smoothing::Uniform)
     }
-}
 
-impl RowLoss for CrossEntropy {
-    fn linear_about(&self) -> Option<&'static About> {
-        Some(&super::linear_cross_entropy::ABOUT)
-    }
-
-    fn sources(&self) -> Vec<Source> {
-        vec![shader!("loss/cross_entropy.wgsl")]
-    }
-
-    fn options(&self) -> RowOptions {
-        RowOptions {
-            reduction: self.reduction,
-            empty: self.empty,
-            ignored: self.ignore_index.as_slice().to_vec(),
-            weighted_rows: self.denominator == Denominator::Weights,
-            padding: self.padding,
-            shard: self.shard,
-        }
-    }
-
-    fn streams(&self) -> &'static [FunctorStream] {
-        STREAMS
-    }
-
-    fn shapes(&self, call: &Call) -> Vec<(&'static str, u32)> {
+    /// What shapes the code.
+    fn overrides(&self, call: &Call) -> Vec<(&'static str, u32)> {
         let wants = |names: &[&str]| u32::from(names.iter().any(|name| call.wants(name)));
         let ordinal = self.label_smoothing > 0.0 && self.smoothing == Smoothing::Ordinal;
         let statistics = call.wants("statistics");
@@ -440,7 +426,8 @@ impl RowLoss for CrossEntropy {
         ]
     }
 
-    fn numbers(&self, call: &Call) -> Vec<(String, Number)> {
+    /// What changes without a new pipeline.
+    fn uniforms(&self, call: &Call) -> Vec<(&'static str, Number)> {
         let epsilon = self.label_smoothing;
         let classes = self.all_classes(call.dim(Dim::Classes));
         let uniform = self.smoothing == Smoothing::Uniform;
@@ -457,20 +444,56 @@ impl RowLoss for CrossEntropy {
         ];
         let counts =
             [("first_class", self.shard.map_or(0, |shard| shard.first)), ("all_classes", classes)];
-        let named = |(name, value): (&str, f64)| (name.to_owned(), value.into());
-        let counted = |(name, value): (&str, u64)| (name.to_owned(), value.into());
-        numbers.into_iter().map(named).chain(counts.into_iter().map(counted)).collect()
+        let numbers = numbers.map(|(name, value)| (name, Number::from(value)));
+        let counts = counts.map(|(name, value)| (name, Number::from(value)));
+        numbers.into_iter().chain(counts).collect()
     }
 
-    fn closes_unseen(&self, call: &Call) -> bool {
-        // Focal factors look at the target's score.
-        !self.streams_twice(call) && self.focal_gamma == 0.0
-    }
-
-    fn streams_twice(&self, call: &Call) -> bool {
+    /// What a saved lse spares.
+    fn given(&self, call: &Call) -> Given {
         // Σ w of very many classes is summed in the stream: see `MOST_ITERATIONS`.
         let many = call.has("weight") && call.dim(Dim::Classes) > MOST_ITERATIONS;
-        self.has_term(call) && (call.has("target_probs") || self.focal_gamma > 0.0 || many)
+        let focal = self.focal_gamma > 0.0;
+        if self.has_term(call) && (call.has("target_probs") || focal || many) {
+            Given::Nothing
+        } else if focal {
+            // Its factors look at the target's score.
+            Given::Stream
+        } else {
+            Given::All
+        }
+    }
+}
+
+impl RowLoss for CrossEntropy {
+    fn linear_about(&self) -> Option<&'static About> {
+        Some(&super::linear_cross_entropy::ABOUT)
+    }
+
+    fn program(&self, call: &Call) -> RowProgram {
+        let ignored = self.ignore_index.as_slice().to_vec();
+        let looks = if call.wants("rank") { LabelScore::Streaming } else { LabelScore::Closing };
+        RowProgram {
+            reduction: self.reduction,
+            empty: self.empty,
+            padding: self.padding,
+            shard: self.shard,
+            sources: vec![shader!("row/scores.wgsl"), shader!("loss/cross_entropy.wgsl")],
+            streams: STREAMS.to_vec(),
+            target: Target::Index { ignored },
+            counted: Counted {
+                row_weights: self.denominator == Denominator::Weights,
+                class_weights: Some("weight"),
+            },
+            state: StateLayout { words: 8, shardable: true },
+            outputs: OUTPUTS,
+            factors: FACTORS,
+            label_score: looks,
+            given: self.given(call),
+            overrides: self.overrides(call),
+            uniforms: self.uniforms(call),
+            ..RowProgram::default()
+        }
     }
 
     fn check(&self, call: &Call) -> Result<()> {

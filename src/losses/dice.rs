@@ -2,20 +2,17 @@
 
 mod reference;
 
+use super::separable::{SUMS_FACTORS, SUMS_STATE};
 use crate::{
     data::{
         array::{Arithmetic, Arrays},
         error::{Error, Result},
         tensor::{Dtype, Layout},
     },
-    plan::{
-        Number, Plan, Planner,
-        kernel::{Source, shader},
-        profile::Profile,
-    },
+    plan::{Plan, Planner, kernel::shader, profile::Profile},
     skeleton::{
         operation::Loss,
-        row::{self, FunctorStream, RowLoss, RowOptions, Span},
+        row::{self, Broadcast, RowLoss, RowProgram, RowStream},
         sums::Totals,
     },
     spec::{
@@ -354,41 +351,26 @@ fn transpose(layout: &mut Layout) {
     layout.shape = vec![if rows == 0 { 0 } else { columns }, rows.max(1)];
 }
 
-static STREAMS: &[FunctorStream] =
-    &[FunctorStream { name: "targets", argument: "targets", span: Span::Matrix, default: 0.0 }];
-
 impl RowLoss for Dice {
-    fn sources(&self) -> Vec<Source> {
-        vec![shader!("loss/dice.wgsl"), shader!("loss/sums.wgsl")]
-    }
-
-    fn options(&self) -> RowOptions {
-        RowOptions {
+    fn program(&self, call: &Call) -> RowProgram {
+        let share = self.bce / call.dim(Dim::Classes).max(1) as f64;
+        RowProgram {
             reduction: self.parts_reduction(),
             empty: self.empty,
             // Elsewhere a row of the plan is no row of the tensor.
             padding: if self.per == Per::Row { self.padding } else { Padding::Keep },
-            ..RowOptions::default()
+            sources: vec![
+                shader!("loss/dice.wgsl"),
+                shader!("row/open.wgsl"),
+                shader!("loss/sums.wgsl"),
+            ],
+            streams: vec![RowStream::read("targets", Broadcast::Elements)],
+            state: SUMS_STATE,
+            factors: SUMS_FACTORS,
+            overrides: vec![("HAS_BCE", (self.bce > 0.0).into())],
+            uniforms: vec![("smooth_by", self.smooth.into()), ("bce_share", share.into())],
+            ..RowProgram::default()
         }
-    }
-
-    fn streams(&self) -> &'static [FunctorStream] {
-        STREAMS
-    }
-
-    fn shapes(&self, _: &Call) -> Vec<(&'static str, u32)> {
-        vec![("HAS_BCE", (self.bce > 0.0).into())]
-    }
-
-    fn numbers(&self, call: &Call) -> Vec<(String, Number)> {
-        let share = self.bce / call.dim(Dim::Classes).max(1) as f64;
-        [("smooth_by", self.smooth), ("bce_share", share)]
-            .map(|(name, value)| (name.to_owned(), value.into()))
-            .into()
-    }
-
-    fn streams_twice(&self, _: &Call) -> bool {
-        true
     }
 
     fn check(&self, _: &Call) -> Result<()> {

@@ -5,15 +5,11 @@ use crate::{
         array::{Arithmetic, Arrays},
         error::{Error, Result},
     },
-    plan::{
-        Number, Plan,
-        kernel::{Source, shader},
-        profile::Profile,
-    },
+    plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
         operation::Loss,
         pairs::{self, Columns, PairLoss, Pairing},
-        row::{self, FunctorStream, RowLoss, RowOptions},
+        row::{self, RowLoss, RowProgram, Target},
     },
     spec::{
         about::{About, Argument, Dim, Kind, OptionAbout, Signature},
@@ -270,42 +266,24 @@ impl Loss for InfoNce {
 }
 
 impl RowLoss for InfoNce {
-    fn sources(&self) -> Vec<Source> {
-        pairs::sources(true, shader!("loss/info_nce.wgsl"))
-    }
-
-    fn options(&self) -> RowOptions {
-        let options = pairs::row_options(self.reduction, self.empty, self.ignore_index.as_slice());
-        RowOptions { shard: self.shard, ..options }
-    }
-
-    fn streams(&self) -> &'static [FunctorStream] {
-        pairs::STREAMS
-    }
-
-    fn shapes(&self, call: &Call) -> Vec<(&'static str, u32)> {
-        vec![
-            ("DIAGONAL", (!call.has("targets")).into()),
-            ("HAS_LABELS", call.has("labels").into()),
-            ("HAS_SCALE", call.has("scale").into()),
-            ("JOINT", self.symmetric.into()),
-            ("SHARDED", self.shard.is_some().into()),
-            ("SCALE_GRADIENT", call.wants("grad.scale").into()),
-        ]
-    }
-
-    fn numbers(&self, _: &Call) -> Vec<(String, Number)> {
+    fn program(&self, call: &Call) -> RowProgram {
         // The mean of two directions is half the gradient of their sum.
         let share = if self.symmetric { 0.5 } else { 1.0 };
-        pairs::numbers(1.0 / self.temperature, share, self.shard)
-    }
-
-    fn streams_twice(&self, _: &Call) -> bool {
-        false
-    }
-
-    fn closes_unseen(&self, _: &Call) -> bool {
-        true
+        let own = shader!("loss/info_nce.wgsl");
+        RowProgram {
+            reduction: self.reduction,
+            empty: self.empty,
+            target: Target::Index { ignored: self.ignore_index.as_slice().to_vec() },
+            overrides: vec![
+                ("DIAGONAL", (!call.has("targets")).into()),
+                ("HAS_LABELS", call.has("labels").into()),
+                ("HAS_SCALE", call.has("scale").into()),
+                ("JOINT", self.symmetric.into()),
+                ("SHARDED", self.shard.is_some().into()),
+                ("SCALE_GRADIENT", call.wants("grad.scale").into()),
+            ],
+            ..pairs::softmax_program(own, 1.0 / self.temperature, share, self.shard)
+        }
     }
 
     fn check(&self, call: &Call) -> Result<()> {

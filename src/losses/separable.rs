@@ -6,14 +6,14 @@ use crate::{
         error::{Error, Result},
     },
     plan::{
-        Number, Plan,
+        Plan,
         kernel::{Source, shader},
         profile::Profile,
     },
     reference::{Findings, no_output},
     skeleton::{
         operation::Loss,
-        row::{self, FunctorStream, RowLoss, RowOptions},
+        row::{self, Field, RowLoss, RowProgram, StateLayout, Target},
     },
     spec::{
         about::{About, Argument, Dim, Kind, Signature},
@@ -22,6 +22,12 @@ use crate::{
         options::{MOST_IGNORED, Reduction, check_reduction},
     },
 };
+
+/// The state of `shaders/loss/sums.wgsl`.
+pub(crate) const SUMS_STATE: StateLayout = StateLayout::words(8);
+/// What it leaves for the gradient.
+pub(crate) static SUMS_FACTORS: &[Field] =
+    &[Field::vec4("sums"), Field::f32("factor"), Field::u32("label")];
 
 /// A loss of a row that depends on its columns through four sums alone.
 ///
@@ -231,37 +237,22 @@ fn each(inputs: &Arrays, name: &str, rows: usize) -> Vec<f64> {
 }
 
 impl<L: SeparableRow> RowLoss for Separable<L> {
-    fn sources(&self) -> Vec<Source> {
-        vec![
-            Source { path: L::NAME, text: L::WGSL },
-            shader!("loss/separable.wgsl"),
-            shader!("loss/sums.wgsl"),
-        ]
-    }
-
-    fn options(&self) -> RowOptions {
-        RowOptions {
+    fn program(&self, _: &Call) -> RowProgram {
+        let number = |(name, value): (&'static str, f64)| (name, value.into());
+        RowProgram {
             reduction: self.reduction,
-            ignored: self.ignored.clone(),
-            ..RowOptions::default()
+            sources: vec![
+                Source { path: L::NAME, text: L::WGSL },
+                shader!("loss/separable.wgsl"),
+                shader!("row/open.wgsl"),
+                shader!("loss/sums.wgsl"),
+            ],
+            target: Target::Index { ignored: self.ignored.clone() },
+            state: SUMS_STATE,
+            factors: SUMS_FACTORS,
+            uniforms: self.row.numbers().into_iter().map(number).collect(),
+            ..RowProgram::default()
         }
-    }
-
-    fn streams(&self) -> &'static [FunctorStream] {
-        &[]
-    }
-
-    fn shapes(&self, _: &Call) -> Vec<(&'static str, u32)> {
-        Vec::new()
-    }
-
-    fn numbers(&self, _: &Call) -> Vec<(String, Number)> {
-        let number = |(name, value): (&str, f64)| (name.to_owned(), value.into());
-        self.row.numbers().into_iter().map(number).collect()
-    }
-
-    fn streams_twice(&self, _: &Call) -> bool {
-        true
     }
 
     fn check(&self, call: &Call) -> Result<()> {

@@ -5,15 +5,11 @@ use crate::{
         array::{Arithmetic, Arrays},
         error::Result,
     },
-    plan::{
-        Number, Plan,
-        kernel::{Source, shader},
-        profile::Profile,
-    },
+    plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
         operation::Loss,
         pairs::{self, Columns, PairLoss, Pairing},
-        row::{FunctorStream, RowLoss, RowOptions},
+        row::{Field, Reduced, RowLoss, RowOutput, RowProgram, StateLayout, Target},
     },
     spec::{
         about::{About, Argument, Dim, Kind, OptionAbout, Signature},
@@ -226,30 +222,29 @@ impl Loss for SigmoidContrastive {
     }
 }
 
+static FACTORS: &[Field] = &[Field::f32("factor")];
+
+/// A row's parts of the gradients of scale and bias.
+static OUTPUTS: &[RowOutput] = &[
+    RowOutput::number("scale").reduced(Reduced::Sum("grad.scale")),
+    RowOutput::number("bias").reduced(Reduced::Sum("grad.bias")),
+];
+
 impl RowLoss for SigmoidContrastive {
-    fn sources(&self) -> Vec<Source> {
-        pairs::sources(false, shader!("loss/sigmoid_contrastive.wgsl"))
-    }
-
-    fn options(&self) -> RowOptions {
-        let options = pairs::row_options(self.reduction, self.empty, self.ignore_index.as_slice());
-        RowOptions { shard: self.shard, ..options }
-    }
-
-    fn streams(&self) -> &'static [FunctorStream] {
-        pairs::STREAMS
-    }
-
-    fn shapes(&self, call: &Call) -> Vec<(&'static str, u32)> {
-        vec![("DIAGONAL", (!call.has("targets")).into()), ("HAS_SCALE", call.has("scale").into())]
-    }
-
-    fn numbers(&self, _: &Call) -> Vec<(String, Number)> {
-        pairs::numbers(1.0, 1.0, self.shard)
-    }
-
-    fn streams_twice(&self, _: &Call) -> bool {
-        true
+    fn program(&self, call: &Call) -> RowProgram {
+        RowProgram {
+            reduction: self.reduction,
+            empty: self.empty,
+            target: Target::Index { ignored: self.ignore_index.as_slice().to_vec() },
+            state: StateLayout::words(4),
+            outputs: OUTPUTS,
+            factors: FACTORS,
+            overrides: vec![
+                ("DIAGONAL", (!call.has("targets")).into()),
+                ("HAS_SCALE", call.has("scale").into()),
+            ],
+            ..pairs::program(shader!("loss/sigmoid_contrastive.wgsl"), 1.0, 1.0, self.shard)
+        }
     }
 
     fn check(&self, call: &Call) -> Result<()> {

@@ -8,15 +8,11 @@ use crate::{
         array::{Arithmetic, Arrays},
         error::{Error, Result},
     },
-    plan::{
-        Number, Plan,
-        kernel::{Source, shader},
-        profile::Profile,
-    },
+    plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
         operation::Loss,
         pairs::{self, Columns, PairLoss, Pairing},
-        row::{FunctorStream, RowLoss, RowOptions},
+        row::{RowLoss, RowProgram, StateLayout},
     },
     spec::{
         about::{About, Argument, Dim, Kind, OptionAbout, Signature},
@@ -186,28 +182,14 @@ impl Loss for Similarity {
 }
 
 impl RowLoss for Similarity {
-    fn sources(&self) -> Vec<Source> {
-        pairs::sources(false, shader!("loss/similarity.wgsl"))
-    }
-
-    fn options(&self) -> RowOptions {
-        RowOptions { reduction: Reduction::Sum, ..RowOptions::default() }
-    }
-
-    fn streams(&self) -> &'static [FunctorStream] {
-        pairs::STREAMS
-    }
-
-    fn shapes(&self, call: &Call) -> Vec<(&'static str, u32)> {
-        vec![("HAS_SCALE", call.has("scale").into())]
-    }
-
-    fn numbers(&self, _: &Call) -> Vec<(String, Number)> {
-        pairs::numbers(1.0 / self.temperature, 1.0, None)
-    }
-
-    fn streams_twice(&self, _: &Call) -> bool {
-        true
+    fn program(&self, call: &Call) -> RowProgram {
+        let own = shader!("loss/similarity.wgsl");
+        RowProgram {
+            reduction: Reduction::Sum,
+            state: StateLayout::words(1),
+            overrides: vec![("HAS_SCALE", call.has("scale").into())],
+            ..pairs::program(own, 1.0 / self.temperature, 1.0, None)
+        }
     }
 
     fn check(&self, call: &Call) -> Result<()> {

@@ -5,15 +5,11 @@ use crate::{
         array::{Arithmetic, Arrays},
         error::{Error, Result},
     },
-    plan::{
-        Number, Plan,
-        kernel::{Source, shader},
-        profile::Profile,
-    },
+    plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
         operation::Loss,
         pairs::{self, Columns, PairLoss, Pairing},
-        row::{self, FunctorStream, RowLoss, RowOptions},
+        row::{self, RowLoss, RowProgram, Target},
     },
     spec::{
         about::{About, Argument, Dim, Kind, OptionAbout, Signature},
@@ -234,34 +230,17 @@ impl Loss for SupCon {
 }
 
 impl RowLoss for SupCon {
-    fn sources(&self) -> Vec<Source> {
-        pairs::sources(true, shader!("loss/sup_con.wgsl"))
-    }
-
-    fn options(&self) -> RowOptions {
-        // What stands for a target is the number of positives: see `pairs`.
-        let options = pairs::row_options(self.reduction, self.empty, &[0]);
-        RowOptions { shard: self.shard.map(|shard| Shard { first: 0, ..shard }), ..options }
-    }
-
-    fn streams(&self) -> &'static [FunctorStream] {
-        pairs::STREAMS
-    }
-
-    fn shapes(&self, _: &Call) -> Vec<(&'static str, u32)> {
-        vec![("JOINT", 1), ("SHARDED", self.shard.is_some().into())]
-    }
-
-    fn numbers(&self, _: &Call) -> Vec<(String, Number)> {
-        pairs::numbers(1.0 / self.temperature, 1.0, self.shard)
-    }
-
-    fn streams_twice(&self, _: &Call) -> bool {
-        false
-    }
-
-    fn closes_unseen(&self, _: &Call) -> bool {
-        true
+    fn program(&self, _: &Call) -> RowProgram {
+        let own = shader!("loss/sup_con.wgsl");
+        RowProgram {
+            reduction: self.reduction,
+            empty: self.empty,
+            shard: self.shard.map(|shard| Shard { first: 0, ..shard }),
+            // What stands for a target is the number of positives: see `pairs`.
+            target: Target::Index { ignored: vec![0] },
+            overrides: vec![("JOINT", 1), ("SHARDED", self.shard.is_some().into())],
+            ..pairs::softmax_program(own, 1.0 / self.temperature, 1.0, self.shard)
+        }
     }
 
     fn check(&self, call: &Call) -> Result<()> {

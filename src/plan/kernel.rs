@@ -167,15 +167,27 @@ pub(crate) use shader;
 
 /// Sizes that both sides count with: written into every module, so that there is one place for them.
 pub(crate) mod size {
-    /// Words of a row's record.
-    pub const RECORD: u32 = 16;
+    /// Words of a row in the output `statistics`, whatever the loss: its state as shards exchange it.
+    pub const STATISTICS: u32 = crate::spec::shard::STATE_WORDS as u32;
+    /// The word of a row's record that is its loss, and the one that is its flags. What follows is the loss's own:
+    /// see `row::RowProgram`.
+    pub const RECORD_LOSS: u32 = 0;
+    pub const RECORD_FLAGS: u32 = 1;
+    /// Words of a tally.
+    pub const TALLY: u32 = 13;
     /// Entries of the row table before the first row.
     pub const HEADER: u32 = 4;
     /// Rows, or tallies, that one workgroup folds into a tally.
     pub const BLOCK: u32 = 1024;
 
-    pub(super) const ALL: [(&str, u32); 3] =
-        [("RECORD", RECORD), ("HEADER", HEADER), ("BLOCK", BLOCK)];
+    pub(super) const ALL: [(&str, u32); 6] = [
+        ("STATISTICS_WORDS", STATISTICS),
+        ("RECORD_LOSS", RECORD_LOSS),
+        ("RECORD_FLAGS", RECORD_FLAGS),
+        ("TALLY_WORDS", TALLY),
+        ("HEADER", HEADER),
+        ("BLOCK", BLOCK),
+    ];
 }
 
 /// One specialisation: what is compiled, without the numbers it runs on.
@@ -186,6 +198,8 @@ pub struct Kernel {
     pub label: String,
     /// The entry point.
     pub entry: &'static str,
+    /// WGSL that a skeleton writes for this kernel: constants and structs whose words it counts with.
+    pub declarations: String,
     /// The files after the prologue.
     pub sources: Vec<Source>,
     /// The tensors.
@@ -243,6 +257,7 @@ impl Kernel {
         for (name, value) in size::ALL {
             let _ = writeln!(text, "const {name}: u32 = {value}u;");
         }
+        text.push_str(&self.declarations);
         text.push_str("struct Params {\n");
         for (name, scalar) in &self.fields {
             let scalar = match scalar {

@@ -88,6 +88,7 @@ impl<'a> Planner<'a> {
             kernel: Kernel {
                 label,
                 entry,
+                declarations: String::new(),
                 sources: sources.to_vec(),
                 streams: Vec::new(),
                 fields: Vec::new(),
@@ -147,6 +148,12 @@ pub(crate) struct Step<'p, 'a> {
 }
 
 impl Step<'_, '_> {
+    /// WGSL that belongs before the kernel's files.
+    pub fn declare(mut self, declarations: &str) -> Self {
+        self.kernel.declarations.push_str(declarations);
+        self
+    }
+
     /// A number that changes without a new pipeline.
     pub fn number(mut self, name: impl Into<String>, value: impl Into<Number>) -> Self {
         let (scalar, word) = match value.into() {

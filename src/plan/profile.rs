@@ -81,8 +81,8 @@ impl Default for Profile {
     }
 }
 
-/// Bytes of one mergeable state in workgroup memory.
-const STATE_BYTES: u32 = 32;
+/// Words of a mergeable state in workgroup memory that never cost a workgroup lanes.
+const SMALL_STATE: u32 = 8;
 /// Bytes of one tally.
 const TALLY_BYTES: u32 = 52;
 
@@ -136,9 +136,10 @@ impl Profile {
         previous_power_of_two(self.row_lanes.min(most).max(1))
     }
 
-    /// Lanes of a workgroup in row kernels, within the limits.
-    pub(crate) fn lanes(&self) -> u32 {
-        let most = self.workgroup_size.min(self.workgroup_bytes / STATE_BYTES);
+    /// Lanes of a workgroup in row kernels whose mergeable state has so many words, within the limits.
+    pub(crate) fn lanes(&self, state_words: u32) -> u32 {
+        let bytes = 4 * state_words.max(SMALL_STATE);
+        let most = self.workgroup_size.min(self.workgroup_bytes / bytes);
         previous_power_of_two(self.row_lanes.min(most).max(1))
     }
 

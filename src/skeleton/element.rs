@@ -12,8 +12,9 @@ use crate::{
     plan::kernel::Source,
     skeleton::operation::Loss,
     spec::{
+        broadcast::Broadcast,
         call::{Call, Operand},
-        extents::{Extents, Span},
+        extents::Extents,
         options::{Empty, MaskedMean, Padding, Reduction, check_reduction},
     },
 };
@@ -143,7 +144,7 @@ fn check(loss: &dyn ElementLoss, call: &Call, extents: Extents) -> Result<()> {
         }
         let gradient = format!("grad.{name}");
         if let Some(operand) = call.outputs.get(&gradient)
-            && extents.span(&gradient, &operand.layout.shape)? != Span::Elements
+            && extents.span(&gradient, &operand.layout.shape)? != Broadcast::Elements
         {
             return Err(wrong(&gradient, operand, extents));
         }
@@ -153,10 +154,10 @@ fn check(loss: &dyn ElementLoss, call: &Call, extents: Extents) -> Result<()> {
     for (name, operand) in spans {
         let Some(operand) = operand else { continue };
         let span = extents.span(name, &operand.layout.shape)?;
-        let one = span == Span::One || operand.layout.len() == 1;
+        let one = span == Broadcast::One || operand.layout.len() == 1;
         let fits = match (per_element, name) {
-            (true, "loss") => span == Span::Elements,
-            (true, _) => one || span == Span::Elements,
+            (true, "loss") => span == Broadcast::Elements,
+            (true, _) => one || span == Broadcast::Elements,
             (false, _) => operand.layout.shape == [1],
         };
         if !fits {
@@ -177,7 +178,7 @@ fn check(loss: &dyn ElementLoss, call: &Call, extents: Extents) -> Result<()> {
 /// Bits lie as the elements do, so those have to lie in one order; broadcasts lie as they like.
 fn check_order(loss: &dyn ElementLoss, call: &Call, extents: Extents) -> Result<()> {
     let planes = |operand: &&Operand| {
-        let elements = matches!(extents.span("", &operand.layout.shape), Ok(Span::Elements));
+        let elements = matches!(extents.span("", &operand.layout.shape), Ok(Broadcast::Elements));
         elements && operand.layout.has_planes()
     };
     match call.inputs.values().chain(call.outputs.values()).find(planes) {

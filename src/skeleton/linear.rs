@@ -31,7 +31,7 @@ use crate::{
     plan::{Plan, View, profile::Profile},
     skeleton::{
         operation::Loss,
-        row::{Gradient, RowLoss, Rows, Scores},
+        row::{Gradient, LabelScore, RowLoss, Rows, Scores},
     },
     spec::{
         about::{About, Dim, Signature},
@@ -169,13 +169,15 @@ fn plan(
     let inner = scores_call(call);
     let mut rows = Rows::new(loss, &inner, profile)?;
     rows.planner.rename(name);
-    let layer = Layer::new(options, call, profile)?;
+    let mut layer = Layer::new(options, call, profile)?;
+    layer.needs_whole_rows = rows.needs_whole_rows();
     let matrices = [Some(&layer.hidden), layer.hidden_gradient.as_ref()];
     // Chunks of rows, not windows, keep the dispatches short.
     let windows = rows.windows(matrices.into_iter().flatten(), u64::MAX)?;
     rows.begin(&windows)?;
     rows.planner.unstored(layer.rows * layer.classes * 4);
-    let closing = if rows.closes_unseen() { 0 } else { 1 + u64::from(rows.looks_ahead()) };
+    let ahead = u64::from(rows.label_score() == LabelScore::Streaming);
+    let closing = if rows.closes_unseen() { 0 } else { u64::from(rows.rounds()) + ahead };
     let blocks = (closing + u64::from(rows.writes(&layer.gradient()))).max(1);
     let walks = layer.walks(&mut rows, &windows, Passes { held: 1, whole: 1, blocks })?;
     let sums = layer.sums(&mut rows, walks.iter().map(|walk| walk.parts.len()).sum());
@@ -371,20 +373,26 @@ impl<'a> Layer<'a> {
             return rows.close(*index, stretch, None);
         }
         let waiting = rows.waiting(stretch);
-        let ahead = rows.looks_ahead();
+        let ahead = rows.label_score() == LabelScore::Streaming;
         for block in walk.blocks.iter().filter(|_| ahead) {
             let scores = self.block_scores(rows, walk, part, block)?;
-            rows.beside(*index, stretch, block, &scores)?;
+            rows.label_scores(*index, stretch, block, &scores)?;
         }
-        for block in &walk.blocks {
-            let scores = self.scores_again(rows, walk, part, block, ahead)?;
-            if !ahead {
-                rows.beside(*index, stretch, block, &scores)?;
+        for round in 0..rows.rounds() {
+            for block in &walk.blocks {
+                let first = round == 0;
+                let scores = self.scores_again(rows, walk, part, block, ahead || !first)?;
+                if first && rows.label_score() == LabelScore::Closing {
+                    rows.label_scores(*index, stretch, block, &scores)?;
+                }
+                rows.block(*index, stretch, block, &scores, &waiting, round)?;
+                if first {
+                    see(rows, block, &scores)?;
+                }
             }
-            rows.block(*index, stretch, block, &scores, &waiting)?;
-            see(rows, block, &scores)?;
+            rows.end_blocks(*index, stretch, &waiting, round)?;
         }
-        rows.close_blocks(*index, stretch, &waiting)
+        Ok(())
     }
 
     /// The scores of a block, at their place among all classes.
@@ -509,7 +517,7 @@ impl<'a> Layer<'a> {
         let chunk = walk.block(part, &all);
         let gradient = self.gradient();
         // Rows that are closed without a stream have no use for scores but their gradient.
-        if rows.writes(&gradient) || !rows.closes() {
+        if rows.writes(&gradient) || !rows.closes_unseen() {
             self.scores(rows, part, &chunk)?;
         }
         rows.main(part.index, &part.rows, &Scores { scores: chunk.clone(), gradient })?;

@@ -16,26 +16,20 @@ use crate::{
         tensor::Dtype,
     },
     plan::{
-        Number, Plan, View,
+        Plan, View,
         kernel::{Source, shader},
         limits::MOST_ITERATIONS,
         profile::Profile,
     },
     skeleton::{
         linear::{Layer, LinearOptions, Passes},
-        row::{FunctorStream, RowLoss, RowOptions, Rows, Span, missing},
+        row::{
+            Broadcast, Field, Given, LabelScore, Reduced, RowLoss, RowOutput, RowProgram,
+            RowStream, Rows, StateLayout, missing,
+        },
     },
-    spec::{
-        about::Dim,
-        call::Call,
-        check,
-        options::{Empty, Reduction, WeightLayout},
-        shard::Shard,
-    },
+    spec::{about::Dim, call::Call, check, options::WeightLayout, shard::Shard},
 };
-
-/// Words of a row's record that are its parts of the gradients of scale and bias.
-const SHARED: [(&str, u32); 2] = [("grad.scale", 2), ("grad.bias", 3)];
 
 /// How a pair loss pairs.
 #[derive(Clone, Copy, Debug)]
@@ -79,41 +73,65 @@ pub(crate) trait PairLoss: RowLoss {
 }
 
 /// The tensors of every pair functor beside the scores.
-pub(crate) static STREAMS: &[FunctorStream] = &[
-    stream("query_table", Span::Matrix),
-    stream("key_table", Span::Planes),
-    stream("column_table", Span::Planes),
-    stream("scale", Span::Rows),
-    stream("bias", Span::Rows),
+static STREAMS: [RowStream; 5] = [
+    RowStream::read("query_table", Broadcast::Elements),
+    RowStream::read("key_table", Broadcast::One),
+    RowStream::read("column_table", Broadcast::One),
+    RowStream::read("scale", Broadcast::Rows),
+    RowStream::read("bias", Broadcast::Rows),
 ];
 
-const fn stream(name: &'static str, span: Span) -> FunctorStream {
-    FunctorStream { name, argument: name, span, default: 0.0 }
+/// By-products of a row's softmax. `s` and `x` are those of its positive pair, for `join`.
+static SOFTMAX_OUTPUTS: &[RowOutput] = &[
+    RowOutput::number("lse"),
+    RowOutput::number("scale").reduced(Reduced::Sum("grad.scale")),
+    RowOutput::number("s"),
+    RowOutput::number("x"),
+];
+
+static SOFTMAX_FACTORS: &[Field] =
+    &[Field::f32("top"), Field::f32("inverse_sum"), Field::f32("factor"), Field::f32("share")];
+
+/// What every pair loss declares.
+pub(crate) fn program(own: Source, scale: f64, share: f64, shard: Option<Shard>) -> RowProgram {
+    RowProgram {
+        shard,
+        sources: vec![shader!("pairs.wgsl"), own],
+        streams: STREAMS.to_vec(),
+        uniforms: vec![
+            ("scale", scale.into()),
+            ("share", share.into()),
+            ("first_class", first(shard).into()),
+        ],
+        ..RowProgram::default()
+    }
 }
 
-/// The functor's files: what all pairs share, a softmax or not, and the loss's own.
-pub(crate) fn sources(softmax: bool, own: Source) -> Vec<Source> {
-    let softmax_files = [shader!("pairs/column.wgsl"), shader!("pairs/softmax.wgsl")];
-    let softmax_files = softmax_files.into_iter().filter(|_| softmax);
-    [shader!("pairs.wgsl")].into_iter().chain(softmax_files).chain([own]).collect()
-}
-
-/// The scale where none is given, a direction's share of the loss, and the first key.
-pub(crate) fn numbers(scale: f64, share: f64, shard: Option<Shard>) -> Vec<(String, Number)> {
-    vec![
-        ("scale".to_owned(), scale.into()),
-        ("share".to_owned(), share.into()),
-        ("first_class".to_owned(), first(shard).into()),
-    ]
+/// The same for a loss that is a softmax over the keys.
+pub(crate) fn softmax_program(
+    own: Source,
+    scale: f64,
+    share: f64,
+    shard: Option<Shard>,
+) -> RowProgram {
+    RowProgram {
+        sources: vec![
+            shader!("pairs.wgsl"),
+            shader!("pairs/column.wgsl"),
+            shader!("pairs/softmax.wgsl"),
+            own,
+        ],
+        state: StateLayout { words: 8, shardable: true },
+        outputs: SOFTMAX_OUTPUTS,
+        factors: SOFTMAX_FACTORS,
+        label_score: LabelScore::Closing,
+        given: Given::All,
+        ..program(own, scale, share, shard)
+    }
 }
 
 fn first(shard: Option<Shard>) -> u64 {
     shard.map_or(0, |shard| shard.first)
-}
-
-/// The options that pair losses share.
-pub(crate) fn row_options(reduction: Reduction, empty: Empty, ignored: &[i64]) -> RowOptions {
-    RowOptions { reduction, empty, ignored: ignored.to_vec(), ..RowOptions::default() }
 }
 
 /// Whether a temperature, and the scale that is its inverse, are within f32.
@@ -198,11 +216,6 @@ pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Resul
     match pairs.pairing.columns {
         Columns::Keys => pairs.one_walk(&mut rows, &tables, &walk)?,
         _ => pairs.two_walks(&mut rows, &tables, &walk, &windows)?,
-    }
-    for (name, word) in SHARED {
-        if let Some(output) = call.output(name) {
-            rows.sum_word(word, output)?;
-        }
     }
     rows.end(&windows)
 }

@@ -4,67 +4,30 @@
 //! several workgroups a row where rows are few and long. The choice changes no bit of a row, because
 //! a row is always the same sequence of segments merged in the same order.
 
+mod contract;
 mod rows;
 mod windows;
 
 use crate::{
     data::error::{Error, Result},
-    plan::kernel::Source,
     skeleton::operation::Loss,
     spec::{
         about::{About, Dim},
         call::Call,
-        options::{Empty, Padding, Reduction},
-        shard::Shard,
+        options::Reduction,
     },
 };
 
 pub(crate) use rows::{Gradient, Rows, Scores, functor_streams, plan};
 
-pub use crate::{plan::Number, spec::shard::STATE_WORDS};
-
-/// What all row losses share: how rows are kept, weighed and reduced.
-#[derive(Clone, Debug, Default)]
-pub struct RowOptions {
-    /// How row losses become one number.
-    pub reduction: Reduction,
-    /// What a mean over nothing is.
-    pub empty: Empty,
-    /// Targets whose rows count for nothing (at most four).
-    pub ignored: Vec<i64>,
-    /// The mean's denominator counts row weights.
-    pub weighted_rows: bool,
-    /// What happens to gradient columns past the classes.
-    pub padding: Padding,
-    /// The columns are a shard of all classes, over which targets count.
-    pub shard: Option<Shard>,
-}
-
-/// Over what a functor's stream extends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Span {
-    /// One element a class.
-    Classes,
-    /// One element a row.
-    Rows,
-    /// One element a row and class.
-    Matrix,
-    /// A few tables of one element a class.
-    Planes,
-}
-
-/// A tensor that the functor reads or writes beside the scores and their gradient.
-#[derive(Clone, Copy, Debug)]
-pub struct FunctorStream {
-    /// Its name in WGSL, where `NAME_quad`, `NAME_at` and `NAME_store` reach it.
-    pub name: &'static str,
-    /// The input (or, if it starts with `grad.`, the output) that it is.
-    pub argument: &'static str,
-    /// Over what it extends.
-    pub span: Span,
-    /// What an input that is not given reads as.
-    pub default: f32,
-}
+pub use crate::{
+    plan::Number,
+    spec::{broadcast::Broadcast, shard::STATE_WORDS},
+};
+pub use contract::{
+    Counted, Field, FieldKind, Given, LabelScore, OutputKind, Reduced, Rounds, RowOutput,
+    RowProgram, RowStream, StateLayout, StreamAccess, StreamElement, Target,
+};
 
 /// A loss of a row of scores: what the row skeleton needs beside [`Loss`].
 ///
@@ -76,28 +39,8 @@ pub trait RowLoss: Loss {
         None
     }
 
-    /// The functor's WGSL.
-    fn sources(&self) -> Vec<Source>;
-
-    /// How rows are kept, weighed and reduced.
-    fn options(&self) -> RowOptions;
-
-    /// Its tensors beside the scores.
-    fn streams(&self) -> &'static [FunctorStream];
-
-    /// Values of its overrides: what shapes the code.
-    fn shapes(&self, call: &Call) -> Vec<(&'static str, u32)>;
-
-    /// Its parameters: what changes without a new pipeline.
-    fn numbers(&self, call: &Call) -> Vec<(String, Number)>;
-
-    /// Whether a call that gives `lse` still has to stream the scores once before the gradient.
-    fn streams_twice(&self, call: &Call) -> bool;
-
-    /// Whether a call that gives `lse` closes its rows without a look at any score.
-    fn closes_unseen(&self, _: &Call) -> bool {
-        false
-    }
+    /// What a call needs of the skeleton.
+    fn program(&self, call: &Call) -> RowProgram;
 
     /// What only this loss can refuse.
     fn check(&self, call: &Call) -> Result<()>;
@@ -112,8 +55,8 @@ pub(crate) fn missing(loss: &dyn RowLoss, argument: &str) -> Error {
 }
 
 /// What every row loss refuses.
-fn check_outputs(loss: &dyn RowLoss, call: &Call) -> Result<()> {
-    let per_row = loss.options().reduction == Reduction::None;
+fn check_outputs(loss: &dyn RowLoss, program: &RowProgram, call: &Call) -> Result<()> {
+    let per_row = program.reduction == Reduction::None;
     let rows = call.dim(Dim::Rows);
     let shapes = [("loss", call.outputs.get("loss"), if per_row { rows } else { 1 })];
     for (name, operand, expected) in shapes {

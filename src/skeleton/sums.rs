@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Words of a tally, and tallies that one workgroup folds.
-pub(crate) const TALLY_WORDS: u64 = 13;
+pub(crate) const TALLY_WORDS: u64 = size::TALLY as u64;
 pub(crate) const BLOCK: u64 = size::BLOCK as u64;
 
 /// The reductions around a skeleton's main pass, and the labels of its kernels.
@@ -123,7 +123,7 @@ impl Totals {
         .words("sum", scalar("sum"))
         .words("denominator", scalar("denominator"))
         .words("count", scalar("count"))
-        .words("correct_count", scalar("correct_count"))
+        .words("correct_count", ending.counted.and_then(scalar))
         .words("perplexity", scalar("perplexity"))
         .words("watched", ending.watched.and_then(scalar))
         .words("status", scalar("status"))
@@ -142,6 +142,8 @@ pub(crate) struct Ending {
     pub float_targets: bool,
     /// The output that is the mean of what the loss has watched.
     pub watched: Option<&'static str>,
+    /// The output that is the number of rows counted beside their losses.
+    pub counted: Option<&'static str>,
     /// The tally that the header kept.
     pub kept: u64,
 }

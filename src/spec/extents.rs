@@ -1,5 +1,6 @@
 //! Over which rows and columns the tensors of an element loss extend.
 
+use super::broadcast::Broadcast;
 use crate::data::error::{Error, Result};
 
 /// The rows and columns of the elements: those of the first input.
@@ -8,15 +9,6 @@ pub(crate) struct Extents {
     pub rows: u64,
     pub columns: u64,
     pub matrix: bool,
-}
-
-/// Over what a tensor extends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Span {
-    Elements,
-    Columns,
-    Rows,
-    One,
 }
 
 impl Extents {
@@ -35,14 +27,14 @@ impl Extents {
 
     /// Over what a tensor of this shape extends. A vector of as many elements as there are rows and
     /// columns lies along the last axis, as in PyTorch.
-    pub fn span(self, name: &str, shape: &[u64]) -> Result<Span> {
+    pub fn span(self, name: &str, shape: &[u64]) -> Result<Broadcast> {
         let Self { rows, columns, matrix } = self;
         match *shape {
-            [r, c] if matrix && (r, c) == (rows, columns) => Ok(Span::Elements),
-            [n] if !matrix && n == rows => Ok(Span::Elements),
-            [n] if matrix && n == columns => Ok(Span::Columns),
-            [r, 1] if matrix && r == rows => Ok(Span::Rows),
-            [1] => Ok(Span::One),
+            [r, c] if matrix && (r, c) == (rows, columns) => Ok(Broadcast::Elements),
+            [n] if !matrix && n == rows => Ok(Broadcast::Elements),
+            [n] if matrix && n == columns => Ok(Broadcast::Columns),
+            [r, 1] if matrix && r == rows => Ok(Broadcast::Rows),
+            [1] => Ok(Broadcast::One),
             _ => Err(Error::WrongShape {
                 argument: name.to_owned(),
                 found: shape.to_vec(),

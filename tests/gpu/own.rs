@@ -6,7 +6,7 @@ use surprisal::{
     kernel::Source,
     loss::{About, Argument, Dim, Kind},
     plan::Call,
-    row::{FunctorStream, Number, RowLoss, RowOptions, Span},
+    row::{Broadcast, RowLoss, RowProgram, RowStream},
     testing,
 };
 
@@ -110,41 +110,22 @@ impl RowLoss for Hinted {
         Some(&ABOUT)
     }
 
-    fn sources(&self) -> Vec<Source> {
-        let mut sources = self.0.sources();
+    fn program(&self, call: &Call) -> RowProgram {
+        let mut program = self.0.program(call);
         // The functor's own `emit`, under another name, and one that calls it.
         let sums =
             include_str!("../../shaders/loss/sums.wgsl").replace("fn emit(", "fn emit_scores(");
-        sources.retain(|source| source.path != "loss/sums.wgsl");
-        sources.push(Source { path: "sums", text: sums.leak() });
+        program.sources.retain(|source| source.path != "loss/sums.wgsl");
+        program.sources.push(Source { path: "sums", text: sums.leak() });
         let text = "
             fn emit(row: Row, closed: Closed, it: Item) {
                 let half = bitcast<vec4<u32>>(closed.factor * it.z);
                 hint_store(row.index, it.column, gradient_bits(closed.flags, half));
                 emit_scores(row, closed, it);
             }";
-        sources.push(Source { path: "hinted", text });
-        sources
-    }
-
-    fn options(&self) -> RowOptions {
-        self.0.options()
-    }
-
-    fn streams(&self) -> &'static [FunctorStream] {
-        &[FunctorStream { name: "hint", argument: "grad.hint", span: Span::Matrix, default: 0.0 }]
-    }
-
-    fn shapes(&self, call: &Call) -> Vec<(&'static str, u32)> {
-        self.0.shapes(call)
-    }
-
-    fn numbers(&self, call: &Call) -> Vec<(String, Number)> {
-        self.0.numbers(call)
-    }
-
-    fn streams_twice(&self, call: &Call) -> bool {
-        self.0.streams_twice(call)
+        program.sources.push(Source { path: "hinted", text });
+        program.streams.push(RowStream::write("hint", "grad.hint", Broadcast::Elements));
+        program
     }
 
     fn check(&self, call: &Call) -> Result<()> {

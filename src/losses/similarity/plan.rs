@@ -2,15 +2,13 @@
 
 use crate::{
     data::{
-        error::{Error, Result},
+        error::Result,
         tensor::{Dtype, Layout},
     },
     losses::Similarity,
-    plan::{
-        Plan, View, kernel::shader, limits::MOST_ITERATIONS, profile::Profile, stretches::stretches,
-    },
+    plan::{Plan, profile::Profile},
     skeleton::{
-        linear::{Part, Passes},
+        linear::Passes,
         pairs::Pairs,
         row::{Gradient, Rows, Scores},
     },
@@ -47,7 +45,7 @@ pub(crate) fn similarity(loss: &Similarity, call: &Call, profile: &Profile) -> R
             let scores = Scores { scores: chunk.clone(), gradient: gradient() };
             rows.main(part.index, &part.rows, &scores)?;
             if let Some(outputs) = &outputs {
-                pairs.top(&mut rows, part, &chunk, outputs)?;
+                rows.largest(part.index, &part.rows, &chunk, loss.k.into(), Some(outputs))?;
             }
         } else {
             pairs.layer.close(&mut rows, &walk, part, |rows, block, scores| {
@@ -57,38 +55,4 @@ pub(crate) fn similarity(loss: &Similarity, call: &Call, profile: &Profile) -> R
         }
     }
     rows.end(&windows)
-}
-
-impl Pairs<'_> {
-    /// The largest scores of a chunk's rows: as many ranks a dispatch as its loops allow.
-    fn top(
-        &self,
-        rows: &mut Rows,
-        Part { index, rows: part, .. }: &Part,
-        chunk: &View,
-        [scores, indices]: &[View; 2],
-    ) -> Result<()> {
-        let lanes = u64::from(self.profile.lanes());
-        let walk = self.layer.classes.div_ceil(4 * lanes) + 16;
-        if walk > MOST_ITERATIONS {
-            let (what, limit) = ("keys of a top k".to_owned(), (MOST_ITERATIONS - 16) * 4 * lanes);
-            return Err(Error::Limit { what, found: self.layer.classes, limit });
-        }
-        let k = scores.layout.columns();
-        for ranks in stretches(k, MOST_ITERATIONS / walk) {
-            let streams = rows.streams(part, false);
-            let step = rows
-                .step("top", shader!("pairs/top.wgsl"), *index, part)
-                .number("k", k)
-                .number("first", ranks.start)
-                .number("end", ranks.end)
-                .words("statistics", None)
-                .words("top_scores", Some(scores.clone().rows(part)))
-                .words("top_indices", Some(indices.clone().rows(part)))
-                .read("logits", Some(chunk.clone()), 0.0)
-                .write("gradient", None);
-            crate::skeleton::row::functor_streams(step, streams).groups(part.end - part.start)?;
-        }
-        Ok(())
-    }
 }

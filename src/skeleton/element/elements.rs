@@ -21,8 +21,9 @@ use crate::{
     },
     skeleton::sums::{self, Ending, TALLY_WORDS, Totals},
     spec::{
+        broadcast::Broadcast,
         call::{Call, Operand},
-        extents::{Extents, Span},
+        extents::Extents,
         options::{MaskedMean, Padding, Reduction},
     },
 };
@@ -141,22 +142,24 @@ impl<'a> Elements<'a> {
             let first = window.start / image * self.plane;
             let rows = first..(window.end.div_ceil(image) * self.plane).min(self.extents.rows);
             return Ok(match self.extents.span("", &view.layout.shape)? {
-                Span::One => Reached { view, reach: Reach::One },
-                Span::Rows => Reached { view: view.rows(&rows), reach: Reach::Pixels },
-                Span::Columns => Reached { view: view.for_every_row(), reach: Reach::Channels },
-                Span::Elements => Reached { view: view.flat(window), reach: Reach::Flat },
+                Broadcast::One => Reached { view, reach: Reach::One },
+                Broadcast::Rows => Reached { view: view.rows(&rows), reach: Reach::Pixels },
+                Broadcast::Columns => {
+                    Reached { view: view.for_every_row(), reach: Reach::Channels }
+                }
+                Broadcast::Elements => Reached { view: view.flat(window), reach: Reach::Flat },
             });
         }
         let rows = window.start / columns..window.end.div_ceil(columns);
         let in_row = if columns.is_multiple_of(4) { Reach::Row } else { Reach::Each };
         Ok(match self.extents.span("", &view.layout.shape)? {
-            Span::One => Reached { view, reach: Reach::One },
-            Span::Rows => Reached { view: view.rows(&rows), reach: Reach::Rows },
-            Span::Columns => Reached { view: view.for_every_row(), reach: in_row },
-            Span::Elements if view.layout.has_gaps() => {
+            Broadcast::One => Reached { view, reach: Reach::One },
+            Broadcast::Rows => Reached { view: view.rows(&rows), reach: Reach::Rows },
+            Broadcast::Columns => Reached { view: view.for_every_row(), reach: in_row },
+            Broadcast::Elements if view.layout.has_gaps() => {
                 Reached { view: view.rows(&rows), reach: in_row }
             }
-            Span::Elements => Reached { view: view.flat(window), reach: Reach::Flat },
+            Broadcast::Elements => Reached { view: view.flat(window), reach: Reach::Flat },
         })
     }
 
@@ -337,7 +340,8 @@ impl<'a> Elements<'a> {
             let folded = self.totals.fold(&mut self.planner, &self.tallies, 0, self.blocks)?;
             let ElementOptions { reduction, empty, .. } = self.loss.options();
             let kept = self.kept_tally();
-            let ending = Ending { reduction, empty, float_targets: true, watched, kept };
+            let (float_targets, counted) = (true, None);
+            let ending = Ending { reduction, empty, float_targets, watched, counted, kept };
             self.totals.finish(&mut self.planner, self.call, ending, &self.tallies, folded)?;
         }
         Ok(self.planner.finish())
@@ -437,9 +441,9 @@ pub(super) fn plane(call: &Call, extents: Extents) -> u64 {
         let dense = extents.rows.is_multiple_of(*class_stride)
             && (extents.rows == *class_stride || *row_stride == class_stride * extents.columns);
         match extents.span("", shape) {
-            Ok(Span::Elements) => Some(if dense { *class_stride } else { 1 }),
+            Ok(Broadcast::Elements) => Some(if dense { *class_stride } else { 1 }),
             // One element a pixel is cut where the walk's images are.
-            Ok(Span::Rows) if operand.layout.has_planes() => Some(*class_stride),
+            Ok(Broadcast::Rows) if operand.layout.has_planes() => Some(*class_stride),
             _ => None,
         }
     });
@@ -459,8 +463,8 @@ fn windows(call: &Call, extents: Extents, plane: u64, profile: &Profile) -> Vec<
             return elements * BITS;
         }
         match extents.span("", &layout.shape) {
-            Ok(Span::Elements) if plane > 1 || !layout.has_gaps() => elements,
-            Ok(Span::Elements | Span::Rows) => {
+            Ok(Broadcast::Elements) if plane > 1 || !layout.has_gaps() => elements,
+            Ok(Broadcast::Elements | Broadcast::Rows) => {
                 // Rows, or images; one more where the first and the last one are there in part.
                 let rows = plane.max(layout.class_stride);
                 let image = layout.class_stride.saturating_mul(layout.columns());

@@ -9,8 +9,9 @@ use crate::{
     reference::{Findings, Real, array, fits, floats, no_output, times},
     skeleton::element::{ElementLoss, ElementOptions, check_names},
     spec::{
+        broadcast::Broadcast,
         check,
-        extents::{Extents, Span},
+        extents::Extents,
         options::{Empty, MaskedMean, Reduction},
     },
 };
@@ -124,10 +125,10 @@ fn spread<T: Real>(inputs: &Arrays, name: &str, extents: Extents, default: T) ->
     let values: Vec<T> = floats(inputs, name, &shape)?.unwrap_or_default();
     let columns = extents.columns.max(1) as usize;
     Ok(match extents.span(name, &given.shape)? {
-        Span::Elements => values,
-        Span::Columns => (0..count).map(|at| values[at % columns]).collect(),
-        Span::Rows => (0..count).map(|at| values[at / columns]).collect(),
-        Span::One => vec![values[0]; count],
+        Broadcast::Elements => values,
+        Broadcast::Columns => (0..count).map(|at| values[at % columns]).collect(),
+        Broadcast::Rows => (0..count).map(|at| values[at / columns]).collect(),
+        Broadcast::One => vec![values[0]; count],
     })
 }
 

@@ -163,6 +163,7 @@ impl Layer<'_> {
         // Without rows there are no records, and nothing that would look at them.
         let (records, first_row) = rows.records(product.at.index, &product.at.rows).unzip();
         let first_row = first_row.unwrap_or(0);
+        let record_words = rows.record_words();
         let first_row = first_row
             + match product.rows_along {
                 Some(Along::Owned) => i.start,
@@ -190,6 +191,7 @@ impl Layer<'_> {
             .number("tile_columns", tile_columns)
             .number("run", run)
             .number("first_row", first_row)
+            .number("record_words", record_words)
             .words("records", records)
             .wide(tile.wide_operands)
             .read_operand("a", if a_walks { "depth" } else { "outputs" }, a, 1.0)

@@ -9,6 +9,7 @@ use crate::{
     reference::{Findings, Real, array, extents, fits, floats, no_output},
     skeleton::pairs::{self, PairLoss, Pairing},
     spec::{
+        call::Call,
         options::{Empty, Reduction},
         shard::{self, STATE_WORDS},
     },
@@ -165,7 +166,8 @@ impl<T: Real> Pairs<T> {
             if itself { labels[first..first + keys.count].to_vec() } else { labels.clone() }
         };
         let key_labels = integers("key_labels", keys.count)?.or_else(|| labels.as_ref().map(own));
-        let options = loss.options();
+        // The options in it are the same for every call.
+        let options = loss.program(&Call::default());
         let per_row = options.reduction == Reduction::None
             && matches!(inputs.get("upstream"), Some(up) if up.len() != 1);
         let scale: Option<Vec<T>> = floats(inputs, "scale", &[1])?;
@@ -175,7 +177,7 @@ impl<T: Real> Pairs<T> {
             kind,
             targets: integers("targets", queries.count)?,
             labels: labels.zip(key_labels).map(|(labels, keys)| [labels, keys]),
-            ignored: options.ignored,
+            ignored: options.target.ignored().to_vec(),
             x: Vec::new(),
             scores: Vec::new(),
             columns: Vec::new(),
@@ -517,7 +519,7 @@ struct Solved<'a, T> {
 
 impl<'a, T: Real> Solved<'a, T> {
     fn new(loss: &dyn PairLoss, pairs: &'a Pairs<T>, rows: Vec<Row<T>>) -> Self {
-        let options = loss.options();
+        let options = loss.program(&Call::default());
         let mut sum = T::zero();
         for row in &rows {
             sum += row.loss;

@@ -128,7 +128,7 @@ impl Pairs<'_> {
     /// The rows' parts of the gradient of the scale, as far as a dispatch's loops allow at a time. They add up
     /// over the blocks of keys: its last bits depend on these.
     fn slope(&self, rows: &mut Rows, part: &Part, block: &Range<u64>, scores: &View) -> Result<()> {
-        let reach = MOST_ITERATIONS * 4 * u64::from(self.profile.lanes());
+        let reach = MOST_ITERATIONS * 4 * u64::from(rows.lanes().0);
         for keys in stretches(block.end - block.start, reach) {
             let streams = rows.streams(&part.rows, false);
             let step = rows
@@ -154,7 +154,7 @@ impl Pairs<'_> {
         columns: &View,
     ) -> Result<()> {
         let streams = rows.streams(&part.rows, false);
-        let lanes = self.profile.lanes();
+        let (lanes, _) = rows.lanes();
         let step = rows
             .step("columns", shader!("pairs/columns.wgsl"), part.index, &part.rows)
             .number("stride", columns.layout.row_stride)
@@ -195,7 +195,9 @@ impl Pairs<'_> {
         for (index, window) in windows.iter().enumerate() {
             let Some((records, _)) = rows.records(index, window) else { continue };
             let count = window.end - window.start;
+            let constants = rows.record_constants();
             rows.around("join", &sources)
+                .declare(&constants)
                 .shape("SOURCE", source)
                 .number("rows", count)
                 .number("classes", self.layer.classes)

@@ -2,11 +2,14 @@
 
 mod blocks;
 mod stream;
+mod top;
 mod totals;
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::{FunctorStream, RowLoss, Span, check_outputs, missing};
+use super::{
+    Broadcast, RowLoss, RowProgram, RowStream, StreamAccess, Target, check_outputs, missing,
+};
 use crate::{
     data::{
         error::Result,
@@ -23,7 +26,6 @@ use crate::{
 
 pub(crate) use stream::functor_streams;
 
-pub(super) const RECORD_WORDS: u64 = size::RECORD as u64;
 /// Words of an entry of the row table, and of its header.
 const ENTRY_WORDS: u64 = 4;
 const HEADER_WORDS: u64 = size::HEADER as u64 * ENTRY_WORDS;
@@ -61,7 +63,7 @@ pub(crate) fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result
         };
         let scores = Scores { scores: logits.clone().rows(window), gradient };
         rows.main(index, window, &scores)?;
-        if loss.options().padding == Padding::Zero {
+        if rows.program.padding == Padding::Zero {
             for name in ["grad.logits", "grad.target_probs"] {
                 rows.pad(call.output(name).map(|view| view.rows(window)))?;
             }
@@ -71,7 +73,7 @@ pub(crate) fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result
 }
 
 /// A functor's tensors, each with what it is bound to.
-pub(crate) type FunctorViews = Vec<(FunctorStream, Option<View>)>;
+pub(crate) type FunctorViews = Vec<(RowStream, Option<View>)>;
 
 /// A table of vectors, some of which may be zeros, for the status.
 struct Vectors {
@@ -92,6 +94,7 @@ struct Window {
 pub(crate) struct Rows<'a> {
     pub planner: Planner<'a>,
     pub(super) loss: &'a dyn RowLoss,
+    pub(super) program: RowProgram,
     pub(super) call: &'a Call,
     classes: u64,
     pub(super) count: u64,
@@ -109,13 +112,16 @@ pub(crate) struct Rows<'a> {
 impl<'a> Rows<'a> {
     pub fn new(loss: &'a dyn RowLoss, call: &'a Call, profile: &'a Profile) -> Result<Self> {
         loss.validate()?;
-        check_outputs(loss, call)?;
+        let program = loss.program(call);
+        check_outputs(loss, &program, call)?;
         loss.check(call)?;
+        program.check(profile)?;
         let name = loss.about().name;
         let dtype = call.inputs.get("logits").map_or(Dtype::F32, |logits| logits.layout.dtype);
-        Ok(Self {
+        let mut rows = Self {
             planner: Planner::new(name, profile),
             loss,
+            program,
             call,
             classes: call.dim(Dim::Classes),
             count: call.dim(Dim::Rows),
@@ -127,7 +133,9 @@ impl<'a> Rows<'a> {
             vectors: Vec::new(),
             blocks: 0,
             counted: 0,
-        })
+        };
+        rows.top_tables();
+        Ok(rows)
     }
 
     /// Gives a tensor of the plan's own under the name of an input.
@@ -138,6 +146,16 @@ impl<'a> Rows<'a> {
     /// Has the status count the vectors of a table whose entry is 0.
     pub fn count_zeros(&mut self, table: View, entry_step: u64, count: u64) {
         self.vectors.push(Vectors { table, entry_step, count });
+    }
+
+    /// Words of a row's record.
+    pub fn record_words(&self) -> u64 {
+        self.program.record_words().into()
+    }
+
+    /// Where in a record its words are, as WGSL constants.
+    pub fn record_constants(&self) -> String {
+        self.program.constants()
     }
 
     fn input(&self, name: &str) -> Option<View> {
@@ -172,7 +190,8 @@ impl<'a> Rows<'a> {
             let count = rows.end - rows.start;
             let table = HEADER_WORDS + count * ENTRY_WORDS;
             let table = self.planner.scratch(Layout::vector(Dtype::U32, table));
-            let records = self.planner.scratch(Layout::vector(Dtype::U32, count * RECORD_WORDS));
+            let records =
+                self.planner.scratch(Layout::vector(Dtype::U32, count * self.record_words()));
             self.windows.push(Window { rows: rows.clone(), table, records, first_tally });
             first_tally += count.div_ceil(BLOCK);
         }
@@ -199,30 +218,36 @@ impl<'a> Rows<'a> {
         let (rows, first_tally) = (window.rows.clone(), window.first_tally);
         let (table, records) = (window.table.clone(), window.records.clone());
         let count = rows.end - rows.start;
-        let options = self.loss.options();
         let row = |name| self.input(name).map(|view| per_row(view, self.count).rows(&rows));
         let (targets, row_weight, upstream) = (row("targets"), row("row_weight"), row("upstream"));
-        // Targets that are no indices are the functor's.
-        let targets = targets.filter(|view| !view.layout.dtype.is_float());
+        let ignored = match &self.program.target {
+            Target::Index { ignored } => Some(ignore_words(ignored)),
+            Target::None => None,
+        };
+        let targets = targets.filter(|_| ignored.is_some());
         let lse = row("lse");
         let weight = self.class_weight();
-        let ignored = ignore_words(&options.ignored);
+        let row_weights = self.program.counted.row_weights;
+        let (record_words, saved_lse) =
+            (self.program.record_words(), self.program.saved_lse_word());
         let classes = self.classes;
-        let shard = options.shard.unwrap_or(Shard { first: 0, classes });
+        let shard = self.program.shard.unwrap_or(Shard { first: 0, classes });
         self.around(
             "prepare",
             &[shader!("tally.wgsl"), shader!("record.wgsl"), shader!("prepare.wgsl")],
         )
         .shape("HAS_TARGETS", targets.is_some())
         .shape("HAS_LSE", lse.is_some())
-        .shape("WEIGHTED_ROWS", options.weighted_rows)
+        .shape("WEIGHTED_ROWS", row_weights)
         .number("rows", count)
         .number("classes", classes)
         .number("first_row", rows.start)
         .number("first_tally", first_tally)
         .number("first_class", shard.first)
         .number("all_classes", shard.classes)
-        .numbers(ignored)
+        .number("record_words", record_words)
+        .number("saved_lse", saved_lse)
+        .numbers(ignored.unwrap_or_else(|| ignore_words(&[])))
         .read_elements("row_weight", row_weight, 1.0)
         .read_elements("upstream", upstream, 1.0)
         .read_elements("weight", weight, 1.0)
@@ -252,7 +277,8 @@ impl<'a> Rows<'a> {
 
     /// The class weights, which `prepare` and the functor share.
     fn class_weight(&self) -> Option<View> {
-        let stream = self.loss.streams().iter().find(|stream| stream.name == "weight")?;
+        let name = self.program.counted.class_weights?;
+        let stream = self.program.streams.iter().find(|stream| stream.name == name)?;
         Some(self.call.input(stream.argument)?.for_every_row())
     }
 
@@ -272,8 +298,7 @@ impl<'a> Rows<'a> {
     }
 
     fn header(&mut self, tallies: &View, table: &View, first: u64, count: u64) -> Result<()> {
-        let options = self.loss.options();
-        let (reduction, over) = sums::divisor(options.reduction);
+        let (reduction, over) = sums::divisor(self.program.reduction);
         let weight = self.class_weight();
         // Only a gradient made from a saved lse alone needs Σ w: a stream finds it by itself.
         let sums_weights = self.call.has("lse") && weight.is_some();
@@ -318,25 +343,25 @@ impl<'a> Rows<'a> {
 
     /// The functor's own tensors for a stretch of rows.
     pub fn streams(&self, rows: &Range<u64>, writes: bool) -> FunctorViews {
-        let view = |stream: &FunctorStream| {
-            let view = if stream.argument.starts_with("grad.") {
-                self.call.output(stream.argument).filter(|_| writes)
-            } else {
-                self.input(stream.argument)
+        let view = |stream: &RowStream| {
+            let view = match stream.access {
+                StreamAccess::Write => self.call.output(stream.argument).filter(|_| writes),
+                StreamAccess::Read => self.input(stream.argument),
             }?;
-            Some(match stream.span {
-                Span::Classes => self.own_classes(view.for_every_row()),
-                Span::Rows => per_row(view, self.count).rows(rows),
-                Span::Matrix => view.rows(rows),
-                Span::Planes => view,
+            Some(match stream.broadcast {
+                Broadcast::Columns => self.own_classes(view.for_every_row()),
+                Broadcast::Rows => per_row(view, self.count).rows(rows),
+                Broadcast::Elements => view.rows(rows),
+                Broadcast::One => view,
             })
         };
-        self.loss.streams().iter().map(|stream| (*stream, view(stream))).collect()
+        let streams = self.program.streams.iter().chain(self.top_streams());
+        streams.map(|stream| (*stream, view(stream))).collect()
     }
 
     /// The stretch of a vector over the classes of all shards that is the call's own.
     fn own_classes(&self, view: View) -> View {
-        match self.loss.options().shard {
+        match self.program.shard {
             Some(Shard { first, .. }) if view.layout.columns() > self.classes => {
                 view.columns(&(first..first + self.classes))
             }

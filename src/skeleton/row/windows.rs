@@ -2,10 +2,7 @@
 
 use std::ops::Range;
 
-use super::{
-    Span,
-    rows::{RECORD_WORDS, Rows},
-};
+use super::{Broadcast, rows::Rows};
 use crate::{
     data::error::{Error, Result},
     plan::{
@@ -24,7 +21,8 @@ impl<'a> Rows<'a> {
         most: u64,
     ) -> Result<Vec<Range<u64>>> {
         let profile = self.profile();
-        let streams = self.loss.streams().iter().filter(|s| s.span == Span::Matrix);
+        let streams = self.program.streams.iter();
+        let streams = streams.filter(|s| s.broadcast == Broadcast::Elements);
         let strides = streams
             .filter_map(|s| {
                 self.call.inputs.get(s.argument).or_else(|| self.call.outputs.get(s.argument))
@@ -33,7 +31,7 @@ impl<'a> Rows<'a> {
         let widest = matrices
             .map(|view| view.layout.row_span() * view.layout.dtype.bytes())
             .chain(strides)
-            .chain([RECORD_WORDS * 4])
+            .chain([self.record_words() * 4, u64::from(self.program.top) * 4])
             .max()
             .unwrap_or(64);
         // A window's binding begins up to one alignment block early and ends inside a quad.

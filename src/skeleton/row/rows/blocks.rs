@@ -9,7 +9,7 @@ use crate::{
         tensor::{Dtype, Layout},
     },
     plan::{View, kernel::shader, limits::MOST_ITERATIONS},
-    spec::shard::STATE_WORDS,
+    skeleton::row::LabelScore,
 };
 
 /// States that wait in memory while blocks of columns go by: one a row, then one a lane of each row.
@@ -32,23 +32,23 @@ impl Rows<'_> {
 
     /// Bytes of the states that wait between blocks, a row.
     pub fn waiting_bytes(&self) -> u64 {
-        (1 + u64::from(self.lanes().1)) * STATE_WORDS * 4
+        (1 + u64::from(self.lanes().1)) * self.state_words() * 4
     }
 
     /// The states of rows whose columns go by in blocks.
     pub fn waiting(&mut self, rows: &Range<u64>) -> Waiting {
         let count = rows.end - rows.start;
-        let words = count * (1 + u64::from(self.lanes().1)) * STATE_WORDS;
+        let words = count * (1 + u64::from(self.lanes().1)) * self.state_words();
         Waiting { states: self.shared("states", Layout::vector(Dtype::U32, words)), lanes: count }
     }
 
-    /// Whether a stream compares every score with one that may not have gone by yet.
-    pub fn looks_ahead(&self) -> bool {
-        self.call.wants("rank")
+    /// When the loss looks at the score of a row's label.
+    pub fn label_score(&self) -> LabelScore {
+        self.program.label_score
     }
 
-    /// Keeps the scores that a loss looks at out of turn, as far as a block of columns holds them.
-    pub fn beside(
+    /// Keeps the scores of labels and of the columns beside them, as far as a block of columns holds them.
+    pub fn label_scores(
         &mut self,
         index: usize,
         rows: &Range<u64>,
@@ -58,8 +58,8 @@ impl Rows<'_> {
         let (workgroup, _) = self.lanes();
         let streams = self.streams(rows, false);
         let step = self
-            .step("beside", shader!("row/beside.wgsl"), index, rows)
-            .shape("APART", true)
+            .step("label_scores", shader!("row/label_scores.wgsl"), index, rows)
+            .shape("IN_BLOCKS", true)
             .number("first_column", columns.start)
             .number("end_column", columns.end)
             .words("statistics", None);
@@ -69,7 +69,7 @@ impl Rows<'_> {
             .groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
     }
 
-    /// The first stream of a block of columns, which are all that `scores` holds.
+    /// The reducing stream of a block of columns, which are all that `scores` holds.
     pub fn block(
         &mut self,
         index: usize,
@@ -77,15 +77,17 @@ impl Rows<'_> {
         columns: &Range<u64>,
         scores: &View,
         waiting: &Waiting,
+        round: u32,
     ) -> Result<()> {
         let (workgroup, lanes) = self.lanes();
         let streams = self.streams(rows, false);
         let step = self
             .step("block", shader!("row/block.wgsl"), index, rows)
-            .shape("APART", true)
+            .shape("IN_BLOCKS", true)
             .number("first_column", columns.start)
             .number("end_column", columns.end)
             .number("lane_states", waiting.lanes)
+            .number("round", round)
             .words("statistics", None)
             .table("states", &waiting.states, "State");
         functor_streams(step, streams)
@@ -94,13 +96,14 @@ impl Rows<'_> {
             .groups((rows.end - rows.start).div_ceil(u64::from(workgroup / lanes)))
     }
 
-    /// Closes rows whose columns have all gone by in blocks.
-    pub fn close_blocks(
+    /// Ends a round of rows whose columns have all gone by in blocks.
+    pub fn end_blocks(
         &mut self,
         index: usize,
         rows: &Range<u64>,
         waiting: &Waiting,
+        round: u32,
     ) -> Result<()> {
-        self.merge(index, rows, None, Some((&waiting.states, 1)))
+        self.merge(index, rows, None, (&waiting.states, 1), round)
     }
 }

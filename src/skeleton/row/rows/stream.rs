@@ -13,8 +13,8 @@ use crate::{
         kernel::{Source, shader},
         limits::MOST_ITERATIONS,
     },
-    skeleton::row::Span,
-    spec::shard::{self, STATE_WORDS},
+    skeleton::row::{Broadcast, Given, Rounds, RowStream, StreamAccess, StreamElement},
+    spec::shard,
 };
 
 /// Classes that one lane walks by itself where they are planes.
@@ -23,8 +23,8 @@ const FEW_CLASSES: u64 = 1024;
 impl<'a> Rows<'a> {
     /// Lanes that share a row: enough for a tile each, so a choice by the classes and whether they are
     /// planes, which may change a row's last bits; what lies beside the row may not.
-    pub(super) fn lanes(&self) -> (u32, u32) {
-        let workgroup = self.profile().lanes();
+    pub fn lanes(&self) -> (u32, u32) {
+        let workgroup = self.profile().lanes(self.program.state.words);
         let planes = self.call.inputs.get("logits").is_some_and(|l| l.layout.has_planes());
         if planes && self.classes <= FEW_CLASSES {
             // Neighbouring rows lie side by side, a row's classes far apart.
@@ -48,25 +48,38 @@ impl<'a> Rows<'a> {
         let few = segments > 1 && groups < u64::from(self.profile().busy_workgroups);
         // See `MOST_ITERATIONS`: a workgroup that walks a very long row twice would exceed it.
         let long = 5 * self.classes / (16 * u64::from(lanes)) > MOST_ITERATIONS;
+        self.top(index, rows, &scores.scores)?;
         if self.closes() {
             self.close(index, rows, Some(scores))?;
             self.gradient(index, rows, scores)
         } else if few || long || self.call.wants("statistics") {
-            let words = count * segments * STATE_WORDS;
+            let words = count * segments * self.state_words();
             let partials = self.shared("partials", Layout::vector(Dtype::U32, words));
-            self.partial(index, rows, scores, &partials)?;
-            self.merge(index, rows, Some(scores), Some((&partials, segments)))?;
+            for round in 0..self.rounds() {
+                self.partial(index, rows, scores, &partials, round)?;
+                self.merge(index, rows, Some(scores), (&partials, segments), round)?;
+            }
             self.gradient(index, rows, scores)
         } else {
             self.fused(index, rows, scores)
         }
     }
 
-    /// Whether what is given closes the rows without a stream: the statistics of all shards, or the
-    /// lse where the loss needs no more.
+    /// Whether rows are closed without a reducing stream: the loss has none, or the statistics of all shards are
+    /// given, or an lse that spares it.
     pub fn closes(&self) -> bool {
-        let saved = self.call.has("lse") && !self.loss.streams_twice(self.call);
-        saved || self.call.has("statistics")
+        let saved = self.call.has("lse") && self.program.given != Given::Nothing;
+        self.program.rounds == Rounds::None || saved || self.call.has("statistics")
+    }
+
+    /// Words of a state.
+    pub(super) fn state_words(&self) -> u64 {
+        self.program.state.words.into()
+    }
+
+    /// Reducing streams over the scores.
+    pub fn rounds(&self) -> u32 {
+        self.program.rounds.count()
     }
 
     /// Closes rows from what is given.
@@ -77,14 +90,15 @@ impl<'a> Rows<'a> {
         scores: Option<&Scores>,
     ) -> Result<()> {
         match self.call.input("statistics") {
-            Some(gathered) => self.gathered(index, rows, &gathered),
-            None => self.merge(index, rows, scores, None),
+            Some(gathered) => self.merge_shards(index, rows, &gathered),
+            None => self.close_unstreamed(index, rows, scores),
         }
     }
 
     /// Whether that can be done without a look at their scores.
     pub fn closes_unseen(&self) -> bool {
-        self.call.has("statistics") || (self.call.has("lse") && self.loss.closes_unseen(self.call))
+        let spared = self.call.has("lse") && self.program.given == Given::All;
+        self.call.has("statistics") || spared
     }
 
     /// Begins a dispatch over a stretch of rows with everything that all row kernels have.
@@ -98,26 +112,28 @@ impl<'a> Rows<'a> {
         let (workgroup, lanes) = self.lanes();
         let segment = self.segment(lanes);
         let mut sources = vec![shader!("record.wgsl")];
-        sources.extend(self.loss.sources());
+        sources.extend(self.program.sources.iter().copied());
         sources.extend([shader!("row.wgsl"), file]);
         let window = &self.windows[index];
         let (table, records, start) =
             (window.table.clone(), window.records.clone(), window.rows.start);
         let has_tiles = self.profile().has_tiles(self.classes, lanes);
-        let shapes = self.loss.shapes(self.call);
-        let numbers = self.loss.numbers(self.call);
+        let declarations = self.program.declarations();
+        let overrides = self.program.overrides.clone();
+        let uniforms = self.program.uniforms.clone();
         self.planner
             .dispatch(self.label(entry), entry, &sources)
+            .declare(&declarations)
             .shape("WORKGROUP", workgroup)
             .shape("LANES", lanes)
             .shape("HAS_TILES", has_tiles)
-            .shapes(shapes)
+            .shapes(overrides)
             .number("rows", rows.end - rows.start)
             .number("classes", self.classes)
             .number("first_row", rows.start - start)
             .number("origin", rows.start)
             .number("segment", segment)
-            .numbers(numbers)
+            .numbers(uniforms.into_iter().map(|(name, value)| (name.to_owned(), value)))
             .table("row_table", &table, "vec4<u32>")
             .table("records", &records, "u32")
     }
@@ -143,6 +159,7 @@ impl<'a> Rows<'a> {
         rows: &Range<u64>,
         scores: &Scores,
         partials: &View,
+        round: u32,
     ) -> Result<()> {
         let (workgroup, lanes) = self.lanes();
         let segments = self.classes.div_ceil(self.segment(lanes));
@@ -150,6 +167,7 @@ impl<'a> Rows<'a> {
         let step = self
             .step("partial", shader!("row/partial.wgsl"), index, rows)
             .number("segments", segments)
+            .number("round", round)
             .words("statistics", None)
             .table("partials", partials, "State");
         let step = functor_streams(step, streams);
@@ -157,44 +175,57 @@ impl<'a> Rows<'a> {
             .groups(((rows.end - rows.start) * segments).div_ceil(u64::from(workgroup / lanes)))
     }
 
-    /// Closes rows from their partial states, so many a row, or from their saved lse where there are none.
+    /// Merges the partial states of rows, so many a row, and ends the round: the first of two settles the rows, the
+    /// last one closes them.
     pub(super) fn merge(
         &mut self,
         index: usize,
         rows: &Range<u64>,
         scores: Option<&Scores>,
-        partials: Option<(&View, u64)>,
+        (partials, segments): (&View, u64),
+        round: u32,
+    ) -> Result<()> {
+        let (workgroup, _) = self.lanes();
+        let streams = self.streams(rows, false);
+        let call = self.call;
+        let statistics = call.output("statistics").map(|view| view.rows(rows));
+        let step = self
+            .step("merge", shader!("row/merge.wgsl"), index, rows)
+            .shape("HAS_LSE", call.has("lse"))
+            .shape("IN_BLOCKS", scores.is_none())
+            .number("round", round)
+            .words("statistics", statistics)
+            .number("segments", segments)
+            .table("partials", partials, "State");
+        let step = functor_streams(step, streams);
+        optional_scores(step, scores).groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
+    }
+
+    /// Closes rows that are not reduced, from their saved lse or from their largest columns.
+    fn close_unstreamed(
+        &mut self,
+        index: usize,
+        rows: &Range<u64>,
+        scores: Option<&Scores>,
     ) -> Result<()> {
         let (workgroup, _) = self.lanes();
         let (streams, call) = (self.streams(rows, false), self.call);
-        let statistics = call.output("statistics").map(|view| view.rows(rows));
-        let file =
-            if partials.is_some() { shader!("row/merge.wgsl") } else { shader!("row/saved.wgsl") };
-        let entry = if partials.is_some() { "merge" } else { "saved" };
-        let mut step = self
-            .step(entry, file, index, rows)
+        let step = self
+            .step("close_unstreamed", shader!("row/close_unstreamed.wgsl"), index, rows)
             .shape("HAS_LSE", call.has("lse"))
-            .shape("STREAMED", partials.is_some())
-            .shape("APART", partials.is_some() && scores.is_none())
-            .words("statistics", statistics);
-        if let Some((partials, count)) = partials {
-            step = step.number("segments", count).table("partials", partials, "State");
-        }
+            .shape("STREAMED", false)
+            .words("statistics", None);
         let step = functor_streams(step, streams);
-        let step = match scores {
-            Some(scores) => gradient_stream(step, scores, false),
-            None => step.read("logits", None, 0.0).write("gradient", None),
-        };
-        step.groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
+        optional_scores(step, scores).groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
     }
 
     /// Closes rows from the statistics of their shards.
-    fn gathered(&mut self, index: usize, rows: &Range<u64>, gathered: &View) -> Result<()> {
+    fn merge_shards(&mut self, index: usize, rows: &Range<u64>, gathered: &View) -> Result<()> {
         let shards = shard::gathered(gathered.layout.rows(), self.count)?;
         let (workgroup, _) = self.lanes();
         let (streams, count) = (self.streams(rows, false), self.count);
         let step = self
-            .step("combine", shader!("row/gathered.wgsl"), index, rows)
+            .step("merge_shards", shader!("row/merge_shards.wgsl"), index, rows)
             .shape("GATHERED", true)
             .number("shards", shards)
             .number("all_rows", count)
@@ -241,21 +272,30 @@ impl<'a> Rows<'a> {
     pub fn writes(&self, gradient: &Gradient) -> bool {
         // Beside the gradient of the scores, a functor may write some of its own.
         !matches!(gradient, Gradient::Nowhere)
-            || self.loss.streams().iter().any(|s| self.call.wants(s.argument))
+            || self.program.streams.iter().any(|s| self.call.wants(s.argument))
     }
 }
 
 /// Adds the functor's own tensors.
 pub(crate) fn functor_streams<'p, 'a>(step: Step<'p, 'a>, streams: FunctorViews) -> Step<'p, 'a> {
     streams.into_iter().fold(step, |step, (stream, view)| {
-        if stream.argument.starts_with("grad.") {
-            step.write(stream.name, view)
-        } else if stream.span == Span::Rows {
-            step.read_elements(stream.name, view, stream.default)
-        } else {
-            step.read(stream.name, view, stream.default)
+        let RowStream { name, access, element, broadcast, default, .. } = stream;
+        match (element, access) {
+            (StreamElement::Integer, _) => step.integers(name, view),
+            (StreamElement::Words, _) => step.words(name, view),
+            (StreamElement::Float, StreamAccess::Write) => step.write(name, view),
+            _ if broadcast == Broadcast::Rows => step.read_elements(name, view, default),
+            _ => step.read(name, view, default),
         }
     })
+}
+
+/// Adds the scores, if any are there to look at.
+fn optional_scores<'p, 'a>(step: Step<'p, 'a>, scores: Option<&Scores>) -> Step<'p, 'a> {
+    match scores {
+        Some(scores) => gradient_stream(step, scores, false),
+        None => step.read("logits", None, 0.0).write("gradient", None),
+    }
 }
 
 /// Adds the scores and their gradient.

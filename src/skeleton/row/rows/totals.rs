@@ -5,24 +5,19 @@ use std::ops::Range;
 use super::Rows;
 use crate::{
     data::error::Result,
-    plan::{Plan, View, kernel::shader},
+    plan::{
+        Plan, View,
+        kernel::{shader, size},
+    },
     skeleton::{
-        row::RowOptions,
+        row::{OutputKind, Reduced},
         sums::{BLOCK, Ending},
     },
-    spec::options::Reduction,
+    spec::options::{Empty, Reduction},
 };
 
-/// The per-row outputs and their word in a row's record.
-const BY_PRODUCTS: [(&str, u32); 7] = [
-    ("lse", 1),
-    ("log_prob", 2),
-    ("entropy", 3),
-    ("max_prob", 4),
-    ("argmax", 5),
-    ("rank", 6),
-    ("correct", 7),
-];
+/// The word that none of a record is.
+const NO_WORD: u32 = u32::MAX;
 
 impl Rows<'_> {
     /// Expands records into per-row outputs, reduces the losses, and writes the scalars.
@@ -30,30 +25,61 @@ impl Rows<'_> {
         for index in 0..windows.len() {
             self.copies(index)?;
         }
-        let scalar =
-            ["loss", "sum", "denominator", "count", "correct_count", "perplexity", "status"];
-        let per_row = self.loss.options().reduction == Reduction::None;
-        let wanted =
-            scalar.iter().any(|name| self.call.wants(name) && !(per_row && *name == "loss"));
-        if wanted {
+        let per_row = self.program.reduction == Reduction::None;
+        let counted = self.counted().map(|(_, output)| output);
+        let scalar = ["loss", "sum", "denominator", "count", "perplexity", "status"];
+        let wanted = scalar.into_iter().filter(|&name| !(per_row && name == "loss"));
+        if wanted.chain(counted).any(|name| self.call.wants(name)) {
             self.scalars()?;
         }
+        self.sums()?;
         Ok(self.planner.finish())
+    }
+
+    /// The word of the by-product that is counted with the losses, and the output that it adds up to.
+    fn counted(&self) -> Option<(u32, &'static str)> {
+        self.program.outputs.iter().find_map(|output| match (output.kind, output.reduced) {
+            (OutputKind::Count, Reduced::Sum(name)) => {
+                Some((self.program.output_word(output.name)?, name))
+            }
+            _ => None,
+        })
+    }
+
+    /// The other outputs that by-products add up to.
+    fn sums(&mut self) -> Result<()> {
+        for output in self.program.outputs {
+            let (name, mean) = match (output.kind, output.reduced) {
+                (OutputKind::Count, Reduced::Sum(_)) | (_, Reduced::None) => continue,
+                (_, Reduced::Sum(name)) => (name, false),
+                (_, Reduced::Mean(name)) => (name, true),
+            };
+            if let (Some(view), Some(word)) =
+                (self.call.output(name), self.program.output_word(output.name))
+            {
+                self.sum_word(word, output.kind != OutputKind::Number, mean, view)?;
+            }
+        }
+        Ok(())
     }
 
     fn copies(&mut self, index: usize) -> Result<()> {
         let window = &self.windows[index];
         let (rows, records) = (window.rows.clone(), window.records.clone());
-        let loss = (self.loss.options().reduction == Reduction::None).then_some(("loss", 0));
-        for (name, word) in loss.into_iter().chain(BY_PRODUCTS) {
+        let per_row = self.program.reduction == Reduction::None;
+        let loss = per_row.then_some(("loss", size::RECORD_LOSS));
+        let outputs = self.program.outputs.iter().map(|output| output.name);
+        let outputs = outputs.filter_map(|name| Some((name, self.program.output_word(name)?)));
+        for (name, word) in loss.into_iter().chain(outputs).collect::<Vec<_>>() {
             let Some(output) = self.call.output(name) else {
                 continue;
             };
             let count = rows.end - rows.start;
-            let lanes = self.profile().tally_lanes();
+            let (lanes, record_words) = (self.profile().tally_lanes(), self.record_words());
             self.around("copy", &[shader!("record.wgsl"), shader!("copy.wgsl")])
                 .number("rows", count)
                 .number("word", word)
+                .number("record_words", record_words)
                 .table("records", &records, "u32")
                 .words("values", Some(output.rows(&rows)))
                 .groups(count.div_ceil(u64::from(lanes)))?;
@@ -61,24 +87,40 @@ impl Rows<'_> {
         Ok(())
     }
 
-    /// Sums one word of all records, in a fixed order, into an element of the caller's.
-    pub fn sum_word(&mut self, word: u32, output: View) -> Result<()> {
+    /// Sums one word of all records, in a fixed order, into an element of the caller's: floats or integers, their sum
+    /// or their mean over the rows that are kept.
+    fn sum_word(&mut self, word: u32, integers: bool, mean: bool, output: View) -> Result<()> {
         let Some(tallies) = self.tallies.clone() else {
             return Ok(());
         };
-        let (first, count) = self.total(&tallies, word)?;
-        self.around("scalar", &[shader!("tally.wgsl"), shader!("scalar.wgsl")])
-            .number("classes", 1u32)
-            .number("first", first)
-            .number("tallies", count)
-            .table("tallies", &tallies, "Tally")
-            .write_elements("value", Some(output))
-            .groups(1)
+        let (first, count) = self.total(&tallies, word, integers, NO_WORD)?;
+        let (kept, empty) = (self.kept_tally(), self.program.empty);
+        self.around(
+            "scalar",
+            &[shader!("tally.wgsl"), shader!("quotient.wgsl"), shader!("scalar.wgsl")],
+        )
+        .shape("EMPTY_IS_ZERO", empty == Empty::Zero)
+        .number("classes", 1u32)
+        .number("first", first)
+        .number("tallies", count)
+        .number("kept", kept)
+        .number("mean", u32::from(mean))
+        .table("tallies", &tallies, "Tally")
+        .write_elements("value", Some(output))
+        .groups(1)
     }
 
-    /// One word of all records as tallies: where they begin, and how many there are.
-    fn total(&mut self, tallies: &View, word: u32) -> Result<(u64, u64)> {
+    /// One word of all records as tallies, and beside it a word that is counted: where they begin, and how many there
+    /// are.
+    fn total(
+        &mut self,
+        tallies: &View,
+        word: u32,
+        integers: bool,
+        counted: u32,
+    ) -> Result<(u64, u64)> {
         let second = self.kept_tally() + 1;
+        let record_words = self.record_words();
         for window in 0..self.windows.len() {
             let window = &self.windows[window];
             let (count, records, first) =
@@ -89,6 +131,9 @@ impl Rows<'_> {
             )
             .number("rows", count)
             .number("word", word)
+            .number("integers", u32::from(integers))
+            .number("counted_word", counted)
+            .number("record_words", record_words)
             .number("first_tally", second + first)
             .table("records", &records, "u32")
             .table("tallies", tallies, "Tally")
@@ -101,10 +146,17 @@ impl Rows<'_> {
         let Some(tallies) = self.tallies.clone() else {
             return Ok(());
         };
-        let (first, count) = self.total(&tallies, 0)?;
-        let RowOptions { reduction, empty, .. } = self.loss.options();
-        let kept = self.kept_tally();
-        let ending = Ending { reduction, empty, float_targets: false, watched: None, kept };
+        let counted = self.counted();
+        let word = counted.map_or(NO_WORD, |(word, _)| word);
+        let (first, count) = self.total(&tallies, size::RECORD_LOSS, false, word)?;
+        let ending = Ending {
+            reduction: self.program.reduction,
+            empty: self.program.empty,
+            float_targets: false,
+            watched: None,
+            counted: counted.map(|(_, name)| name),
+            kept: self.kept_tally(),
+        };
         self.totals.finish(&mut self.planner, self.call, ending, &tallies, (first, count))
     }
 }

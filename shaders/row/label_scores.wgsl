@@ -1,7 +1,7 @@
-// A lane a row: keeps the scores of its label and of the columns beside it that a block holds.
+// A lane a row: keeps the scores of its label and of the columns beside it, as far as a block holds them.
 
 @compute @workgroup_size(WORKGROUP)
-fn beside(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn label_scores(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let slot = (group.x + group.y * groups.x) * WORKGROUP + local;
     if (slot >= params.rows) {
         return;
@@ -10,7 +10,7 @@ fn beside(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
     for (var i = 0u; i < 3u; i += 1u) {
         let column = row.label + i - 1u;
         if (column >= params.first_column && column < params.end_column) {
-            records[(params.first_row + slot) * RECORD + RECORD_BESIDE + i] = logits_at(slot, column);
+            records[record_of(slot) + RECORD_LABEL_SCORES + i] = logits_at(slot, column);
         }
     }
 }

@@ -1,5 +1,8 @@
 // A workgroup a row: its largest scores, one after another, each the first that comes after the last.
 //
+// The functor supplies
+//   fn score_bits(row, item) -> vec4<u32>    what they are found by; NONE leaves a column out
+//
 // Scores are ordered as integers: NaN comes first, then from high to low, and the lower column where
 // they are equal.
 
@@ -41,7 +44,7 @@ fn first_of(a: Place, b: Place) -> Place {
 // The candidate, unless it is not after the last one taken.
 fn next(last: Place, best: Place, bits: u32, column: u32) -> Place {
     let place = Place(place_key(bits), column);
-    if (column < params.classes && before(last, place) && before(place, best)) {
+    if (bits != NONE && column < params.classes && before(last, place) && before(place, best)) {
         return place;
     }
     return best;
@@ -50,7 +53,7 @@ fn next(last: Place, best: Place, bits: u32, column: u32) -> Place {
 fn best_of(row: Row, last: Place, lane: u32) -> Place {
     var best = NOWHERE;
     for (var column = lane * 4u; column < params.classes; column += WORKGROUP * 4u) {
-        let bits = score_bits(item(row, column, inside(column)));
+        let bits = score_bits(row, item(row, column, inside(column)));
         best = next(last, best, bits.x, column);
         best = next(last, best, bits.y, column + 1u);
         best = next(last, best, bits.z, column + 2u);

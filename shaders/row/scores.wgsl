@@ -1,0 +1,40 @@
+// Scores of a softmax as finite numbers: -inf, and a column past the row, is DEAD; NaN and +inf are told apart by their
+// bits before anything is computed.
+
+// u of a column that is -inf or past the row: below every u that counts, which LEAST is the least of.
+const DEAD: f32 = LOWEST;
+const LEAST: f32 = -3.40282326356e38;
+
+// A quad of scores; a bad one is NaN or +inf.
+struct Score {
+    u: vec4<f32>,
+    bad: vec4<bool>,
+}
+
+fn live(u: vec4<f32>) -> vec4<bool> {
+    return u != vec4<f32>(DEAD);
+}
+
+// Clamped as integers, so that nothing enters arithmetic that may not be a number.
+fn clamped(bits: vec4<u32>) -> vec4<u32> {
+    let below_infinity = bitcast<vec4<u32>>(min(bitcast<vec4<i32>>(bits), vec4<i32>(0x7f7fffff)));
+    return min(below_infinity, vec4<u32>(0xff7fffffu));
+}
+
+// exp(shift) of what below4 gives, exactly 0 at its floor: there are dead columns, and exp need not be.
+fn exponential(shift: vec4<f32>) -> vec4<f32> {
+    return select(vec4<f32>(0.0), exp(shift), shift > vec4<f32>(-FLOOR));
+}
+
+// A quad of scores times a factor (an inverse temperature); where a column is not inside the row it is dead.
+fn score_of(bits: vec4<u32>, factor: f32, inside: vec4<bool>) -> Score {
+    let minus = vec4<u32>(INFINITY_BITS | SIGN_BIT);
+    let z = clamped(bits);
+    let dead = (bits == minus) | !inside;
+    // A product past the largest f32 is clamped to it.
+    let u = bitcast<vec4<f32>>(clamped(bitcast<vec4<u32>>(bitcast<vec4<f32>>(z) * factor)));
+    var score: Score;
+    score.u = select(max(u, vec4<f32>(LEAST)), vec4<f32>(DEAD), dead);
+    score.bad = (z != bits) & (bits != minus) & inside;
+    return score;
+}

@@ -1,0 +1,10 @@
+// The first round of two of a softmax row (row/softmax.wgsl): what its functor settles, or zeros where there are no
+// numbers to settle anything with.
+
+fn settle(row: Row, state: State) -> Settled {
+    var settled: Settled;
+    if (row.flags == 0u && is_live(state)) {
+        settled = settle_live(row, state);
+    }
+    return settled;
+}

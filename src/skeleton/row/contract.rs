@@ -1,0 +1,529 @@
+//! What a row loss declares to its skeleton, as plain data, and the WGSL that follows from it.
+//!
+//! A [`RowProgram`] names every word that a row leaves behind: its by-products ([`RowOutput`]), the factors of its
+//! gradient and, between two rounds, what the first round found ([`Field`]). [`RowProgram::declarations`] writes the
+//! WGSL structs, their loads and stores, and the constants from that one table, so no functor counts words.
+
+use std::fmt::Write as _;
+
+use crate::{
+    data::error::{Error, Result},
+    plan::{
+        Number,
+        kernel::{Source, shader, size},
+        profile::Profile,
+    },
+    spec::{
+        broadcast::Broadcast,
+        options::{Empty, Padding, Reduction},
+        shard::Shard,
+    },
+};
+
+/// What a row functor needs of its skeleton: plain data, made from a call.
+///
+/// Whatever a loss does not need keeps its default. The WGSL side of the contract is at the top of `shaders/row.wgsl`.
+#[derive(Clone, Debug, Default)]
+pub struct RowProgram {
+    /// How row losses become one number.
+    pub reduction: Reduction,
+    /// What a mean over nothing is.
+    pub empty: Empty,
+    /// What happens to gradient columns past the classes.
+    pub padding: Padding,
+    /// The columns are a shard of all classes, over which targets count.
+    pub shard: Option<Shard>,
+    /// The functor's WGSL files.
+    pub sources: Vec<Source>,
+    /// The tensors that the functor reads or writes beside the scores and their gradient.
+    pub streams: Vec<RowStream>,
+    /// What the input `targets` holds.
+    pub target: Target,
+    /// What a mean counts of a row that is kept.
+    pub counted: Counted,
+    /// The mergeable state of a stretch of columns.
+    pub state: StateLayout,
+    /// By-products of a row: words of its record, and fields of the WGSL struct `Closed`, under their names.
+    pub outputs: &'static [RowOutput],
+    /// What `close` leaves for `emit`: fields of the WGSL struct `Closed`.
+    pub factors: &'static [Field],
+    /// What `settle` leaves for the second round: fields of the WGSL struct `Settled`. For [`Rounds::Two`] alone.
+    pub settled: &'static [Field],
+    /// How often a row is reduced before its gradient is written.
+    pub rounds: Rounds,
+    /// The largest columns of each row are found before anything else, so many; 0 for none.
+    pub top: u32,
+    /// When the functor looks at the score of the label, or of a column beside it.
+    pub label_score: LabelScore,
+    /// What a saved `lse` spares a call.
+    pub given: Given,
+    /// Values of the functor's overrides: what shapes the code. Each combination is compiled by itself.
+    pub overrides: Vec<(&'static str, u32)>,
+    /// The functor's parameters, reached as `params.NAME`: what changes without a new pipeline.
+    pub uniforms: Vec<(&'static str, Number)>,
+}
+
+/// A tensor that a functor reads or writes beside the scores and their gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct RowStream {
+    /// Its name in WGSL.
+    pub name: &'static str,
+    /// The input that it is, or the output where it is written.
+    pub argument: &'static str,
+    /// Over what it extends.
+    pub broadcast: Broadcast,
+    /// Whether it is read or written.
+    pub access: StreamAccess,
+    /// How its elements are reached.
+    pub element: StreamElement,
+    /// What an input that is not given reads as.
+    pub default: f32,
+}
+
+impl RowStream {
+    /// A float input under its own name, which reads as 0 where it is not given.
+    pub const fn read(name: &'static str, broadcast: Broadcast) -> Self {
+        let (access, element) = (StreamAccess::Read, StreamElement::Float);
+        Self { name, argument: name, broadcast, access, element, default: 0.0 }
+    }
+
+    /// A float output, which is stored nowhere if it is not wanted.
+    pub const fn write(name: &'static str, argument: &'static str, broadcast: Broadcast) -> Self {
+        let access = StreamAccess::Write;
+        Self { argument, access, ..Self::read(name, broadcast) }
+    }
+
+    /// The same with what an input that is not given reads as.
+    pub const fn or(self, default: f32) -> Self {
+        Self { default, ..self }
+    }
+
+    /// The same with other elements than floats.
+    pub const fn of(self, element: StreamElement) -> Self {
+        Self { element, ..self }
+    }
+}
+
+/// What a functor does with a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamAccess {
+    /// It reads an input.
+    Read,
+    /// It writes an output, while it emits.
+    Write,
+}
+
+/// What a stream's elements are, and the accessors that reach them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamElement {
+    /// `f32`, `f16` or `bf16`: `NAME_at(row, column)`, `NAME_quad(row, column)`, `NAME_store(row, column, bits)`.
+    Float,
+    /// Integers of a row: `NAME_at(row)`, two words, sign-extended.
+    Integer,
+    /// `u32` words by index: `NAME_read(at)`.
+    Words,
+}
+
+/// What the input `targets` holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// There is none, or it is the functor's own stream.
+    #[default]
+    None,
+    /// The index of a column; rows with one of the ignored indices (at most four) count for nothing.
+    Index {
+        /// Those indices.
+        ignored: Vec<i64>,
+    },
+}
+
+impl Target {
+    /// The indices whose rows count for nothing.
+    pub fn ignored(&self) -> &[i64] {
+        match self {
+            Self::None => &[],
+            Self::Index { ignored } => ignored,
+        }
+    }
+}
+
+/// What a mean counts of a row that is kept: 1 where neither is said, or the product of both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Its `row_weight`.
+    pub row_weights: bool,
+    /// The weight of its target's class: the stream of this name, over the classes (of all shards).
+    pub class_weights: Option<&'static str>,
+}
+
+/// The size of the WGSL struct `State`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateLayout {
+    /// Its words, the padding behind a `vec4` included. 0 where a row is never reduced.
+    pub words: u32,
+    /// The functor has `state_publish` and `state_gathered`: shards can be merged.
+    pub shardable: bool,
+}
+
+impl StateLayout {
+    /// A state of so many words.
+    pub const fn words(words: u32) -> Self {
+        Self { words, shardable: false }
+    }
+}
+
+/// A by-product of a row, as one word of its record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowOutput {
+    /// The field of `Closed` in WGSL (a `u32`, the bits of a float), and the per-row output of that name, if the loss
+    /// has one.
+    pub name: &'static str,
+    /// What the word holds.
+    pub kind: OutputKind,
+    /// The output that all rows' words add up to, if the loss has one.
+    pub reduced: Reduced,
+}
+
+impl RowOutput {
+    /// An `f32`.
+    pub const fn number(name: &'static str) -> Self {
+        Self { name, kind: OutputKind::Number, reduced: Reduced::None }
+    }
+
+    /// A number of things, as `u32`.
+    pub const fn count(name: &'static str) -> Self {
+        Self { kind: OutputKind::Count, ..Self::number(name) }
+    }
+
+    /// The index of a column, as `u32`.
+    pub const fn index(name: &'static str) -> Self {
+        Self { kind: OutputKind::Index, ..Self::number(name) }
+    }
+
+    /// The same with an output that all rows' words add up to.
+    pub const fn reduced(self, reduced: Reduced) -> Self {
+        Self { reduced, ..self }
+    }
+}
+
+/// What a by-product is, and what it reads as in a row that has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputKind {
+    /// An `f32`: 0 in a row that counts for nothing, NaN in a bad one.
+    Number,
+    /// A `u32` that is then 0.
+    Count,
+    /// A `u32` that is then the largest one.
+    Index,
+}
+
+/// What the words of all rows become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduced {
+    /// Nothing.
+    None,
+    /// Their sum, as this output. A program sums up one [`OutputKind::Count`] at most.
+    Sum(&'static str),
+    /// Their mean over the rows that are kept, as this output.
+    Mean(&'static str),
+}
+
+/// A field of a WGSL struct that the skeleton keeps in a row's record between two kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: FieldKind,
+}
+
+impl Field {
+    /// An `f32`.
+    pub const fn f32(name: &'static str) -> Self {
+        Self { name, kind: FieldKind::F32 }
+    }
+
+    /// A `u32`.
+    pub const fn u32(name: &'static str) -> Self {
+        Self { name, kind: FieldKind::U32 }
+    }
+
+    /// A `vec4<f32>`.
+    pub const fn vec4(name: &'static str) -> Self {
+        Self { name, kind: FieldKind::Vec4 }
+    }
+
+    const fn words(self) -> u32 {
+        match self.kind {
+            FieldKind::F32 | FieldKind::U32 => 1,
+            FieldKind::Vec4 => 4,
+        }
+    }
+
+    const fn wgsl(self) -> &'static str {
+        match self.kind {
+            FieldKind::F32 => "f32",
+            FieldKind::U32 => "u32",
+            FieldKind::Vec4 => "vec4<f32>",
+        }
+    }
+
+    /// The statements that store this field of `record` from word `at + word` on.
+    fn store(self, record: &str, word: u32) -> String {
+        let Self { name, kind } = self;
+        match kind {
+            FieldKind::U32 => format!("records[at + {word}u] = {record}.{name};"),
+            FieldKind::F32 => format!("records[at + {word}u] = bitcast<u32>({record}.{name});"),
+            FieldKind::Vec4 => (0..4)
+                .map(|i| {
+                    format!("records[at + {}u] = bitcast<u32>({record}.{name}[{i}]);", word + i)
+                })
+                .collect::<Vec<_>>()
+                .join(" "),
+        }
+    }
+
+    /// The expression that loads it from there.
+    fn load(self, word: u32) -> String {
+        let words = |count| (0..count).map(|i| format!("records[at + {}u]", word + i));
+        match self.kind {
+            FieldKind::U32 => words(1).collect(),
+            FieldKind::F32 => format!("bitcast<f32>({})", words(1).collect::<String>()),
+            FieldKind::Vec4 => {
+                let words: Vec<_> = words(4).collect();
+                format!("bitcast<vec4<f32>>(vec4<u32>({}))", words.join(", "))
+            }
+        }
+    }
+}
+
+/// The type of a [`Field`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldKind {
+    /// `f32`
+    F32,
+    /// `u32`
+    U32,
+    /// `vec4<f32>`
+    Vec4,
+}
+
+/// How often a row is reduced before its gradient is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rounds {
+    /// Never: it is closed from what is given and from its largest columns ([`RowProgram::top`]).
+    None,
+    /// Once.
+    #[default]
+    One,
+    /// Twice: the second round knows what the first one found (a normaliser, say).
+    Two,
+}
+
+impl Rounds {
+    pub(super) const fn count(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+}
+
+/// When a functor looks at the score of the label, or of a column beside it, by `label_score`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LabelScore {
+    /// Never.
+    #[default]
+    Unused,
+    /// In `close`.
+    Closing,
+    /// Already in `open`: every score of the row is compared with it.
+    Streaming,
+}
+
+/// What a saved `lse` spares a call that gives it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Given {
+    /// Nothing: the row is reduced all the same.
+    #[default]
+    Nothing,
+    /// The reducing rounds; `close` looks at the score of the label.
+    Stream,
+    /// Every look at a score before the gradient.
+    All,
+}
+
+/// The word of a record after its loss and its flags.
+const FIRST_OUTPUT: u32 = size::RECORD_FLAGS + 1;
+/// Words for what is known of a row before it is closed: its saved lse, and three scores about its label. They lie
+/// where the factors will be.
+const BEFORE_CLOSING: u32 = 4;
+
+/// The state of `shaders/row/softmax.wgsl`.
+const SOFTMAX_STATE: StateLayout = StateLayout::words(16);
+
+impl RowProgram {
+    /// A functor on the shared softmax of `shaders/row/softmax.wgsl`, reduced in so many rounds.
+    pub fn softmax(own: Source, rounds: Rounds) -> Self {
+        let mut sources =
+            vec![shader!("row/open.wgsl"), shader!("row/scores.wgsl"), shader!("row/softmax.wgsl")];
+        sources.extend((rounds == Rounds::Two).then_some(shader!("row/settle.wgsl")));
+        sources.push(own);
+        Self { sources, rounds, state: SOFTMAX_STATE, ..Self::default() }
+    }
+
+    /// Whether a workgroup has room for a state.
+    pub(crate) fn check(&self, profile: &Profile) -> Result<()> {
+        let (found, limit) = (u64::from(self.state.words) * 4, profile.workgroup_bytes.into());
+        if found <= limit {
+            return Ok(());
+        }
+        Err(Error::Limit { what: "bytes of a row's state".to_owned(), found, limit })
+    }
+
+    /// Words of a row's record.
+    pub(crate) fn record_words(&self) -> u32 {
+        self.first_settled() + self.settled.iter().map(|field| field.words()).sum::<u32>()
+    }
+
+    /// The word of a by-product.
+    pub(crate) fn output_word(&self, name: &str) -> Option<u32> {
+        let index = self.outputs.iter().position(|output| output.name == name)?;
+        Some(FIRST_OUTPUT + index as u32)
+    }
+
+    /// The word where a saved lse waits for its row to be closed.
+    pub(crate) fn saved_lse_word(&self) -> u32 {
+        FIRST_OUTPUT + self.outputs.len() as u32
+    }
+
+    fn first_settled(&self) -> u32 {
+        let factors: u32 = self.factors.iter().map(|field| field.words()).sum();
+        self.saved_lse_word() + factors.max(BEFORE_CLOSING)
+    }
+
+    /// The words of a record and of a state, as WGSL constants.
+    pub(crate) fn constants(&self) -> String {
+        let factors = placed(self.factors, self.saved_lse_word());
+        let fixed = [
+            ("RECORD_WORDS".to_owned(), self.record_words()),
+            ("RECORD_SAVED_LSE".to_owned(), self.saved_lse_word()),
+            ("RECORD_LABEL_SCORES".to_owned(), self.saved_lse_word() + 1),
+            ("STATE_WORDS".to_owned(), self.state.words),
+        ];
+        let outputs = self.outputs.iter().zip(FIRST_OUTPUT..);
+        let outputs = outputs.map(|(o, word)| (format!("OUT_{}", o.name.to_uppercase()), word));
+        let factors = factors.map(|(f, word)| (format!("FACTOR_{}", f.name.to_uppercase()), word));
+        let mut text = String::new();
+        for (name, word) in fixed.into_iter().chain(outputs).chain(factors) {
+            let _ = writeln!(text, "const {name}: u32 = {word}u;");
+        }
+        text
+    }
+
+    /// The structs `Closed` and `Settled`, their loads and stores, and an empty function for each that the program
+    /// has no use for.
+    pub(crate) fn declarations(&self) -> String {
+        let mut text = self.constants();
+        self.declare_closed(&mut text);
+        self.declare_rounds(&mut text);
+        if !self.state.shardable {
+            text.push_str("fn state_publish(row: u32, state: State) {}\n");
+        }
+        text
+    }
+
+    fn declare_closed(&self, text: &mut String) {
+        let outputs: Vec<Field> = self.outputs.iter().map(|o| Field::u32(o.name)).collect();
+        let always = [Field::u32("loss"), Field::u32("flags")];
+        let fields = always.iter().chain(&outputs).chain(self.factors);
+        let _ = writeln!(text, "struct Closed {{ {} }}", members(fields.copied()));
+        let fills = self.outputs.iter().map(|output| {
+            let fill = match output.kind {
+                OutputKind::Number => "fill",
+                OutputKind::Count => "0u",
+                OutputKind::Index => "NONE",
+            };
+            format!("closed.{} = {fill};", output.name)
+        });
+        let fills: Vec<_> = fills.collect();
+        let _ = writeln!(
+            text,
+            "// A row whose by-products are `fill`, where they are numbers, and whose factors are 0.\n\
+             fn closed_blank(flags: u32, loss: u32, fill: u32) -> Closed {{ var closed: Closed; \
+             closed.flags = flags; closed.loss = loss; {} return closed; }}",
+            fills.join(" ")
+        );
+        let stored = placed(&always, 0).chain(placed(&outputs, FIRST_OUTPUT));
+        let stored = stored.chain(placed(self.factors, self.saved_lse_word()));
+        let stores: Vec<_> = stored.map(|(field, word)| field.store("closed", word)).collect();
+        let loads = placed(self.factors, self.saved_lse_word());
+        let loads = loads.map(|(f, word)| format!("closed.{} = {};", f.name, f.load(word)));
+        let loads: Vec<_> = loads.collect();
+        let _ = writeln!(
+            text,
+            "fn closed_write(row: Row, closed: Closed) {{ let at = record_of(row.index); {} }}\n\
+             // Its flags and factors; the by-products stay where they are.\n\
+             fn closed_read(row: Row) -> Closed {{ let at = record_of(row.index); \
+             var closed: Closed; closed.flags = records[at + RECORD_FLAGS]; {} return closed; }}",
+            stores.join(" "),
+            loads.join(" ")
+        );
+    }
+
+    fn declare_rounds(&self, text: &mut String) {
+        let _ = writeln!(text, "const ROUNDS: u32 = {}u;", self.rounds.count());
+        if self.rounds != Rounds::Two {
+            text.push_str(
+                "struct Settled { none: u32 }\n\
+                 fn settle(row: Row, state: State) -> Settled { return Settled(0u); }\n\
+                 fn settled_write(row: Row, settled: Settled) {}\n\
+                 fn settled_read(row: Row) -> Settled { return Settled(0u); }\n\
+                 fn row_settled(row: Row, settled: Settled) -> Row { return row; }\n",
+            );
+        } else {
+            let fields: Vec<_> = placed(self.settled, self.first_settled()).collect();
+            let stores: Vec<_> =
+                fields.iter().map(|(field, word)| field.store("settled", *word)).collect();
+            let load =
+                |(f, word): &(Field, u32)| format!("settled.{} = {};", f.name, f.load(*word));
+            let loads: Vec<_> = fields.iter().map(load).collect();
+            let _ = writeln!(
+                text,
+                "struct Settled {{ {} }}\n\
+                 fn settled_write(row: Row, settled: Settled) {{ let at = record_of(row.index); {} }}\n\
+                 fn settled_read(row: Row) -> Settled {{ let at = record_of(row.index); \
+                 var settled: Settled; {} return settled; }}\n\
+                 fn row_settled(row: Row, settled: Settled) -> Row {{ var out = row; \
+                 out.round = 1u; out.settled = settled; return out; }}",
+                members(self.settled.iter().copied()),
+                stores.join(" "),
+                loads.join(" ")
+            );
+        }
+        if self.rounds == Rounds::None {
+            text.push_str(
+                "struct State { none: u32 }\n\
+                 fn state_empty() -> State { return State(0u); }\n\
+                 fn state_merge(a: State, b: State) -> State { return a; }\n\
+                 fn state_take_quad(row: Row, state: State, a: Item) -> State { return state; }\n\
+                 fn state_take_tile(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State \
+                 { return state; }\n",
+            );
+        }
+    }
+}
+
+fn members(fields: impl Iterator<Item = Field>) -> String {
+    fields.map(|field| format!("{}: {}", field.name, field.wgsl())).collect::<Vec<_>>().join(", ")
+}
+
+/// Fields one after another, each with its first word.
+fn placed(fields: &[Field], first: u32) -> impl Iterator<Item = (Field, u32)> {
+    fields.iter().scan(first, |next, &field| {
+        let word = *next;
+        *next += field.words();
+        Some((field, word))
+    })
+}
