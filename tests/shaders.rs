@@ -102,6 +102,20 @@ fn kernels_on_cooperative_matrices_are_valid_where_there_are_any() {
     }
 }
 
+/// Every functor's state was held against the words that its program declares.
+#[test]
+fn states_have_the_words_that_programs_declare() {
+    let mut states = BTreeSet::new();
+    for kernel in kernels().iter().filter(|kernel| kernel.entry == "merge") {
+        let wgsl = kernel.wgsl();
+        let module = naga::front::wgsl::parse_str(&wgsl).unwrap();
+        let found = struct_bytes(&module, "State").unwrap();
+        assert_eq!(Some(found), constant(&module, "STATE_WORDS").map(|words| 4 * words));
+        states.insert(found);
+    }
+    assert!(states.len() > 1, "{states:?}");
+}
+
 /// A user's own losses are among them, on stored scores and on those of a linear layer.
 #[test]
 fn kernels_of_a_users_own_losses_are_checked_too() {
@@ -187,9 +201,33 @@ fn contract(kernel: &Kernel, module: &naga::Module) {
         assert_eq!(member.name.as_deref(), Some(name.as_str()), "{label}");
         assert_eq!(member.offset as usize, 4 * index, "{label}: {name}");
     }
+    for (record, words) in [("State", "STATE_WORDS"), ("Tally", "TALLY_WORDS")] {
+        if let (Some(span), Some(words)) = (struct_bytes(module, record), constant(module, words)) {
+            // A functor without rounds has no state.
+            assert!(words == 0 || span == 4 * words, "{label}: {record} has {span} bytes");
+        }
+    }
     let names: Vec<&str> = module.overrides.iter().filter_map(|(_, o)| o.name.as_deref()).collect();
     for (name, _) in &kernel.overrides {
         assert!(names.contains(name), "{label} has no override {name}: {names:?}");
+    }
+}
+
+/// The size of a struct.
+fn struct_bytes(module: &naga::Module, name: &str) -> Option<u32> {
+    module.types.iter().find_map(|(_, ty)| match ty.inner {
+        naga::TypeInner::Struct { span, .. } if ty.name.as_deref() == Some(name) => Some(span),
+        _ => None,
+    })
+}
+
+/// The value of a `u32` constant.
+fn constant(module: &naga::Module, name: &str) -> Option<u32> {
+    let named = |constant: &&naga::Constant| constant.name.as_deref() == Some(name);
+    let (_, constant) = module.constants.iter().find(|(_, constant)| named(constant))?;
+    match module.global_expressions[constant.init] {
+        naga::Expression::Literal(naga::Literal::U32(value)) => Some(value),
+        _ => panic!("{name} is no u32"),
     }
 }
 

@@ -3,7 +3,7 @@
 // The functor also supplies
 //   fn state_gathered(words) -> State    what state_publish wrote; zeros are the state of no columns
 
-fn statistics_at(at: u32) -> array<u32, STATISTICS_WORDS> {
+fn gathered_words(at: u32) -> array<u32, STATISTICS_WORDS> {
     var words: array<u32, STATISTICS_WORDS>;
     for (var i = 0u; i < STATISTICS_WORDS; i += 1u) {
         words[i] = gathered_read(at + i);
@@ -21,7 +21,7 @@ fn merge_shards(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     var state = state_empty();
     for (var shard = 0u; shard < params.shards; shard += 1u) {
         let at = (shard * params.all_rows + params.origin + slot) * STATISTICS_WORDS;
-        state = state_merge(state, state_gathered(statistics_at(at)));
+        state = state_merge(state, state_gathered(gathered_words(at)));
     }
     closed_write(row, close(row, state));
 }

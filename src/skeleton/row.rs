@@ -18,16 +18,17 @@ use crate::{
     },
 };
 
-pub(crate) use rows::{Gradient, Rows, Scores, functor_streams, plan};
+pub(crate) use rows::{Gradient, Rows, Scores, functor_streams};
 
 pub use crate::{
     plan::Number,
     spec::{broadcast::Broadcast, shard::STATE_WORDS},
 };
 pub use contract::{
-    Counted, Field, FieldKind, Given, LabelScore, OutputKind, Reduced, Rounds, RowOutput,
+    Counted, Field, FieldKind, Given, LabelScore, OPEN, OutputKind, Reduced, Rounds, RowOutput,
     RowProgram, RowStream, StateLayout, StreamAccess, StreamElement, Target,
 };
+pub use rows::plan;
 
 /// A loss of a row of scores: what the row skeleton needs beside [`Loss`].
 ///

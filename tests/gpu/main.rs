@@ -20,6 +20,7 @@ mod budgets;
 mod children;
 mod composed;
 mod conformance;
+mod contract;
 mod cooperative;
 mod elements;
 mod faults;
@@ -60,6 +61,7 @@ type Test = (&'static str, fn(&Context));
 
 const MODULES: &[(&str, &[Test])] = &[
     ("conformance", conformance::TESTS),
+    ("contract", contract::TESTS),
     ("shapes", shapes::TESTS),
     ("tiles", tiles::TESTS),
     ("elements", elements::TESTS),

@@ -360,6 +360,8 @@ const FIRST_OUTPUT: u32 = size::RECORD_FLAGS + 1;
 /// where the factors will be.
 const BEFORE_CLOSING: u32 = 4;
 
+/// What most functors know of a row, for those that have no more to know: `struct Row`, `open`, `reopen`, `row_streams`.
+pub const OPEN: Source = shader!("row/open.wgsl");
 /// The state of `shaders/row/softmax.wgsl`.
 const SOFTMAX_STATE: StateLayout = StateLayout::words(16);
 

@@ -45,8 +45,12 @@ pub(crate) enum Gradient {
     To(View),
 }
 
-/// The plan of a row loss on stored scores.
-pub(crate) fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result<Plan> {
+/// The plan of a row loss on stored scores, the input `logits`.
+///
+/// # Errors
+///
+/// What the loss and its skeleton refuse of the call.
+pub fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result<Plan> {
     let mut rows = Rows::new(loss, call, profile)?;
     let Some(logits) = call.input("logits") else {
         return Err(missing(loss, "logits"));
