@@ -3,7 +3,7 @@
 
 use surprisal::{
     Arithmetic, Arrays, Dtype, Gpu, Linear, Loss, Plan, Profile, Request, Result, Separable,
-    SeparableRow,
+    SeparableRow, Signature,
     kernel::Source,
     loss::{About, Argument, Dim, Kind},
     plan::Call,
@@ -48,13 +48,9 @@ static ABOUT: About = About {
     options: &[],
 };
 
-impl<L: SeparableRow> Loss for Declared<L> {
+impl<L: SeparableRow> Signature for Declared<L> {
     fn about(&self) -> &'static About {
         &ABOUT
-    }
-
-    fn validate(&self) -> Result<()> {
-        self.reference.validate()
     }
 
     fn is_per_row(&self) -> bool {
@@ -63,6 +59,12 @@ impl<L: SeparableRow> Loss for Declared<L> {
 
     fn takes_planes(&self) -> bool {
         true
+    }
+}
+
+impl<L: SeparableRow> Loss for Declared<L> {
+    fn validate(&self) -> Result<()> {
+        self.reference.validate()
     }
 
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {

@@ -15,7 +15,7 @@ use crate::{
     plan::{View, kernel::shader, limits::MOST_ITERATIONS, stretches::stretches},
     skeleton::{
         linear::{Layer, Part, RowsSum, Sums, Walk},
-        row::{Gradient, Rows, Scores},
+        row::{Gradient, Rows, Scores, functor_streams},
     },
 };
 
@@ -60,7 +60,7 @@ impl Pairs<'_> {
         let stride = tables.keys.word_step;
         let columns = rows.planner.scratch(Layout::matrix(Dtype::F32, COLUMN_PLANES, stride));
         self.first_walk(rows, walk, |rows, part, block, scores| match self.pairing.columns {
-            Columns::Softmax => self.columns(rows, part, block, scores, &columns),
+            Columns::Softmax => Self::columns(rows, part, block, scores, &columns),
             _ => Ok(()),
         })?;
         self.join(rows, windows, &columns, stride)?;
@@ -112,7 +112,7 @@ impl Pairs<'_> {
                     self.layer.block_scores(rows, walk, part, block)?
                 };
                 if scale {
-                    self.slope(rows, part, block, &seen)?;
+                    Self::slope(rows, part, block, &seen)?;
                 }
                 if self.wants_gradients() {
                     let scores = Scores { scores: seen, gradient: Gradient::InPlace };
@@ -127,7 +127,7 @@ impl Pairs<'_> {
 
     /// The rows' parts of the gradient of the scale, as far as a dispatch's loops allow at a time. They add up
     /// over the blocks of keys: its last bits depend on these.
-    fn slope(&self, rows: &mut Rows, part: &Part, block: &Range<u64>, scores: &View) -> Result<()> {
+    fn slope(rows: &mut Rows, part: &Part, block: &Range<u64>, scores: &View) -> Result<()> {
         let reach = MOST_ITERATIONS * 4 * u64::from(rows.lanes().0);
         for keys in stretches(block.end - block.start, reach) {
             let streams = rows.streams(&part.rows, false);
@@ -138,15 +138,13 @@ impl Pairs<'_> {
                 .words("statistics", None)
                 .read("logits", Some(scores.clone()), 0.0)
                 .write("gradient", None);
-            crate::skeleton::row::functor_streams(step, streams)
-                .groups(part.rows.end - part.rows.start)?;
+            functor_streams(step, streams).groups(part.rows.end - part.rows.start)?;
         }
         Ok(())
     }
 
     /// Takes a block of some rows into the columns' own states.
     fn columns(
-        &self,
         rows: &mut Rows,
         part: &Part,
         block: &Range<u64>,
@@ -164,7 +162,7 @@ impl Pairs<'_> {
             .table("column_states", columns, "vec4<u32>")
             .read("logits", Some(scores.clone()), 0.0)
             .write("gradient", None);
-        crate::skeleton::row::functor_streams(step, streams)
+        functor_streams(step, streams)
             .groups((block.end - block.start).div_ceil(4 * u64::from(lanes)))
     }
 

@@ -476,15 +476,7 @@ impl RowProgram {
 
     fn declare_rounds(&self, text: &mut String) {
         let _ = writeln!(text, "const ROUNDS: u32 = {}u;", self.rounds.count());
-        if self.rounds != Rounds::Two {
-            text.push_str(
-                "struct Settled { none: u32 }\n\
-                 fn settle(row: Row, state: State) -> Settled { return Settled(0u); }\n\
-                 fn settled_write(row: Row, settled: Settled) {}\n\
-                 fn settled_read(row: Row) -> Settled { return Settled(0u); }\n\
-                 fn row_settled(row: Row, settled: Settled) -> Row { return row; }\n",
-            );
-        } else {
+        if self.rounds == Rounds::Two {
             let fields: Vec<_> = placed(self.settled, self.first_settled()).collect();
             let stores: Vec<_> =
                 fields.iter().map(|(field, word)| field.store("settled", *word)).collect();
@@ -502,6 +494,14 @@ impl RowProgram {
                 members(self.settled.iter().copied()),
                 stores.join(" "),
                 loads.join(" ")
+            );
+        } else {
+            text.push_str(
+                "struct Settled { none: u32 }\n\
+                 fn settle(row: Row, state: State) -> Settled { return Settled(0u); }\n\
+                 fn settled_write(row: Row, settled: Settled) {}\n\
+                 fn settled_read(row: Row) -> Settled { return Settled(0u); }\n\
+                 fn row_settled(row: Row, settled: Settled) -> Row { return row; }\n",
             );
         }
         if self.rounds == Rounds::None {
