@@ -26,14 +26,17 @@ pub use crate::{
 };
 pub use contract::{
     Counted, Field, FieldKind, Given, LabelScore, OPEN, OutputKind, Reduced, Rounds, RowOutput,
-    RowProgram, RowStream, StateLayout, StreamAccess, StreamElement, Target,
+    RowProgram, RowStream, SCORES, StateLayout, StreamAccess, StreamElement, Target,
 };
 pub use rows::plan;
 
 /// A loss of a row of scores: what the row skeleton needs beside [`Loss`].
 ///
-/// The WGSL contract is at the top of `shaders/row.wgsl`; `shaders/loss/cross_entropy.wgsl` is the
-/// longest example, `examples/own_loss.rs` the shortest.
+/// A loss declares in [`RowLoss::program`] what it needs, and [`plan()`] plans its calls on stored scores
+/// ([`crate::Linear`] those on the scores of a linear layer); the functor is a WGSL file. The WGSL contract is at the top
+/// of `shaders/row.wgsl`. [`RowProgram::softmax`] is a shared base for whatever follows from sums of exponentials, so that
+/// a loss on it says what it adds up and how it is closed; `shaders/loss/cross_entropy.wgsl` is the longest functor,
+/// `examples/own_loss.rs` the shortest.
 pub trait RowLoss: Loss {
     /// The description of this loss on the scores of a linear layer ([`crate::linear::Linear`]).
     fn linear_about(&self) -> Option<&'static About> {

@@ -7,7 +7,10 @@ use surprisal::{
     kernel::Source,
     loss::{About, Argument, Dim, Kind},
     plan::Call,
-    row::{self, Field, LabelScore, Reduced, Rounds, RowLoss, RowOutput, RowProgram, Target},
+    row::{
+        self, Field, LabelScore, Reduced, Rounds, RowLoss, RowOutput, RowProgram, StateLayout,
+        Target,
+    },
     testing,
 };
 
@@ -100,10 +103,7 @@ struct Purity;
 impl SeparableRow for Purity {
     const NAME: &'static str = "purity";
     const WGSL: &'static str = "
-        const TWO_SOFTMAXES: bool = false;
-        const OF_SECOND: vec4<bool> = vec4<bool>(false);
-        const SQUARED: vec4<bool> = vec4<bool>(false);
-        struct Item { column: u32, u: vec4<f32>, second: vec4<f32>, bad: vec4<bool> }
+        struct Item { column: u32, u: vec4<f32>, bad: vec4<bool> }
         fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
             let score = score_of(logits_quad(row.index, column), 1.0, inside);
             var it: Item;
@@ -115,24 +115,63 @@ impl SeparableRow for Purity {
         fn probabilities(row: Row, it: Item) -> vec4<f32> {
             return exponential(below4(it.u, row.settled.top)) * row.settled.inverse_sum;
         }
-        fn terms(row: Row, it: Item, e: vec4<f32>, second: vec4<f32>) -> Terms {
-            var out: Terms;
+        struct State { top: f32, sum: f32, squares: f32, bad: u32 }
+        fn state_empty() -> State {
+            var state: State;
+            state.top = DEAD;
+            return state;
+        }
+        fn rescaled(state: State, top: f32) -> State {
+            var out = state;
+            let factor = exp(below(state.top, top));
+            out.top = top;
+            out.sum = state.sum * factor;
+            out.squares = state.squares * factor;
+            return out;
+        }
+        fn state_merge(a: State, b: State) -> State {
+            var out = rescaled(a, max(a.top, b.top));
+            let other = rescaled(b, out.top);
+            out.sum += other.sum;
+            out.squares += other.squares;
+            out.bad |= other.bad;
+            return out;
+        }
+        fn state_take_quad(row: Row, state: State, it: Item) -> State {
+            var out = rescaled(state, max(state.top, max4(it.u)));
+            let e = exponential(below4(it.u, out.top));
+            out.sum += sum4(e);
             if (row.round == 1u) {
-                out.weighed.x = sum4(e * probabilities(row, it));
+                out.squares += sum4(e * probabilities(row, it));
+            }
+            out.bad |= select(0u, 1u, any(it.bad));
+            return out;
+        }
+        fn state_take_tile(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
+            let half = state_take_quad(row, state_take_quad(row, state, a), b);
+            return state_take_quad(row, state_take_quad(row, half, c), d);
+        }
+        fn settle(row: Row, state: State) -> Settled {
+            var out: Settled;
+            if (row.flags == 0u && state.bad == 0u) {
+                out.top = state.top;
+                out.inverse_sum = 1.0 / state.sum;
             }
             return out;
         }
-        fn settle_live(row: Row, state: State) -> Settled {
-            var out: Settled;
-            out.top = state.top;
-            out.inverse_sum = 1.0 / state.sum;
-            return out;
-        }
-        fn close_live(row: Row, state: State) -> Closed {
+        fn close(row: Row, state: State) -> Closed {
+            if (row.flags != 0u) {
+                return closed_blank(ROW_ZERO, select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u), 0u);
+            }
+            let zero = select(0u, ROW_ZERO, row.factor == 0.0);
+            if (state.bad != 0u) {
+                return closed_blank(ROW_NAN | zero, NAN_BITS, NAN_BITS);
+            }
             var out: Closed;
-            out.mean = state.weighed.x / state.sum;
+            out.mean = state.squares / state.sum;
             out.purity = bitcast<u32>(out.mean);
             out.loss = bitcast<u32>(row.row_weight * out.mean);
+            out.flags = zero;
             return out;
         }
         fn emit(row: Row, closed: Closed, it: Item) {
@@ -164,7 +203,10 @@ fn purity() -> Declared<Purity> {
             outputs: OUTPUTS,
             factors: FACTORS,
             settled: SETTLED,
-            ..RowProgram::softmax(own, Rounds::Two)
+            sources: vec![row::OPEN, row::SCORES, own],
+            state: StateLayout::words(4),
+            rounds: Rounds::Two,
+            ..RowProgram::default()
         }
     };
     Declared { reference: Separable::new(Purity), program }

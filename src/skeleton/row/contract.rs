@@ -362,6 +362,8 @@ const BEFORE_CLOSING: u32 = 4;
 
 /// What most functors know of a row, for those that have no more to know: `struct Row`, `open`, `reopen`, `row_streams`.
 pub const OPEN: Source = shader!("row/open.wgsl");
+/// Scores of a softmax as finite numbers: `score_of`, `live`, `exponential`.
+pub const SCORES: Source = shader!("row/scores.wgsl");
 /// The state of `shaders/row/softmax.wgsl`.
 const SOFTMAX_STATE: StateLayout = StateLayout::words(16);
 

@@ -46,8 +46,9 @@ impl<'a> Rows<'a> {
         let count = rows.end - rows.start;
         let groups = count.div_ceil(u64::from(workgroup / lanes));
         let few = segments > 1 && groups < u64::from(self.profile().busy_workgroups);
-        // See `MOST_ITERATIONS`: a workgroup that walks a very long row twice would exceed it.
-        let long = 5 * self.classes / (16 * u64::from(lanes)) > MOST_ITERATIONS;
+        // See `MOST_ITERATIONS`: a workgroup that walks a very long row once a round and for its gradient would exceed it.
+        let walks = 4 + u64::from(self.rounds());
+        let long = walks * self.classes / (16 * u64::from(lanes)) > MOST_ITERATIONS;
         self.top(index, rows, &scores.scores)?;
         if self.closes() {
             self.close(index, rows, Some(scores))?;
