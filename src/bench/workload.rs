@@ -146,7 +146,7 @@ fn uses(kernel: &Kernel, stream: &Stream) -> u64 {
     let writes_gradient = kernel.overrides.contains(&("WRITES_GRADIENT", 1));
     let written_over = kernel.streams.iter().any(|other| other.in_place_of == Some(stream.name));
     match kernel.entry {
-        "merge" | "saved" if read => 0,
+        "merge" | "close_unstreamed" if read => 0,
         "fused" if read && writes_gradient => 2 + u64::from(written_over),
         _ => 1 + u64::from(written_over),
     }
