@@ -13,7 +13,7 @@ pub enum Data {
     Int(Vec<i64>),
 }
 
-/// A dense host tensor of one or two extents.
+/// A dense host tensor of any rank: the last axis is the columns, all before it are the rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Array {
     /// Its extents.
@@ -90,12 +90,8 @@ impl Array {
         let ints = || self.to_i64().into_iter();
         match dtype {
             Dtype::F32 => floats().flat_map(|v| (v as f32).to_le_bytes()).collect(),
-            Dtype::F16 => {
-                floats().flat_map(|v| half::f16::from_f32(v as f32).to_le_bytes()).collect()
-            }
-            Dtype::Bf16 => {
-                floats().flat_map(|v| half::bf16::from_f32(v as f32).to_le_bytes()).collect()
-            }
+            Dtype::F16 => floats().flat_map(|v| f16(v).to_le_bytes()).collect(),
+            Dtype::Bf16 => floats().flat_map(|v| bf16(v).to_le_bytes()).collect(),
             Dtype::I32 => ints().flat_map(|v| (v as i32).to_le_bytes()).collect(),
             Dtype::U32 => ints().flat_map(|v| (v as u32).to_le_bytes()).collect(),
             Dtype::I64 => ints().flat_map(i64::to_le_bytes).collect(),
@@ -140,9 +136,66 @@ fn words<const N: usize>(bytes: &[u8], count: usize) -> impl Iterator<Item = [u8
 /// A number after a round trip through a storage type.
 pub fn round(value: f64, dtype: Dtype) -> f64 {
     match dtype {
-        Dtype::F16 => half::f16::from_f32(value as f32).to_f64(),
-        Dtype::Bf16 => half::bf16::from_f32(value as f32).to_f64(),
+        Dtype::F16 => f16(value).to_f64(),
+        Dtype::Bf16 => bf16(value).to_f64(),
         Dtype::F32 => f64::from(value as f32),
         Dtype::I32 | Dtype::U32 | Dtype::I64 | Dtype::U8 => value,
+    }
+}
+
+/// A 16-bit number, rounded once (nearest, ties to even).
+fn f16(value: f64) -> half::f16 {
+    half::f16::from_f32(to_odd(value))
+}
+
+/// [`f16`] for bf16.
+fn bf16(value: f64) -> half::bf16 {
+    half::bf16::from_f32(to_odd(value))
+}
+
+/// An f32 from which a 16-bit number is rounded as from the f64 itself.
+///
+/// Symptom: 1 + 2⁻¹¹ + 2⁻⁴⁰ becomes 1 in f16. Cause: the nearest f32 is 1 + 2⁻¹¹, a tie that the second
+/// rounding breaks downwards. Remedy: what f32 does not hold is cut off, and the last bit set instead, so
+/// that no number becomes a tie.
+fn to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    if value.is_nan() || f64::from(near) == value {
+        return near;
+    }
+    let up = f64::from(near).abs() > value.abs();
+    f32::from_bits((near.to_bits() - u32::from(up)) | 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_are_rounded_to_16_bits_once() {
+        let tiny = (-40f64).exp2();
+        for (half_ulp, dtype) in [((-11f64).exp2(), Dtype::F16), ((-8f64).exp2(), Dtype::Bf16)] {
+            for sign in [1.0, -1.0] {
+                let rounded = |value: f64| round(sign * value, dtype) * sign;
+                assert_eq!(rounded(1.0 + half_ulp + tiny), 1.0 + 2.0 * half_ulp, "{dtype}");
+                assert_eq!(rounded(1.0 + half_ulp), 1.0, "a tie goes to the even one");
+                assert_eq!(rounded(1.0 + 3.0 * half_ulp), 1.0 + 4.0 * half_ulp);
+                assert_eq!(rounded(1.0 + 3.0 * half_ulp - tiny), 1.0 + 2.0 * half_ulp);
+                let bytes = Array::float(&[1], vec![sign * (1.0 + half_ulp + tiny)]);
+                let back = Array::from_bytes(dtype, &[1], &bytes.to_bytes(dtype));
+                assert_eq!(back.to_f64(), [sign * (1.0 + 2.0 * half_ulp)]);
+            }
+        }
+        // Between two subnormals, and at the ends of the range.
+        let step = (-24f64).exp2();
+        assert_eq!(round(0.5 * step + (-60f64).exp2(), Dtype::F16), step);
+        assert_eq!(round(0.5 * step, Dtype::F16), 0.0);
+        assert_eq!(round(1e-300, Dtype::F16), 0.0);
+        assert_eq!(round(65_519.999_999_999, Dtype::F16), 65_504.0);
+        for dtype in [Dtype::F16, Dtype::Bf16] {
+            assert_eq!(round(1e300, dtype), f64::INFINITY);
+            assert_eq!(round(f64::NEG_INFINITY, dtype), f64::NEG_INFINITY);
+            assert!(round(f64::NAN, dtype).is_nan());
+        }
     }
 }
