@@ -3,6 +3,8 @@
 mod declare;
 mod elements;
 pub(crate) mod reference;
+#[cfg(feature = "serde")]
+pub(crate) mod unknown;
 
 use crate::{
     data::{

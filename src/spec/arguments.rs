@@ -205,7 +205,7 @@ pub(crate) const MASKED_MEAN: OptionAbout = OptionAbout {
 pub(crate) const UNKNOWN_TARGET: OptionAbout = OptionAbout {
     name: "unknown_target",
     default: "null",
-    about: "a target that stands for an unknown one: its element counts for nothing",
+    about: "a number or \"nan\", a target that stands for an unknown one: its element counts for nothing",
 };
 pub(crate) const SHARD: OptionAbout = OptionAbout {
     name: "shard",

@@ -25,7 +25,9 @@ macro_rules! element_loss {
             pub empty: $crate::spec::options::Empty,
             /// What a mean divides by where elements are masked or their targets unknown.
             pub denominator: $crate::spec::options::MaskedMean,
-            /// A target that stands for an unknown one: its element counts for nothing.
+            /// A target that stands for an unknown one: its element counts for nothing. In JSON it is a
+            /// number or `"nan"`.
+            #[cfg_attr(feature = "serde", serde(with = "crate::skeleton::element::unknown"))]
             pub unknown_target: Option<f64>,
             /// What happens to gradient columns between the last one and the row stride.
             pub padding: $crate::spec::options::Padding,
