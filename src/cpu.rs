@@ -10,7 +10,7 @@ use crate::{
         error::Result,
     },
     skeleton::operation::Loss,
-    spec::check,
+    spec::check::{self, Folded},
 };
 
 pub use crate::reference::Findings;
@@ -22,5 +22,19 @@ pub use crate::reference::Findings;
 pub fn run(loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
     loss.validate()?;
     check::arrays(loss, inputs, wanted)?;
-    loss.reference(inputs, wanted, Arithmetic::F64)
+    compute(loss, inputs, wanted, Arithmetic::F64)
+}
+
+/// [`Loss::reference`] on tensors of any rank: the axes before the last one are rows, and outputs of one
+/// value a row have those axes too.
+pub fn compute(
+    loss: &dyn Loss,
+    inputs: &Arrays,
+    wanted: &[&str],
+    arithmetic: Arithmetic,
+) -> Result<Arrays> {
+    let folded = Folded::new(loss, inputs)?;
+    let mut outputs = loss.reference(&folded.inputs, wanted, arithmetic)?;
+    folded.unfold(loss, &mut outputs);
+    Ok(outputs)
 }

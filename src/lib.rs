@@ -90,7 +90,7 @@ pub mod loss {
         losses::*,
         skeleton::operation::{Entry, Loss},
         spec::{
-            about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature},
+            about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature, Spread},
             options::{Empty, IgnoreIndex, Padding, Reduction, WeightLayout},
             shard::Shard,
         },

@@ -6,6 +6,5 @@ pub mod broadcast;
 pub mod call;
 pub(crate) mod check;
 pub(crate) mod declare;
-pub(crate) mod extents;
 pub mod options;
 pub mod shard;

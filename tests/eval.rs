@@ -693,3 +693,111 @@ fn refuses_what_does_not_fit() {
     assert!(eval(&good, &["--set", "smothing=0.1"]).contains("smothing"));
     assert!(eval(&good, &["--grad", "out.txt"]).contains("out.txt"));
 }
+
+/// f32 numbers of any shape in a file, as an argument of the command line.
+fn file(folder: &Path, name: &str, array: &Array) -> String {
+    let path = folder.join(format!("{name}.npy"));
+    match array.data {
+        surprisal::Data::Int(_) => {
+            npy(&path, "<i8", false, &shape_of(array), &array.to_bytes(Dtype::I64));
+        }
+        surprisal::Data::Float(_) => {
+            npy(&path, "<f4", false, &shape_of(array), &array.to_bytes(Dtype::F32));
+        }
+    }
+    format!("{}={}", name.split('.').next().unwrap(), path.display())
+}
+
+/// What the command line prints of a loss's outputs, on the reference and on every adapter.
+fn on_every_backend(loss: &str, words: &[&str]) -> Vec<String> {
+    let print = |place: Place| {
+        let place = place.words();
+        let [flag, value] = place.each_ref().map(String::as_str);
+        stdout(&surprisal(&[&["eval", loss, flag, value], words].concat()))
+    };
+    places().into_iter().map(print).collect()
+}
+
+/// Rows may be counted by several axes, and the class axis may be axis 1.
+#[test]
+fn tensors_of_any_rank() {
+    let folder = folder("eval-ranks");
+    let logits = numbers(1, &[2, 2, 2, 3], true);
+    let targets = Array::int(&[2, 2, 2], vec![0, 2, 1, 1, 0, 2, 2, 1]);
+    // The same numbers as [N, C, d…]: channel by channel.
+    let (values, channels) = (logits.to_f64(), 3);
+    let planes = (0..24).map(|at| values[(at / 12 * 4 + at % 4) * channels + at / 4 % channels]);
+    let planes = Array::float(&[2, 3, 2, 2], planes.collect());
+    let logits = file(&folder, "logits", &logits);
+    let planes = file(&folder, "logits.planes", &planes);
+    let targets = file(&folder, "targets", &targets);
+    let none = ["--set", "reduction=none", "--want", "loss,argmax"];
+    let last = on_every_backend(
+        "cross_entropy",
+        &[&["--input", &logits, "--input", &targets][..], &none].concat(),
+    );
+    let gradient = folder.join("gradient.npy");
+    let grad = ["--layout", "nchw", "--grad", gradient.to_str().unwrap()];
+    let first = ["--input", &planes, "--input", &targets];
+    let first = on_every_backend("cross_entropy", &[&first[..], &none, &grad].concat());
+    for (last, first) in last.iter().zip(&first) {
+        assert!(last.contains("loss: [2 × 2 × 2] "), "{last}");
+        let lines = |text: &str| -> Vec<String> {
+            let of_outputs = |line: &&str| line.starts_with("loss:") || line.starts_with("argmax:");
+            text.lines().filter(of_outputs).map(str::to_owned).collect()
+        };
+        assert_eq!(lines(last), lines(first));
+    }
+    let bytes = fs::read(&gradient).unwrap();
+    assert!(String::from_utf8_lossy(&bytes[..128]).contains("(2, 3, 2, 2,"));
+    // A weight a class is [C, 1, 1] there, as PyTorch broadcasts it.
+    let scores = file(&folder, "logits.scores", &numbers(2, &[2, 3, 2, 2], true));
+    let labels = file(&folder, "targets.each", &numbers(3, &[2, 3, 2, 2], true));
+    let weight = file(&folder, "pos_weight", &Array::float(&[3, 1, 1], vec![1.0, 2.0, 3.0]));
+    let inputs = ["--input", &scores, "--input", &labels, "--input", &weight];
+    let dense = on_every_backend("bce_with_logits", &inputs);
+    let planes =
+        on_every_backend("bce_with_logits", &[&inputs[..], &["--layout", "nchw"]].concat());
+    let value = |text: &String| -> f64 {
+        text.lines().find_map(|line| line.strip_prefix("loss: ")).unwrap().parse().unwrap()
+    };
+    for (dense, planes) in dense.iter().zip(&planes) {
+        assert!((value(dense) - value(planes)).abs() < 1e-6, "{dense} {planes}");
+    }
+    let flat = file(&folder, "targets.flat", &Array::int(&[8], vec![0; 8]));
+    let words = ["eval", "cross_entropy", "--backend", "cpu", "--input", &logits, "--input", &flat];
+    let error = refusal(&surprisal(&words));
+    assert!(error.contains("`targets` has shape [8], expected [2, 2, 2]"), "{error}");
+}
+
+/// An unknown target may be NaN.
+#[test]
+fn an_unknown_target_that_is_nan() {
+    let folder = folder("eval-unknown");
+    let logits = file(&folder, "logits", &Array::float(&[3], vec![1.0, 2.0, 3.0]));
+    let targets = file(&folder, "targets", &Array::float(&[3], vec![0.0, f64::NAN, 1.0]));
+    let words = ["--input", &logits, "--input", &targets, "--set", "unknown_target=nan"];
+    for text in on_every_backend("mse", &words) {
+        assert!(text.contains("loss: 2.5\nstatus: ok"), "{text}");
+    }
+}
+
+/// A float64 is rounded to 16 bits once, and not to f32 before.
+#[test]
+fn doubles_are_rounded_once() {
+    let folder = folder("eval-rounded");
+    let targets = file(&folder, "targets", &Array::float(&[1], vec![0.0]));
+    for (dtype, half_ulp) in [("f16", (-11f64).exp2()), ("bf16", (-8f64).exp2())] {
+        let path = folder.join("logits.npy");
+        let value = 1.0 + half_ulp + (-40f64).exp2();
+        npy(&path, "<f8", false, "(1,)", &value.to_le_bytes());
+        let logits = format!("logits={}", path.display());
+        let words = ["--input", &logits, "--input", &targets, "--dtype", dtype];
+        for text in on_every_backend("mse", &words) {
+            let line = text.lines().find_map(|line| line.strip_prefix("loss: ")).unwrap();
+            let rounded = 1.0 + 2.0 * half_ulp;
+            let root = line.parse::<f64>().unwrap().sqrt();
+            assert!((root - rounded).abs() < 1e-6, "{dtype}: {line}");
+        }
+    }
+}

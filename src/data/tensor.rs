@@ -88,7 +88,8 @@ impl std::str::FromStr for Dtype {
 pub struct Layout {
     /// The type of the elements.
     pub dtype: Dtype,
-    /// One or two extents.
+    /// The extents: one for a vector, more for rows of columns. The last axis is the columns, and all
+    /// axes before it together count the rows.
     pub shape: Vec<u64>,
     /// Elements from one row to the next; from one image to the next with a class stride above 1.
     pub row_stride: u64,
@@ -102,6 +103,10 @@ pub struct Layout {
     #[cfg_attr(feature = "serde", serde(skip))]
     #[doc(hidden)]
     pub fold: Option<(u64, u64)>,
+}
+
+fn product(extents: &[u64]) -> u64 {
+    extents.iter().copied().fold(1, u64::saturating_mul)
 }
 
 #[cfg(feature = "serde")]
@@ -124,10 +129,10 @@ impl Layout {
         Self::new(dtype, vec![rows, columns], columns)
     }
 
-    /// A dense tensor of one or two extents.
+    /// A dense tensor of any rank.
     pub fn dense(dtype: Dtype, shape: &[u64]) -> Self {
         match shape {
-            [rows, columns] => Self::matrix(dtype, *rows, *columns),
+            [_, .., columns] => Self::new(dtype, shape.to_vec(), *columns),
             _ => Self::new(dtype, shape.to_vec(), 1),
         }
     }
@@ -145,10 +150,12 @@ impl Layout {
         self
     }
 
-    /// Dense images [N, C, H, W]: a row a pixel, a column a channel.
-    pub fn nchw(dtype: Dtype, [images, channels, height, width]: [u64; 4]) -> Self {
-        let pixels = height.saturating_mul(width);
-        Self::matrix(dtype, images.saturating_mul(pixels), channels).class_stride(pixels)
+    /// Dense images [N, C, H, W], or [N, C, d…] with any other number of axes: a row a pixel, a column a
+    /// channel.
+    pub fn nchw<const AXES: usize>(dtype: Dtype, shape: [u64; AXES]) -> Self {
+        let extent = |axis: usize| shape.get(axis).copied().unwrap_or(1);
+        let pixels = shape.iter().skip(2).fold(1, |all: u64, &extent| all.saturating_mul(extent));
+        Self::matrix(dtype, extent(0).saturating_mul(pixels), extent(1)).class_stride(pixels)
     }
 
     /// Whether the columns are planes.
@@ -185,7 +192,7 @@ impl Layout {
 
     /// Number of elements, padding not counted.
     pub fn len(&self) -> u64 {
-        self.shape.iter().product()
+        product(&self.shape)
     }
 
     /// Whether there is no element.
@@ -199,14 +206,39 @@ impl Layout {
         apart || self.has_planes() || self.fold.is_some()
     }
 
-    /// The extent of the last dimension.
+    /// The extent of the last axis; 1 for a vector.
     pub fn columns(&self) -> u64 {
-        if self.shape.len() == 2 { self.shape[1] } else { 1 }
+        match self.shape.as_slice() {
+            [_, .., columns] => *columns,
+            _ => 1,
+        }
     }
 
-    /// The extent of the first dimension.
+    /// How many rows the axes before the last one count; the length of a vector.
     pub fn rows(&self) -> u64 {
-        self.shape.first().copied().unwrap_or(1)
+        match self.shape.as_slice() {
+            [leading @ .., _] if !leading.is_empty() => product(leading),
+            _ => self.shape.first().copied().unwrap_or(1),
+        }
+    }
+
+    /// The same elements with the axes before the last one as one.
+    pub(crate) fn folded(mut self) -> Self {
+        if self.shape.len() > 2 {
+            self.shape = vec![self.rows(), self.columns()];
+        }
+        self
+    }
+
+    /// The same elements as a vector, if they lie side by side.
+    pub(crate) fn flattened(mut self) -> Option<Self> {
+        if self.shape.len() > 1 {
+            if self.has_gaps() {
+                return None;
+            }
+            (self.shape, self.row_stride) = (vec![self.len()], 1);
+        }
+        Some(self)
     }
 
     /// Elements from the buffer's start to the end of the last row, or `None` past `u64`.
@@ -254,18 +286,29 @@ impl<'a> Tensor<'a> {
         Self::new(buffer, Layout::vector(dtype, len))
     }
 
+    /// A dense tensor of any rank at the buffer's start: the last axis is the columns, all before it
+    /// are the rows.
+    pub fn dense(buffer: &'a wgpu::Buffer, dtype: Dtype, shape: &[u64]) -> Self {
+        Self::new(buffer, Layout::dense(dtype, shape))
+    }
+
     /// A dense matrix at the buffer's start.
     pub fn matrix(buffer: &'a wgpu::Buffer, dtype: Dtype, rows: u64, columns: u64) -> Self {
         Self::new(buffer, Layout::matrix(dtype, rows, columns))
     }
 
     /// Dense images [N, C, H, W], a row a pixel and a column a channel: no transposed copy is needed.
+    /// Class axis 1 of PyTorch's other shapes, [N, C, d…], is said in the same way.
     ///
     /// [`Tensor::matrix`] with [`Tensor::class_stride`] is the general form; images [N, H, W, C] are
     /// plain matrices of N·H·W rows. Losses of rows ([`crate::CrossEntropy`], [`crate::Dice`]) have
     /// every channel of a pixel in one binding, so that one image is no larger than that (128 MiB by
     /// WebGPU's default limits); losses of elements take images of any size.
-    pub fn nchw(buffer: &'a wgpu::Buffer, dtype: Dtype, shape: [u64; 4]) -> Self {
+    pub fn nchw<const AXES: usize>(
+        buffer: &'a wgpu::Buffer,
+        dtype: Dtype,
+        shape: [u64; AXES],
+    ) -> Self {
         Self::new(buffer, Layout::nchw(dtype, shape))
     }
 

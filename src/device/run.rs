@@ -185,8 +185,7 @@ fn output_layout(loss: &dyn Loss, call: &Call, inputs: &Named<'_>, name: &str) -
     let first = about.inputs.first().and_then(|first| inputs.get(first.name));
     let rank = first.map_or(1, |tensor| tensor.layout.shape.len());
     let dims = argument.shape_in(loss, rank);
-    let shape: Vec<u64> = dims.iter().map(|&dim| call.dim(dim)).collect();
-    Ok(Layout::dense(dtype, &shape))
+    Ok(Layout::dense(dtype, &check::with_axes(dims, &call.dims, &call.axes)))
 }
 
 /// Reads a tensor, after everything submitted so far. Its buffer needs the usage `COPY_SRC`.

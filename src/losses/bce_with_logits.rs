@@ -18,9 +18,10 @@ element_loss! {
     /// weight·mask·a·(1 − p_t)^γ·(pos_weight·y'·softplus(−u) + (1 − y')·softplus(u)), in nats, with
     /// 1 − p_t = P·(1 − y') + (1 − P)·y' and a = α·y' + (1 − α)·(1 − y') (1 where α < 0).
     ///
-    /// - **Shapes**: logits `[rows, columns]` or `[n]`, with any row stride and element offset; targets
-    ///   alike; weight, pos_weight, logit_bias and mask alike, or `[columns]` (along the last axis),
-    ///   `[rows, 1]` (per row), `[1]`; upstream `[1]`, or one value an element with
+    /// - **Shapes**: logits of any rank, whose last axis is the columns and all before it the rows, with
+    ///   any row stride and element offset; targets alike. Weight, pos_weight, logit_bias and mask
+    ///   broadcast to that shape from the last axis on, as in PyTorch: `[columns]`, `[…, 1]` (per row),
+    ///   `[1]` and so on. Upstream is `[1]`, or one value an element with
     ///   [`Reduction::None`](crate::Reduction::None).
     /// - **Types**: everything in `f32`, `f16` or `bf16`, computed in f32; gradients are rounded to
     ///   nearest even.

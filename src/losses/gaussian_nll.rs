@@ -15,10 +15,12 @@ element_loss! {
     /// `torch.nn.functional.gaussian_nll_loss`: ½(log v + (y − μ)²/v) [+ ½ log 2π], v = max(σ², eps).
     ///
     /// - **Shapes, types, reductions, masks**: as [`crate::BceWithLogits`]; the first input is the mean,
-    ///   and mean, variance and targets have one shape (a homoscedastic variance is spread by the
-    ///   caller).
+    ///   and the targets have its shape. The variance has it too, or broadcasts to it: `[…, 1]` and
+    ///   `[rows]` are one a row, `[columns]` one a column, `[1]` one for all. Where a vector could be one
+    ///   a row or one a column it is refused; `[rows, 1]` and `[1, columns]` say which.
     /// - **Gradient**: (μ − y)/v and ½(1/v − (y − μ)²/v²): like PyTorch's it passes through the floor,
-    ///   so that a variance below eps is still pushed up.
+    ///   so that a variance below eps is still pushed up. That of a variance that broadcasts is summed in
+    ///   the variance's own shape, always in the same order; it takes four bytes of scratch an element.
     /// - With `log_variance` the second input is s = log σ² and its gradient ½(1 − (y − μ)²/v).
     /// - **Edges**: an element with a negative variance has no loss: it is NaN, its gradients 0, and
     ///   [`crate::Status`] counts it as a bad target (PyTorch raises); an input that is not finite gives
@@ -45,7 +47,7 @@ element_loss! {
     inputs GaussianNllInputs {
         mean = "mean", 0.0: arg::elements("mean", "means");
         variance = "variance", 1.0:
-            arg::elements("variance", "variances, or their logarithms").within(Domain::Positive);
+            arg::variances("variance", "variances, or their logarithms").within(Domain::Positive);
         targets = "targets", 0.0: arg::elements("targets", "what was observed");
     }
     outputs GaussianNllOutputs {

@@ -68,6 +68,15 @@ pub enum Reach {
     Pixels,
     /// One element for all.
     One,
+    /// One element along some of the axes that count the rows, which are so many groups.
+    Axes {
+        /// The groups: `NAME_below0`, `NAME_extent0`, `NAME_step0` and so on.
+        groups: u32,
+        /// One element a column, or one for all columns.
+        columns: bool,
+        /// The walk is over planes.
+        planes: bool,
+    },
 }
 
 /// In which order a stream's elements lie: how `NAME_base` and its strides make an address.
@@ -403,6 +412,18 @@ impl Kernel {
             Reach::Channels => of_each(&|i| format!("{name}_at(0u, channel_of(p.at + {i}u))")),
             Reach::Pixels => of_each(&|i| format!("{name}_at(pixel_of(p.at + {i}u), 0u)")),
             Reach::One => format!("vec4<u32>({name}_at(0u, 0u))"),
+            Reach::Axes { groups, columns, planes } => {
+                own_row(name, groups, text);
+                of_each(&|i| {
+                    let (row, column) = if planes {
+                        (format!("pixel_of(p.at + {i}u)"), format!("channel_of(p.at + {i}u)"))
+                    } else {
+                        (format!("p.row[{i}]"), format!("p.column[{i}]"))
+                    };
+                    let column = if columns { column.as_str() } else { "0u" };
+                    format!("{name}_at({name}_row({row}), {column})")
+                })
+            }
         };
         if stream.in_place_of.is_none() {
             let _ = writeln!(text, "fn {name}_take(p: Place) -> vec4<u32> {{ return {taken}; }}");
@@ -472,6 +493,19 @@ impl Kernel {
             );
         }
     }
+}
+
+/// The function from a row of the walk to the row of a tensor that lacks some of the axes.
+fn own_row(name: &str, groups: u32, text: &mut String) {
+    let index = |k: u32| {
+        format!("row / params.{name}_below{k} % params.{name}_extent{k} * params.{name}_step{k}")
+    };
+    let sum: Vec<String> = (0..groups).map(index).collect();
+    let _ = writeln!(
+        text,
+        "fn {name}_row(walked: u32) -> u32 {{ let row = walked + params.{name}_first; return {}; }}",
+        sum.join(" + ")
+    );
 }
 
 /// Loads where rows start at multiples of four elements: a last quad that reaches past the row is

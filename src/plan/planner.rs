@@ -13,6 +13,7 @@ use crate::{
         kernel::{Access, Form, Kernel, Order, Reach, Scalar, Source, Stream},
         profile::Profile,
     },
+    spec::broadcast::Axes,
 };
 
 /// Writes a [`Plan`]: hands out scratch, and turns views into bindings and parameters.
@@ -269,19 +270,19 @@ impl Step<'_, '_> {
 
     /// A float tensor that a walk over all elements reads, or the value that stands for it.
     pub fn take(self, name: &'static str, view: Option<Reached>, default: f32) -> Self {
-        let Some(Reached { view, reach }) = view.map(Reached::demoted) else {
+        let Some(Reached { view, reach, axes }) = view.map(Reached::demoted) else {
             return self.absent(name, default.to_bits()).reached(1, Reach::Flat);
         };
         let step = match reach {
             Reach::Flat | Reach::Row => self.read(name, Some(view), default),
             _ => self.read_elements(name, Some(view), default),
         };
-        step.reached(1, reach)
+        step.reached(1, reach).along(name, axes)
     }
 
     /// A float tensor that a walk over all elements writes.
     pub fn give(self, name: &'static str, view: Option<Reached>) -> Self {
-        let Some(Reached { view, reach }) = view.map(Reached::demoted) else {
+        let Some(Reached { view, reach, .. }) = view.map(Reached::demoted) else {
             return self.absent(name, 0).reached(1, Reach::Flat);
         };
         let step = match reach {
@@ -294,7 +295,7 @@ impl Step<'_, '_> {
     /// A float tensor that a walk over all elements reads under one name and writes over under
     /// another.
     pub fn take_give(self, name: &'static str, written: &'static str, view: Reached) -> Self {
-        let Reached { view, reach } = view.demoted();
+        let Reached { view, reach, .. } = view.demoted();
         self.read_write(name, written, view).reached(2, reach)
     }
 
@@ -304,13 +305,26 @@ impl Step<'_, '_> {
         self
     }
 
+    /// The numbers by which a stream finds its own row, if it lacks some of the axes.
+    fn along(mut self, name: &'static str, axes: Option<(Axes, u64)>) -> Self {
+        let Some((axes, first_row)) = axes else { return self };
+        self = self.number(format!("{name}_first"), first_row);
+        for (k, group) in axes.groups().iter().enumerate() {
+            self = self
+                .number(format!("{name}_below{k}"), group.below)
+                .number(format!("{name}_extent{k}"), group.extent)
+                .number(format!("{name}_step{k}"), group.step);
+        }
+        self
+    }
+
     /// A mask that a walk over all elements reads, as the floats 0 and 1 where it is bytes or bits.
     pub fn take_mask(self, name: &'static str, mask: Option<Reached>) -> Self {
         match mask.map(Reached::demoted) {
-            Some(Reached { view, reach }) if !view.layout.dtype.is_float() => {
+            Some(Reached { view, reach, axes }) if !view.layout.dtype.is_float() => {
                 let bits = view.layout.dtype == Dtype::U32;
                 let form = if bits { Form::Bits } else { Form::Bytes };
-                self.bind(name, view, form, false).reached(1, reach)
+                self.bind(name, view, form, false).reached(1, reach).along(name, axes)
             }
             mask => self.take(name, mask, 1.0),
         }

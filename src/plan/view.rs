@@ -6,7 +6,10 @@ use super::Role;
 use crate::{
     data::tensor::{Dtype, Layout},
     plan::kernel::{Access, Order, Reach},
-    spec::call::{Call, Operand},
+    spec::{
+        broadcast::Axes,
+        call::{Call, Operand},
+    },
 };
 
 /// A tensor of a dispatch: an operand or a part of the scratch, or a stretch of rows of one.
@@ -102,6 +105,12 @@ impl View {
         }
     }
 
+    /// The axes before the last one as one.
+    pub fn folded(mut self) -> Self {
+        self.layout = self.layout.folded();
+        self
+    }
+
     /// Bytes of the buffer.
     pub fn room(&self) -> u64 {
         self.allocation_bytes
@@ -144,9 +153,22 @@ impl View {
 pub(crate) struct Reached {
     pub view: View,
     pub reach: Reach,
+    /// The axes of [`Reach::Axes`], and the first row of the walk.
+    pub(super) axes: Option<(Axes, u64)>,
 }
 
 impl Reached {
+    pub fn new(view: View, reach: Reach) -> Self {
+        Self { view, reach, axes: None }
+    }
+
+    /// A tensor that has some of the axes that count the rows, from this row on.
+    pub fn along(view: View, axes: Axes, first_row: u64, planes: bool) -> Self {
+        let groups = axes.groups().len() as u32;
+        let reach = Reach::Axes { groups, columns: axes.has_columns(), planes };
+        Self { view, reach, axes: Some((axes, first_row)) }
+    }
+
     /// Quads inside rows are loaded and stored whole; where they cannot be, element by element. Those
     /// of bytes never are: a quad of theirs ends with the window, which is no column of a row.
     pub(super) fn demoted(self) -> Self {

@@ -3,20 +3,21 @@
 mod declare;
 mod elements;
 pub(crate) mod reference;
+mod summed;
 #[cfg(feature = "serde")]
 pub(crate) mod unknown;
 
 use crate::{
     data::{
         error::{Error, Result},
-        tensor::Dtype,
+        tensor::{Dtype, Layout},
     },
     plan::kernel::Source,
     skeleton::operation::Loss,
     spec::{
-        broadcast::Broadcast,
+        about::Spread,
+        broadcast::{Broadcast, Extents},
         call::{Call, Operand},
-        extents::Extents,
         options::{Empty, MaskedMean, Padding, Reduction, check_reduction},
     },
 };
@@ -57,8 +58,8 @@ pub struct ElementStream {
 /// A loss of one score at a time: what the element skeleton needs beside [`Loss`].
 ///
 /// The WGSL contract is at the top of `shaders/element.wgsl`; `shaders/loss/mse.wgsl` is a short
-/// example. The first input is a matrix or a vector, and every other one has its shape, that of its
-/// last axis, `[rows, 1]`, or one element. The inputs `weight`, `mask`, `upstream` and `denominator`
+/// example. The first input has any rank: its last axis is the columns, all before it are the rows.
+/// Every other one has its shape, or what broadcasts to it from the last axis on. The inputs `weight`, `mask`, `upstream` and `denominator`
 /// are the skeleton's.
 pub trait ElementLoss: Loss {
     /// The functor's WGSL.
@@ -130,43 +131,40 @@ pub(crate) fn check_options(loss: &str, options: ElementOptions) -> Result<()> {
     }
 }
 
-/// What every element loss refuses.
-fn check(loss: &dyn ElementLoss, call: &Call, extents: Extents) -> Result<()> {
-    let spanned = loss.streams().iter().map(|stream| stream.name).chain(["weight", "mask"]);
-    for name in spanned {
-        match call.inputs.get(name) {
-            Some(mask) if name == "mask" && mask.layout.dtype == Dtype::U32 => {
-                check_bits(mask, extents)?;
-                check_order(loss, call, extents)?;
-            }
-            Some(operand) => {
-                extents.span(name, &operand.layout.shape)?;
-            }
-            None => {}
+/// Over what an input, or the gradient of one, extends. A loss and its upstream are the scores' own.
+pub(crate) fn broadcast_of(
+    loss: &dyn ElementLoss,
+    extents: &Extents,
+    name: &str,
+    shape: &[u64],
+) -> Result<Broadcast> {
+    let input = name.strip_prefix("grad.").unwrap_or(name);
+    let argument = loss.about().inputs.iter().find(|argument| argument.name == input);
+    match argument.map_or(Spread::Elements, |argument| argument.spread) {
+        Spread::BroadcastOrRows => extents.broadcast_or_rows(name, shape),
+        Spread::Elements if shape != extents.shape() && (name, shape) != ("upstream", &[1]) => {
+            Err(Error::WrongShape {
+                argument: name.to_owned(),
+                found: shape.to_vec(),
+                expected: format!("{:?}", extents.shape()),
+            })
         }
-        let gradient = format!("grad.{name}");
-        if let Some(operand) = call.outputs.get(&gradient)
-            && extents.span(&gradient, &operand.layout.shape)? != Broadcast::Elements
-        {
-            return Err(wrong(&gradient, operand, extents));
+        _ => extents.broadcast(name, shape),
+    }
+}
+
+/// What every element loss refuses. Shapes that follow from the description are checked before.
+fn check(loss: &dyn ElementLoss, call: &Call, extents: &Extents) -> Result<()> {
+    for operand in call.inputs.values() {
+        let is_mask = operand.name == "mask";
+        if is_mask && operand.layout.dtype == Dtype::U32 {
+            check_bits(operand, extents)?;
+            check_order(loss, call, extents)?;
+        } else {
+            check_vector(operand, extents)?;
         }
     }
-    let per_element = loss.options().reduction == Reduction::None;
-    let spans = [("loss", call.outputs.get("loss")), ("upstream", call.inputs.get("upstream"))];
-    for (name, operand) in spans {
-        let Some(operand) = operand else { continue };
-        let span = extents.span(name, &operand.layout.shape)?;
-        let one = span == Broadcast::One || operand.layout.len() == 1;
-        let fits = match (per_element, name) {
-            (true, "loss") => span == Broadcast::Elements,
-            (true, _) => one || span == Broadcast::Elements,
-            (false, _) => operand.layout.shape == [1],
-        };
-        if !fits {
-            return Err(wrong(name, operand, extents));
-        }
-    }
-    if per_element && call.has("denominator") {
+    if loss.options().reduction == Reduction::None && call.has("denominator") {
         return Err(Error::Conflict {
             loss: loss.about().name.to_owned(),
             argument: "denominator".to_owned(),
@@ -177,14 +175,26 @@ fn check(loss: &dyn ElementLoss, call: &Call, extents: Extents) -> Result<()> {
     Ok(())
 }
 
+/// One element a column, as a vector, has no gaps: kernels take its elements side by side.
+fn check_vector(operand: &Operand, extents: &Extents) -> Result<()> {
+    let Layout { shape, row_stride, .. } = &operand.layout;
+    let columns = matches!(extents.broadcast("", shape), Ok(Broadcast::Columns));
+    if columns && shape.len() == 1 && operand.layout.len() > 1 && *row_stride != 1 {
+        let argument = operand.name.clone();
+        return Err(Error::WrongStride { argument, found: *row_stride, least: 1 });
+    }
+    Ok(())
+}
+
 /// Bits lie as the elements do, so those have to lie in one order; broadcasts lie as they like.
-fn check_order(loss: &dyn ElementLoss, call: &Call, extents: Extents) -> Result<()> {
+fn check_order(loss: &dyn ElementLoss, call: &Call, extents: &Extents) -> Result<()> {
     let planes = |operand: &&Operand| {
-        let elements = matches!(extents.span("", &operand.layout.shape), Ok(Broadcast::Elements));
+        let broadcast = extents.broadcast("", &operand.layout.shape);
+        let elements = matches!(broadcast, Ok(Broadcast::Elements));
         elements && operand.layout.has_planes()
     };
     match call.inputs.values().chain(call.outputs.values()).find(planes) {
-        Some(operand) if plane(call, extents) == 1 => Err(Error::Conflict {
+        Some(operand) if plane(loss, call, extents) == 1 => Err(Error::Conflict {
             loss: loss.about().name.to_owned(),
             argument: "mask".to_owned(),
             other: operand.name.clone(),
@@ -196,7 +206,7 @@ fn check_order(loss: &dyn ElementLoss, call: &Call, extents: Extents) -> Result<
 }
 
 /// One bit an element, in as many words as that takes.
-fn check_bits(mask: &Operand, extents: Extents) -> Result<()> {
+fn check_bits(mask: &Operand, extents: &Extents) -> Result<()> {
     let words = extents.count().div_ceil(BITS);
     if mask.layout.shape == [words] && !mask.layout.has_gaps() {
         return Ok(());
@@ -206,14 +216,4 @@ fn check_bits(mask: &Operand, extents: Extents) -> Result<()> {
         found: mask.layout.shape.clone(),
         expected: format!("[{words}] words of {BITS} elements"),
     })
-}
-
-fn wrong(name: &str, operand: &Operand, extents: Extents) -> Error {
-    let Extents { rows, columns, matrix } = extents;
-    let elements = if matrix { format!("[{rows}, {columns}]") } else { format!("[{rows}]") };
-    Error::WrongShape {
-        argument: name.to_owned(),
-        found: operand.layout.shape.clone(),
-        expected: format!("{elements}, or [1] where the loss is reduced"),
-    }
 }

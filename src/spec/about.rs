@@ -80,7 +80,7 @@ impl<'de> serde::Deserialize<'de> for Dim {
         [Self::Rows, Self::Classes, Self::Hidden, Self::One]
             .into_iter()
             .chain(words)
-            .chain([Self::Gathered, Self::AllClasses, Self::Parts])
+            .chain([Self::Gathered, Self::AllClasses, Self::Parts, Self::Fakes])
             .find(|dim| format!("{dim:?}").eq_ignore_ascii_case(&name.replace('_', "")))
             .ok_or_else(|| serde::de::Error::custom(format!("no extent `{name}`")))
     }
@@ -124,6 +124,25 @@ pub struct Argument {
     pub about: &'static str,
     /// What its numbers are, for examples and benchmarks.
     pub domain: Domain,
+    /// How its shape follows from that of the first input.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub spread: Spread,
+}
+
+/// How an argument's shape follows from that of the first input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Spread {
+    /// It is one of [`Argument::shapes`]; the rows may be several axes, the same ones everywhere.
+    #[default]
+    Named,
+    /// It is the first input's own shape, of any rank. The gradient of an input that broadcasts has
+    /// that input's.
+    Elements,
+    /// It broadcasts to the first input's shape, from the last axis on.
+    Broadcast,
+    /// The same, and one element a row may also be given as `[rows]`.
+    BroadcastOrRows,
 }
 
 /// What the numbers of a float tensor are.
@@ -166,6 +185,12 @@ impl Argument {
         self
     }
 
+    /// The same argument with a shape that follows from the first input's in this way.
+    pub const fn spread(mut self, spread: Spread) -> Self {
+        self.spread = spread;
+        self
+    }
+
     /// An argument that may be left out.
     pub const fn optional(
         name: &'static str,
@@ -173,7 +198,7 @@ impl Argument {
         shapes: &'static [&'static [Dim]],
         about: &'static str,
     ) -> Self {
-        Self { name, kind, shapes, required: false, about, domain: Domain::Any }
+        Self { required: false, ..Self::required(name, kind, shapes, about) }
     }
 
     /// An argument that must be given.
@@ -183,7 +208,8 @@ impl Argument {
         shapes: &'static [&'static [Dim]],
         about: &'static str,
     ) -> Self {
-        Self { name, kind, shapes, required: true, about, domain: Domain::Any }
+        let (domain, spread) = (Domain::Any, Spread::Named);
+        Self { name, kind, shapes, required: true, about, domain, spread }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The arguments that losses share.
 
-use super::about::{Argument, Dim, Domain, Kind, OptionAbout};
+use super::about::{Argument, Dim, Domain, Kind, OptionAbout, Spread};
 
 const ROWS: &[&[Dim]] = &[&[Dim::Rows]];
 const ONE: &[&[Dim]] = &[&[Dim::One]];
@@ -105,17 +105,22 @@ const REDUCED_ELEMENTS: &[&[Dim]] = &[&[Dim::One], &[Dim::Rows, Dim::Classes], &
 
 /// One number an element.
 pub(crate) const fn elements(name: &'static str, about: &'static str) -> Argument {
-    Argument::required(name, Kind::Float, ELEMENTS, about)
+    Argument::required(name, Kind::Float, ELEMENTS, about).spread(Spread::Elements)
 }
 
 /// One number an element, which a call may lack.
 pub(crate) const fn optional_elements(name: &'static str, about: &'static str) -> Argument {
-    Argument::optional(name, Kind::Float, ELEMENTS, about)
+    Argument::optional(name, Kind::Float, ELEMENTS, about).spread(Spread::Elements)
 }
 
 /// One number an element, a column, a row, or for all.
 pub(crate) const fn broadcast(name: &'static str, about: &'static str) -> Argument {
-    Argument::optional(name, Kind::Float, BROADCAST, about)
+    Argument::optional(name, Kind::Float, BROADCAST, about).spread(Spread::Broadcast)
+}
+
+/// The same, which must be given, and which may have one number a row as `[rows]`.
+pub(crate) const fn variances(name: &'static str, about: &'static str) -> Argument {
+    Argument::required(name, Kind::Float, BROADCAST, about).spread(Spread::BroadcastOrRows)
 }
 
 /// The mean of what a loss of elements watches.
@@ -138,19 +143,22 @@ pub(crate) const MASK: Argument = Argument::optional(
     ],
     "multiplies losses and gradients, and is what a mean divides by; 0 takes an element out",
 )
-.within(Domain::Mask);
+.within(Domain::Mask)
+.spread(Spread::Broadcast);
 pub(crate) const ELEMENT_UPSTREAM: Argument = Argument::optional(
     "upstream",
     Kind::F32,
     REDUCED_ELEMENTS,
     "the gradient from above (a loss scale); one value an element with reduction `none`",
-);
+)
+.spread(Spread::Elements);
 pub(crate) const ELEMENT_LOSS: Argument = Argument::optional(
     "loss",
     Kind::F32,
     REDUCED_ELEMENTS,
     "the loss; one value an element with reduction `none`",
-);
+)
+.spread(Spread::Elements);
 
 pub(crate) const ELEMENT_REDUCTION: OptionAbout = OptionAbout {
     name: "reduction",

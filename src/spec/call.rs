@@ -37,6 +37,9 @@ pub struct Call {
     pub siblings: Vec<usize>,
     /// The extents that the operands agree on.
     pub dims: BTreeMap<Dim, u64>,
+    /// The axes that count an extent of rows: an output of one value a row has them all.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub axes: BTreeMap<Dim, Vec<u64>>,
 }
 
 impl Call {

@@ -1,5 +1,7 @@
 //! Every precondition of a call that follows from its description: names, types, shapes, places.
 
+mod shapes;
+
 use std::{collections::BTreeMap, ops::Range};
 
 use crate::{
@@ -11,11 +13,14 @@ use crate::{
     },
     spec::{
         about::{About, Argument, Dim, Kind, Signature},
+        broadcast::Extents,
         call::{Call, Operand},
-        extents::Extents,
         shard::STATE_WORDS,
     },
 };
+use shapes::Shapes;
+
+pub(crate) use shapes::{Folded, with_axes};
 
 /// The most classes of a row.
 const MOST_CLASSES: u64 = 1 << 24;
@@ -31,18 +36,24 @@ pub fn call(
     alignment: u64,
 ) -> Result<Call> {
     let about = loss.about();
-    let dims = known_dims(loss);
-    let mut call = Call { inputs, outputs, in_place, siblings: Vec::new(), dims };
+    let mut call = Call { inputs, outputs, in_place, ..Call::default() };
     names(about, call.inputs.keys(), call.outputs.keys())?;
-    for (arguments, operands) in [(about.inputs, &call.inputs), (about.outputs, &call.outputs)] {
+    let first = about.inputs.first().and_then(|first| call.inputs.get(first.name));
+    let mut shapes = Shapes::new(loss, first.map(|operand| &operand.layout));
+    for (arguments, operands) in
+        [(about.inputs, &mut call.inputs), (about.outputs, &mut call.outputs)]
+    {
         for argument in arguments {
-            if let Some(operand) = operands.get(argument.name) {
-                kind(argument, operand.layout.dtype)?;
-                shape(argument, &operand.layout.shape, &mut call.dims)?;
+            if let Some(operand) = operands.get_mut(argument.name) {
+                let Layout { dtype, shape, .. } = &operand.layout;
+                kind(argument, *dtype)?;
+                let shape = shapes.take(argument, *dtype, shape)?;
+                operand.layout = shapes::folded(argument, operand.layout.clone(), &shape)?;
                 place(argument, operand, loss.takes_planes())?;
             }
         }
     }
+    (call.dims, call.axes) = (shapes.dims, shapes.axes);
     if let Some((argument, operand)) = vectors_without_stride(about, &call).next() {
         let found = operand.layout.row_stride;
         return Err(Error::WrongStride { argument: argument.name.to_owned(), found, least: 1 });
@@ -85,19 +96,30 @@ pub(crate) fn arrays(loss: &dyn Signature, inputs: &Arrays, wanted: &[&str]) -> 
 
 /// The extents that host arrays agree on.
 pub(crate) fn dims(loss: &dyn Signature, inputs: &Arrays) -> Result<BTreeMap<Dim, u64>> {
-    let mut dims = known_dims(loss);
+    Ok(shapes_of(loss, inputs)?.0.dims)
+}
+
+/// The shapes of host arrays, and each with its rows folded into one axis.
+fn shapes_of(
+    loss: &dyn Signature,
+    inputs: &Arrays,
+) -> Result<(Shapes, BTreeMap<&'static str, Vec<u64>>)> {
+    let mut shapes = Shapes::new(loss, None);
+    let mut folded = BTreeMap::new();
     for argument in loss.about().inputs {
         let Some(array) = inputs.get(argument.name) else {
             continue;
         };
         let dtype = match array.data {
             Data::Float(_) => Dtype::F32,
-            Data::Int(_) if argument.kind == Kind::Mask => Dtype::U8,
+            Data::Int(_) if argument.kind == Kind::Mask => {
+                integer_mask(loss, inputs, argument.name)?.unwrap_or(Dtype::U8)
+            }
             Data::Int(_) => Dtype::I64,
         };
         kind(argument, dtype)?;
-        shape(argument, &array.shape, &mut dims)?;
-        if array.len() as u64 != array.shape.iter().product::<u64>() {
+        folded.insert(argument.name, shapes.take(argument, dtype, &array.shape)?);
+        if array.len() as u64 != shapes::count(&array.shape) {
             return Err(Error::WrongShape {
                 argument: argument.name.to_owned(),
                 found: array.shape.clone(),
@@ -105,7 +127,7 @@ pub(crate) fn dims(loss: &dyn Signature, inputs: &Arrays) -> Result<BTreeMap<Dim
             });
         }
     }
-    Ok(dims)
+    Ok((shapes, folded))
 }
 
 /// How a mask of integers is stored: as bytes of 0 and 1, or as words of bits where it has one bit an
@@ -128,7 +150,7 @@ pub(crate) fn integer_mask(
         return Ok(None);
     }
     let extents = Extents::of(&first.shape);
-    if extents.span(name, &array.shape).is_err() {
+    if extents.broadcast(name, &array.shape).is_err() {
         return Ok(Some(Dtype::U32));
     }
     let Some(element) = values.iter().position(|value| !(0..=1).contains(value)) else {
@@ -208,48 +230,6 @@ fn kind(argument: &Argument, dtype: Dtype) -> Result<()> {
     })
 }
 
-/// Takes the first of an argument's shapes that agrees with the extents known so far.
-fn shape(argument: &Argument, found: &[u64], dims: &mut BTreeMap<Dim, u64>) -> Result<()> {
-    // Without shards there are no classes of all shards.
-    let known = |dims: &BTreeMap<Dim, u64>, shape: &[Dim]| {
-        !shape.contains(&Dim::AllClasses) || dims.contains_key(&Dim::AllClasses)
-    };
-    let fits = |shape: &&&[Dim]| {
-        known(dims, shape)
-            && shape.len() == found.len()
-            && shape
-                .iter()
-                .zip(found)
-                .all(|(dim, &extent)| dims.get(dim).is_none_or(|&d| d == extent))
-    };
-    if let Some(shape) = argument.shapes.iter().find(fits) {
-        dims.extend(shape.iter().copied().zip(found.iter().copied()));
-        return Ok(());
-    }
-    let words = |shape: &&[Dim]| {
-        let extents: Vec<String> = shape
-            .iter()
-            .map(|dim| match dims.get(dim) {
-                Some(extent) if *dim == Dim::One => extent.to_string(),
-                Some(extent) => format!("{} = {extent}", dim.name()),
-                None => dim.name().to_owned(),
-            })
-            .collect();
-        format!("[{}]", extents.join(", "))
-    };
-    Err(Error::WrongShape {
-        argument: argument.name.to_owned(),
-        found: found.to_vec(),
-        expected: argument
-            .shapes
-            .iter()
-            .filter(|shape| known(dims, shape))
-            .map(words)
-            .collect::<Vec<_>>()
-            .join(" or "),
-    })
-}
-
 /// Whether the extents are within what a row and a call can have.
 pub(crate) fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
     for (dim, limit) in [(Dim::Classes, MOST_CLASSES), (Dim::Rows, MOST_ROWS)] {
@@ -278,7 +258,7 @@ fn place(argument: &Argument, operand: &Operand, takes_planes: bool) -> Result<(
     let layout = &operand.layout;
     let name = || argument.name.to_owned();
     let planes = argument.shapes.contains(&[Dim::Rows, Dim::Classes].as_slice()) && takes_planes;
-    let planes = planes && layout.shape.len() == 2 && layout.has_planes();
+    let planes = planes && layout.shape.len() > 1 && layout.has_planes();
     // Kernels count the rows of a plane in one word.
     if layout.class_stride != 1 && !(planes && layout.class_stride <= MOST_ROWS) {
         return Err(Error::ClassStride { argument: name(), found: layout.class_stride });
@@ -291,7 +271,7 @@ fn place(argument: &Argument, operand: &Operand, takes_planes: bool) -> Result<(
         return Err(Error::WrongStride { argument: name(), found: layout.row_stride, least });
     }
     let writes_words = matches!(argument.kind, Kind::F32 | Kind::U32 | Kind::I64);
-    if writes_words && layout.shape.len() == 2 && layout.row_stride != least {
+    if writes_words && layout.shape.len() > 1 && layout.row_stride != least {
         return Err(Error::WrongStride { argument: name(), found: layout.row_stride, least });
     }
     // A binding ends at a whole word, also where its last 16-bit element does not.

@@ -85,6 +85,7 @@ fn reference_cases() {
         ("info_nce", 24),
         ("sup_con", 3),
         ("sigmoid_contrastive", 2),
+        ("gaussian_broadcast", 12),
         ("missing_targets", 4),
     ] {
         let cases = cases::load(&vectors().join(format!("{name}.safetensors"))).unwrap();

@@ -47,11 +47,12 @@ fn linear_cross_entropy_bf16(context: &Context) {
 
 /// The losses of one score at a time, and Dice. One skeleton loads and stores for them all, and most cases
 /// have a kernel of their own, which takes Mesa's OpenGL half a minute a type: a third shows the 16-bit ones.
-const ELEMENTS: [&str; 8] = [
+const ELEMENTS: [&str; 9] = [
     "bce_with_logits",
     "binary_hinge",
     "mse",
     "gaussian_nll",
+    "gaussian_broadcast",
     "missing_targets",
     "poisson_nll",
     "hurdle_poisson",

@@ -308,7 +308,7 @@ fn wrong_shapes(context: &Context) {
     wrong("mask", &[5]);
     wrong("mask", &[4]);
     wrong("weight", &[4, 5]);
-    wrong("pos_weight", &[1, 6]);
+    wrong("pos_weight", &[6, 1]);
     wrong("upstream", &[4, 6]);
 }
 

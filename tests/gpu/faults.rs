@@ -94,31 +94,27 @@ fn wrong_shapes(context: &Context) {
             inputs().logits(f32s(&[24])),
             good.outputs(),
         ),
-        (wrong_shape("targets", &[5], "[rows = 4]"), inputs().targets(i32s(&[5])), good.outputs()),
-        (wrong_shape("weight", &[7], "[classes = 6]"), inputs().weight(f32s(&[7])), good.outputs()),
+        (wrong_shape("targets", &[5], "[4]"), inputs().targets(i32s(&[5])), good.outputs()),
+        (wrong_shape("weight", &[7], "[6]"), inputs().weight(f32s(&[7])), good.outputs()),
         (
-            wrong_shape("logit_bias", &[6, 1], "[classes = 6]"),
+            wrong_shape("logit_bias", &[6, 1], "[6]"),
             inputs().logit_bias(f32s(&[6, 1])),
             good.outputs(),
         ),
-        (
-            wrong_shape("row_weight", &[3], "[rows = 4]"),
-            inputs().row_weight(f32s(&[3])),
-            good.outputs(),
-        ),
+        (wrong_shape("row_weight", &[3], "[4]"), inputs().row_weight(f32s(&[3])), good.outputs()),
         (wrong_shape("denominator", &[2], "[1]"), inputs().denominator(f32s(&[2])), good.outputs()),
         (
-            wrong_shape("upstream", &[3], "[1] or [rows = 4]"),
+            wrong_shape("upstream", &[3], "[1] or [4]"),
             inputs().upstream(f32s(&[3])),
             good.outputs(),
         ),
         (
-            wrong_shape("grad.logits", &[4, 5], "[rows = 4, classes = 6]"),
+            wrong_shape("grad.logits", &[4, 5], "[4, 6]"),
             inputs(),
             good.outputs().gradient(f32s(&[4, 5])),
         ),
         (
-            wrong_shape("loss", &[1], "[4] with this reduction"),
+            wrong_shape("loss", &[1], "[4], since the losses are not reduced"),
             inputs(),
             good.outputs().loss(f32s(&[1])),
         ),
@@ -128,7 +124,7 @@ fn wrong_shapes(context: &Context) {
             good.outputs().count(Tensor::vector(&wide, Dtype::I64, 2)),
         ),
         (
-            wrong_shape("status", &[7], "[status words = 8]"),
+            wrong_shape("status", &[7], "[8]"),
             inputs(),
             good.outputs().status(Tensor::vector(&wide, Dtype::U32, 7)),
         ),
@@ -137,16 +133,16 @@ fn wrong_shapes(context: &Context) {
         assert_eq!(refused(gpu, &none(), inputs, outputs), expected);
     }
     let mean = CrossEntropy::default();
-    let expected = wrong_shape("loss", &[4], "[1] with this reduction");
+    let expected = wrong_shape("loss", &[4], "[1], since the losses are reduced");
     assert_eq!(refused(gpu, &mean, good.inputs(), good.outputs()), expected);
     let upstream = good.inputs().upstream(f32s(&[4]));
-    let expected = wrong_shape("upstream", &[4], "[1], since the loss is reduced");
+    let expected = wrong_shape("upstream", &[4], "[1], since the losses are reduced");
     let outputs = good.outputs().loss(Tensor::vector(&good.loss.buffer, Dtype::F32, 1));
     assert_eq!(refused(gpu, &mean, upstream, outputs), expected);
     // Host arrays too.
     let arrays = named([("logits", gaussian(1, 3, 4)), ("targets", indices(&[0, 1]))]);
     let error = gpu.run_arrays(&none(), &arrays, Dtype::F32, &["loss"]).unwrap_err();
-    assert_eq!(error, wrong_shape("targets", &[2], "[rows = 3]"));
+    assert_eq!(error, wrong_shape("targets", &[2], "[3]"));
     let lying =
         named([("logits", Array::float(&[3, 4], vec![0.0; 11])), ("targets", indices(&[0; 3]))]);
     let error = gpu.run_arrays(&none(), &lying, Dtype::F32, &["loss"]).unwrap_err();

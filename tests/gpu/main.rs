@@ -30,6 +30,7 @@ mod options;
 mod own;
 mod pairs;
 mod pixels;
+mod ranks;
 mod recording;
 mod registry;
 mod section0;
@@ -71,6 +72,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("pixels", pixels::TESTS),
     ("pixels", pixels::dice::TESTS),
     ("pixels", pixels::pytorch::TESTS),
+    ("ranks", ranks::TESTS),
     ("section0", section0::TESTS),
     ("options", options::TESTS),
     ("registry", registry::TESTS),

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf, process::ExitCo
 use serde_json::Value;
 use surprisal::{Array, Arrays, Data, Dtype, Error, Gpu, Loss, Result, Status, cpu, loss::Kind};
 
-use crate::{adapters, files, output, plan};
+use crate::{adapters, files, images, output, plan};
 
 /// Where a loss is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -15,6 +15,16 @@ pub enum Backend {
     Gpu,
     /// By the f64 reference.
     Cpu,
+}
+
+/// Where the class axis of tensors of three and more axes lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ClassAxis {
+    /// Last: [N, d…, C].
+    #[default]
+    Last,
+    /// Axis 1: [N, C, d…], as PyTorch has it.
+    Nchw,
 }
 
 /// What to compute.
@@ -35,6 +45,9 @@ pub struct Arguments {
     /// Outputs: the loss, by-products such as lse, entropy or argmax, gradients (grad.NAME).
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "loss")]
     want: Vec<String>,
+    /// Where the class axis lies: last, or in axis 1 (PyTorch's [N, C, d…] and its targets [N, d…]).
+    #[arg(long, value_enum, default_value_t)]
+    layout: ClassAxis,
     /// The type in which floats are stored on the GPU: f32, f16 or bf16.
     #[arg(long, value_parser = plan::float_type)]
     dtype: Option<Dtype>,
@@ -68,10 +81,14 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
         Backend::Gpu => Some(arguments.dtype.unwrap_or(Dtype::F32)),
         Backend::Cpu => arguments.dtype,
     };
-    let inputs = read_inputs(loss, &arguments.inputs, storage)?;
+    let mut inputs = read_inputs(loss, &arguments.inputs, storage)?;
+    let images = match arguments.layout {
+        ClassAxis::Last => None,
+        ClassAxis::Nchw => Some(images::Images::transposed(loss, &mut inputs)),
+    };
     let (wanted, gradients) = wanted(arguments, loss, &inputs)?;
     let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
-    let (outputs, status) = match arguments.backend {
+    let (mut outputs, status) = match arguments.backend {
         Backend::Cpu => {
             output::line("backend: cpu (f64 reference)");
             on_cpu(loss, &inputs, &names)?
@@ -82,6 +99,9 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
             on_gpu(&gpu, loss, &inputs, storage.unwrap_or(Dtype::F32), &names)?
         }
     };
+    if let Some(images) = images {
+        images.restore(loss, &mut outputs);
+    }
     output::print(&report(arguments, &outputs, &status));
     status.checked()?;
     if let Some(path) = &arguments.grad {

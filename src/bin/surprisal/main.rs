@@ -9,6 +9,7 @@ mod bench;
 mod check;
 mod eval;
 mod files;
+mod images;
 mod losses;
 mod output;
 mod plan;

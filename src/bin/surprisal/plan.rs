@@ -258,7 +258,10 @@ impl<'a> Draft<'a> {
         let nth = self.shapes.get(name).copied().unwrap_or(0);
         let rank = self.loss.about().inputs.first().and_then(|first| first.shapes.first());
         let usual = argument.shape_in(self.loss, rank.map_or(1, |shape| shape.len()));
-        let dims = argument.shapes.get(nth).copied().filter(|_| nth > 0).unwrap_or(usual);
+        // A gradient has the shape of its input.
+        let input = self.loss.about().inputs.iter().find(|input| input.name == name);
+        let shapes = input.unwrap_or(argument).shapes;
+        let dims = shapes.get(nth).copied().filter(|_| nth > 0).unwrap_or(usual);
         let shape: Vec<u64> = dims.iter().map(|&d| self.extent(d)).collect();
         let elements = shape.iter().try_fold(1u64, |all, &extent| all.checked_mul(extent));
         if elements.is_none_or(|elements| elements > u64::MAX >> 8) {

@@ -6,7 +6,8 @@
 use std::ops::Range;
 
 use super::{
-    BITS, ElementLoss, ElementOptions, ElementStream, SCALARS, TARGETS, check, check_names,
+    BITS, ElementLoss, ElementOptions, ElementStream, SCALARS, TARGETS, broadcast_of, check,
+    check_names, summed::Summed,
 };
 use crate::{
     data::{
@@ -21,9 +22,8 @@ use crate::{
     },
     skeleton::sums::{self, Ending, TALLY_WORDS, Totals},
     spec::{
-        broadcast::Broadcast,
+        broadcast::{Broadcast, Extents},
         call::{Call, Operand},
-        extents::Extents,
         options::{MaskedMean, Padding, Reduction},
     },
 };
@@ -57,6 +57,8 @@ struct Elements<'a> {
     windows: Vec<Range<u64>>,
     tallies: View,
     blocks: u64,
+    /// Gradients of inputs that broadcast.
+    summed: [Option<Summed>; 2],
 }
 
 impl<'a> Elements<'a> {
@@ -71,10 +73,12 @@ impl<'a> Elements<'a> {
         };
         let extents = Extents::of(&first.layout.shape);
         check_names(loss, &|name| call.has(name), call.outputs.keys().map(String::as_str))?;
-        check(loss, call, extents)?;
+        check(loss, call, &extents)?;
         let mut planner = Planner::new(loss.about().name, profile);
-        let plane = plane(call, extents);
-        let windows = windows(call, extents, plane, profile);
+        let plane = plane(loss, call, &extents);
+        let gradient = |nth: usize| Summed::of(loss, call, &extents, nth);
+        let gradients = [gradient(0)?, gradient(1)?];
+        let windows = windows(loss, call, &extents, plane, profile);
         planner.windows(windows.len() as u64);
         let block = u64::from(profile.element_block);
         let blocks: u64 = windows.iter().map(|w| (w.end - w.start).div_ceil(block)).sum();
@@ -83,7 +87,10 @@ impl<'a> Elements<'a> {
         let tallies = planner.scratch(Layout::vector(Dtype::U32, words));
         let totals =
             Totals { skeleton: "element", loss: loss.about().name, dtype: first.layout.dtype };
-        Ok(Self { planner, loss, call, extents, plane, totals, windows, tallies, blocks })
+        let summed = gradients.map(|gradient| {
+            gradient.map(|unplaced| unplaced.placed(&mut planner, extents.count()))
+        });
+        Ok(Self { planner, loss, call, extents, plane, totals, windows, tallies, blocks, summed })
     }
 
     /// Where the header leaves what it found; the factor of the gradients is behind it.
@@ -108,7 +115,7 @@ impl<'a> Elements<'a> {
     /// Begins a dispatch over a window with what all passes have.
     fn pass(&mut self, entry: &'static str, index: usize, sources: &[Source]) -> Step<'_, 'a> {
         let window = self.windows[index].clone();
-        let (Extents { columns, .. }, plane) = (self.extents, self.plane);
+        let (columns, plane) = (self.extents.columns, self.plane);
         let block = self.planner.profile.element_block;
         let before = self.windows[..index].iter().map(|w| w.end - w.start);
         let first_tally: u64 = before.map(|count| count.div_ceil(u64::from(block))).sum();
@@ -133,33 +140,33 @@ impl<'a> Elements<'a> {
     }
 
     /// A tensor of a window, and how a quad finds its elements there.
-    fn reached(&self, view: View, index: usize) -> Result<Reached> {
+    fn reached(&self, name: &str, view: View, index: usize) -> Result<Reached> {
         let window = &self.windows[index];
-        let Extents { columns, .. } = self.extents;
+        let columns = self.extents.columns;
+        let broadcast = broadcast_of(self.loss, &self.extents, name, &view.layout.shape)?;
+        let view = in_rows(name, view, broadcast)?;
         if self.plane > 1 {
             // As it lies in memory.
             let image = columns * self.plane;
             let first = window.start / image * self.plane;
             let rows = first..(window.end.div_ceil(image) * self.plane).min(self.extents.rows);
-            return Ok(match self.extents.span("", &view.layout.shape)? {
-                Broadcast::One => Reached { view, reach: Reach::One },
-                Broadcast::Rows => Reached { view: view.rows(&rows), reach: Reach::Pixels },
-                Broadcast::Columns => {
-                    Reached { view: view.for_every_row(), reach: Reach::Channels }
-                }
-                Broadcast::Elements => Reached { view: view.flat(window), reach: Reach::Flat },
+            return Ok(match broadcast {
+                Broadcast::One => Reached::new(view, Reach::One),
+                Broadcast::Rows => Reached::new(view.rows(&rows), Reach::Pixels),
+                Broadcast::Columns => Reached::new(view.for_every_row(), Reach::Channels),
+                Broadcast::Elements => Reached::new(view.flat(window), Reach::Flat),
+                Broadcast::Axes(axes) => Reached::along(view, axes, first, true),
             });
         }
         let rows = window.start / columns..window.end.div_ceil(columns);
         let in_row = if columns.is_multiple_of(4) { Reach::Row } else { Reach::Each };
-        Ok(match self.extents.span("", &view.layout.shape)? {
-            Broadcast::One => Reached { view, reach: Reach::One },
-            Broadcast::Rows => Reached { view: view.rows(&rows), reach: Reach::Rows },
-            Broadcast::Columns => Reached { view: view.for_every_row(), reach: in_row },
-            Broadcast::Elements if view.layout.has_gaps() => {
-                Reached { view: view.rows(&rows), reach: in_row }
-            }
-            Broadcast::Elements => Reached { view: view.flat(window), reach: Reach::Flat },
+        Ok(match broadcast {
+            Broadcast::One => Reached::new(view, Reach::One),
+            Broadcast::Rows => Reached::new(view.rows(&rows), Reach::Rows),
+            Broadcast::Columns => Reached::new(view.for_every_row(), in_row),
+            Broadcast::Elements if view.layout.has_gaps() => Reached::new(view.rows(&rows), in_row),
+            Broadcast::Elements => Reached::new(view.flat(window), Reach::Flat),
+            Broadcast::Axes(axes) => Reached::along(view, axes, rows.start, false),
         })
     }
 
@@ -169,25 +176,25 @@ impl<'a> Elements<'a> {
             Some(mut view) if view.layout.dtype == Dtype::U32 => {
                 let window = &self.windows[index];
                 view = view.flat(&(window.start / BITS..window.end.div_ceil(BITS)));
-                Ok(Some(Reached { view, reach: Reach::Flat }))
+                Ok(Some(Reached::new(view, Reach::Flat)))
             }
-            Some(view) => self.reached(view, index).map(Some),
+            Some(view) => self.reached("mask", view, index).map(Some),
             None => Ok(None),
         }
     }
 
     fn input(&self, name: &str, index: usize) -> Result<Option<Reached>> {
-        self.call.input(name).map(|view| self.reached(view, index)).transpose()
+        self.call.input(name).map(|view| self.reached(name, view, index)).transpose()
     }
 
     fn output(&self, name: &str, index: usize) -> Result<Option<Reached>> {
-        self.call.output(name).map(|view| self.reached(view, index)).transpose()
+        self.call.output(name).map(|view| self.reached(name, view, index)).transpose()
     }
 
     /// The denominator, and the factor of the gradients.
     fn header(&mut self) -> Result<()> {
         let options = self.loss.options();
-        let Extents { rows, .. } = self.extents;
+        let rows = self.extents.rows;
         let (first, count) = if self.counted() { self.measure()? } else { (0, 0) };
         let known = match options.reduction {
             Reduction::Multilabel => Some(rows),
@@ -324,15 +331,25 @@ impl<'a> Elements<'a> {
         let columns = self.extents.columns;
         // Rows that end in this window.
         let rows = window.start / columns..window.end / columns;
-        for stream in self.loss.streams() {
+        for (nth, stream) in self.loss.streams().iter().enumerate() {
+            if self.summed.get(nth).is_some_and(Option::is_some) {
+                continue;
+            }
             let gradient = self.call.output(&format!("grad.{}", stream.name));
-            let gradient = gradient.filter(|view| view.layout.shape.len() == 2);
+            let gradient = gradient.map(View::folded).filter(|view| view.layout.shape.len() == 2);
             self.totals.pad(&mut self.planner, gradient.map(|view| view.rows(&rows)), columns)?;
         }
         Ok(())
     }
 
     fn finish(mut self) -> Result<Plan> {
+        let padding = self.loss.options().padding;
+        for summed in std::mem::take(&mut self.summed).into_iter().flatten() {
+            summed.sum_up(&mut self.planner, &self.totals, &self.extents, self.plane)?;
+            if padding == Padding::Zero {
+                summed.pad(&mut self.planner, &self.totals)?;
+            }
+        }
         let watched = self.watched();
         let reduced = !self.per_element();
         let mut scalars = SCALARS.into_iter().chain(watched);
@@ -362,9 +379,10 @@ struct Tensors {
 impl Tensors {
     fn new(elements: &Elements<'_>, index: usize) -> Result<Self> {
         let streams = elements.loss.streams();
-        let gradient = |nth: usize| match streams.get(nth) {
-            Some(stream) => elements.output(&format!("grad.{}", stream.name), index),
-            None => Ok(None),
+        let gradient = |nth: usize| match (&elements.summed[nth], streams.get(nth)) {
+            (Some(summed), _) => Ok(summed.terms(&elements.windows[index])),
+            (None, Some(stream)) => elements.output(&format!("grad.{}", stream.name), index),
+            (None, None) => Ok(None),
         };
         let each = elements.per_element();
         Ok(Self {
@@ -433,14 +451,27 @@ impl Tensors {
     }
 }
 
+/// A tensor with its rows as one axis; one element a row may come as a vector or as a matrix.
+pub(super) fn in_rows(name: &str, view: View, broadcast: Broadcast) -> Result<View> {
+    let layout = &view.layout;
+    if broadcast != Broadcast::Rows || layout.columns() == 1 {
+        return Ok(view.folded());
+    }
+    let (found, least) = (layout.row_stride, layout.columns());
+    let flat = layout.clone().flattened();
+    let flat =
+        flat.ok_or_else(|| Error::WrongStride { argument: name.to_owned(), found, least })?;
+    Ok(view.reshaped(flat))
+}
+
 /// The class stride that all tensors of elements share, where their images lie one behind the other:
 /// then the walk goes along the planes, as memory does. Otherwise 1.
-pub(super) fn plane(call: &Call, extents: Extents) -> u64 {
+pub(super) fn plane(loss: &dyn ElementLoss, call: &Call, extents: &Extents) -> u64 {
     let mut planes = call.inputs.values().chain(call.outputs.values()).filter_map(|operand| {
         let Layout { shape, class_stride, row_stride, .. } = &operand.layout;
         let dense = extents.rows.is_multiple_of(*class_stride)
             && (extents.rows == *class_stride || *row_stride == class_stride * extents.columns);
-        match extents.span("", shape) {
+        match broadcast_of(loss, extents, &operand.name, shape) {
             Ok(Broadcast::Elements) => Some(if dense { *class_stride } else { 1 }),
             // One element a pixel is cut where the walk's images are.
             Ok(Broadcast::Rows) if operand.layout.has_planes() => Some(*class_stride),
@@ -452,7 +483,13 @@ pub(super) fn plane(call: &Call, extents: Extents) -> u64 {
 }
 
 /// Stretches of elements whose every tensor fits one binding and one short dispatch.
-fn windows(call: &Call, extents: Extents, plane: u64, profile: &Profile) -> Vec<Range<u64>> {
+fn windows(
+    loss: &dyn ElementLoss,
+    call: &Call,
+    extents: &Extents,
+    plane: u64,
+    profile: &Profile,
+) -> Vec<Range<u64>> {
     // A window's binding begins up to one alignment block early and ends inside a quad.
     let room = profile.binding_bytes.saturating_sub(profile.offset_alignment + 64);
     let is_bits = |operand: &Operand| operand.name == "mask" && operand.layout.dtype == Dtype::U32;
@@ -462,8 +499,12 @@ fn windows(call: &Call, extents: Extents, plane: u64, profile: &Profile) -> Vec<
         if is_bits(operand) {
             return elements * BITS;
         }
-        match extents.span("", &layout.shape) {
+        match broadcast_of(loss, extents, &operand.name, &layout.shape) {
             Ok(Broadcast::Elements) if plane > 1 || !layout.has_gaps() => elements,
+            // A gradient that is summed has a term an element, in f32 whatever its own type is.
+            Ok(other) if other != Broadcast::Elements && operand.name.starts_with("grad.") => {
+                room / Dtype::F32.bytes()
+            }
             Ok(Broadcast::Elements | Broadcast::Rows) => {
                 // Rows, or images; one more where the first and the last one are there in part.
                 let rows = plane.max(layout.class_stride);

@@ -7,11 +7,10 @@ use crate::{
         tensor::Dtype,
     },
     reference::{Findings, Real, array, fits, floats, no_output, times},
-    skeleton::element::{ElementLoss, ElementOptions, check_names},
+    skeleton::element::{ElementLoss, ElementOptions, broadcast_of, check_names},
     spec::{
-        broadcast::Broadcast,
+        broadcast::{Broadcast, Extents},
         check,
-        extents::Extents,
         options::{Empty, MaskedMean, Reduction},
     },
 };
@@ -115,28 +114,56 @@ fn compute<L: Formula, T: Real>(loss: &L, inputs: &Arrays, wanted: &[&str]) -> R
     wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(loss, name)?))).collect()
 }
 
-/// An input spread over all elements.
-fn spread<T: Real>(inputs: &Arrays, name: &str, extents: Extents, default: T) -> Result<Vec<T>> {
-    let count = extents.count() as usize;
-    let Some(given) = inputs.get(name) else {
-        return Ok(vec![default; count]);
-    };
-    let shape: Vec<usize> = given.shape.iter().map(|&extent| extent as usize).collect();
-    let values: Vec<T> = floats(inputs, name, &shape)?.unwrap_or_default();
-    let columns = extents.columns.max(1) as usize;
-    Ok(match extents.span(name, &given.shape)? {
-        Broadcast::Elements => values,
-        Broadcast::Columns => (0..count).map(|at| values[at % columns]).collect(),
-        Broadcast::Rows => (0..count).map(|at| values[at / columns]).collect(),
-        Broadcast::One => vec![values[0]; count],
-    })
+/// An input, and which of its elements belongs to which element of the scores.
+struct Spread<T> {
+    values: Vec<T>,
+    broadcast: Broadcast,
+}
+
+impl<T: Real> Spread<T> {
+    /// One number for all elements.
+    fn one(value: T) -> Self {
+        Self { values: vec![value], broadcast: Broadcast::One }
+    }
+
+    /// An input of this name, or what stands for it.
+    fn read<L: Formula>(
+        loss: &L,
+        inputs: &Arrays,
+        name: &str,
+        extents: &Extents,
+        default: T,
+    ) -> Result<Self> {
+        let Some(given) = inputs.get(name) else {
+            return Ok(Self::one(default));
+        };
+        let shape: Vec<usize> = given.shape.iter().map(|&extent| extent as usize).collect();
+        let values = floats(inputs, name, &shape)?.unwrap_or_default();
+        Ok(Self { values, broadcast: broadcast_of(loss, extents, name, &given.shape)? })
+    }
+
+    fn at(&self, extents: &Extents, at: usize) -> T {
+        match self.broadcast {
+            Broadcast::Elements => self.values[at],
+            Broadcast::One => self.values[0],
+            other => self.values[extents.index(other, at as u64) as usize],
+        }
+    }
 }
 
 /// A mask of bytes, which keep where they are not 0, or of bits.
-fn integer_mask<T: Real>(inputs: &Arrays, stored: Dtype, extents: Extents) -> Result<Vec<T>> {
+fn integer_mask<L: Formula, T: Real>(
+    loss: &L,
+    inputs: &Arrays,
+    stored: Dtype,
+    extents: &Extents,
+) -> Result<Spread<T>> {
     if stored == Dtype::U8 {
-        let bytes: Vec<T> = spread(inputs, "mask", extents, T::one())?;
-        return Ok(bytes.iter().map(|b| if b.is_zero() { T::zero() } else { T::one() }).collect());
+        let mut bytes = Spread::<T>::read(loss, inputs, "mask", extents, T::one())?;
+        for byte in bytes.values.iter_mut().filter(|byte| !byte.is_zero()) {
+            *byte = T::one();
+        }
+        return Ok(bytes);
     }
     let words = inputs.get("mask").map(Array::to_i64).unwrap_or_default();
     if words.len() as u64 != extents.count().div_ceil(32) {
@@ -148,14 +175,50 @@ fn integer_mask<T: Real>(inputs: &Arrays, stored: Dtype, extents: Extents) -> Re
     }
     let bit = |at: usize| words.get(at / 32).is_some_and(|word| word >> (at % 32) & 1 == 1);
     let count = extents.count() as usize;
-    Ok((0..count).map(|at| if bit(at) { T::one() } else { T::zero() }).collect())
+    let values = (0..count).map(|at| if bit(at) { T::one() } else { T::zero() }).collect();
+    Ok(Spread { values, broadcast: Broadcast::Elements })
+}
+
+/// The gradient of an input, summed over the elements that share one of the input's.
+struct Gradient<T> {
+    shape: Vec<u64>,
+    own: Spread<T>,
+}
+
+impl<T: Real> Gradient<T> {
+    /// Zeros in the shape of a stream's input, if it is there.
+    fn of<L: Formula>(
+        loss: &L,
+        inputs: &Arrays,
+        nth: usize,
+        extents: &Extents,
+    ) -> Result<Option<Self>> {
+        let given = loss.streams().get(nth).and_then(|s| Some((s.name, inputs.get(s.name)?)));
+        let Some((name, given)) = given else {
+            return Ok(None);
+        };
+        let broadcast = broadcast_of(loss, extents, name, &given.shape)?;
+        let own = Spread { values: vec![T::zero(); given.len()], broadcast };
+        Ok(Some(Self { shape: given.shape.clone(), own }))
+    }
+
+    fn add(&mut self, extents: &Extents, at: usize, slope: T) {
+        match self.own.broadcast {
+            Broadcast::Elements => self.own.values[at] = slope,
+            other => self.own.values[extents.index(other, at as u64) as usize] += slope,
+        }
+    }
+
+    fn array(&self) -> Array {
+        Array::float(&self.shape, self.own.values.iter().map(|value| value.wide()).collect())
+    }
 }
 
 /// A call, computed.
 struct Solved<T> {
-    shape: Vec<usize>,
+    extents: Extents,
     losses: Vec<T>,
-    gradients: [Vec<T>; 2],
+    gradients: [Option<Gradient<T>>; 2],
     sum: T,
     denominator: T,
     divisor: T,
@@ -171,9 +234,10 @@ impl<T: Real> Solved<T> {
         let first = streams.first().and_then(|stream| inputs.get(stream.name));
         let first = first.ok_or_else(|| missing(loss, streams.first().map_or("", |s| s.name)))?;
         let extents = Extents::of(&first.shape);
-        let tensors: Vec<Vec<T>> = streams
+        let read = |name, default| Spread::read(loss, inputs, name, &extents, default);
+        let tensors: Vec<Spread<T>> = streams
             .iter()
-            .map(|stream| spread(inputs, stream.name, extents, T::of(f64::from(stream.default))))
+            .map(|stream| read(stream.name, T::of(f64::from(stream.default))))
             .collect::<Result<_>>()?;
         let target = streams.iter().position(|stream| stream.name == "targets");
         if let Some(upstream) = inputs.get("upstream")
@@ -181,17 +245,16 @@ impl<T: Real> Solved<T> {
         {
             fits("upstream", upstream, &[1])?;
         }
-        let one = |name| spread(inputs, name, extents, T::one());
-        let (weight, upstream) = (one("weight")?, one("upstream")?);
+        let (weight, upstream) = (read("weight", T::one())?, read("upstream", T::one())?);
         let mask = match check::integer_mask(loss, inputs, "mask")? {
-            Some(stored) => integer_mask(inputs, stored, extents)?,
-            None => one("mask")?,
+            Some(stored) => integer_mask(loss, inputs, stored, &extents)?,
+            None => read("mask", T::one())?,
         };
         let (count, columns) = (extents.count() as usize, extents.columns as usize);
+        let gradient = |nth| Gradient::of(loss, inputs, nth, &extents);
         let mut solved = Self {
-            shape: first.shape.iter().map(|&extent| extent as usize).collect(),
             losses: vec![T::zero(); count],
-            gradients: [vec![T::zero(); count], vec![T::zero(); count]],
+            gradients: [gradient(0)?, gradient(1)?],
             sum: T::zero(),
             denominator: T::zero(),
             divisor: T::one(),
@@ -199,6 +262,7 @@ impl<T: Real> Solved<T> {
             watched: T::zero(),
             found: Findings::of_elements(),
             options,
+            extents: extents.clone(),
         };
         let unknown = |x: &[T]| match (options.unknown, target) {
             (Some(unknown), Some(target)) => {
@@ -208,14 +272,15 @@ impl<T: Real> Solved<T> {
             _ => false,
         };
         for at in 0..count {
-            let x: Vec<T> = tensors.iter().map(|tensor| tensor[at]).collect();
-            if mask[at].is_zero() || unknown(&x) {
+            let x: Vec<T> = tensors.iter().map(|tensor| tensor.at(&extents, at)).collect();
+            let mask = mask.at(&extents, at);
+            if mask.is_zero() || unknown(&x) {
                 continue;
             }
             solved.count += 1;
-            solved.denominator += mask[at];
+            solved.denominator += mask;
             let point = loss.at(&x);
-            let share = weight[at] * mask[at];
+            let share = weight.at(&extents, at) * mask;
             let loss = if point.bad.is_some() { T::nan() } else { times(share, point.loss) };
             match point.bad {
                 Some(value) => solved.found.bad_value(at / columns, value.wide()),
@@ -225,23 +290,25 @@ impl<T: Real> Solved<T> {
             solved.losses[at] = loss;
             solved.sum += solved.losses[at];
             solved.watched += if point.loss.is_nan() { T::nan() } else { point.watched };
+            let factor = share * upstream.at(&extents, at);
             for (gradient, slope) in solved.gradients.iter_mut().zip(point.slopes) {
-                let factor = share * upstream[at];
-                gradient[at] = if factor.is_zero() { T::zero() } else { factor * slope };
+                if let Some(gradient) = gradient.as_mut().filter(|_| !factor.is_zero()) {
+                    gradient.add(&extents, at, factor * slope);
+                }
             }
         }
-        solved.divide(inputs, extents)?;
+        solved.divide(inputs)?;
         Ok(solved)
     }
 
     /// Finds what the sum is divided by, and divides the gradients by it.
-    fn divide(&mut self, inputs: &Arrays, extents: Extents) -> Result<()> {
+    fn divide(&mut self, inputs: &Arrays) -> Result<()> {
         let given: Option<Vec<T>> = floats(inputs, "denominator", &[1])?;
         if self.options.denominator == MaskedMean::All {
-            self.denominator = T::of(extents.count() as f64);
+            self.denominator = T::of(self.extents.count() as f64);
         }
         if self.options.reduction == Reduction::Multilabel {
-            self.denominator = T::of(extents.rows as f64);
+            self.denominator = T::of(self.extents.rows as f64);
         }
         let own = match self.options.reduction {
             Reduction::None | Reduction::Sum => T::one(),
@@ -249,14 +316,17 @@ impl<T: Real> Solved<T> {
             Reduction::Over(d) => T::of(d),
         };
         self.divisor = given.and_then(|values| values.first().copied()).unwrap_or(own);
-        for gradient in self.gradients.iter_mut().flatten() {
+        for gradient in self.gradients.iter_mut().flatten().flat_map(|g| &mut g.own.values) {
             *gradient = if self.divisor.is_zero() { T::zero() } else { *gradient / self.divisor };
         }
         Ok(())
     }
 
     fn output<L: Formula>(&self, loss: &L, name: &str) -> Result<Array> {
-        let gradient = |nth: usize| loss.streams().get(nth).map(|s| format!("grad.{}", s.name));
+        let streams = loss.streams().iter().zip(&self.gradients);
+        let gradient = streams
+            .filter_map(|(stream, gradient)| Some((stream.name, gradient.as_ref()?)))
+            .find(|(stream, _)| name.strip_prefix("grad.") == Some(*stream));
         Ok(match name {
             "loss" if self.options.reduction == Reduction::None => self.elements(&self.losses),
             "loss" => array(&[1], [self.quotient(self.sum, self.divisor)]),
@@ -266,15 +336,16 @@ impl<T: Real> Solved<T> {
             _ if loss.watched() == Some(name) => {
                 array(&[1], [self.quotient(self.watched, T::of(self.count as f64))])
             }
-            _ if gradient(0).is_some_and(|own| own == name) => self.elements(&self.gradients[0]),
-            _ if gradient(1).is_some_and(|own| own == name) => self.elements(&self.gradients[1]),
             "status" => self.found.words(),
-            _ => return Err(no_output(loss.about(), name)),
+            _ => match gradient {
+                Some((_, gradient)) => gradient.array(),
+                None => return Err(no_output(loss.about(), name)),
+            },
         })
     }
 
     fn elements(&self, values: &[T]) -> Array {
-        array(&self.shape, values.iter().copied())
+        Array::float(self.extents.shape(), values.iter().map(|value| value.wide()).collect())
     }
 
     fn quotient(&self, sum: T, divisor: T) -> T {

@@ -356,7 +356,8 @@ impl<'a> Rows<'a> {
                 Broadcast::Columns => self.own_classes(view.for_every_row()),
                 Broadcast::Rows => per_row(view, self.count).rows(rows),
                 Broadcast::Elements => view.rows(rows),
-                Broadcast::One => view,
+                // The axes of the rows are folded into one, so a row stream has all of them or none.
+                Broadcast::One | Broadcast::Axes(_) => view,
             })
         };
         let streams = self.program.streams.iter().chain(self.top_streams());

@@ -1,0 +1,295 @@
+//! Which shapes the tensors of one call may have, and the extents that they agree on.
+//!
+//! Rows may be counted by several axes, the same ones in every tensor. The skeletons know of rows and
+//! columns alone, so a tensor of rows is handed to them with those axes folded into one.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    data::{
+        array::Arrays,
+        error::{Error, Result},
+        tensor::{Dtype, Layout},
+    },
+    spec::{
+        about::{Argument, Dim, Kind, Signature, Spread},
+        broadcast::Extents,
+    },
+};
+
+/// The shapes of a call, found argument by argument in the order of the loss's description.
+pub(crate) struct Shapes {
+    /// The extents.
+    pub dims: BTreeMap<Dim, u64>,
+    /// The axes that count an extent of rows.
+    pub axes: BTreeMap<Dim, Vec<u64>>,
+    /// The first input's shape, in a loss of elements.
+    scores: Option<Extents>,
+    /// What has been taken, by name.
+    taken: BTreeMap<&'static str, Vec<u64>>,
+    /// How many images there are, where the rows of the first input are pixels in planes.
+    images: Option<u64>,
+    /// Whether the losses become one number.
+    is_reduced: bool,
+}
+
+/// How many elements a tensor of this shape has.
+pub(crate) fn count(shape: &[u64]) -> u64 {
+    shape.iter().copied().fold(1, u64::saturating_mul)
+}
+
+/// Whether this extent may be counted by several axes.
+fn counts_rows(dim: Dim) -> bool {
+    matches!(dim, Dim::Rows | Dim::Fakes)
+}
+
+impl Shapes {
+    /// None taken yet; the first input lies so, if that is known.
+    pub fn new(loss: &dyn Signature, first: Option<&Layout>) -> Self {
+        let images = |layout: &&Layout| layout.has_planes() && layout.shape.len() == 2;
+        let first = first.filter(images);
+        Self {
+            dims: super::known_dims(loss),
+            axes: BTreeMap::new(),
+            scores: None,
+            taken: BTreeMap::new(),
+            images: first.map(|layout| layout.rows() / layout.class_stride.max(1)),
+            is_reduced: !loss.is_per_row(),
+        }
+    }
+
+    /// Takes an argument of this shape. What comes back is the shape with the rows folded into one
+    /// axis; in a loss of elements tensors keep their axes.
+    pub fn take(&mut self, argument: &Argument, dtype: Dtype, found: &[u64]) -> Result<Vec<u64>> {
+        self.taken.insert(argument.name, found.to_vec());
+        if argument.spread == Spread::Named {
+            return self.named(argument, found);
+        }
+        let Some(scores) = self.scores.clone() else {
+            let scores = Extents::of(found);
+            self.dims.insert(Dim::Rows, scores.rows);
+            if found.len() > 1 {
+                self.dims.insert(Dim::Classes, scores.columns);
+            }
+            self.axes.insert(Dim::Rows, scores.leading().to_vec());
+            self.scores = Some(scores);
+            return Ok(found.to_vec());
+        };
+        self.element(argument, dtype, found, &scores)
+    }
+
+    /// A tensor of a loss of elements, after the first one.
+    fn element(
+        &self,
+        argument: &Argument,
+        dtype: Dtype,
+        found: &[u64],
+        scores: &Extents,
+    ) -> Result<Vec<u64>> {
+        match argument.spread {
+            // Words of bits have a shape of their own, which the skeleton checks.
+            Spread::Broadcast if argument.kind == Kind::Mask && dtype == Dtype::U32 => {}
+            Spread::Broadcast => {
+                scores.broadcast(argument.name, found)?;
+            }
+            Spread::BroadcastOrRows => {
+                scores.broadcast_or_rows(argument.name, found)?;
+            }
+            Spread::Named | Spread::Elements => return self.like_scores(argument, found, scores),
+        }
+        Ok(found.to_vec())
+    }
+
+    /// A tensor that has the scores' shape, or that of the input whose gradient it is; where losses are
+    /// reduced, the loss and the gradient from above are one number.
+    fn like_scores(
+        &self,
+        argument: &Argument,
+        found: &[u64],
+        scores: &Extents,
+    ) -> Result<Vec<u64>> {
+        let one = argument.shapes.contains(&[Dim::One].as_slice());
+        let input = argument.name.strip_prefix("grad.").and_then(|input| self.taken.get(input));
+        let expected = input.map_or(scores.shape(), Vec::as_slice);
+        let fits = match (one, self.is_reduced) {
+            (true, true) => return one(argument, found),
+            (true, false) if argument.name == "upstream" && found == [1] => Some(found.to_vec()),
+            _ => self.written_so(found).into_iter().find(|shape| shape == expected),
+        };
+        fits.ok_or_else(|| wrong(argument.name, found, format!("{expected:?}")))
+    }
+
+    /// The ways to read a shape. Where the rows of the first input are pixels of images in planes, those
+    /// of another tensor may be written as the axes of the images.
+    fn written_so(&self, found: &[u64]) -> Vec<Vec<u64>> {
+        let mut shapes = vec![found.to_vec()];
+        if let Some((last, [first, rest @ ..])) = found.split_last()
+            && self.images == Some(*first)
+        {
+            shapes.push(vec![first.saturating_mul(count(rest)), *last]);
+            shapes.push(vec![count(found)]);
+        }
+        shapes
+    }
+
+    /// Takes the first of an argument's shapes that agrees with what is known so far.
+    fn named(&mut self, argument: &Argument, found: &[u64]) -> Result<Vec<u64>> {
+        let of_losses = ["loss", "upstream"].contains(&argument.name);
+        let per_row = argument.shapes.iter().any(|shape| *shape != [Dim::One]);
+        let allowed: Vec<&[Dim]> = argument
+            .shapes
+            .iter()
+            .copied()
+            .filter(|shape| match (of_losses && per_row, *shape == [Dim::One]) {
+                (true, false) => !self.is_reduced,
+                (true, true) => self.is_reduced || argument.name == "upstream",
+                (false, _) => true,
+            })
+            // Without shards there are no classes of all shards.
+            .filter(|s| !s.contains(&Dim::AllClasses) || self.dims.contains_key(&Dim::AllClasses))
+            .collect();
+        for shape in self.written_so(found) {
+            let of_rank = allowed.iter().filter(|dims| dims.len() == shape.len());
+            let longer = allowed.iter().filter(|dims| dims.len() < shape.len());
+            if let Some(dims) = of_rank.chain(longer).find(|dims| self.agrees(dims, &shape)) {
+                return Ok(self.bind(dims, &shape));
+            }
+        }
+        let words: Vec<String> = allowed.iter().map(|dims| self.words(dims)).collect();
+        let why = match (of_losses && per_row, self.is_reduced) {
+            (true, true) => ", since the losses are reduced",
+            (true, false) if argument.name == "loss" => ", since the losses are not reduced",
+            _ => "",
+        };
+        Err(wrong(argument.name, found, words.join(" or ") + why))
+    }
+
+    fn agrees(&self, dims: &[Dim], found: &[u64]) -> bool {
+        let (leading, rest) = split(dims, found);
+        let known = |dim: &Dim, extent: u64| self.dims.get(dim).is_none_or(|&d| d == extent);
+        let rows = match (leading, dims.first()) {
+            (Some(leading), Some(dim)) => match self.axes.get(dim) {
+                Some(axes) => axes == leading,
+                None => !leading.is_empty() && known(dim, count(leading)),
+            },
+            _ => true,
+        };
+        let dims = dims.get(usize::from(leading.is_some())..).unwrap_or_default();
+        rows && dims.len() == rest.len() && dims.iter().zip(rest).all(|(dim, &e)| known(dim, e))
+    }
+
+    /// Keeps what a shape says of the extents, and folds it.
+    fn bind(&mut self, dims: &[Dim], found: &[u64]) -> Vec<u64> {
+        let (leading, rest) = split(dims, found);
+        let mut folded = Vec::new();
+        if let (Some(leading), Some(&dim)) = (leading, dims.first()) {
+            folded.push(count(leading));
+            self.axes.insert(dim, leading.to_vec());
+        }
+        folded.extend(rest);
+        self.dims.extend(dims.iter().copied().zip(folded.iter().copied()));
+        folded
+    }
+
+    /// A shape in words: numbers where they are known.
+    fn words(&self, dims: &[Dim]) -> String {
+        let axes = |dim: &Dim| match (self.axes.get(dim), self.dims.get(dim)) {
+            (Some(axes), _) => axes.iter().map(u64::to_string).collect(),
+            (None, Some(extent)) => vec![extent.to_string()],
+            (None, None) => vec![dim.name().to_owned()],
+        };
+        let extents: Vec<String> = dims.iter().flat_map(axes).collect();
+        format!("[{}]", extents.join(", "))
+    }
+}
+
+/// The axes that count the rows, if a shape begins with those, and the others.
+fn split<'s>(dims: &[Dim], found: &'s [u64]) -> (Option<&'s [u64]>, &'s [u64]) {
+    if !dims.first().is_some_and(|dim| counts_rows(*dim)) {
+        return (None, found);
+    }
+    match (found.len() + 1).checked_sub(dims.len()).and_then(|at| found.split_at_checked(at)) {
+        Some((leading, rest)) => (Some(leading), rest),
+        None => (Some(&[]), found),
+    }
+}
+
+/// The one number that losses become.
+fn one(argument: &Argument, found: &[u64]) -> Result<Vec<u64>> {
+    if found == [1] {
+        return Ok(found.to_vec());
+    }
+    Err(wrong(argument.name, found, "[1], since the losses are reduced".to_owned()))
+}
+
+fn wrong(argument: &str, found: &[u64], expected: String) -> Error {
+    Error::WrongShape { argument: argument.to_owned(), found: found.to_vec(), expected }
+}
+
+/// A layout with the shape that [`Shapes::take`] has made of its own.
+pub(super) fn folded(argument: &Argument, layout: Layout, shape: &[u64]) -> Result<Layout> {
+    if layout.shape == shape {
+        return Ok(layout);
+    }
+    let (found, least) = (layout.row_stride, layout.columns());
+    let folded = if shape.len() == 1 { layout.flattened() } else { Some(layout.folded()) };
+    folded.ok_or_else(|| Error::WrongStride { argument: argument.name.to_owned(), found, least })
+}
+
+/// Host arrays with the rows folded into one axis, as the references take them.
+pub(crate) struct Folded {
+    /// The arrays.
+    pub inputs: Arrays,
+    shapes: Shapes,
+}
+
+impl Folded {
+    /// The arrays of a call, whose shapes are checked on the way.
+    pub fn new(loss: &dyn Signature, inputs: &Arrays) -> Result<Self> {
+        let (shapes, folded) = super::shapes_of(loss, inputs)?;
+        let mut inputs = inputs.clone();
+        for (name, shape) in folded {
+            if let Some(array) = inputs.get_mut(name) {
+                array.shape = shape;
+            }
+        }
+        Ok(Self { inputs, shapes })
+    }
+
+    /// Gives the outputs their own axes.
+    pub fn unfold(&self, loss: &dyn Signature, outputs: &mut Arrays) {
+        for (name, array) in outputs {
+            let own = name.strip_prefix("grad.").and_then(|input| self.shapes.taken.get(input));
+            let argument = loss.about().outputs.iter().find(|output| output.name == name);
+            let of_elements = argument.is_none_or(|a| a.spread != Spread::Named);
+            let shape = match (own, argument) {
+                (Some(own), _) => own.clone(),
+                (None, Some(argument)) if !of_elements => self.shapes.of_output(loss, argument),
+                _ => continue,
+            };
+            if count(&shape) == array.len() as u64 {
+                array.shape = shape;
+            }
+        }
+    }
+}
+
+impl Shapes {
+    /// The shape of an output that is no gradient, with the rows' own axes.
+    fn of_output(&self, loss: &dyn Signature, output: &Argument) -> Vec<u64> {
+        with_axes(output.shape_in(loss, 2), &self.dims, &self.axes)
+    }
+}
+
+/// The extents of a shape, those of rows as the axes that count them.
+pub(crate) fn with_axes(
+    shape: &[Dim],
+    dims: &BTreeMap<Dim, u64>,
+    axes: &BTreeMap<Dim, Vec<u64>>,
+) -> Vec<u64> {
+    let extents = |dim: &Dim| match axes.get(dim) {
+        Some(axes) => axes.clone(),
+        None => vec![dims.get(dim).copied().unwrap_or(0)],
+    };
+    shape.iter().flat_map(extents).collect()
+}
