@@ -198,6 +198,8 @@ impl Gpu {
 
     /// Checks a request; the buffers come back by the names that a plan's bindings have.
     fn call<'a>(&self, loss: &dyn Loss, request: &Request<'a>) -> Result<(Call, Buffers<'a>)> {
+        // What is wrong with the options may be all that is wrong with the shapes.
+        loss.validate()?;
         let about = loss.about();
         let mut outputs = request.outputs.clone();
         if request.in_place

@@ -108,10 +108,10 @@ impl Shapes {
         found: &[u64],
         scores: &Extents,
     ) -> Result<Vec<u64>> {
-        let one = argument.shapes.contains(&[Dim::One].as_slice());
+        let of_losses = argument.shapes.contains(&[Dim::One].as_slice());
         let input = argument.name.strip_prefix("grad.").and_then(|input| self.taken.get(input));
         let expected = input.map_or(scores.shape(), Vec::as_slice);
-        let fits = match (one, self.is_reduced) {
+        let fits = match (of_losses, self.is_reduced) {
             (true, true) => return one(argument, found),
             (true, false) if argument.name == "upstream" && found == [1] => Some(found.to_vec()),
             _ => self.written_so(found).into_iter().find(|shape| shape == expected),
