@@ -13,7 +13,7 @@ use crate::{
     spec::check::{self, Folded},
 };
 
-pub use crate::reference::Findings;
+pub use crate::reference::{Findings, Real};
 
 /// Computes every output in `wanted` with f64 arithmetic, after the checks that the GPU path makes.
 ///

@@ -19,7 +19,7 @@ use crate::{
 pub use findings::Findings;
 
 /// A float type that the reference computes in.
-pub(crate) trait Real: Float + std::ops::AddAssign + 'static {
+pub trait Real: Float + std::ops::AddAssign + 'static {
     /// The number, rounded to this type.
     fn of(value: f64) -> Self;
     /// The number, widened.

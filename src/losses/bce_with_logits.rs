@@ -4,8 +4,8 @@ use crate::{
     data::error::{Error, Result},
     reference::{Real, times},
     skeleton::element::{
-        element_loss,
-        reference::{Formula, Point, sigmoid, softplus},
+        ElementLoss, declared, element_loss,
+        reference::{Point, sigmoid, softplus},
     },
     spec::about::Domain,
 };
@@ -88,7 +88,9 @@ impl BceWithLogits {
     }
 }
 
-impl Formula for BceWithLogits {
+impl ElementLoss for BceWithLogits {
+    declared!();
+
     fn check(&self) -> Result<()> {
         let bad = |option, value: f64, reason: &str| {
             Err(Error::option("bce_with_logits", option, value, reason))
@@ -119,7 +121,7 @@ impl Formula for BceWithLogits {
         Ok(())
     }
 
-    fn code(&self, given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+    fn shapes(&self, given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![
             ("FOCAL", self.is_focal().into()),
             ("CHECKS_TARGETS", self.check_targets.into()),
@@ -142,7 +144,7 @@ impl Formula for BceWithLogits {
         }
     }
 
-    fn constants(&self) -> Vec<(&'static str, f64)> {
+    fn numbers(&self) -> Vec<(&'static str, f64)> {
         let (positive, negative) = self.alphas();
         vec![
             ("kept_share", 1.0 - self.label_smoothing),
@@ -153,6 +155,10 @@ impl Formula for BceWithLogits {
             ("alpha_negative", negative),
             ("one_target", self.target.unwrap_or(0.0)),
         ]
+    }
+
+    fn watched(&self) -> Option<&'static str> {
+        Some("slope")
     }
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {

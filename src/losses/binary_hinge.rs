@@ -4,8 +4,8 @@ use crate::{
     data::error::{Error, Result},
     reference::{Real, times},
     skeleton::element::{
-        element_loss,
-        reference::{Formula, Point},
+        ElementLoss, declared, element_loss,
+        reference::Point,
     },
     spec::about::Domain,
 };
@@ -52,7 +52,9 @@ element_loss! {
     }
 }
 
-impl Formula for BinaryHinge {
+impl ElementLoss for BinaryHinge {
+    declared!();
+
     fn check(&self) -> Result<()> {
         let bad = |option, value: f64, reason: &str| {
             Err(Error::option("binary_hinge", option, value, reason))
@@ -71,7 +73,7 @@ impl Formula for BinaryHinge {
         }
     }
 
-    fn code(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+    fn shapes(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![
             ("SQUARED", (self.p == 2.0).into()),
             ("RAMP", self.ramp.is_some().into()),
@@ -79,7 +81,7 @@ impl Formula for BinaryHinge {
         ]
     }
 
-    fn constants(&self) -> Vec<(&'static str, f64)> {
+    fn numbers(&self) -> Vec<(&'static str, f64)> {
         vec![("margin", self.margin), ("ramp", self.ramp.unwrap_or(1.0))]
     }
 

@@ -12,10 +12,7 @@ use crate::{
     },
     reference::Real,
     skeleton::{
-        element::{
-            self, ElementLoss, ElementOptions, ElementStream,
-            reference::{Formula, Point},
-        },
+        element::{self, ElementLoss, ElementOptions, ElementStream, reference::Point},
         operation::Loss,
     },
     spec::{
@@ -167,9 +164,7 @@ impl<L: ElementFunction> ElementLoss for Elementwise<L> {
     fn numbers(&self) -> Vec<(&'static str, f64)> {
         self.function.numbers()
     }
-}
 
-impl<L: ElementFunction> Formula for Elementwise<L> {
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {
         match *x {
             [z, y] if z.is_finite() && y.is_finite() => {

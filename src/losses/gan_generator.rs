@@ -3,8 +3,8 @@
 use crate::{
     reference::Real,
     skeleton::element::{
-        element_loss,
-        reference::{Formula, Point, sigmoid, softplus},
+        ElementLoss, declared, element_loss,
+        reference::{Point, sigmoid, softplus},
     },
 };
 
@@ -47,9 +47,15 @@ element_loss! {
     }
 }
 
-impl Formula for GanGenerator {
-    fn code(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+impl ElementLoss for GanGenerator {
+    declared!();
+
+    fn shapes(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![("SATURATING", self.saturating.into())]
+    }
+
+    fn watched(&self) -> Option<&'static str> {
+        Some("slope")
     }
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {

@@ -4,8 +4,8 @@ use crate::{
     data::error::{Error, Result},
     reference::{Real, times},
     skeleton::element::{
-        element_loss,
-        reference::{Formula, Point},
+        ElementLoss, declared, element_loss,
+        reference::Point,
     },
     spec::about::Domain,
 };
@@ -67,7 +67,9 @@ impl GaussianNll {
     }
 }
 
-impl Formula for GaussianNll {
+impl ElementLoss for GaussianNll {
+    declared!();
+
     fn check(&self) -> Result<()> {
         if self.eps > 0.0 && (self.eps as f32).is_normal() {
             return Ok(());
@@ -75,11 +77,11 @@ impl Formula for GaussianNll {
         Err(Error::option("gaussian_nll", "eps", self.eps, "the floor is above 0 and within f32"))
     }
 
-    fn code(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+    fn shapes(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![("LOG_VARIANCE", self.log_variance.into())]
     }
 
-    fn constants(&self) -> Vec<(&'static str, f64)> {
+    fn numbers(&self) -> Vec<(&'static str, f64)> {
         vec![("least", self.eps), ("log_least", self.eps.ln()), ("constant", self.constant())]
     }
 

@@ -1,11 +1,10 @@
 //! Counts with a hurdle: whether there are any, and how many (catalogue E8).
 
 use crate::{
-    data::error::Result,
     reference::{Real, times},
     skeleton::element::{
-        element_loss,
-        reference::{Formula, Point, sigmoid, softplus},
+        ElementLoss, declared, element_loss,
+        reference::{Point, sigmoid, softplus},
     },
     spec::about::Domain,
 };
@@ -84,10 +83,8 @@ fn log_factorial<T: Real>(k: T) -> T {
     k * k.ln() - k + T::of(0.5) * (T::of(std::f64::consts::TAU) * k).ln() + series
 }
 
-impl Formula for HurdlePoisson {
-    fn check(&self) -> Result<()> {
-        Ok(())
-    }
+impl ElementLoss for HurdlePoisson {
+    declared!();
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {
         let &[z, eta, k] = x else { return Point::nan() };

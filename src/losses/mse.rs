@@ -3,8 +3,8 @@
 use crate::{
     reference::Real,
     skeleton::element::{
-        element_loss,
-        reference::{Formula, Point, sigmoid},
+        ElementLoss, declared, element_loss,
+        reference::{Point, sigmoid},
     },
 };
 
@@ -60,13 +60,15 @@ element_loss! {
     }
 }
 
-impl Formula for Mse {
-    fn code(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+impl ElementLoss for Mse {
+    declared!();
+
+    fn shapes(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![("SIGMOID", (self.activation == Activation::Sigmoid).into())]
     }
 
-    fn watches(&self) -> bool {
-        self.activation == Activation::Sigmoid
+    fn watched(&self) -> Option<&'static str> {
+        (self.activation == Activation::Sigmoid).then_some("saturation")
     }
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {

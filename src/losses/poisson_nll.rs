@@ -4,8 +4,8 @@ use crate::{
     data::error::{Error, Result},
     reference::{Real, times},
     skeleton::element::{
-        element_loss,
-        reference::{Formula, Point},
+        ElementLoss, declared, element_loss,
+        reference::Point,
     },
     spec::about::Domain,
 };
@@ -49,7 +49,9 @@ element_loss! {
     }
 }
 
-impl Formula for PoissonNll {
+impl ElementLoss for PoissonNll {
+    declared!();
+
     fn check(&self) -> Result<()> {
         if self.eps >= 0.0 && (self.eps as f32).is_finite() {
             return Ok(());
@@ -57,11 +59,11 @@ impl Formula for PoissonNll {
         Err(Error::option("poisson_nll", "eps", self.eps, "eps is within f32 and not below 0"))
     }
 
-    fn code(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+    fn shapes(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![("LOG_INPUT", self.log_input.into()), ("FULL", self.full.into())]
     }
 
-    fn constants(&self) -> Vec<(&'static str, f64)> {
+    fn numbers(&self) -> Vec<(&'static str, f64)> {
         vec![("eps", self.eps)]
     }
 

@@ -13,6 +13,7 @@ use crate::{
         tensor::{Dtype, Layout},
     },
     plan::kernel::Source,
+    reference::Real,
     skeleton::operation::Loss,
     spec::{
         about::Spread,
@@ -23,10 +24,11 @@ use crate::{
 };
 use elements::plane;
 
-pub(crate) use declare::element_loss;
+pub(crate) use declare::{declared, element_loss};
 pub(crate) use elements::plan;
 
 pub use crate::plan::Number;
+pub use reference::Point;
 
 /// Elements of a word of a mask of bits, and the least that a window begins at a multiple of.
 const BITS: u64 = 32;
@@ -61,6 +63,8 @@ pub struct ElementStream {
 /// example. The first input has any rank: its last axis is the columns, all before it are the rows.
 /// Every other one has its shape, or what broadcasts to it from the last axis on. The inputs `weight`, `mask`, `upstream` and `denominator`
 /// are the skeleton's.
+/// [`ElementLoss::at`] is the same loss on the CPU: the checks, the options and the names are shared, the
+/// arithmetic is not, so that the two can disagree.
 pub trait ElementLoss: Loss {
     /// The functor's WGSL.
     fn sources(&self) -> Vec<Source>;
@@ -86,10 +90,20 @@ pub trait ElementLoss: Loss {
         None
     }
 
+    /// Whether its own options are in their domains.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether these inputs, told by their names, go with its options.
     fn agrees(&self, _given: &dyn Fn(&str) -> bool) -> Result<()> {
         Ok(())
     }
+
+    /// The loss of one element on the CPU, from its inputs in the order of [`ElementLoss::streams`].
+    fn at<T: Real>(&self, x: &[T]) -> Point<T>
+    where
+        Self: Sized;
 }
 
 /// Whether a call's inputs and outputs go with a loss's options.

@@ -1,8 +1,8 @@
 //! How a loss of elements is declared.
 
 /// Declares a loss of elements: its options and tensors with those that all such losses have, its
-/// description, and how it hangs together. What it computes is its [`Formula`](crate::element::reference::Formula)
-/// and its WGSL.
+/// description, and how it hangs together. What it computes is its
+/// [`ElementLoss`](crate::ElementLoss), which begins with [`declared`], and its WGSL.
 macro_rules! element_loss {
     (
         $(#[$doc:meta])*
@@ -141,7 +141,7 @@ macro_rules! element_loss {
 
         impl $crate::skeleton::operation::Loss for $name {
             fn validate(&self) -> $crate::data::error::Result<()> {
-                use $crate::skeleton::element::{ElementLoss, reference::Formula};
+                use $crate::skeleton::element::ElementLoss;
                 $crate::skeleton::element::check_options($key, self.options())?;
                 self.check()
             }
@@ -164,12 +164,13 @@ macro_rules! element_loss {
             }
         }
 
-        impl $crate::skeleton::element::ElementLoss for $name {
-            fn sources(&self) -> Vec<$crate::plan::kernel::Source> {
-                vec![$crate::plan::kernel::shader!($source)]
-            }
+        impl $name {
+            const SOURCE: $crate::plan::kernel::Source = $crate::plan::kernel::shader!($source);
 
-            fn options(&self) -> $crate::skeleton::element::ElementOptions {
+            const STREAMS: &'static [$crate::skeleton::element::ElementStream] =
+                &[$($crate::skeleton::element::ElementStream { name: $input_key, default: $reads },)*];
+
+            fn shared_options(&self) -> $crate::skeleton::element::ElementOptions {
                 $crate::skeleton::element::ElementOptions {
                     reduction: self.reduction,
                     empty: self.empty,
@@ -178,28 +179,25 @@ macro_rules! element_loss {
                     padding: self.padding,
                 }
             }
-
-            fn streams(&self) -> &'static [$crate::skeleton::element::ElementStream] {
-                &[$($crate::skeleton::element::ElementStream { name: $input_key, default: $reads },)*]
-            }
-
-            fn shapes(&self, given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
-                $crate::skeleton::element::reference::Formula::code(self, given)
-            }
-
-            fn numbers(&self) -> Vec<(&'static str, f64)> {
-                $crate::skeleton::element::reference::Formula::constants(self)
-            }
-
-            fn watched(&self) -> Option<&'static str> {
-                let names: &[&'static str] = &[$($watched_key,)?];
-                names.first().copied().filter(|_| $crate::skeleton::element::reference::Formula::watches(self))
-            }
-
-            fn agrees(&self, given: &dyn Fn(&str) -> bool) -> $crate::data::error::Result<()> {
-                $crate::skeleton::element::reference::Formula::agrees(self, given)
-            }
         }
     };
 }
 pub(crate) use element_loss;
+
+/// The part of a loss's [`ElementLoss`](crate::ElementLoss) that [`element_loss`] has declared.
+macro_rules! declared {
+    () => {
+        fn sources(&self) -> Vec<$crate::plan::kernel::Source> {
+            vec![Self::SOURCE]
+        }
+
+        fn options(&self) -> $crate::skeleton::element::ElementOptions {
+            self.shared_options()
+        }
+
+        fn streams(&self) -> &'static [$crate::skeleton::element::ElementStream] {
+            Self::STREAMS
+        }
+    };
+}
+pub(crate) use declared;

@@ -16,7 +16,8 @@ use crate::{
 };
 
 /// What a loss says of one element.
-pub(crate) struct Point<T> {
+#[derive(Clone, Copy, Debug)]
+pub struct Point<T> {
     /// Its loss.
     pub loss: T,
     /// The derivatives by the first and by the second input.
@@ -54,37 +55,6 @@ impl<T: Real> Point<T> {
     }
 }
 
-/// What is a loss's own.
-pub(crate) trait Formula: ElementLoss {
-    /// Whether its own options are in their domains.
-    fn check(&self) -> Result<()> {
-        Ok(())
-    }
-
-    /// Overrides of its WGSL: what shapes the code, by the inputs that are there.
-    fn code(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
-        Vec::new()
-    }
-
-    /// Parameters of its WGSL.
-    fn constants(&self) -> Vec<(&'static str, f64)> {
-        Vec::new()
-    }
-
-    /// Whether its options have it watch something.
-    fn watches(&self) -> bool {
-        true
-    }
-
-    /// Whether these inputs, told by their names, go with its options.
-    fn agrees(&self, _given: &dyn Fn(&str) -> bool) -> Result<()> {
-        Ok(())
-    }
-
-    /// The loss of an element, from its inputs in the order of [`ElementLoss::streams`].
-    fn at<T: Real>(&self, x: &[T]) -> Point<T>;
-}
-
 /// 1/(1 + exp(−x)).
 pub(crate) fn sigmoid<T: Real>(x: T) -> T {
     if x > T::zero() { T::one() / (T::one() + (-x).exp()) } else { x.exp() / (T::one() + x.exp()) }
@@ -96,7 +66,7 @@ pub(crate) fn softplus<T: Real>(x: T) -> T {
 }
 
 /// Computes every output in `wanted`.
-pub(crate) fn run<L: Formula>(
+pub(crate) fn run<L: ElementLoss>(
     loss: &L,
     inputs: &Arrays,
     wanted: &[&str],
@@ -108,7 +78,7 @@ pub(crate) fn run<L: Formula>(
     }
 }
 
-fn compute<L: Formula, T: Real>(loss: &L, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
+fn compute<L: ElementLoss, T: Real>(loss: &L, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
     check_names(loss, &|name| inputs.contains_key(name), wanted.iter().copied())?;
     let solved = Solved::<T>::new(loss, inputs)?;
     wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(loss, name)?))).collect()
@@ -127,7 +97,7 @@ impl<T: Real> Spread<T> {
     }
 
     /// An input of this name, or what stands for it.
-    fn read<L: Formula>(
+    fn read<L: ElementLoss>(
         loss: &L,
         inputs: &Arrays,
         name: &str,
@@ -152,7 +122,7 @@ impl<T: Real> Spread<T> {
 }
 
 /// A mask of bytes, which keep where they are not 0, or of bits.
-fn integer_mask<L: Formula, T: Real>(
+fn integer_mask<L: ElementLoss, T: Real>(
     loss: &L,
     inputs: &Arrays,
     stored: Dtype,
@@ -187,7 +157,7 @@ struct Gradient<T> {
 
 impl<T: Real> Gradient<T> {
     /// Zeros in the shape of a stream's input, if it is there.
-    fn of<L: Formula>(
+    fn of<L: ElementLoss>(
         loss: &L,
         inputs: &Arrays,
         nth: usize,
@@ -229,7 +199,7 @@ struct Solved<T> {
 }
 
 impl<T: Real> Solved<T> {
-    fn new<L: Formula>(loss: &L, inputs: &Arrays) -> Result<Self> {
+    fn new<L: ElementLoss>(loss: &L, inputs: &Arrays) -> Result<Self> {
         let (streams, options) = (loss.streams(), loss.options());
         let first = streams.first().and_then(|stream| inputs.get(stream.name));
         let first = first.ok_or_else(|| missing(loss, streams.first().map_or("", |s| s.name)))?;
@@ -322,7 +292,7 @@ impl<T: Real> Solved<T> {
         Ok(())
     }
 
-    fn output<L: Formula>(&self, loss: &L, name: &str) -> Result<Array> {
+    fn output<L: ElementLoss>(&self, loss: &L, name: &str) -> Result<Array> {
         let streams = loss.streams().iter().zip(&self.gradients);
         let gradient = streams
             .filter_map(|(stream, gradient)| Some((stream.name, gradient.as_ref()?)))
@@ -358,7 +328,7 @@ impl<T: Real> Solved<T> {
     }
 }
 
-fn missing<L: Formula>(loss: &L, argument: &str) -> Error {
+fn missing<L: ElementLoss>(loss: &L, argument: &str) -> Error {
     Error::MissingInput {
         loss: loss.about().name.to_owned(),
         argument: argument.to_owned(),
