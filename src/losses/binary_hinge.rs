@@ -3,10 +3,7 @@
 use crate::{
     data::error::{Error, Result},
     reference::{Real, times},
-    skeleton::element::{
-        ElementLoss, declared, element_loss,
-        reference::Point,
-    },
+    skeleton::element::{ElementLoss, declared, element_loss, reference::Point},
     spec::about::Domain,
 };
 
