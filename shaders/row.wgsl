@@ -24,9 +24,10 @@
 //   fn state_publish(row, state), state_gathered(words)      (shardable) to and from STATISTICS_WORDS public words
 //   fn settle(row, state) -> Settled                       (two rounds) what the second round is to know; it finds it in
 //                                                          row.settled, where row.round is 1, and so does `emit`
-//   fn score_bits(row, item) -> vec4<u32>                  (top) what the largest columns are found by: bits of floats,
-//                                                          NONE for a column that takes no part. `close` and `emit` read
-//                                                          top_scores_read(row.index·k + rank), top_indices_read(…)
+//   fn score_bits(row, item) -> vec4<u32>                  (select) what columns are ordered by: bits of floats, NONE for
+//                                                          one that takes no part. `open` and what follows find the key
+//                                                          (row/place.wgsl) of the selected column's score and the column
+//                                                          at selected_read(row.index·3) and after it
 //
 // Without rounds there is no State of the functor's own, and `close` gets an empty one.
 //

@@ -29,6 +29,9 @@ macro_rules! losses {
 losses! {
     cross_entropy::CrossEntropy,
     linear_cross_entropy::LinearCrossEntropy,
+    brier::Brier,
+    distillation::Distillation,
+    topk_hinge::TopkHinge,
     bce_with_logits::BceWithLogits,
     binary_hinge::BinaryHinge,
     mse::Mse,

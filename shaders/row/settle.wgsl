@@ -3,7 +3,7 @@
 
 fn settle(row: Row, state: State) -> Settled {
     var settled: Settled;
-    if (row.flags == 0u && is_live(state)) {
+    if (!row_is_dropped(row) && is_live(state)) {
         settled = settle_live(row, state);
     }
     return settled;

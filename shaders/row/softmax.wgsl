@@ -2,19 +2,21 @@
 //
 // A functor says
 //   const TWO_SOFTMAXES: bool             whether there is a second softmax beside the first (a teacher's, say)
-//   const OF_SECOND: vec4<bool>           which of the four weighed sums are over the second one's exponentials
-//   const SQUARED: vec4<bool>             which of them hold squares of exponentials: Σ e²·f
 //   struct Item                           with column: u32, u, second: vec4<f32> and bad: vec4<bool>
 //   fn item(row, column, inside) -> Item  `u` and `second` are scores as `score_of` makes them
-//   fn terms(row, item, e, second) -> Terms   what a quad adds, given e = exp(u - top) of both softmaxes; in the
-//                                         second of two rounds row.round is 1
+//   fn exponent(u, top) -> vec4<f32>      what is exponentiated, 0 or below: u - top, or less of it
+//   fn terms(row, item, state) -> Terms   what a quad adds, given the state's maxima; in the second of two rounds
+//                                         row.round is 1
+//   fn reweighed(state, top, second_top) -> vec4<f32>   the weighed sums against maxima not below the state's own
 //   fn close_live(row, state) -> Closed   what a row of numbers is closed with, but for flags
 //   fn settle_live(row, state) -> Settled (two rounds) what the second round is to know
 //   fn emit(row, closed, item)
-// Its program is made by `RowProgram::softmax` (src/row/contract.rs), which adds row/open.wgsl and row/scores.wgsl.
+// Its program is made by `RowProgram::softmax` (src/row/contract.rs), which adds row/open.wgsl,
+// row/dropped.wgsl and row/scores.wgsl.
 //
-// Sums: state.sum and state.second_sum are Σ e; state.weighed four sums Σ e·f, state.plain four sums Σ f. All Σ e are
-// against the maxima state.top and state.second_top: p = exp(u - top)/sum, Σ p·f = weighed/sum, lse = top + log(sum).
+// Sums: state.sum and state.second_sum are Σ e; state.weighed four sums that depend on the maxima, such as Σ e·f, Σ e² or
+// Σ e·(u - top), and state.plain four sums that do not. All Σ e are against the maxima state.top and state.second_top:
+// p = exp(exponent(u, top))/sum, Σ p·f = weighed/sum.
 
 struct Terms {
     weighed: vec4<f32>,
@@ -43,21 +45,37 @@ fn state_empty() -> State {
     return state;
 }
 
+// exp of what is 0 or below, with relative accuracy far below it: a sum may consist of such numbers alone.
+fn exp_below4(shift: vec4<f32>) -> vec4<f32> {
+    return select(vec4<f32>(0.0), exp_far4(shift), shift > vec4<f32>(-FLOOR));
+}
+
+fn exp_below(shift: f32) -> f32 {
+    return exp_below4(vec4<f32>(shift)).x;
+}
+
+// exp of a score's exponent below a maximum: 0 of a dead one, also where all before it are dead and the maximum is too.
+fn exp_of(u: vec4<f32>, top: f32) -> vec4<f32> {
+    return select(vec4<f32>(0.0), exp_below4(exponent(u, top)), live(u));
+}
+
+// How far a state's maximum lies below another one; 0 where it has none, and sums of 0.
+fn descent(top: f32, to: f32) -> f32 {
+    return select(0.0, exponent(vec4<f32>(top), to).x, top != DEAD);
+}
+
 // What a quad adds to a state with these maxima, which are not below its own.
 fn quad_state(row: Row, it: Item, top: f32, second_top: f32) -> State {
     var out: State;
     out.top = top;
     out.second_top = second_top;
-    let e = exponential(below4(it.u, top));
-    out.sum = sum4(e);
+    out.sum = sum4(exp_of(it.u, top));
     out.flags = select(0u, STATE_LIVE, any(live(it.u))) | select(0u, STATE_BAD, any(it.bad));
-    var second = vec4<f32>(0.0);
     if (TWO_SOFTMAXES) {
-        second = exponential(below4(it.second, second_top));
-        out.second_sum = sum4(second);
+        out.second_sum = sum4(exp_of(it.second, second_top));
         out.flags |= select(0u, STATE_SECOND_LIVE, any(live(it.second)));
     }
-    let added = terms(row, it, e, second);
+    let added = terms(row, it, out);
     out.weighed = added.weighed;
     out.plain = added.plain;
     return out;
@@ -77,17 +95,13 @@ fn state_sum(a: State, b: State) -> State {
 // The state with its sums taken against maxima not below its own.
 fn rescale(state: State, top: f32, second_top: f32) -> State {
     var out = state;
-    let factor = exp(below(state.top, top));
     out.top = top;
-    out.sum = state.sum * factor;
-    var factors = vec4<f32>(factor);
+    out.sum = state.sum * exp_below(descent(state.top, top));
     if (TWO_SOFTMAXES) {
-        let second_factor = exp(below(state.second_top, second_top));
         out.second_top = second_top;
-        out.second_sum = state.second_sum * second_factor;
-        factors = select(factors, vec4<f32>(second_factor), OF_SECOND);
+        out.second_sum = state.second_sum * exp_below(descent(state.second_top, second_top));
     }
-    out.weighed = state.weighed * select(factors, factors * factors, SQUARED);
+    out.weighed = reweighed(state, top, second_top);
     return out;
 }
 
@@ -130,15 +144,13 @@ fn is_live(state: State) -> bool {
 }
 
 fn close(row: Row, state: State) -> Closed {
-    if (row.flags != 0u) {
-        return closed_blank(ROW_ZERO, select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u), 0u);
+    if (row_is_dropped(row)) {
+        return closed_dropped(row);
     }
-    // Nothing comes down to a row with factor 0: its gradient is 0 whatever its numbers are.
-    let zero = select(0u, ROW_ZERO, row.factor == 0.0);
     if (!is_live(state)) {
-        return closed_blank(ROW_NAN | zero, NAN_BITS, NAN_BITS);
+        return closed_bad(row);
     }
     var closed = close_live(row, state);
-    closed.flags |= zero;
+    closed.flags |= select(0u, ROW_ZERO, row.factor == 0.0);
     return closed;
 }

@@ -2,37 +2,13 @@
 //
 // The functor supplies
 //   fn score_bits(row, item) -> vec4<u32>    what they are found by; NONE leaves a column out
-//
-// Scores are ordered as integers: NaN comes first, then from high to low, and the lower column where
-// they are equal.
-
-struct Place {
-    key: u32,
-    column: u32,
-}
+// and row/place.wgsl, their order.
 
 // Before all others, and after them.
 const START: Place = Place(0xffffffffu, 0u);
 const NOWHERE: Place = Place(0u, NONE);
-const NAN_KEY: u32 = 0xfffffffeu;
 
 var<workgroup> lane_places: array<Place, WORKGROUP>;
-
-fn place_key(bits: u32) -> u32 {
-    let ordered = select(bits | SIGN_BIT, ~bits, (bits & SIGN_BIT) != 0u);
-    // -0 is 0.
-    let zero = select(ordered, SIGN_BIT, (bits & ~SIGN_BIT) == 0u);
-    return select(zero, NAN_KEY, (bits & ~SIGN_BIT) > INFINITY_BITS);
-}
-
-fn key_bits(key: u32) -> u32 {
-    let bits = select(~key, key & ~SIGN_BIT, (key & SIGN_BIT) != 0u);
-    return select(bits, NAN_BITS, key == NAN_KEY);
-}
-
-fn before(a: Place, b: Place) -> bool {
-    return a.key > b.key || (a.key == b.key && a.column < b.column);
-}
 
 fn first_of(a: Place, b: Place) -> Place {
     if (before(b, a)) {

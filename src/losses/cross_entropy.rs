@@ -25,6 +25,8 @@ use crate::{
     },
 };
 
+pub use crate::spec::options::Denominator;
+
 /// How label smoothing spreads its share ε of an index target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -36,18 +38,6 @@ pub enum Smoothing {
     /// ε/2 to each neighbour of an interior class, ε to the one neighbour of a boundary class; a
     /// single class is left alone.
     Ordinal,
-}
-
-/// What a mean with index targets divides by, over the rows that are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
-pub enum Denominator {
-    /// Σ w_y (index targets) or the number of rows (probability targets), as in PyTorch.
-    #[default]
-    Targets,
-    /// Σ row_weight·w_y (index targets) or Σ row_weight (probability targets).
-    Weights,
 }
 
 /// Fused softmax cross-entropy, as `torch.nn.functional.cross_entropy` and more.
@@ -530,28 +520,14 @@ impl CrossEntropy {
 
     /// Index or probability targets, one of them, and options that go with it.
     pub(crate) fn check_targets(&self, targets: bool, probs: bool) -> Result<()> {
-        let loss = || "cross_entropy".to_owned();
-        if targets && probs {
-            return Err(Error::Conflict {
-                loss: loss(),
-                argument: "targets".to_owned(),
-                other: "target_probs".to_owned(),
-                reason: "a row has one kind of target".to_owned(),
-            });
-        }
-        if !targets && !probs {
-            return Err(Error::MissingInput {
-                loss: loss(),
-                argument: "targets".to_owned(),
-                reason: "or `target_probs` instead".to_owned(),
-            });
-        }
+        let loss = "cross_entropy";
+        row::target_or_probs(loss, targets, probs)?;
         if probs && self.focal_gamma > 0.0 {
             let value = self.focal_gamma;
-            return Err(Error::option(loss(), "focal_gamma", value, "needs index targets"));
+            return Err(Error::option(loss, "focal_gamma", value, "needs index targets"));
         }
         if probs && self.label_smoothing > 0.0 && self.smoothing == Smoothing::Ordinal {
-            return Err(Error::option(loss(), "smoothing", "ordinal", "needs index targets"));
+            return Err(Error::option(loss, "smoothing", "ordinal", "needs index targets"));
         }
         Ok(())
     }

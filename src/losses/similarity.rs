@@ -12,7 +12,7 @@ use crate::{
     skeleton::{
         operation::Loss,
         pairs::{self, Columns, PairLoss, Pairing},
-        row::{RowLoss, RowProgram, StateLayout},
+        row::{self, RowLoss, RowProgram, StateLayout},
     },
     spec::{
         about::{About, Argument, Dim, Kind, OptionAbout, Signature},
@@ -184,12 +184,14 @@ impl Loss for Similarity {
 impl RowLoss for Similarity {
     fn program(&self, call: &Call) -> RowProgram {
         let own = shader!("loss/similarity.wgsl");
-        RowProgram {
+        let mut program = RowProgram {
             reduction: Reduction::Sum,
             state: StateLayout::words(1),
             overrides: vec![("HAS_SCALE", call.has("scale").into())],
             ..pairs::program(own, 1.0 / self.temperature, 1.0, None)
-        }
+        };
+        program.sources.push(row::PLACE);
+        program
     }
 
     fn check(&self, call: &Call) -> Result<()> {

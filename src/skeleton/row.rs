@@ -5,6 +5,8 @@
 //! a row is always the same sequence of segments merged in the same order.
 
 mod contract;
+mod declare;
+pub(crate) mod reference;
 mod rows;
 mod windows;
 
@@ -18,6 +20,7 @@ use crate::{
     },
 };
 
+pub(crate) use declare::row_loss;
 pub(crate) use rows::{Gradient, Rows, Scores, functor_streams};
 
 pub use crate::{
@@ -25,8 +28,9 @@ pub use crate::{
     spec::{broadcast::Broadcast, shard::STATE_WORDS},
 };
 pub use contract::{
-    Counted, Field, FieldKind, Given, LabelScore, OPEN, OutputKind, Reduced, Rounds, RowOutput,
-    RowProgram, RowStream, SCORES, StateLayout, StreamAccess, StreamElement, Target,
+    Counted, DROPPED, Field, FieldKind, Given, LabelScore, OPEN, OutputKind, PLACE, Reduced,
+    Rounds, RowOutput, RowProgram, RowStream, SCORES, StateLayout, StreamAccess, StreamElement,
+    Target,
 };
 pub use rows::plan;
 
@@ -55,6 +59,24 @@ pub(crate) fn missing(loss: &dyn RowLoss, argument: &str) -> Error {
         loss: loss.about().name.to_owned(),
         argument: argument.to_owned(),
         reason: "this call needs it".to_owned(),
+    }
+}
+
+/// A row has index or probability targets, one of them.
+pub(crate) fn target_or_probs(loss: &str, targets: bool, probs: bool) -> Result<()> {
+    match (targets, probs) {
+        (true, true) => Err(Error::Conflict {
+            loss: loss.to_owned(),
+            argument: "targets".to_owned(),
+            other: "target_probs".to_owned(),
+            reason: "a row has one kind of target".to_owned(),
+        }),
+        (false, false) => Err(Error::MissingInput {
+            loss: loss.to_owned(),
+            argument: "targets".to_owned(),
+            reason: "or `target_probs` instead".to_owned(),
+        }),
+        _ => Ok(()),
     }
 }
 

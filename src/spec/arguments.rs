@@ -21,8 +21,22 @@ pub(crate) const WEIGHT_GRADIENT: Argument =
 pub(crate) const BIAS_GRADIENT: Argument =
     Argument::optional("grad.bias", Kind::Float, CLASSES, "gradient of the bias");
 
+const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
+
+pub(crate) const LOGITS: Argument = Argument::required("logits", Kind::Float, MATRIX, "logits");
+pub(crate) const LOGITS_GRADIENT: Argument =
+    Argument::optional("grad.logits", Kind::Float, MATRIX, "gradient of the logits");
+pub(crate) const TARGET_PROBS: Argument =
+    Argument::optional("target_probs", Kind::Float, MATRIX, "target distributions");
+
+pub(crate) const TEACHER_LOGITS: Argument =
+    Argument::required("teacher_logits", Kind::Float, MATRIX, "logits of the teacher");
+
 pub(crate) const TARGETS: Argument =
     Argument::optional("targets", Kind::Index, ROWS, "class indices");
+/// Class indices that a call cannot do without.
+pub(crate) const LABELS: Argument =
+    Argument::required("targets", Kind::Index, ROWS, "class indices");
 pub(crate) const ROW_WEIGHT: Argument =
     Argument::optional("row_weight", Kind::Float, ROWS, "multiplies a row's loss and gradient");
 pub(crate) const UPSTREAM: Argument = Argument::optional(
@@ -224,6 +238,11 @@ pub(crate) const PADDING: OptionAbout = OptionAbout {
     name: "padding",
     default: "\"keep\"",
     about: "gradient columns past the last one: \"keep\" or \"zero\"",
+};
+pub(crate) const ROWS_MEAN: OptionAbout = OptionAbout {
+    name: "denominator",
+    default: "\"targets\"",
+    about: "a mean divides by the rows kept (\"targets\") or by Σ row_weight of them (\"weights\")",
 };
 pub(crate) const IGNORE_INDEX: OptionAbout = OptionAbout {
     name: "ignore_index",

@@ -106,6 +106,18 @@ impl IgnoreIndex {
     }
 }
 
+/// What a mean with index targets divides by, over the rows that are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Denominator {
+    /// Σ w_y (index targets) or the number of rows (probability targets), as in PyTorch.
+    #[default]
+    Targets,
+    /// Σ row_weight·w_y (index targets) or Σ row_weight (probability targets).
+    Weights,
+}
+
 /// Whether a caller's denominator is one.
 pub(crate) fn check_reduction(loss: &str, reduction: Reduction) -> Result<()> {
     match reduction {

@@ -4,6 +4,7 @@
 
 mod edges;
 mod files;
+mod rows;
 
 use std::path::{Path, PathBuf};
 

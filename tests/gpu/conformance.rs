@@ -16,6 +16,9 @@ tests![
     linear_cross_entropy_f32,
     linear_cross_entropy_f16,
     linear_cross_entropy_bf16,
+    rows_f32,
+    rows_f16,
+    rows_bf16,
     elements_f32,
     elements_f16,
     elements_bf16,
@@ -43,6 +46,27 @@ fn linear_cross_entropy_f16(context: &Context) {
 
 fn linear_cross_entropy_bf16(context: &Context) {
     every(context, "linear_cross_entropy", Dtype::Bf16, 1, 0);
+}
+
+/// The other losses of a row of logits.
+const ROWS: [&str; 3] = ["brier", "distillation", "topk_hinge"];
+
+fn rows_f32(context: &Context) {
+    for loss in ROWS {
+        every(context, loss, Dtype::F32, 1, 0);
+    }
+}
+
+fn rows_f16(context: &Context) {
+    for loss in ROWS {
+        every(context, loss, Dtype::F16, 2, 0);
+    }
+}
+
+fn rows_bf16(context: &Context) {
+    for loss in ROWS {
+        every(context, loss, Dtype::Bf16, 2, 1);
+    }
 }
 
 /// The losses of one score at a time, and Dice. One skeleton loads and stores for them all, and most cases

@@ -1,5 +1,5 @@
 //! What a row loss can declare, on losses that exist for that: two reducing rounds, by-products of its own, and the
-//! largest columns of a row.
+//! column in some place of a row.
 
 use surprisal::{
     Arithmetic, Arrays, Dtype, Gpu, Linear, Loss, Plan, Profile, Request, Result, Separable,
@@ -19,7 +19,7 @@ use crate::support::{
     placed_inputs, tensors, vector,
 };
 
-tests![two_rounds, two_rounds_in_blocks, by_products, largest_columns];
+tests![two_rounds, two_rounds_in_blocks, by_products, selected_columns];
 
 /// A loss whose reference is that of a [`Separable`] one, and whose program is its own.
 #[derive(Debug)]
@@ -212,12 +212,12 @@ fn purity() -> Declared<Purity> {
     Declared { reference: Separable::new(Purity), program }
 }
 
-/// max(0, 1 + z₂ − z_y), z₂ the second largest of the other scores: no round at all.
+/// max(0, 1 + z₁ − z_y), z₁ the largest of the other scores: no round at all.
 #[derive(Debug)]
-struct RunnerUp;
+struct Rival;
 
-impl SeparableRow for RunnerUp {
-    const NAME: &'static str = "runner_up";
+impl SeparableRow for Rival {
+    const NAME: &'static str = "rival";
     const WGSL: &'static str = "
         struct Item { column: u32, bits: vec4<u32> }
         fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
@@ -234,11 +234,10 @@ impl SeparableRow for RunnerUp {
             if (row.flags != 0u) {
                 return closed_blank(ROW_ZERO, select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u), 0u);
             }
-            let largest = top_scores_read(row.index * 2u);
-            let other = top_scores_read(row.index * 2u + 1u);
+            let other = key_bits(selected_read(row.index * 3u));
             let own = label_score(row.index, row.label, row.label);
             let zero = select(0u, ROW_ZERO, row.factor == 0.0);
-            if (!finite_one(largest) || !finite_one(other) || !finite_one(own)) {
+            if (!finite_one(other) || !finite_one(own)) {
                 return closed_blank(ROW_NAN | zero, NAN_BITS, NAN_BITS);
             }
             let distance = 1.0 + (bitcast<f32>(other) - bitcast<f32>(own));
@@ -250,7 +249,7 @@ impl SeparableRow for RunnerUp {
         }
         fn emit(row: Row, closed: Closed, it: Item) {
             let places = vec4<u32>(0u, 1u, 2u, 3u);
-            let other = top_indices_read(row.index * 2u + 1u) - it.column;
+            let other = selected_read(row.index * 3u + 1u) - it.column;
             var g = select(vec4<f32>(0.0), vec4<f32>(closed.slope), places == vec4<u32>(other));
             g -= select(vec4<f32>(0.0), vec4<f32>(closed.slope), places == vec4<u32>(row.label - it.column));
             gradient_store(row.index, it.column, gradient_bits(closed.flags, bitcast<vec4<u32>>(g)));
@@ -259,28 +258,28 @@ impl SeparableRow for RunnerUp {
     fn row(&self, label: usize, z: &[f64], gradient: &mut [f64]) -> f64 {
         let mut others: Vec<usize> = (0..z.len()).filter(|&column| column != label).collect();
         others.sort_by(|&a, &b| z[b].total_cmp(&z[a]));
-        let distance = 1.0 + z[others[1]] - z[label];
+        let distance = 1.0 + z[others[0]] - z[label];
         if distance > 0.0 {
-            (gradient[others[1]], gradient[label]) = (1.0, -1.0);
+            (gradient[others[0]], gradient[label]) = (1.0, -1.0);
         }
         distance.max(0.0)
     }
 }
 
-fn runner_up() -> Declared<RunnerUp> {
+fn rival() -> Declared<Rival> {
     const FACTORS: &[Field] = &[Field::f32("slope")];
     let program = |declared: RowProgram| {
-        let own = Source { path: RunnerUp::NAME, text: RunnerUp::WGSL };
+        let own = Source { path: Rival::NAME, text: Rival::WGSL };
         RowProgram {
-            sources: vec![row::OPEN, own],
+            sources: vec![row::OPEN, row::PLACE, own],
             factors: FACTORS,
             rounds: Rounds::None,
-            top: 2,
+            select: 1,
             label_score: LabelScore::Closing,
             ..declared
         }
     };
-    Declared { reference: Separable::new(RunnerUp), program }
+    Declared { reference: Separable::new(Rival), program }
 }
 
 /// Rows with everything that can be wrong with one.
@@ -379,11 +378,11 @@ fn by_products(context: &Context) {
     assert!((purities[0] - first).abs() < 1e-6 * first, "{} is not {first}", purities[0]);
 }
 
-/// A row is closed from its largest columns, on stored scores and on those of a linear layer.
-fn largest_columns(context: &Context) {
+/// A row is closed from its best other column, on stored scores and on those of a linear layer.
+fn selected_columns(context: &Context) {
     for (count, classes) in [(9, 5), (9, 601)] {
         for dtype in FLOATS {
-            assert_both(context, &runner_up(), &rows(count, classes), dtype);
+            assert_both(context, &rival(), &rows(count, classes), dtype);
         }
     }
     let inputs = named([
@@ -393,11 +392,11 @@ fn largest_columns(context: &Context) {
     ]);
     let wanted = ["loss", "grad.hidden", "grad.weight"];
     for chunk_bytes in [1 << 20, 5 * 1216] {
-        let loss = Linear::new(runner_up()).chunk_bytes(chunk_bytes);
+        let loss = Linear::new(rival()).chunk_bytes(chunk_bytes);
         let outputs = outcome(&context.gpu, &loss, &inputs, Dtype::F32, &wanted).0;
         Reference::new(&loss, &inputs, Dtype::F32, &wanted).assert(&outputs);
     }
-    let loss = Linear::new(runner_up()).chunk_bytes(900);
+    let loss = Linear::new(rival()).chunk_bytes(900);
     let refused = context.gpu.run_arrays(&loss, &inputs, Dtype::F32, &wanted);
     assert!(refused.unwrap_err().to_string().contains("1216 bytes"));
 }

@@ -33,6 +33,7 @@ mod pixels;
 mod ranks;
 mod recording;
 mod registry;
+mod rows;
 mod section0;
 mod shapes;
 mod shards;
@@ -76,6 +77,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("section0", section0::TESTS),
     ("options", options::TESTS),
     ("registry", registry::TESTS),
+    ("rows", rows::TESTS),
     ("linear", linear::TESTS),
     ("budgets", budgets::TESTS),
     ("bindings", bindings::TESTS),

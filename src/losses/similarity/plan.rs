@@ -45,7 +45,7 @@ pub(crate) fn similarity(loss: &Similarity, call: &Call, profile: &Profile) -> R
             let scores = Scores { scores: chunk.clone(), gradient: gradient() };
             rows.main(part.index, &part.rows, &scores)?;
             if let Some(outputs) = &outputs {
-                rows.largest(part.index, &part.rows, &chunk, loss.k.into(), Some(outputs))?;
+                rows.largest(part.index, &part.rows, &chunk, loss.k.into(), outputs)?;
             }
         } else {
             pairs.layer.close(&mut rows, &walk, part, |rows, block, scores| {

@@ -47,12 +47,13 @@ pub struct RowProgram {
     pub outputs: &'static [RowOutput],
     /// What `close` leaves for `emit`: fields of the WGSL struct `Closed`.
     pub factors: &'static [Field],
-    /// What `settle` leaves for the second round: fields of the WGSL struct `Settled`. For [`Rounds::Two`] alone.
+    /// What `settle` leaves for the second round: fields of the WGSL struct `Settled`. With another number of rounds they
+    /// are there, so that a functor may name them, and nothing is in them.
     pub settled: &'static [Field],
     /// How often a row is reduced before its gradient is written.
     pub rounds: Rounds,
-    /// The largest columns of each row are found before anything else, so many; 0 for none.
-    pub top: u32,
+    /// The column in this place of each row, from high to low, is found before anything else; 0 for none.
+    pub select: u32,
     /// When the functor looks at the score of the label, or of a column beside it.
     pub label_score: LabelScore,
     /// What a saved `lse` spares a call.
@@ -311,7 +312,7 @@ pub enum FieldKind {
 /// How often a row is reduced before its gradient is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rounds {
-    /// Never: it is closed from what is given and from its largest columns ([`RowProgram::top`]).
+    /// Never: it is closed from what is given and from the column found before ([`RowProgram::select`]).
     None,
     /// Once.
     #[default]
@@ -364,14 +365,17 @@ const BEFORE_CLOSING: u32 = 4;
 pub const OPEN: Source = shader!("row/open.wgsl");
 /// Scores of a softmax as finite numbers: `score_of`, `live`, `exponential`.
 pub const SCORES: Source = shader!("row/scores.wgsl");
+/// How rows without a loss of their own are closed: `row_is_dropped`, `closed_dropped`, `closed_bad`.
+pub const DROPPED: Source = shader!("row/dropped.wgsl");
+/// The order of a row's columns, for functors that look at the selected one ([`RowProgram::select`]).
+pub const PLACE: Source = shader!("row/place.wgsl");
 /// The state of `shaders/row/softmax.wgsl`.
 const SOFTMAX_STATE: StateLayout = StateLayout::words(16);
 
 impl RowProgram {
     /// A functor on the shared softmax of `shaders/row/softmax.wgsl`, reduced in so many rounds.
     pub fn softmax(own: Source, rounds: Rounds) -> Self {
-        let mut sources =
-            vec![shader!("row/open.wgsl"), shader!("row/scores.wgsl"), shader!("row/softmax.wgsl")];
+        let mut sources = vec![OPEN, DROPPED, SCORES, shader!("row/softmax.wgsl")];
         sources.extend((rounds == Rounds::Two).then_some(shader!("row/settle.wgsl")));
         sources.push(own);
         Self { sources, rounds, state: SOFTMAX_STATE, ..Self::default() }
@@ -388,7 +392,8 @@ impl RowProgram {
 
     /// Words of a row's record.
     pub(crate) fn record_words(&self) -> u32 {
-        self.first_settled() + self.settled.iter().map(|field| field.words()).sum::<u32>()
+        let settled: u32 = self.settled.iter().map(|field| field.words()).sum();
+        self.first_settled() + if self.rounds == Rounds::Two { settled } else { 0 }
     }
 
     /// The word of a by-product.
@@ -498,12 +503,16 @@ impl RowProgram {
                 loads.join(" ")
             );
         } else {
-            text.push_str(
-                "struct Settled { none: u32 }\n\
-                 fn settle(row: Row, state: State) -> Settled { return Settled(0u); }\n\
-                 fn settled_write(row: Row, settled: Settled) {}\n\
-                 fn settled_read(row: Row) -> Settled { return Settled(0u); }\n\
-                 fn row_settled(row: Row, settled: Settled) -> Row { return row; }\n",
+            let none = [Field::u32("none")];
+            let fields = if self.settled.is_empty() { &none } else { self.settled };
+            let _ = writeln!(
+                text,
+                "struct Settled {{ {} }}\n\
+                 fn settle(row: Row, state: State) -> Settled {{ var none: Settled; return none; }}\n\
+                 fn settled_write(row: Row, settled: Settled) {{}}\n\
+                 fn settled_read(row: Row) -> Settled {{ var none: Settled; return none; }}\n\
+                 fn row_settled(row: Row, settled: Settled) -> Row {{ return row; }}",
+                members(fields.iter().copied()),
             );
         }
         if self.rounds == Rounds::None {

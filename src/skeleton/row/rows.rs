@@ -1,6 +1,7 @@
 //! The plan of a row loss: the row table before the stream, the stream's kernels, the reductions.
 
 mod blocks;
+mod select;
 mod stream;
 mod top;
 mod totals;
@@ -138,7 +139,7 @@ impl<'a> Rows<'a> {
             blocks: 0,
             counted: 0,
         };
-        rows.top_tables();
+        rows.selection();
         Ok(rows)
     }
 
@@ -360,7 +361,7 @@ impl<'a> Rows<'a> {
                 Broadcast::One | Broadcast::Axes(_) => view,
             })
         };
-        let streams = self.program.streams.iter().chain(self.top_streams());
+        let streams = self.program.streams.iter().chain(self.selected_streams());
         streams.map(|stream| (*stream, view(stream))).collect()
     }
 

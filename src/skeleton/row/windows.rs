@@ -31,7 +31,7 @@ impl<'a> Rows<'a> {
         let widest = matrices
             .map(|view| view.layout.row_span() * view.layout.dtype.bytes())
             .chain(strides)
-            .chain([self.record_words() * 4, u64::from(self.program.top) * 4])
+            .chain([self.record_words() * 4])
             .max()
             .unwrap_or(64);
         // A window's binding begins up to one alignment block early and ends inside a quad.

@@ -49,7 +49,7 @@ impl<'a> Rows<'a> {
         // See `MOST_ITERATIONS`: a workgroup that walks a very long row once a round and for its gradient would exceed it.
         let walks = 4 + u64::from(self.rounds());
         let long = walks * self.classes / (16 * u64::from(lanes)) > MOST_ITERATIONS;
-        self.top(index, rows, &scores.scores)?;
+        self.select(index, rows, &scores.scores)?;
         if self.closes() {
             self.close(index, rows, Some(scores))?;
             self.gradient(index, rows, scores)

@@ -1,0 +1,242 @@
+// Distillation (row/softmax.wgsl): how far the student's softmax p = softmax(z/T) is from the teacher's
+// q = softmax(t/T), and the student's cross-entropy beside it. The first softmax is the student's.
+//
+// KL(q‖p) is Σ q·d + log(Σ_p/Σ_q), where d is the difference of the two exponents, each below its own maximum, and Σ_p,
+// Σ_q are the sums of exponentials; KL(p‖q) likewise. A common offset of either row is in neither term. Where the two are
+// nearly the same the terms cancel: with h(d) = d - 1 + exp(-d) and a = Σ_p/Σ_q - 1 the divergence is
+// Σ q·h(d) - (a - log(1 + a)), of which both are of its own size. The Jensen-Shannon divergence wants the normalisers
+// first, and its terms in a second round.
+
+// 0: KL(q‖p), 1: KL(p‖q), 2: Jensen-Shannon.
+override DIVERGENCE: u32 = 0u;
+// There is a hard term.
+override HARD: bool = false;
+
+const KL: u32 = 0u;
+const REVERSE_KL: u32 = 1u;
+const JENSEN_SHANNON: u32 = 2u;
+
+const TWO_SOFTMAXES: bool = true;
+
+struct Item {
+    column: u32,
+    u: vec4<f32>,
+    second: vec4<f32>,
+    bad: vec4<bool>,
+}
+
+fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
+    let student = score_of(logits_quad(row.index, column), 1.0, inside);
+    let teacher = score_of(teacher_logits_quad(row.index, column), 1.0, inside);
+    var it: Item;
+    it.column = column;
+    it.u = student.u;
+    it.second = teacher.u;
+    it.bad = student.bad | teacher.bad;
+    return it;
+}
+
+// (u - top)/T, first the difference, so that a common offset costs no digit. Halved it cannot overflow.
+fn exponent(u: vec4<f32>, top: f32) -> vec4<f32> {
+    return params.double_inverse_temperature * max(0.5 * u - 0.5 * top, vec4<f32>(-params.half_reach));
+}
+
+// exp of a score below a maximum at temperature 1.
+fn hard_exp(u: vec4<f32>, top: f32) -> vec4<f32> {
+    return select(vec4<f32>(0.0), exp_below4(below4(u, top)), live(u));
+}
+
+// A column that one has and the other has at -inf, in which that divergence is infinite.
+fn is_infinite(it: Item) -> bool {
+    if (DIVERGENCE == KL) {
+        return any(live(it.second) & !live(it.u));
+    }
+    return DIVERGENCE == REVERSE_KL && any(live(it.u) & !live(it.second));
+}
+
+// log(1 + x), given both: with relative accuracy also where x is near 0, and where 1 + x is.
+fn log_of4(one_and_x: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
+    let near = (x >= vec4<f32>(-0.5)) & (x <= vec4<f32>(1.0));
+    let far = log4(max(one_and_x, vec4<f32>(1.2e-38)));
+    return select(far, log1p4(select(vec4<f32>(0.0), x, near)), near);
+}
+
+// log(x/y), with relative accuracy where they are nearly the same.
+fn log_ratio(x: f32, y: f32) -> f32 {
+    return log_of4(vec4<f32>(x / y), vec4<f32>((x - y) / y)).x;
+}
+
+// A softmax, 0 below the normal numbers, where a quotient of two could overflow.
+fn softmax(u: vec4<f32>, top: f32, inverse_sum: f32) -> vec4<f32> {
+    let p = exp_of(u, top) * inverse_sum;
+    return select(vec4<f32>(0.0), p, p > vec4<f32>(2e-38));
+}
+
+// log(p/m) where p > 0, from m/p = 1 - weight + weight·q/p = 1 + weight·(q - p)/p.
+fn log_of_mixed(p: vec4<f32>, q: vec4<f32>, weight: f32) -> vec4<f32> {
+    let there = p > vec4<f32>(0.0);
+    let whole = select(vec4<f32>(1.0), p, there);
+    let log_m = log_of4((1.0 - weight) + weight * (q / whole), weight * ((q - whole) / whole));
+    return select(vec4<f32>(0.0), -log_m, there);
+}
+
+// h(x) = x - 1 + exp(-x) for |x| < 1/4, without cancellation.
+fn bend4(x: vec4<f32>) -> vec4<f32> {
+    let rest = 1.0 - x * (1.0 / 4.0) * (1.0 - x * (1.0 / 5.0) * (1.0 - x * (1.0 / 6.0) * (1.0 - x * (1.0 / 7.0))));
+    return 0.5 * x * x * (1.0 - x * (1.0 / 3.0) * rest);
+}
+
+fn is_small4(x: vec4<f32>) -> vec4<bool> {
+    return abs(x) < vec4<f32>(0.25);
+}
+
+// Σ of what a quad adds to a mean over the exponentials `own`, ahead of `other` by d: (Σ own·d, 0, Σ own·h(d),
+// Σ (other - own)).
+fn mean_terms(own: vec4<f32>, other: vec4<f32>, d: vec4<f32>, both: vec4<bool>) -> vec4<f32> {
+    let small = is_small4(d) & both;
+    let bend = bend4(select(vec4<f32>(0.0), d, small));
+    let bends = select(own * (d - 1.0) + other, own * bend, small);
+    let gains = select(other - own, own * (bend - d), small);
+    return vec4<f32>(sum4(own * d), 0.0, sum4(bends), sum4(gains));
+}
+
+// The same sums where the maxima rise: the exponents of the own ones fall by `own`, of the others by `other`.
+fn mean_terms_below(sums: vec4<f32>, own_sum: f32, own: f32, other: f32) -> vec4<f32> {
+    let factor = exp_below(own);
+    let d = own - other;
+    let small = is_small4(vec4<f32>(d)).x;
+    let bend = bend4(vec4<f32>(select(0.0, d, small))).x;
+    // factor·(exp(-d) - 1), and factor·h(d)
+    let gain = select(exp_below(other) - factor, factor * (bend - d), small);
+    let bent = select(factor * d + gain, factor * bend, small);
+    return vec4<f32>(
+        factor * (sums.x + own_sum * d),
+        0.0,
+        factor * sums.z + bent * own_sum + gain * sums.w,
+        factor * sums.w + gain * (own_sum + sums.w),
+    );
+}
+
+// The divergence from those sums.
+fn divergence_of(sums: vec4<f32>, own_sum: f32, other_sum: f32) -> f32 {
+    let a = sums.w / own_sum;
+    // a - log(1 + a) = a·s - 2·(s³/3 + s⁵/5 + …) with s = a/(2 + a)
+    let s = a / (2.0 + a);
+    let t = s * s;
+    let excess = a * s - 2.0 * s * t * (1.0 / 3.0 + t * (1.0 / 5.0 + t * (1.0 / 7.0 + t * (1.0 / 9.0))));
+    let far = sums.x / own_sum + log_ratio(other_sum, own_sum);
+    return select(far, sums.z / own_sum - excess, abs(a) < 0.25);
+}
+
+// Weighed: `mean_terms`, and as the second the student's Σ e at temperature 1. Plain: how many quads
+// make the divergence infinite; in the second round Σ of its terms and Σ p·log(p/m).
+fn terms(row: Row, it: Item, state: State) -> Terms {
+    var out: Terms;
+    out.plain.x = select(0.0, 1.0, is_infinite(it));
+    let z = exponent(it.u, state.top);
+    let t = exponent(it.second, state.second_top);
+    let ahead = select(vec4<f32>(0.0), t - z, live(it.u) & live(it.second));
+    let both = live(it.u) & live(it.second);
+    let student = exp_of(it.u, state.top);
+    let teacher = exp_of(it.second, state.second_top);
+    if (DIVERGENCE == KL) {
+        out.weighed = mean_terms(teacher, student, ahead, both);
+    }
+    if (DIVERGENCE == REVERSE_KL) {
+        out.weighed = mean_terms(student, teacher, -ahead, both);
+    }
+    if (HARD) {
+        out.weighed.y = sum4(hard_exp(it.u, state.top));
+    }
+    if (DIVERGENCE == JENSEN_SHANNON && row.round == 1u) {
+        let p = softmax(it.u, row.settled.top, row.settled.inverse_sum);
+        let q = softmax(it.second, row.settled.second_top, row.settled.second_inverse_sum);
+        let of_student = p * log_of_mixed(p, q, params.beta);
+        let of_teacher = q * log_of_mixed(q, p, 1.0 - params.beta);
+        out.plain.y = sum4(params.beta * of_teacher + (1.0 - params.beta) * of_student);
+        out.plain.z = sum4(of_student);
+    }
+    return out;
+}
+
+fn reweighed(state: State, top: f32, second_top: f32) -> vec4<f32> {
+    let student = descent(state.top, top);
+    let teacher = descent(state.second_top, second_top);
+    var out = vec4<f32>(0.0);
+    if (DIVERGENCE == KL) {
+        out = mean_terms_below(state.weighed, state.second_sum, teacher, student);
+    }
+    if (DIVERGENCE == REVERSE_KL) {
+        out = mean_terms_below(state.weighed, state.sum, student, teacher);
+    }
+    if (HARD) {
+        out.y = state.weighed.y * hard_exp(vec4<f32>(state.top), top).x;
+    }
+    return out;
+}
+
+fn settle_live(row: Row, state: State) -> Settled {
+    var settled: Settled;
+    settled.top = state.top;
+    settled.inverse_sum = 1.0 / state.sum;
+    settled.second_top = state.second_top;
+    settled.second_inverse_sum = 1.0 / state.second_sum;
+    return settled;
+}
+
+fn close_live(row: Row, state: State) -> Closed {
+    var out: Closed;
+    out.label = row.label;
+    out.top = state.top;
+    out.second_top = state.second_top;
+    out.inverse_sum = 1.0 / state.sum;
+    out.second_inverse_sum = 1.0 / state.second_sum;
+    out.scale = params.soft_slope * row.factor;
+    var divergence = state.plain.y;
+    out.mean = state.plain.z;
+    if (DIVERGENCE == KL) {
+        divergence = divergence_of(state.weighed, state.second_sum, state.sum);
+    }
+    if (DIVERGENCE == REVERSE_KL) {
+        out.mean = state.weighed.x * out.inverse_sum;
+        divergence = divergence_of(state.weighed, state.sum, state.second_sum);
+    }
+    var infinite = state.plain.x > 0.0 && params.soft_share > 0.0;
+    if (infinite && DIVERGENCE == REVERSE_KL) {
+        // There is no gradient to give: the row is counted as one without a loss is.
+        out.flags = ROW_ZERO | ROW_NAN;
+    }
+    var loss = params.soft_share * max(divergence, 0.0);
+    if (HARD) {
+        let bits = label_score(row.index, row.label, row.label);
+        let u = score_of(vec4<u32>(bits), 1.0, vec4<bool>(true)).u.x;
+        infinite = infinite || u == DEAD;
+        out.hard_scale = params.alpha * row.factor;
+        out.hard_inverse_sum = 1.0 / state.weighed.y;
+        loss += params.alpha * (log_ratio(state.weighed.y, 1.0) + select(0.0, state.top - u, u != DEAD));
+    }
+    let limit = INFINITY_BITS | (bitcast<u32>(row.row_weight) & SIGN_BIT);
+    out.loss = bits_or(row.row_weight * loss, limit, !infinite);
+    return out;
+}
+
+fn emit(row: Row, closed: Closed, it: Item) {
+    let p = softmax(it.u, closed.top, closed.inverse_sum);
+    let q = softmax(it.second, closed.second_top, closed.second_inverse_sum);
+    var g = p - q;
+    if (DIVERGENCE == REVERSE_KL) {
+        let behind = exponent(it.u, closed.top) - exponent(it.second, closed.second_top);
+        g = p * (select(vec4<f32>(0.0), behind, live(it.u) & live(it.second)) - closed.mean);
+    }
+    if (DIVERGENCE == JENSEN_SHANNON) {
+        g = p * (log_of_mixed(p, q, params.beta) - closed.mean);
+    }
+    g = closed.scale * g;
+    if (HARD) {
+        let hard = hard_exp(it.u, closed.top) * closed.hard_inverse_sum;
+        let columns = vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u);
+        let onehot = select(vec4<f32>(0.0), vec4<f32>(1.0), columns == vec4<u32>(closed.label));
+        g += closed.hard_scale * (hard - onehot);
+    }
+    gradient_store(row.index, it.column, gradient_bits(closed.flags, bitcast<vec4<u32>>(g)));
+}

@@ -1,0 +1,170 @@
+// The top-k hinge. The k-th best column of each row but its label is found before (`selected`, see row/select.wgsl); a
+// column is one of the k best where it does not come after that one.
+
+// The mean of the k best and not the k-th alone.
+override AVERAGE: bool = false;
+
+const MINUS_INFINITY: u32 = INFINITY_BITS | SIGN_BIT;
+
+struct Item {
+    column: u32,
+    bits: vec4<u32>,
+    inside: vec4<bool>,
+}
+
+struct Row {
+    index: u32,
+    label: u32,
+    // IGNORED, BAD_TARGET
+    flags: u32,
+    row_weight: f32,
+    factor: f32,
+    // The bits of the label's score.
+    label_bits: u32,
+    // The k-th best column but the label.
+    last: Place,
+}
+
+// Flags of a state.
+const STATE_LIVE: u32 = 1u;
+const STATE_BAD: u32 = 2u;
+// A column before the k-th best one is -inf.
+const STATE_MASKED: u32 = 4u;
+
+// Of the columns that come before the k-th best one: Σ of what they are ahead of the label by, margin included, and how
+// many of them are not -inf.
+struct State {
+    sum: f32,
+    count: u32,
+    flags: u32,
+}
+
+fn open(index: u32) -> Row {
+    let entry = row_table[HEADER + params.first_row + index];
+    let inverse = bitcast<f32>(row_table[0].z);
+    var row: Row;
+    row.index = index;
+    row.label = entry.x;
+    row.flags = entry.y;
+    row.row_weight = bitcast<f32>(entry.z);
+    row.factor = row.row_weight * bitcast<f32>(entry.w) * inverse;
+    row.last = Place(selected_read(index * 3u), selected_read(index * 3u + 1u));
+    if (row.label != NONE) {
+        row.label_bits = label_score(index, row.label, row.label);
+    }
+    return row;
+}
+
+// For the gradient, which goes by what was closed.
+fn reopen(index: u32) -> Row {
+    var row: Row;
+    row.index = index;
+    return row;
+}
+
+fn row_streams(row: Row) -> bool {
+    return !row_is_dropped(row);
+}
+
+fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
+    var it: Item;
+    it.column = column;
+    it.bits = logits_quad(row.index, column);
+    it.inside = inside;
+    return it;
+}
+
+// Of the columns but the label the k-th best is found.
+fn score_bits(row: Row, it: Item) -> vec4<u32> {
+    let columns = vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u);
+    return select(it.bits, vec4<u32>(NONE), columns == vec4<u32>(row.label));
+}
+
+fn state_empty() -> State {
+    return State(0.0, 0u, 0u);
+}
+
+// What a live column is ahead of a live label by.
+fn ahead(bits: u32, label_bits: u32) -> f32 {
+    return params.margin + (bitcast<f32>(bits) - bitcast<f32>(label_bits));
+}
+
+fn state_take_quad(row: Row, state: State, it: Item) -> State {
+    var terms = vec4<f32>(0.0);
+    var count = state.count;
+    var flags = state.flags;
+    for (var i = 0u; i < 4u; i += 1u) {
+        let bits = it.bits[i];
+        let is_live = finite_one(bits) && it.inside[i];
+        let masked = bits == MINUS_INFINITY && it.inside[i];
+        flags |= select(0u, STATE_LIVE, is_live) | select(0u, STATE_BAD, !finite_one(bits) && !masked && it.inside[i]);
+        if (AVERAGE) {
+            let column = it.column + i;
+            let best = before(Place(place_key(bits), column), row.last) && column != row.label;
+            flags |= select(0u, STATE_MASKED, best && masked);
+            count += select(0u, 1u, best && is_live);
+            terms[i] = select(0.0, ahead(select(0u, bits, is_live), row.label_bits), best && is_live && finite_one(row.label_bits));
+        }
+    }
+    return State(state.sum + sum4(terms), count, flags);
+}
+
+fn state_take_tile(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
+    let left = state_merge(state_take_quad(row, state_empty(), a), state_take_quad(row, state_empty(), b));
+    let right = state_merge(state_take_quad(row, state_empty(), c), state_take_quad(row, state_empty(), d));
+    return state_merge(state, state_merge(left, right));
+}
+
+fn state_merge(a: State, b: State) -> State {
+    return State(a.sum + b.sum, a.count + b.count, a.flags | b.flags);
+}
+
+fn close(row: Row, state: State) -> Closed {
+    if (row_is_dropped(row)) {
+        return closed_dropped(row);
+    }
+    if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
+        return closed_bad(row);
+    }
+    var out = closed_blank(select(0u, ROW_ZERO, row.factor == 0.0), 0u, 0u);
+    out.label = row.label;
+    out.last_key = row.last.key;
+    out.last_column = row.last.column;
+    let last_bits = key_bits(row.last.key);
+    let last_live = last_bits != MINUS_INFINITY;
+    let label_live = row.label_bits != MINUS_INFINITY;
+    var last_ahead = 0.0;
+    if (last_live && label_live) {
+        last_ahead = ahead(last_bits, row.label_bits);
+    }
+    var sum = last_ahead;
+    var masked = !last_live;
+    var count = select(0u, 1u, last_live);
+    out.takes_last = 1u;
+    if (AVERAGE) {
+        // The label's own 0 takes the last place, if it comes before who has that.
+        let label_first = !last_live || (label_live && (last_ahead < 0.0 || (last_ahead == 0.0 && row.label < row.last.column)));
+        out.takes_last = select(1u, 0u, label_first);
+        masked = (state.flags & STATE_MASKED) != 0u;
+        sum = state.sum + select(last_ahead, 0.0, label_first);
+        count = state.count + select(count, 0u, label_first);
+    }
+    let open_hinge = !label_live || (!masked && sum > 0.0);
+    out.share = select(0.0, row.factor * params.share, open_hinge);
+    out.label_share = -(out.share * f32(count));
+    let limit = INFINITY_BITS | (bitcast<u32>(row.row_weight) & SIGN_BIT);
+    out.loss = bits_or(row.row_weight * (params.share * select(0.0, sum, open_hinge)), limit, label_live);
+    return out;
+}
+
+fn emit(row: Row, closed: Closed, it: Item) {
+    let last = Place(closed.last_key, closed.last_column);
+    var g = vec4<f32>(0.0);
+    for (var i = 0u; i < 4u; i += 1u) {
+        let column = it.column + i;
+        let best = AVERAGE && before(Place(place_key(it.bits[i]), column), last);
+        let taken = (best || (column == last.column && closed.takes_last != 0u)) && it.bits[i] != MINUS_INFINITY;
+        g[i] = select(select(0.0, closed.share, taken), closed.label_share, column == closed.label);
+    }
+    gradient_store(row.index, it.column, gradient_bits(closed.flags, bitcast<vec4<u32>>(g)));
+}

@@ -1,0 +1,249 @@
+//! Distillation: a student's softmax held to a teacher's (catalogue R7).
+
+use crate::{
+    data::error::{Error, Result},
+    plan::kernel::shader,
+    reference::{Real, times},
+    skeleton::row::{
+        Broadcast, Field, LabelScore, Rounds, RowLoss, RowProgram, RowStream,
+        reference::{Point, Row, RowFormula, Softmax, total},
+        row_loss,
+    },
+    spec::{about::Dim, call::Call},
+};
+
+/// How far the student is from the teacher. q is the teacher's softmax, p the student's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum Divergence {
+    /// KL(q‖p): the student covers everything that the teacher does.
+    #[default]
+    Kl,
+    /// KL(p‖q): the student keeps to where the teacher is.
+    ReverseKl,
+    /// β·KL(q‖m) + (1 − β)·KL(p‖m) with m = β·q + (1 − β)·p: bounded, and between the two.
+    Js,
+}
+
+row_loss! {
+    /// Distillation: row_weight·(α·CE(z, y) + (1 − α)·T²·D(q, p)), the student's logits z held to a
+    /// teacher's t.
+    ///
+    /// q = softmax(t/T) and p = softmax(z/T); D is KL(q‖p), KL(p‖q) or the Jensen–Shannon divergence,
+    /// see [`Divergence`]. T² keeps the gradient's size as T grows. The hard term is cross-entropy with
+    /// `targets`, at temperature 1 and without T²; without `targets` there is none, and α counts as 0.
+    ///
+    /// - **Shapes**: logits and teacher_logits `[rows, classes]`, each with a row stride and element
+    ///   offset of its own; targets `[rows]` (`i32`, `u32`, `i64`); row_weight `[rows]`; upstream `[1]`,
+    ///   or `[rows]` with [`Reduction::None`](crate::Reduction::None).
+    /// - **Units**: nats, times T².
+    /// - **Types**: logits, teacher_logits, row_weight and the gradient in `f32`, `f16` or `bf16`;
+    ///   everything in between in f32; the gradient is rounded to nearest even.
+    /// - **Gradient**, of the student alone, with f = row_weight·upstream/denominator:
+    ///   f·(α·(softmax(z) − onehot(y)) + (1 − α)·T·g), where g is p − q for KL(q‖p),
+    ///   p∘(log(p/q) − KL(p‖q)) for KL(p‖q), and (1 − β)·p∘(log(p/m) − KL(p‖m)) for the
+    ///   Jensen–Shannon divergence.
+    /// - **Mean** divides by the number of rows kept (PyTorch's `batchmean`), or by Σ row_weight of them.
+    /// - **Edges**: an ignored target drops both terms of its row, whose gradient is exactly 0 even where
+    ///   its logits are NaN, and so does a row_weight of 0, whose row stays in the count. A class that is
+    ///   `-inf` in both rows is not there. Where only the student has it at `-inf`, KL(q‖p) is +inf and
+    ///   its gradient finite; where only the teacher has, KL(p‖q) is +inf, its gradient 0, and
+    ///   [`crate::Status`] counts the row; the Jensen–Shannon divergence stays finite in both cases. A
+    ///   target at `-inf` gives +inf if α > 0. A NaN or +inf logit, the teacher's too, or a row
+    ///   of either that is all `-inf` gives NaN for that row, which the status counts; a target outside
+    ///   `0..classes` is never read through: its row's loss is NaN, its gradient 0, and the status
+    ///   counts it.
+    /// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+    ///
+    /// Sources: Hinton, Vinyals and Dean 2015; the divergences on language models, Agarwal et al. 2024.
+    ///
+    /// ```
+    /// use surprisal::{Array, Arrays, Distillation, cpu};
+    /// let row = |z: f64| Array::float(&[1, 2], vec![0.0, z]);
+    /// let inputs = Arrays::from([
+    ///     ("logits".to_owned(), row(0.0)),
+    ///     ("teacher_logits".to_owned(), row(2.0 * 3.0_f64.ln())),
+    /// ]);
+    /// let loss = Distillation::default().temperature(2.0);
+    /// let outputs = cpu::run(&loss, &inputs, &["loss"])?;
+    /// // q = (1/4, 3/4), p = (1/2, 1/2), and T² = 4.
+    /// let kl = 0.25 * 0.5_f64.ln() + 0.75 * 1.5_f64.ln();
+    /// assert!((outputs["loss"].to_f64()[0] - 4.0 * kl).abs() < 1e-12);
+    /// # Ok::<(), surprisal::Error>(())
+    /// ```
+    Distillation = "distillation";
+    summary: "A student's softmax held to a teacher's, with a hard term if asked for.",
+    formula: "q = softmax(t/T), p = softmax(z/T); loss = row_weight·(α·CE(z, y) + (1 − α)·T²·D(q, p)); \
+              D = KL(q‖p), KL(p‖q) or β·KL(q‖m) + (1 − β)·KL(p‖m) with m = β·q + (1 − β)·p",
+    pytorch: "α * F.cross_entropy(z, y) + (1 - α) * T**2 * \
+              F.kl_div(F.log_softmax(z / T, 1), F.softmax(t / T, 1), reduction=\"batchmean\")";
+    inputs DistillationInputs {
+        teacher_logits = "teacher_logits": arg::TEACHER_LOGITS;
+        targets = "targets": arg::TARGETS;
+    }
+    outputs DistillationOutputs;
+    options {
+        temperature: f64 = 1.0, "1.0", "T > 0, of both softmaxes of the divergence";
+        divergence: Divergence = Divergence::Kl, "\"kl\"",
+            "\"kl\" (teacher to student), \"reverse_kl\" or \"js\"";
+        beta: f64 = 0.5, "0.5", "β in (0, 1), the teacher's share of m (\"js\")";
+        alpha: f64 = 0.0, "0.0", "α in [0, 1], the share of the hard term; 0 without `targets`";
+    }
+}
+
+impl Distillation {
+    fn bad<T>(option: &'static str, value: f64, reason: &str) -> Result<T> {
+        Err(Error::option("distillation", option, value, reason))
+    }
+
+    /// α in a call with or without targets.
+    fn hard_share(&self, targets: bool) -> f64 {
+        if targets { self.alpha } else { 0.0 }
+    }
+
+    /// The divergence of one row and its derivative by z/T; none where the gradient has no limit.
+    fn divergence_of<T: Real>(&self, q: &Softmax<T>, p: &Softmax<T>) -> Option<(T, Vec<T>)> {
+        match self.divergence {
+            Divergence::Kl => {
+                let gradient = p.p.iter().zip(&q.p).map(|(&p, &q)| p - q).collect();
+                Some((total(terms(q, &p.log_p)), gradient))
+            }
+            Divergence::ReverseKl => {
+                let loss = total(terms(p, &q.log_p));
+                (!loss.is_infinite()).then(|| (loss, pulls(p, &q.log_p, loss)))
+            }
+            Divergence::Js => {
+                let beta = T::of(self.beta);
+                let rest = T::one() - beta;
+                let mixed = q.p.iter().zip(&p.p).map(|(&q, &p)| (beta * q + rest * p).ln());
+                let log_m: Vec<T> = mixed.collect();
+                let (of_teacher, of_student) = (total(terms(q, &log_m)), total(terms(p, &log_m)));
+                let gradient = pulls(p, &log_m, of_student).into_iter().map(|pull| rest * pull);
+                Some((beta * of_teacher + rest * of_student, gradient.collect()))
+            }
+        }
+    }
+
+    /// The soft term of one row and its gradient, α left out.
+    fn soft<T: Real>(&self, q: &Softmax<T>, p: &Softmax<T>) -> Option<(T, Vec<T>)> {
+        let temperature = T::of(self.temperature);
+        let (divergence, slopes) = self.divergence_of(q, p)?;
+        let gradient = slopes.into_iter().map(|slope| temperature * slope).collect();
+        Some((temperature * temperature * divergence, gradient))
+    }
+}
+
+/// The terms p·log(p/q) of KL(p‖q).
+fn terms<'a, T: Real>(p: &'a Softmax<T>, log_q: &'a [T]) -> impl Iterator<Item = T> + 'a {
+    let logs = p.log_p.iter().zip(log_q);
+    let term = |(&p, (&log_p, &log_q)): (&T, (&T, &T))| {
+        if p.is_zero() { T::zero() } else { p * (log_p - log_q) }
+    };
+    p.p.iter().zip(logs).map(term)
+}
+
+/// p∘(log(p/q) − mean), the derivative of KL(p‖q) by the scores of p.
+fn pulls<T: Real>(p: &Softmax<T>, log_q: &[T], mean: T) -> Vec<T> {
+    terms(p, log_q).zip(&p.p).map(|(term, &p)| term - p * mean).collect()
+}
+
+impl RowFormula for Distillation {
+    const BESIDE: &'static [&'static str] = &["teacher_logits"];
+
+    fn check(&self) -> Result<()> {
+        // The GPU computes with the number, its square and its inverse in f32.
+        let normal = |value: f64| (value as f32).is_normal();
+        let squared = self.temperature * self.temperature;
+        if !(self.temperature > 0.0 && normal(squared) && normal(1.0 / self.temperature)) {
+            return Self::bad("temperature", self.temperature, "T is above 0, T² within f32");
+        }
+        if !(self.beta > 0.0 && normal(self.beta) && (self.beta as f32) < 1.0) {
+            return Self::bad("beta", self.beta, "β lies in (0, 1), in f32 too");
+        }
+        if !(0.0..=1.0).contains(&self.alpha) {
+            return Self::bad("alpha", self.alpha, "α lies in [0, 1]");
+        }
+        Ok(())
+    }
+
+    fn check_given(&self, _given: &dyn Fn(&str) -> bool, _classes: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T> {
+        let classes = row.logits.len();
+        let teacher = row.get("teacher_logits").unwrap_or_default();
+        let softmaxes = (
+            Softmax::of(teacher, self.temperature),
+            Softmax::of(row.logits, self.temperature),
+            Softmax::of(row.logits, 1.0),
+        );
+        let (Some(q), Some(p), Some(hard)) = softmaxes else { return Point::bad(classes) };
+        let alpha = T::of(self.hard_share(row.target.is_some()));
+        let soft_share = T::one() - alpha;
+        let (mut loss, mut gradient) = (T::zero(), vec![T::zero(); classes]);
+        if !soft_share.is_zero() {
+            let Some((soft, slopes)) = self.soft(&q, &p) else { return Point::infinite(classes) };
+            loss = soft_share * soft;
+            gradient = slopes.into_iter().map(|slope| soft_share * slope).collect();
+        }
+        if let Some(label) = row.target {
+            loss += times(alpha, -hard.log_p[label]);
+            for (c, g) in gradient.iter_mut().enumerate() {
+                let onehot = if c == label { T::one() } else { T::zero() };
+                *g += alpha * (hard.p[c] - onehot);
+            }
+        }
+        Point::new(loss, gradient)
+    }
+}
+
+impl RowLoss for Distillation {
+    fn program(&self, call: &Call) -> RowProgram {
+        let alpha = self.hard_share(call.has("targets"));
+        let (temperature, divergence) = (self.temperature, self.divergence);
+        let rounds = if divergence == Divergence::Js { Rounds::Two } else { Rounds::One };
+        let beta_slope = if divergence == Divergence::Js { 1.0 - self.beta } else { 1.0 };
+        self.ruled(RowProgram {
+            streams: vec![RowStream::read("teacher_logits", Broadcast::Elements)],
+            factors: FACTORS,
+            settled: SETTLED,
+            label_score: if alpha > 0.0 { LabelScore::Closing } else { LabelScore::Unused },
+            overrides: vec![("DIVERGENCE", divergence as u32), ("HARD", (alpha > 0.0).into())],
+            uniforms: vec![
+                ("alpha", alpha.into()),
+                ("beta", self.beta.into()),
+                ("soft_share", ((1.0 - alpha) * temperature * temperature).into()),
+                ("soft_slope", ((1.0 - alpha) * temperature * beta_slope).into()),
+                ("double_inverse_temperature", (2.0 / temperature).into()),
+                // What is exponentiated stays within f32: it is a difference over T.
+                ("half_reach", (1.7e38 * temperature.min(1.0)).into()),
+            ],
+            ..RowProgram::softmax(shader!("loss/distillation.wgsl"), rounds)
+        })
+    }
+
+    fn check(&self, call: &Call) -> Result<()> {
+        self.check_given(&|name| call.has(name), call.dim(Dim::Classes))
+    }
+}
+
+static SETTLED: &[Field] = &[
+    Field::f32("top"),
+    Field::f32("inverse_sum"),
+    Field::f32("second_top"),
+    Field::f32("second_inverse_sum"),
+];
+
+static FACTORS: &[Field] = &[
+    Field::f32("top"),
+    Field::f32("inverse_sum"),
+    Field::f32("second_top"),
+    Field::f32("second_inverse_sum"),
+    Field::f32("scale"),
+    Field::f32("mean"),
+    Field::f32("hard_scale"),
+    Field::f32("hard_inverse_sum"),
+    Field::u32("label"),
+];

@@ -1,0 +1,190 @@
+//! How a loss of rows is declared.
+
+/// Declares a loss of rows: its options and tensors with those that all such losses have, its
+/// description, and how it hangs together. What it computes is its
+/// [`RowFormula`](crate::skeleton::row::reference::RowFormula) and its [`RowLoss`](crate::skeleton::row::RowLoss).
+macro_rules! row_loss {
+    (
+        $(#[$doc:meta])*
+        $name:ident = $key:literal;
+        summary: $summary:literal, formula: $formula:literal, pytorch: $pytorch:literal;
+        inputs $inputs:ident { $($input:ident = $input_key:literal: $argument:expr;)* }
+        outputs $outputs:ident;
+        options { $($option:ident: $type:ty = $default:expr, $json:literal, $about:literal;)* }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+        #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+        #[non_exhaustive]
+        pub struct $name {
+            /// How row losses become one number.
+            pub reduction: $crate::spec::options::Reduction,
+            /// What a mean over nothing is.
+            pub empty: $crate::spec::options::Empty,
+            /// Target indices whose rows count for nothing.
+            pub ignore_index: $crate::spec::options::IgnoreIndex,
+            /// What a mean divides by: the rows kept, or their weights.
+            pub denominator: $crate::spec::options::Denominator,
+            /// What happens to gradient columns past the classes.
+            pub padding: $crate::spec::options::Padding,
+            $(#[doc = $about] pub $option: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self {
+                    reduction: $crate::spec::options::Reduction::Mean,
+                    empty: $crate::spec::options::Empty::Nan,
+                    ignore_index: $crate::spec::options::IgnoreIndex::One(-100),
+                    denominator: $crate::spec::options::Denominator::Targets,
+                    padding: $crate::spec::options::Padding::Keep,
+                    $($option: $default,)*
+                }
+            }
+        }
+
+        impl $name {
+            $crate::spec::declare::setters! {
+                reduction: $crate::spec::options::Reduction,
+                empty: $crate::spec::options::Empty,
+                ignore_index: $crate::spec::options::IgnoreIndex,
+                denominator: $crate::spec::options::Denominator,
+                padding: $crate::spec::options::Padding,
+                $($option: $type,)*
+            }
+
+            /// A program with how its rows are kept, weighed and reduced.
+            fn ruled(&self, program: $crate::skeleton::row::RowProgram) -> $crate::skeleton::row::RowProgram {
+                let row_weights = self.denominator == $crate::spec::options::Denominator::Weights;
+                let ignored = self.ignore_index.as_slice().to_vec();
+                $crate::skeleton::row::RowProgram {
+                    reduction: self.reduction,
+                    empty: self.empty,
+                    padding: self.padding,
+                    target: $crate::skeleton::row::Target::Index { ignored },
+                    counted: $crate::skeleton::row::Counted { row_weights, class_weights: None },
+                    ..program
+                }
+            }
+        }
+
+        $crate::spec::declare::tensors! {
+            #[doc = concat!("What [`", stringify!($name), "`] takes; see there for the shapes.")]
+            $inputs {
+                /// Logits `[rows, classes]`.
+                logits = "logits",
+                $(#[doc = concat!("The input `", $input_key, "`.")] $input = $input_key,)*
+                /// Row weights `[rows]`.
+                row_weight = "row_weight",
+                /// The gradient from above (a loss scale), `[1]` or `[rows]`.
+                upstream = "upstream",
+                /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+                denominator = "denominator",
+            }
+        }
+
+        $crate::spec::declare::tensors! {
+            #[doc = concat!("What [`", stringify!($name), "`] can hand back; which of them are given decides what is computed.")]
+            $outputs {
+                /// The loss, `[1]`, or `[rows]` with [`Reduction::None`](crate::Reduction::None).
+                loss = "loss",
+                /// The gradient of the logits; in place if asked for by
+                /// [`Request::gradient_in_place`](crate::Request::gradient_in_place).
+                gradient = "grad.logits",
+                /// Σ of the row losses.
+                sum = "sum",
+                /// What a mean divides by.
+                denominator = "denominator",
+                /// The number of rows kept.
+                count = "count",
+                /// The status words.
+                status = "status",
+            }
+        }
+
+        pub(crate) static ABOUT: $crate::spec::about::About = {
+            use $crate::spec::arguments as arg;
+            $crate::spec::about::About {
+                name: $key,
+                summary: $summary,
+                formula: $formula,
+                pytorch: $pytorch,
+                inputs: &[
+                    arg::LOGITS,
+                    $($argument,)*
+                    arg::ROW_WEIGHT,
+                    arg::UPSTREAM,
+                    arg::DENOMINATOR_IN,
+                ],
+                outputs: &[
+                    arg::LOSS,
+                    arg::LOGITS_GRADIENT,
+                    arg::SUM,
+                    arg::DENOMINATOR,
+                    arg::COUNT,
+                    arg::STATUS,
+                ],
+                options: &[
+                    arg::REDUCTION,
+                    arg::EMPTY,
+                    arg::IGNORE_INDEX,
+                    arg::ROWS_MEAN,
+                    arg::PADDING,
+                    $($crate::spec::about::OptionAbout { name: stringify!($option), default: $json, about: $about },)*
+                ],
+            }
+        };
+
+        impl $crate::skeleton::row::reference::Ruled for $name {
+            fn rules(&self) -> $crate::skeleton::row::reference::Rules {
+                $crate::skeleton::row::reference::Rules {
+                    reduction: self.reduction,
+                    empty: self.empty,
+                    ignored: self.ignore_index.as_slice().to_vec(),
+                    weighted_rows: self.denominator == $crate::spec::options::Denominator::Weights,
+                }
+            }
+        }
+
+        impl $crate::spec::about::Signature for $name {
+            fn about(&self) -> &'static $crate::spec::about::About {
+                &ABOUT
+            }
+
+            fn is_per_row(&self) -> bool {
+                self.reduction == $crate::spec::options::Reduction::None
+            }
+
+            fn takes_planes(&self) -> bool {
+                true
+            }
+        }
+
+        impl $crate::skeleton::operation::Loss for $name {
+            fn validate(&self) -> $crate::data::error::Result<()> {
+                $crate::spec::options::check_reduction($key, self.reduction)?;
+                self.ignore_index.validate($key)?;
+                $crate::skeleton::row::reference::RowFormula::check(self)
+            }
+
+            fn plan(
+                &self,
+                call: &$crate::spec::call::Call,
+                profile: &$crate::plan::profile::Profile,
+            ) -> $crate::data::error::Result<$crate::plan::Plan> {
+                $crate::skeleton::row::plan(self, call, profile)
+            }
+
+            fn reference(
+                &self,
+                inputs: &$crate::data::array::Arrays,
+                wanted: &[&str],
+                arithmetic: $crate::data::array::Arithmetic,
+            ) -> $crate::data::error::Result<$crate::data::array::Arrays> {
+                $crate::skeleton::row::reference::run(self, inputs, wanted, arithmetic)
+            }
+        }
+    };
+}
+pub(crate) use row_loss;

@@ -1,0 +1,347 @@
+//! Losses of a row of scores as a textbook writes them: row after row.
+//!
+//! A loss says what one row's loss and gradient are ([`RowFormula`]); which rows are kept, what they
+//! weigh and how they are reduced is the same for all of them and stands here.
+
+use crate::{
+    data::{
+        array::{Arithmetic, Array, Arrays},
+        error::{Error, Result},
+    },
+    reference::{Findings, Real, array, extents, fits, floats, no_output, times},
+    skeleton::operation::Loss,
+    spec::options::{Empty, Reduction},
+};
+
+/// How rows are kept, weighed and reduced.
+pub(crate) struct Rules {
+    pub reduction: Reduction,
+    pub empty: Empty,
+    /// Targets whose rows count for nothing.
+    pub ignored: Vec<i64>,
+    /// A mean divides by the weights of the rows, not by their number.
+    pub weighted_rows: bool,
+}
+
+/// A loss of rows with the options that all of them have.
+pub(crate) trait Ruled: Loss {
+    /// How rows are kept, weighed and reduced.
+    fn rules(&self) -> Rules;
+}
+
+/// A loss of rows by the formula of one row.
+pub(crate) trait RowFormula: Ruled + Sized {
+    /// Its inputs of rows and classes beside the logits.
+    const BESIDE: &'static [&'static str];
+
+    /// What only this loss can refuse: its own options, and options that exclude each other.
+    fn check(&self) -> Result<()>;
+
+    /// What only this loss can refuse of a call with these inputs and so many classes.
+    fn check_given(&self, given: &dyn Fn(&str) -> bool, classes: u64) -> Result<()>;
+
+    /// The loss of one row, and its gradient.
+    fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T>;
+}
+
+/// The numbers of one row.
+pub(crate) struct Row<'a, T> {
+    /// Its scores.
+    pub logits: &'a [T],
+    /// Its class, where targets are indices.
+    pub target: Option<usize>,
+    beside: Vec<(&'static str, &'a [T])>,
+}
+
+impl<T> Row<'_, T> {
+    /// Its part of another matrix, if the call has that.
+    pub fn get(&self, name: &str) -> Option<&[T]> {
+        self.beside.iter().find(|(beside, _)| *beside == name).map(|(_, values)| *values)
+    }
+}
+
+/// The loss of one row and its gradient, before weights and denominators.
+pub(crate) struct Point<T> {
+    /// The loss.
+    pub loss: T,
+    /// Its derivative by each score.
+    pub gradient: Vec<T>,
+    /// Whether the status counts the row.
+    pub bad: bool,
+}
+
+impl<T: Real> Point<T> {
+    /// A row with a loss.
+    pub fn new(loss: T, gradient: Vec<T>) -> Self {
+        Self { loss, gradient, bad: false }
+    }
+
+    /// A row whose numbers have no loss: NaN, its gradient too.
+    pub fn bad(classes: usize) -> Self {
+        Self { loss: T::nan(), gradient: vec![T::nan(); classes], bad: true }
+    }
+
+    /// A row whose loss is infinite and has no finite gradient.
+    pub fn infinite(classes: usize) -> Self {
+        Self { loss: T::infinity(), gradient: vec![T::zero(); classes], bad: true }
+    }
+
+    /// A row that counts for nothing, or whose target is bad.
+    fn dropped(loss: T, classes: usize) -> Self {
+        Self { loss, gradient: vec![T::zero(); classes], bad: false }
+    }
+}
+
+/// softmax of a row, and its logarithm.
+pub(crate) struct Softmax<T> {
+    /// p of each class.
+    pub p: Vec<T>,
+    /// log p of each class.
+    pub log_p: Vec<T>,
+    /// Σ of the other classes' p, which is 1 − p without cancellation.
+    pub others: Vec<T>,
+}
+
+impl<T: Real> Softmax<T> {
+    /// softmax(z/τ); none if a score is NaN or +inf, or if all are -inf.
+    pub fn of(z: &[T], temperature: f64) -> Option<Self> {
+        if z.iter().any(|z| z.is_nan()) {
+            return None;
+        }
+        let max = z.iter().copied().fold(T::neg_infinity(), T::max);
+        if max.is_infinite() {
+            return None;
+        }
+        // First the difference, so that a common offset costs no digit.
+        let u: Vec<T> = z.iter().map(|&z| (z - max) / T::of(temperature)).collect();
+        let e: Vec<T> = u.iter().map(|&u| u.exp()).collect();
+        let sum = total(e.iter().copied());
+        let log_sum = sum.ln();
+        let largest = u.iter().position(num_traits::Zero::is_zero);
+        // Only the largest class can have a p near 1.
+        let rest =
+            total(e.iter().enumerate().filter(|&(c, _)| Some(c) != largest).map(|(_, &e)| e));
+        let p: Vec<T> = e.iter().map(|&e| e / sum).collect();
+        let other = |(c, &p): (usize, &T)| {
+            if Some(c) == largest { rest / sum } else { T::one() - p }
+        };
+        let others = p.iter().enumerate().map(other).collect();
+        let log_p = u.iter().map(|&u| u - log_sum).collect();
+        Some(Self { p, log_p, others })
+    }
+}
+
+/// Σ in the order of the elements.
+pub(crate) fn total<T: Real>(values: impl Iterator<Item = T>) -> T {
+    let mut sum = T::zero();
+    for value in values {
+        sum += value;
+    }
+    sum
+}
+
+/// Computes every output in `wanted`.
+pub(crate) fn run<L: RowFormula>(
+    loss: &L,
+    inputs: &Arrays,
+    wanted: &[&str],
+    arithmetic: Arithmetic,
+) -> Result<Arrays> {
+    match arithmetic {
+        Arithmetic::F64 => compute::<f64, L>(loss, inputs, wanted),
+        Arithmetic::F32 => compute::<f32, L>(loss, inputs, wanted),
+    }
+}
+
+fn compute<T: Real, L: RowFormula>(loss: &L, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
+    let solved = Solved::<T>::new(loss, inputs)?;
+    let output = |&name: &&str| match solved.output(name)? {
+        Some(output) => Ok((name.to_owned(), output)),
+        None => Err(no_output(loss.about(), name)),
+    };
+    wanted.iter().map(output).collect()
+}
+
+/// What is given for rows as such.
+struct Given<T> {
+    targets: Option<Vec<i64>>,
+    row_weight: Option<Vec<T>>,
+    upstream: Option<Vec<T>>,
+    denominator: Option<T>,
+}
+
+impl<T: Real> Given<T> {
+    fn read(loss: &dyn Loss, inputs: &Arrays, rows: usize) -> Result<Self> {
+        let targets = match inputs.get("targets") {
+            Some(targets) => {
+                fits("targets", targets, &[rows])?;
+                Some(targets.to_i64())
+            }
+            None => None,
+        };
+        let per_row = loss.is_per_row();
+        let each = per_row && inputs.get("upstream").is_some_and(|up| up.len() != 1);
+        let denominator: Option<Vec<T>> = floats(inputs, "denominator", &[1])?;
+        if per_row && denominator.is_some() {
+            return Err(Error::Conflict {
+                loss: loss.about().name.to_owned(),
+                argument: "denominator".to_owned(),
+                other: "reduction".to_owned(),
+                reason: "nothing is divided with reduction `none`".to_owned(),
+            });
+        }
+        Ok(Self {
+            targets,
+            row_weight: floats(inputs, "row_weight", &[rows])?,
+            upstream: floats(inputs, "upstream", &[if each { rows } else { 1 }])?,
+            denominator: denominator.and_then(|values| values.first().copied()),
+        })
+    }
+
+    /// One row's element of a vector that may be left out (1) or be the same for all rows.
+    fn of(values: Option<&Vec<T>>, row: usize) -> T {
+        let value = values.and_then(|values| values.get(row).or_else(|| values.first()));
+        value.copied().unwrap_or_else(T::one)
+    }
+
+    fn row_weight(&self, row: usize) -> T {
+        Self::of(self.row_weight.as_ref(), row)
+    }
+}
+
+/// What a row's target says before its scores are looked at.
+enum Fate {
+    /// It counts, with this class if targets are indices.
+    Kept(Option<usize>),
+    Ignored,
+    BadTarget(i64),
+}
+
+fn fate(target: Option<i64>, ignored: &[i64], classes: usize) -> Fate {
+    let Some(target) = target else { return Fate::Kept(None) };
+    match usize::try_from(target) {
+        _ if ignored.contains(&target) => Fate::Ignored,
+        Ok(class) if class < classes => Fate::Kept(Some(class)),
+        _ => Fate::BadTarget(target),
+    }
+}
+
+/// A row of a matrix.
+fn of_row<T>(values: &[T], row: usize, classes: usize) -> &[T] {
+    values.get(row * classes..(row + 1) * classes).unwrap_or_default()
+}
+
+/// A call of which every row has been computed.
+struct Solved<T> {
+    shape: [usize; 2],
+    rules: Rules,
+    given: Given<T>,
+    points: Vec<Point<T>>,
+    sum: T,
+    denominator: T,
+    count: i64,
+    found: Findings,
+}
+
+impl<T: Real> Solved<T> {
+    fn new<L: RowFormula>(loss: &L, inputs: &Arrays) -> Result<Self> {
+        let (rows, classes) = extents(loss.about().name, inputs, "logits")?;
+        let shape = [rows, classes];
+        loss.check_given(&|name| inputs.contains_key(name), classes as u64)?;
+        let logits: Vec<T> = floats(inputs, "logits", &shape)?.unwrap_or_default();
+        let mut beside = Vec::new();
+        for &name in L::BESIDE {
+            beside.extend(floats(inputs, name, &shape)?.map(|values: Vec<T>| (name, values)));
+        }
+        let mut solved = Self {
+            shape,
+            rules: loss.rules(),
+            given: Given::read(loss, inputs, rows)?,
+            points: Vec::with_capacity(rows),
+            sum: T::zero(),
+            denominator: T::zero(),
+            count: 0,
+            found: Findings::of_rows(),
+        };
+        for row in 0..rows {
+            let beside =
+                beside.iter().map(|(name, values)| (*name, of_row(values, row, classes))).collect();
+            let logits = of_row(&logits, row, classes);
+            solved.push(loss, row, Row { logits, target: None, beside });
+        }
+        Ok(solved)
+    }
+
+    fn push<L: RowFormula>(&mut self, loss: &L, index: usize, mut row: Row<'_, T>) {
+        let classes = self.shape[1];
+        let target = self.given.targets.as_ref().and_then(|targets| targets.get(index).copied());
+        let weight = self.given.row_weight(index);
+        let mut point = match fate(target, &self.rules.ignored, classes) {
+            Fate::Ignored => Point::dropped(T::zero(), classes),
+            Fate::BadTarget(target) => {
+                self.found.bad_target(index, target);
+                Point::dropped(T::nan(), classes)
+            }
+            Fate::Kept(class) => {
+                row.target = class;
+                self.count += 1;
+                self.denominator += if self.rules.weighted_rows { weight } else { T::one() };
+                // What weighs nothing is not looked at.
+                if weight.is_zero() { Point::dropped(T::zero(), classes) } else { loss.at(&row) }
+            }
+        };
+        if point.bad {
+            self.found.bad_row();
+        }
+        point.loss = times(weight, point.loss);
+        self.sum += point.loss;
+        self.points.push(point);
+    }
+
+    /// What the sum is divided by: 1 where it is not.
+    fn divisor(&self) -> T {
+        let own = match self.rules.reduction {
+            Reduction::None | Reduction::Sum => T::one(),
+            Reduction::Mean | Reduction::Multilabel => self.denominator,
+            Reduction::Over(denominator) => T::of(denominator),
+        };
+        self.given.denominator.unwrap_or(own)
+    }
+
+    fn reduced(&self) -> T {
+        let divisor = self.divisor();
+        match self.rules.empty {
+            _ if self.sum.is_nan() => self.sum,
+            Empty::Nan if divisor.is_zero() => T::nan(),
+            Empty::Zero if divisor.is_zero() => T::zero(),
+            _ => self.sum / divisor,
+        }
+    }
+
+    fn gradient(&self) -> Vec<T> {
+        let divisor = self.divisor();
+        let of_row = |(row, point): (usize, &Point<T>)| -> Vec<T> {
+            let upstream = Given::of(self.given.upstream.as_ref(), row);
+            let factor = times(self.given.row_weight(row), upstream);
+            let factor = if divisor.is_zero() { T::zero() } else { factor / divisor };
+            let scaled = |&g: &T| if factor.is_zero() { T::zero() } else { factor * g };
+            point.gradient.iter().map(scaled).collect()
+        };
+        self.points.iter().enumerate().flat_map(of_row).collect()
+    }
+
+    /// One output, if there is one of this name.
+    fn output(&self, name: &str) -> Result<Option<Array>> {
+        let per_row = self.rules.reduction == Reduction::None;
+        Ok(Some(match name {
+            "loss" if per_row => array(&[self.shape[0]], self.points.iter().map(|row| row.loss)),
+            "loss" => array(&[1], [self.reduced()]),
+            "grad.logits" => array(&self.shape, self.gradient()),
+            "sum" => array(&[1], [self.sum]),
+            "denominator" => array(&[1], [self.denominator]),
+            "count" => Array::int(&[1], vec![self.count]),
+            "status" => self.found.words(),
+            _ => return Ok(None),
+        }))
+    }
+}

@@ -1,0 +1,397 @@
+//! Losses of a row of scores: their cases, their gradients, their edges.
+
+use serde_json::{Value, json};
+use surprisal::{
+    Array, Arrays, Brier, Distillation, Divergence, Empty, Error, IgnoreIndex, Loss, Reduction,
+    Status, TopkHinge, TopkVariant, cases, cpu, loss, testing,
+};
+
+use crate::{
+    EXACT, INF, assert_case, assert_close, assert_differences, indices, logits, named, run,
+    run_int, vector, vectors,
+};
+
+const NAN: f64 = f64::NAN;
+
+#[test]
+fn reference_cases() {
+    for (name, count) in [("brier", 8), ("distillation", 18), ("topk_hinge", 8)] {
+        let cases = cases::load(&vectors().join(format!("{name}.safetensors"))).unwrap();
+        assert_eq!(cases.len(), count);
+        cases.iter().for_each(assert_case);
+    }
+}
+
+fn parse(name: &str, options: &Value) -> Box<dyn Loss> {
+    (loss::find(name).unwrap().parse)(options).unwrap()
+}
+
+/// Four rows, the last one ignored, with everything that weighs them.
+fn weighted(seed: u64, classes: usize) -> Arrays {
+    let mut targets = testing::targets(seed, 4, classes as u64);
+    targets[3] = -100;
+    named([
+        ("logits", logits(4, &testing::gaussian(seed, 4 * classes))),
+        ("targets", indices(&targets)),
+        ("row_weight", vector(&[0.5, 2.0, 1.0, 3.0])),
+        ("upstream", vector(&[1.5])),
+    ])
+}
+
+fn and(inputs: &Arrays, name: &str, array: Array) -> Arrays {
+    let mut inputs = inputs.clone();
+    inputs.insert(name.to_owned(), array);
+    inputs
+}
+
+fn without(inputs: &Arrays, name: &str) -> Arrays {
+    let mut inputs = inputs.clone();
+    inputs.remove(name);
+    inputs
+}
+
+const REDUCTIONS: [&str; 4] = ["\"none\"", "\"sum\"", "\"mean\"", "{\"over\": 2.5}"];
+
+/// Finite differences, with every reduction and with denominators that count weights.
+fn assert_gradients(name: &str, options: &Value, inputs: &Arrays) {
+    for reduction in REDUCTIONS {
+        for denominator in ["targets", "weights"] {
+            let mut options = options.clone();
+            options["reduction"] = serde_json::from_str(reduction).unwrap();
+            options["denominator"] = denominator.into();
+            assert_differences(&*parse(name, &options), inputs, "logits");
+        }
+    }
+}
+
+#[test]
+fn gradients() {
+    for classes in [2, 7] {
+        let inputs = weighted(1, classes);
+        let q: Vec<f64> = testing::gaussian(2, 4 * classes).iter().map(|x| x * x).collect();
+        let probs = and(&without(&inputs, "targets"), "target_probs", logits(4, &q));
+        for over_classes in ["sum", "mean"] {
+            let options = json!({"over_classes": over_classes});
+            assert_gradients("brier", &options, &inputs);
+            assert_gradients("brier", &options, &probs);
+        }
+        let teacher = logits(4, &testing::gaussian(3, 4 * classes));
+        let hard = and(&inputs, "teacher_logits", teacher);
+        let soft = without(&hard, "targets");
+        for divergence in ["kl", "reverse_kl", "js"] {
+            for (temperature, alpha) in [(1.0, 0.0), (2.5, 0.3), (0.5, 1.0)] {
+                let options = json!({"divergence": divergence, "temperature": temperature,
+                    "alpha": alpha, "beta": 0.2});
+                assert_gradients("distillation", &options, &hard);
+                assert_gradients("distillation", &options, &soft);
+            }
+        }
+        for variant in ["kth", "average"] {
+            for k in 1..classes.min(5) {
+                let options = json!({"variant": variant, "k": k, "margin": 0.3});
+                assert_gradients("topk_hinge", &options, &inputs);
+            }
+        }
+    }
+}
+
+/// Each loss with inputs that it can be called with, of these logits and targets.
+fn every(logits: &Array, targets: &[i64]) -> Vec<(Box<dyn Loss>, Arrays)> {
+    let none = json!({"reduction": "none"});
+    let index = named([("logits", logits.clone()), ("targets", indices(targets))]);
+    let mut calls = vec![
+        (parse("brier", &none), index.clone()),
+        (parse("topk_hinge", &none), index.clone()),
+        (parse("topk_hinge", &json!({"reduction": "none", "variant": "average"})), index.clone()),
+    ];
+    let gaussian = testing::gaussian(9, logits.len());
+    let teacher = and(&index, "teacher_logits", Array::float(&logits.shape, gaussian));
+    for divergence in ["kl", "reverse_kl", "js"] {
+        let options = json!({"reduction": "none", "divergence": divergence, "alpha": 0.5});
+        calls.push((parse("distillation", &options), teacher.clone()));
+    }
+    calls
+}
+
+#[test]
+fn rows_that_do_not_count() {
+    let z = logits(4, &[1.0, NAN, 3.0, 1.0, 2.0, 0.5, NAN, INF, 0.0, 1.0, 0.0, 2.0]);
+    for (loss, inputs) in every(&z, &[-100, 1, 7, 0]) {
+        let what = format!("{loss:?}");
+        let losses = run(&*loss, &inputs, "loss");
+        let gradient = run(&*loss, &inputs, "grad.logits");
+        assert_eq!(losses[0], 0.0, "ignored: {what}");
+        assert!(losses[2].is_nan(), "a bad target: {what}");
+        assert!(losses[1].is_finite() && losses[3].is_finite(), "{what}");
+        assert!([0, 1, 2, 6, 7, 8].iter().all(|&at| gradient[at] == 0.0), "{what}");
+        assert_eq!(run_int(&*loss, &inputs, "count"), [2], "{what}");
+        assert_eq!(run(&*loss, &inputs, "denominator"), [2.0], "{what}");
+        let status = &cpu::run(&*loss, &inputs, &["status"]).unwrap()["status"];
+        let status = Status::from_array(status);
+        assert_eq!((status.bad_targets, status.first_bad_target), (1, Some((2, 7))), "{what}");
+        assert_eq!(status.bad_rows, 0, "{what}");
+    }
+}
+
+#[test]
+fn rows_that_weigh_nothing() {
+    let z = logits(2, &[1.0, NAN, 3.0, 1.0, 2.0, 0.5]);
+    for (loss, inputs) in every(&z, &[0, 1]) {
+        let inputs = and(&inputs, "row_weight", vector(&[0.0, 2.0]));
+        let losses = run(&*loss, &inputs, "loss");
+        assert!(losses[0] == 0.0 && losses[1].is_finite(), "{loss:?}: {losses:?}");
+        assert_eq!(run(&*loss, &inputs, "grad.logits")[..3], [0.0; 3], "{loss:?}");
+        assert_eq!(run_int(&*loss, &inputs, "count"), [2], "{loss:?}");
+    }
+}
+
+#[test]
+fn bad_rows() {
+    for bad in [[NAN, 0.0, 1.0], [INF, 0.0, 1.0], [0.0, INF, 1.0], [-INF; 3]] {
+        let z = logits(2, &[&bad[..], &[0.5, 1.0, 2.0]].concat());
+        let mut calls = every(&z, &[0, 1]);
+        // The teacher's rows count as much as the student's.
+        for divergence in [Divergence::Kl, Divergence::ReverseKl, Divergence::Js] {
+            let loss = Distillation::default().reduction(Reduction::None).divergence(divergence);
+            let student = logits(2, &[0.0, 1.0, 2.0, 2.0, 1.0, 0.0]);
+            let inputs = named([("logits", student), ("teacher_logits", z.clone())]);
+            calls.push((Box::new(loss), inputs));
+        }
+        for (loss, inputs) in calls {
+            let losses = run(&*loss, &inputs, "loss");
+            assert!(losses[0].is_nan() && losses[1].is_finite(), "{loss:?} {bad:?}: {losses:?}");
+            let gradient = run(&*loss, &inputs, "grad.logits");
+            assert!(gradient[..3].iter().all(|g| g.is_nan()), "{loss:?} {bad:?}");
+            assert!(gradient[3..].iter().all(|g| g.is_finite()), "{loss:?} {bad:?}");
+            let status = &cpu::run(&*loss, &inputs, &["status"]).unwrap()["status"];
+            assert_eq!(Status::from_array(status).bad_rows, 1, "{loss:?} {bad:?}");
+        }
+    }
+    let q = named([("logits", logits(1, &[0.0, 1.0])), ("target_probs", logits(1, &[NAN, 0.5]))]);
+    assert!(run(&Brier::default(), &q, "loss")[0].is_nan());
+    let status = &cpu::run(&Brier::default(), &q, &["status"]).unwrap()["status"];
+    assert_eq!(Status::from_array(status).bad_rows, 1);
+}
+
+#[test]
+fn empty_means() {
+    let z = Array::float(&[0, 3], vec![]);
+    let ignored = logits(1, &[0.0, NAN, 1.0]);
+    for (z, targets) in [(z, &[][..]), (ignored, &[-100])] {
+        for (name, more) in [("brier", false), ("topk_hinge", false), ("distillation", true)] {
+            let mut inputs = named([("logits", z.clone()), ("targets", indices(targets))]);
+            if more {
+                inputs.insert("teacher_logits".to_owned(), z.clone());
+            }
+            assert!(run(&*parse(name, &json!({})), &inputs, "loss")[0].is_nan(), "{name}");
+            let zero = parse(name, &json!({"empty": "zero"}));
+            assert_eq!(run(&*zero, &inputs, "loss"), [0.0], "{name}");
+            assert!(run(&*zero, &inputs, "grad.logits").iter().all(|&g| g == 0.0), "{name}");
+        }
+    }
+    let loss = Brier::default().empty(Empty::Zero);
+    let bad = named([("logits", logits(1, &[0.0, 1.0])), ("targets", indices(&[2]))]);
+    assert!(run(&loss, &bad, "loss")[0].is_nan(), "NaN is not laundered");
+}
+
+#[test]
+fn common_offsets_do_not_matter() {
+    let z: Vec<f64> = testing::gaussian(5, 12).iter().map(|z| (z * 64.0).round() / 64.0).collect();
+    let moved: Vec<f64> = z.iter().map(|z| z + 1_048_576.0).collect();
+    let targets = [0, 3, 1];
+    let pairs =
+        every(&logits(3, &z), &targets).into_iter().zip(every(&logits(3, &moved), &targets));
+    for ((loss, here), (_, there)) in pairs {
+        for name in ["loss", "grad.logits"] {
+            assert_eq!(run(&*loss, &here, name), run(&*loss, &there, name), "{loss:?}");
+        }
+    }
+}
+
+// --- the Brier score ---
+
+#[test]
+fn sure_and_right_keeps_its_digits() {
+    // 1 − p_y = 2·e^(−60)/(1 + 2·e^(−60)), of which 1 − p has no digit left.
+    let inputs = named([("logits", logits(1, &[60.0, 0.0, 0.0])), ("targets", indices(&[0]))]);
+    let small = (-60.0_f64).exp();
+    let expected = 6.0 * small * small;
+    assert_close(&run(&Brier::default(), &inputs, "loss"), &[expected], EXACT, "6·e^(−120)");
+    let gradient = run(&Brier::default(), &inputs, "grad.logits");
+    assert_close(&gradient, &[-2.0 * expected, expected, expected], EXACT, "its gradient");
+}
+
+#[test]
+fn brier_is_bounded_at_minus_infinity() {
+    let inputs = named([("logits", logits(1, &[-INF, 0.0, 0.0])), ("targets", indices(&[0]))]);
+    assert_close(&run(&Brier::default(), &inputs, "loss"), &[1.5], EXACT, "1 + 2/4");
+    assert_close(&run(&Brier::default(), &inputs, "grad.logits"), &[0.0; 3], EXACT, "no slope");
+    let mean = Brier::default().over_classes(surprisal::OverClasses::Mean);
+    assert_close(&run(&mean, &inputs, "loss"), &[0.5], EXACT, "over three classes");
+}
+
+// --- distillation ---
+
+/// Which of a student and a teacher at -inf makes which divergence infinite.
+#[test]
+fn masked_classes_of_either() {
+    let masked = logits(1, &[-INF, 0.5, 1.0]);
+    let full = logits(1, &[0.25, 0.5, 1.0]);
+    let call = |divergence, student: &Array, teacher: &Array| {
+        let loss = Distillation::default().divergence(divergence).temperature(2.0);
+        let inputs = named([("logits", student.clone()), ("teacher_logits", teacher.clone())]);
+        let outputs = cpu::run(&loss, &inputs, &["loss", "grad.logits", "status"]).unwrap();
+        let status = Status::from_array(&outputs["status"]);
+        (outputs["loss"].to_f64()[0], outputs["grad.logits"].to_f64(), status.bad_rows)
+    };
+    for divergence in [Divergence::Kl, Divergence::ReverseKl, Divergence::Js] {
+        let (loss, gradient, bad) = call(divergence, &masked, &masked);
+        let none = loss.abs() < 1e-12 && gradient.iter().all(|g| g.abs() < 1e-12);
+        assert!(none && bad == 0, "not there: {divergence:?} {loss} {gradient:?}");
+    }
+    let (loss, gradient, bad) = call(Divergence::Kl, &masked, &full);
+    assert!(loss == INF && gradient.iter().all(|g| g.is_finite()) && bad == 0);
+    assert!(gradient[0] < 0.0, "towards the teacher: {gradient:?}");
+    let (loss, gradient, bad) = call(Divergence::ReverseKl, &full, &masked);
+    assert_eq!((loss, gradient, bad), (INF, vec![0.0; 3], 1));
+    for (divergence, student, teacher) in [
+        (Divergence::Kl, &full, &masked),
+        (Divergence::ReverseKl, &masked, &full),
+        (Divergence::Js, &full, &masked),
+        (Divergence::Js, &masked, &full),
+    ] {
+        let (loss, gradient, bad) = call(divergence, student, teacher);
+        assert!(loss.is_finite() && loss > 0.0 && bad == 0, "{divergence:?}: {loss}");
+        assert!(gradient.iter().all(|g| g.is_finite()), "{divergence:?}: {gradient:?}");
+    }
+}
+
+#[test]
+fn the_hard_term() {
+    let student = logits(2, &[-INF, 0.5, 1.0, 2.0, 0.0, 1.0]);
+    let inputs = named([
+        ("logits", student),
+        ("teacher_logits", logits(2, &[-INF, 1.0, 0.0, 1.0, 1.0, 1.0])),
+        ("targets", indices(&[0, 2])),
+    ]);
+    let loss = Distillation::default().reduction(Reduction::None).temperature(3.0);
+    assert_eq!(run(&loss.clone().alpha(0.5), &inputs, "loss")[0], INF, "a target at -inf");
+    assert!(run(&loss, &inputs, "loss")[0].is_finite(), "without a hard term");
+    // α = 1 is cross-entropy.
+    let hard = surprisal::CrossEntropy::default().reduction(Reduction::None);
+    let plain = without(&inputs, "teacher_logits");
+    for name in ["loss", "grad.logits"] {
+        let alone = run(&loss.clone().alpha(1.0), &inputs, name);
+        assert_close(&alone, &run(&hard, &plain, name), EXACT, name);
+    }
+    // Without targets α counts as 0.
+    let soft = without(&inputs, "targets");
+    for name in ["loss", "grad.logits"] {
+        let given = run(&loss.clone().alpha(0.5), &soft, name);
+        assert_eq!(given, run(&loss, &soft, name), "{name}");
+    }
+    // A target that is ignored drops both terms.
+    let ignoring = loss.ignore_index(IgnoreIndex::One(0)).alpha(0.25);
+    assert_eq!(run(&ignoring, &inputs, "loss")[0], 0.0);
+    assert_eq!(run_int(&ignoring, &inputs, "count"), [1]);
+}
+
+/// β·KL(q‖m) + (1 − β)·KL(p‖m) tends to β·KL(q‖p) as β goes to 0, and to (1 − β)·KL(p‖q) as it goes to 1.
+#[test]
+fn jensen_shannon_lies_between() {
+    let inputs = named([
+        ("logits", logits(1, &testing::gaussian(6, 5))),
+        ("teacher_logits", logits(1, &testing::gaussian(7, 5))),
+    ]);
+    let base = Distillation::default();
+    let divergence =
+        |divergence, beta| run(&base.clone().divergence(divergence).beta(beta), &inputs, "loss")[0];
+    let forward = divergence(Divergence::Js, 1e-6) / 1e-6;
+    let reverse = divergence(Divergence::Js, 1.0 - 1e-6) / 1e-6;
+    assert_close(&[forward], &[divergence(Divergence::Kl, 0.5)], 1e-5, "forward");
+    assert_close(&[reverse], &[divergence(Divergence::ReverseKl, 0.5)], 1e-5, "reverse");
+}
+
+// --- the top-k hinge ---
+
+#[test]
+fn ties_go_to_the_lowest_index() {
+    let call = |loss: &TopkHinge, z: &[f64], label| {
+        let inputs = named([("logits", logits(1, z)), ("targets", indices(&[label]))]);
+        (run(loss, &inputs, "loss")[0], run(loss, &inputs, "grad.logits"))
+    };
+    let kth = |k| TopkHinge::default().k(k).margin(1.0);
+    let z = [2.0, 1.0, 2.0, 2.0];
+    assert_eq!(call(&kth(1), &z, 1), (2.0, vec![1.0, -1.0, 0.0, 0.0]));
+    assert_eq!(call(&kth(2), &z, 1), (2.0, vec![0.0, -1.0, 1.0, 0.0]));
+    assert_eq!(call(&kth(3), &z, 1), (2.0, vec![0.0, -1.0, 0.0, 1.0]));
+    let average = |k| kth(k).variant(TopkVariant::Average);
+    assert_eq!(call(&average(2), &z, 1), (2.0, vec![0.5, -1.0, 0.5, 0.0]));
+    // The target's own 0 is one of the k; of equal ones it, too, goes by its index.
+    let z = [2.0, 3.0, 4.0];
+    assert_eq!(call(&average(2), &z, 1), (1.0, vec![0.5, -1.0, 0.5]));
+    let z = [3.0, 2.0, 4.0];
+    assert_eq!(call(&average(2), &z, 0), (1.0, vec![-0.5, 0.0, 0.5]));
+    let z = [2.0, 5.0, 3.0];
+    assert_eq!(call(&average(2), &z, 2), (1.5, vec![0.5, 0.5, -1.0]));
+    // At the kink and below it nothing comes down.
+    assert_eq!(call(&kth(1), &[1.0, 2.0], 1), (0.0, vec![0.0; 2]));
+    assert_eq!(call(&average(1), &[1.0, 2.0], 1), (0.0, vec![0.0; 2]));
+}
+
+#[test]
+fn masked_classes_come_last() {
+    let call = |loss: &TopkHinge, z: &[f64], label| {
+        let inputs = named([("logits", logits(1, z)), ("targets", indices(&[label]))]);
+        (run(loss, &inputs, "loss")[0], run(loss, &inputs, "grad.logits"))
+    };
+    let (kth, average) =
+        (TopkHinge::default().k(2), TopkHinge::default().k(2).variant(TopkVariant::Average));
+    for loss in [&kth, &average] {
+        // The target and one other are all there is; the other is far below, or far above.
+        assert_eq!(call(loss, &[-INF, 1.0, 5.0, -INF], 1).0, if *loss == kth { 0.0 } else { 2.5 });
+        assert_eq!(call(loss, &[-INF, 5.0, 1.0, -INF], 1), (0.0, vec![0.0; 4]));
+        assert_eq!(call(loss, &[1.0, -INF, 3.0, 2.0], 1).0, INF, "a target at -inf");
+    }
+    assert_eq!(call(&kth, &[1.0, -INF, 3.0, 2.0], 1).1, [0.0, -1.0, 0.0, 1.0]);
+    assert_eq!(call(&average, &[1.0, -INF, 3.0, 2.0], 1).1, [0.0, -1.0, 0.5, 0.5]);
+}
+
+#[test]
+fn k_is_below_the_classes() {
+    let inputs = named([("logits", logits(1, &[0.0, 1.0, 2.0])), ("targets", indices(&[0]))]);
+    for (k, good) in [(0, false), (1, true), (2, true), (3, false), (4, false)] {
+        let found = cpu::run(&TopkHinge::default().k(k), &inputs, &["loss"]);
+        match found {
+            Ok(_) => assert!(good, "{k}"),
+            Err(Error::InvalidOption { option: "k", .. }) => assert!(!good, "{k}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn options_out_of_their_domain() {
+    for (name, options, option) in [
+        ("distillation", json!({"temperature": 0.0}), "temperature"),
+        ("distillation", json!({"temperature": 1e30}), "temperature"),
+        ("distillation", json!({"beta": 0.0}), "beta"),
+        ("distillation", json!({"beta": 1.0}), "beta"),
+        ("distillation", json!({"alpha": 1.5}), "alpha"),
+        ("topk_hinge", json!({"margin": 1e39}), "margin"),
+        ("brier", json!({"reduction": "multilabel"}), "reduction"),
+        ("brier", json!({"ignore_index": [1, 2, 3, 4, 5]}), "ignore_index"),
+    ] {
+        match (loss::find(name).unwrap().parse)(&options) {
+            Err(Error::InvalidOption { option: found, .. }) => assert_eq!(found, option),
+            other => panic!("{name} {options}: {other:?}"),
+        }
+    }
+    let z = logits(1, &[0.0, 1.0]);
+    let none = named([("logits", z.clone())]);
+    let missing = cpu::run(&Brier::default(), &none, &["loss"]);
+    assert!(matches!(missing, Err(Error::MissingInput { .. })), "{missing:?}");
+    let both = named([("logits", z.clone()), ("targets", indices(&[0])), ("target_probs", z)]);
+    let conflict = cpu::run(&Brier::default(), &both, &["loss"]);
+    assert!(matches!(conflict, Err(Error::Conflict { .. })), "{conflict:?}");
+}

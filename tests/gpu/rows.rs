@@ -1,0 +1,408 @@
+//! The losses of a row of logits beside cross-entropy: Brier, distillation, top-k hinge.
+
+use serde_json::{Value, json};
+use surprisal::{Array, Arrays, Dtype, Gpu, Layout, Loss, Named, Padding, Request, testing};
+
+use crate::support::{
+    Context, FLOATS, INF, Placed, assert_same_bits, bits, check, check_status, gaussian, indices,
+    matrix, named, outcome, parse, positive, row, sample_probs, submit, vector, with,
+};
+
+tests![
+    classes_of_every_number,
+    long_rows,
+    weights_and_reductions,
+    rows_that_do_not_count,
+    bad_rows,
+    masked_classes,
+    common_offsets,
+    huge_logits,
+    places_in_memory,
+    windows,
+    small_brier_scores,
+    students_near_their_teachers,
+    ties,
+    any_k,
+];
+
+const NAN: f64 = f64::NAN;
+const GRADIENT: [&str; 2] = ["loss", "grad.logits"];
+
+/// A loss and what it is called with.
+type Call = (Box<dyn Loss>, Arrays);
+
+/// Every kind of call, with these options besides its own, of inputs with this many rows and classes.
+fn calls(options: &Value, seed: u64, rows: usize, classes: usize) -> Vec<Call> {
+    let index = crate::support::sample(seed, rows, classes);
+    let probs = sample_probs(seed + 2, rows, classes);
+    let teacher =
+        ("teacher_logits", matrix(rows, classes, testing::gaussian(seed + 4, rows * classes)));
+    let both = with(&index, [teacher.clone()]);
+    let mut soft = both.clone();
+    soft.remove("targets");
+    let mut all = vec![
+        ("brier", json!({}), index.clone()),
+        ("brier", json!({"over_classes": "mean"}), probs),
+        ("distillation", json!({"temperature": 3.0}), soft),
+        (
+            "distillation",
+            json!({"divergence": "reverse_kl", "temperature": 2.0, "alpha": 0.25}),
+            both.clone(),
+        ),
+        (
+            "distillation",
+            json!({"divergence": "js", "beta": 0.3, "temperature": 1.5, "alpha": 0.4}),
+            both,
+        ),
+    ];
+    if classes > 1 {
+        let k = classes / 2;
+        all.push(("topk_hinge", json!({"k": k}), index.clone()));
+        all.push(("topk_hinge", json!({"k": k, "variant": "average", "margin": 0.7}), index));
+    }
+    let merged = |(name, mut own, inputs): (&str, Value, Arrays)| {
+        for (option, value) in options.as_object().unwrap() {
+            own[option] = value.clone();
+        }
+        (parse(name, &own), inputs)
+    };
+    all.into_iter().map(merged).collect()
+}
+
+fn none() -> Value {
+    json!({"reduction": "none"})
+}
+
+/// Short rows, which a lane walks alone, and long ones, with tiles: the two numbers of classes of most tests here, since
+/// each takes kernels of its own.
+const CLASSES: [usize; 2] = [7, 1100];
+
+fn classes_of_every_number(context: &Context) {
+    let classes = [1, 2, 64, CLASSES[0], CLASSES[1]];
+    let dtypes = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::F32, Dtype::F32];
+    for (classes, dtype) in classes.into_iter().zip(dtypes) {
+        for (loss, inputs) in calls(&none(), classes as u64, 5, classes) {
+            check(&context.gpu, &*loss, &inputs, dtype, &GRADIENT);
+        }
+    }
+}
+
+/// Rows of several workgroups.
+const LONG: usize = 32_769;
+
+/// A second round comes after all of a row's workgroups.
+fn long_rows(context: &Context) {
+    let (rows, classes) = (2, LONG);
+    for (loss, inputs) in calls(&json!({}), classes as u64, rows, classes) {
+        check(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT);
+    }
+}
+
+fn weights_and_reductions(context: &Context) {
+    let mut row_weight = positive(3, 9);
+    (row_weight[2], row_weight[3]) = (0.0, -1.5);
+    let more = [("row_weight", vector(&row_weight)), ("upstream", vector(&[0.7]))];
+    let wanted = ["loss", "grad.logits", "sum", "denominator", "count"];
+    for (reduction, denominator) in
+        [(json!("mean"), "weights"), (json!("sum"), "targets"), (json!({"over": -2.0}), "weights")]
+    {
+        let options = json!({"reduction": reduction, "denominator": denominator});
+        for (loss, inputs) in calls(&options, 5, 9, CLASSES[0]) {
+            let inputs = with(&inputs, more.clone());
+            let (outputs, _) = check(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
+            assert!(row(&outputs["grad.logits"], 2).iter().all(|&g| g == 0.0), "{loss:?}");
+        }
+    }
+    for (loss, inputs) in calls(&none(), 6, 9, CLASSES[0]) {
+        let inputs = with(
+            &inputs,
+            [("row_weight", vector(&row_weight)), ("upstream", vector(&positive(7, 9)))],
+        );
+        check(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT);
+    }
+}
+
+/// Rows ignored, of weight 0 or with a bad target are not looked at, whatever they hold.
+fn rows_that_do_not_count(context: &Context) {
+    for classes in CLASSES {
+        for (loss, inputs) in calls(&none(), 8, 6, classes) {
+            if !inputs.contains_key("targets") {
+                continue;
+            }
+            let mut values = inputs["logits"].to_f64();
+            values[..3 * classes].fill(NAN);
+            let inputs = with(
+                &inputs,
+                [
+                    ("logits", matrix(6, classes, values)),
+                    ("targets", indices(&[-100, 1, classes as i64, 0, 2, 1])),
+                    ("row_weight", vector(&[1.0, 0.0, 1.0, 1.0, 1.0, 1.0])),
+                ],
+            );
+            let wanted = ["loss", "grad.logits", "count", "denominator", "status"];
+            let (outputs, status) = check(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
+            assert_eq!((status.bad_rows, status.bad_targets), (0, 1), "{loss:?}");
+            assert_eq!(status.first_bad_target, Some((2, classes as i64)), "{loss:?}");
+            assert_eq!(outputs["count"].to_i64(), [4], "{loss:?}");
+        }
+    }
+}
+
+fn bad_rows(context: &Context) {
+    for classes in CLASSES {
+        for (loss, inputs) in calls(&none(), 9, 6, classes) {
+            for name in ["logits", "teacher_logits", "target_probs"] {
+                let Some(array) = inputs.get(name) else { continue };
+                let mut values = array.to_f64();
+                values[classes + classes / 2] = NAN;
+                values[3 * classes + classes - 1] = INF;
+                values[4 * classes..5 * classes].fill(-INF);
+                let spoilt = with(&inputs, [(name, matrix(6, classes, values))]);
+                let (outputs, status) = check(&context.gpu, &*loss, &spoilt, Dtype::F32, &GRADIENT);
+                assert_eq!(status.bad_rows, 3, "{loss:?} {name}");
+                let plain = outcome(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT).0;
+                let same =
+                    |at: usize| row(&outputs["grad.logits"], at) == row(&plain["grad.logits"], at);
+                assert!([0, 2, 5].into_iter().all(same), "{loss:?} {name}");
+                check_status(&context.gpu, &*loss, &spoilt, Dtype::F32, &["loss"]);
+            }
+        }
+    }
+}
+
+/// -inf in a quarter of either row, in both, and in whole tiles at the start.
+fn masked_classes(context: &Context) {
+    for classes in CLASSES {
+        for (loss, inputs) in calls(&none(), 10, 8, classes) {
+            let masked = |seed, offset: usize| {
+                let mut values = testing::masked(seed, 8 * classes);
+                for (at, row) in values.chunks_mut(classes).enumerate() {
+                    row[(at + offset) % classes] = 0.5;
+                    row[..classes * (at % 2) * 3 / 4].fill(-INF);
+                    row[classes - 1] = 0.25;
+                }
+                matrix(8, classes, values)
+            };
+            let once = with(&inputs, [("logits", masked(11, 0))]);
+            check(&context.gpu, &*loss, &once, Dtype::F32, &GRADIENT);
+            if inputs.contains_key("teacher_logits") {
+                let twice = with(&once, [("teacher_logits", masked(12, 1))]);
+                check(&context.gpu, &*loss, &twice, Dtype::F32, &GRADIENT);
+                check_status(&context.gpu, &*loss, &twice, Dtype::F32, &GRADIENT);
+                let same = with(&once, [("teacher_logits", once["logits"].clone())]);
+                check(&context.gpu, &*loss, &same, Dtype::F32, &GRADIENT);
+            }
+        }
+    }
+}
+
+/// The bits of loss and gradient do not depend on a common offset, at temperatures that are no powers of two either.
+fn common_offsets(context: &Context) {
+    for classes in CLASSES {
+        for (loss, inputs) in calls(&none(), 13, 4, classes) {
+            let coarse = |name: &str| {
+                inputs[name].to_f64().iter().map(|z| (z * 16.0).round() / 16.0).collect::<Vec<_>>()
+            };
+            let moved = |by: f64| {
+                let mut moved = inputs.clone();
+                for name in ["logits", "teacher_logits"] {
+                    if inputs.contains_key(name) {
+                        let values = coarse(name).iter().map(|z| z + by).collect();
+                        moved.insert(name.to_owned(), matrix(4, classes, values));
+                    }
+                }
+                moved
+            };
+            let expected = check(&context.gpu, &*loss, &moved(0.0), Dtype::F32, &GRADIENT).0;
+            for offset in [1e4, -1e6] {
+                let actual = check(&context.gpu, &*loss, &moved(offset), Dtype::F32, &GRADIENT).0;
+                for name in GRADIENT {
+                    assert_eq!(
+                        bits(&actual[name]),
+                        bits(&expected[name]),
+                        "{name} at {offset}: {loss:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn huge_logits(context: &Context) {
+    for huge in [1e8, 1e30, 1.6e38] {
+        for (loss, inputs) in calls(&none(), 14, 4, 3) {
+            let logits =
+                vec![huge, 0.0, 1.0, 0.0, -huge, 1.0, huge, -huge, huge, -huge, -huge, -huge];
+            let teacher = vec![1.0, huge, 0.0, huge, -huge, huge, 0.5, 1.0, 2.0, 0.0, 1.0, -huge];
+            let mut inputs = with(&inputs, [("logits", matrix(4, 3, logits))]);
+            if inputs.contains_key("teacher_logits") {
+                inputs.insert("teacher_logits".to_owned(), matrix(4, 3, teacher));
+            }
+            let (_, status) = outcome(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT);
+            assert_eq!(status.bad_rows, 0, "{loss:?} {huge}");
+            check(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT);
+        }
+    }
+}
+
+/// Strides, offsets, padding and in place: the bits of a dense call, and nothing else written.
+fn places_in_memory(context: &Context) {
+    let gpu = &context.gpu;
+    for dtype in FLOATS {
+        let padded = json!({"reduction": "none", "padding": "zero"});
+        let kept = calls(&none(), 15, 5, 37).into_iter().zip([Padding::Keep; 7]);
+        let zeroed = calls(&padded, 15, 5, 37).into_iter().zip([Padding::Zero; 7]);
+        for ((loss, inputs), padding) in kept.chain(zeroed) {
+            let expected = outcome(gpu, &*loss, &inputs, dtype, &GRADIENT).0;
+            for in_place in [false, true] {
+                let placed = placed_anywhere(gpu, &*loss, &inputs, dtype);
+                let over = Layout::matrix(dtype, 5, 37).row_stride(43).offset(3);
+                let mut gradient = Placed::output(gpu, over);
+                let losses = Placed::output(gpu, Layout::vector(Dtype::F32, 5));
+                let mut outputs = Named::new();
+                outputs.insert("loss".to_owned(), losses.tensor());
+                if !in_place {
+                    outputs.insert("grad.logits".to_owned(), gradient.tensor());
+                }
+                let request = Request::new(crate::support::tensors(&placed), outputs);
+                let request = if in_place { request.gradient_in_place() } else { request };
+                submit(gpu, &*loss, &request);
+                let logits = placed.iter().position(|(name, _)| name == "logits").unwrap();
+                let written = if in_place { &placed[logits].1 } else { &gradient };
+                let actual =
+                    named([("grad.logits", written.array(gpu)), ("loss", losses.array(gpu))]);
+                let only = named([
+                    ("grad.logits", expected["grad.logits"].clone()),
+                    ("loss", expected["loss"].clone()),
+                ]);
+                assert_same_bits(&actual, &only, &format!("{loss:?} {dtype} {in_place}"));
+                if padding == Padding::Keep {
+                    for (_, tensor) in &placed {
+                        tensor.assert_surroundings(gpu);
+                    }
+                    gradient.assert_surroundings(gpu);
+                } else if !in_place {
+                    gradient.assert_zero_padding(gpu);
+                    let width = dtype.bytes() as usize;
+                    gradient.forgive_zeros(gpu, (3 + 4 * 43 + 37) * width..(3 + 5 * 43) * width);
+                    gradient.assert_surroundings(gpu);
+                }
+            }
+        }
+    }
+}
+
+/// Matrices with strides and offsets of their own.
+fn placed_anywhere(
+    gpu: &Gpu,
+    loss: &dyn Loss,
+    inputs: &Arrays,
+    dtype: Dtype,
+) -> Vec<(String, Placed)> {
+    let place = |(at, (name, array)): (usize, (&String, &Array))| {
+        let dtype = surprisal::stored_dtype(loss, name, dtype);
+        let dense = Layout::dense(dtype, &array.shape);
+        let layout = match array.shape[..] {
+            [_, columns] => dense.row_stride(columns + 1 + at as u64).offset(1 + at as u64),
+            _ => dense,
+        };
+        (name.clone(), Placed::input(gpu, array, layout))
+    };
+    inputs.iter().enumerate().map(place).collect()
+}
+
+/// Bindings too small for all rows, dispatches too short for them, rows of several workgroups: the same bits.
+fn windows(context: &Context) {
+    let narrow = context.with(|profile| profile.binding_bytes = 32 << 10);
+    let short = context.with(|profile| profile.dispatch_elements = 2000);
+    let split = context.with(|profile| profile.busy_workgroups = u32::MAX);
+    let segment = context.gpu.profile().segment as usize;
+    for (gpu, rows, classes) in
+        [(narrow, 40, CLASSES[1]), (short, 40, CLASSES[1]), (split, 2, 2 * segment + 77)]
+    {
+        for (loss, inputs) in calls(&none(), 16, rows, classes) {
+            let expected = outcome(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT).0;
+            let actual = outcome(&gpu, &*loss, &inputs, Dtype::F32, &GRADIENT).0;
+            for name in GRADIENT {
+                assert_eq!(bits(&actual[name]), bits(&expected[name]), "{name}: {loss:?}");
+            }
+        }
+    }
+}
+
+/// Where the softmax is sure and right, loss and gradient keep their relative accuracy.
+fn small_brier_scores(context: &Context) {
+    for classes in CLASSES {
+        for ahead in [0.5, 5.0, 12.0, 20.0, 35.0] {
+            let mut values = testing::gaussian(17, 2 * classes);
+            (values[0], values[2 * classes - 1]) = (ahead, ahead);
+            let inputs = named([
+                ("logits", matrix(2, classes, values)),
+                ("targets", indices(&[0, classes as i64 - 1])),
+            ]);
+            check(&context.gpu, &*parse("brier", &none()), &inputs, Dtype::F32, &GRADIENT);
+        }
+    }
+}
+
+fn students_near_their_teachers(context: &Context) {
+    for classes in CLASSES {
+        let teacher = testing::gaussian(18, 3 * classes);
+        for off in [1.0, 1e-2, 1e-4, 0.0] {
+            let noise = testing::gaussian(19, 3 * classes);
+            let student = teacher.iter().zip(&noise).map(|(t, n)| t + off * n).collect();
+            let inputs = named([
+                ("logits", matrix(3, classes, student)),
+                ("teacher_logits", matrix(3, classes, teacher.clone())),
+            ]);
+            for divergence in ["kl", "reverse_kl", "js"] {
+                for temperature in [1.0, 3.0] {
+                    let options = json!({"divergence": divergence, "temperature": temperature});
+                    let loss = parse("distillation", &options);
+                    check(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT);
+                }
+            }
+        }
+    }
+}
+
+/// Scores that are equal, and as far ahead as the target's own place: the lowest index comes first.
+fn ties(context: &Context) {
+    for classes in [CLASSES[0], CLASSES[1], LONG] {
+        let coarse = testing::gaussian(20, 4 * classes).iter().map(|z| z.round()).collect();
+        let targets = testing::targets(21, 4, classes as u64);
+        let inputs =
+            named([("logits", matrix(4, classes, coarse)), ("targets", indices(&targets))]);
+        for k in [1, 2, 3, classes / 3, classes - 1] {
+            for variant in ["kth", "average"] {
+                let options = json!({"k": k, "variant": variant, "reduction": "none"});
+                let loss = parse("topk_hinge", &options);
+                let (outputs, _) = check(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT);
+                let places = |array: &Array| -> Vec<bool> {
+                    array.to_f64().iter().map(|&g| g != 0.0).collect()
+                };
+                let truth = surprisal::cpu::run(&*loss, &inputs, &GRADIENT).unwrap();
+                assert_eq!(
+                    places(&outputs["grad.logits"]),
+                    places(&truth["grad.logits"]),
+                    "{loss:?}"
+                );
+            }
+        }
+    }
+}
+
+fn any_k(context: &Context) {
+    for (classes, dtype) in [(7, Dtype::F32), (260, Dtype::F16), (1000, Dtype::Bf16)] {
+        let inputs = named([
+            ("logits", gaussian(22, 3, classes)),
+            ("targets", indices(&testing::targets(23, 3, classes as u64))),
+        ]);
+        for k in (1..classes).step_by(classes / 6) {
+            for variant in ["kth", "average"] {
+                let options = json!({"k": k, "variant": variant, "reduction": "none"});
+                check(&context.gpu, &*parse("topk_hinge", &options), &inputs, dtype, &GRADIENT);
+            }
+        }
+    }
+}
