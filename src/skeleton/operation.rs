@@ -29,7 +29,7 @@ pub trait Loss: Signature {
     -> Result<Arrays>;
 }
 
-/// One line of the [`REGISTRY`].
+/// One line of the registry ([`crate::loss::REGISTRY`]).
 pub struct Entry {
     /// What it is.
     pub about: &'static About,
