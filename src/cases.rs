@@ -184,6 +184,7 @@ fn array(tensors: &SafeTensors<'_>, key: &str) -> Result<Array, String> {
         Stored::I64 => Array::from_bytes(Dtype::I64, &shape, bytes),
         Stored::I32 => Array::from_bytes(Dtype::I32, &shape, bytes),
         Stored::U32 => Array::from_bytes(Dtype::U32, &shape, bytes),
+        Stored::I8 => Array::from_bytes(Dtype::I8, &shape, bytes),
         Stored::U8 | Stored::BOOL => {
             Array::int(&shape, bytes.iter().map(|&byte| i64::from(byte)).collect())
         }

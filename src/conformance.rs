@@ -91,6 +91,32 @@ impl Outcome {
     }
 }
 
+/// What a case asks for that is not here yet, in words: its operation, or one of its options, inputs and outputs.
+///
+/// Such a case is no failure: files may be ahead of what is computed.
+pub fn missing(case: &Case) -> Option<String> {
+    let Some(entry) = losses::find(&case.loss) else {
+        return Some(format!("operation `{}`", case.loss));
+    };
+    let about = entry.about;
+    let options = case.options.as_object();
+    let options = options.into_iter().flat_map(|options| options.keys());
+    let known: [Vec<&str>; 3] = [
+        about.options.iter().map(|option| option.name).collect(),
+        about.inputs.iter().map(|input| input.name).collect(),
+        about.outputs.iter().map(|output| output.name).collect(),
+    ];
+    let asked = [
+        ("option", options.collect::<Vec<_>>()),
+        ("input", case.inputs.keys().collect()),
+        ("output", case.expect.keys().collect()),
+    ];
+    asked.into_iter().zip(known).find_map(|((kind, asked), known)| {
+        let name = asked.into_iter().find(|name| !known.contains(&name.as_str()))?;
+        Some(format!("{kind} `{name}`"))
+    })
+}
+
 /// Runs a case on a backend, its floats stored as `dtype`: one outcome an expected tensor.
 ///
 /// With `f32` storage the truth is what the case expects. With 16-bit storage it is the f64
@@ -114,8 +140,13 @@ pub struct Evidence {
 pub fn examine(case: &Case, backend: &Backend, dtype: Dtype) -> (Vec<Outcome>, Option<Evidence>) {
     let adapter = backend.name();
     let blank = |tensor: &String| Outcome::blank(case, &adapter, tensor);
-    let Some(entry) = losses::find(&case.loss) else {
-        let unsupported = |tensor| Outcome { status: Verdict::Unsupported, ..blank(tensor) };
+    let (Some(entry), None) = (losses::find(&case.loss), missing(case)) else {
+        let message = missing(case).map(|what| format!("there is no {what} yet"));
+        let unsupported = |tensor| Outcome {
+            status: Verdict::Unsupported,
+            message: message.clone(),
+            ..blank(tensor)
+        };
         return (case.expect.keys().map(unsupported).collect(), None);
     };
     match attempt(case, entry, backend, dtype) {

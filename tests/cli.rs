@@ -123,6 +123,8 @@ fn the_reference_passes_its_cases_and_says_so_in_json() {
         ["check", "--backend", "cpu", "--no-self-checks", "--vectors", vectors, "--repeat", "2"];
     let text = stdout(&surprisal(&[&words[..], &["--json", json]].concat()));
     assert!(text.contains("cross_entropy"), "{text}");
+    assert!(text.contains("not run: 1 case(s) of "), "{text}");
+    assert!(text.contains("there is no operation `"), "{text}");
     let all: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
     let results = all["results"].as_array().unwrap();
     assert_eq!(results.len(), 2);

@@ -96,6 +96,7 @@ impl Array {
             Dtype::U32 => ints().flat_map(|v| (v as u32).to_le_bytes()).collect(),
             Dtype::I64 => ints().flat_map(i64::to_le_bytes).collect(),
             Dtype::U8 => ints().map(|v| v as u8).collect(),
+            Dtype::I8 => ints().flat_map(|v| (v as i8).to_le_bytes()).collect(),
         }
     }
 
@@ -125,6 +126,10 @@ impl Array {
             ),
             Dtype::I64 => Self::int(shape, words(bytes, count).map(i64::from_le_bytes).collect()),
             Dtype::U8 => Self::int(shape, bytes.iter().take(count).map(|&b| b.into()).collect()),
+            Dtype::I8 => Self::int(
+                shape,
+                words(bytes, count).map(|b| i64::from(i8::from_le_bytes(b))).collect(),
+            ),
         }
     }
 }
@@ -139,7 +144,7 @@ pub fn round(value: f64, dtype: Dtype) -> f64 {
         Dtype::F16 => f16(value).to_f64(),
         Dtype::Bf16 => bf16(value).to_f64(),
         Dtype::F32 => f64::from(value as f32),
-        Dtype::I32 | Dtype::U32 | Dtype::I64 | Dtype::U8 => value,
+        Dtype::I32 | Dtype::U32 | Dtype::I64 | Dtype::U8 | Dtype::I8 => value,
     }
 }
 

@@ -20,13 +20,15 @@ pub enum Dtype {
     I64,
     /// Bytes: 0 or not 0.
     U8,
+    /// Signed 8-bit.
+    I8,
 }
 
 impl Dtype {
     /// Bytes of one element.
     pub const fn bytes(self) -> u64 {
         match self {
-            Self::U8 => 1,
+            Self::U8 | Self::I8 => 1,
             Self::F16 | Self::Bf16 => 2,
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::I64 => 8,
@@ -43,6 +45,7 @@ impl Dtype {
             Self::U32 => "u32",
             Self::I64 => "i64",
             Self::U8 => "u8",
+            Self::I8 => "i8",
         }
     }
 
@@ -71,10 +74,12 @@ impl std::str::FromStr for Dtype {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        [Self::F32, Self::F16, Self::Bf16, Self::I32, Self::U32, Self::I64, Self::U8]
+        let integers = [Self::I32, Self::U32, Self::I64, Self::U8, Self::I8];
+        [Self::F32, Self::F16, Self::Bf16]
             .into_iter()
+            .chain(integers)
             .find(|dtype| dtype.name() == name)
-            .ok_or_else(|| format!("`{name}` is not one of f32, f16, bf16, i32, u32, i64, u8"))
+            .ok_or_else(|| format!("`{name}` is not one of f32, f16, bf16, i32, u32, i64, u8, i8"))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use surprisal::{
-    Arithmetic, Dtype, Error, Loss,
+    Arithmetic, Array, Dtype, Error, Loss,
     cases::{self, Case},
     cpu, testing,
 };
@@ -84,6 +84,31 @@ fn file_of(dtype: &str, size: usize, format: &str, list: &str) -> Vec<u8> {
     raw_file(&header.to_string(), size)
 }
 
+/// Logits of 8 bits are read, with their signs; no loss takes them yet, and says what it takes.
+#[test]
+fn bytes_with_a_sign() {
+    let case =
+        r#"[{"id": "a", "loss": "mse", "inputs": {"logits": "t", "targets": "t"}, "expect": {}}]"#;
+    let path = temporary("signed.safetensors");
+    let mut bytes = file_of("I8", 2, "1", case);
+    let end = bytes.len();
+    bytes[end - 2..].copy_from_slice(&[0x80, 0x7f]);
+    std::fs::write(&path, bytes).unwrap();
+    let cases = cases::load(&path).unwrap();
+    let logits = &cases[0].inputs["logits"];
+    assert_eq!(*logits, indices(&[-128, 127]));
+    assert_eq!(logits.to_bytes(Dtype::I8), [0x80, 0x7f]);
+    assert_eq!(Array::from_bytes(Dtype::I8, &[2], &[0x80, 0x7f]), *logits);
+    assert_eq!("i8".parse(), Ok(Dtype::I8));
+    let error = cpu::run(&surprisal::Mse::default(), &cases[0].inputs, &["loss"]).unwrap_err();
+    assert!(
+        matches!(&error, Error::WrongDtype { argument, expected, .. }
+            if argument == "logits" && expected == "f32 or f16 or bf16"),
+        "{error}"
+    );
+    std::fs::remove_file(path).unwrap();
+}
+
 #[test]
 fn malformed_files_are_errors() {
     let case = r#"[{"id": "a", "loss": "b", "inputs": {"x": "t"}, "expect": {}}]"#;
@@ -95,7 +120,7 @@ fn malformed_files_are_errors() {
     for (dtype, size) in [("F64", 16), ("F32", 8), ("F16", 4), ("BF16", 4), ("I64", 16)] {
         assert_eq!(load(&file_of(dtype, size, "1", case)).unwrap()[0].inputs["x"].len(), 2);
     }
-    for (dtype, size) in [("I32", 8), ("U32", 8), ("U8", 2), ("BOOL", 2)] {
+    for (dtype, size) in [("I32", 8), ("U32", 8), ("I8", 2), ("U8", 2), ("BOOL", 2)] {
         assert_eq!(load(&file_of(dtype, size, "1", case)).unwrap()[0].inputs["x"].len(), 2);
     }
     let good = file_of("F32", 8, "1", case);

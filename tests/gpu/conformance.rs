@@ -1,13 +1,14 @@
 //! The reference cases of tests/vectors, in f32; in 16 bits half of the rows' in each type, a third of the elements'.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use surprisal::{
-    Dtype, cases,
+    Array, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Layout, Request,
+    cases,
     conformance::{self, Backend, Verdict},
 };
 
-use crate::support::Context;
+use crate::support::{Context, Placed, indices};
 
 tests![
     cross_entropy_f32,
@@ -22,6 +23,8 @@ tests![
     elements_f32,
     elements_f16,
     elements_bf16,
+    left_out,
+    bytes_with_a_sign,
 ];
 
 fn cross_entropy_f32(context: &Context) {
@@ -101,13 +104,13 @@ fn elements_bf16(context: &Context) {
     }
 }
 
-/// Cases `first`, `first + step`, … of a loss's file.
+/// Cases `first`, `first + step`, … of a loss, from all files, without those that ask for what is not here yet.
 pub fn every(context: &Context, loss: &str, dtype: Dtype, step: usize, first: usize) {
-    let file = format!("tests/vectors/{loss}.safetensors");
-    let cases = cases::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    let cases = cases::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors")).unwrap();
     let backend = Backend::Gpu(context.gpu.clone());
     let outcomes: Vec<_> = cases
         .iter()
+        .filter(|case| case.loss == loss && conformance::missing(case).is_none())
         .skip(first)
         .step_by(step)
         .flat_map(|case| conformance::run(case, &backend, dtype))
@@ -116,4 +119,46 @@ pub fn every(context: &Context, loss: &str, dtype: Dtype, step: usize, first: us
         outcomes.iter().filter(|outcome| outcome.status != Verdict::Passed).collect();
     assert!(!outcomes.is_empty());
     assert!(failed.is_empty(), "{} of {} failed: {failed:#?}", failed.len(), outcomes.len());
+}
+
+/// The losses whose cases are run here and in the tests of pairs.
+const RUN: [&str; 3] = ["info_nce", "sup_con", "sigmoid_contrastive"];
+
+/// No case of the folder is left out without a word: it is one of a loss whose cases are run, or it is named.
+fn left_out(_: &Context) {
+    let cases = cases::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors")).unwrap();
+    let mut missing = BTreeMap::<(String, String), usize>::new();
+    for case in cases {
+        if let Some(what) = conformance::missing(&case) {
+            *missing.entry((case.loss, what)).or_default() += 1;
+            continue;
+        }
+        let rows = ["cross_entropy", "linear_cross_entropy"];
+        let run = [&rows[..], &ELEMENTS, &RUN].concat().contains(&&*case.loss);
+        assert!(run, "no test runs {}", case.id);
+    }
+    for ((loss, what), count) in missing {
+        println!("not run: {count} case(s) of {loss}: there is no {what} yet");
+    }
+}
+
+/// Logits of 8 bits come back from a GPU as they went there; a loss says which types it takes.
+fn bytes_with_a_sign(context: &Context) {
+    let gpu = &context.gpu;
+    let array = Array::int(&[3, 5], (0..15).map(|at| at * 17 - 128).collect());
+    let logits =
+        Placed::input(gpu, &array, Layout::matrix(Dtype::I8, 3, 5).row_stride(7).offset(3));
+    assert_eq!(logits.array(gpu), array);
+    let targets = Placed::input(gpu, &indices(&[0; 3]), Layout::vector(Dtype::I64, 3));
+    let loss = Placed::output(gpu, Layout::vector(Dtype::F32, 1));
+    let inputs = CrossEntropyInputs::default().logits(logits.tensor()).targets(targets.tensor());
+    let outputs = CrossEntropyOutputs::default().loss(loss.tensor());
+    let refused =
+        gpu.prepare(&CrossEntropy::default(), &Request::new(inputs, outputs)).unwrap_err();
+    let expected = Error::WrongDtype {
+        argument: "logits".to_owned(),
+        found: Dtype::I8,
+        expected: "f32 or f16 or bf16".to_owned(),
+    };
+    assert_eq!(refused, expected);
 }

@@ -1,6 +1,11 @@
 //! How it went: the table, the failures, the JSON and the exit status.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::Path, process::ExitCode};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    path::Path,
+    process::ExitCode,
+};
 
 use serde_json::{Value, json};
 use surprisal::Result;
@@ -62,7 +67,7 @@ pub fn finish(arguments: &Arguments, results: &[Value], stopped: bool) -> Result
         }
     }
     let json_on_stdout = arguments.json.as_deref() == Some(Path::new("-"));
-    let text = report(&order, &counts, &bad, stopped);
+    let text = report(&order, &counts, &bad, stopped) + &not_there_yet(results);
     if json_on_stdout {
         output::note(&text);
     } else {
@@ -147,6 +152,20 @@ fn report(
     }
     if stopped {
         text.push_str("interrupted: the results are those so far\n");
+    }
+    text
+}
+
+/// The cases that ask for what is not here, counted by operation.
+fn not_there_yet(results: &[Value]) -> String {
+    let mut text = String::new();
+    let mut cases: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    for entry in results.iter().filter(|entry| entry["status"] == "unsupported") {
+        let word = |key: &str| entry[key].as_str().unwrap_or_default();
+        cases.entry((word("loss"), word("message"))).or_default().insert(word("id"));
+    }
+    for ((loss, message), ids) in cases {
+        let _ = writeln!(text, "not run: {} case(s) of {loss}: {message}", ids.len());
     }
     text
 }
