@@ -18,7 +18,7 @@ fn compose(@builtin(local_invocation_index) lane: u32) {
         let loss = results[result_at(part, 0u)];
         let sum = results[result_at(part, 1u)];
         let denominator = results[result_at(part, 2u)];
-        parts_write(part, quotient(sum, divisor_of(bitcast<f32>(denominator))));
+        parts_write(part, quotient(sum, divisor_of(denominator)));
         part_sum_write(part, sum);
         part_denominator_write(part, denominator);
         slopes_write(part, results[result_at(part, 3u)]);
@@ -41,12 +41,5 @@ fn compose(@builtin(local_invocation_index) lane: u32) {
         ));
     }
     loss_write(0u, sum_bits(all.sum, all.sum_flags));
-    status_write(1u, all.bad_targets);
-    status_write(2u, all.first_bad_row);
-    status_write(3u, all.bad_value_low);
-    status_write(4u, all.bad_value_high);
-    status_write(5u, all.bad_rows);
-    status_write(6u, all.zero_vectors);
-    status_write(7u, floats);
-    status_write(0u, status_read(0u) + 1u);
+    status_publish(Found(all.bad_targets, all.first_bad_row, all.bad_value_low, all.bad_value_high, all.bad_rows, all.zero_vectors, floats));
 }

@@ -7,17 +7,24 @@ const REDUCE_OVER: u32 = 3u;
 // The caller's denominator lies on the GPU.
 override HAS_DENOMINATOR: bool = false;
 
-fn divisor_of(denominator: f32) -> f32 {
+// As bits: a caller's denominator, and a mean's, may be NaN or infinite.
+fn divisor_of(denominator: u32) -> u32 {
     if (HAS_DENOMINATOR) {
-        return bitcast<f32>(denominator_at(0u, 0u));
+        return denominator_at(0u, 0u);
     }
     if (params.reduction == REDUCE_MEAN) {
         return denominator;
     }
-    return select(1.0, params.over, params.reduction == REDUCE_OVER);
+    return bitcast<u32>(select(1.0, params.over, params.reduction == REDUCE_OVER));
 }
 
-// A mean over nothing has gradient 0.
-fn inverse_of(divisor: f32) -> f32 {
-    return select(1.0 / divisor, 0.0, divisor == 0.0);
+// 1/divisor as bits. A mean over nothing has gradient 0.
+fn inverse_of(divisor: u32) -> u32 {
+    if (is_nan(divisor)) {
+        return NAN_BITS;
+    }
+    if (is_zero(divisor) || !finite_one(divisor)) {
+        return 0u;
+    }
+    return bitcast<u32>(1.0 / bitcast<f32>(divisor));
 }

@@ -34,29 +34,21 @@ struct Visited {
     watched: vec4<f32>,
 }
 
-// A number given by its bits times a factor: 0 wins over infinity.
-fn scaled(bits: vec4<u32>, factor: vec4<f32>) -> vec4<u32> {
-    let signed = bits ^ (bitcast<vec4<u32>>(factor) & vec4<u32>(SIGN_BIT));
-    let limit = select(signed, vec4<u32>(0u), (factor == vec4<f32>(0.0)) & !is_nan4(bits));
-    return select(limit, bitcast<vec4<u32>>(factor * bitcast<vec4<f32>>(bits)), finite(bits));
-}
-
-// The same for a gradient, where 0 wins over NaN too: nothing comes down to the element.
-fn sloped(bits: vec4<u32>, factor: vec4<f32>) -> vec4<u32> {
-    let signed = bits ^ (bitcast<vec4<u32>>(factor) & vec4<u32>(SIGN_BIT));
-    let product = select(signed, bitcast<vec4<u32>>(factor * bitcast<vec4<f32>>(bits)), finite(bits));
-    return select(product, vec4<u32>(0u), factor == vec4<f32>(0.0));
+// A product where a first factor of 0 wins over NaN too: nothing comes down to the element.
+fn handed_down(above: vec4<u32>, bits: vec4<u32>) -> vec4<u32> {
+    return select(times4(above, bits), vec4<u32>(0u), is_zero4(above));
 }
 
 fn visit(p: Place, inside: vec4<bool>, factor: f32) -> Visited {
     let keep = kept(p, inside);
     let e = element(p);
     let bad = e.bad & keep;
-    let weight = bitcast<vec4<f32>>(weight_take(p)) * bitcast<vec4<f32>>(mask_take(p));
-    let loss = select(scaled(e.loss, weight), vec4<u32>(NAN_BITS), bad);
-    let share = select(vec4<f32>(0.0), weight * bitcast<vec4<f32>>(upstream_take(p)) * factor, keep & !bad);
-    first_give(p, inside, sloped(e.first, share));
-    second_give(p, inside, sloped(e.second, share));
+    let weight = times4(weight_take(p), mask_take(p));
+    let loss = select(times4(e.loss, weight), vec4<u32>(NAN_BITS), bad);
+    let above = handed_down(times4(weight, upstream_take(p)), vec4<u32>(bitcast<u32>(factor)));
+    let share = select(vec4<u32>(0u), above, keep & !bad);
+    first_give(p, inside, handed_down(share, e.first));
+    second_give(p, inside, handed_down(share, e.second));
     let watched = select(vec4<f32>(0.0), e.watched, keep & vec4<bool>(WATCHES));
     let visited = Visited(select(vec4<u32>(0u), loss, keep), bad, e.value, watched);
     loss_give(p, inside, visited.loss);

@@ -15,21 +15,25 @@ fn header(@builtin(local_invocation_index) lane: u32) {
     if (SUMS_CLASS_WEIGHTS) {
         var weights = tally_empty();
         for (var label = lane; label < params.classes; label += WORKGROUP) {
-            weights.sum += bitcast<f32>(weight_at(0u, label));
+            let weight = weight_at(0u, label);
+            weights.sum += select(0.0, bitcast<f32>(weight), finite_one(weight));
+            weights.sum_flags |= flags_of(weight);
         }
         workgroupBarrier();
-        class_weights = tally_reduce(weights, lane).sum;
+        let reduced = tally_reduce(weights, lane);
+        class_weights = bitcast<f32>(sum_bits(reduced.sum, reduced.sum_flags));
     }
     if (lane == 0u) {
-        let divisor = divisor_of(all.denominator);
-        let inverse = inverse_of(divisor);
-        row_table[0] = bitcast<vec4<u32>>(vec4<f32>(all.denominator, divisor, inverse, class_weights));
+        let denominator = denominator_bits(all);
+        let divisor = divisor_of(denominator);
+        row_table[0] = vec4<u32>(denominator, divisor, inverse_of(divisor), bitcast<u32>(class_weights));
         row_table[1] = vec4<u32>(all.count_low, all.count_high, all.bad_targets, all.first_bad_row);
         row_table[2] = vec4<u32>(all.bad_value_low, all.bad_value_high, 0u, 0u);
         row_table[3] = vec4<u32>(0u, 0u, 0u, 0u);
         // For finish.wgsl, which has no binding left for the table.
         var kept = all;
-        kept.sum = divisor;
+        kept.denominator = bitcast<f32>(denominator);
+        kept.sum = bitcast<f32>(divisor);
         tallies[params.kept] = kept;
     }
 }

@@ -1,6 +1,7 @@
-// The tile: output[i, j] = initial[i, j] + Σ_k a(i, k)·b(j, k), for every product of a linear loss.
+// The tile: output[i, j] = initial[i, j] + Σ_k a(i, k)·b(j, k), for every product of a linear loss; and to scores
+// their bias is added, last: on sums that started from a large one every step would cost half its last bit.
 //
-//   scores      a = hidden,  b = W,       k over the depth, initial = bias
+//   scores      a = hidden,  b = W,       k over the depth, addend = bias
 //   ∂hidden     a = G,       b = W,       k over the classes
 //   ∂W          a = G,       b = hidden,  k over the rows (or a = hidden, b = G where W is [D, V])
 //   ∂bias       a = 1,       b = G,       k over the rows
@@ -28,6 +29,14 @@ override MASKED: bool = false;
 override SKIPS_WALKED: bool = false;
 // Outputs of such rows are 0 whatever W holds.
 override SKIPS_OWNED: bool = false;
+
+// Every row of an operand is multiplied by a power of two of its own on the way: vectors that are normalised,
+// whose products would overflow or underflow as they are (pairs/vectors.wgsl).
+override SCALES_A: bool = false;
+override SCALES_B: bool = false;
+
+// A row is added to every row of sums.
+override HAS_ADDEND: bool = false;
 
 const STEPS: vec4<u32> = vec4<u32>(0u, 1u, 2u, 3u);
 
@@ -57,20 +66,36 @@ fn quad_start(column: u32, count: u32) -> u32 {
     return min(column, (count - 1u) / 4u * 4u);
 }
 
+fn a_loaded(row: u32, column: u32) -> vec4<f32> {
+    let loaded = bitcast<vec4<f32>>(a_quad(row, column));
+    if (SCALES_A) {
+        return loaded * bitcast<f32>(a_scales_read(row * params.a_scale_step));
+    }
+    return loaded;
+}
+
+fn b_loaded(row: u32, column: u32) -> vec4<f32> {
+    let loaded = bitcast<vec4<f32>>(b_quad(row, column));
+    if (SCALES_B) {
+        return loaded * bitcast<f32>(b_scales_read(row * params.b_scale_step));
+    }
+    return loaded;
+}
+
 // One of the four vectors, as they lie in memory, of rows i to i + 3 of a and steps k to k + 3.
 fn a_vector(i: u32, k: u32, index: u32) -> vec4<f32> {
     if (A_WALKS) {
-        return bitcast<vec4<f32>>(a_quad(min(i + index, params.outputs - 1u), k));
+        return a_loaded(min(i + index, params.outputs - 1u), k);
     }
-    return bitcast<vec4<f32>>(a_quad(min(k + index, params.depth - 1u), quad_start(i, params.outputs)));
+    return a_loaded(min(k + index, params.depth - 1u), quad_start(i, params.outputs));
 }
 
 // The same of columns j to j + 3 of b.
 fn b_vector(j: u32, k: u32, index: u32) -> vec4<f32> {
     if (B_WALKS) {
-        return bitcast<vec4<f32>>(b_quad(min(j + index, params.classes - 1u), k));
+        return b_loaded(min(j + index, params.classes - 1u), k);
     }
-    return bitcast<vec4<f32>>(b_quad(min(k + index, params.depth - 1u), quad_start(j, params.classes)));
+    return b_loaded(min(k + index, params.depth - 1u), quad_start(j, params.classes));
 }
 
 // Rows of a, each a vector over four k, from a block as it lies in memory.

@@ -22,6 +22,39 @@ fn is_nan4(bits: vec4<u32>) -> vec4<bool> {
     return (bits & vec4<u32>(~SIGN_BIT)) > vec4<u32>(INFINITY_BITS);
 }
 
+fn is_nan(bits: u32) -> bool {
+    return (bits & ~SIGN_BIT) > INFINITY_BITS;
+}
+
+fn is_zero(bits: u32) -> bool {
+    return (bits & ~SIGN_BIT) == 0u;
+}
+
+fn is_zero4(bits: vec4<u32>) -> vec4<bool> {
+    return (bits & vec4<u32>(~SIGN_BIT)) == vec4<u32>(0u);
+}
+
+// a·b of any two numbers, as bits: a NaN stays one, and 0·infinity is 0.
+fn times4(a: vec4<u32>, b: vec4<u32>) -> vec4<u32> {
+    let infinite = !(finite(a) & finite(b));
+    let zero = is_zero4(a) | is_zero4(b);
+    let limit = select(vec4<u32>(INFINITY_BITS) | ((a ^ b) & vec4<u32>(SIGN_BIT)), vec4<u32>(0u), zero);
+    let product = select(bitcast<vec4<u32>>(bitcast<vec4<f32>>(a) * bitcast<vec4<f32>>(b)), limit, infinite);
+    return select(product, vec4<u32>(NAN_BITS), is_nan4(a) | is_nan4(b));
+}
+
+fn times(a: u32, b: u32) -> u32 {
+    return times4(vec4<u32>(a), vec4<u32>(b)).x;
+}
+
+// weight·upstream/divisor, given by their bits, the divisor by its inverse too. It is 0 where the product above is,
+// whatever the divisor, and may be NaN.
+fn row_factor(weight: u32, upstream: u32, divisor: u32, inverse: u32) -> f32 {
+    let above = times(weight, upstream);
+    let factor = select(times(above, inverse), NAN_BITS, !finite_one(above) && !finite_one(divisor));
+    return bitcast<f32>(select(factor, 0u, is_zero(above) || is_zero(divisor)));
+}
+
 // Below 0; not -0, not NaN. By bits, since a number below 2^-126 may compare as 0.
 fn negative4(bits: vec4<u32>) -> vec4<bool> {
     return (bits > vec4<u32>(SIGN_BIT)) & !is_nan4(bits);
@@ -73,11 +106,16 @@ fn one_minus_exp(x: f32) -> f32 {
 // and costs another reduction of its own. (A fit of (exp(r) - 1 - r)/r^2, within 1e-8.)
 fn exp_far4(x: vec4<f32>) -> vec4<f32> {
     let n = clamp(round(x * 1.44269504), vec4<f32>(-126.0), vec4<f32>(127.0));
-    let r = (x - n * 0.693359375) + n * 2.12194440e-4;
-    let rest = 0.5 + r * (0.166665766 + r * (0.0416664642 + r * (0.00836323538 + r * 0.00139337325)));
-    let value = (1.0 + (r + r * r * rest)) * bitcast<vec4<f32>>(vec4<u32>(vec4<i32>(n) + 127) << vec4<u32>(23u));
+    let value = exp_raised4(x, n, 0);
     // Below the normal numbers r is no longer small, and subnormal ones may be flushed anyway.
     return select(vec4<f32>(0.0), value, x > vec4<f32>(-87.33));
+}
+
+// 2^raised·exp(x), of which n is the whole part: 2^raised·2^n·exp(r).
+fn exp_raised4(x: vec4<f32>, n: vec4<f32>, raised: i32) -> vec4<f32> {
+    let r = (x - n * 0.693359375) + n * 2.12194440e-4;
+    let rest = 0.5 + r * (0.166665766 + r * (0.0416664642 + r * (0.00836323538 + r * 0.00139337325)));
+    return (1.0 + (r + r * r * rest)) * bitcast<vec4<f32>>(vec4<u32>(vec4<i32>(n) + (127 + raised)) << vec4<u32>(23u));
 }
 
 // Bits of float x, or of what stands for it.

@@ -55,7 +55,7 @@ fn open(index: u32) -> Row {
     row.number = number;
     row.label = select(entry.x, number - params.first_class, DIAGONAL);
     row.flags = entry.y;
-    row.factor = params.share * bitcast<f32>(entry.w) * bitcast<f32>(row_table[0].z);
+    row.factor = row_factor(bitcast<u32>(params.share), entry.w, row_table[0].y, row_table[0].z);
     row.query_factor = select(0.0, bitcast<f32>(vector.x), known);
     row.scale = select(0.0, bitcast<f32>(scale_bits), known);
     row.bias = select(0.0, bitcast<f32>(bias_bits), known);

@@ -21,7 +21,7 @@ fn prepare_row(row: u32) -> Tally {
     var tally = tally_empty();
     var flags = 0u;
     var label = NONE;
-    var class_weight = 1.0;
+    var class_weight = bitcast<u32>(1.0);
     if (HAS_TARGETS) {
         let target_words = targets_at(row);
         if (ignored(target_words.x, target_words.y)) {
@@ -35,13 +35,13 @@ fn prepare_row(row: u32) -> Tally {
         } else {
             // In another shard it comes before the first column (wrapped) or after the last one.
             label = target_words.x - params.first_class;
-            class_weight = bitcast<f32>(weight_at(0u, target_words.x));
+            class_weight = weight_at(0u, target_words.x);
         }
     }
     let row_weight = row_weight_at(row, 0u);
     if (flags == 0u) {
+        tally = tally_of_denominator(times(class_weight, select(bitcast<u32>(1.0), row_weight, WEIGHTED_ROWS)));
         tally.count_low = 1u;
-        tally.denominator = class_weight * select(1.0, bitcast<f32>(row_weight), WEIGHTED_ROWS);
     }
     if (HAS_LSE) {
         records[row * params.record_words + params.saved_lse] = lse_at(row, 0u);

@@ -1,10 +1,17 @@
 override EMPTY_IS_ZERO: bool = false;
 
-// sum/divisor as bits; over nothing it is what the caller chose, but a NaN stays one.
-fn quotient(sum: u32, divisor: f32) -> u32 {
-    if (divisor == 0.0) {
-        return select(NAN_BITS, 0u, EMPTY_IS_ZERO && (sum & ~SIGN_BIT) <= INFINITY_BITS);
+// sum/divisor, all of them as bits. Over nothing it is what the caller chose. A NaN in either stays a NaN, and
+// infinity/infinity is one.
+fn quotient(sum: u32, divisor: u32) -> u32 {
+    if (is_nan(sum) || is_nan(divisor)) {
+        return NAN_BITS;
     }
-    let flipped = sum ^ select(0u, SIGN_BIT, divisor < 0.0);
-    return bits_or(bitcast<f32>(sum) / divisor, select(flipped, NAN_BITS, (sum & ~SIGN_BIT) > INFINITY_BITS), finite_one(sum));
+    if (is_zero(divisor)) {
+        return select(NAN_BITS, 0u, EMPTY_IS_ZERO);
+    }
+    let sign = (sum ^ divisor) & SIGN_BIT;
+    if (!finite_one(divisor)) {
+        return select(NAN_BITS, sign, finite_one(sum));
+    }
+    return bits_or(bitcast<f32>(sum) / bitcast<f32>(divisor), INFINITY_BITS | sign, finite_one(sum));
 }

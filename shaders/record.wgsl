@@ -5,9 +5,24 @@
 const IGNORED: u32 = 1u;
 const BAD_TARGET: u32 = 2u;
 
-// Flags of a row: its gradient is 0 (ignored, bad target); its gradient is NaN (bad logits).
+// Flags of a row: its gradient is 0 (ignored, bad target); its gradient is NaN, because of its logits or because of
+// what the gradient is multiplied by.
 const ROW_ZERO: u32 = 1u;
 const ROW_NAN: u32 = 2u;
+const ROW_FACTOR_NAN: u32 = 4u;
+
+// What a factor makes of its row's gradient: NaN first, which nothing else may hide.
+fn factor_flags(factor: f32) -> u32 {
+    if (is_nan(bitcast<u32>(factor))) {
+        return ROW_FACTOR_NAN;
+    }
+    return select(0u, ROW_ZERO, factor == 0.0);
+}
+
+// Whether a factor is 0, which a NaN is not.
+fn is_nothing(factor: f32) -> bool {
+    return factor_flags(factor) == ROW_ZERO;
+}
 
 // A gradient, or what a row of these flags has for one: 0 wins over NaN, since nothing comes down to it.
 //

@@ -11,7 +11,7 @@ fn scalar(@builtin(local_invocation_index) lane: u32) {
         var value = sum_bits(all.sum, all.sum_flags);
         if (params.mean != 0u) {
             let kept = tallies[params.kept];
-            value = quotient(value, f32(kept.count_low) + 4294967296.0 * f32(kept.count_high));
+            value = quotient(value, bitcast<u32>(f32(kept.count_low) + 4294967296.0 * f32(kept.count_high)));
         }
         value_store(0u, 0u, vec4<u32>(value));
     }

@@ -3,8 +3,10 @@
 const SUM_NAN: u32 = 1u;
 const SUM_POSITIVE: u32 = 2u;
 const SUM_NEGATIVE: u32 = 4u;
+const DENOMINATOR_FLAGS: u32 = 3u;
 
 struct Tally {
+    // Of finite numbers; what else there was is in the flags.
     sum: f32,
     denominator: f32,
     count_low: u32,
@@ -14,6 +16,7 @@ struct Tally {
     // Of a target; of an element its bits, and its column, by which a row's first one is found.
     bad_value_low: u32,
     bad_value_high: u32,
+    // Of the sum, and moved up by DENOMINATOR_FLAGS those of the denominator.
     sum_flags: u32,
     bad_rows: u32,
     correct: u32,
@@ -76,13 +79,25 @@ fn flags_of(bits: u32) -> u32 {
     return select(SUM_POSITIVE, SUM_NEGATIVE, (bits & SIGN_BIT) != 0u);
 }
 
+// A tally of one share of the denominator, given by its bits.
+fn tally_of_denominator(bits: u32) -> Tally {
+    var tally = tally_empty();
+    tally.denominator = select(0.0, bitcast<f32>(bits), finite_one(bits));
+    tally.sum_flags = flags_of(bits) << DENOMINATOR_FLAGS;
+    return tally;
+}
+
+fn denominator_bits(tally: Tally) -> u32 {
+    return sum_bits(tally.denominator, tally.sum_flags >> DENOMINATOR_FLAGS);
+}
+
 // The number that a sum with flags stands for, as bits.
 fn sum_bits(sum: f32, flags: u32) -> u32 {
     let both = (flags & (SUM_POSITIVE | SUM_NEGATIVE)) == (SUM_POSITIVE | SUM_NEGATIVE);
     if ((flags & SUM_NAN) != 0u || both) {
         return NAN_BITS;
     }
-    if (flags != 0u) {
+    if ((flags & (SUM_POSITIVE | SUM_NEGATIVE)) != 0u) {
         return INFINITY_BITS | select(0u, SIGN_BIT, (flags & SUM_NEGATIVE) != 0u);
     }
     return bitcast<u32>(sum);

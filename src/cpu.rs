@@ -20,7 +20,6 @@ pub use crate::reference::{Findings, Real};
 /// Bad data is no error here either: it shows in the output `status`, which
 /// [`Status::from_array`](crate::Status::from_array) decodes.
 pub fn run(loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
-    loss.validate()?;
     check::arrays(loss, inputs, wanted)?;
     compute(loss, inputs, wanted, Arithmetic::F64)
 }

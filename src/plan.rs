@@ -148,7 +148,8 @@ impl Plan {
     ///
     /// A dispatch is planned to take a tenth of a second at most, so that a range of ten keeps within a
     /// second. Callers of [`crate::Prepared::encode`] who record on their own encoder cut there with
-    /// [`crate::Prepared::encode_part`], an encoder and a submission for each range.
+    /// [`crate::Prepared::encode_part`], an encoder and a submission for each range. Where this cuts a call in
+    /// several, the prepared call has scratch of its own.
     pub fn submissions(&self, profile: &Profile) -> impl Iterator<Item = Range<usize>> + use<> {
         let all = self.dispatches.len();
         let most = (profile.submission_dispatches as usize).max(1);

@@ -50,6 +50,12 @@ pub(crate) fn times<T: Real>(a: T, b: T) -> T {
     if zero && !a.is_nan() && !b.is_nan() { T::zero() } else { a * b }
 }
 
+/// The factor of a gradient: what multiplies it over what divides it. It is 0 where either is, whatever the
+/// other one holds: nothing comes down then.
+pub(crate) fn factor<T: Real>(above: T, divisor: T) -> T {
+    if above.is_zero() || divisor.is_zero() { T::zero() } else { above / divisor }
+}
+
 /// An output that this call does not have.
 pub(crate) fn no_output(about: &About, name: &str) -> Error {
     let others = about.outputs.iter().map(|output| output.name).filter(|other| *other != name);

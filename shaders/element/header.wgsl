@@ -23,10 +23,13 @@ fn header(@builtin(local_invocation_index) lane: u32) {
     }
     if (KNOWN_DENOMINATOR) {
         known.denominator = params.denominator;
+        known.sum_flags = 0u;
     }
-    let divisor = divisor_of(known.denominator);
-    known.sum = divisor;
+    let denominator = denominator_bits(known);
+    let divisor = divisor_of(denominator);
+    known.denominator = bitcast<f32>(denominator);
+    known.sum = bitcast<f32>(divisor);
     tallies[params.kept] = known;
-    known.sum = bitcast<f32>(upstream_at(0u, 0u)) * inverse_of(divisor);
+    known.sum = row_factor(bitcast<u32>(1.0), upstream_at(0u, 0u), divisor, inverse_of(divisor));
     tallies[params.kept + 1u] = known;
 }

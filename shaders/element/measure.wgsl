@@ -13,7 +13,12 @@ fn measure(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         let inside = vec4<u32>(at, at + 1u, at + 2u, at + 3u) < vec4<u32>(end);
         let keep = kept(p, inside);
         let mask = select(vec4<u32>(0u), mask_take(p), keep);
-        sums += bitcast<vec4<f32>>(mask);
+        let whole = finite(mask);
+        sums += select(vec4<f32>(0.0), bitcast<vec4<f32>>(mask), whole);
+        if (!all(whole)) {
+            let flags = (flags_of(mask.x) | flags_of(mask.y)) | (flags_of(mask.z) | flags_of(mask.w));
+            mine.sum_flags |= flags << DENOMINATOR_FLAGS;
+        }
         let ones = select(vec4<u32>(0u), vec4<u32>(1u), keep);
         mine.count_low += (ones.x + ones.y) + (ones.z + ones.w);
     }

@@ -27,8 +27,8 @@ var<workgroup> a_staged: array<Element, STAGED>;
 var<workgroup> b_staged: array<Element, STAGED>;
 var<workgroup> sums_staged: array<f32, SUMS_STAGED>;
 
-fn inside(bits: vec4<u32>, column: u32, columns: u32) -> vec4<f32> {
-    return select(vec4<f32>(0.0), bitcast<vec4<f32>>(bits), vec4<u32>(column) + STEPS < vec4<u32>(columns));
+fn inside(loaded: vec4<f32>, column: u32, columns: u32) -> vec4<f32> {
+    return select(vec4<f32>(0.0), loaded, vec4<u32>(column) + STEPS < vec4<u32>(columns));
 }
 
 // Four elements of a as they lie in memory. A sum over rows walks down both operands' rows: those that
@@ -39,7 +39,7 @@ fn a_piece(row: u32, column: u32) -> vec4<f32> {
     if (row >= rows || column >= columns || (SKIPS_WALKED && !A_WALKS && row_is_zero(row))) {
         return vec4<f32>(0.0);
     }
-    return inside(a_quad(row, column), column, columns);
+    return inside(a_loaded(row, column), column, columns);
 }
 
 fn b_piece(row: u32, column: u32) -> vec4<f32> {
@@ -48,7 +48,7 @@ fn b_piece(row: u32, column: u32) -> vec4<f32> {
     if (row >= rows || column >= columns || (SKIPS_WALKED && !B_WALKS && row_is_zero(row))) {
         return vec4<f32>(0.0);
     }
-    return inside(b_quad(row, column), column, columns);
+    return inside(b_loaded(row, column), column, columns);
 }
 
 // Both operands' steps k to k + TILE - 1.

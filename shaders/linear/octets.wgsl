@@ -7,6 +7,10 @@ fn start_row(i: u32, j: u32) -> mat2x4<f32> {
 
 fn finish_row(i: u32, j: u32, left: vec4<f32>, right: vec4<f32>) {
     if (i < params.outputs && j < params.classes) {
-        output_store_octet(i, j, output_bits(i, left), output_bits(i, right));
+        var whole = mat2x4<f32>(left, right);
+        if (HAS_ADDEND) {
+            whole = whole + addend_octet(0u, j);
+        }
+        output_store_octet(i, j, output_bits(i, whole[0]), output_bits(i, whole[1]));
     }
 }

@@ -16,7 +16,11 @@ fn start_row(i: u32, j: u32) -> mat2x4<f32> {
 
 fn finish_quad(i: u32, j: u32, sum: vec4<f32>) {
     if (i < params.outputs && j < params.classes) {
-        output_store(i, j, output_bits(i, sum));
+        var whole = sum;
+        if (HAS_ADDEND) {
+            whole = sum + bitcast<vec4<f32>>(addend_quad(0u, j));
+        }
+        output_store(i, j, output_bits(i, whole));
     }
 }
 

@@ -28,7 +28,8 @@ fn element(p: Place) -> Element {
     if (ONE_TARGET) {
         y_bits = vec4<u32>(bitcast<u32>(params.one_target));
     }
-    let fine = finite(y_bits) & !is_nan4(u_bits);
+    let pos_weight = pos_weight_take(p);
+    let fine = finite(y_bits) & !is_nan4(u_bits) & !is_nan4(pos_weight);
     let negative = (u_bits & vec4<u32>(SIGN_BIT)) != vec4<u32>(0u);
     // At ±200 the probabilities are 0 and 1: what they are at ±inf.
     let edge = select(vec4<f32>(200.0), vec4<f32>(-200.0), negative);
@@ -39,7 +40,7 @@ fn element(p: Place) -> Element {
         y = y * params.kept_share + params.half_share;
     }
     let no = 1.0 - y;
-    let yes = bitcast<vec4<f32>>(pos_weight_take(p)) * y;
+    let yes = bitcast<vec4<f32>>(pos_weight) * y;
     var loss = yes * l.minus + no * l.plus;
     var slope = no * l.p - yes * l.q;
     // A part that is infinite counts where its factor is not 0.

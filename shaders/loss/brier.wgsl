@@ -84,7 +84,7 @@ fn close_live(row: Row, state: State) -> Closed {
         out.inner = others - label_p * miss;
         out.label_slope = -out.scale * label_p * squares;
     }
-    out.loss = bitcast<u32>(row.row_weight * (params.share * squares));
+    out.loss = times(bitcast<u32>(row.row_weight), bitcast<u32>(params.share * squares));
     return out;
 }
 

@@ -84,7 +84,8 @@ fn coefficients(row: Row, column: u32) -> vec4<f32> {
         return weight * (params.kept_share * q + params.spread_share);
     }
     if (SHARDED) {
-        return weight * index_target(row, column);
+        let q = index_target(row, column);
+        return select(weight * q, vec4<f32>(0.0), q == vec4<f32>(0.0));
     }
     return weight;
 }
@@ -151,15 +152,14 @@ fn reopen(index: u32) -> Row {
 
 fn open(index: u32) -> Row {
     let entry = row_table[HEADER + params.first_row + index];
-    let head = bitcast<vec4<f32>>(row_table[0]);
-    let row_weight = bitcast<f32>(entry.z);
+    let head = row_table[0];
     var row: Row;
     row.index = index;
     row.label = entry.x;
     row.flags = entry.y;
-    row.row_weight = row_weight;
-    row.factor = row_weight * bitcast<f32>(entry.w) * head.z;
-    row.class_weights = head.w;
+    row.row_weight = bitcast<f32>(entry.z);
+    row.factor = row_factor(entry.z, entry.w, head.y, head.z);
+    row.class_weights = bitcast<f32>(head.w);
     if (WANTS_RANK && row.label != NONE) {
         let at = target_score(index, row.label, row.label);
         row.target_key = key(at.u.x);
@@ -352,6 +352,11 @@ fn share(row: Row, column: u32, part_of: f32, top: f32, log_sum: f32) -> Share {
     return Share(weight, below, s.u.x != DEAD, s.u.x == DEAD && weight != 0.0);
 }
 
+// What a share adds to the loss: a NaN stays one, also where the class is at -inf.
+fn share_of_loss(s: Share) -> f32 {
+    return select(s.weight * s.below, 0.0, s.infinite && !is_nan(bitcast<u32>(s.weight)));
+}
+
 fn close(row: Row, streamed: State) -> Closed {
     if ((row.flags & IGNORED) != 0u) {
         return closed_blank(ROW_ZERO, 0u, 0u);
@@ -370,7 +375,7 @@ fn close(row: Row, streamed: State) -> Closed {
     if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
         // The live classes of a row may all lie in other shards.
         let counts = !SHARDED || GATHERED || (state.flags & STATE_BAD) != 0u;
-        let flags = select(0u, ROW_NAN, counts) | select(0u, ROW_ZERO, row.factor == 0.0);
+        let flags = select(0u, ROW_NAN, counts) | factor_flags(row.factor);
         return closed_blank(flags, NAN_BITS, NAN_BITS);
     }
     return close_live(row, state);
@@ -380,7 +385,7 @@ fn close_live(row: Row, state: State) -> Closed {
     let log_sum = log(state.sum);
     let lse = state.top + log_sum;
     // Nothing comes down to a row with factor 0: its gradient is 0 whatever its numbers are.
-    var out = closed_blank(select(0u, ROW_ZERO, row.factor == 0.0), 0u, 0u);
+    var out = closed_blank(factor_flags(row.factor), 0u, 0u);
     out.label = row.label;
     out.lse = bitcast<u32>(lse);
     out.top = state.top;
@@ -419,8 +424,10 @@ fn close_live(row: Row, state: State) -> Closed {
 fn close_loss(row: Row, given: Closed, total: f32, taken: f32, infinite: bool) -> Closed {
     var out = given;
     let lse = bitcast<f32>(given.lse);
-    let loss = row.row_weight * (total + params.z_loss * lse * lse);
-    out.loss = bits_or(loss, INFINITY_BITS | (bitcast<u32>(row.row_weight) & SIGN_BIT), !infinite || row.row_weight == 0.0);
+    // A weight that is NaN is one of `total`'s factors, and wins over a class at -inf.
+    let weighed = bitcast<u32>(total + params.z_loss * lse * lse);
+    let unweighted = select(weighed, INFINITY_BITS, infinite && !is_nan(weighed));
+    out.loss = times(bitcast<u32>(row.row_weight), unweighted);
     out.alpha = taken + row.factor * (2.0 * params.z_loss * lse);
     return out;
 }
@@ -441,12 +448,12 @@ fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, coefficient:
         side = shares.y;
         let s = share(row, select(row.label, row.label - 1u, left), select(0.0, side, left), out.top, log_sum);
         let t = share(row, select(row.label, row.label + 1u, right), select(0.0, side, right), out.top, log_sum);
-        total += s.weight * s.below + t.weight * t.below;
+        total += share_of_loss(s) + share_of_loss(t);
         sides = s.weight + t.weight;
         infinite = infinite || s.infinite || t.infinite;
     }
     let s = share(row, row.label, kept, out.top, log_sum);
-    total += s.weight * s.below;
+    total += share_of_loss(s);
     infinite = infinite || s.infinite;
     out.log_prob = bits_or(-s.below, INFINITY_BITS | SIGN_BIT, s.live);
     out.kappa = row.factor * s.weight;
@@ -517,6 +524,7 @@ fn emit_target_gradient(row: Row, closed: Closed, it: Item) {
     let factor = closed.kappa * bitcast<vec4<f32>>(weight_quad(0u, it.column));
     let below = closed.side + select(vec4<f32>(0.0), closed.top - it.u, live(it.u));
     let limit = vec4<u32>(INFINITY_BITS) | (bitcast<vec4<u32>>(factor) & vec4<u32>(SIGN_BIT));
-    let value = select(limit, bitcast<vec4<u32>>(factor * below), live(it.u) | (factor == vec4<f32>(0.0)));
+    let finite_limit = live(it.u) | (factor == vec4<f32>(0.0)) | is_nan4(bitcast<vec4<u32>>(factor));
+    let value = select(limit, bitcast<vec4<u32>>(factor * below), finite_limit);
     target_gradient_store(row.index, it.column, gradient_bits(closed.flags, value));
 }

@@ -1,14 +1,42 @@
 // Dice on logits, with a share of binary cross-entropy: four sums of a row (sums.wgsl).
-// The sums: Σ P·y, Σ P, Σ y, Σ BCE.
+// The sums: raise·Σ P·y, raise·Σ P, raise·Σ y, Σ BCE.
+//
+// Hazard: where every sigmoid of an empty mask is below 2^-126, plain sums are 0 on a device that takes such
+// numbers for 0, and a loss of 1 comes out as 0. So both sums of the quotient are multiplied by a power of two
+// (params.raise = 2^params.raised, see src/loss/dice.rs), which changes no bit of it.
 
 override HAS_BCE: bool = false;
+
+// 2^-64 and 2^-85: together the smallest f32, times 2^64.
+const UNRAISED: f32 = 5.42101086242752217e-20;
+const SMALLEST: f32 = 2.58493941422821148e-26;
 
 struct Item {
     column: u32,
     z: vec4<f32>,
+    // raise·y, and y.
+    raised_y: vec4<f32>,
     y: vec4<f32>,
     inside: vec4<bool>,
+    // P is 0.
+    none: vec4<bool>,
     bad: bool,
+}
+
+// raise times a finite number given by its bits, one below 2^-126 included.
+fn raised4(bits: vec4<u32>) -> vec4<f32> {
+    let tiny = vec4<f32>(bits & vec4<u32>(0x7fffffu)) * (params.raise * UNRAISED) * SMALLEST;
+    let sign = bits & vec4<u32>(SIGN_BIT);
+    let subnormal = (bits & vec4<u32>(INFINITY_BITS)) == vec4<u32>(0u);
+    let signed = bitcast<vec4<f32>>(bitcast<vec4<u32>>(tiny) | sign);
+    return select(params.raise * bitcast<vec4<f32>>(bits), signed, subnormal);
+}
+
+// raise·P. Finite logits below the least one count as that, or for nothing: see src/loss/dice.rs.
+fn raised_probability4(it: Item, l: Logistic) -> vec4<f32> {
+    let x = clamp(it.z, vec4<f32>(params.least_logit), vec4<f32>(0.0));
+    let low = exp_raised4(x, round(x * 1.44269504), i32(params.raised)) * l.q;
+    return select(select(low, vec4<f32>(0.0), it.none), params.raise * l.p, it.z > vec4<f32>(0.0));
 }
 
 fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
@@ -18,39 +46,44 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     // At ±200 the sigmoid is 0 or 1: what it is at ±inf.
     let edge = select(vec4<f32>(200.0), vec4<f32>(-200.0), minus);
     let bad = is_nan4(z_bits) | !finite(y_bits);
+    let z = select(edge, bitcast<vec4<f32>>(z_bits), finite(z_bits));
+    let known = select(vec4<u32>(0u), y_bits, finite(y_bits));
     var it: Item;
     it.column = column;
-    it.z = select(edge, bitcast<vec4<f32>>(z_bits), finite(z_bits));
-    it.y = select(vec4<f32>(0.0), bitcast<vec4<f32>>(y_bits), finite(y_bits));
+    it.z = z;
+    it.raised_y = raised4(known);
+    it.y = bitcast<vec4<f32>>(known);
     it.inside = inside;
+    it.none = (minus & !finite(z_bits)) | (z < vec4<f32>(params.nothing_below));
     it.bad = any(bad & inside);
     return it;
 }
 
 fn quad_sums(row: Row, it: Item) -> vec4<f32> {
     let l = logistic4(it.z);
-    let p = select(vec4<f32>(0.0), l.p, it.inside);
-    let y = select(vec4<f32>(0.0), it.y, it.inside);
+    let p = select(vec4<f32>(0.0), raised_probability4(it, l), it.inside);
+    let y = select(vec4<f32>(0.0), it.raised_y, it.inside);
+    let both = select(vec4<f32>(0.0), p * it.y, it.inside);
     var bce = 0.0;
     if (HAS_BCE) {
         bce = sum4(select(vec4<f32>(0.0), it.y * l.minus + (1.0 - it.y) * l.plus, it.inside));
     }
-    return vec4<f32>(sum4(p * y), sum4(p), sum4(y), bce);
+    return vec4<f32>(sum4(both), sum4(p), sum4(y), bce);
 }
 
 fn row_loss(label: u32, sums: vec4<f32>) -> f32 {
     // (ΣP + Σy − 2ΣPy)/(ΣP + Σy + s); two empty masks are the same mask.
-    let whole = sums.y + sums.z + params.smooth_by;
+    let whole = sums.y + sums.z + params.raised_smooth;
     let apart = (sums.y + sums.z) - 2.0 * sums.x;
     return select(apart / whole, 0.0, whole == 0.0) + params.bce_share * sums.w;
 }
 
 fn quad_slopes(label: u32, it: Item, sums: vec4<f32>) -> vec4<f32> {
-    let whole = sums.y + sums.z + params.smooth_by;
+    let whole = sums.y + sums.z + params.raised_smooth;
     let inverse = select(1.0 / whole, 0.0, whole == 0.0);
     let l = logistic4(it.z);
-    let alike = (2.0 * sums.x + params.smooth_by) * inverse;
-    var slopes = (l.p * l.q) * ((alike - 2.0 * it.y) * inverse);
+    let alike = (2.0 * sums.x + params.raised_smooth) * inverse;
+    var slopes = (raised_probability4(it, l) * l.q) * ((alike - 2.0 * it.y) * inverse);
     if (HAS_BCE) {
         slopes += params.bce_share * ((1.0 - it.y) * l.p - it.y * l.q);
     }

@@ -215,8 +215,7 @@ fn close_live(row: Row, state: State) -> Closed {
         out.hard_inverse_sum = 1.0 / state.weighed.y;
         loss += params.alpha * (log_ratio(state.weighed.y, 1.0) + select(0.0, state.top - u, u != DEAD));
     }
-    let limit = INFINITY_BITS | (bitcast<u32>(row.row_weight) & SIGN_BIT);
-    out.loss = bits_or(row.row_weight * loss, limit, !infinite);
+    out.loss = times(bitcast<u32>(row.row_weight), select(bitcast<u32>(loss), INFINITY_BITS, infinite));
     return out;
 }
 

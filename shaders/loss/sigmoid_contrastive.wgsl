@@ -58,16 +58,17 @@ fn close(row: Row, state: State) -> Closed {
     if (row.flags != 0u) {
         return closed_blank(ROW_ZERO, select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u), 0u);
     }
-    let zero = select(0u, ROW_ZERO, row.factor == 0.0);
+    let flags = factor_flags(row.factor);
     if (state.bad != 0u) {
-        return closed_blank(ROW_NAN | zero, NAN_BITS, select(NAN_BITS, 0u, zero != 0u));
+        let fill = select(NAN_BITS, 0u, flags == ROW_ZERO);
+        return closed_blank(ROW_NAN | flags, NAN_BITS, fill);
     }
     var out: Closed;
     out.loss = bitcast<u32>(state.sum);
     out.scale = bitcast<u32>(row.factor * state.moment);
     out.bias = bitcast<u32>(row.factor * state.slope);
     out.factor = row.factor;
-    out.flags = zero;
+    out.flags = flags;
     return out;
 }
 

@@ -30,13 +30,13 @@ fn close(row: Row, state: State) -> Closed {
     if (row.flags != 0u) {
         return closed_blank(ROW_ZERO, select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u), 0u);
     }
-    let zero = select(0u, ROW_ZERO, row.factor == 0.0);
+    let flags = factor_flags(row.factor);
     if (state.bad != 0u) {
-        return closed_blank(ROW_NAN | zero, NAN_BITS, NAN_BITS);
+        return closed_blank(ROW_NAN | flags, NAN_BITS, NAN_BITS);
     }
     var out: Closed;
-    out.loss = bitcast<u32>(row.row_weight * row_loss(row.label, state.sums));
-    out.flags = zero;
+    out.loss = times(bitcast<u32>(row.row_weight), bitcast<u32>(row_loss(row.label, state.sums)));
+    out.flags = flags;
     out.sums = state.sums;
     out.factor = row.factor;
     out.label = row.label;

@@ -41,13 +41,12 @@ struct State {
 
 fn open(index: u32) -> Row {
     let entry = row_table[HEADER + params.first_row + index];
-    let inverse = bitcast<f32>(row_table[0].z);
     var row: Row;
     row.index = index;
     row.label = entry.x;
     row.flags = entry.y;
     row.row_weight = bitcast<f32>(entry.z);
-    row.factor = row.row_weight * bitcast<f32>(entry.w) * inverse;
+    row.factor = row_factor(entry.z, entry.w, row_table[0].y, row_table[0].z);
     row.last = Place(selected_read(index * 3u), selected_read(index * 3u + 1u));
     if (row.label != NONE) {
         row.label_bits = label_score(index, row.label, row.label);
@@ -126,7 +125,7 @@ fn close(row: Row, state: State) -> Closed {
     if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
         return closed_bad(row);
     }
-    var out = closed_blank(select(0u, ROW_ZERO, row.factor == 0.0), 0u, 0u);
+    var out = closed_blank(factor_flags(row.factor), 0u, 0u);
     out.label = row.label;
     out.last_key = row.last.key;
     out.last_column = row.last.column;
@@ -152,8 +151,8 @@ fn close(row: Row, state: State) -> Closed {
     let open_hinge = !label_live || (!masked && sum > 0.0);
     out.share = select(0.0, row.factor * params.share, open_hinge);
     out.label_share = -(out.share * f32(count));
-    let limit = INFINITY_BITS | (bitcast<u32>(row.row_weight) & SIGN_BIT);
-    out.loss = bits_or(row.row_weight * (params.share * select(0.0, sum, open_hinge)), limit, label_live);
+    let hinge = bitcast<u32>(params.share * select(0.0, sum, open_hinge));
+    out.loss = times(bitcast<u32>(row.row_weight), select(INFINITY_BITS, hinge, label_live));
     return out;
 }
 

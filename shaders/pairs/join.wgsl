@@ -49,7 +49,7 @@ fn from_state(row: u32, at: u32, column: u32) -> Softmax {
     let reference = bitcast<f32>(state_word(COLUMN_REFERENCE, column));
     let slope = factor * (moment * inverse_sum + (reference - bitcast<f32>(records[at + OUT_X])));
     let scale = bitcast<f32>(records[at + OUT_SCALE]) + slope;
-    records[at + OUT_SCALE] = select(bitcast<u32>(scale), select(NAN_BITS, 0u, factor == 0.0), either);
+    records[at + OUT_SCALE] = select(bitcast<u32>(scale), select(NAN_BITS, 0u, is_nothing(factor)), either);
     let published = (params.origin + row) * STATISTICS_WORDS;
     statistics_write(published + 5u, select(bitcast<u32>(back), 0u, bad));
     statistics_write(published + 7u, statistics_read(published + 7u) | select(0u, STATE_COLUMN_BAD, bad));
@@ -70,7 +70,7 @@ fn join_column(row: u32, at: u32, column: u32) {
     records[at + RECORD_FLAGS] |= select(0u, ROW_NAN, softmax.bad);
     column_states[COLUMN_TOP * params.stride + column] = bitcast<u32>(softmax.top);
     column_states[COLUMN_SUM * params.stride + column] = bitcast<u32>(softmax.inverse_sum);
-    let bad = softmax.bad && factor != 0.0;
+    let bad = softmax.bad && !is_nothing(factor);
     column_states[COLUMN_FACTOR * params.stride + column] = select(bitcast<u32>(factor), NAN_BITS, bad);
 }
 

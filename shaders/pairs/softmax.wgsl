@@ -177,7 +177,7 @@ fn close(row: Row, streamed: State) -> Closed {
         return closed_blank(ROW_ZERO, select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u), 0u);
     }
     // Nothing comes down to a row with factor 0: its gradient is 0 whatever its numbers are.
-    let zero = select(0u, ROW_ZERO, row.factor == 0.0);
+    let given = factor_flags(row.factor);
     var state = streamed;
     if (HAS_LSE) {
         let given = saved_lse(row.index);
@@ -188,9 +188,10 @@ fn close(row: Row, streamed: State) -> Closed {
     if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
         // The live keys of a row may all lie in other shards.
         let counts = !SHARDED || GATHERED || (state.flags & STATE_BAD) != 0u;
-        return closed_row(row, select(0u, ROW_NAN, counts) | zero, NAN_BITS, select(NAN_BITS, 0u, zero != 0u));
+        let scale = select(NAN_BITS, 0u, (given & ROW_ZERO) != 0u);
+        return closed_row(row, select(0u, ROW_NAN, counts) | given, NAN_BITS, scale);
     }
-    var out = closed_row(row, zero, 0u, 0u);
+    var out = closed_row(row, given, 0u, 0u);
     let log_sum = log(state.sum);
     let count = positive_count(row);
     out.loss = bitcast<u32>(log_sum - state.term / count);
@@ -234,7 +235,7 @@ struct Slope {
 }
 
 fn slope(row: Row, closed: Closed, it: Item) -> Slope {
-    let row_bad = vec4<bool>((closed.flags & ROW_NAN) != 0u && closed.factor != 0.0);
+    let row_bad = vec4<bool>((closed.flags & (ROW_NAN | ROW_FACTOR_NAN)) != 0u && !is_nothing(closed.factor));
     var g = vec4<f32>(0.0);
     if (closed.flags == 0u) {
         let factor = vec4<f32>(closed.factor);

@@ -1,22 +1,30 @@
 // A workgroup a vector: takes a gradient through the normalisation, v/‖v‖ with r = 1/‖v‖. The scores
-// have r in them already, so the gradient loses its part along the vector: ∂ - u·⟨∂, u⟩, u = r·v.
+// have r in them already, so the gradient loses its part along the vector: ∂ - u·⟨∂, u⟩, u = r·v. Norm, scores and
+// gradient so far are those of the vector times its scale (vectors.wgsl).
 
 override WORKGROUP: u32 = 64u;
 
 var<workgroup> lane_sums: array<f32, WORKGROUP>;
 
-fn unit(row: u32, column: u32, factor: f32) -> vec4<f32> {
-    let bits = vector_quad(row, column);
-    let inside = vec4<u32>(column, column + 1u, column + 2u, column + 3u) < vec4<u32>(params.classes);
-    return factor * select(vec4<f32>(0.0), bitcast<vec4<f32>>(bits), finite(bits) & inside);
+// What is known of the vector.
+struct Known {
+    inverse: f32,
+    scale: f32,
 }
 
-fn along(row: u32, lane: u32, factor: f32) -> f32 {
+fn unit(row: u32, column: u32, known: Known) -> vec4<f32> {
+    let bits = vector_quad(row, column);
+    let inside = vec4<u32>(column, column + 1u, column + 2u, column + 3u) < vec4<u32>(params.classes);
+    let vector = select(vec4<f32>(0.0), bitcast<vec4<f32>>(bits), finite(bits) & inside);
+    return known.inverse * (known.scale * vector);
+}
+
+fn along(row: u32, lane: u32, known: Known) -> f32 {
     var mine = 0.0;
     for (var column = lane * 4u; column < params.classes; column += WORKGROUP * 4u) {
         let inside = vec4<u32>(column, column + 1u, column + 2u, column + 3u) < vec4<u32>(params.classes);
         let g = select(vec4<f32>(0.0), bitcast<vec4<f32>>(raw_quad(row, column)), inside);
-        mine += sum4(g * unit(row, column, factor));
+        mine += sum4(g * unit(row, column, known));
     }
     lane_sums[lane] = mine;
     for (var reach = WORKGROUP / 2u; reach > 0u; reach = reach / 2u) {
@@ -33,17 +41,19 @@ fn along(row: u32, lane: u32, factor: f32) -> f32 {
 fn tangent(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let slot = group.x + group.y * groups.x;
     let row = min(slot, params.rows - 1u);
-    let bits = table[(params.first + row) * params.entry_step];
+    let entry = (params.first + row) * params.entry_step;
+    let bits = table[entry];
     // A vector that holds a NaN has a gradient that is NaN, or 0 where nothing came down to it: both
     // are left as they are.
-    let factor = select(0.0, bitcast<f32>(bits), finite_one(bits));
-    let dot = along(row, lane, factor);
+    let scale = bitcast<f32>(table[entry + params.scale_at]);
+    let known = Known(select(0.0, bitcast<f32>(bits), finite_one(bits)), scale);
+    let dot = along(row, lane, known);
     let bad = !finite_one(bitcast<u32>(dot));
     if (slot >= params.rows) {
         return;
     }
     for (var column = lane * 4u; column < params.classes; column += WORKGROUP * 4u) {
-        let g = bitcast<vec4<f32>>(raw_quad(row, column)) - dot * unit(row, column, factor);
+        let g = scale * (bitcast<vec4<f32>>(raw_quad(row, column)) - dot * unit(row, column, known));
         gradient_store(row, column, select(bitcast<vec4<u32>>(g), vec4<u32>(NAN_BITS), vec4<bool>(bad)));
     }
 }

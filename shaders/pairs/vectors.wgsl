@@ -1,8 +1,12 @@
 // A workgroup a vector: what the scores need of a query or key beside its products, one entry each.
 //
 // Entry: the inverse norm (1 without NORMALIZE, 0 for a vector of zeros, NaN for one that holds a NaN
-// or an infinity), and the label's two words. Words of an entry are params.word_step apart, entries
-// params.entry_step.
+// or an infinity), the label's two words and, params.scale_at further on, the scale. Words of an entry are
+// params.word_step apart, entries params.entry_step.
+//
+// The scale is a power of two that a vector is multiplied by before anything else is done with it, norm and inverse
+// norm included: 1 for vectors whose largest element is neither huge nor tiny, so that it changes no bit of them.
+// Products of the others, or of their inverse norms, would overflow or underflow.
 
 override WORKGROUP: u32 = 64u;
 override NORMALIZE: bool = false;
@@ -55,28 +59,43 @@ fn squares(row: u32, lane: u32, factor: f32) -> f32 {
     return bitcast<f32>(lane_words[0]);
 }
 
+// The exponents between which a largest element leaves its vector as it is: 2^-40 and 2^40.
+const LEAST_EXPONENT: u32 = 87u;
+const MOST_EXPONENT: u32 = 167u;
+
+struct Norm {
+    inverse: u32,
+    scale: f32,
+}
+
 // A power of two brings the largest element near 1, so that squares neither overflow nor vanish. An
 // element below 2^-126 may read as 0 anywhere, so it does here.
-fn inverse_norm(row: u32, lane: u32) -> u32 {
+fn norm_of(row: u32, lane: u32) -> Norm {
     let top = largest(row, lane);
-    let factor = bitcast<f32>(clamp(254u - min(top >> 23u, 253u), 1u, 253u) << 23u);
+    let exponent = top >> 23u;
+    let factor = bitcast<f32>(clamp(254u - min(exponent, 253u), 1u, 253u) << 23u);
     let sum = squares(row, lane, factor);
-    let inverse = factor / sqrt(max(sum, 1e-30));
-    let normal = top >= 0x00800000u;
-    return select(select(0u, bitcast<u32>(inverse), normal), NAN_BITS, top >= INFINITY_BITS);
+    let normal = top >= 0x00800000u && top < INFINITY_BITS;
+    let scales = normal && (exponent < LEAST_EXPONENT || exponent > MOST_EXPONENT);
+    let inverse = select(factor, 1.0, scales) / sqrt(max(sum, 1e-30));
+    let bits = select(select(0u, bitcast<u32>(inverse), normal), NAN_BITS, top >= INFINITY_BITS);
+    return Norm(bits, select(1.0, factor, scales));
 }
 
 @compute @workgroup_size(WORKGROUP)
 fn vectors(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let slot = group.x + group.y * groups.x;
     let row = min(slot, params.rows - 1u);
-    var factor = bitcast<u32>(1.0);
+    var norm = Norm(bitcast<u32>(1.0), 1.0);
     if (NORMALIZE) {
-        factor = inverse_norm(row, lane);
+        norm = norm_of(row, lane);
     }
     if (lane == 0u && slot < params.rows) {
         let at = (params.first + row) * params.entry_step;
-        table[at] = factor;
+        table[at] = norm.inverse;
+        if (NORMALIZE) {
+            table[at + params.scale_at] = bitcast<u32>(norm.scale);
+        }
         if (HAS_LABELS) {
             let words = labels_at(row);
             table[at + params.word_step] = words.x;

@@ -2,7 +2,7 @@
 
 // Whether a row is closed whatever its scores are: it is ignored, its target is bad, or it weighs nothing.
 fn row_is_dropped(row: Row) -> bool {
-    return row.flags != 0u || row.row_weight == 0.0;
+    return row.flags != 0u || is_zero(bitcast<u32>(row.row_weight));
 }
 
 fn closed_dropped(row: Row) -> Closed {
@@ -11,5 +11,5 @@ fn closed_dropped(row: Row) -> Closed {
 
 // A row whose scores have no loss. Nothing comes down to a row with factor 0: its gradient is 0 all the same.
 fn closed_bad(row: Row) -> Closed {
-    return closed_blank(ROW_NAN | select(0u, ROW_ZERO, row.factor == 0.0), NAN_BITS, NAN_BITS);
+    return closed_blank(ROW_NAN | factor_flags(row.factor), NAN_BITS, NAN_BITS);
 }

@@ -17,13 +17,13 @@ struct Row {
 
 fn open(index: u32) -> Row {
     let entry = row_table[HEADER + params.first_row + index];
-    let inverse = bitcast<f32>(row_table[0].z);
+    let head = row_table[0];
     var row: Row;
     row.index = index;
     row.label = entry.x;
     row.flags = entry.y;
     row.row_weight = bitcast<f32>(entry.z);
-    row.factor = row.row_weight * bitcast<f32>(entry.w) * inverse;
+    row.factor = row_factor(entry.z, entry.w, head.y, head.z);
     return row;
 }
 

@@ -151,6 +151,6 @@ fn close(row: Row, state: State) -> Closed {
         return closed_bad(row);
     }
     var closed = close_live(row, state);
-    closed.flags |= select(0u, ROW_ZERO, row.factor == 0.0);
+    closed.flags |= factor_flags(row.factor);
     return closed;
 }

@@ -63,14 +63,17 @@ impl Timer {
     /// The wall clock runs from before the recording until the wait is over; timestamps are read
     /// back after that.
     pub fn time(&self, mut commands: impl FnMut(&mut wgpu::ComputePass<'_>)) -> Result<Sample> {
-        self.time_parts(1, |_, pass| commands(pass))
+        self.time_parts(1, |_, pass| {
+            commands(pass);
+            Ok(())
+        })
     }
 
     /// [`Timer::time`] for a prepared call; in several submissions where the device wants them short.
     pub fn time_call(&self, call: &Prepared) -> Result<Sample> {
         let parts: Vec<_> = call.plan().submissions(self.gpu.profile()).collect();
         self.time_parts(parts.len(), |part, pass| {
-            call.encode_part(pass, parts.get(part).cloned().unwrap_or_default());
+            call.encode_part(pass, parts.get(part).cloned().unwrap_or_default())
         })
     }
 
@@ -78,7 +81,7 @@ impl Timer {
     fn time_parts(
         &self,
         parts: usize,
-        mut commands: impl FnMut(usize, &mut wgpu::ComputePass<'_>),
+        mut commands: impl FnMut(usize, &mut wgpu::ComputePass<'_>) -> Result<()>,
     ) -> Result<Sample> {
         let last = parts.max(1) - 1;
         let start = Instant::now();
@@ -91,7 +94,7 @@ impl Timer {
                 label: Some("surprisal.bench"),
                 timestamp_writes: self.stamps(part == 0, part == last),
             };
-            commands(part, &mut encoder.begin_compute_pass(&descriptor));
+            commands(part, &mut encoder.begin_compute_pass(&descriptor))?;
             self.gpu.queue().submit([encoder.finish()]);
         }
         wait(&self.gpu)?;

@@ -108,7 +108,7 @@ fn save_lse(gpu: &Gpu, loss: &dyn Loss, inputs: &[(String, wgpu::Buffer, Layout)
     let request = Request::new(given, outputs);
     let bytes = gpu.plan(loss, &request)?.scratch_bytes.max(256);
     let scratch = gpu.uncounted("forward_scratch", bytes, wgpu::BufferUsages::STORAGE)?;
-    let prepared = gpu.prepare(loss, &request.scratch(&scratch))?;
+    let prepared = gpu.prepare(loss, &request.scratch(&scratch, 0..bytes))?;
     let mut encoder =
         gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     prepared.encode(&mut encoder);

@@ -107,6 +107,16 @@ pub enum Error {
         /// The stride it has.
         found: u64,
     },
+    /// Something does not begin where the device can bind it.
+    #[error("`{argument}` begins at byte {found}, expected a multiple of {multiple}")]
+    WrongOffset {
+        /// What it is.
+        argument: String,
+        /// The byte it begins at.
+        found: u64,
+        /// What that should be a multiple of.
+        multiple: u64,
+    },
     /// A buffer ends before the tensor does.
     #[error("`{argument}` needs {needed} bytes of its buffer, which has {found}")]
     BufferTooSmall {
@@ -171,6 +181,11 @@ pub enum Error {
         /// Its value.
         value: f32,
     },
+    /// A part of a call was to be recorded whose scratch other calls use too.
+    #[error(
+        "{0} shares its scratch with other calls: prepare it with `Request::in_parts` to record it in parts"
+    )]
+    SharedScratch(String),
     /// No adapter fits what was asked for.
     #[error("no adapter{wanted}; found: {found}")]
     NoAdapter {

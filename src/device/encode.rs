@@ -5,12 +5,13 @@ use std::{ops::Range, sync::Arc};
 use crate::{
     data::error::{Error, Result},
     device::{
-        gpu::{Buffers, Gpu},
-        guard::{guarded, usable},
+        gpu::{Buffers, Gpu, Scratch},
+        guard::guarded,
         memory::Counted,
         pipeline::Pipeline,
     },
     plan::{Binding, Dispatch, Plan, Role, kernel::Kernel},
+    spec::check,
 };
 
 /// Something that compute commands can be recorded on: a command encoder or an open compute pass.
@@ -39,8 +40,21 @@ impl Record for wgpu::ComputePass<'_> {
 pub struct Prepared {
     plan: Plan,
     steps: Vec<Step>,
+    /// Other calls use the same scratch.
+    shares_scratch: bool,
     /// Parameters and scratch: the bindings keep them alive, this counts them.
     _counted: (Counted, Option<Arc<Counted>>),
+}
+
+/// Where a call's scratch comes from.
+#[derive(Debug)]
+pub(crate) enum ScratchFrom<'a> {
+    /// The handle's, which its calls share.
+    Pool,
+    /// A buffer of the call's own.
+    Own,
+    /// The caller.
+    Caller(&'a Scratch<'a>),
 }
 
 #[derive(Debug)]
@@ -59,14 +73,28 @@ impl Step {
 impl Prepared {
     /// Records the call. Nothing is submitted or read back.
     pub fn encode(&self, record: &mut impl Record) {
-        self.encode_part(record, 0..self.steps.len());
+        self.encode_steps(record, 0..self.steps.len());
     }
 
     /// Records a range of the call's dispatches, for callers that cut a long call into several
     /// submissions: all ranges, in their order, make the call. [`Plan::submissions`] says where.
-    pub fn encode_part(&self, record: &mut impl Record, dispatches: Range<usize>) {
+    ///
+    /// A part of a call that shares its scratch is [`Error::SharedScratch`]: another call might be recorded
+    /// between two parts and overwrite what they hold there. [`Request::in_parts`](crate::Request::in_parts) gives
+    /// a call scratch of its own.
+    pub fn encode_part(&self, record: &mut impl Record, dispatches: Range<usize>) -> Result<()> {
+        let whole = dispatches.start == 0 && dispatches.end >= self.steps.len();
+        if self.shares_scratch && !whole {
+            return Err(Error::SharedScratch(self.plan.loss.clone()));
+        }
+        self.encode_steps(record, dispatches);
+        Ok(())
+    }
+
+    fn encode_steps(&self, record: &mut impl Record, dispatches: Range<usize>) {
+        let end = dispatches.end.min(self.steps.len());
         record.with_pass(&self.plan.loss, &mut |pass| {
-            for step in self.steps.get(dispatches.clone()).unwrap_or_default() {
+            for step in self.steps.get(dispatches.start..end).unwrap_or_default() {
                 step.encode(pass);
             }
         });
@@ -97,7 +125,7 @@ impl Gpu {
             guarded(self.device(), &call.plan.loss, 0, || {
                 let descriptor = wgpu::CommandEncoderDescriptor::default();
                 let mut encoder = self.device().create_command_encoder(&descriptor);
-                call.encode_part(&mut encoder, dispatches);
+                call.encode_steps(&mut encoder, dispatches);
                 self.queue().submit([encoder.finish()]);
             })?;
         }
@@ -109,15 +137,21 @@ pub(crate) fn prepare(
     gpu: &Gpu,
     plan: Plan,
     buffers: &Buffers<'_>,
-    scratch: Option<&wgpu::Buffer>,
+    scratch: &ScratchFrom<'_>,
 ) -> Result<Prepared> {
-    let (scratch, pooled) = if let Some(buffer) = scratch {
-        (own_scratch(buffer, &plan)?.clone(), None)
+    // The submissions of two threads may take turns.
+    let is_cut = plan.submissions(gpu.profile()).nth(1).is_some();
+    let shares_scratch = matches!(scratch, ScratchFrom::Pool) && !is_cut;
+    let (scratch, first_byte, held) = if let ScratchFrom::Caller(scratch) = scratch {
+        let Scratch { buffer, bytes } = fitting(scratch, &plan)?;
+        ((*buffer).clone(), bytes.start, None)
     } else {
-        let pooled = gpu.scratch(plan.scratch_bytes)?;
-        ((**pooled).clone(), Some(pooled))
+        let bytes = plan.scratch_bytes;
+        let held = if shares_scratch { gpu.scratch(bytes)? } else { gpu.own_scratch(bytes)? };
+        ((**held).clone(), 0, Some(held))
     };
     let params = parameters(gpu, &plan)?;
+    let scratch = (&scratch, first_byte);
     let mut steps = Vec::with_capacity(plan.dispatches.len());
     for (index, dispatch) in plan.dispatches.iter().enumerate() {
         let Some(kernel) = plan.kernels.get(dispatch.kernel) else {
@@ -126,23 +160,20 @@ pub(crate) fn prepare(
         let pipeline = gpu.pipeline(kernel)?;
         let offset = index as u64 * Plan::PARAMS_STRIDE;
         let bindings =
-            bind(gpu, &kernel.label, &pipeline, dispatch, (&params, offset), &scratch, buffers)?;
+            bind(gpu, &kernel.label, &pipeline, dispatch, (&params, offset), scratch, buffers)?;
         steps.push(Step { pipeline, bindings, workgroups: dispatch.workgroups });
     }
-    Ok(Prepared { plan, steps, _counted: (params, pooled) })
+    Ok(Prepared { plan, steps, shares_scratch, _counted: (params, held) })
 }
 
-/// The caller's scratch, if it will do.
-fn own_scratch<'a>(buffer: &'a wgpu::Buffer, plan: &Plan) -> Result<&'a wgpu::Buffer> {
-    if buffer.size() < plan.scratch_bytes {
-        return Err(Error::BufferTooSmall {
-            argument: "scratch".to_owned(),
-            needed: plan.scratch_bytes,
-            found: buffer.size(),
-        });
+/// The caller's scratch, if it is large enough.
+fn fitting<'a>(scratch: &'a Scratch<'a>, plan: &Plan) -> Result<&'a Scratch<'a>> {
+    let found = scratch.bytes.end.saturating_sub(scratch.bytes.start);
+    if found >= plan.scratch_bytes {
+        return Ok(scratch);
     }
-    usable("scratch", buffer, wgpu::BufferUsages::STORAGE)?;
-    Ok(buffer)
+    let argument = check::SCRATCH.to_owned();
+    Err(Error::BufferTooSmall { argument, needed: plan.scratch_bytes, found })
 }
 
 /// All parameter blocks in one buffer of the call's own, written before anything is recorded.
@@ -181,7 +212,7 @@ fn bind(
     pipeline: &Pipeline,
     dispatch: &Dispatch,
     (params, offset): (&wgpu::Buffer, u64),
-    scratch: &wgpu::Buffer,
+    (scratch, first_byte): (&wgpu::Buffer, u64),
     buffers: &Buffers<'_>,
 ) -> Result<wgpu::BindGroup> {
     let mut ranges = vec![(params, offset, Plan::PARAMS_STRIDE)];
@@ -197,7 +228,8 @@ fn bind(
                 message: format!("no buffer for {role:?}"),
             });
         };
-        ranges.push((buffer, *offset, *size));
+        let first_byte = if *role == Role::Scratch { first_byte } else { 0 };
+        ranges.push((buffer, first_byte + *offset, *size));
     }
     pipeline.bind(gpu.device(), label, &ranges)
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{Arc, Mutex},
 };
 
@@ -12,7 +13,7 @@ use crate::{
         tensor::{Dtype, Layout, Named, Tensor},
     },
     device::{
-        encode::{self, Prepared},
+        encode::{self, Prepared, ScratchFrom},
         guard::{guarded, lock, usable},
         memory::{Counted, Tally},
         pipeline::{Module, Pipeline},
@@ -53,7 +54,16 @@ pub struct Request<'a> {
     inputs: Named<'a>,
     outputs: Named<'a>,
     in_place: bool,
-    scratch: Option<&'a wgpu::Buffer>,
+    scratch: Option<Scratch<'a>>,
+    in_parts: bool,
+    accumulates_status: bool,
+}
+
+/// A caller's scratch: a range of a buffer.
+#[derive(Clone, Debug)]
+pub(crate) struct Scratch<'a> {
+    pub buffer: &'a wgpu::Buffer,
+    pub bytes: Range<u64>,
 }
 
 impl<'a> Request<'a> {
@@ -68,9 +78,32 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Uses the caller's scratch, of at least [`Plan::scratch_bytes`] and with usage `STORAGE`.
-    pub fn scratch(mut self, buffer: &'a wgpu::Buffer) -> Self {
-        self.scratch = Some(buffer);
+    /// Uses the caller's scratch: these bytes of a buffer with usage `STORAGE`, at least
+    /// [`Plan::scratch_bytes`] of them, from a multiple of the device's
+    /// `min_storage_buffer_offset_alignment` on.
+    ///
+    /// The call's tensors may lie in the same buffer, apart from these bytes. Calls that are given the same
+    /// scratch are recorded one after another: while one of them is half done, no other may use it.
+    pub fn scratch(mut self, buffer: &'a wgpu::Buffer, bytes: Range<u64>) -> Self {
+        self.scratch = Some(Scratch { buffer, bytes });
+        self
+    }
+
+    /// Lets the call be recorded in parts ([`Prepared::encode_part`]), with other calls between them: it gets
+    /// scratch of its own, where calls otherwise share one. A call that [`Plan::submissions`] cuts on this device
+    /// has it anyway.
+    pub fn in_parts(mut self) -> Self {
+        self.in_parts = true;
+        self
+    }
+
+    /// Adds what the call finds to the status words instead of overwriting them: counts add up, the first bad
+    /// target of all calls stays. So the calls of several micro-batches share one status, whose words have to be
+    /// zero before the first of them.
+    ///
+    /// Otherwise the words are this call's alone, whatever they held.
+    pub fn accumulate_status(mut self) -> Self {
+        self.accumulates_status = true;
         self
     }
 }
@@ -169,7 +202,12 @@ impl Gpu {
     pub fn prepare(&self, loss: &dyn Loss, request: &Request) -> Result<Prepared> {
         let (call, buffers) = self.call(loss, request)?;
         let plan = loss.plan(&call, &self.0.profile)?;
-        encode::prepare(self, plan, &buffers, request.scratch)
+        let scratch = match &request.scratch {
+            Some(scratch) => ScratchFrom::Caller(scratch),
+            None if request.in_parts => ScratchFrom::Own,
+            None => ScratchFrom::Pool,
+        };
+        encode::prepare(self, plan, &buffers, &scratch)
     }
 
     /// Records a call on the caller's encoder or open compute pass. Nothing is submitted or read.
@@ -212,7 +250,14 @@ impl Gpu {
         let inputs_of = operands(&request.inputs, &mut allocations)?;
         let outputs_of = operands(&outputs, &mut allocations)?;
         let alignment = self.0.profile.offset_alignment;
-        let call = check::call(loss, inputs_of, outputs_of, request.in_place, alignment)?;
+        let mut call = check::call(loss, inputs_of, outputs_of, request.in_place, alignment)?;
+        call.accumulates_status = request.accumulates_status;
+        if let Some(Scratch { buffer, bytes }) = &request.scratch {
+            let length = bytes.end.saturating_sub(bytes.start);
+            let layout = Layout::vector(Dtype::U8, length).offset(bytes.start);
+            let scratch = operand(check::SCRATCH, buffer, layout, &mut allocations)?;
+            check::scratch(&mut call, &scratch, alignment)?;
+        }
         let buffer = |(name, tensor): (String, Tensor<'a>)| (name, tensor.buffer);
         Ok((
             call,
@@ -242,7 +287,7 @@ impl Gpu {
         Ok(pipeline)
     }
 
-    /// A scratch buffer of at least this size. Recordings share it: on one queue they run in order.
+    /// A scratch buffer of at least this size. Whole recordings share it: on one queue they run in order.
     pub(crate) fn scratch(&self, bytes: u64) -> Result<Arc<Counted>> {
         let mut slot = lock(&self.0.scratch);
         if let Some(buffer) = slot.as_ref()
@@ -250,10 +295,15 @@ impl Gpu {
         {
             return Ok(buffer.clone());
         }
-        let usage = wgpu::BufferUsages::STORAGE;
-        let buffer = Arc::new(self.buffer("scratch", bytes.max(1), usage)?);
+        let buffer = self.own_scratch(bytes)?;
         *slot = Some(buffer.clone());
         Ok(buffer)
+    }
+
+    /// A scratch buffer that is nobody else's.
+    pub(crate) fn own_scratch(&self, bytes: u64) -> Result<Arc<Counted>> {
+        let usage = wgpu::BufferUsages::STORAGE;
+        Ok(Arc::new(self.buffer("scratch", bytes.max(1), usage)?))
     }
 
     /// A buffer for a caller, or a typed error where there is no memory for it.
@@ -336,23 +386,25 @@ fn operands<'a>(
 ) -> Result<std::collections::BTreeMap<String, Operand>> {
     let mut operands = std::collections::BTreeMap::new();
     for (name, tensor) in tensors {
-        usable(name, tensor.buffer, wgpu::BufferUsages::STORAGE)?;
-        let known = allocations.iter().position(|buffer| *buffer == tensor.buffer);
-        let allocation = known.unwrap_or_else(|| {
-            allocations.push(tensor.buffer);
-            allocations.len() - 1
-        });
-        operands.insert(
-            name.clone(),
-            Operand {
-                name: name.clone(),
-                layout: tensor.layout.clone(),
-                allocation,
-                allocation_bytes: tensor.buffer.size(),
-            },
-        );
+        let operand = operand(name, tensor.buffer, tensor.layout.clone(), allocations)?;
+        operands.insert(name.clone(), operand);
     }
     Ok(operands)
+}
+
+fn operand<'a>(
+    name: &str,
+    buffer: &'a wgpu::Buffer,
+    layout: Layout,
+    allocations: &mut Vec<&'a wgpu::Buffer>,
+) -> Result<Operand> {
+    usable(name, buffer, wgpu::BufferUsages::STORAGE)?;
+    let known = allocations.iter().position(|other| *other == buffer);
+    let allocation = known.unwrap_or_else(|| {
+        allocations.push(buffer);
+        allocations.len() - 1
+    });
+    Ok(Operand { name: name.to_owned(), layout, allocation, allocation_bytes: buffer.size() })
 }
 
 /// Writes an assembled module to the folder that `SURPRISAL_DUMP` names.

@@ -15,7 +15,7 @@ use crate::{
         staging::Arrival,
     },
     skeleton::operation::Loss,
-    spec::{about::Kind, call::Call, check},
+    spec::{about::Kind, check},
 };
 
 /// A call that was submitted with outputs of its own.
@@ -33,11 +33,13 @@ impl Run {
         inputs: Named<'_>,
         wanted: &[&str],
     ) -> Result<Self> {
-        let shapes = gpu.shapes(loss, &inputs)?;
+        let shapes = gpu.checked_inputs(loss, &inputs)?;
+        let layout_of = |name: &str| inputs.get(name).map(|tensor| &tensor.layout);
         let mut outputs = Vec::new();
         let status = (!wanted.contains(&"status")).then_some("status");
         for name in wanted.iter().copied().chain(status) {
-            let layout = output_layout(loss, &shapes, &inputs, name)?;
+            let layout =
+                check::output_layout(loss, (&shapes.dims, &shapes.axes), &layout_of, name)?;
             let buffer = gpu.own_output(&layout)?;
             outputs.push((name.to_owned(), buffer, layout));
         }
@@ -105,12 +107,6 @@ impl Run {
 }
 
 impl Gpu {
-    /// The extents of a call, from its inputs.
-    fn shapes(&self, loss: &dyn Loss, inputs: &Named<'_>) -> Result<Call> {
-        loss.validate()?;
-        self.checked_inputs(loss, inputs)
-    }
-
     /// Uploads host arrays and runs a loss on them, floats stored as `dtype`, a mask of integers as
     /// bytes, or as words of bits where that is what its shape says.
     ///
@@ -159,33 +155,6 @@ pub fn stored_dtype(loss: &dyn Loss, input: &str, dtype: Dtype) -> Dtype {
         Some(Kind::F32) => Dtype::F32,
         _ => dtype,
     }
-}
-
-/// The dense layout of an output, from the extents of the inputs; a gradient has its input's.
-fn output_layout(loss: &dyn Loss, call: &Call, inputs: &Named<'_>, name: &str) -> Result<Layout> {
-    let about = loss.about();
-    if let Some(input) = name.strip_prefix("grad.").and_then(|input| inputs.get(input)) {
-        let Layout { dtype, shape, class_stride, .. } = &input.layout;
-        let dense = Layout::dense(*dtype, shape);
-        return Ok(if *class_stride > 1 { dense.class_stride(*class_stride) } else { dense });
-    }
-    let Some(argument) = about.outputs.iter().find(|argument| argument.name == name) else {
-        return Err(Error::UnknownName {
-            loss: about.name.to_owned(),
-            kind: "output",
-            name: name.to_owned(),
-            known: about.outputs.iter().map(|a| a.name).collect::<Vec<_>>().join(", "),
-        });
-    };
-    let dtype = match argument.kind {
-        Kind::Float | Kind::F32 | Kind::Mask => Dtype::F32,
-        Kind::U32 => Dtype::U32,
-        Kind::I64 | Kind::Index | Kind::Label => Dtype::I64,
-    };
-    let first = about.inputs.first().and_then(|first| inputs.get(first.name));
-    let rank = first.map_or(1, |tensor| tensor.layout.shape.len());
-    let dims = argument.shape_in(loss, rank);
-    Ok(Layout::dense(dtype, &check::with_axes(dims, &call.dims, &call.axes)))
 }
 
 /// Reads a tensor, after everything submitted so far. Its buffer needs the usage `COPY_SRC`.

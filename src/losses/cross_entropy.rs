@@ -304,9 +304,7 @@ impl Signature for CrossEntropy {
     fn takes_planes(&self) -> bool {
         true
     }
-}
 
-impl Loss for CrossEntropy {
     fn validate(&self) -> Result<()> {
         let bad = |option, value: f64, reason: &str| {
             Err(Error::option("cross_entropy", option, value, reason))
@@ -335,6 +333,12 @@ impl Loss for CrossEntropy {
         self.ignore_index.validate("cross_entropy")
     }
 
+    fn accepts(&self, call: &Call) -> Result<()> {
+        row::accepts(self, call)
+    }
+}
+
+impl Loss for CrossEntropy {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         row::plan(self, call, profile)
     }

@@ -9,7 +9,7 @@ use crate::{
         error::{Error, Result},
         tensor::{Dtype, Layout},
     },
-    plan::{Plan, Planner, kernel::shader, profile::Profile},
+    plan::{Number, Plan, Planner, kernel::shader, profile::Profile},
     skeleton::{
         operation::Loss,
         row::{self, Broadcast, RowLoss, RowProgram, RowStream},
@@ -55,7 +55,8 @@ pub enum Per {
 ///   bce/n·(P − y).
 /// - **Mean** divides by the number of coefficients.
 /// - **Edges**: two empty masks without smoothing are the same mask: the loss is 0; at z = ±inf P is 0
-///   or 1 (its share of cross-entropy ends at 200); a NaN makes that row's loss and gradient NaN, which
+///   or 1 (its share of cross-entropy ends at 200), and at no finite z it is 0, however small: an empty mask without
+///   smoothing then has the loss 1; a NaN makes that row's loss and gradient NaN, which
 ///   [`crate::Status`] counts.
 /// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
 ///
@@ -249,9 +250,7 @@ impl Signature for Dice {
     fn takes_planes(&self) -> bool {
         true
     }
-}
 
-impl Loss for Dice {
     fn validate(&self) -> Result<()> {
         check_reduction("dice", self.reduction)?;
         for (name, value) in [("smooth", self.smooth), ("bce", self.bce)] {
@@ -262,6 +261,15 @@ impl Loss for Dice {
         Ok(())
     }
 
+    fn accepts(&self, call: &Call) -> Result<()> {
+        match self.per {
+            Per::Row => row::accepts(self, call),
+            per => row::accepts(self, &regrouped(call, per)?),
+        }
+    }
+}
+
+impl Loss for Dice {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         match self.per {
             Per::Row => row::plan(self, call, profile),
@@ -351,9 +359,32 @@ fn transpose(layout: &mut Layout) {
     layout.shape = vec![if rows == 0 { 0 } else { columns }, rows.max(1)];
 }
 
+/// The smoothing from which on the sums are as they are; below it they are multiplied by 2^64.
+const RAISED_BELOW: f64 = 4_294_967_296.0;
+
+impl Dice {
+    /// What changes without another kernel.
+    fn uniforms(&self, call: &Call) -> Vec<(&'static str, Number)> {
+        let share = self.bce / call.dim(Dim::Classes).max(1) as f64;
+        // Beside a large smoothing no sum is small, and a raised one would overflow.
+        let (raised, least_logit) =
+            if self.smooth < RAISED_BELOW { (64u32, -130.0) } else { (0, -87.0) };
+        let raise = f64::from(raised).exp2();
+        // Without smoothing a sum is 0 where every P is, and then alone; with it, what is so small counts for nothing.
+        let nothing_below = if self.smooth == 0.0 { f64::from(f32::MIN) } else { least_logit };
+        vec![
+            ("raised", Number::U32(raised)),
+            ("nothing_below", nothing_below.into()),
+            ("raise", raise.into()),
+            ("raised_smooth", (raise * self.smooth).into()),
+            ("least_logit", least_logit.into()),
+            ("bce_share", share.into()),
+        ]
+    }
+}
+
 impl RowLoss for Dice {
     fn program(&self, call: &Call) -> RowProgram {
-        let share = self.bce / call.dim(Dim::Classes).max(1) as f64;
         RowProgram {
             reduction: self.parts_reduction(),
             empty: self.empty,
@@ -368,7 +399,7 @@ impl RowLoss for Dice {
             state: SUMS_STATE,
             factors: SUMS_FACTORS,
             overrides: vec![("HAS_BCE", (self.bce > 0.0).into())],
-            uniforms: vec![("smooth_by", self.smooth.into()), ("bce_share", share.into())],
+            uniforms: self.uniforms(call),
             ..RowProgram::default()
         }
     }

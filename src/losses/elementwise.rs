@@ -124,13 +124,17 @@ impl<L: ElementFunction> Signature for Elementwise<L> {
     fn takes_planes(&self) -> bool {
         true
     }
-}
 
-impl<L: ElementFunction> Loss for Elementwise<L> {
     fn validate(&self) -> Result<()> {
         element::check_options(L::NAME, self.options())
     }
 
+    fn accepts(&self, call: &Call) -> Result<()> {
+        element::accepts(self, call)
+    }
+}
+
+impl<L: ElementFunction> Loss for Elementwise<L> {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         element::plan(self, call, profile)
     }

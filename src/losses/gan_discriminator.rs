@@ -186,9 +186,7 @@ impl Signature for GanDiscriminator {
     fn extents(&self) -> Vec<(Dim, u64)> {
         vec![(Dim::Parts, 2)]
     }
-}
 
-impl Loss for GanDiscriminator {
     fn validate(&self) -> Result<()> {
         composed::check_composed("gan_discriminator", self.reduction)?;
         for (name, label) in [("real_label", self.real_label), ("fake_label", self.fake_label)] {
@@ -199,6 +197,12 @@ impl Loss for GanDiscriminator {
         Ok(())
     }
 
+    fn accepts(&self, call: &Call) -> Result<()> {
+        composed::accepts(self, call)
+    }
+}
+
+impl Loss for GanDiscriminator {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         composed::plan(self, call, profile)
     }

@@ -240,9 +240,7 @@ impl Signature for InfoNce {
     fn is_per_row(&self) -> bool {
         self.reduction == Reduction::None
     }
-}
 
-impl Loss for InfoNce {
     fn validate(&self) -> Result<()> {
         check_reduction(ABOUT.name, self.reduction)?;
         self.ignore_index.validate(ABOUT.name)?;
@@ -250,6 +248,12 @@ impl Loss for InfoNce {
         pairs::check_temperature(ABOUT.name, self.temperature)
     }
 
+    fn accepts(&self, call: &Call) -> Result<()> {
+        pairs::accepts(self, call)
+    }
+}
+
+impl Loss for InfoNce {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         pairs::plan(self, call, profile)
     }

@@ -236,9 +236,7 @@ impl Signature for MixedColumns {
     fn extents(&self) -> Vec<(Dim, u64)> {
         vec![(Dim::Parts, self.spans.len() as u64)]
     }
-}
 
-impl Loss for MixedColumns {
     fn validate(&self) -> Result<()> {
         composed::check_composed(NAME, self.reduction)?;
         let bad = |found: String, reason| Err(Error::option(NAME, "spans", found, reason));
@@ -259,6 +257,12 @@ impl Loss for MixedColumns {
         }
     }
 
+    fn accepts(&self, call: &Call) -> Result<()> {
+        composed::accepts(self, call)
+    }
+}
+
+impl Loss for MixedColumns {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         composed::plan(self, call, profile)
     }

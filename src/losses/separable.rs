@@ -10,7 +10,7 @@ use crate::{
         kernel::{Source, shader},
         profile::Profile,
     },
-    reference::{Findings, no_output},
+    reference::{Findings, factor, no_output, times},
     skeleton::{
         operation::Loss,
         row::{self, Field, RowLoss, RowProgram, StateLayout, Target},
@@ -121,9 +121,7 @@ impl<L: SeparableRow> Signature for Separable<L> {
     fn takes_planes(&self) -> bool {
         true
     }
-}
 
-impl<L: SeparableRow> Loss for Separable<L> {
     fn validate(&self) -> Result<()> {
         if self.ignored.len() > MOST_IGNORED {
             let found = self.ignored.len();
@@ -132,6 +130,12 @@ impl<L: SeparableRow> Loss for Separable<L> {
         check_reduction(L::NAME, self.reduction)
     }
 
+    fn accepts(&self, call: &Call) -> Result<()> {
+        row::accepts(self, call)
+    }
+}
+
+impl<L: SeparableRow> Loss for Separable<L> {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         row::plan(self, call, profile)
     }
@@ -180,7 +184,7 @@ impl<L: SeparableRow> Separable<L> {
         for (row, (((z, g), &target), loss)) in rows.zip(&mut losses).enumerate() {
             *loss = self.solve_row((row, target), z, g, &mut found);
         }
-        losses.iter_mut().zip(&weights).for_each(|(loss, weight)| *loss *= weight);
+        losses.iter_mut().zip(&weights).for_each(|(loss, weight)| *loss = times(*weight, *loss));
         let kept =
             |target: &&i64| !self.ignored.contains(target) && (0..classes as i64).contains(*target);
         let count = targets.iter().filter(kept).count() as i64;
@@ -193,7 +197,7 @@ impl<L: SeparableRow> Separable<L> {
         let divisor = given.and_then(|d| d.first().copied()).unwrap_or(own);
         let upstream = each(inputs, "upstream", targets.len());
         for ((g, weight), up) in gradient.chunks_mut(classes).zip(&weights).zip(&upstream) {
-            let factor = if divisor == 0.0 { 0.0 } else { weight * up / divisor };
+            let factor = factor(times(*weight, *up), divisor);
             for g in g {
                 *g = if factor == 0.0 { 0.0 } else { *g * factor };
             }

@@ -192,15 +192,19 @@ impl Signature for SigmoidContrastive {
     fn is_per_row(&self) -> bool {
         self.reduction == Reduction::None
     }
-}
 
-impl Loss for SigmoidContrastive {
     fn validate(&self) -> Result<()> {
         check_reduction(ABOUT.name, self.reduction)?;
         Shard::validate(self.shard, ABOUT.name)?;
         self.ignore_index.validate(ABOUT.name)
     }
 
+    fn accepts(&self, call: &Call) -> Result<()> {
+        pairs::accepts(self, call)
+    }
+}
+
+impl Loss for SigmoidContrastive {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         pairs::plan(self, call, profile)
     }

@@ -157,9 +157,7 @@ impl Signature for Similarity {
     fn extents(&self) -> Vec<(Dim, u64)> {
         vec![(Dim::Top, self.k.into())]
     }
-}
 
-impl Loss for Similarity {
     fn validate(&self) -> Result<()> {
         if self.k == 0 {
             return Err(Error::option(ABOUT.name, "k", self.k, "at least 1"));
@@ -167,6 +165,12 @@ impl Loss for Similarity {
         pairs::check_temperature(ABOUT.name, self.temperature)
     }
 
+    fn accepts(&self, call: &Call) -> Result<()> {
+        row::accepts(self, call)
+    }
+}
+
+impl Loss for Similarity {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         plan::similarity(self, call, profile)
     }

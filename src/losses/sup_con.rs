@@ -205,15 +205,19 @@ impl Signature for SupCon {
     fn is_per_row(&self) -> bool {
         self.reduction == Reduction::None
     }
-}
 
-impl Loss for SupCon {
     fn validate(&self) -> Result<()> {
         check_reduction(ABOUT.name, self.reduction)?;
         Shard::validate(self.shard, ABOUT.name)?;
         pairs::check_temperature(ABOUT.name, self.temperature)
     }
 
+    fn accepts(&self, call: &Call) -> Result<()> {
+        pairs::accepts(self, call)
+    }
+}
+
+impl Loss for SupCon {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         pairs::plan(self, call, profile)
     }

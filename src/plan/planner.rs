@@ -43,13 +43,7 @@ impl<'a> Planner<'a> {
         let bytes = layout.end().unwrap_or(u64::MAX >> 8) * size + 16;
         layout.offset = start / size;
         self.plan.scratch_bytes = (start + bytes).next_multiple_of(256);
-        View {
-            role: Role::Scratch,
-            layout,
-            access: Access::ReadWrite,
-            allocation_bytes: u64::MAX,
-            first_column: 0,
-        }
+        View::scratch(layout)
     }
 
     /// Names the plan after another loss.

@@ -21,6 +21,8 @@ pub(crate) struct View {
     pub(super) allocation_bytes: u64,
     /// The column that its first one is to a kernel.
     pub(super) first_column: u64,
+    /// A factor for every row in products, and how many words apart two of them are.
+    pub(super) row_scales: Option<Box<(View, u64)>>,
 }
 
 impl Call {
@@ -49,7 +51,38 @@ impl View {
             access,
             allocation_bytes: operand.allocation_bytes,
             first_column: 0,
+            row_scales: None,
         }
+    }
+
+    /// Words of the scratch from this byte on.
+    pub(super) fn scratch(layout: Layout) -> Self {
+        Self {
+            role: Role::Scratch,
+            layout,
+            access: Access::ReadWrite,
+            allocation_bytes: u64::MAX,
+            first_column: 0,
+            row_scales: None,
+        }
+    }
+
+    /// The same whose rows products multiply by a factor each: words of the other view, so many words apart.
+    pub fn scaled_by(mut self, first: Self, step: u64) -> Self {
+        self.row_scales = Some(Box::new((first, step)));
+        self
+    }
+
+    /// The factors of its rows.
+    pub fn row_scales(&self) -> Option<(Self, u64)> {
+        let (scales, step) = self.row_scales.as_deref()?;
+        let mut scales = scales.clone();
+        scales.layout = Layout {
+            shape: vec![self.layout.rows().saturating_sub(1) * step + 1],
+            row_stride: 1,
+            ..scales.layout
+        };
+        Some((scales, *step))
     }
 
     /// Rows `rows` of this view.
@@ -57,6 +90,9 @@ impl View {
         // With planes, rows are those of whole images, or lie within one.
         self.layout.offset = self.layout.place(rows.start, 0).unwrap_or(u64::MAX >> 8);
         self.layout.shape[0] = rows.end - rows.start;
+        if let Some((scales, step)) = self.row_scales.as_deref_mut() {
+            scales.layout.offset += rows.start * *step;
+        }
         self
     }
 

@@ -132,6 +132,12 @@ fn parts_of(
     Ok(parts)
 }
 
+/// Whether every part of a composed loss can answer its share of a call.
+pub(crate) fn accepts(loss: &dyn Composed, call: &Call) -> Result<()> {
+    let parts = parts_of(loss, &call.dims, &|name| call.has(name))?;
+    parts.iter().try_for_each(|part| lend(loss.about(), part, call, BTreeMap::new()).map(|_| ()))
+}
+
 /// The plan of a composed loss.
 pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Result<Plan> {
     let parts = parts_of(loss, &call.dims, &|name| call.has(name))?;
@@ -180,6 +186,7 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
                 shader!("tally.wgsl"),
                 shader!("divisor.wgsl"),
                 shader!("quotient.wgsl"),
+                shader!("status.wgsl"),
                 shader!("compose.wgsl"),
             ],
         )
@@ -189,6 +196,7 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
         .number("slot", slot)
         .number("reduction", code)
         .number("over", over)
+        .number("accumulates_status", u32::from(call.accumulates_status))
         .read_elements("denominator", None, 1.0)
         .table("results", &results, "u32")
         .words("loss", output("loss"))
@@ -220,7 +228,8 @@ fn lend(
         }
     }
     // Places were checked for the whole.
-    check::call(part.loss.as_ref(), inputs, outputs, in_place, 1)
+    let own = check::call(part.loss.as_ref(), inputs, outputs, in_place, 1)?;
+    Ok(Call { siblings: call.siblings.clone(), ..own })
 }
 
 impl Share {

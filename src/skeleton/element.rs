@@ -167,8 +167,16 @@ pub(crate) fn broadcast_of(
     }
 }
 
-/// What every element loss refuses. Shapes that follow from the description are checked before.
-fn check(loss: &dyn ElementLoss, call: &Call, extents: &Extents) -> Result<()> {
+/// Whether an element loss can answer a call. Shapes that follow from the description are checked before.
+pub(crate) fn accepts(loss: &dyn ElementLoss, call: &Call) -> Result<()> {
+    let first = loss.streams().first().and_then(|stream| call.inputs.get(stream.name));
+    let first = first.ok_or_else(|| Error::MissingInput {
+        loss: loss.about().name.to_owned(),
+        argument: loss.streams().first().map_or("", |stream| stream.name).to_owned(),
+        reason: "the elements are its".to_owned(),
+    })?;
+    check_names(loss, &|name| call.has(name), call.outputs.keys().map(String::as_str))?;
+    let extents = &Extents::of(&first.layout.shape);
     for operand in call.inputs.values() {
         let is_mask = operand.name == "mask";
         if is_mask && operand.layout.dtype == Dtype::U32 {

@@ -31,7 +31,7 @@ use crate::{
     plan::{Plan, View, profile::Profile},
     skeleton::{
         operation::Loss,
-        row::{Gradient, LabelScore, RowLoss, Rows, Scores},
+        row::{self, Gradient, LabelScore, RowLoss, Rows, Scores},
     },
     spec::{
         about::{About, Dim, Signature},
@@ -99,13 +99,24 @@ impl<L: RowLoss> Signature for Linear<L> {
     fn extents(&self) -> Vec<(Dim, u64)> {
         self.loss.extents()
     }
-}
 
-impl<L: RowLoss> Loss for Linear<L> {
     fn validate(&self) -> Result<()> {
         self.loss.validate()
     }
 
+    fn accepts(&self, call: &Call) -> Result<()> {
+        check_weight(self.weight_layout, call)?;
+        let mut scores = scores_call(call);
+        // Every gradient of the layer is made of that of its scores.
+        let own = ["grad.hidden", "grad.weight", "grad.bias"];
+        if let Some(gradient) = own.iter().find_map(|name| call.outputs.get(*name)) {
+            scores.outputs.insert("grad.logits".to_owned(), gradient.clone());
+        }
+        row::accepts(&self.loss, &scores)
+    }
+}
+
+impl<L: RowLoss> Loss for Linear<L> {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         let Self { weight_layout, chunk_bytes, accumulate, .. } = *self;
         let options = LinearOptions { weight_layout, chunk_bytes, accumulate };
@@ -198,8 +209,26 @@ fn scores_call(call: &Call) -> Call {
         inner.inputs.insert("weight".to_owned(), weight);
     }
     // Every input keeps its binding mode: what shares a buffer here shares it there.
-    inner.siblings = call.outputs.values().map(|output| output.allocation).collect();
+    inner.siblings.extend(call.outputs.values().map(|output| output.allocation));
     inner
+}
+
+/// Whether the weight and its gradient lie as the option says.
+fn check_weight(layout: WeightLayout, call: &Call) -> Result<()> {
+    let (classes, depth) = (call.dim(Dim::Classes), call.dim(Dim::Hidden));
+    let expected = match layout {
+        WeightLayout::ClassesHidden => [classes, depth],
+        WeightLayout::HiddenClasses => [depth, classes],
+    };
+    let operands = [call.inputs.get("weight"), call.outputs.get("grad.weight")];
+    match operands.into_iter().flatten().find(|operand| operand.layout.shape != expected) {
+        Some(operand) => Err(Error::WrongShape {
+            argument: operand.name.clone(),
+            found: operand.layout.shape.clone(),
+            expected: format!("{expected:?} with this weight_layout"),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// The operands of a linear loss.
@@ -275,24 +304,7 @@ pub(crate) struct RowsSum(Sum);
 impl<'a> Layer<'a> {
     fn new(options: LinearOptions, call: &Call, profile: &'a Profile) -> Result<Self> {
         let (classes, depth) = (call.dim(Dim::Classes), call.dim(Dim::Hidden));
-        let expected = match options.weight_layout {
-            WeightLayout::ClassesHidden => [classes, depth],
-            WeightLayout::HiddenClasses => [depth, classes],
-        };
-        for (name, operand) in [
-            ("weight", call.inputs.get("weight")),
-            ("grad.weight", call.outputs.get("grad.weight")),
-        ] {
-            if let Some(operand) = operand
-                && operand.layout.shape != expected
-            {
-                return Err(Error::WrongShape {
-                    argument: name.to_owned(),
-                    found: operand.layout.shape.clone(),
-                    expected: format!("{expected:?} with this weight_layout"),
-                });
-            }
-        }
+        check_weight(options.weight_layout, call)?;
         let input = |name: &str| {
             call.input(name).ok_or_else(|| Error::MissingInput {
                 loss: "linear".to_owned(),
@@ -539,7 +551,8 @@ impl<'a> Layer<'a> {
             label: "scores",
             a: Some((self.hidden.clone().rows(&part.rows), Along::Owned)),
             b: Some((self.weight.clone(), weight_along)),
-            start: self.bias.clone().map_or(Start::Zero, Start::From),
+            start: Start::Zero,
+            addend: self.bias.clone(),
             output: chunk.clone(),
             depth: self.depth,
             rows_along: None,
@@ -564,6 +577,7 @@ impl<'a> Layer<'a> {
             a: Some((chunk.clone(), Along::Owned)),
             b: Some((self.weight.clone(), weight_across)),
             start,
+            addend: None,
             output,
             depth: self.classes,
             rows_along: Some(Along::Owned),
@@ -593,15 +607,35 @@ impl<'a> Layer<'a> {
                 WeightLayout::HiddenClasses => (hidden, chunk.clone()),
             };
             let label = "weight_gradient";
-            let product =
-                Product { label, a, b, start, output, depth, rows_along, multiply_adds, at: part };
+            let product = Product {
+                label,
+                a,
+                b,
+                start,
+                addend: None,
+                output,
+                depth,
+                rows_along,
+                multiply_adds,
+                at: part,
+            };
             self.product(rows, &product)?;
         }
         if let Some(sum) = &sums.bias {
             let (start, output) = sum.at(part.number, accumulate);
             let (label, a, b) = ("bias_gradient", None, chunk);
-            let product =
-                Product { label, a, b, start, output, depth, rows_along, multiply_adds, at: part };
+            let product = Product {
+                label,
+                a,
+                b,
+                start,
+                addend: None,
+                output,
+                depth,
+                rows_along,
+                multiply_adds,
+                at: part,
+            };
             self.product(rows, &product)?;
         }
         Ok(())

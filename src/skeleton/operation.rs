@@ -1,7 +1,7 @@
 //! What an operation is: its options, its description, and the two ways to compute it.
 //!
 //! A loss value is plain data (options only). The GPU path asks it for a [`Plan`], the CPU path for
-//! its [`reference`](Loss::reference); both share one [`validate`](Loss::validate) and one
+//! its [`reference`](Loss::reference); both share one [`validate`](Signature::validate) and one
 //! [`About`].
 
 use crate::{
@@ -18,9 +18,6 @@ use crate::{
 
 /// A loss: options, and everything that can be done with them.
 pub trait Loss: Signature {
-    /// Whether every option is in its domain and no two exclude each other.
-    fn validate(&self) -> Result<()>;
-
     /// The recording for one call, as plain data.
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan>;
 

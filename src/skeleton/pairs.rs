@@ -24,7 +24,7 @@ use crate::{
     skeleton::{
         linear::{Layer, LinearOptions, Passes},
         row::{
-            Broadcast, Field, Given, LabelScore, Reduced, RowLoss, RowOutput, RowProgram,
+            self, Broadcast, Field, Given, LabelScore, Reduced, RowLoss, RowOutput, RowProgram,
             RowStream, Rows, StateLayout, missing,
         },
     },
@@ -186,8 +186,13 @@ pub(crate) fn check_inputs(
     loss.check_pairs(given, wanted, [queries, keys])
 }
 
-/// The plan of a pair loss.
-pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Result<Plan> {
+/// Whether a pair loss can answer a call.
+pub(crate) fn accepts(loss: &dyn PairLoss, call: &Call) -> Result<()> {
+    row::accepts(loss, &paired(loss, call)?)
+}
+
+/// The call with its rows as columns too, where these are the same vectors.
+fn paired(loss: &dyn PairLoss, call: &Call) -> Result<Call> {
     let mut call = call.clone();
     if call.in_place {
         return Err(Error::Conflict {
@@ -203,8 +208,15 @@ pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Resul
         call.dims.insert(Dim::Classes, call.dim(Dim::Rows));
         check::extents(&call.dims)?;
     }
+    Ok(call)
+}
+
+/// The plan of a pair loss.
+pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Result<Plan> {
+    let call = paired(loss, call)?;
+    let columns = loss.pairing().columns;
     let mut rows = Rows::new(loss, &call, profile)?;
-    let pairs = Pairs::new(loss, &call, profile)?;
+    let mut pairs = Pairs::new(loss, &call, profile)?;
     let windows = rows.windows([&pairs.layer.hidden].into_iter(), u64::MAX)?;
     let tables = pairs.tables(&mut rows)?;
     rows.begin(&windows)?;

@@ -62,6 +62,12 @@ pub(crate) fn missing(loss: &dyn RowLoss, argument: &str) -> Error {
     }
 }
 
+/// Whether a row loss can answer a call.
+pub(crate) fn accepts(loss: &dyn RowLoss, call: &Call) -> Result<()> {
+    check_outputs(loss, &loss.program(call), call)?;
+    loss.check(call)
+}
+
 /// A row has index or probability targets, one of them.
 pub(crate) fn target_or_probs(loss: &str, targets: bool, probs: bool) -> Result<()> {
     match (targets, probs) {

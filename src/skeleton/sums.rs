@@ -111,13 +111,19 @@ impl Totals {
         self.around(
             planner,
             "finish",
-            &[shader!("tally.wgsl"), shader!("quotient.wgsl"), shader!("finish.wgsl")],
+            &[
+                shader!("tally.wgsl"),
+                shader!("quotient.wgsl"),
+                shader!("status.wgsl"),
+                shader!("finish.wgsl"),
+            ],
         )
         .shape("EMPTY_IS_ZERO", ending.empty == Empty::Zero)
         .shape("FLOAT_TARGETS", ending.float_targets)
         .number("first", first)
         .number("tallies", count)
         .number("kept", ending.kept)
+        .number("accumulates_status", u32::from(call.accumulates_status))
         .table("tallies", tallies, "Tally")
         .words("loss", scalar("loss").filter(|_| ending.reduction != Reduction::None))
         .words("sum", scalar("sum"))

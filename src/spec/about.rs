@@ -1,10 +1,21 @@
 //! What an operation looks like from outside: names, shapes, types and words.
 
+use crate::{data::error::Result, spec::call::Call};
+
 /// What a call of an operation may look like: from this names, shapes and types are checked,
 /// documentation is printed, and the command line is built.
 pub trait Signature: std::fmt::Debug + Send + Sync {
     /// Names, shapes, types and words: what checks, documentation and the command line go by.
     fn about(&self) -> &'static About;
+
+    /// Whether every option is in its domain and no two exclude each other.
+    fn validate(&self) -> Result<()>;
+
+    /// Whether it can answer a call whose names, types and shapes agree: what its inputs, outputs and
+    /// options ask of each other. CPU and GPU ask it before either begins.
+    fn accepts(&self, _call: &Call) -> Result<()> {
+        Ok(())
+    }
 
     /// Whether the loss is one value a row instead of one number.
     fn is_per_row(&self) -> bool;

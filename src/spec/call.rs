@@ -32,9 +32,13 @@ pub struct Call {
     pub outputs: BTreeMap<String, Operand>,
     /// The gradient of the first input is written over it.
     pub in_place: bool,
-    /// Buffers written by a call that this one is a part of.
+    /// Buffers that hold something written beside the outputs: the scratch, or what a call writes that this
+    /// one is a part of.
     #[cfg_attr(feature = "serde", serde(default))]
     pub siblings: Vec<usize>,
+    /// The status is added to what its words hold.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub accumulates_status: bool,
     /// The extents that the operands agree on.
     pub dims: BTreeMap<Dim, u64>,
     /// The axes that count an extent of rows: an output of one value a row has them all.

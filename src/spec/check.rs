@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use crate::{
     data::{
-        array::{Arrays, Data},
+        array::{Array, Arrays, Data},
         error::{Error, Result},
         status::Status,
         tensor::{Dtype, Layout},
@@ -27,6 +27,9 @@ const MOST_CLASSES: u64 = 1 << 24;
 /// The most rows of a call: a row is counted in one word on the GPU.
 const MOST_ROWS: u64 = u32::MAX as u64;
 
+/// The name of the scratch in errors.
+pub(crate) const SCRATCH: &str = "scratch";
+
 /// Checks operands against a loss's description and finds the extents they agree on.
 pub fn call(
     loss: &dyn Signature,
@@ -35,6 +38,7 @@ pub fn call(
     in_place: bool,
     alignment: u64,
 ) -> Result<Call> {
+    loss.validate()?;
     let about = loss.about();
     let mut call = Call { inputs, outputs, in_place, ..Call::default() };
     names(about, call.inputs.keys(), call.outputs.keys())?;
@@ -59,6 +63,7 @@ pub fn call(
         return Err(Error::WrongStride { argument: argument.name.to_owned(), found, least: 1 });
     }
     extents(&call.dims)?;
+    loss.accepts(&call)?;
     overlaps(about, &call, alignment)?;
     Ok(call)
 }
@@ -86,12 +91,79 @@ fn vectors_without_stride<'a>(
     read.chain(written.filter_map(move |argument| of(argument, &call.outputs))).filter(gaps)
 }
 
-/// Checks host arrays against a loss's description, as [`call`] does operands.
+/// Checks a call on host arrays, as [`call`] does one on operands: as if each of them lay by itself.
 pub(crate) fn arrays(loss: &dyn Signature, inputs: &Arrays, wanted: &[&str]) -> Result<()> {
+    loss.validate()?;
     let about = loss.about();
     let wanted: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
     names(about, inputs.keys(), wanted.iter())?;
-    extents(&dims(loss, inputs)?)
+    let shapes = shapes_of(loss, inputs)?.0;
+    extents(&shapes.dims)?;
+    let mut layouts = BTreeMap::new();
+    for (name, array) in inputs {
+        let argument = about.inputs.iter().find(|argument| argument.name == name);
+        let Some(argument) = argument else { continue };
+        let dtype = host_dtype(loss, inputs, argument, array)?;
+        layouts.insert(name.clone(), Layout::dense(dtype, &array.shape));
+    }
+    let mut outputs = BTreeMap::new();
+    for name in &wanted {
+        let input = |input: &str| layouts.get(input);
+        let layout = output_layout(loss, (&shapes.dims, &shapes.axes), &input, name)?;
+        outputs.insert(name.clone(), layout);
+    }
+    let by_itself = |first: usize, layouts: BTreeMap<String, Layout>| {
+        let operand = |(allocation, (name, layout)): (usize, (String, Layout))| {
+            (name.clone(), Operand { name, layout, allocation, allocation_bytes: u64::MAX })
+        };
+        (first..).zip(layouts).map(operand).collect::<BTreeMap<_, _>>()
+    };
+    let inputs = by_itself(0, layouts);
+    let outputs = by_itself(inputs.len(), outputs);
+    call(loss, inputs, outputs, false, 1).map(|_| ())
+}
+
+/// The type that a host array of an input stands for.
+fn host_dtype(
+    loss: &dyn Signature,
+    inputs: &Arrays,
+    argument: &Argument,
+    array: &Array,
+) -> Result<Dtype> {
+    Ok(match array.data {
+        Data::Float(_) => Dtype::F32,
+        Data::Int(_) if argument.kind == Kind::Mask => {
+            integer_mask(loss, inputs, argument.name)?.unwrap_or(Dtype::U8)
+        }
+        Data::Int(_) if argument.kind == Kind::U32 => Dtype::U32,
+        Data::Int(_) => Dtype::I64,
+    })
+}
+
+/// The dense layout of an output, from the extents of the inputs; a gradient has its input's.
+pub(crate) fn output_layout<'l>(
+    loss: &dyn Signature,
+    (dims, axes): (&BTreeMap<Dim, u64>, &BTreeMap<Dim, Vec<u64>>),
+    input: &dyn Fn(&str) -> Option<&'l Layout>,
+    name: &str,
+) -> Result<Layout> {
+    let about = loss.about();
+    let of_input = name.strip_prefix("grad.").and_then(input);
+    if let Some(Layout { dtype, shape, class_stride, .. }) = of_input {
+        let dense = Layout::dense(*dtype, shape);
+        return Ok(if *class_stride > 1 { dense.class_stride(*class_stride) } else { dense });
+    }
+    let Some(argument) = about.outputs.iter().find(|argument| argument.name == name) else {
+        return Err(unknown_name(about, "output", about.outputs, name));
+    };
+    let dtype = match argument.kind {
+        Kind::Float | Kind::F32 | Kind::Mask => Dtype::F32,
+        Kind::U32 => Dtype::U32,
+        Kind::I64 | Kind::Index | Kind::Label => Dtype::I64,
+    };
+    let first = about.inputs.first().and_then(|first| input(first.name));
+    let rank = first.map_or(1, |layout| layout.shape.len());
+    Ok(Layout::dense(dtype, &with_axes(argument.shape_in(loss, rank), dims, axes)))
 }
 
 /// The extents that host arrays agree on.
@@ -110,13 +182,7 @@ fn shapes_of(
         let Some(array) = inputs.get(argument.name) else {
             continue;
         };
-        let dtype = match array.data {
-            Data::Float(_) => Dtype::F32,
-            Data::Int(_) if argument.kind == Kind::Mask => {
-                integer_mask(loss, inputs, argument.name)?.unwrap_or(Dtype::U8)
-            }
-            Data::Int(_) => Dtype::I64,
-        };
+        let dtype = host_dtype(loss, inputs, argument, array)?;
         kind(argument, dtype)?;
         folded.insert(argument.name, shapes.take(argument, dtype, &array.shape)?);
         if array.len() as u64 != shapes::count(&array.shape) {
@@ -200,13 +266,17 @@ fn unknown<'a>(
     mut names: impl Iterator<Item = &'a String>,
 ) -> Result<()> {
     match names.find(|name| !arguments.iter().any(|a| a.name == name.as_str())) {
-        Some(name) => Err(Error::UnknownName {
-            loss: about.name.to_owned(),
-            kind,
-            name: name.clone(),
-            known: arguments.iter().map(|a| a.name).collect::<Vec<_>>().join(", "),
-        }),
+        Some(name) => Err(unknown_name(about, kind, arguments, name)),
         None => Ok(()),
+    }
+}
+
+fn unknown_name(about: &About, kind: &'static str, arguments: &[Argument], name: &str) -> Error {
+    Error::UnknownName {
+        loss: about.name.to_owned(),
+        kind,
+        name: name.to_owned(),
+        known: arguments.iter().map(|a| a.name).collect::<Vec<_>>().join(", "),
     }
 }
 
@@ -274,12 +344,18 @@ fn place(argument: &Argument, operand: &Operand, takes_planes: bool) -> Result<(
     if writes_words && layout.shape.len() > 1 && layout.row_stride != least {
         return Err(Error::WrongStride { argument: name(), found: layout.row_stride, least });
     }
+    place_end(argument.name, operand)
+}
+
+/// Whether a tensor ends where its buffer does, or before.
+fn place_end(name: &str, operand: &Operand) -> Result<()> {
+    let layout = &operand.layout;
     // A binding ends at a whole word, also where its last 16-bit element does not.
     let needed = layout.byte_range().map(|range| range.end.next_multiple_of(4));
     match needed {
         Some(needed) if needed <= operand.allocation_bytes || layout.is_empty() => Ok(()),
         needed => Err(Error::BufferTooSmall {
-            argument: name(),
+            argument: name.to_owned(),
             needed: needed.unwrap_or(u64::MAX),
             found: operand.allocation_bytes,
         }),
@@ -304,6 +380,24 @@ fn overlaps(about: &About, call: &Call, alignment: u64) -> Result<()> {
     Ok(())
 }
 
+/// Scratch that lies in a buffer of the call's tensors is apart from all of them, as an output is; tensors there are
+/// bound as scratch is.
+pub fn scratch(call: &mut Call, scratch: &Operand, alignment: u64) -> Result<()> {
+    let start = scratch.layout.offset;
+    if !start.is_multiple_of(alignment) {
+        let argument = scratch.name.clone();
+        return Err(Error::WrongOffset { argument, found: start, multiple: alignment });
+    }
+    place_end(&scratch.name, scratch)?;
+    for (name, operand) in call.inputs.iter().chain(&call.outputs) {
+        if operand.allocation == scratch.allocation {
+            apart(&scratch.name, scratch, name, operand, alignment)?;
+        }
+    }
+    call.siblings.push(scratch.allocation);
+    Ok(())
+}
+
 fn apart(name: &str, a: &Operand, other: &str, b: &Operand, alignment: u64) -> Result<()> {
     let (Some(bytes), Some(other_bytes)) = (a.layout.byte_range(), b.layout.byte_range()) else {
         return Ok(());
@@ -311,7 +405,11 @@ fn apart(name: &str, a: &Operand, other: &str, b: &Operand, alignment: u64) -> R
     let meet = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
     let blocks = |r: &Range<u64>| r.start - r.start % alignment..r.end.next_multiple_of(alignment);
     let reason = if meet(&bytes, &other_bytes) {
-        "overlap; ask for an in-place gradient explicitly".to_owned()
+        if name == SCRATCH {
+            "overlap: nothing may lie in the scratch".to_owned()
+        } else {
+            "overlap; ask for an in-place gradient explicitly".to_owned()
+        }
     } else if meet(&blocks(&bytes), &blocks(&other_bytes)) {
         format!("share an alignment block of {alignment} bytes of one buffer")
     } else {

@@ -62,7 +62,7 @@ pub fn tile_plans(profile: &Profile) -> Vec<Plan> {
             let wide = if options.get("weight_layout").is_some() { 6 } else { 600 };
             for (rows, classes, offset) in [(6, 6, 0), (6, 6, 1), (60, wide, 0)] {
                 let shape = Shape { rows, classes, offset, dtype, variant: 0 };
-                plans.push(loss.plan(&shape.call(&*loss, profile), profile).unwrap());
+                plans.push(loss.plan(&shape.call(&*loss, profile).unwrap(), profile).unwrap());
             }
         }
     }
@@ -120,7 +120,7 @@ fn plans_of(loss: &dyn surprisal::Loss) -> Vec<Plan> {
                 let shape = Shape { rows, classes, offset, dtype, variant };
                 for profile in profiles() {
                     let call = shape.call(loss, &profile);
-                    match loss.plan(&call, &profile) {
+                    match call.and_then(|call| loss.plan(&call, &profile)) {
                         Ok(plan) => plans.push(plan),
                         // Options that exclude a variant's targets, and the like.
                         Err(
@@ -204,7 +204,7 @@ fn planned(
     };
     let inputs = operands(about.inputs, inputs, 0);
     let outputs = operands(about.outputs, outputs, 100);
-    loss.plan(&call(loss, inputs, outputs, profile), profile).unwrap()
+    loss.plan(&call(loss, inputs, outputs, profile).unwrap(), profile).unwrap()
 }
 
 /// A call to plan: which inputs it has is the variant.
@@ -218,7 +218,11 @@ pub struct Shape {
 }
 
 impl Shape {
-    pub fn call(&self, loss: &dyn surprisal::Loss, profile: &Profile) -> plan::Call {
+    pub fn call(
+        &self,
+        loss: &dyn surprisal::Loss,
+        profile: &Profile,
+    ) -> surprisal::Result<plan::Call> {
         let about = loss.about();
         let mut inputs = BTreeMap::new();
         let mut outputs = BTreeMap::new();
@@ -319,6 +323,6 @@ pub fn call(
     inputs: BTreeMap<String, Operand>,
     outputs: BTreeMap<String, Operand>,
     profile: &Profile,
-) -> plan::Call {
-    plan::Call::checked(loss, inputs, outputs, false, profile.offset_alignment).unwrap()
+) -> surprisal::Result<plan::Call> {
+    plan::Call::checked(loss, inputs, outputs, false, profile.offset_alignment)
 }

@@ -420,7 +420,8 @@ fn scratch(context: &Context) {
             let buffer = crate::support::storage(gpu, plan.scratch_bytes + 256);
             let dirt = vec![0xff; buffer.size() as usize];
             gpu.queue().write_buffer(&buffer, 0, &dirt);
-            let request = Request::new(tensors(&placed), outputs_of).scratch(&buffer);
+            let request =
+                Request::new(tensors(&placed), outputs_of).scratch(&buffer, 0..buffer.size());
             submit(gpu, &*loss, &request);
             let after = crate::support::bytes(gpu, &buffer);
             assert!(after[plan.scratch_bytes as usize..].iter().all(|&byte| byte == 0xff));

@@ -63,13 +63,13 @@ impl<L: SeparableRow> Signature for Declared<L> {
     fn takes_planes(&self) -> bool {
         true
     }
-}
 
-impl<L: SeparableRow> Loss for Declared<L> {
     fn validate(&self) -> Result<()> {
         self.reference.validate()
     }
+}
 
+impl<L: SeparableRow> Loss for Declared<L> {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         row::plan(self, call, profile)
     }

@@ -26,6 +26,7 @@ mod elements;
 mod faults;
 mod linear;
 mod memory;
+mod numbers;
 mod options;
 mod own;
 mod pairs;
@@ -83,6 +84,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("bindings", bindings::TESTS),
     ("own", own::TESTS),
     ("memory", memory::TESTS),
+    ("numbers", numbers::TESTS),
     ("pairs", pairs::TESTS),
     ("walks", walks::TESTS),
     ("cooperative", cooperative::TESTS),

@@ -76,13 +76,13 @@ impl Signature for Hinted {
     fn is_per_row(&self) -> bool {
         self.0.is_per_row()
     }
-}
 
-impl Loss for Hinted {
     fn validate(&self) -> Result<()> {
         self.0.validate()
     }
+}
 
+impl Loss for Hinted {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         self.0.plan(call, profile)
     }

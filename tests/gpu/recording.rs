@@ -26,6 +26,9 @@ tests![
     pooled_linear,
     prepared_twice,
     own_scratch,
+    pooled_scratch,
+    parts_in_turn,
+    short_submissions_in_turn,
     nothing_is_submitted,
     short_submissions,
     memory,
@@ -67,7 +70,7 @@ impl Call {
     }
 
     fn request(&self) -> Request<'_> {
-        Request::new(tensors(&self.inputs), self.outputs())
+        Request::new(tensors(&self.inputs), self.outputs()).accumulate_status()
     }
 
     fn outputs(&self) -> CrossEntropyOutputs<'_> {
@@ -271,16 +274,124 @@ fn own_scratch(context: &Context) {
     let plan = gpu.plan(&none(), &call.request()).unwrap();
     let usage = wgpu::BufferUsages::STORAGE;
     let scratch = crate::support::buffer(gpu, plan.scratch_bytes, usage);
-    submit(gpu, &none(), &call.request().scratch(&scratch));
+    submit(gpu, &none(), &call.request().scratch(&scratch, 0..scratch.size()));
     call.assert_ran(gpu, 1);
-    let small = crate::support::buffer(gpu, plan.scratch_bytes - 4, usage);
-    let refused = gpu.prepare(&none(), &call.request().scratch(&small)).unwrap_err();
+    let small = call.request().scratch(&scratch, 0..plan.scratch_bytes - 4);
+    let refused = gpu.prepare(&none(), &small).unwrap_err();
     let expected = Error::BufferTooSmall {
         argument: "scratch".to_owned(),
         needed: plan.scratch_bytes,
         found: plan.scratch_bytes - 4,
     };
     assert_eq!(refused, expected);
+}
+
+/// Scratch and tensors in one buffer: apart, it works, with the same bits; together, it is refused.
+fn pooled_scratch(context: &Context) {
+    let gpu = &context.gpu;
+    let alignment = gpu.profile().offset_alignment;
+    let spans = json!({"spans": [{"kind": "cce", "columns": 40}, {"kind": "mse", "columns": 5}]});
+    let logits = [("logits", gaussian(3, 6, 45)), ("targets", gaussian(4, 6, 45))];
+    let pairs = [("queries", gaussian(5, 9, 12)), ("keys", gaussian(6, 9, 12))];
+    let linear = [("hidden", gaussian(7, 6, 9)), ("weight", gaussian(8, 45, 9))];
+    let of = |arrays: [(&str, Array); 2]| named(arrays);
+    let targets = ("targets", indices(&[3; 6]));
+    for (name, options, arrays, wanted) in [
+        ("cross_entropy", json!({}), sample(3, 6, 45), ["loss", "grad.logits"]),
+        ("mse", json!({}), of(logits.clone()), ["loss", "grad.logits"]),
+        ("dice", json!({"per": "batch"}), of(logits.clone()), ["loss", "grad.logits"]),
+        ("mixed_columns", spans, of(logits), ["loss", "grad.logits"]),
+        ("info_nce", json!({"symmetric": true}), of(pairs), ["loss", "grad.keys"]),
+        ("linear_cross_entropy", json!({}), with(&of(linear), [targets]), ["loss", "grad.weight"]),
+    ] {
+        let loss = parse(name, &options);
+        let expected = outcome(gpu, &*loss, &arrays, Dtype::F32, &wanted).0;
+        let mut pool = Pool::new(gpu);
+        let inputs: Vec<(String, Layout)> = arrays
+            .iter()
+            .map(|(name, array)| {
+                let dtype = surprisal::stored_dtype(&*loss, name, Dtype::F32);
+                (name.clone(), pool.place(gpu, dtype, &array.shape, Some(array)))
+            })
+            .collect();
+        let at = |(name, layout): &(String, Layout)| {
+            (name.clone(), Tensor::new(&pool.buffer, layout.clone()))
+        };
+        // The outputs in buffers of their own: nothing but the scratch is written in this one.
+        let outputs = wanted.map(|name| {
+            (name.to_owned(), Placed::output(gpu, Layout::dense(Dtype::F32, &expected[name].shape)))
+        });
+        let request =
+            || Request::new(inputs.iter().map(at).collect::<surprisal::Named>(), tensors(&outputs));
+        let bytes = gpu.plan(&*loss, &request()).unwrap().scratch_bytes;
+        let behind = pool.used.next_multiple_of(alignment);
+        submit(gpu, &*loss, &request().scratch(&pool.buffer, behind..behind + bytes));
+        for (name, placed) in &outputs {
+            assert_eq!(bits(&placed.array(gpu)), bits(&expected[name]), "{name}");
+        }
+        let refused = |range| {
+            let request = request().scratch(&pool.buffer, range);
+            gpu.prepare(&*loss, &request).unwrap_err()
+        };
+        let (over, end) = (refused(0..bytes), pool.buffer.size());
+        assert!(
+            matches!(&over, Error::Overlap { argument, .. } if argument == "scratch"),
+            "{name}: {over}"
+        );
+        let odd = refused(behind + 4..behind + 4 + bytes);
+        assert!(matches!(&odd, Error::WrongOffset { found, .. } if *found == behind + 4), "{odd}");
+        let outside = refused(end - alignment..end - alignment + bytes);
+        assert!(matches!(&outside, Error::BufferTooSmall { .. }), "{outside}");
+        let short = refused(behind..behind + bytes - 4);
+        assert!(matches!(&short, Error::BufferTooSmall { .. }), "{short}");
+    }
+}
+
+/// Two calls recorded in parts, in turn, find what each finds alone.
+fn parts_in_turn(context: &Context) {
+    let gpu = &context.gpu;
+    let mean = CrossEntropy::default();
+    let calls = [17, 18].map(|seed| Call::new(gpu, &mean, seed, 40, 70));
+    let whole = gpu.prepare(&mean, &calls[0].request()).unwrap();
+    let mut encoder = encoder(gpu);
+    let several = whole.plan().submissions(gpu.profile()).count() > 1;
+    let refused = whole.encode_part(&mut encoder, 0..1);
+    let expected = Error::SharedScratch("cross_entropy".to_owned());
+    assert!(several || refused == Err(expected), "{refused:?}");
+    drop(encoder);
+    let mut encoder = self::encoder(gpu);
+    let prepared =
+        calls.each_ref().map(|call| gpu.prepare(&mean, &call.request().in_parts()).unwrap());
+    let steps = prepared[0].plan().dispatches.len();
+    assert!(steps > 2);
+    for step in 0..steps {
+        for call in &prepared {
+            call.encode_part(&mut encoder, step..step + 1).unwrap();
+        }
+    }
+    gpu.queue().submit([encoder.finish()]);
+    for call in &calls {
+        call.assert_ran(gpu, 1);
+    }
+}
+
+/// Where calls are cut on their own, those of two threads may take turns: none shares its scratch.
+fn short_submissions_in_turn(context: &Context) {
+    let gpu = context.with(|profile| profile.submission_dispatches = 1);
+    let mean = CrossEntropy::default();
+    let calls = [19, 20].map(|seed| Call::new(&gpu, &mean, seed, 40, 70));
+    let prepared = calls.each_ref().map(|call| gpu.prepare(&mean, &call.request()).unwrap());
+    let parts = prepared[0].plan().submissions(gpu.profile());
+    for part in parts {
+        for call in &prepared {
+            let mut encoder = encoder(&gpu);
+            call.encode_part(&mut encoder, part.clone()).unwrap();
+            gpu.queue().submit([encoder.finish()]);
+        }
+    }
+    for call in &calls {
+        call.assert_ran(&gpu, 1);
+    }
 }
 
 /// Encoding alone changes nothing; a recording that is dropped never runs.
@@ -347,7 +458,7 @@ fn memory(context: &Context) {
     assert_eq!(gpu.memory().held, scratch, "the pool keeps its scratch");
     assert_eq!(gpu.memory().peak, scratch + 2 * parameters);
     let own = crate::support::buffer(&gpu, scratch, wgpu::BufferUsages::STORAGE);
-    let prepared = gpu.prepare(&none(), &call.request().scratch(&own)).unwrap();
+    let prepared = gpu.prepare(&none(), &call.request().scratch(&own, 0..scratch)).unwrap();
     assert_eq!(gpu.memory().held, scratch + parameters, "the caller's scratch is the caller's");
     drop(prepared);
     let before = gpu.memory();
@@ -404,7 +515,7 @@ fn watch_of_several_losses(context: &Context) {
     for round in 1..=2 {
         let mut encoder = encoder(gpu);
         for call in &calls[..round] {
-            gpu.encode(&mut encoder, &mean, tensors(&call.inputs), call.outputs()).unwrap();
+            gpu.prepare(&mean, &call.request()).unwrap().encode(&mut encoder);
         }
         let [a, b, c] = calls.each_ref().map(|call| (call.loss.tensor(), call.status.tensor()));
         let losses = [(&a.0, &a.1), (&b.0, &b.1), (&c.0, &c.1)];

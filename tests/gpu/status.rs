@@ -1,12 +1,12 @@
 //! What a call finds wrong with its data: the same words as the reference's, whatever the loss.
 
 use serde_json::{Value, json};
-use surprisal::{Array, Arrays, Dtype, Loss, Status};
+use surprisal::{Array, Arrays, Dtype, Layout, Loss, Named, Request, Status};
 
 use crate::{
     support::{
-        Context, FLOATS, INF, check_status, fill, gaussian, indices, matrix, named, outcome, parse,
-        positive, sample, set, vector, with,
+        Context, FLOATS, INF, Placed, check_status, fill, gaussian, indices, matrix, named,
+        outcome, parse, placed_inputs, positive, sample, set, submit, tensors, vector, with,
     },
     users,
 };
@@ -20,6 +20,7 @@ tests![
     values,
     the_first_value_of_a_row,
     vectors,
+    of_several_calls,
 ];
 
 const NAN: f64 = f64::NAN;
@@ -269,5 +270,62 @@ fn vectors(context: &Context) {
         let inputs = named([("features", features), ("labels", labels.clone())]);
         let found = check_status(gpu, &*loss, &inputs, Dtype::F32, &["loss"]);
         assert_eq!((found.zero_vectors, found.bad_rows), (2, bad));
+    }
+}
+
+fn status_alone<'a>(inputs: &'a [(String, Placed)], status: &'a Placed) -> Request<'a> {
+    Request::new(tensors(inputs), Named::from([("status".to_owned(), status.tensor())]))
+}
+
+/// Calls share a status word by word, or each one's overwrites it, whatever was there.
+fn of_several_calls(context: &Context) {
+    let gpu = &context.gpu;
+    let spans = json!({"spans": [{"kind": "cce", "columns": 2}, {"kind": "mse", "columns": 3}]});
+    let scores = |targets: &[i64]| with(&sample(1, 3, 5), [("targets", indices(targets))]);
+    let rates = |targets: &[f64]| {
+        named([("rate", matrix(3, 1, vec![0.0; 3])), ("targets", matrix(3, 1, targets.to_vec()))])
+    };
+    let columns = |z: f64| {
+        let values = matrix(3, 5, vec![0.5; 15]);
+        named([("logits", set(&values, 4, z)), ("targets", values)])
+    };
+    let units = |first: f64| {
+        let queries = matrix(2, 2, vec![first, 0.0, 1.0, 2.0]);
+        named([("queries", queries), ("keys", gaussian(2, 2, 2))])
+    };
+    let calls: [(&str, Value, [Arrays; 3]); 4] = [
+        ("cross_entropy", json!({}), [scores(&[1, 9, -1]), scores(&[0, 1, 2]), scores(&[7, 1, 2])]),
+        (
+            "poisson_nll",
+            json!({}),
+            [rates(&[1.0, 2.0, -3.0]), rates(&[NAN, 1.0, 2.0]), rates(&[-7.0, 1.0, 2.0])],
+        ),
+        ("mixed_columns", spans, [columns(NAN), columns(1.0), columns(NAN)]),
+        ("info_nce", json!({"normalize": true}), [units(0.0), units(1.0), units(0.0)]),
+    ];
+    for (name, options, batches) in calls {
+        let loss = parse(name, &options);
+        let alone = batches
+            .each_ref()
+            .map(|inputs| check_status(gpu, &*loss, inputs, Dtype::F32, &["loss"]));
+        let words = Layout::vector(Dtype::U32, Status::WORDS);
+        let zeros = Placed::input(gpu, &indices(&[0; 8]), words.clone());
+        let dirty = Placed::output(gpu, words);
+        for (inputs, own) in batches.iter().zip(&alone) {
+            let placed = placed_inputs(gpu, &*loss, inputs, Dtype::F32);
+            submit(gpu, &*loss, &status_alone(&placed, &dirty));
+            assert_eq!(Status::read(gpu, &dirty.tensor()).unwrap(), *own, "{name}");
+            submit(gpu, &*loss, &status_alone(&placed, &zeros).accumulate_status());
+        }
+        let all = Status::read(gpu, &zeros.tensor()).unwrap();
+        let sum = |count: fn(&Status) -> u32| alone.iter().map(count).sum::<u32>();
+        assert_eq!(all.completed, 3, "{name}");
+        assert_eq!(all.bad_targets, sum(|status| status.bad_targets), "{name}");
+        assert_eq!(all.bad_rows, sum(|status| status.bad_rows), "{name}");
+        assert_eq!(all.zero_vectors, sum(|status| status.zero_vectors), "{name}");
+        assert!(all.bad_targets + all.bad_rows + all.zero_vectors > 1, "{name}");
+        // The first call's, although a later one has one in an earlier row.
+        assert_eq!(all.first_bad_target, alone[0].first_bad_target, "{name}");
+        assert_eq!(all.first_bad_value, alone[0].first_bad_value, "{name}");
     }
 }

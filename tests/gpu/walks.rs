@@ -240,7 +240,7 @@ fn scratch(context: &Context) {
             let plan = gpu.plan(&*loss, &request).unwrap();
             let buffer = storage(gpu, plan.scratch_bytes + 256);
             gpu.queue().write_buffer(&buffer, 0, &vec![0xff; buffer.size() as usize]);
-            submit(gpu, &*loss, &request.scratch(&buffer));
+            submit(gpu, &*loss, &request.scratch(&buffer, 0..plan.scratch_bytes));
             let after = bytes(gpu, &buffer);
             assert!(after[plan.scratch_bytes as usize..].iter().all(|&byte| byte == 0xff));
             for (output, placed) in &outputs {

@@ -6,7 +6,7 @@ use crate::{
         error::Result,
     },
     losses::{Dice, dice::Per},
-    reference::{Findings, Real, array, extents, floats, no_output, times},
+    reference::{Findings, Real, array, extents, factor, floats, no_output, times},
     skeleton::element::reference::{sigmoid, softplus},
     spec::{
         about::Signature as _,
@@ -71,10 +71,9 @@ fn compute<T: Real>(loss: &Dice, inputs: &Arrays, wanted: &[&str]) -> Result<Arr
     let gradient = || {
         let mut gradient = vec![T::zero(); rows * columns];
         for (part, (_, slopes)) in solved.iter().enumerate() {
-            let factor =
-                if divisor.is_zero() { divisor } else { weights[part] * upstream[part] / divisor };
+            let factor = factor(times(weights[part], upstream[part]), divisor);
             for (&at, &slope) in groups[part].iter().zip(slopes) {
-                gradient[at] = if factor.is_zero() { factor } else { factor * slope };
+                gradient[at] = if factor.is_zero() { T::zero() } else { factor * slope };
             }
         }
         gradient
@@ -103,6 +102,13 @@ fn compute<T: Real>(loss: &Dice, inputs: &Arrays, wanted: &[&str]) -> Result<Arr
     wanted.iter().map(|&name| Ok((name.to_owned(), output(name)?))).collect()
 }
 
+/// sigmoid(z). Without smoothing it is 0 at −∞ alone: of two sums that would both underflow the quotient is still
+/// right.
+fn probability<T: Real>(loss: &Dice, z: T) -> T {
+    let never_zero = loss.smooth == 0.0 && z > T::neg_infinity();
+    if never_zero { sigmoid(z).max(T::min_positive_value()) } else { sigmoid(z) }
+}
+
 /// The loss of one part, and its gradient.
 fn part<T: Real>(loss: &Dice, z: &[T], y: &[T]) -> (T, Vec<T>) {
     if z.iter().any(|z| z.is_nan()) || y.iter().any(|y| !y.is_finite()) {
@@ -111,8 +117,9 @@ fn part<T: Real>(loss: &Dice, z: &[T], y: &[T]) -> (T, Vec<T>) {
     let (one, two) = (T::one(), T::of(2.0));
     let (mut both, mut p_sum, mut y_sum, mut bce) = (T::zero(), T::zero(), T::zero(), T::zero());
     for (&z, &y) in z.iter().zip(y) {
-        both += sigmoid(z) * y;
-        p_sum += sigmoid(z);
+        let p = probability(loss, z);
+        both += p * y;
+        p_sum += p;
         y_sum += y;
         if loss.bce > 0.0 {
             bce += times(y, softplus(-z)) + times(one - y, softplus(z));
@@ -124,10 +131,13 @@ fn part<T: Real>(loss: &Dice, z: &[T], y: &[T]) -> (T, Vec<T>) {
     let share = T::of(loss.bce) / T::of(z.len() as f64);
     let alike = if empty { one } else { (two * both + smooth) / whole };
     let slope = |(&z, &y): (&T, &T)| {
-        let (p, q) = (sigmoid(z), sigmoid(-z));
+        let (p, q) = (probability(loss, z), sigmoid(-z));
         let dice = if empty { T::zero() } else { p * q * (alike - two * y) / whole };
         dice + share * ((one - y) * p - y * q)
     };
     let slopes = z.iter().zip(y).map(slope).collect();
-    ((one - alike) + times(share, bce), slopes)
+    // As one minus the quotient it would be nothing but rounding beside a large smoothing.
+    let apart = p_sum + y_sum - two * both;
+    let dice = if empty { T::zero() } else { apart / whole };
+    (dice + times(share, bce), slopes)
 }

@@ -137,15 +137,19 @@ macro_rules! element_loss {
             fn takes_planes(&self) -> bool {
                 true
             }
-        }
 
-        impl $crate::skeleton::operation::Loss for $name {
             fn validate(&self) -> $crate::data::error::Result<()> {
                 use $crate::skeleton::element::ElementLoss;
                 $crate::skeleton::element::check_options($key, self.options())?;
                 self.check()
             }
 
+            fn accepts(&self, call: &$crate::spec::call::Call) -> $crate::data::error::Result<()> {
+                $crate::skeleton::element::accepts(self, call)
+            }
+        }
+
+        impl $crate::skeleton::operation::Loss for $name {
             fn plan(
                 &self,
                 call: &$crate::spec::call::Call,

@@ -6,8 +6,8 @@
 use std::ops::Range;
 
 use super::{
-    BITS, ElementLoss, ElementOptions, ElementStream, SCALARS, TARGETS, broadcast_of, check,
-    check_names, summed::Summed,
+    BITS, ElementLoss, ElementOptions, ElementStream, SCALARS, TARGETS, accepts, broadcast_of,
+    summed::Summed,
 };
 use crate::{
     data::{
@@ -64,16 +64,11 @@ struct Elements<'a> {
 impl<'a> Elements<'a> {
     fn new(loss: &'a dyn ElementLoss, call: &'a Call, profile: &'a Profile) -> Result<Self> {
         loss.validate()?;
-        let Some(first) = loss.streams().first().and_then(|s| call.inputs.get(s.name)) else {
-            return Err(Error::MissingInput {
-                loss: loss.about().name.to_owned(),
-                argument: loss.streams().first().map_or("", |s| s.name).to_owned(),
-                reason: "the elements are its".to_owned(),
-            });
-        };
-        let extents = Extents::of(&first.layout.shape);
-        check_names(loss, &|name| call.has(name), call.outputs.keys().map(String::as_str))?;
-        check(loss, call, &extents)?;
+        accepts(loss, call)?;
+        let first = loss.streams().first().and_then(|stream| call.inputs.get(stream.name));
+        let layout = first.map(|first| &first.layout);
+        let extents = Extents::of(layout.map_or(&[], |layout| &layout.shape));
+        let dtype = layout.map_or(Dtype::F32, |layout| layout.dtype);
         let mut planner = Planner::new(loss.about().name, profile);
         let plane = plane(loss, call, &extents);
         let gradient = |nth: usize| Summed::of(loss, call, &extents, nth);
@@ -85,8 +80,7 @@ impl<'a> Elements<'a> {
         // Tallies with room to fold into; behind them the one that the header keeps, and its factor.
         let words = (2 * blocks + 4) * TALLY_WORDS;
         let tallies = planner.scratch(Layout::vector(Dtype::U32, words));
-        let totals =
-            Totals { skeleton: "element", loss: loss.about().name, dtype: first.layout.dtype };
+        let totals = Totals { skeleton: "element", loss: loss.about().name, dtype };
         let summed = gradients.map(|gradient| {
             gradient.map(|unplaced| unplaced.placed(&mut planner, extents.count()))
         });

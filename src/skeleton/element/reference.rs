@@ -6,7 +6,7 @@ use crate::{
         error::{Error, Result},
         tensor::Dtype,
     },
-    reference::{Findings, Real, array, fits, floats, no_output, times},
+    reference::{Findings, Real, array, factor, fits, floats, no_output, times},
     skeleton::element::{ElementLoss, ElementOptions, broadcast_of, check_names},
     spec::{
         broadcast::{Broadcast, Extents},
@@ -189,6 +189,9 @@ struct Solved<T> {
     extents: Extents,
     losses: Vec<T>,
     gradients: [Option<Gradient<T>>; 2],
+    /// The slopes of each element, and what multiplies them: 0 where it counts for nothing.
+    slopes: Vec<[T; 2]>,
+    above: Vec<T>,
     sum: T,
     denominator: T,
     divisor: T,
@@ -225,6 +228,8 @@ impl<T: Real> Solved<T> {
         let mut solved = Self {
             losses: vec![T::zero(); count],
             gradients: [gradient(0)?, gradient(1)?],
+            slopes: vec![[T::zero(); 2]; count],
+            above: vec![T::zero(); count],
             sum: T::zero(),
             denominator: T::zero(),
             divisor: T::one(),
@@ -250,7 +255,7 @@ impl<T: Real> Solved<T> {
             solved.count += 1;
             solved.denominator += mask;
             let point = loss.at(&x);
-            let share = weight.at(&extents, at) * mask;
+            let share = times(weight.at(&extents, at), mask);
             let loss = if point.bad.is_some() { T::nan() } else { times(share, point.loss) };
             match point.bad {
                 Some(value) => solved.found.bad_value(at / columns, value.wide()),
@@ -260,12 +265,8 @@ impl<T: Real> Solved<T> {
             solved.losses[at] = loss;
             solved.sum += solved.losses[at];
             solved.watched += if point.loss.is_nan() { T::nan() } else { point.watched };
-            let factor = share * upstream.at(&extents, at);
-            for (gradient, slope) in solved.gradients.iter_mut().zip(point.slopes) {
-                if let Some(gradient) = gradient.as_mut().filter(|_| !factor.is_zero()) {
-                    gradient.add(&extents, at, factor * slope);
-                }
-            }
+            solved.above[at] = times(share, upstream.at(&extents, at));
+            solved.slopes[at] = point.slopes;
         }
         solved.divide(inputs)?;
         Ok(solved)
@@ -286,8 +287,14 @@ impl<T: Real> Solved<T> {
             Reduction::Over(d) => T::of(d),
         };
         self.divisor = given.and_then(|values| values.first().copied()).unwrap_or(own);
-        for gradient in self.gradients.iter_mut().flatten().flat_map(|g| &mut g.own.values) {
-            *gradient = if self.divisor.is_zero() { T::zero() } else { *gradient / self.divisor };
+        let Self { gradients, slopes, above, divisor, extents, .. } = self;
+        for (nth, gradient) in gradients.iter_mut().enumerate() {
+            let Some(gradient) = gradient else { continue };
+            for (at, (slopes, &above)) in slopes.iter().zip(above.iter()).enumerate() {
+                if !factor(above, *divisor).is_zero() {
+                    gradient.add(extents, at, times(above, slopes[nth]) / *divisor);
+                }
+            }
         }
         Ok(())
     }

@@ -38,12 +38,14 @@ pub(super) enum Along {
 /// An operand of a product; `None` reads as 1.
 pub(super) type Factor = Option<(View, Along)>;
 
-/// output[i, j] = start[i, j] + Σ_k a(i, k)·b(j, k).
+/// output[i, j] = (start[i, j] + Σ_k a(i, k)·b(j, k)) + addend[j].
 pub(super) struct Product<'v> {
     pub label: &'static str,
     pub a: Factor,
     pub b: Factor,
     pub start: Start,
+    /// A row that is added to every row of sums, last.
+    pub addend: Option<View>,
     pub output: View,
     pub depth: u64,
     /// Whether i or k runs over rows of the loss, some of which count for nothing.
@@ -66,7 +68,8 @@ impl Layer<'_> {
         for i in stretches(outputs, i_step) {
             for j in stretches(columns, j_step) {
                 if walks.is_empty() {
-                    self.tile(rows, product, &product.start, &product.output, [&i, &j, &(0..0)])?;
+                    let all = (&product.start, &product.output, product.addend.as_ref());
+                    self.tile(rows, product, all, [&i, &j, &(0..0)])?;
                 }
                 for (n, k) in walks.iter().enumerate() {
                     let last = n + 1 == walks.len();
@@ -79,7 +82,8 @@ impl Layer<'_> {
                         _ => Start::There,
                     };
                     let output = sum.as_ref().filter(|_| !last).unwrap_or(&product.output);
-                    self.tile(rows, product, &start, output, [&i, &j, k])?;
+                    let addend = product.addend.as_ref().filter(|_| last);
+                    self.tile(rows, product, (&start, output, addend), [&i, &j, k])?;
                 }
             }
         }
@@ -140,8 +144,7 @@ impl Layer<'_> {
         &self,
         rows: &mut Rows,
         product: &Product,
-        start: &Start,
-        output: &View,
+        (start, output, addend): (&Start, &View, Option<&View>),
         [i, j, k]: [&Range<u64>; 3],
     ) -> Result<()> {
         let place = |view: &View| view.clone().rows(i).columns(j);
@@ -153,7 +156,8 @@ impl Layer<'_> {
             Start::From(view) => Some(view.clone().columns(j)),
             Start::Zero | Start::There => None,
         };
-        let octets = begun.iter().chain([&written]).all(View::in_octets);
+        let addend = addend.map(|view| view.clone().columns(j));
+        let octets = begun.iter().chain(&addend).chain([&written]).all(View::in_octets);
         let tile = self.kernel(product, [i, j], octets);
         let tile_rows = (i.end - i.start).div_ceil(tile.height);
         let tile_columns = (j.end - j.start).div_ceil(tile.width);
@@ -174,6 +178,9 @@ impl Layer<'_> {
         let (b, b_walks) = cut(&product.b, j, k);
         let skips_walked = product.rows_along == Some(Along::Walked);
         let masked = skips_walked || !(k.end - k.start).is_multiple_of(4);
+        let [a_scales, b_scales] = [&a, &b].map(|view| view.as_ref().and_then(View::row_scales));
+        let steps =
+            [&a_scales, &b_scales].map(|scales| scales.as_ref().map_or(0, |(_, step)| *step));
         let label = format!("surprisal.linear.{}.{}", product.label, self.hidden.layout.dtype);
         let step = rows
             .planner
@@ -182,6 +189,9 @@ impl Layer<'_> {
             .shape("A_WALKS", a_walks)
             .shape("B_WALKS", b_walks)
             .shape("MASKED", masked)
+            .shape("HAS_ADDEND", addend.is_some())
+            .shape("SCALES_A", a_scales.is_some())
+            .shape("SCALES_B", b_scales.is_some())
             .shape("SKIPS_WALKED", skips_walked)
             .shape("SKIPS_OWNED", product.rows_along == Some(Along::Owned))
             .number("outputs", i.end - i.start)
@@ -192,11 +202,16 @@ impl Layer<'_> {
             .number("run", run)
             .number("first_row", first_row)
             .number("record_words", record_words)
+            .number("a_scale_step", steps[0])
+            .number("b_scale_step", steps[1])
             .words("records", records)
+            .words("a_scales", a_scales.map(|(scales, _)| scales))
+            .words("b_scales", b_scales.map(|(scales, _)| scales))
             .wide(tile.wide_operands)
             .read_operand("a", if a_walks { "depth" } else { "outputs" }, a, 1.0)
             .read_operand("b", if b_walks { "depth" } else { "classes" }, b, 1.0)
-            .wide(tile.wide_sums);
+            .wide(tile.wide_sums)
+            .read("addend", addend, 0.0);
         let step = if matches!(start, Start::There) {
             step.read_write("initial", "output", written)
         } else {

@@ -6,7 +6,7 @@ use crate::{
         array::{Arithmetic, Array, Arrays},
         error::{Error, Result},
     },
-    reference::{Findings, Real, array, extents, fits, floats, no_output},
+    reference::{Findings, Real, array, extents, factor, fits, floats, no_output},
     skeleton::pairs::{self, PairLoss, Pairing},
     spec::{
         call::Call,
@@ -60,6 +60,9 @@ pub(crate) struct Vectors<T> {
     pub count: usize,
     depth: usize,
     values: Vec<T>,
+    /// The power of two that a vector of `values` was multiplied by where it is normalised, so that its square
+    /// neither overflows nor underflows.
+    scale: Vec<T>,
     /// 1/‖v‖; 0 for a vector of zeros, and 1 where nothing is normalised.
     inverse: Vec<T>,
     normalized: bool,
@@ -68,22 +71,29 @@ pub(crate) struct Vectors<T> {
 impl<T: Real> Vectors<T> {
     fn read(loss: &str, inputs: &Arrays, name: &str, normalized: bool) -> Result<Self> {
         let (count, depth) = extents(loss, inputs, name)?;
-        let values: Vec<T> = floats(inputs, name, &[count, depth])?.unwrap_or_default();
-        let inverse = |vector: &[T]| {
+        let mut values: Vec<T> = floats(inputs, name, &[count, depth])?.unwrap_or_default();
+        let vectors = values.chunks_mut(depth.max(1)).take(count);
+        let mut inverse = vec![T::one(); count];
+        let mut scale = vec![T::one(); count];
+        let known = inverse.iter_mut().zip(&mut scale);
+        for (vector, (inverse, scale)) in vectors.zip(known).filter(|_| normalized) {
             let largest = vector.iter().fold(T::zero(), |top, v| top.max(v.abs()));
-            let mut sum = T::zero();
-            for &v in vector {
-                sum += v * v;
+            let is_zero = largest < T::of(f64::from(f32::MIN_POSITIVE));
+            if !is_zero && largest.is_finite() {
+                *scale = T::of((-largest.wide().log2().floor()).exp2());
             }
-            match largest < T::of(f64::from(f32::MIN_POSITIVE)) && !sum.is_nan() {
-                _ if !normalized => T::one(),
+            let mut sum = T::zero();
+            for v in vector {
+                *v = *v * *scale;
+                sum += *v * *v;
+            }
+            *inverse = match is_zero && !sum.is_nan() {
                 true => T::zero(),
                 false if sum.is_infinite() => T::nan(),
                 false => T::one() / sum.sqrt(),
-            }
-        };
-        let inverse = (0..count).map(|i| inverse(&values[i * depth..(i + 1) * depth])).collect();
-        Ok(Self { count, depth, values, inverse, normalized })
+            };
+        }
+        Ok(Self { count, depth, values, scale, inverse, normalized })
     }
 
     /// v/‖v‖.
@@ -92,7 +102,7 @@ impl<T: Real> Vectors<T> {
         vector.iter().map(|&v| v * self.inverse[index]).collect()
     }
 
-    /// ∂v of a gradient of v/‖v‖: r·(∂ − û·⟨∂, û⟩).
+    /// ∂v of a gradient of v/‖v‖: r·(∂ − û·⟨∂, û⟩), r = scale/‖scale·v‖.
     fn backward(&self, index: usize, gradient: &[T]) -> Vec<T> {
         let inverse = self.inverse[index];
         if !self.normalized || inverse.is_nan() {
@@ -100,7 +110,8 @@ impl<T: Real> Vectors<T> {
         }
         let unit = self.unit(index);
         let along = dot(gradient, &unit);
-        gradient.iter().zip(&unit).map(|(&g, &u)| inverse * (g - u * along)).collect()
+        let scale = self.scale[index];
+        gradient.iter().zip(&unit).map(|(&g, &u)| inverse * (g - u * along) * scale).collect()
     }
 }
 
@@ -592,12 +603,12 @@ impl<'a, T: Real> Solved<'a, T> {
     fn factor(&self, row: usize) -> T {
         let divisor = self.divisor();
         let dropped = matches!(self.rows[row].fate, Fate::Ignored | Fate::BadTarget(_));
-        if dropped || divisor.is_zero() {
+        if dropped {
             return T::zero();
         }
         let upstream = self.pairs.upstream.as_ref();
         let upstream = upstream.map_or(T::one(), |up| if up.len() == 1 { up[0] } else { up[row] });
-        upstream / divisor
+        factor(upstream, divisor)
     }
 
     /// ∂loss/∂s of a row.

@@ -19,7 +19,23 @@ pub(crate) struct Table {
     view: View,
     entry_step: u64,
     pub word_step: u64,
+    /// The word of an entry that its vector is multiplied by in products.
+    scale_word: u64,
     pub count: u64,
+}
+
+impl Table {
+    /// Where the scale of a vector lies, in words from its entry.
+    fn scale_at(&self) -> u64 {
+        self.scale_word * self.word_step
+    }
+
+    /// These vectors with what they are multiplied by.
+    fn scaling(&self, vectors: View) -> View {
+        let mut scales = self.view.clone();
+        scales.layout.offset += self.scale_at();
+        vectors.scaled_by(scales, self.entry_step)
+    }
 }
 
 pub(crate) struct Tables {
@@ -28,15 +44,18 @@ pub(crate) struct Tables {
 }
 
 impl Pairs<'_> {
-    /// Reads norms and labels, and gives the row kernels what they found.
-    pub fn tables(&self, rows: &mut Rows) -> Result<Tables> {
+    /// Reads norms and labels, and gives the row kernels what they found; and the products, what vectors that are
+    /// normalised are multiplied by.
+    pub fn tables(&mut self, rows: &mut Rows) -> Result<Tables> {
         let Layer { rows: queries, classes: keys, .. } = self.layer;
         let view = rows.planner.scratch(Layout::matrix(Dtype::F32, queries, 4));
-        let query_table = Table { view, entry_step: 4, word_step: 1, count: queries };
-        let planes = if self.key_labels.is_some() { 3 } else { 1 };
+        let query_table =
+            Table { view, entry_step: 4, word_step: 1, scale_word: 3, count: queries };
+        let scale_word = if self.key_labels.is_some() { 3 } else { 1 };
+        let planes = scale_word + u64::from(self.pairing.normalize);
         let stride = keys.next_multiple_of(4);
         let view = rows.planner.scratch(Layout::matrix(Dtype::F32, planes, stride));
-        let key_table = Table { view, entry_step: 1, word_step: stride, count: keys };
+        let key_table = Table { view, entry_step: 1, word_step: stride, scale_word, count: keys };
         self.vectors(rows, &query_table, &self.layer.hidden, self.labels.as_ref())?;
         self.vectors(rows, &key_table, &self.layer.weight, self.key_labels.as_ref())?;
         if self.pairing.columns == Columns::Queries {
@@ -50,6 +69,11 @@ impl Pairs<'_> {
             if self.pairing.columns != Columns::Queries {
                 rows.count_zeros(key_table.view.clone(), key_table.entry_step, keys);
             }
+        }
+        if self.pairing.normalize {
+            let Layer { hidden, weight, .. } = &mut self.layer;
+            *hidden = query_table.scaling(hidden.clone());
+            *weight = key_table.scaling(weight.clone());
         }
         Ok(Tables { queries: query_table, keys: key_table })
     }
@@ -70,6 +94,7 @@ impl Pairs<'_> {
                 .number("first", part.start)
                 .number("entry_step", table.entry_step)
                 .number("word_step", table.word_step)
+                .number("scale_at", table.scale_at())
                 .read("vector", Some(operand.clone().rows(&part)), 0.0)
                 .integers("labels", labels.map(|labels| labels.clone().rows(&part)))
                 .table("table", &table.view, "u32")
@@ -126,6 +151,7 @@ impl Pairs<'_> {
                 .number("classes", self.layer.depth)
                 .number("first", all.start)
                 .number("entry_step", table.entry_step)
+                .number("scale_at", table.scale_at())
                 .read("vector", Some(vectors.clone().rows(&all)), 0.0)
                 .table("table", &table.view, "u32");
             let step = if needs_own_sum(output) {

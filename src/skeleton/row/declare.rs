@@ -159,15 +159,19 @@ macro_rules! row_loss {
             fn takes_planes(&self) -> bool {
                 true
             }
-        }
 
-        impl $crate::skeleton::operation::Loss for $name {
             fn validate(&self) -> $crate::data::error::Result<()> {
                 $crate::spec::options::check_reduction($key, self.reduction)?;
                 self.ignore_index.validate($key)?;
                 $crate::skeleton::row::reference::RowFormula::check(self)
             }
 
+            fn accepts(&self, call: &$crate::spec::call::Call) -> $crate::data::error::Result<()> {
+                $crate::skeleton::row::accepts(self, call)
+            }
+        }
+
+        impl $crate::skeleton::operation::Loss for $name {
             fn plan(
                 &self,
                 call: &$crate::spec::call::Call,

@@ -8,7 +8,7 @@ use crate::{
         array::{Arithmetic, Array, Arrays},
         error::{Error, Result},
     },
-    reference::{Findings, Real, array, extents, fits, floats, no_output, times},
+    reference::{Findings, Real, array, extents, factor, fits, floats, no_output, times},
     skeleton::operation::Loss,
     spec::options::{Empty, Reduction},
 };
@@ -68,27 +68,29 @@ pub(crate) struct Point<T> {
     pub gradient: Vec<T>,
     /// Whether the status counts the row.
     pub bad: bool,
+    /// Whether the gradient is 0 whatever multiplies it.
+    flat: bool,
 }
 
 impl<T: Real> Point<T> {
     /// A row with a loss.
     pub fn new(loss: T, gradient: Vec<T>) -> Self {
-        Self { loss, gradient, bad: false }
+        Self { loss, gradient, bad: false, flat: false }
     }
 
     /// A row whose numbers have no loss: NaN, its gradient too.
     pub fn bad(classes: usize) -> Self {
-        Self { loss: T::nan(), gradient: vec![T::nan(); classes], bad: true }
+        Self { loss: T::nan(), gradient: vec![T::nan(); classes], bad: true, flat: false }
     }
 
     /// A row whose loss is infinite and has no finite gradient.
     pub fn infinite(classes: usize) -> Self {
-        Self { loss: T::infinity(), gradient: vec![T::zero(); classes], bad: true }
+        Self { loss: T::infinity(), gradient: vec![T::zero(); classes], bad: true, flat: true }
     }
 
     /// A row that counts for nothing, or whose target is bad.
     fn dropped(loss: T, classes: usize) -> Self {
-        Self { loss, gradient: vec![T::zero(); classes], bad: false }
+        Self { loss, gradient: vec![T::zero(); classes], bad: false, flat: true }
     }
 }
 
@@ -322,9 +324,9 @@ impl<T: Real> Solved<T> {
         let divisor = self.divisor();
         let of_row = |(row, point): (usize, &Point<T>)| -> Vec<T> {
             let upstream = Given::of(self.given.upstream.as_ref(), row);
-            let factor = times(self.given.row_weight(row), upstream);
-            let factor = if divisor.is_zero() { T::zero() } else { factor / divisor };
-            let scaled = |&g: &T| if factor.is_zero() { T::zero() } else { factor * g };
+            let factor = factor(times(self.given.row_weight(row), upstream), divisor);
+            let flat = point.flat || factor.is_zero();
+            let scaled = |&g: &T| if flat { T::zero() } else { factor * g };
             point.gradient.iter().map(scaled).collect()
         };
         self.points.iter().enumerate().flat_map(of_row).collect()

@@ -8,9 +8,7 @@ mod totals;
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::{
-    Broadcast, RowLoss, RowProgram, RowStream, StreamAccess, Target, check_outputs, missing,
-};
+use super::{Broadcast, RowLoss, RowProgram, RowStream, StreamAccess, Target, accepts, missing};
 use crate::{
     data::{
         error::Result,
@@ -117,9 +115,8 @@ pub(crate) struct Rows<'a> {
 impl<'a> Rows<'a> {
     pub fn new(loss: &'a dyn RowLoss, call: &'a Call, profile: &'a Profile) -> Result<Self> {
         loss.validate()?;
+        accepts(loss, call)?;
         let program = loss.program(call);
-        check_outputs(loss, &program, call)?;
-        loss.check(call)?;
         program.check(profile)?;
         let name = loss.about().name;
         let dtype = call.inputs.get("logits").map_or(Dtype::F32, |logits| logits.layout.dtype);

@@ -75,7 +75,8 @@ fn scratch_without_storage(context: &Context) {
     let good = Good::new(gpu);
     let plan = gpu.plan(&none(), &Request::new(good.inputs(), good.outputs())).unwrap();
     let scratch = buffer(gpu, plan.scratch_bytes, wgpu::BufferUsages::COPY_DST);
-    let request = Request::new(good.inputs(), good.outputs()).scratch(&scratch);
+    let request =
+        Request::new(good.inputs(), good.outputs()).scratch(&scratch, 0..plan.scratch_bytes);
     let error = gpu.prepare(&none(), &request).unwrap_err();
     works(gpu);
     assert!(

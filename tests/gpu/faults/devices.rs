@@ -28,7 +28,8 @@ fn another_device(context: &Context) {
     }
     let plan = gpu.plan(&none(), &Request::new(good.inputs(), good.outputs())).unwrap();
     let scratch = storage(&other, plan.scratch_bytes);
-    let request = Request::new(good.inputs(), good.outputs()).scratch(&scratch);
+    let request =
+        Request::new(good.inputs(), good.outputs()).scratch(&scratch, 0..plan.scratch_bytes);
     let error = gpu.prepare(&none(), &request).unwrap_err();
     assert!(matches!(&error, Error::Refused { .. }), "{error}");
     let error = tensor_blocking(gpu, "loss", &foreign.loss.tensor()).unwrap_err();

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use surprisal::{
-    CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Gpu, Layout, Loss, Named,
-    Reduction, Request, loss,
+    CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Gpu, Layout, Named,
+    Reduction, Request, Signature, loss,
 };
 
 use super::{Good, none, refused, works};

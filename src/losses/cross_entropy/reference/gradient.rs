@@ -6,7 +6,7 @@ use super::{
     shards::Merged,
     softmax::{Softmax, smoothed_sum},
 };
-use crate::reference::{Real, times};
+use crate::reference::{Real, factor, times};
 
 /// The factors of a row's gradient: ∂u = slope·p − scale·w∘q − pull·onehot(y).
 struct Factors<T> {
@@ -25,10 +25,10 @@ impl<T: Real> Solved<'_, T> {
     fn factor(&self, row: usize) -> T {
         let divisor = self.divisor();
         let dropped = matches!(self.rows[row].fate, Fate::Ignored | Fate::BadTarget(_));
-        if dropped || divisor.is_zero() {
+        if dropped {
             return T::zero();
         }
-        times(self.batch.row_weight(row), self.batch.upstream(row)) / divisor
+        factor(times(self.batch.row_weight(row), self.batch.upstream(row)), divisor)
     }
 
     /// ∂z of a row: the second pass.

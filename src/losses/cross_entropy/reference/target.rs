@@ -78,7 +78,9 @@ impl<T: Real> Solved<'_, T> {
         };
         if let Some(weight) = &self.batch.weight {
             for (q, &weight) in q.iter_mut().zip(&weight[self.first()..]) {
-                *q = times(*q, weight);
+                // An index takes no notice of the weights of other classes.
+                let nothing = q.is_zero() && matches!(self.batch.targets, Targets::Index(_));
+                *q = if nothing { T::zero() } else { times(*q, weight) };
             }
         }
         q
