@@ -8,6 +8,8 @@ pub mod kernel;
 pub(crate) mod limits;
 mod planner;
 pub mod profile;
+#[cfg(feature = "cases")]
+pub(crate) mod shaders;
 pub(crate) mod stretches;
 pub(crate) mod tile;
 mod view;

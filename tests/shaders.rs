@@ -4,9 +4,16 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
+#[allow(dead_code, reason = "the other binary with mutants uses the rest of this")]
+#[path = "mutants/list.rs"]
+mod list;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::LazyLock,
+};
 
+use list::Mutant;
 use naga::{
     back,
     valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
@@ -18,7 +25,7 @@ use surprisal::{
 };
 
 /// Every kernel of every planned call in `common::calls`.
-fn kernels() -> Vec<Kernel> {
+static KERNELS: LazyLock<Vec<Kernel>> = LazyLock::new(|| {
     let mut kernels: Vec<Kernel> = Vec::new();
     for plan in common::plans() {
         for kernel in plan.kernels {
@@ -28,22 +35,64 @@ fn kernels() -> Vec<Kernel> {
         }
     }
     kernels
-}
+});
 
 #[test]
 fn every_kernel_is_valid_for_every_target() {
-    let kernels = kernels();
-    assert!(kernels.len() > 100, "only {} kernels", kernels.len());
+    assert!(KERNELS.len() > 100, "only {} kernels", KERNELS.len());
     // `contract` holds each state against the words that its program declares.
     let words = |kernel: &Kernel| {
         let line = kernel.declarations.lines().find(|line| line.starts_with("const STATE_WORDS"));
         line.map(str::to_owned)
     };
-    let states: BTreeSet<String> = kernels.iter().filter_map(words).collect();
+    let states: BTreeSet<String> = KERNELS.iter().filter_map(words).collect();
     assert!(states.len() > 2, "{states:?}");
-    for kernel in kernels {
-        check(&kernel);
+    for kernel in KERNELS.iter() {
+        check(kernel);
     }
+}
+
+/// One that no kernel has could not be killed, and one that is no WGSL would be killed by any test.
+#[test]
+fn mutants_are_in_kernels_and_are_valid() {
+    let emulated = common::cooperative_profiles().into_iter().filter(|p| p.cooperative.emulated);
+    let profiles = common::tile_profiles().into_iter().chain(emulated);
+    let tiles: Vec<Kernel> = profiles
+        .flat_map(|profile| common::tile_plans(&profile))
+        .flat_map(|plan| plan.kernels)
+        .filter(|kernel| kernel.entry.starts_with("product"))
+        .collect();
+    let kernels: Vec<(&Kernel, String)> =
+        KERNELS.iter().chain(&tiles).map(|kernel| (kernel, kernel.wgsl())).collect();
+    for mutant in list::mutants() {
+        let changed: Vec<(&Kernel, String)> = kernels
+            .iter()
+            .filter_map(|(kernel, wgsl)| Some((*kernel, mutated(&mutant, wgsl)?)))
+            .collect();
+        assert!(!changed.is_empty(), "mutant {} is in no kernel", mutant.name);
+        // A fault of `math.wgsl` is in all of them.
+        for (kernel, wgsl) in changed.iter().step_by(changed.len().div_ceil(20)) {
+            parsed(kernel, wgsl, Capabilities::SUBGROUP | Capabilities::SHADER_INT64);
+        }
+    }
+}
+
+/// A kernel with a mutant, if it has the mutant's text.
+fn mutated(mutant: &Mutant, wgsl: &str) -> Option<String> {
+    let begin = "\n// ---- ";
+    let part = if mutant.file == list::GENERATED {
+        &wgsl[..wgsl.find(begin)?]
+    } else {
+        let marker = format!("{begin}{} ----\n", mutant.file);
+        let text = &wgsl[wgsl.find(&marker)? + marker.len()..];
+        &text[..text.find(begin).unwrap_or(text.len())]
+    };
+    let other = if mutant.file == list::GENERATED {
+        part.replace(&mutant.find, &mutant.put)
+    } else {
+        mutant.mutated(part).unwrap_or_else(|error| panic!("mutant {}: {error}", mutant.name))
+    };
+    (other != part).then(|| wgsl.replacen(part, &other, 1))
 }
 
 /// Whoever loads a tile's operands; subgroups and 64-bit words are used on Vulkan alone, where a software
@@ -142,14 +191,18 @@ fn fail(kernel: &Kernel, what: &str, error: &dyn std::fmt::Display) -> ! {
     panic!("{}: {what}: {error}\n{}", kernel.label, kernel.wgsl())
 }
 
-/// The kernel's module, parsed, validated and held against the Rust side, its overrides resolved.
-fn specialised(kernel: &Kernel, capabilities: Capabilities) -> (naga::Module, ModuleInfo) {
-    let wgsl = kernel.wgsl();
-    let module = naga::front::wgsl::parse_str(&wgsl)
-        .unwrap_or_else(|error| fail(kernel, "parse", &error.emit_to_string(&wgsl)));
+fn parsed(kernel: &Kernel, wgsl: &str, capabilities: Capabilities) -> (naga::Module, ModuleInfo) {
+    let module = naga::front::wgsl::parse_str(wgsl)
+        .unwrap_or_else(|error| fail(kernel, "parse", &error.emit_to_string(wgsl)));
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
-        .unwrap_or_else(|error| fail(kernel, "validate", &error.emit_to_string(&wgsl)));
+        .unwrap_or_else(|error| fail(kernel, "validate", &error.emit_to_string(wgsl)));
+    (module, info)
+}
+
+/// The kernel's module, parsed, validated and held against the Rust side, its overrides resolved.
+fn specialised(kernel: &Kernel, capabilities: Capabilities) -> (naga::Module, ModuleInfo) {
+    let (module, info) = parsed(kernel, &kernel.wgsl(), capabilities);
     contract(kernel, &module);
     let constants =
         kernel.overrides.iter().map(|&(name, value)| (name.to_owned(), f64::from(value))).collect();

@@ -43,6 +43,8 @@ pub(crate) type Bound<'a> = (&'a wgpu::Buffer, u64, u64);
 impl Pipeline {
     pub fn compile(device: &wgpu::Device, module: Module<'_>) -> Result<Self> {
         let Module { label, wgsl, entry, constants, bindings } = module;
+        #[cfg(feature = "cases")]
+        crate::plan::shaders::check()?;
         guarded(device, label, wgsl.len() as u64, || {
             let label = Some(label);
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {

@@ -158,8 +158,19 @@ pub struct Source {
 impl Source {
     /// The `enable` lines at its top, which belong to the top of the module, and everything after them.
     fn parts(&self) -> (&'static str, &'static str) {
-        let directives = self.text.split_inclusive('\n').take_while(|l| l.starts_with("enable "));
-        self.text.split_at(directives.map(str::len).sum())
+        let text = self.current();
+        let directives = text.split_inclusive('\n').take_while(|l| l.starts_with("enable "));
+        text.split_at(directives.map(str::len).sum())
+    }
+
+    #[cfg(feature = "cases")]
+    fn current(&self) -> &'static str {
+        crate::plan::shaders::replacement(self.path).unwrap_or(self.text)
+    }
+
+    #[cfg(not(feature = "cases"))]
+    fn current(&self) -> &'static str {
+        self.text
     }
 }
 
@@ -292,6 +303,8 @@ impl Kernel {
         for stream in &self.streams {
             self.accessors(stream, &mut text);
         }
+        #[cfg(feature = "cases")]
+        let text = crate::plan::shaders::edited(text);
         text
     }
 

@@ -294,6 +294,9 @@ impl Shape {
         let shape = all.copied().unwrap_or(usual);
         let shape: Vec<u64> = shape.iter().map(extent).collect();
         let dtype = match argument.kind {
+            // Bytes and bits.
+            Kind::Mask if self.variant == 1 => Dtype::U8,
+            Kind::Mask if self.variant == 3 => Dtype::U32,
             Kind::Float | Kind::Mask => self.dtype,
             Kind::F32 => Dtype::F32,
             Kind::Index | Kind::Label | Kind::I64 => Dtype::I64,

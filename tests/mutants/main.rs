@@ -1,0 +1,129 @@
+//! Mutants: faults put into the kernels, one after another, to see that the GPU tests notice each of them.
+//!
+//! `cargo test` checks that every mutant of `list.toml` still applies. `scripts/mutants` runs the GPU tests on
+//! them, a mutant at a time, until a test fails. Kernels are not rebuilt for that: `SURPRISAL_SHADERS` names a
+//! folder that holds the mutated shader.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod list;
+mod run;
+
+use std::process::ExitCode;
+
+use list::{GENERATED, Mutant};
+use run::{Outcome, Runner};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.split_first() {
+        Some((command, rest)) if command == "run" => mutants_are_killed(rest),
+        // What `cargo test` runs, with or without arguments of its own.
+        _ => every_mutant_applies(),
+    }
+}
+
+/// A mutant of what `Kernel::wgsl` writes is held against kernels in `tests/shaders.rs`.
+fn every_mutant_applies() -> ExitCode {
+    let mutants = list::mutants();
+    let mut all = ExitCode::SUCCESS;
+    for mutant in mutants.iter().filter(|mutant| mutant.file != GENERATED) {
+        if let Err(error) = mutant.mutated_shader() {
+            eprintln!("mutant {} does not apply to {}: {error}", mutant.name, mutant.file);
+            all = ExitCode::FAILURE;
+        }
+    }
+    println!("{} mutants", mutants.len());
+    all
+}
+
+/// What `scripts/mutants` asks for.
+struct Options {
+    /// The GPU tests' binary.
+    tests: String,
+    /// The adapter for all mutants, also for those that name another one.
+    adapter: Option<String>,
+    /// Seconds that one test may take.
+    seconds: u64,
+    /// Only the tests that the list names.
+    named: bool,
+    /// Parts of the names of the mutants that are wanted; all of them if there are none.
+    wanted: Vec<String>,
+}
+
+impl Options {
+    fn of(arguments: &[String]) -> Self {
+        let mut options = Self {
+            tests: String::new(),
+            adapter: None,
+            seconds: 300,
+            named: false,
+            wanted: Vec::new(),
+        };
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let mut value =
+                || arguments.next().unwrap_or_else(|| panic!("{argument} needs a value"));
+            match argument.as_str() {
+                "--tests" => options.tests.clone_from(value()),
+                "--named" => options.named = true,
+                "--adapter" => options.adapter = Some(value().clone()),
+                "--timeout" => options.seconds = value().parse().unwrap(),
+                other if other.starts_with('-') => panic!("there is no option {other}"),
+                name => options.wanted.push(name.to_owned()),
+            }
+        }
+        assert!(!options.tests.is_empty(), "--tests is the path of the GPU tests' binary");
+        options
+    }
+
+    fn wants(&self, mutant: &Mutant) -> bool {
+        self.wanted.is_empty() || self.wanted.iter().any(|part| mutant.name.contains(part))
+    }
+
+    fn adapter_of<'a>(&'a self, mutant: &'a Mutant) -> &'a str {
+        self.adapter.as_deref().or(mutant.adapter.as_deref()).unwrap_or("lavapipe")
+    }
+}
+
+fn mutants_are_killed(arguments: &[String]) -> ExitCode {
+    let options = Options::of(arguments);
+    let mutants: Vec<Mutant> = list::mutants().into_iter().filter(|m| options.wants(m)).collect();
+    assert!(!mutants.is_empty(), "no mutant has such a name");
+    let runner = Runner::new(&options.tests, options.seconds);
+    unmutated_tests_pass(&options, &runner, &mutants);
+    println!("\n{:<44} {:<12} {:>7}  killed by", "mutant", "adapter", "seconds");
+    let mut survivors = Vec::new();
+    for mutant in &mutants {
+        let adapter = options.adapter_of(mutant);
+        let (outcome, seconds) = runner.outcome(mutant, adapter, options.named);
+        println!("{:<44} {adapter:<12} {seconds:>7.1}  {outcome}", mutant.name);
+        if matches!(outcome, Outcome::Survived) {
+            survivors.push(mutant);
+        }
+    }
+    println!("\n{} of {} mutants killed", mutants.len() - survivors.len(), mutants.len());
+    for mutant in &survivors {
+        println!("survived: {}: {}", mutant.name, mutant.breaks);
+    }
+    if survivors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A test that fails anyway kills nothing, and a name that no test has would not be noticed.
+fn unmutated_tests_pass(options: &Options, runner: &Runner, mutants: &[Mutant]) {
+    let mut pairs: Vec<(&str, &str)> = mutants
+        .iter()
+        .flat_map(|mutant| {
+            mutant.tests.iter().map(|test| (options.adapter_of(mutant), test.as_str()))
+        })
+        .collect();
+    pairs.sort_unstable();
+    pairs.dedup();
+    for (adapter, test) in pairs {
+        let (outcome, seconds) = runner.unmutated(adapter, test);
+        assert!(
+            matches!(outcome, Outcome::Survived),
+            "{test} without a mutant on {adapter}: {outcome}"
+        );
+        println!("without a mutant, {adapter}: {test} passes in {seconds:.1} s");
+    }
+}

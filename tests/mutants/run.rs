@@ -1,0 +1,174 @@
+//! The GPU tests in a child process, until the first one fails.
+
+use std::{
+    fmt, fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::list::{GENERATED, Mutant};
+
+/// The GPU tests' own variable (`tests/gpu/main.rs`): the child's adapter, or `list`.
+const CHILD: &str = "SURPRISAL_TEST_ADAPTER";
+const SHADERS: &str = "SURPRISAL_SHADERS";
+
+/// What became of a mutant.
+pub enum Outcome {
+    Killed(String),
+    /// The test's process ended while it ran.
+    Died(String),
+    TimedOut(String),
+    Survived,
+    /// No test has such a name.
+    NoTest,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Killed(test) => f.write_str(test),
+            Self::Died(test) => write!(f, "{test} (its process died)"),
+            Self::TimedOut(test) => write!(f, "{test} (timeout)"),
+            Self::Survived => f.write_str("NOTHING"),
+            Self::NoTest => f.write_str("no test has this name"),
+        }
+    }
+}
+
+/// Runs the GPU tests.
+pub struct Runner {
+    tests: PathBuf,
+    /// How long a test may take.
+    patience: Duration,
+    /// The adapters' short names, by number.
+    adapters: Vec<String>,
+    /// Where mutated shaders are written.
+    folder: PathBuf,
+}
+
+impl Runner {
+    pub fn new(tests: &str, seconds: u64) -> Self {
+        let listed = Command::new(tests).env(CHILD, "list").output().unwrap();
+        let adapters = String::from_utf8_lossy(&listed.stdout)
+            .lines()
+            .filter_map(|line| line.split_once(surprisal::survey::worker::MARK))
+            .filter_map(|(_, line)| line.split_once(':'))
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutant");
+        Self { tests: tests.into(), patience: Duration::from_secs(seconds), adapters, folder }
+    }
+
+    /// The named tests without a mutant.
+    pub fn unmutated(&self, adapter: &str, test: &str) -> (Outcome, f64) {
+        let begin = Instant::now();
+        let mut command = self.command(adapter, Some(test));
+        command.env_remove(SHADERS);
+        (self.watched(command, true), begin.elapsed().as_secs_f64())
+    }
+
+    /// The tests that are named with a mutant and, if it survives these and not `only` they are wanted, all tests.
+    pub fn outcome(&self, mutant: &Mutant, adapter: &str, only: bool) -> (Outcome, f64) {
+        let begin = Instant::now();
+        self.write(mutant);
+        let filters =
+            mutant.tests.iter().map(|test| Some(test.as_str())).chain((!only).then_some(None));
+        for filter in filters {
+            let mut command = self.command(adapter, filter);
+            command.env(SHADERS, &self.folder).stderr(Stdio::null());
+            let outcome = self.watched(command, filter.is_some());
+            if !matches!(outcome, Outcome::Survived) {
+                return (outcome, begin.elapsed().as_secs_f64());
+            }
+        }
+        (Outcome::Survived, begin.elapsed().as_secs_f64())
+    }
+
+    /// Leaves the mutant alone in the folder.
+    fn write(&self, mutant: &Mutant) {
+        if self.folder.exists() {
+            fs::remove_dir_all(&self.folder).unwrap();
+        }
+        let path = self.folder.join(&mutant.file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if mutant.file == GENERATED {
+            fs::write(path.with_extension("find"), &mutant.find).unwrap();
+            fs::write(path.with_extension("put"), &mutant.put).unwrap();
+        } else {
+            let text =
+                mutant.mutated_shader().unwrap_or_else(|error| panic!("{}: {error}", mutant.name));
+            fs::write(path, text).unwrap();
+        }
+    }
+
+    fn command(&self, adapter: &str, test: Option<&str>) -> Command {
+        let number = self.adapters.iter().position(|name| name == adapter);
+        let number = number.unwrap_or_else(|| panic!("no adapter {adapter}: {:?}", self.adapters));
+        let mut command = Command::new(&self.tests);
+        command.env(CHILD, number.to_string()).args(["--format", "json"]).args(test);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+    }
+
+    /// Runs tests until one fails.
+    fn watched(&self, mut command: Command, must_be_there: bool) -> Outcome {
+        let mut child = command.spawn().unwrap();
+        let events = events(&mut child);
+        let outcome = self.first_failure(&events, must_be_there);
+        // It has ended by itself, or what is left of it does not matter.
+        let _ = child.kill();
+        child.wait().unwrap();
+        outcome
+    }
+
+    fn first_failure(&self, events: &Receiver<Value>, must_be_there: bool) -> Outcome {
+        let mut running = "no test".to_owned();
+        let mut passed = 0;
+        loop {
+            let event = match events.recv_timeout(self.patience) {
+                Ok(event) => event,
+                Err(RecvTimeoutError::Timeout) => return Outcome::TimedOut(running),
+                Err(RecvTimeoutError::Disconnected) => return Outcome::Died(running),
+            };
+            match (event["type"].as_str(), event["event"].as_str()) {
+                (Some("test"), Some("started")) => running = name_of(&event),
+                (Some("test"), Some("failed")) => return Outcome::Killed(name_of(&event)),
+                (Some("test"), _) => passed += 1,
+                (Some("suite"), Some("ok")) if passed == 0 && must_be_there => {
+                    return Outcome::NoTest;
+                }
+                (Some("suite"), Some("ok")) => return Outcome::Survived,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A test's name without its adapter.
+fn name_of(event: &Value) -> String {
+    let name = event["name"].as_str().unwrap_or_default();
+    name.split_once("::").map_or(name, |(_, name)| name).to_owned()
+}
+
+/// What the tests report, a JSON object a line; a driver may print to stdout as well.
+fn events(child: &mut Child) -> Receiver<Value> {
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let (sender, events) = mpsc::channel();
+    thread::spawn(move || {
+        for line in stdout.split(b'\n').map_while(Result::ok) {
+            let object = line.iter().position(|byte| *byte == b'{').unwrap_or(line.len());
+            if let Ok(event) = serde_json::from_slice(&line[object..])
+                && sender.send(event).is_err()
+            {
+                return;
+            }
+        }
+    });
+    events
+}
