@@ -303,6 +303,8 @@ impl Shape {
             Kind::U32 => Dtype::U32,
             _ => panic!("a new kind"),
         };
+        let bits = argument.kind == Kind::Mask && dtype == Dtype::U32;
+        let shape = if bits { vec![shape.iter().product::<u64>().div_ceil(32)] } else { shape };
         let matrix = argument.kind == Kind::Float && shape.len() == 2;
         let stride = if matrix { shape[1] + u64::from(self.variant == 2) * 4 } else { 1 };
         let layout = Layout::dense(dtype, &shape);

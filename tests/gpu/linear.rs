@@ -9,7 +9,7 @@ use surprisal::{
 
 use crate::support::{
     BY_PRODUCTS, Context, FLOATS, Placed, assert_same_bits, bits, check, gaussian, indices, matrix,
-    named, outcome, parse, placed_inputs, positive, row, submit, tensors, vector, with,
+    named, outcome, parse, placed_inputs, positive, row, set, submit, tensors, vector, with,
 };
 
 tests![
@@ -224,6 +224,13 @@ pub fn edges(context: &Context) {
             let kept = with(&inputs, [("row_weight", row_weight)]);
             let (outputs, _) = check(&context.gpu, &*loss, &kept, Dtype::F32, &GRADIENTS);
             assert!(outputs["grad.weight"].to_f64().iter().all(|g| g.is_nan()));
+            // A NaN in the weight spoils every row, but what counts for nothing keeps its gradient of 0.
+            let weight = set(&inputs["weight"], 3, f64::NAN);
+            let spoilt = with(&inputs, [("weight", weight)]);
+            let (outputs, _) = check(&context.gpu, &*loss, &spoilt, Dtype::F32, &GRADIENTS);
+            for at in [2, 5, 7] {
+                assert!(row(&outputs["grad.hidden"], at).iter().all(|&g| g == 0.0), "row {at}");
+            }
         }
     }
     // No row is kept: the mean is empty, every gradient 0.

@@ -184,6 +184,9 @@ fn soft_cap_and_bias(context: &Context) {
             assert!((0..4).all(|at| row(&outputs["grad.logits"], at)[1] == 0.0));
         }
     }
+    // A cap far above the logits hardly changes them.
+    let far = CrossEntropy::default().softcap(Some(1e4));
+    check(&context.gpu, &far, &sample(41, 4, 70), Dtype::F32, &GRADIENT);
     // z = -inf stays -inf under a cap, z = ±inf and NaN are told apart; a target whose bias is -inf.
     let logits = matrix(4, 3, vec![-INF, 1.0, 2.0, INF, 1.0, 2.0, NAN, 1.0, 2.0, 9.0, -1e30, 0.0]);
     let inputs = named([("logits", logits), ("targets", indices(&[1, 1, 1, 2]))]);
@@ -194,6 +197,13 @@ fn soft_cap_and_bias(context: &Context) {
     let biased = with(&inputs, [("logit_bias", vector(&[0.0, -INF, 0.0]))]);
     let (outputs, _) = check(&context.gpu, &none(), &biased, Dtype::F32, &GRADIENT);
     assert_eq!(outputs["loss"].to_f64()[0], INF);
+    // A bias that is no number spoils every row, also those whose logits are all numbers.
+    for bad in [NAN, INF] {
+        let logits = ("logits", gaussian(40, 4, 3));
+        let biased = with(&inputs, [logits, ("logit_bias", vector(&[0.0, bad, 0.0]))]);
+        let (_, status) = check(&context.gpu, &none(), &biased, Dtype::F32, &GRADIENT);
+        assert_eq!(status.bad_rows, 4, "{bad}");
+    }
 }
 
 /// R6: log π with a class that has none.
@@ -294,10 +304,14 @@ fn backward_from_a_saved_lse(context: &Context) {
 /// Two equal logits: the gradient is ±upstream/2, in every type exactly where it is representable,
 /// and to the even neighbour where it lies halfway.
 fn sixteen_bit_gradients_round_to_even(context: &Context) {
-    // Halfway between two bf16 numbers (8 significant bits) and two f16 numbers (11).
-    for (dtype, steps) in [(Dtype::Bf16, 256.0), (Dtype::F16, 2048.0)] {
-        let ties: Vec<f64> =
-            (0..8).map(|i| 2.0 * (steps + f64::from(i) + 0.5) / steps * 2.0).collect();
+    // Halfway between two bf16 numbers (8 significant bits), two f16 numbers (11) and two subnormal f16 numbers.
+    let subnormal = f64::powi(2.0, -24);
+    for (dtype, first, unit) in [
+        (Dtype::Bf16, 128.0, 1.0 / 64.0),
+        (Dtype::F16, 1024.0, 1.0 / 512.0),
+        (Dtype::F16, 0.0, subnormal),
+    ] {
+        let ties: Vec<f64> = (0..8).map(|i| 2.0 * (first + f64::from(i) + 0.5) * unit).collect();
         let rows = ties.len();
         let inputs = named([
             ("logits", matrix(rows, 2, vec![0.0; 2 * rows])),

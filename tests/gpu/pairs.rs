@@ -367,6 +367,10 @@ fn labels(context: &Context) {
             check(gpu, &*loss, &inputs, Dtype::F32, &wanted);
         }
     }
+    // Labels whose lower halves are the same are not the same label.
+    let halves: Vec<i64> = (0..23).map(|i| i % 4 + ((i % 3) << 32)).collect();
+    let apart = with(&inputs, [("labels", indices(&halves))]);
+    check(gpu, &*info_nce(&json!({})), &apart, Dtype::F32, &GRADIENTS);
     let more = with(
         &sample(20, 8, 50, 5),
         [

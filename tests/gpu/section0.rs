@@ -134,6 +134,10 @@ fn empty_means(context: &Context) {
     let zero = parse("cross_entropy", &json!({"empty": "zero"}));
     let (outputs, _) = check(&context.gpu, &*zero, &inputs, Dtype::F32, &GRADIENT);
     assert!(is_zero(&outputs["grad.logits"].to_f64()));
+    // A NaN stays one, also over nothing.
+    let spoilt = with(&inputs, [("logits", set(&inputs["logits"], 2, NAN))]);
+    let (outputs, _) = check(&context.gpu, &*zero, &spoilt, Dtype::F32, &["loss"]);
+    assert!(outputs["loss"].to_f64()[0].is_nan());
 }
 
 // --- gradients from above, denominators ---

@@ -25,8 +25,6 @@ pub enum Outcome {
     Died(String),
     TimedOut(String),
     Survived,
-    /// No test has such a name.
-    NoTest,
 }
 
 impl fmt::Display for Outcome {
@@ -36,7 +34,6 @@ impl fmt::Display for Outcome {
             Self::Died(test) => write!(f, "{test} (its process died)"),
             Self::TimedOut(test) => write!(f, "{test} (timeout)"),
             Self::Survived => f.write_str("NOTHING"),
-            Self::NoTest => f.write_str("no test has this name"),
         }
     }
 }
@@ -65,12 +62,21 @@ impl Runner {
         Self { tests: tests.into(), patience: Duration::from_secs(seconds), adapters, folder }
     }
 
-    /// The named tests without a mutant.
-    pub fn unmutated(&self, adapter: &str, test: &str) -> (Outcome, f64) {
-        let begin = Instant::now();
-        let mut command = self.command(adapter, Some(test));
-        command.env_remove(SHADERS);
-        (self.watched(command, true), begin.elapsed().as_secs_f64())
+    /// A name that no test has would not be noticed.
+    pub fn has_tests(&self, mutant: &Mutant, adapter: &str) {
+        for test in &mutant.tests {
+            let listed = self.command(adapter, &[test, "--list"]).output().unwrap();
+            let found = listed.stdout.windows(2).any(|two| two == b"::");
+            assert!(found, "mutant {}: no test is called {test}", mutant.name);
+        }
+    }
+
+    /// A test without a mutant.
+    pub fn unmutated(&self, adapter: &str, test: &str) -> Outcome {
+        let name = format!("{adapter}::{test}");
+        let mut command = self.command(adapter, &["--format", "json", "--exact", &name]);
+        command.env_remove(SHADERS).stderr(Stdio::null());
+        self.watched(command)
     }
 
     /// The tests that are named with a mutant and, if it survives these and not `only` they are wanted, all tests.
@@ -80,9 +86,10 @@ impl Runner {
         let filters =
             mutant.tests.iter().map(|test| Some(test.as_str())).chain((!only).then_some(None));
         for filter in filters {
-            let mut command = self.command(adapter, filter);
+            let mut command = self.command(adapter, &["--format", "json"]);
+            command.args(filter);
             command.env(SHADERS, &self.folder).stderr(Stdio::null());
-            let outcome = self.watched(command, filter.is_some());
+            let outcome = self.watched(command);
             if !matches!(outcome, Outcome::Survived) {
                 return (outcome, begin.elapsed().as_secs_f64());
             }
@@ -107,29 +114,28 @@ impl Runner {
         }
     }
 
-    fn command(&self, adapter: &str, test: Option<&str>) -> Command {
+    fn command(&self, adapter: &str, arguments: &[&str]) -> Command {
         let number = self.adapters.iter().position(|name| name == adapter);
         let number = number.unwrap_or_else(|| panic!("no adapter {adapter}: {:?}", self.adapters));
         let mut command = Command::new(&self.tests);
-        command.env(CHILD, number.to_string()).args(["--format", "json"]).args(test);
+        command.env(CHILD, number.to_string()).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         command
     }
 
     /// Runs tests until one fails.
-    fn watched(&self, mut command: Command, must_be_there: bool) -> Outcome {
+    fn watched(&self, mut command: Command) -> Outcome {
         let mut child = command.spawn().unwrap();
         let events = events(&mut child);
-        let outcome = self.first_failure(&events, must_be_there);
+        let outcome = self.first_failure(&events);
         // It has ended by itself, or what is left of it does not matter.
         let _ = child.kill();
         child.wait().unwrap();
         outcome
     }
 
-    fn first_failure(&self, events: &Receiver<Value>, must_be_there: bool) -> Outcome {
+    fn first_failure(&self, events: &Receiver<Value>) -> Outcome {
         let mut running = "no test".to_owned();
-        let mut passed = 0;
         loop {
             let event = match events.recv_timeout(self.patience) {
                 Ok(event) => event,
@@ -139,10 +145,6 @@ impl Runner {
             match (event["type"].as_str(), event["event"].as_str()) {
                 (Some("test"), Some("started")) => running = name_of(&event),
                 (Some("test"), Some("failed")) => return Outcome::Killed(name_of(&event)),
-                (Some("test"), _) => passed += 1,
-                (Some("suite"), Some("ok")) if passed == 0 && must_be_there => {
-                    return Outcome::NoTest;
-                }
                 (Some("suite"), Some("ok")) => return Outcome::Survived,
                 _ => {}
             }

@@ -53,6 +53,16 @@ fn infinite_logits(context: &Context) {
     let weightless = with(&inputs, [("weight", vector(&[0.0; 6]))]);
     let (outputs, _) = check(&context.gpu, &sum, &weightless, Dtype::F32, &GRADIENT);
     assert_eq!(outputs["loss"].to_f64(), [0.0]);
+    let rewarded = with(&inputs, [("weight", vector(&[-1.0; 6]))]);
+    let (outputs, _) = check(&context.gpu, &sum, &rewarded, Dtype::F32, &GRADIENT);
+    assert_eq!(outputs["loss"].to_f64(), [-INF]);
+    // Infinities of both signs have no sum; divided by a negative number, one has the other sign.
+    let both = with(&inputs, [("weight", vector(&[1.0, 1.0, -1.0, 1.0, 1.0, 1.0]))]);
+    let (outputs, _) = check(&context.gpu, &sum, &both, Dtype::F32, &GRADIENT);
+    assert!(outputs["loss"].to_f64()[0].is_nan());
+    let divided = with(&inputs, [("denominator", vector(&[-2.0]))]);
+    let (outputs, _) = check(&context.gpu, &sum, &divided, Dtype::F32, &GRADIENT);
+    assert_eq!(outputs["loss"].to_f64(), [-INF]);
 }
 
 fn small_losses(context: &Context) {
