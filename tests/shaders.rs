@@ -71,7 +71,7 @@ fn mutants_are_in_kernels_and_are_valid() {
             .collect();
         assert!(!changed.is_empty(), "mutant {} is in no kernel", mutant.name);
         // A fault of `math.wgsl` is in all of them.
-        for (kernel, wgsl) in changed.iter().step_by(changed.len().div_ceil(20)) {
+        for (kernel, wgsl) in changed.iter().step_by(changed.len().div_ceil(5)) {
             parsed(kernel, wgsl, Capabilities::SUBGROUP | Capabilities::SHADER_INT64);
         }
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use surprisal::{
-    Cooperative, Dtype, Layout, Plan, Profile, Tile, TileLoads,
+    Cooperative, CrossEntropy, Dtype, Layout, Plan, Profile, Tile, TileLoads,
     cooperative::Side,
     loss::{self, Dim, Kind},
     plan::{self, Operand},
@@ -106,6 +106,10 @@ pub fn plans() -> Vec<Plan> {
     }
     plans.extend(own::losses().iter().flat_map(|loss| plans_of(loss.as_ref())));
     plans.extend(profiles().iter().flat_map(shards));
+    // So many rows that their tallies are folded.
+    let (given, wanted) = (["logits", "targets"], ["loss", "status"]);
+    let many = |profile| planned(&CrossEntropy::default(), &given, &wanted, [1 << 22, 3], profile);
+    plans.extend(profiles().iter().map(many));
     plans
 }
 

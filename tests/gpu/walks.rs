@@ -115,15 +115,23 @@ fn small_budgets(context: &Context) {
 
 fn windows(context: &Context) {
     let products = context.with(|profile| profile.dispatch_products = 3000);
-    let bindings = context.with(|profile| {
-        profile.binding_bytes = 4 << 10;
-        profile.offset_alignment = 256;
-    });
+    let bound = |bytes| {
+        context.with(|profile| {
+            profile.binding_bytes = bytes;
+            profile.offset_alignment = 256;
+        })
+    };
+    let bindings = bound(4 << 10);
     let short = context.with(|profile| profile.dispatch_elements = 100);
     for gpu in [products, bindings, short] {
         for dtype in [Dtype::F32, Dtype::F16] {
             assert_same(context, &gpu, None, dtype);
         }
+    }
+    // 27 records to a binding: rows in several windows, whose parts of a sum are added up in another order.
+    let narrow = bound(2 << 10);
+    for (name, options, inputs, wanted) in kinds() {
+        check(&narrow, &*parse(name, &options), &inputs, Dtype::F32, &wanted);
     }
 }
 
