@@ -31,21 +31,21 @@ impl Folder {
         let mut folder = Self::default();
         folder.add(path.as_ref(), "")?;
         if folder.texts.contains_key(FIND) != folder.texts.contains_key(PUT) {
-            return Err(failed(path.as_ref(), format!("{FIND} and {PUT} belong together")));
+            return Err(failed(path.as_ref(), &format!("{FIND} and {PUT} belong together")));
         }
         Ok(folder)
     }
 
     /// Adds the files of a folder whose path below the whole one is `below`.
     fn add(&mut self, folder: &Path, below: &str) -> Result<()> {
-        for entry in fs::read_dir(folder).map_err(|error| failed(folder, error))? {
-            let path: PathBuf = entry.map_err(|error| failed(folder, error))?.path();
+        for entry in fs::read_dir(folder).map_err(|error| failed(folder, &error))? {
+            let path: PathBuf = entry.map_err(|error| failed(folder, &error))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let below = format!("{below}{name}");
             if path.is_dir() {
                 self.add(&path, &format!("{below}/"))?;
             } else if is_taken(&below) {
-                let text = fs::read_to_string(&path).map_err(|error| failed(&path, error))?;
+                let text = fs::read_to_string(&path).map_err(|error| failed(&path, &error))?;
                 self.texts.insert(below, text);
             }
         }
@@ -59,7 +59,7 @@ fn is_taken(below: &str) -> bool {
         || [FIND, PUT].contains(&below)
 }
 
-fn failed(path: &Path, reason: impl ToString) -> Error {
+fn failed(path: &Path, reason: &impl ToString) -> Error {
     Error::File {
         path: path.display().to_string(),
         reason: format!("{VARIABLE}: {}", reason.to_string()),
