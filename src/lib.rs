@@ -103,6 +103,9 @@ pub use data::{
     status::Status,
     tensor::{self, Dtype, Layout, Named, Tensor},
 };
+#[cfg(feature = "cases")]
+#[doc(hidden)]
+pub use device::pipeline::ledger;
 pub use device::{
     adapter,
     encode::{Prepared, Record},

@@ -282,9 +282,19 @@ impl Gpu {
         }
         let module = Module::from(kernel);
         dump(kernel, &module.wgsl);
-        let pipeline = Arc::new(Pipeline::compile(self.device(), module)?);
+        let pipeline = Arc::new(self.compiled(kernel, module)?);
         lock(&self.0.pipelines).insert(kernel.clone(), pipeline.clone());
         Ok(pipeline)
+    }
+
+    #[cfg(not(feature = "cases"))]
+    fn compiled(&self, _: &Kernel, module: Module<'_>) -> Result<Pipeline> {
+        Pipeline::compile(self.device(), module)
+    }
+
+    #[cfg(feature = "cases")]
+    fn compiled(&self, kernel: &Kernel, module: Module<'_>) -> Result<Pipeline> {
+        crate::device::pipeline::ledger::compiled(self, kernel, module)
     }
 
     /// A scratch buffer of at least this size. Whole recordings share it: on one queue they run in order.

@@ -1,5 +1,8 @@
 //! Compiled kernels and what is bound to them: for calls, and for recordings that are replayed.
 
+#[cfg(feature = "cases")]
+pub mod ledger;
+
 use crate::{
     data::error::Result,
     device::guard::guarded,

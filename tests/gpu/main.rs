@@ -18,6 +18,7 @@ macro_rules! tests {
 mod bindings;
 mod budgets;
 mod children;
+mod compilations;
 mod composed;
 mod conformance;
 mod contract;
@@ -56,6 +57,7 @@ use libtest_mimic::{Arguments, Trial};
 use support::Context;
 use surprisal::{
     Gpu, adapter,
+    ledger,
     survey::{Survey, worker},
 };
 
@@ -182,7 +184,12 @@ fn child(number: usize) -> ExitCode {
     let adapter = pollster::block_on(adapter::adapters()).swap_remove(number);
     let name = short_name(&adapter.get_info());
     let devices = Arc::new(Devices { adapter, open: Mutex::new(None) });
-    libtest_mimic::run(&arguments, trials(&name, Some(&devices)).collect()).exit_code()
+    ledger::open();
+    let conclusion = libtest_mimic::run(&arguments, trials(&name, Some(&devices)).collect());
+    if !compilations::within_budget(&name, &arguments) {
+        return FAILED.into();
+    }
+    conclusion.exit_code()
 }
 
 /// Devices of one adapter, one after another; each for tests that follow one another, which compile much
@@ -237,8 +244,10 @@ fn trials<'a>(
             .find(|(on, known, _)| *on == adapter && *known == name)
             .map(|&(_, _, reason)| reason);
         let devices = devices.cloned();
-        Trial::test(format!("{adapter}::{name}"), move || {
+        let trial = format!("{adapter}::{name}");
+        Trial::test(trial, move || {
             let context = devices.as_ref().expect("an adapter").of(number);
+            compilations::begin(&name);
             match reason {
                 None => body(&context),
                 Some(reason) => {

@@ -1,0 +1,81 @@
+//! The ratchet on compilations: compiling kernels is nine tenths of a first run of these tests, so each
+//! adapter's child says how many kernels its tests compiled, and fails past its budget.
+//!
+//! With `SURPRISAL_COMPILATIONS=FILE` the child also writes a line a compilation: test, label, code, seconds.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt::Write as _,
+    sync::Mutex,
+};
+
+use libtest_mimic::Arguments;
+use surprisal::ledger::{self, Compilation};
+
+/// The most different kernels that the tests of one adapter may need. It only ever falls, but for a new
+/// operation: that may raise it by 40.
+const BUDGET: &[(&str, usize)] =
+    &[("lavapipe", 3200), ("swiftshader", 3200), ("llvmpipe_gl", 3200)];
+/// For adapters that have no number of their own.
+const OTHERS: usize = 3200;
+/// So many of the most expensive kernels are named.
+const NAMED: usize = 10;
+
+/// Each test that has begun, and how many compilations there were by then.
+static BEGUN: Mutex<Vec<(String, usize)>> = Mutex::new(Vec::new());
+
+/// A test begins.
+pub fn begin(test: &str) {
+    BEGUN.lock().unwrap().push((test.to_owned(), ledger::entries().len()));
+}
+
+/// Reports what was compiled. Whether it is within the budget is asked of the whole suite alone.
+pub fn within_budget(adapter: &str, arguments: &Arguments) -> bool {
+    if arguments.list {
+        return true;
+    }
+    let entries = ledger::entries();
+    let kernels = entries.iter().map(|entry| entry.code).collect::<HashSet<_>>().len();
+    let budget = BUDGET.iter().find(|(name, _)| *name == adapter).map_or(OTHERS, |&(_, most)| most);
+    let seconds: f64 = entries.iter().map(|entry| entry.seconds).sum();
+    println!(
+        "{adapter}: {kernels} specialisations, {} compilations (budget {budget}), {seconds:.0} s",
+        entries.len()
+    );
+    print!("{}", most_expensive(&entries));
+    write_all(adapter, &entries);
+    let whole = arguments.filter.is_none() && arguments.skip.is_empty() && !arguments.ignored;
+    if whole && kernels > budget {
+        println!("{adapter}: {kernels} specialisations are past the budget of {budget}");
+    }
+    !whole || kernels <= budget
+}
+
+/// The kernels that took longest, all their compilations together.
+fn most_expensive(entries: &[Compilation]) -> String {
+    let mut kernels: BTreeMap<u64, (f64, usize, &str)> = BTreeMap::new();
+    for Compilation { label, code, seconds } in entries {
+        let (sum, count, _) = kernels.entry(*code).or_insert((0.0, 0, label));
+        (*sum, *count) = (*sum + seconds, *count + 1);
+    }
+    let mut kernels: Vec<_> = kernels.into_values().collect();
+    kernels.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let line = |(seconds, count, label): &(f64, usize, &str)| {
+        format!("{seconds:9.2} s, {count} ×  {label}\n")
+    };
+    kernels.iter().take(NAMED).map(line).collect()
+}
+
+/// Writes what `SURPRISAL_COMPILATIONS` asks for.
+fn write_all(adapter: &str, entries: &[Compilation]) {
+    let Some(path) = std::env::var_os("SURPRISAL_COMPILATIONS") else { return };
+    let begun = BEGUN.lock().unwrap();
+    let mut text = String::new();
+    for (at, Compilation { label, code, seconds }) in entries.iter().enumerate() {
+        let test = begun.iter().rev().find(|(_, first)| *first <= at).map_or("", |(test, _)| test);
+        let _ = writeln!(text, "{test}\t{label}\t{code:016x}\t{seconds:.4}");
+    }
+    let mut path = path;
+    path.push(format!(".{adapter}.tsv"));
+    std::fs::write(path, text).unwrap();
+}
