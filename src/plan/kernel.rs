@@ -6,7 +6,10 @@
 //! type and alignment change its accessor, and at most which file goes through it (`shaders/linear/quads.wgsl`
 //! or `octets.wgsl`).
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    hash::{Hash, Hasher},
+};
 
 use crate::data::tensor::Dtype;
 
@@ -145,7 +148,7 @@ pub enum Scalar {
 }
 
 /// A WGSL file of the composition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Source {
     /// Its path below `shaders/`, for the markers in the assembled module.
@@ -153,6 +156,13 @@ pub struct Source {
     /// Its text.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub text: &'static str,
+}
+
+/// By its path alone: files are long, and a kernel is looked up at every preparation.
+impl Hash for Source {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.path.hash(state);
+    }
 }
 
 impl Source {
@@ -211,7 +221,10 @@ pub(crate) mod size {
 }
 
 /// One specialisation: what is compiled, without the numbers it runs on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+///
+/// Kernels are equal if they are the same code: a label says for what a dispatch is there, and two labels
+/// may share one compiled kernel.
+#[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Kernel {
     /// The label, such as `surprisal.row.fused.cross_entropy.f32`.
@@ -228,6 +241,28 @@ pub struct Kernel {
     pub fields: Vec<(String, Scalar)>,
     /// The values of the overrides (booleans as 0 and 1).
     pub overrides: Vec<(&'static str, u32)>,
+}
+
+impl Kernel {
+    /// Everything that makes the code: all but the label.
+    fn identity(&self) -> impl Eq + Hash {
+        let Self { label: _, entry, sources, streams, fields, overrides } = self;
+        (entry, sources, streams, fields, overrides)
+    }
+}
+
+impl PartialEq for Kernel {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Kernel {}
+
+impl Hash for Kernel {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
 }
 
 impl Kernel {

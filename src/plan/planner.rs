@@ -115,9 +115,10 @@ impl<'a> Planner<'a> {
         self.plan.scratch_bytes = self.plan.scratch_bytes.max(base + part.scratch_bytes);
     }
 
-    /// The number of a kernel; each is there once.
+    /// The number of a kernel; each is there once under each of its labels.
     fn kernel(&mut self, kernel: Kernel) -> usize {
-        let known = self.plan.kernels.iter().position(|k| *k == kernel);
+        let same = |k: &Kernel| k.label == kernel.label && *k == kernel;
+        let known = self.plan.kernels.iter().position(same);
         known.unwrap_or_else(|| {
             self.plan.kernels.push(kernel);
             self.plan.kernels.len() - 1

@@ -271,7 +271,10 @@ impl Bench {
             let dispatches = plan.dispatches.iter().filter(|d| d.kernel == index).count();
             let mut times = Vec::new();
             for _ in 0..runs.clamp(1, 5) {
-                let only = |other: &surprisal::kernel::Kernel| other == kernel;
+                // Another label is another line, also where it is the same code.
+                let only = |other: &surprisal::kernel::Kernel| {
+                    other.label == kernel.label && other == kernel
+                };
                 times.push(self.timer.time(|pass| call.encode_kernels(pass, only))?.best());
             }
             found.push((kernel.label.clone(), dispatches, Spread::of(times)));
