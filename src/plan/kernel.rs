@@ -246,8 +246,8 @@ pub struct Kernel {
 impl Kernel {
     /// Everything that makes the code: all but the label.
     fn identity(&self) -> impl Eq + Hash {
-        let Self { label: _, entry, sources, streams, fields, overrides } = self;
-        (entry, sources, streams, fields, overrides)
+        let Self { label: _, entry, declarations, sources, streams, fields, overrides } = self;
+        (entry, declarations, sources, streams, fields, overrides)
     }
 }
 

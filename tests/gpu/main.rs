@@ -56,8 +56,7 @@ use std::{
 use libtest_mimic::{Arguments, Trial};
 use support::Context;
 use surprisal::{
-    Gpu, adapter,
-    ledger,
+    Gpu, adapter, ledger,
     survey::{Survey, worker},
 };
 
