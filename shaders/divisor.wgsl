@@ -3,13 +3,12 @@
 const REDUCE_SUM: u32 = 1u;
 const REDUCE_MEAN: u32 = 2u;
 const REDUCE_OVER: u32 = 3u;
-
 // The caller's denominator lies on the GPU.
-override HAS_DENOMINATOR: bool = false;
+const REDUCE_GIVEN: u32 = 4u;
 
 // As bits: a caller's denominator, and a mean's, may be NaN or infinite.
 fn divisor_of(denominator: u32) -> u32 {
-    if (HAS_DENOMINATOR) {
+    if (params.reduction == REDUCE_GIVEN) {
         return denominator_at(0u, 0u);
     }
     if (params.reduction == REDUCE_MEAN) {

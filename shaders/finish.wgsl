@@ -1,8 +1,5 @@
 // One workgroup: the scalars, and the status behind them.
 
-// Bad targets are counted by their floats, not by their indices.
-override FLOAT_TARGETS: bool = false;
-
 @compute @workgroup_size(WORKGROUP)
 fn finish(@builtin(local_invocation_index) lane: u32) {
     var mine = tally_empty();
@@ -28,9 +25,9 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
     perplexity_write(0u, select(growth, INFINITY_BITS, finite_one(mean) && bitcast<f32>(mean) > 88.722839));
     watched_write(0u, mean_watched(all, kept));
     let bad = tally_merge(kept, all);
-    let high = select(bad.bad_value_high, 0u, FLOAT_TARGETS);
-    let floats = select(0u, 1u, FLOAT_TARGETS);
-    status_publish(Found(bad.bad_targets, bad.first_bad_row, bad.bad_value_low, high, all.bad_rows, kept.zero_vectors, floats));
+    // Of a float the column is no part of the value.
+    let high = select(bad.bad_value_high, 0u, params.float_targets != 0u);
+    status_publish(Found(bad.bad_targets, bad.first_bad_row, bad.bad_value_low, high, all.bad_rows, kept.zero_vectors, params.float_targets));
 }
 
 // The mean of what was watched over the elements kept, as bits; as unknown as the sum is.

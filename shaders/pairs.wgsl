@@ -5,7 +5,6 @@
 //   fn positives(row, columns) -> vec4<bool>     which keys are positives of a query
 //   fn candidates(row, columns) -> vec4<bool>    which keys take part at all
 
-override DIAGONAL: bool = false;
 override HAS_LABELS: bool = false;
 override HAS_SCALE: bool = false;
 
@@ -53,7 +52,7 @@ fn open(index: u32) -> Row {
     var row: Row;
     row.index = index;
     row.number = number;
-    row.label = select(entry.x, number - params.first_class, DIAGONAL);
+    row.label = select(entry.x, number - params.first_class, params.diagonal != 0u);
     row.flags = entry.y;
     row.factor = row_factor(bitcast<u32>(params.share), entry.w, row_table[0].y, row_table[0].z);
     row.query_factor = select(0.0, bitcast<f32>(vector.x), known);

@@ -6,8 +6,6 @@
 
 override HAS_TARGETS: bool = true;
 override HAS_LSE: bool = false;
-// The denominator counts row weights, not rows.
-override WEIGHTED_ROWS: bool = false;
 
 fn ignored(low: u32, high: u32) -> bool {
     let count = params.ignored;
@@ -40,7 +38,8 @@ fn prepare_row(row: u32) -> Tally {
     }
     let row_weight = row_weight_at(row, 0u);
     if (flags == 0u) {
-        tally = tally_of_denominator(times(class_weight, select(bitcast<u32>(1.0), row_weight, WEIGHTED_ROWS)));
+        // The denominator counts rows, or their weights.
+        tally = tally_of_denominator(times(class_weight, select(bitcast<u32>(1.0), row_weight, params.weighted_rows != 0u)));
         tally.count_low = 1u;
     }
     if (HAS_LSE) {

@@ -1,5 +1,3 @@
-override EMPTY_IS_ZERO: bool = false;
-
 // sum/divisor, all of them as bits. Over nothing it is what the caller chose. A NaN in either stays a NaN, and
 // infinity/infinity is one.
 fn quotient(sum: u32, divisor: u32) -> u32 {
@@ -7,7 +5,7 @@ fn quotient(sum: u32, divisor: u32) -> u32 {
         return NAN_BITS;
     }
     if (is_zero(divisor)) {
-        return select(NAN_BITS, 0u, EMPTY_IS_ZERO);
+        return select(NAN_BITS, 0u, params.empty_is_zero != 0u);
     }
     let sign = (sum ^ divisor) & SIGN_BIT;
     if (!finite_one(divisor)) {

@@ -1,27 +1,23 @@
 // One workgroup: the denominator and, in the tally behind it, the factor of every gradient.
-
-// Elements were counted: some are masked or unknown.
-override COUNTED: bool = false;
-// What a mean divides by does not depend on that count.
-override KNOWN_DENOMINATOR: bool = false;
+//
+// Where no element is masked or unknown (params.counted is 0) there are no tallies, and the host knows the
+// count; it knows what a mean divides by where that does not depend on the count (params.known_denominator).
 
 @compute @workgroup_size(WORKGROUP)
 fn header(@builtin(local_invocation_index) lane: u32) {
     var mine = tally_empty();
-    if (COUNTED) {
-        for (var at = lane; at < params.tallies; at += WORKGROUP) {
-            mine = tally_merge(mine, tallies[params.first + at]);
-        }
+    for (var at = lane; at < params.tallies; at += WORKGROUP) {
+        mine = tally_merge(mine, tallies[params.first + at]);
     }
     var known = tally_reduce(mine, lane);
     if (lane != 0u) {
         return;
     }
-    if (!COUNTED) {
+    if (params.counted == 0u) {
         known.count_low = params.count_low;
         known.count_high = params.count_high;
     }
-    if (KNOWN_DENOMINATOR) {
+    if (params.known_denominator != 0u) {
         known.denominator = params.denominator;
         known.sum_flags = 0u;
     }

@@ -8,7 +8,7 @@ use crate::{
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
         operation::Loss,
-        pairs::{self, Columns, PairLoss, Pairing},
+        pairs::{self, Columns, PairLoss, Pairing, Scaling},
         row::{self, RowLoss, RowProgram, Target},
     },
     spec::{
@@ -274,19 +274,24 @@ impl RowLoss for InfoNce {
         // The mean of two directions is half the gradient of their sum.
         let share = if self.symmetric { 0.5 } else { 1.0 };
         let own = shader!("loss/info_nce.wgsl");
+        let scaling = Scaling {
+            scale: 1.0 / self.temperature,
+            share,
+            diagonal: !call.has("targets"),
+            shard: self.shard,
+        };
         RowProgram {
             reduction: self.reduction,
             empty: self.empty,
             target: Target::Index { ignored: self.ignore_index.as_slice().to_vec() },
             overrides: vec![
-                ("DIAGONAL", (!call.has("targets")).into()),
                 ("HAS_LABELS", call.has("labels").into()),
                 ("HAS_SCALE", call.has("scale").into()),
                 ("JOINT", self.symmetric.into()),
                 ("SHARDED", self.shard.is_some().into()),
                 ("SCALE_GRADIENT", call.wants("grad.scale").into()),
             ],
-            ..pairs::softmax_program(own, 1.0 / self.temperature, share, self.shard)
+            ..pairs::softmax_program(own, scaling)
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
         operation::Loss,
-        pairs::{self, Columns, PairLoss, Pairing},
+        pairs::{self, Columns, PairLoss, Pairing, Scaling},
         row::{Field, Reduced, RowLoss, RowOutput, RowProgram, StateLayout, Target},
     },
     spec::{
@@ -236,6 +236,8 @@ static OUTPUTS: &[RowOutput] = &[
 
 impl RowLoss for SigmoidContrastive {
     fn program(&self, call: &Call) -> RowProgram {
+        let scaling =
+            Scaling { scale: 1.0, share: 1.0, diagonal: !call.has("targets"), shard: self.shard };
         RowProgram {
             reduction: self.reduction,
             empty: self.empty,
@@ -243,11 +245,8 @@ impl RowLoss for SigmoidContrastive {
             state: StateLayout::words(4),
             outputs: OUTPUTS,
             factors: FACTORS,
-            overrides: vec![
-                ("DIAGONAL", (!call.has("targets")).into()),
-                ("HAS_SCALE", call.has("scale").into()),
-            ],
-            ..pairs::program(shader!("loss/sigmoid_contrastive.wgsl"), 1.0, 1.0, self.shard)
+            overrides: vec![("HAS_SCALE", call.has("scale").into())],
+            ..pairs::program(shader!("loss/sigmoid_contrastive.wgsl"), scaling)
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
         operation::Loss,
-        pairs::{self, Columns, PairLoss, Pairing},
+        pairs::{self, Columns, PairLoss, Pairing, Scaling},
         row::{self, RowLoss, RowProgram, Target},
     },
     spec::{
@@ -236,6 +236,12 @@ impl Loss for SupCon {
 impl RowLoss for SupCon {
     fn program(&self, _: &Call) -> RowProgram {
         let own = shader!("loss/sup_con.wgsl");
+        let scaling = Scaling {
+            scale: 1.0 / self.temperature,
+            share: 1.0,
+            diagonal: false,
+            shard: self.shard,
+        };
         RowProgram {
             reduction: self.reduction,
             empty: self.empty,
@@ -243,7 +249,7 @@ impl RowLoss for SupCon {
             // What stands for a target is the number of positives: see `pairs`.
             target: Target::Index { ignored: vec![0] },
             overrides: vec![("JOINT", 1), ("SHARDED", self.shard.is_some().into())],
-            ..pairs::softmax_program(own, 1.0 / self.temperature, 1.0, self.shard)
+            ..pairs::softmax_program(own, scaling)
         }
     }
 

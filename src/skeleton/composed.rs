@@ -175,7 +175,7 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
         });
     }
     let (reduction, empty) = loss.reduced();
-    let (code, over) = sums::divisor(reduction);
+    let (code, over) = sums::divisor(reduction, false);
     let lanes = profile.tally_lanes();
     let output = |name| call.output(name);
     planner
@@ -191,7 +191,7 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
             ],
         )
         .shape("WORKGROUP", lanes)
-        .shape("EMPTY_IS_ZERO", empty == Empty::Zero)
+        .number("empty_is_zero", u32::from(empty == Empty::Zero))
         .number("parts", parts.len() as u64)
         .number("slot", slot)
         .number("reduction", code)

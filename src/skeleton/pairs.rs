@@ -92,8 +92,21 @@ static SOFTMAX_OUTPUTS: &[RowOutput] = &[
 static SOFTMAX_FACTORS: &[Field] =
     &[Field::f32("top"), Field::f32("inverse_sum"), Field::f32("factor"), Field::f32("share")];
 
+/// The numbers of a pair loss that its kernels read.
+pub(crate) struct Scaling {
+    /// What products are multiplied by where the call gives no `scale`.
+    pub scale: f64,
+    /// A direction's share of the loss.
+    pub share: f64,
+    /// Whether each query's positive is the key of its own number.
+    pub diagonal: bool,
+    /// Which keys these are of all.
+    pub shard: Option<Shard>,
+}
+
 /// What every pair loss declares.
-pub(crate) fn program(own: Source, scale: f64, share: f64, shard: Option<Shard>) -> RowProgram {
+pub(crate) fn program(own: Source, scaling: Scaling) -> RowProgram {
+    let Scaling { scale, share, diagonal, shard } = scaling;
     RowProgram {
         shard,
         sources: vec![shader!("pairs.wgsl"), own],
@@ -101,6 +114,7 @@ pub(crate) fn program(own: Source, scale: f64, share: f64, shard: Option<Shard>)
         uniforms: vec![
             ("scale", scale.into()),
             ("share", share.into()),
+            ("diagonal", u32::from(diagonal).into()),
             ("first_class", first(shard).into()),
         ],
         ..RowProgram::default()
@@ -108,12 +122,7 @@ pub(crate) fn program(own: Source, scale: f64, share: f64, shard: Option<Shard>)
 }
 
 /// The same for a loss that is a softmax over the keys.
-pub(crate) fn softmax_program(
-    own: Source,
-    scale: f64,
-    share: f64,
-    shard: Option<Shard>,
-) -> RowProgram {
+pub(crate) fn softmax_program(own: Source, scaling: Scaling) -> RowProgram {
     RowProgram {
         sources: vec![
             shader!("pairs.wgsl"),
@@ -126,7 +135,7 @@ pub(crate) fn softmax_program(
         factors: SOFTMAX_FACTORS,
         label_score: LabelScore::Closing,
         given: Given::All,
-        ..program(own, scale, share, shard)
+        ..program(own, scaling)
     }
 }
 

@@ -118,8 +118,8 @@ impl Totals {
                 shader!("finish.wgsl"),
             ],
         )
-        .shape("EMPTY_IS_ZERO", ending.empty == Empty::Zero)
-        .shape("FLOAT_TARGETS", ending.float_targets)
+        .number("empty_is_zero", u32::from(ending.empty == Empty::Zero))
+        .number("float_targets", u32::from(ending.float_targets))
         .number("first", first)
         .number("tallies", count)
         .number("kept", ending.kept)
@@ -154,9 +154,11 @@ pub(crate) struct Ending {
     pub kept: u64,
 }
 
-/// A caller's denominator and what a mean divides by, as the headers know them: code and number.
-pub(crate) fn divisor(reduction: Reduction) -> (u32, f64) {
+/// What a sum is divided by, as `shaders/divisor.wgsl` knows it: a code, and a number of the host's. `given` says
+/// that the caller's denominator lies on the GPU.
+pub(crate) fn divisor(reduction: Reduction, given: bool) -> (u32, f64) {
     match reduction {
+        _ if given => (4, 1.0),
         Reduction::None => (0, 1.0),
         Reduction::Sum => (1, 1.0),
         Reduction::Mean | Reduction::Multilabel => (2, 1.0),

@@ -197,20 +197,19 @@ impl<'a> Elements<'a> {
             }
             _ => None,
         };
-        let (reduction, over) = sums::divisor(options.reduction);
         let (call, tallies, kept) = (self.call, self.tallies.clone(), self.kept_tally());
         let (counted, elements) = (self.counted(), self.extents.count());
         let upstream = call.input("upstream").filter(|_| !self.per_element());
         let denominator = call.input("denominator");
+        let (reduction, over) = sums::divisor(options.reduction, denominator.is_some());
         self.totals
             .around(
                 &mut self.planner,
                 "header",
                 &[shader!("tally.wgsl"), shader!("divisor.wgsl"), shader!("element/header.wgsl")],
             )
-            .shape("COUNTED", counted)
-            .shape("KNOWN_DENOMINATOR", known.is_some())
-            .shape("HAS_DENOMINATOR", denominator.is_some())
+            .number("counted", u32::from(counted))
+            .number("known_denominator", u32::from(known.is_some()))
             .number("classes", 1u32)
             .number("first", first)
             .number("tallies", count)

@@ -240,7 +240,7 @@ impl<'a> Rows<'a> {
         )
         .shape("HAS_TARGETS", targets.is_some())
         .shape("HAS_LSE", lse.is_some())
-        .shape("WEIGHTED_ROWS", row_weights)
+        .number("weighted_rows", u32::from(row_weights))
         .number("rows", count)
         .number("classes", classes)
         .number("first_row", rows.start)
@@ -300,11 +300,11 @@ impl<'a> Rows<'a> {
     }
 
     fn header(&mut self, tallies: &View, table: &View, first: u64, count: u64) -> Result<()> {
-        let (reduction, over) = sums::divisor(self.program.reduction);
         let weight = self.class_weight();
         // Only a gradient made from a saved lse alone needs Σ w: a stream finds it by itself.
         let sums_weights = self.call.has("lse") && weight.is_some();
         let denominator = self.call.input("denominator");
+        let (reduction, over) = sums::divisor(self.program.reduction, denominator.is_some());
         let kept = self.kept_tally();
         let classes = self.classes;
         self.around(
@@ -312,7 +312,6 @@ impl<'a> Rows<'a> {
             &[shader!("tally.wgsl"), shader!("divisor.wgsl"), shader!("header.wgsl")],
         )
         .shape("SUMS_CLASS_WEIGHTS", sums_weights)
-        .shape("HAS_DENOMINATOR", denominator.is_some())
         .number("classes", classes)
         .number("first", first)
         .number("tallies", count)

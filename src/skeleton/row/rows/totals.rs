@@ -99,7 +99,7 @@ impl Rows<'_> {
             "scalar",
             &[shader!("tally.wgsl"), shader!("quotient.wgsl"), shader!("scalar.wgsl")],
         )
-        .shape("EMPTY_IS_ZERO", empty == Empty::Zero)
+        .number("empty_is_zero", u32::from(empty == Empty::Zero))
         .number("classes", 1u32)
         .number("first", first)
         .number("tallies", count)
