@@ -6,6 +6,8 @@
 //! type and alignment change its accessor, and at most which file goes through it (`shaders/linear/quads.wgsl`
 //! or `octets.wgsl`).
 
+mod overrides;
+
 use std::{
     fmt::Write as _,
     hash::{Hash, Hasher},
@@ -193,6 +195,7 @@ macro_rules! shader {
         }
     };
 }
+pub(crate) use overrides::keep_read;
 pub(crate) use shader;
 
 /// Sizes that both sides count with: written into every module, so that there is one place for them.

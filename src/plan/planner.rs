@@ -10,7 +10,7 @@ use crate::{
         tensor::{Dtype, Layout},
     },
     plan::{
-        kernel::{Access, Form, Kernel, Order, Reach, Scalar, Source, Stream},
+        kernel::{Access, Form, Kernel, Order, Reach, Scalar, Source, Stream, keep_read},
         profile::Profile,
     },
     spec::broadcast::Axes,
@@ -438,7 +438,9 @@ impl Step<'_, '_> {
                 limit,
             });
         }
-        let kernel = self.planner.kernel(self.kernel);
+        let mut kernel = self.kernel;
+        keep_read(&mut kernel);
+        let kernel = self.planner.kernel(kernel);
         self.planner.plan.dispatches.push(Dispatch {
             kernel,
             bindings: self.bindings,

@@ -1,0 +1,141 @@
+//! Which overrides the code under an entry point depends on.
+//!
+//! A functor's file has the code of several kernels, and a call gives every kernel the values of all its overrides.
+//! Those that one kernel's code does not read would only make two kernels of one.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+};
+
+use super::{Kernel, Source};
+
+/// By the places of the sources' texts, and the entry point.
+type Known = HashMap<(Vec<(usize, usize)>, &'static str), Arc<HashSet<&'static str>>>;
+
+/// Sources are static and few, and plans are made at every step of a training loop: each is read once.
+static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
+
+/// Leaves out the values of overrides that nothing under the entry point reads.
+pub(crate) fn keep_read(kernel: &mut Kernel) {
+    let places = kernel.sources.iter().map(|s| (s.text.as_ptr() as usize, s.text.len())).collect();
+    let key = (places, kernel.entry);
+    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+    let unread = known.unwrap_or_else(|| {
+        let unread = Arc::new(unread(&kernel.sources, kernel.entry));
+        KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(key, unread.clone());
+        unread
+    });
+    kernel.overrides.retain(|(name, _)| !unread.contains(name));
+}
+
+/// The overrides that have a default and that no function under `entry` and no declaration reads.
+fn unread(sources: &[Source], entry: &'static str) -> HashSet<&'static str> {
+    let mut functions: HashMap<&'static str, Vec<Token>> = HashMap::new();
+    let mut declarations: Vec<Token> = Vec::new();
+    for source in sources {
+        split(source.text, &mut functions, &mut declarations);
+    }
+    let (mut reached, mut waiting) = (HashSet::from([entry]), vec![entry]);
+    let mut read: HashSet<&'static str> = HashSet::new();
+    while let Some(function) = waiting.pop() {
+        for token in functions.get(function).into_iter().flatten() {
+            read.insert(token.name);
+            if token.is_called && reached.insert(token.name) {
+                waiting.push(token.name);
+            }
+        }
+    }
+    let is_override = |pair: &&[Token]| matches!(pair, [word, _] if word.name == "override");
+    let declared = declarations.windows(2).filter(is_override).filter_map(|pair| pair.get(1));
+    let times = |name| declarations.iter().filter(|token| token.name == name).count();
+    declared
+        .filter(|token| token.has_default && times(token.name) == 1 && !read.contains(token.name))
+        .map(|token| token.name)
+        .collect()
+}
+
+/// A name, and what comes behind it.
+#[derive(Clone, Copy)]
+struct Token {
+    name: &'static str,
+    is_called: bool,
+    /// Its statement goes on to an `=`.
+    has_default: bool,
+}
+
+/// Sorts a file's names into those of its functions and those outside of any.
+fn split(
+    text: &'static str,
+    functions: &mut HashMap<&'static str, Vec<Token>>,
+    declarations: &mut Vec<Token>,
+) {
+    let mut function: Option<&'static str> = None;
+    let (mut depth, mut begins) = (0_usize, false);
+    for line in text.lines().map(|line| line.split("//").next().unwrap_or_default()) {
+        let mut rest = line;
+        while let Some(first) = rest.chars().next() {
+            let is_part = |c: char| c.is_alphanumeric() || c == '_';
+            let end = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+            if end == 0 {
+                match first {
+                    '{' => depth += 1,
+                    '}' => depth = depth.saturating_sub(1),
+                    _ => {}
+                }
+                if first == '}' && depth == 0 {
+                    function = None;
+                }
+                rest = rest.get(first.len_utf8()..).unwrap_or_default();
+                continue;
+            }
+            let (name, behind) = rest.split_at(end);
+            let statement = behind.split(';').next().unwrap_or_default();
+            let token = Token {
+                name,
+                is_called: behind.trim_start().starts_with('('),
+                has_default: statement.contains('='),
+            };
+            if std::mem::take(&mut begins) {
+                function = Some(name);
+            } else if name == "fn" {
+                begins = true;
+            } else if let Some(function) = function {
+                functions.entry(function).or_default().push(token);
+            } else {
+                declarations.push(token);
+            }
+            rest = behind;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: Source = Source {
+        path: "file.wgsl",
+        text: "
+            override SIZE: u32 = 4u; // Not MENTIONED.
+            override BARE: bool;
+            override HERE: bool = false;
+            override THERE: bool = false;
+            override MENTIONED: bool = false;
+            var<workgroup> lanes: array<u32, SIZE>;
+            fn helper(x: u32) -> u32 { if (HERE) { return x; } return 0u; }
+            fn taken() { if (THERE) { return; } }
+            @compute @workgroup_size(1)
+            fn first() { let taken = helper(1u); lanes[taken] = taken; }
+            @compute @workgroup_size(1)
+            fn second() { taken(); }
+        ",
+    };
+
+    #[test]
+    fn what_an_entry_point_does_not_reach_is_unread() {
+        // A variable that is called like a function does not call it.
+        assert_eq!(unread(&[FILE], "first"), HashSet::from(["THERE", "MENTIONED"]));
+        assert_eq!(unread(&[FILE], "second"), HashSet::from(["HERE", "MENTIONED"]));
+    }
+}
