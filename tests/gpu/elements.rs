@@ -11,8 +11,8 @@ use surprisal::{
 
 use crate::{
     support::{
-        Context, FLOATS, INF, Placed, assert_same_bits, check, gaussian, matrix, named, outcome,
-        parse, placed_inputs, set, storage, submit, tensors, vector, with,
+        Context, FLOATS, INF, Placed, assert_same_bits, check, gaussian, in_turn, matrix, named,
+        outcome, parse, placed_inputs, set, storage, submit, tensors, vector, with,
     },
     users::LogCosh,
 };
@@ -58,9 +58,10 @@ fn none() -> BceWithLogits {
 }
 
 fn broadcasts(context: &Context) {
-    for (rows, columns) in [(5, 7), (6, 8), (9, 1), (1, 9), (7, 7)] {
+    for (first, (rows, columns)) in [(5, 7), (6, 8), (9, 1), (1, 9), (7, 7)].into_iter().enumerate()
+    {
         let (r, c) = (rows as u64, columns as u64);
-        for shape in [&[r, c][..], &[c], &[r, 1], &[1]] {
+        for (second, shape) in [&[r, c][..], &[c], &[r, 1], &[1]].into_iter().enumerate() {
             let inputs = with(
                 &sample(3, rows, columns),
                 [
@@ -69,7 +70,7 @@ fn broadcasts(context: &Context) {
                     ("logit_bias", positive(7, shape)),
                 ],
             );
-            for dtype in FLOATS {
+            for dtype in in_turn(first + second) {
                 check(&context.gpu, &BceWithLogits::default(), &inputs, dtype, &GRADIENT);
             }
         }
@@ -187,7 +188,7 @@ fn masks_of_bytes_and_bits(context: &Context) {
 }
 
 fn unknown_targets(context: &Context) {
-    for unknown in [-1.0, NAN] {
+    for (turn, unknown) in [-1.0, NAN].into_iter().enumerate() {
         let inputs = sample(8, 5, 9);
         // A NaN with another sign is unknown too.
         let other = if unknown.is_nan() { -unknown } else { unknown };
@@ -198,7 +199,7 @@ fn unknown_targets(context: &Context) {
         let inputs = named([("logits", logits), ("targets", targets)]);
         let loss = BceWithLogits::default().unknown_target(Some(unknown)).check_targets(true);
         let wanted = ["loss", "grad.logits", "denominator", "count"];
-        for dtype in FLOATS {
+        for dtype in in_turn(turn) {
             let (outputs, status) = check(&context.gpu, &loss, &inputs, dtype, &wanted);
             assert_eq!(outputs["count"].to_i64(), [42]);
             assert_eq!((status.bad_rows, status.bad_targets), (0, 0));
@@ -227,7 +228,7 @@ fn variances_and_their_logarithms(context: &Context) {
     for full in [false, true] {
         for log_variance in [false, true] {
             let loss = GaussianNll::default().full(full).log_variance(log_variance).eps(0.5);
-            for dtype in FLOATS {
+            for dtype in in_turn(usize::from(full) + usize::from(log_variance)) {
                 check(&context.gpu, &loss, &inputs, dtype, &wanted);
             }
         }
@@ -317,14 +318,15 @@ fn wrong_shapes(context: &Context) {
 fn dice_per_row_and_batch(context: &Context) {
     let gpu = &context.gpu;
     let inputs = sample(3, 5, 203);
-    for per in [Per::Row, Per::Batch] {
-        for loss in [
+    for (first, per) in [Per::Row, Per::Batch].into_iter().enumerate() {
+        let losses = [
             Dice::default(),
             Dice::default().smooth(0.0).bce(0.5),
             Dice::default().reduction(Reduction::None),
             Dice::default().reduction(Reduction::Sum).bce(2.0),
-        ] {
-            for dtype in FLOATS {
+        ];
+        for (second, loss) in losses.into_iter().enumerate() {
+            for dtype in in_turn(first + second) {
                 check(gpu, &loss.clone().per(per), &inputs, dtype, &GRADIENT);
             }
         }

@@ -63,40 +63,54 @@ use surprisal::{
 /// A test's name and body.
 type Test = (&'static str, fn(&Context));
 
-const MODULES: &[(&str, &[Test])] = &[
-    ("conformance", conformance::TESTS),
-    ("contract", contract::TESTS),
-    ("shapes", shapes::TESTS),
-    ("tiles", tiles::TESTS),
-    ("elements", elements::TESTS),
-    ("elements", elements::places::TESTS),
-    ("elements", elements::values::TESTS),
-    ("composed", composed::TESTS),
-    ("pixels", pixels::TESTS),
-    ("pixels", pixels::dice::TESTS),
-    ("pixels", pixels::pytorch::TESTS),
-    ("ranks", ranks::TESTS),
-    ("section0", section0::TESTS),
-    ("options", options::TESTS),
-    ("registry", registry::TESTS),
-    ("rows", rows::TESTS),
-    ("linear", linear::TESTS),
-    ("budgets", budgets::TESTS),
-    ("bindings", bindings::TESTS),
-    ("own", own::TESTS),
-    ("memory", memory::TESTS),
-    ("numbers", numbers::TESTS),
-    ("pairs", pairs::TESTS),
-    ("walks", walks::TESTS),
-    ("cooperative", cooperative::TESTS),
-    ("shards", shards::TESTS),
-    ("shards", shards::losses::TESTS),
-    ("status", status::TESTS),
-    ("recording", recording::TESTS),
-    ("faults", faults::TESTS),
-    ("faults", faults::buffers::TESTS),
-    ("faults", faults::devices::TESTS),
-    ("faults", faults::options::TESTS),
+/// The tests by what they compile: those of one list share a device, so that a kernel is compiled once for them.
+/// Lists follow one another, and a device closes before the next one opens: a kernel is megabytes of memory on
+/// software drivers, and those of all tests, of all adapters side by side, more than most machines have.
+const FAMILIES: &[&[(&str, &[Test])]] = &[
+    // Rows of stored scores.
+    &[
+        ("conformance", conformance::TESTS),
+        ("contract", contract::TESTS),
+        ("rows", rows::TESTS),
+        ("shapes", shapes::TESTS),
+        ("section0", section0::TESTS),
+        ("options", options::TESTS),
+        ("tiles", tiles::TESTS),
+        ("own", own::TESTS),
+        ("numbers", numbers::TESTS),
+        ("status", status::TESTS),
+        ("recording", recording::TESTS),
+        ("faults", faults::TESTS),
+        ("faults", faults::buffers::TESTS),
+        ("faults", faults::devices::TESTS),
+        ("faults", faults::options::TESTS),
+    ],
+    // Elements, and what is put together of losses.
+    &[
+        ("registry", registry::TESTS),
+        ("conformance", conformance::elements::TESTS),
+        ("elements", elements::TESTS),
+        ("elements", elements::places::TESTS),
+        ("elements", elements::values::TESTS),
+        ("composed", composed::TESTS),
+        ("ranks", ranks::TESTS),
+        ("pixels", pixels::TESTS),
+        ("pixels", pixels::dice::TESTS),
+        ("pixels", pixels::pytorch::TESTS),
+    ],
+    // Score tiles, and rows of scores that are never stored.
+    &[
+        ("conformance", conformance::linear::TESTS),
+        ("linear", linear::TESTS),
+        ("budgets", budgets::TESTS),
+        ("bindings", bindings::TESTS),
+        ("memory", memory::TESTS),
+        ("pairs", pairs::TESTS),
+        ("walks", walks::TESTS),
+        ("cooperative", cooperative::TESTS),
+        ("shards", shards::TESTS),
+        ("shards", shards::losses::TESTS),
+    ],
 ];
 
 /// A driver's own bugs: the adapter's short name, the test, and what is wrong (MAINTAINING.md says
@@ -109,9 +123,6 @@ const LIST: &str = "list";
 /// How long a driver may take to name its adapters.
 const PATIENCE: Duration = Duration::from_secs(60);
 const FAILED: u8 = 101;
-/// Tests that share a device. What they compile goes with it: a kernel is megabytes of memory on software
-/// drivers, and those of all tests, of all adapters side by side, more than most machines have.
-const TESTS_A_DEVICE: usize = 64;
 
 fn main() -> ExitCode {
     match std::env::var(CHILD) {
@@ -191,20 +202,18 @@ fn child(number: usize) -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Devices of one adapter, one after another; each for tests that follow one another, which compile much
-/// the same kernels.
+/// Devices of one adapter, one after another; each for the tests of a family.
 struct Devices {
     adapter: wgpu::Adapter,
     open: Mutex<Option<(usize, Arc<Context>)>>,
 }
 
 impl Devices {
-    /// The device of the tests to which this one belongs, of all in order.
-    fn of(&self, test: usize) -> Arc<Context> {
-        let number = test / TESTS_A_DEVICE;
+    /// The device of a family's tests.
+    fn of(&self, family: usize) -> Arc<Context> {
         let mut open = self.open.lock().unwrap();
         if let Some((of, context)) = &*open
-            && *of == number
+            && *of == family
         {
             return context.clone();
         }
@@ -212,7 +221,7 @@ impl Devices {
         *open = None;
         let gpu = pollster::block_on(Gpu::open_on(&self.adapter)).unwrap();
         let context = Arc::new(Context { gpu, adapter: self.adapter.clone() });
-        *open = Some((number, context.clone()));
+        *open = Some((family, context.clone()));
         context
     }
 }
@@ -234,9 +243,13 @@ fn trials<'a>(
     adapter: &'a str,
     devices: Option<&'a Arc<Devices>>,
 ) -> impl Iterator<Item = Trial> + 'a {
-    let all =
-        MODULES.iter().flat_map(|(module, tests)| tests.iter().map(move |test| (module, test)));
-    all.enumerate().map(move |(number, (module, &(test, body)))| {
+    let all = FAMILIES.iter().enumerate().flat_map(|(family, modules)| {
+        let of_module = move |(module, tests): &'static (&str, &[Test])| {
+            tests.iter().map(move |test| (family, module, test))
+        };
+        modules.iter().flat_map(of_module)
+    });
+    all.map(move |(family, module, &(test, body))| {
         let name = format!("{module}::{test}");
         let reason = EXPECTED_FAILURES
             .iter()
@@ -245,7 +258,7 @@ fn trials<'a>(
         let devices = devices.cloned();
         let trial = format!("{adapter}::{name}");
         Trial::test(trial, move || {
-            let context = devices.as_ref().expect("an adapter").of(number);
+            let context = devices.as_ref().expect("an adapter").of(family);
             compilations::begin(&name);
             match reason {
                 None => body(&context),

@@ -6,8 +6,8 @@ use surprisal::{Arrays, CrossEntropy, Dtype, loss::cross_entropy::Denominator};
 use crate::{
     section0::{GRADIENT, NAN, REDUCED, is_zero, none, some_ignored},
     support::{
-        BY_PRODUCTS, Context, FLOATS, INF, check, gaussian, indices, matrix, named, outcome, parse,
-        positive, row, sample, sample_probs, set, vector, with,
+        BY_PRODUCTS, Context, INF, check, gaussian, in_turn, indices, matrix, named, outcome,
+        parse, positive, row, sample, sample_probs, set, vector, with,
     },
 };
 
@@ -31,12 +31,13 @@ fn row_weights(context: &Context) {
     let mut row_weight = positive(25, 20);
     (row_weight[2], row_weight[3]) = (0.0, -1.5);
     let inputs = with(&some_ignored(&sample(26, 20, 33)), [("row_weight", vector(&row_weight))]);
-    for dtype in FLOATS {
-        for loss in [
-            none().z_loss(0.1),
-            CrossEntropy::default(),
-            CrossEntropy::default().denominator(Denominator::Weights).label_smoothing(0.1),
-        ] {
+    let losses = [
+        none().z_loss(0.1),
+        CrossEntropy::default(),
+        CrossEntropy::default().denominator(Denominator::Weights).label_smoothing(0.1),
+    ];
+    for (turn, loss) in losses.into_iter().enumerate() {
+        for dtype in in_turn(turn) {
             let (outputs, _) = check(&context.gpu, &loss, &inputs, dtype, &GRADIENT);
             assert!(is_zero(&row(&outputs["grad.logits"], 2)));
         }
@@ -90,24 +91,20 @@ fn ties(context: &Context) {
 
 fn probability_targets(context: &Context) {
     let wanted = ["loss", "grad.logits", "grad.target_probs"];
-    for classes in [1, 3, 67, 1000] {
-        for dtype in FLOATS {
-            let inputs = with(
-                &sample_probs(29, 5, classes),
-                [
-                    ("weight", vector(&positive(30, classes))),
-                    ("row_weight", vector(&positive(31, 5))),
-                ],
-            );
-            for options in [
-                json!({}),
-                json!({"label_smoothing": 0.2, "reduction": "none"}),
-                json!({"z_loss": 0.1, "temperature": 0.5, "softcap": 30.0, "reduction": "sum"}),
-            ] {
-                if classes == 1 && options != json!({}) {
-                    continue;
-                }
-                let loss = parse("cross_entropy", &options);
+    for (first, classes) in [1, 3, 67, 1000].into_iter().enumerate() {
+        let inputs = with(
+            &sample_probs(29, 5, classes),
+            [("weight", vector(&positive(30, classes))), ("row_weight", vector(&positive(31, 5)))],
+        );
+        let options = [
+            json!({}),
+            json!({"label_smoothing": 0.2, "reduction": "none"}),
+            json!({"z_loss": 0.1, "temperature": 0.5, "softcap": 30.0, "reduction": "sum"}),
+        ];
+        let options = options.iter().take(if classes == 1 { 1 } else { 3 });
+        for (nth, options) in options.enumerate() {
+            let loss = parse("cross_entropy", options);
+            for dtype in in_turn(first + nth) {
                 check(&context.gpu, &*loss, &inputs, dtype, &wanted);
             }
         }
@@ -120,7 +117,7 @@ fn probability_targets(context: &Context) {
 }
 
 fn smoothing(context: &Context) {
-    for classes in [2, 3, 70, 1001] {
+    for (turn, classes) in [2, 3, 70, 1001].into_iter().enumerate() {
         let mut inputs = sample(33, 6, classes);
         let last = classes as i64 - 1;
         inputs.insert("targets".to_owned(), indices(&[0, last, last / 2, -100, 1, 0]));
@@ -134,8 +131,9 @@ fn smoothing(context: &Context) {
                     let options =
                         json!({"label_smoothing": epsilon, "smoothing": kind, "reduction": "none"});
                     let loss = parse("cross_entropy", &options);
-                    check(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT);
-                    check(&context.gpu, &*loss, &inputs, Dtype::F16, &GRADIENT);
+                    for dtype in in_turn(turn + usize::from(weight)) {
+                        check(&context.gpu, &*loss, &inputs, dtype, &GRADIENT);
+                    }
                 }
             }
         }
@@ -166,7 +164,7 @@ fn focal(context: &Context) {
 
 /// Small logits under a cap: an f32 softcap's gradient factor is 1 − tanh², not what saturates.
 fn soft_cap_and_bias(context: &Context) {
-    for classes in [5, 70, 1001] {
+    for (turn, classes) in [5, 70, 1001].into_iter().enumerate() {
         let mut bias = gaussian(38, 1, classes).to_f64();
         bias[1] = -INF;
         let inputs = named([
@@ -174,7 +172,7 @@ fn soft_cap_and_bias(context: &Context) {
             ("targets", indices(&[0, 2, 3, 0])),
             ("logit_bias", vector(&bias)),
         ]);
-        for dtype in FLOATS {
+        for dtype in in_turn(turn) {
             let loss = none().softcap(Some(1.5)).temperature(0.8);
             let wanted = [&GRADIENT[..], &BY_PRODUCTS[..]].concat();
             let wanted: Vec<_> =
@@ -239,7 +237,7 @@ fn options_together(context: &Context) {
         "label_smoothing": 0.15, "softcap": 20.0, "z_loss": 0.01, "focal_gamma": 1.2
     });
     let loss = parse("cross_entropy", &options);
-    for classes in [9, 129, 4100] {
+    for (turn, classes) in [9, 129, 4100].into_iter().enumerate() {
         let inputs = with(
             &some_ignored(&sample(44, 11, classes)),
             [
@@ -251,7 +249,7 @@ fn options_together(context: &Context) {
         );
         let bias = vector(&inputs["logit_bias"].to_f64());
         let inputs = with(&inputs, [("logit_bias", bias)]);
-        for dtype in FLOATS {
+        for dtype in in_turn(turn) {
             check(&context.gpu, &*loss, &inputs, dtype, &REDUCED);
         }
     }
@@ -272,16 +270,19 @@ fn backward_from_a_saved_lse(context: &Context) {
         ];
         let mut inputs = with(&some_ignored(&mild(50, &sample(50, 9, classes))), weights);
         inputs.insert("logits".to_owned(), set(&inputs["logits"], 2 * classes, NAN));
-        for options in [
+        for (turn, options) in [
             json!({}),
             json!({"reduction": "none"}),
             json!({"label_smoothing": 0.1, "z_loss": 0.1}),
             json!({"label_smoothing": 0.1, "smoothing": "ordinal", "temperature": 2.0}),
             json!({"softcap": 30.0, "focal_gamma": 2.0}),
             json!({"focal_gamma": 0.5, "label_smoothing": 0.1}),
-        ] {
+        ]
+        .into_iter()
+        .enumerate()
+        {
             let loss = parse("cross_entropy", &options);
-            for dtype in FLOATS.into_iter().take(if classes == 70 { 3 } else { 1 }) {
+            for dtype in in_turn(turn).take(if classes == 70 { 2 } else { 1 }) {
                 let lse = outcome(&context.gpu, &*loss, &inputs, dtype, &["lse"]).0;
                 let saved = with(&inputs, [("lse", lse["lse"].clone())]);
                 let (outputs, _) = check(&context.gpu, &*loss, &saved, dtype, &["grad.logits"]);

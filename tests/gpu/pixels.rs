@@ -14,8 +14,8 @@ use surprisal::{
 
 use crate::{
     support::{
-        Context, FLOATS, Placed, Reference, assert_same_bits, gaussian, indices, matrix, named,
-        parse, placed_inputs, set, storage, submit, tensors, with,
+        Context, FLOATS, Placed, Reference, assert_same_bits, gaussian, in_turn, indices, matrix,
+        named, parse, placed_inputs, set, storage, submit, tensors, with,
     },
     tiles::tiled,
 };
@@ -196,7 +196,9 @@ fn windows_of_images(context: &Context) {
 }
 
 fn elements_in_planes(context: &Context) {
-    for images in [Images(3, 5, 35), Images(2, 4, 8), Images(1, 3, 10)] {
+    for (first, images) in
+        [Images(3, 5, 35), Images(2, 4, 8), Images(1, 3, 10)].into_iter().enumerate()
+    {
         let (pixels, channels) = (images.pixels(), images.1);
         let positive = |seed: u64, shape: &[u64]| {
             let count = shape.iter().product::<u64>() as usize;
@@ -218,33 +220,37 @@ fn elements_in_planes(context: &Context) {
             ],
         );
         // The 16-bit types differ in how an element is packed, which no reduction changes: each meets one.
-        for (reduction, narrow) in [
+        for (second, (reduction, narrow)) in [
             (Reduction::Mean, None),
             (Reduction::Multilabel, Some(Dtype::F16)),
             (Reduction::None, Some(Dtype::Bf16)),
-        ] {
+        ]
+        .into_iter()
+        .enumerate()
+        {
             let loss = BceWithLogits::default().reduction(reduction);
             let narrow = narrow.filter(|_| images.0 == 3);
             for dtype in [Some(Dtype::F32), narrow].into_iter().flatten() {
                 let reference = Reference::new(&loss, &inputs, dtype, &["loss", "grad.logits"]);
                 let layouts = images.layouts(dtype);
                 for (nth, (_, layout)) in layouts.iter().enumerate() {
-                    for other in [layout, &layouts[(nth + 2) % 4].1] {
-                        let value = if loss.reduction == Reduction::None {
-                            let dense = Layout::matrix(Dtype::F32, pixels, channels);
-                            let planes = layout.has_planes();
-                            if planes { dense.class_stride(images.2) } else { dense }
-                        } else {
-                            Layout::vector(Dtype::F32, 1)
-                        };
-                        let outputs = [("loss", value), ("grad.logits", layout.clone())];
-                        let place = |name: &str, dense: Layout| match name {
-                            "logits" | "mask" => layout.clone(),
-                            "targets" => other.clone(),
-                            _ => dense,
-                        };
-                        reference.assert(&call(context, &loss, (&inputs, dtype), &outputs, place));
-                    }
+                    // The targets in the scores' order, or in the other one.
+                    let apart = 2 * ((first + second + nth) % 2);
+                    let other = &layouts[(nth + apart) % 4].1;
+                    let value = if loss.reduction == Reduction::None {
+                        let dense = Layout::matrix(Dtype::F32, pixels, channels);
+                        let planes = layout.has_planes();
+                        if planes { dense.class_stride(images.2) } else { dense }
+                    } else {
+                        Layout::vector(Dtype::F32, 1)
+                    };
+                    let outputs = [("loss", value), ("grad.logits", layout.clone())];
+                    let place = |name: &str, dense: Layout| match name {
+                        "logits" | "mask" => layout.clone(),
+                        "targets" => other.clone(),
+                        _ => dense,
+                    };
+                    reference.assert(&call(context, &loss, (&inputs, dtype), &outputs, place));
                 }
             }
         }
@@ -319,7 +325,7 @@ fn images_of_two_sizes(context: &Context) {
 
 /// One lane a pixel, which takes classes from four planes at once.
 fn tiles_in_planes(context: &Context) {
-    let gpu = context.with(|profile| tiled(profile, 2));
+    let gpu = context.with(tiled);
     let context = &Context { gpu, adapter: context.adapter.clone() };
     let images = Images(2, 21, 11);
     let calls: [(&dyn Loss, Arrays); 2] =
@@ -346,8 +352,8 @@ fn in_place(context: &Context) {
         (&BceWithLogits::default(), masked(images)),
         (&dice, masked(images)),
     ];
-    for (loss, inputs) in calls {
-        for dtype in FLOATS {
+    for (turn, (loss, inputs)) in calls.into_iter().enumerate() {
+        for dtype in in_turn(turn) {
             let reference = Reference::new(loss, &inputs, dtype, &["loss", "grad.logits"]);
             for (_, layout) in images.layouts(dtype) {
                 let place = |(name, array): (&String, &Array)| {

@@ -5,7 +5,7 @@ use surprisal::{Array, Arrays, Dtype, Layout, Loss, Named, Request, Status};
 
 use crate::{
     support::{
-        Context, FLOATS, INF, Placed, check_status, fill, gaussian, indices, matrix, named,
+        Context, FLOATS, INF, Placed, check_status, fill, gaussian, in_turn, indices, matrix, named,
         outcome, parse, placed_inputs, positive, sample, set, submit, tensors, vector, with,
     },
     users,
@@ -194,12 +194,12 @@ fn values(context: &Context) {
             2,
         ),
     ];
-    for (name, options, inputs, expected) in cases {
-        for reduction in ["mean", "none"] {
+    for (first, (name, options, inputs, expected)) in cases.into_iter().enumerate() {
+        for (second, reduction) in ["mean", "none"].into_iter().enumerate() {
             let mut options = options.clone();
             options["reduction"] = json!(reduction);
             let loss = parse(name, &options);
-            for dtype in [Dtype::F32, Dtype::Bf16] {
+            for dtype in in_turn(first + second) {
                 let found = check_status(&context.gpu, &*loss, &inputs, dtype, &["loss"]);
                 assert_eq!(found.bad_targets, expected, "{name} {options} {dtype}");
             }

@@ -9,6 +9,14 @@ pub const INF: f64 = f64::INFINITY;
 pub const NO_CLASS: i64 = u32::MAX as i64;
 pub const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
 
+/// f32 always, in one turn of three beside f16 and in one beside bf16. A type says how an element is loaded and
+/// stored, and nothing else: each type meets each value of an option, and not each pair of values.
+pub fn in_turn(turn: usize) -> impl Iterator<Item = Dtype> {
+    const TURNS: [&[Dtype]; 3] =
+        [&[Dtype::F32, Dtype::F16], &[Dtype::F32, Dtype::Bf16], &[Dtype::F32]];
+    TURNS[turn % TURNS.len()].iter().copied()
+}
+
 /// Every per-row by-product that index targets have.
 pub const BY_PRODUCTS: [&str; 7] =
     ["lse", "log_prob", "entropy", "max_prob", "argmax", "rank", "correct"];

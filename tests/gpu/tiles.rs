@@ -13,14 +13,14 @@ use crate::{
 
 tests![every_loss, options_of_cross_entropy, options_of_contrasts, broadcasts];
 
-/// Rows share so many lanes and have code for tiles wherever one of them meets a tile: from 12 columns a lane
-/// and 4 more on.
-pub fn tiled(profile: &mut Profile, lanes: u32) {
-    (profile.row_lanes, profile.row_tiles_from) = (lanes, 0);
+/// Rows share up to eight lanes, as they do on a software adapter in any case, and have code for tiles wherever a
+/// lane meets a tile: from 12 columns a lane and 4 more on.
+pub fn tiled(profile: &mut Profile) {
+    (profile.row_lanes, profile.row_tiles_from) = (8, 0);
 }
 
-/// Two lanes: at 43 columns each meets a tile, a whole quad after it or two, and one of them a part of one.
-const COLUMNS: usize = 43;
+/// Eight lanes: at 171 columns each meets a tile, a whole quad after it or two, and one of them a part of one.
+const COLUMNS: usize = 171;
 
 /// Against the reference; by kernels that have tiles.
 fn held(gpu: &Gpu, loss: &dyn Loss, inputs: &Arrays, dtype: Dtype, wanted: &[&str]) {
@@ -31,7 +31,7 @@ fn held(gpu: &Gpu, loss: &dyn Loss, inputs: &Arrays, dtype: Dtype, wanted: &[&st
 }
 
 fn every_loss(context: &Context) {
-    let gpu = context.with(|profile| tiled(profile, 2));
+    let gpu = context.with(tiled);
     for (entry, dtype) in loss::REGISTRY.iter().zip(FLOATS.into_iter().cycle()) {
         let about = entry.about;
         let inputs = testing::example_inputs(about, 8, [29, COLUMNS as u64, 3]);
@@ -45,7 +45,7 @@ fn every_loss(context: &Context) {
 
 /// What a tile leaves in a row's state: everything that a loss or a by-product of it needs.
 fn options_of_cross_entropy(context: &Context) {
-    let gpu = context.with(|profile| tiled(profile, 2));
+    let gpu = context.with(tiled);
     let plain = sample(61, 9, COLUMNS);
     let weighted = [("weight", vector(&positive(62, COLUMNS)))];
     let bias = ("logit_bias", vector(&testing::gaussian(64, COLUMNS)));
@@ -79,7 +79,7 @@ fn options_of_cross_entropy(context: &Context) {
 
 /// Softmaxes over keys with a learnable scale, in both directions, and with more positives than one.
 fn options_of_contrasts(context: &Context) {
-    let gpu = context.with(|profile| tiled(profile, 2));
+    let gpu = context.with(tiled);
     let pairs = named([
         ("queries", gaussian(65, COLUMNS, 5)),
         ("keys", gaussian(66, COLUMNS, 5)),
@@ -97,8 +97,8 @@ fn options_of_contrasts(context: &Context) {
 
 /// Elements that are found by their quad's row, or each by its own.
 fn broadcasts(context: &Context) {
-    let gpu = context.with(|profile| tiled(profile, 2));
-    for (columns, dtypes) in [(COLUMNS, [Dtype::F32, Dtype::F16]), (44, [Dtype::Bf16, Dtype::F32])]
+    let gpu = context.with(tiled);
+    for (columns, dtypes) in [(COLUMNS, [Dtype::F32, Dtype::F16]), (172, [Dtype::Bf16, Dtype::F32])]
     {
         for (shape, dtype) in [&[columns as u64][..], &[5, 1]].into_iter().zip(dtypes) {
             let inputs = with(

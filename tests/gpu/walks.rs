@@ -7,7 +7,8 @@ use crate::{
     pairs::{features, info_nce, only, sample, symmetric},
     support::{
         Context, FLOATS, Placed, Reference, assert_same_bits, bits, bytes, check, in_blocks,
-        indices, outcome, parse, placed_inputs, row, storage, submit, tensors, vector, with,
+        in_turn, indices, outcome, parse, placed_inputs, row, storage, submit, tensors, vector,
+        with,
     },
     tiles::tiled,
 };
@@ -63,7 +64,7 @@ fn chunks(context: &Context) {
 /// Less than a row of scores: blocks of keys give the bits that whole rows give, in one walk and in two.
 fn small_budgets(context: &Context) {
     let gpu = context.with(|profile| {
-        tiled(profile, 8);
+        tiled(profile);
         profile.segment = 256;
     });
     let pairs = with(&sample(71, 700, 700, 5), [("scale", vector(&[2.0]))]);
@@ -318,18 +319,21 @@ fn saved_in_blocks(context: &Context) {
     );
     let gradients = &["grad.queries", "grad.keys", "grad.scale"][..];
     let both = &["lse", "column_lse"][..];
-    for (name, mut options, inputs, kept, gradients) in [
+    for (turn, (name, mut options, inputs, kept, gradients)) in [
         ("info_nce", json!({}), &indexed, &both[..1], gradients),
         ("info_nce", json!({"normalize": true}), &pairs, &both[..1], gradients),
         ("info_nce", symmetric(true), &pairs, both, gradients),
         ("info_nce", symmetric(false), &pairs, both, gradients),
         ("sup_con", json!({}), &features(95, 301, 5, 40), &both[..1], &["grad.features"]),
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let whole = parse(name, &options);
-        for (chunk, dtypes) in [(700, &FLOATS[..]), (9000, &FLOATS[..1])] {
+        for (chunk, types) in [(700, 2), (9000, 1)] {
             options["chunk_bytes"] = json!(chunk);
             let blocks = parse(name, &options);
-            for &dtype in dtypes {
+            for dtype in in_turn(turn).take(types) {
                 let forward = outcome(gpu, &*whole, inputs, dtype, kept).0;
                 let mut saved = inputs.clone();
                 saved.extend(kept.iter().map(|&name| (name.to_owned(), forward[name].clone())));
