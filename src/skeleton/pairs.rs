@@ -93,6 +93,7 @@ static SOFTMAX_FACTORS: &[Field] =
     &[Field::f32("top"), Field::f32("inverse_sum"), Field::f32("factor"), Field::f32("share")];
 
 /// The numbers of a pair loss that its kernels read.
+#[derive(Clone, Copy)]
 pub(crate) struct Scaling {
     /// What products are multiplied by where the call gives no `scale`.
     pub scale: f64,

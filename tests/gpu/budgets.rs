@@ -225,7 +225,8 @@ fn small_budgets(context: &Context) {
 /// Every option takes both ways with the same bits, also from a saved lse.
 fn small_budgets_of_every_option(context: &Context) {
     let gpu = context.with(tiled);
-    let (rows, classes, depth) = (23, 301, 11);
+    // Whole quads: the last columns of odd rows are `small_budgets`'.
+    let (rows, classes, depth) = (23, 304, 11);
     for layout in layouts() {
         let inputs = with(
             &sample(62, rows, classes, depth, layout),
@@ -237,7 +238,7 @@ fn small_budgets_of_every_option(context: &Context) {
         );
         // The label, or one beside it, at the ends of the row and of a block.
         let mut targets = inputs["targets"].to_i64();
-        for (row, target) in [0, 1, 127, 128, 129, 255, 256, 299, 300, 301, -5].iter().enumerate() {
+        for (row, target) in [0, 1, 127, 128, 129, 255, 256, 302, 303, 304, -5].iter().enumerate() {
             targets[2 * row] = *target;
         }
         let mut hidden = inputs["hidden"].to_f64();

@@ -111,7 +111,7 @@ fn shapes(context: &Context) {
 }
 
 fn storage_types(context: &Context) {
-    linear::storage_types(context);
+    linear::stored(context, &[(33, 1000, 20)]);
     pairs::storage_types(context);
 }
 

@@ -157,12 +157,12 @@ fn by_products(context: &Context) {
     }
 }
 
-pub fn storage_types(context: &Context) {
+fn storage_types(context: &Context) {
     stored(context, &[(7, 129, 65), (33, 1000, 20), (5, 7, 3)]);
 }
 
 /// Rows, classes and depths in f32 and in one of the 16-bit types, which both meet either layout and either walk.
-fn stored(context: &Context, shapes: &[(usize, usize, usize)]) {
+pub fn stored(context: &Context, shapes: &[(usize, usize, usize)]) {
     for (first, layout) in layouts().into_iter().enumerate() {
         for (second, &(rows, classes, depth)) in shapes.iter().enumerate() {
             let inputs = with(
