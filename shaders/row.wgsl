@@ -37,8 +37,10 @@
 // several workgroups that take one each merge the same states in the same order: the same bits. Nor does
 // it change a bit where a walk is interrupted between two tiles of its lanes.
 
-// params.lanes of a workgroup's lanes share a row: a power of two that divides WORKGROUP.
 override WORKGROUP: u32 = 64u;
+// Lanes that share a row; a power of two that divides WORKGROUP. A uniform in its place made short rows take up to
+// 12 % longer on lavapipe (docs/performance.md).
+override LANES: u32 = 64u;
 // Rows are long enough for code of its own for whole tiles (`row_tiles_from` in src/profile.rs).
 override HAS_TILES: bool = true;
 // The row's lse is given: the maximum and sum of a stream are not used.
@@ -77,10 +79,10 @@ fn label_score(row: u32, label: u32, column: u32) -> u32 {
     return logits_at(row, column);
 }
 
-// Streams columns first..end of a row onto a state; each lane takes every params.lanes-th quad, four quads to a tile, so
-// that the running maximum is rescaled once in sixteen elements.
+// Streams columns first..end of a row onto a state; lane takes every LANES-th quad, four quads to a tile, so that
+// the running maximum is rescaled once in sixteen elements.
 fn walk(row: Row, given: State, first: u32, end: u32, lane: u32) -> State {
-    let step = params.lanes * 4u;
+    let step = LANES * 4u;
     let all4 = vec4<bool>(true);
     var state = given;
     var column = first + lane * 4u;
@@ -105,11 +107,9 @@ fn walk(row: Row, given: State, first: u32, end: u32, lane: u32) -> State {
 // The states of the lanes of a row, merged in a fixed tree; valid in each of them.
 fn reduce(mine: State, local: u32, lane: u32) -> State {
     lane_states[local] = mine;
-    // Counted from a constant, so that compilers write the steps out: with params.lanes in its place short rows took
-    // up to 8 % longer on lavapipe.
-    for (var reach = WORKGROUP / 2u; reach > 0u; reach = reach / 2u) {
+    for (var reach = LANES / 2u; reach > 0u; reach = reach / 2u) {
         workgroupBarrier();
-        if (lane < reach && reach < params.lanes) {
+        if (lane < reach) {
             lane_states[local] = state_merge(lane_states[local], lane_states[local + reach]);
         }
     }
@@ -147,7 +147,7 @@ fn end_round(row: Row, state: State, round: u32) {
 
 // The second stream.
 fn emit_columns(row: Row, closed: Closed, first: u32, end: u32, lane: u32) {
-    let step = params.lanes * 4u;
+    let step = LANES * 4u;
     var column = first + lane * 4u;
     let all4 = vec4<bool>(true);
     if (HAS_TILES) {

@@ -1,4 +1,4 @@
-// Takes a block of columns into the states of rows, params.lanes lanes a row. Between blocks the states wait in
+// Takes a block of columns into the states of rows, LANES lanes a row. Between blocks the states wait in
 // memory: one a row over all segments that have ended, and one a lane over the segment that has not.
 //
 // Blocks begin and end between two tiles of all lanes, so that the same states are merged in the same
@@ -6,11 +6,11 @@
 
 @compute @workgroup_size(WORKGROUP)
 fn block(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let lane = local % params.lanes;
-    let slot = (group.x + group.y * groups.x) * (WORKGROUP / params.lanes) + local / params.lanes;
+    let lane = local % LANES;
+    let slot = (group.x + group.y * groups.x) * (WORKGROUP / LANES) + local / LANES;
     let inside = slot < params.rows;
     let row = row_in_round(open(min(slot, params.rows - 1u)), params.round);
-    let own = params.lane_states + slot * params.lanes + lane;
+    let own = params.lane_states + slot * LANES + lane;
     var ended = state_empty();
     var open_segment = state_empty();
     if (params.first_column > 0u && inside) {

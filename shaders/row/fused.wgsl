@@ -1,4 +1,4 @@
-// One pass over whole rows: params.lanes lanes walk a row's segments in order, once a round, close it and, if asked for,
+// One pass over whole rows: LANES lanes walk a row's segments in order, once a round, close it and, if asked for,
 // stream it again straight away for the gradient, while caches hold it.
 
 override WRITES_GRADIENT: bool = false;
@@ -16,8 +16,8 @@ fn reduce_row(row: Row, end: u32, local: u32, lane: u32) -> State {
 
 @compute @workgroup_size(WORKGROUP)
 fn fused(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let lane = local % params.lanes;
-    let slot = (group.x + group.y * groups.x) * (WORKGROUP / params.lanes) + local / params.lanes;
+    let lane = local % LANES;
+    let slot = (group.x + group.y * groups.x) * (WORKGROUP / LANES) + local / LANES;
     let inside = slot < params.rows;
     var row = open(min(slot, params.rows - 1u));
     let end = select(0u, params.classes, inside && row_streams(row));
