@@ -9,9 +9,9 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use surprisal::{
     Dtype, Gpu, Result, adapter,
-    bench::{Mode, Task, Timer, Workload, streamed_bytes},
     loss::{About, Dim, Entry, REGISTRY},
 };
+use surprisal_cli::bench::{Mode, Task, Timer, Workload, streamed_bytes};
 
 /// What is run of a loss: a type, an extent each, and the modes.
 struct Shape {

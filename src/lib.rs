@@ -51,27 +51,19 @@
 //!
 //! # Features
 //!
-//! `serde`: options and plans as JSON. `cases`: reference cases and self-checks ([`conformance`],
-//! [`testing`]). `cli`: the `surprisal` command line.
+//! `serde`: options and plans as JSON. `cases`: reference cases ([`cases`]) and what a loss of one's own is checked with
+//! ([`testing`]). The command line `surprisal` is a crate of its own, `surprisal-cli`.
 
 #[cfg(feature = "cases")]
-pub mod bench;
-#[cfg(feature = "cases")]
 pub mod cases;
-#[cfg(feature = "cases")]
-pub mod conformance;
 pub mod cpu;
 mod data;
 mod device;
 mod losses;
 pub mod plan;
 mod reference;
-#[cfg(feature = "cases")]
-pub mod repro;
 mod skeleton;
 mod spec;
-#[cfg(feature = "cases")]
-pub mod survey;
 pub mod targets;
 #[cfg(feature = "cases")]
 pub mod testing;
@@ -81,6 +73,19 @@ pub mod cooperative {
     pub use crate::{
         device::probe::{Finding, Found, Missing},
         plan::cooperative::{Cooperative, Side},
+    };
+}
+
+/// What tools around the library are built with, the command line first: no part of the surface that stays as it is.
+pub mod low_level {
+    pub use crate::{
+        data::array::round,
+        device::{
+            guard::guarded,
+            memory::Counted,
+            pipeline::{Bound, Module, Pipeline},
+        },
+        spec::call::{Call, Operand},
     };
 }
 

@@ -5,15 +5,17 @@ use rand_distr::{Distribution as _, StandardNormal};
 
 pub use crate::data::tolerance::{Comparison, compare, compare_by};
 use crate::{
-    conformance,
     data::{
         array::{Arithmetic, Array, Arrays},
         error::Result,
         tensor::Dtype,
     },
-    device::gpu::Gpu,
+    device::{gpu::Gpu, run::stored_dtype},
     skeleton::operation::Loss,
-    spec::about::{About, Argument, Dim, Domain, Kind},
+    spec::{
+        about::{About, Argument, Dim, Domain, Kind},
+        check,
+    },
 };
 
 /// Standard normal numbers; the same seed gives the same ones.
@@ -73,6 +75,21 @@ fn scaled_at_random(seed: u64, count: usize, share: f64, change: fn(f64) -> f64)
     gaussian(seed, count).into_iter().map(&mut change_some).collect()
 }
 
+/// The inputs as they are stored.
+pub fn rounded(loss: &dyn Loss, inputs: &Arrays, dtype: Dtype) -> Arrays {
+    let round = |(name, array): (&String, &Array)| {
+        (name.clone(), array.rounded(stored_dtype(loss, name, dtype)))
+    };
+    inputs.iter().map(round).collect()
+}
+
+/// How many classes the inputs have: the tolerance's C.
+pub fn classes(loss: &dyn Loss, inputs: &Arrays) -> u64 {
+    let columns = loss.about().columns();
+    let dims = check::dims(loss, inputs).unwrap_or_default();
+    columns.and_then(|columns| dims.get(&columns).copied()).unwrap_or(1)
+}
+
 /// One output of [`check`] against the reference.
 #[derive(Clone, Debug)]
 pub struct Checked {
@@ -126,7 +143,7 @@ fn check_shape(
     dtype: Dtype,
 ) -> Result<Vec<Checked>> {
     let about = loss.about();
-    let inputs = conformance::rounded(loss, &example_inputs(about, seed, shape), dtype);
+    let inputs = rounded(loss, &example_inputs(about, seed, shape), dtype);
     let gradients =
         about.outputs.iter().map(|output| output.name).filter(|name| {
             name.strip_prefix("grad.").is_some_and(|input| inputs.contains_key(input))

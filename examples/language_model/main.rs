@@ -1,6 +1,6 @@
 //! Trains a small language model with a vocabulary of 100,277 tokens, logits never stored.
 //!
-//! `cargo run --release --features cli --example language_model -- --help`
+//! `cargo run --release --example language_model -- --help`
 //!
 //! The model (embedding, mixing, optimiser) is this example's own; the classifier's loss and its
 //! gradients are the library's [`LinearCrossEntropy`]. A step is one submission; its loss and status

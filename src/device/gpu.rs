@@ -316,8 +316,8 @@ impl Gpu {
         Ok(Arc::new(self.buffer("scratch", bytes.max(1), usage)?))
     }
 
-    /// A buffer for a caller, or a typed error where there is no memory for it.
-    pub(crate) fn uncounted(
+    /// A buffer that [`Gpu::memory`] does not count, or a typed error where there is no memory for it.
+    pub fn uncounted(
         &self,
         what: &str,
         bytes: u64,

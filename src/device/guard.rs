@@ -28,7 +28,11 @@ pub(crate) fn usable(
 
 /// Makes something inside error scopes of its own, so that a refusal is a typed error and never
 /// reaches the caller's handler. The scopes are pushed and popped here, on one thread.
-pub(crate) fn guarded<T>(
+///
+/// # Errors
+///
+/// `OutOfMemory` with `bytes`, or the refusal in the device's words; `what` names what was made.
+pub fn guarded<T>(
     device: &wgpu::Device,
     what: &str,
     bytes: u64,

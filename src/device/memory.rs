@@ -34,13 +34,13 @@ pub(crate) struct Tally {
 
 /// A buffer that is counted as long as it is here.
 #[derive(Debug)]
-pub(crate) struct Counted {
+pub struct Counted {
     buffer: wgpu::Buffer,
     tally: Arc<Tally>,
 }
 
 impl Counted {
-    pub fn new(buffer: wgpu::Buffer, tally: &Arc<Tally>) -> Self {
+    pub(crate) fn new(buffer: wgpu::Buffer, tally: &Arc<Tally>) -> Self {
         let held = tally.held.fetch_add(buffer.size(), Ordering::AcqRel) + buffer.size();
         tally.peak.fetch_max(held, Ordering::AcqRel);
         Self { buffer, tally: tally.clone() }
@@ -68,13 +68,8 @@ impl Gpu {
         Memory { held: held.load(Ordering::Acquire), peak: peak.load(Ordering::Acquire) }
     }
 
-    /// A buffer of this crate's own, or a typed error where there is no memory for it.
-    pub(crate) fn buffer(
-        &self,
-        what: &str,
-        bytes: u64,
-        usage: wgpu::BufferUsages,
-    ) -> Result<Counted> {
+    /// A buffer that [`Gpu::memory`] counts, or a typed error where there is no memory for it.
+    pub fn buffer(&self, what: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Counted> {
         Ok(Counted::new(self.uncounted(what, bytes, usage)?, &self.0.tally))
     }
 }

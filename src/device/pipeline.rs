@@ -10,9 +10,12 @@ use crate::{
 };
 
 /// What is compiled: a module with one entry point, parameters at binding 0, storage from binding 1.
-pub(crate) struct Module<'a> {
+pub struct Module<'a> {
+    /// What the device calls it.
     pub label: &'a str,
+    /// Its text.
     pub wgsl: String,
+    /// The entry point.
     pub entry: &'a str,
     /// The values of the overrides.
     pub constants: Vec<(&'a str, f64)>,
@@ -35,15 +38,20 @@ impl<'a> From<&'a Kernel> for Module<'a> {
 
 /// A compiled kernel.
 #[derive(Debug)]
-pub(crate) struct Pipeline {
+pub struct Pipeline {
     pipeline: wgpu::ComputePipeline,
     layout: wgpu::BindGroupLayout,
 }
 
 /// A range of a buffer: first byte and size.
-pub(crate) type Bound<'a> = (&'a wgpu::Buffer, u64, u64);
+pub type Bound<'a> = (&'a wgpu::Buffer, u64, u64);
 
 impl Pipeline {
+    /// Compiles a module.
+    ///
+    /// # Errors
+    ///
+    /// Where the device refuses it.
     pub fn compile(device: &wgpu::Device, module: Module<'_>) -> Result<Self> {
         let Module { label, wgsl, entry, constants, bindings } = module;
         #[cfg(feature = "cases")]

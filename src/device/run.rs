@@ -15,7 +15,7 @@ use crate::{
         staging::Arrival,
     },
     skeleton::operation::Loss,
-    spec::{about::Kind, check},
+    spec::check,
 };
 
 /// A call that was submitted with outputs of its own.
@@ -149,12 +149,7 @@ impl Gpu {
 /// The type that a host array is uploaded as.
 pub fn stored_dtype(loss: &dyn Loss, input: &str, dtype: Dtype) -> Dtype {
     let argument = loss.about().inputs.iter().find(|argument| argument.name == input);
-    match argument.map(|argument| argument.kind) {
-        Some(Kind::Index | Kind::Label | Kind::I64) => Dtype::I64,
-        Some(Kind::U32) => Dtype::U32,
-        Some(Kind::F32) => Dtype::F32,
-        _ => dtype,
-    }
+    argument.map_or(dtype, |argument| argument.kind.stored(dtype))
 }
 
 /// Reads a tensor, after everything submitted so far. Its buffer needs the usage `COPY_SRC`.

@@ -1,6 +1,9 @@
 //! What an operation looks like from outside: names, shapes, types and words.
 
-use crate::{data::error::Result, spec::call::Call};
+use crate::{
+    data::{error::Result, tensor::Dtype},
+    spec::call::Call,
+};
 
 /// What a call of an operation may look like: from this names, shapes and types are checked,
 /// documentation is printed, and the command line is built.
@@ -117,6 +120,18 @@ pub enum Kind {
     I64,
     /// A float type, bytes (`u8`: 0 or not), or one bit an element in `u32` words.
     Mask,
+}
+
+impl Kind {
+    /// The type that host arrays of this kind are stored as, floats as `float`.
+    pub fn stored(self, float: Dtype) -> Dtype {
+        match self {
+            Self::Index | Self::Label | Self::I64 => Dtype::I64,
+            Self::U32 => Dtype::U32,
+            Self::F32 => Dtype::F32,
+            Self::Float | Self::Mask => float,
+        }
+    }
 }
 
 /// One input or output of a loss.

@@ -16,10 +16,11 @@ use surprisal::{
     Arithmetic, Array, Arrays, CrossEntropy, Dtype, LinearCrossEntropy, Loss, Reduction,
     WeightLayout,
     cases::{self, Case},
-    conformance, cpu, loss,
+    cpu, loss,
     loss::cross_entropy::{Denominator, Smoothing},
     testing,
 };
+use surprisal_cli::conformance;
 
 /// What f64 justifies, relative to the tensor's largest value.
 const EXACT: f64 = 1e-10;

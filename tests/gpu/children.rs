@@ -9,7 +9,7 @@ use std::{
 };
 
 use libtest_mimic::Arguments;
-use surprisal::survey::Survey;
+use surprisal_cli::survey::Survey;
 
 use crate::{CHILD, FAILED};
 

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, path::Path};
 use surprisal::{
     Array, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Layout, Request,
     cases,
-    conformance::{self, Backend, Verdict},
 };
+use surprisal_cli::conformance::{self, Backend, Verdict};
 
 use crate::support::{Context, Placed, indices};
 

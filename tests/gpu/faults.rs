@@ -263,8 +263,8 @@ fn malformed_vectors(context: &Context) {
         expect: Arrays::from([("loss".to_owned(), vector(&[1.0]))]),
         ..Case::default()
     };
-    let backend = surprisal::conformance::Backend::Gpu(context.gpu.clone());
-    let outcomes = surprisal::conformance::run(&case, &backend, Dtype::F32);
-    assert_eq!(outcomes[0].status, surprisal::conformance::Verdict::Error);
+    let backend = surprisal_cli::conformance::Backend::Gpu(context.gpu.clone());
+    let outcomes = surprisal_cli::conformance::run(&case, &backend, Dtype::F32);
+    assert_eq!(outcomes[0].status, surprisal_cli::conformance::Verdict::Error);
     works(&context.gpu);
 }

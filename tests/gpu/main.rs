@@ -55,10 +55,8 @@ use std::{
 
 use libtest_mimic::{Arguments, Trial};
 use support::Context;
-use surprisal::{
-    Gpu, adapter, ledger,
-    survey::{Survey, worker},
-};
+use surprisal::{Gpu, adapter, ledger};
+use surprisal_cli::survey::{Survey, worker};
 
 /// A test's name and body.
 type Test = (&'static str, fn(&Context));

@@ -1,11 +1,8 @@
 //! What a device's allocator holds for a call is what its plan says.
 
 use serde_json::{Value, json};
-use surprisal::{
-    Dtype, Plan,
-    bench::{Mode, Task, Workload, allocated_bytes},
-    loss::Dim,
-};
+use surprisal::{Dtype, Plan, loss::Dim};
+use surprisal_cli::bench::{Mode, Task, Workload, allocated_bytes};
 
 use crate::support::{Context, parse};
 

@@ -2,7 +2,7 @@
 //! divided by: nothing hides a NaN, and nothing finite is lost.
 
 use serde_json::{Value, json};
-use surprisal::{Arithmetic, Arrays, Dtype, Loss, Reduction, conformance, cpu, testing};
+use surprisal::{Arithmetic, Arrays, Dtype, Loss, Reduction, cpu, testing};
 
 use crate::support::{
     Context, INF, check, gaussian, indices, matrix, named, outcome, parse, positive, sample,
@@ -314,7 +314,7 @@ fn check_by_row(
     dtype: Dtype,
     wanted: &[&str],
 ) {
-    let stored = conformance::rounded(loss, inputs, dtype);
+    let stored = testing::rounded(loss, inputs, dtype);
     let actual = outcome(&context.gpu, loss, inputs, dtype, wanted).0;
     let truth = cpu::run(loss, &stored, wanted).unwrap();
     let naive = loss.reference(&stored, wanted, Arithmetic::F32).unwrap();

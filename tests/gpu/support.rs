@@ -2,7 +2,7 @@
 
 use surprisal::{
     Arithmetic, Array, Arrays, Data, Dtype, Gpu, Layout, Loss, Profile, Request, Status, Tensor,
-    conformance, cpu, loss, tensor::Named, tensor_blocking, testing,
+    cpu, loss, tensor::Named, tensor_blocking, testing,
 };
 
 pub const INF: f64 = f64::INFINITY;
@@ -188,7 +188,7 @@ pub fn check_status(
     wanted: &[&str],
 ) -> Status {
     let (outputs, status) = outcome(gpu, loss, inputs, dtype, wanted);
-    let stored = conformance::rounded(loss, inputs, dtype);
+    let stored = testing::rounded(loss, inputs, dtype);
     let truth = cpu::run(loss, &stored, &["status"]).unwrap();
     assert_eq!(outputs["status"], truth["status"], "{loss:?} {dtype} {wanted:?}");
     status
@@ -207,13 +207,13 @@ impl Reference {
     #[track_caller]
     pub fn new(loss: &dyn Loss, inputs: &Arrays, dtype: Dtype, wanted: &[&str]) -> Self {
         let wanted = &[wanted, &["status"]].concat();
-        let rounded = conformance::rounded(loss, inputs, dtype);
+        let rounded = testing::rounded(loss, inputs, dtype);
         let mut plain = rounded.clone();
         // A saved lse changes where a gradient comes from, not what it is; beside statistics it is a shard's.
         if plain.remove("lse").is_some() {
             plain.remove("column_lse");
         }
-        let classes = conformance::classes(loss, inputs);
+        let classes = testing::classes(loss, inputs);
         let shapes: Vec<_> = inputs.iter().map(|(name, array)| (name, &array.shape)).collect();
         Self {
             truth: cpu::run(loss, &plain, wanted).unwrap(),

@@ -54,7 +54,7 @@ impl Runner {
         let listed = Command::new(tests).env(CHILD, "list").output().unwrap();
         let adapters = String::from_utf8_lossy(&listed.stdout)
             .lines()
-            .filter_map(|line| line.split_once(surprisal::survey::worker::MARK))
+            .filter_map(|line| line.split_once(surprisal_cli::survey::worker::MARK))
             .filter_map(|(_, line)| line.split_once(':'))
             .map(|(name, _)| name.to_owned())
             .collect();

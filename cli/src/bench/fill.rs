@@ -1,0 +1,26 @@
+//! Buffers full of numbers.
+
+use surprisal::{Gpu, wgpu};
+
+/// Numbers that are drawn for an input; a longer one repeats them. Even, so that two 16-bit ones
+/// make a word, and no multiple of a power of two, so that rows differ.
+pub(super) const BLOCK: u64 = 1_000_002;
+
+/// Fills `bytes` bytes of a buffer with a block over and over.
+pub(super) fn fill(gpu: &Gpu, buffer: &wgpu::Buffer, block: &[u8], bytes: u64) {
+    let padded: Vec<u8>;
+    let block = if block.len().is_multiple_of(4) {
+        block
+    } else {
+        padded = [block, &[0, 0]].concat();
+        &padded
+    };
+    let mut start = 0;
+    while start < bytes && !block.is_empty() {
+        let take = (bytes - start).next_multiple_of(4).min(block.len() as u64);
+        gpu.queue().write_buffer(buffer, start, &block[..take as usize]);
+        start += take;
+        // Else everything is staged twice before the first byte moves.
+        gpu.queue().submit([]);
+    }
+}

@@ -1,0 +1,154 @@
+//! A task's tensors and call, and the bytes that it moves.
+
+use super::{task::Task, timer::wait};
+use surprisal::{
+    Gpu, Layout, Loss, Named, Plan, Prepared, Request, Result, Tensor,
+    kernel::{Form, Kernel, Stream},
+    loss::{Dim, Domain},
+    plan::Dispatch,
+    wgpu,
+};
+
+/// The tensors of a call, and the call itself, ready to be recorded.
+#[derive(Debug)]
+pub struct Workload {
+    gpu: Gpu,
+    inputs: Vec<(String, wgpu::Buffer, Layout)>,
+    outputs: Vec<(String, wgpu::Buffer, Layout)>,
+    prepared: Prepared,
+    peak_bytes: u64,
+}
+
+impl Workload {
+    /// Makes the tensors of a task, fills the inputs, and prepares the call.
+    pub fn new(gpu: &Gpu, loss: &dyn Loss, task: &Task) -> Result<Self> {
+        loss.validate()?;
+        let ([inputs, outputs], _) = task.known(loss).layouts(loss, gpu.profile())?;
+        let buffer = |(name, layout): (String, Layout)| {
+            let buffer = gpu.output_buffer(layout.dtype, &layout.shape)?;
+            Ok((name, buffer, layout))
+        };
+        let inputs = inputs.into_iter().map(buffer).collect::<Result<Vec<_>>>()?;
+        let outputs = outputs.into_iter().map(buffer).collect::<Result<Vec<_>>>()?;
+        for (name, buffer, layout) in &inputs {
+            let input = loss.about().inputs.iter().find(|input| input.name == name);
+            let domain = input.map_or(Domain::Any, |input| input.domain);
+            task.fill(gpu, (name, domain), layout, buffer);
+        }
+        save_lse(gpu, loss, &inputs)?;
+        // What the numbers were staged in is gone before the call takes its place.
+        wait(gpu)?;
+        let request = Request::new(named(&inputs), named(&outputs));
+        let prepared = gpu.prepare(loss, &request)?;
+        let tensors = inputs.iter().chain(&outputs).map(|(_, buffer, _)| buffer.size());
+        let peak_bytes = tensors.sum::<u64>() + gpu.memory().peak;
+        Ok(Self { gpu: gpu.clone(), inputs, outputs, prepared, peak_bytes })
+    }
+
+    /// The call.
+    pub fn prepared(&self) -> &Prepared {
+        &self.prepared
+    }
+
+    /// Another loss value (other options) on the same tensors.
+    pub fn variant(&self, loss: &dyn Loss) -> Result<Prepared> {
+        self.gpu.prepare(loss, &Request::new(named(&self.inputs), named(&self.outputs)))
+    }
+
+    /// Names, types and shapes of the inputs.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, &Layout)> {
+        self.inputs.iter().map(|(name, _, layout)| (name.as_str(), layout))
+    }
+
+    /// Names, types and shapes of the outputs.
+    pub fn outputs(&self) -> impl Iterator<Item = (&str, &Layout)> {
+        self.outputs.iter().map(|(name, _, layout)| (name.as_str(), layout))
+    }
+
+    /// Bytes of all inputs and all outputs, each counted once.
+    pub fn distinct_bytes(&self) -> u64 {
+        let layouts = self.inputs().chain(self.outputs());
+        layouts.map(|(_, layout)| layout.len() * layout.dtype.bytes()).sum()
+    }
+
+    /// Bytes of inputs and outputs, and of everything that the device's handle held beside them at any
+    /// time until the call was ready.
+    pub fn peak_bytes(&self) -> u64 {
+        self.peak_bytes
+    }
+
+    /// Floating-point operations of the products of a linear loss: two for each of the
+    /// rows·classes·hidden multiply-adds of the scores (also where a backward pass makes them again)
+    /// and of each matrix gradient. 0 for losses without products.
+    pub fn flops(&self, task: &Task) -> f64 {
+        let scores = self.prepared.plan().unstored_bytes as f64 / 4.0;
+        let depth = task.extent(Dim::Hidden).unwrap_or(0) as f64;
+        let matrix =
+            |(name, layout): &(&str, &Layout)| name.starts_with("grad.") && layout.shape.len() == 2;
+        2.0 * scores * depth * (1 + self.outputs().filter(matrix).count()) as f64
+    }
+}
+
+/// Makes a saved lse, where the inputs have one, what a forward pass would have left there: that
+/// pass's scratch and parameters are gone once it is waited for.
+fn save_lse(gpu: &Gpu, loss: &dyn Loss, inputs: &[(String, wgpu::Buffer, Layout)]) -> Result<()> {
+    let has = loss.about().outputs.iter().any(|output| output.name == "lse");
+    let mut given = named(inputs);
+    let Some(lse) = given.remove("lse").filter(|_| has) else { return Ok(()) };
+    let outputs = Named::from([("lse".to_owned(), lse)]);
+    let request = Request::new(given, outputs);
+    let bytes = gpu.plan(loss, &request)?.scratch_bytes.max(256);
+    let scratch = gpu.uncounted("forward_scratch", bytes, wgpu::BufferUsages::STORAGE)?;
+    let prepared = gpu.prepare(loss, &request.scratch(&scratch, 0..bytes))?;
+    let mut encoder =
+        gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    prepared.encode(&mut encoder);
+    gpu.queue().submit([encoder.finish()]);
+    drop((prepared, scratch));
+    Ok(())
+}
+
+fn named(tensors: &[(String, wgpu::Buffer, Layout)]) -> Named<'_> {
+    tensors
+        .iter()
+        .map(|(name, buffer, layout)| (name.clone(), Tensor::new(buffer, layout.clone())))
+        .collect()
+}
+
+/// Bytes that a plan streams: every range that a dispatch binds once, one that it writes in place
+/// twice, and what the fused row kernel reads a second time for the gradient once more; a kernel
+/// that closes rows from saved states picks single elements of the scores, which count nothing.
+///
+/// So a cross-entropy counts its logits once forward, twice backward (read, written) and three times
+/// fused. A product's operands count once a dispatch, however often its tiles read them.
+pub fn streamed_bytes(plan: &Plan) -> u64 {
+    let dispatch = |dispatch: &Dispatch| -> u64 {
+        let Some(kernel) = plan.kernels.get(dispatch.kernel) else { return 0 };
+        let bound = kernel.bound().zip(&dispatch.bindings);
+        bound.map(|(stream, binding)| binding.size * uses(kernel, stream)).sum()
+    };
+    plan.dispatches.iter().map(dispatch).sum()
+}
+
+/// How often a kernel goes over a stream.
+fn uses(kernel: &Kernel, stream: &Stream) -> u64 {
+    let read =
+        matches!(stream.form, Form::Quads(_) | Form::Wide(_) | Form::Elements(_)) && !stream.stored;
+    let writes_gradient = kernel.overrides.contains(&("WRITES_GRADIENT", 1));
+    let written_over = kernel.streams.iter().any(|other| other.in_place_of == Some(stream.name));
+    match kernel.entry {
+        "merge" | "close_unstreamed" if read => 0,
+        "fused" if read && writes_gradient => 2 + u64::from(written_over),
+        _ => 1 + u64::from(written_over),
+    }
+}
+
+/// Bytes that the device holds for calls beside their tensors (scratch and parameters), as its
+/// allocator counts them, where the backend tells: what the plans say, where no buffer that the caller made
+/// between them ends away from a multiple of 256 bytes (the gap behind it counts as the next buffer's).
+pub fn allocated_bytes(gpu: &Gpu) -> Option<u64> {
+    let report = gpu.device().generate_allocator_report()?;
+    let ours = ["surprisal.scratch", "surprisal.parameters"];
+    let held = report.allocations.iter().filter(|held| ours.contains(&held.name.as_str()));
+    Some(held.map(|held| held.size).sum())
+}

@@ -1,0 +1,187 @@
+//! Reference cases and self-checks on every adapter in turn, each adapter in a process of its own.
+//!
+//! The JSON is `{"results": […]}`, one entry for every case, adapter and expected tensor. JSON has
+//! neither NaN nor infinity: an error that is not finite (a NaN where none should be) is `null`.
+
+mod child;
+mod job;
+mod report;
+
+use std::{
+    fmt::Write as _,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use child::Parent;
+use indicatif::{ProgressBar, ProgressStyle};
+use job::{Job, jobs, run_job};
+use serde_json::{Value, json};
+use surprisal::{Dtype, Result, adapter};
+use surprisal_cli::conformance::Backend;
+
+use crate::{adapters, output, plan};
+
+/// What to check.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Reference cases: a .safetensors file, or a folder of them. Those of the crate by default.
+    #[arg(long, value_name = "FILE_OR_DIR")]
+    vectors: Vec<PathBuf>,
+    /// Check the f64 reference itself instead of GPUs.
+    #[arg(long, value_enum)]
+    backend: Option<Processor>,
+    /// The storage type of floats. By default f32 for reference cases, all three for self-checks.
+    #[arg(long, value_parser = plan::float_type)]
+    dtype: Option<Dtype>,
+    /// Write the results as JSON; `-` is stdout (errors that are not finite are null).
+    #[arg(long, value_name = "OUT")]
+    json: Option<PathBuf>,
+    /// Run this case alone.
+    #[arg(long, value_name = "ID")]
+    case: Vec<String>,
+    /// Run each case this many times; the outputs must be the same to the bit.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+    /// End an adapter's process where opening the device or one case (with all its runs) takes longer
+    /// than this: the case is an error, and the next ones go on in a new process. A driver that takes
+    /// as long, or a minute, to name its adapters is left out, and all its cases are errors.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
+    /// Leave the built-in self-checks out.
+    #[arg(long)]
+    no_self_checks: bool,
+    /// List the cases and run nothing.
+    #[arg(long)]
+    list: bool,
+    /// Write a folder for each failure that stands alone (see `surprisal replay`).
+    #[arg(long, value_name = "DIR")]
+    repro: Option<PathBuf>,
+    /// Write such folders for cases that pass, too.
+    #[arg(long, hide = true, requires = "repro")]
+    repro_all: bool,
+    /// Be the child process of this adapter.
+    #[arg(long, hide = true, value_name = "NUMBER")]
+    worker: Option<usize>,
+    /// The first case of a child process.
+    #[arg(long, hide = true, default_value_t = 0)]
+    first: usize,
+}
+
+/// A backend that is not a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Processor {
+    /// The f64 reference.
+    Cpu,
+}
+
+/// Checks, and exits with 0 only if nothing failed.
+pub fn run(arguments: &Arguments, wanted: Option<&str>) -> Result<ExitCode> {
+    let jobs = jobs(arguments)?;
+    if let Some(number) = arguments.worker {
+        child::work(arguments, &jobs, number)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.list {
+        return list(arguments, &jobs);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    // Without a handler Ctrl-C simply ends the process: the table is lost, nothing else.
+    let _ = ctrlc::set_handler(move || flag.store(true, Ordering::SeqCst));
+    let mut results = Vec::new();
+    if arguments.backend == Some(Processor::Cpu) {
+        let bar = progress(jobs.len(), "cpu");
+        for job in &jobs {
+            if stop.load(Ordering::SeqCst) {
+                break;
+            }
+            results.extend(run_job(arguments, job, &Backend::Cpu));
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+    } else {
+        results = on_gpus(arguments, &jobs, wanted, &stop)?;
+    }
+    report::finish(arguments, &results, stop.load(Ordering::SeqCst))
+}
+
+/// Checks on the adapter that is wanted, or on each in turn.
+fn on_gpus(
+    arguments: &Arguments,
+    jobs: &[Job],
+    wanted: Option<&str>,
+    stop: &AtomicBool,
+) -> Result<Vec<Value>> {
+    let patience = Duration::from_secs(arguments.timeout);
+    let mut results = Vec::new();
+    let (found, survey) = adapters::survey(patience.min(adapters::PATIENCE))?;
+    let chosen = adapter::wanted(wanted).is_some();
+    for fault in &survey.faults {
+        output::note(&format!("WARNING: {fault}; {}", adapters::remedy(&survey)));
+        // Its adapters would have been checked.
+        if !chosen {
+            let lost = |job: &Job| job.lost(&fault.driver, &fault.to_string());
+            results.extend(jobs.iter().flat_map(lost));
+        }
+    }
+    if found.is_empty() && !results.is_empty() {
+        return Ok(results);
+    }
+    let first = adapters::choose(&found, wanted)?;
+    let checked = if chosen { &found[first..=first] } else { &found[..] };
+    if checked.iter().all(|found| found.kind == adapter::Kind::Software) {
+        adapters::warn(&found, first);
+    }
+    for adapter in checked {
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+        let name = adapter.description.clone();
+        let command = |first: usize| {
+            let mut command = adapters::this_program();
+            command.args(arguments.words(adapter.number, first));
+            survey.without_faults(&mut command);
+            command
+        };
+        let parent = Parent { jobs, name, stop, patience, command: &command };
+        results.extend(parent.run());
+    }
+    Ok(results)
+}
+
+fn list(arguments: &Arguments, jobs: &[Job]) -> Result<ExitCode> {
+    if arguments.json.is_some() {
+        let entries: Vec<Value> = jobs
+            .iter()
+            .map(|job| {
+                json!({
+                    "id": job.id(), "loss": job.loss(), "dtype": job.dtype(),
+                    "expect": job.tensors(),
+                })
+            })
+            .collect();
+        output::json(&json!({ "cases": entries }), arguments.json.as_deref())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut text = String::new();
+    for job in jobs {
+        let _ = writeln!(text, "{}  {}  {}", job.id(), job.dtype(), job.tensors().join(" "));
+    }
+    output::print(&text);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn progress(cases: usize, name: &str) -> ProgressBar {
+    let bar = ProgressBar::new(cases as u64);
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {elapsed} {msg}") {
+        bar.set_style(style);
+    }
+    bar.set_message(name.to_owned());
+    bar
+}

@@ -1,0 +1,186 @@
+//! What there is to run, and what comes of running one of them.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use serde_json::{Value, json};
+use surprisal::{
+    Dtype, Error, Result,
+    cases::{self, Case},
+};
+use surprisal_cli::conformance::{self, Backend, Outcome, Verdict};
+
+use super::Arguments;
+use crate::{
+    output, repro,
+    selfchecks::{self, SelfCheck},
+};
+
+/// Something to run.
+pub enum Job {
+    Given(Box<Case>, Dtype),
+    Built(Box<SelfCheck>),
+}
+
+impl Job {
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Given(case, _) => &case.id,
+            Self::Built(check) => &check.id,
+        }
+    }
+
+    pub fn loss(&self) -> &str {
+        match self {
+            Self::Given(case, _) => &case.loss,
+            Self::Built(check) => check.loss,
+        }
+    }
+
+    pub fn dtype(&self) -> Dtype {
+        match self {
+            Self::Given(_, dtype) => *dtype,
+            Self::Built(check) => check.dtype,
+        }
+    }
+
+    pub fn tensors(&self) -> Vec<String> {
+        match self {
+            Self::Given(case, _) => case.expect.keys().cloned().collect(),
+            Self::Built(check) => check.wanted(),
+        }
+    }
+
+    fn case(&self) -> Result<Case> {
+        match self {
+            Self::Given(case, _) => Ok(case.as_ref().clone()),
+            Self::Built(check) => check.case(),
+        }
+    }
+
+    /// What a report says of it when it never came back.
+    pub fn lost(&self, adapter: &str, message: &str) -> Vec<Value> {
+        let entry = |tensor: String| {
+            json!({
+                "id": self.id(), "loss": self.loss(), "adapter": adapter, "tensor": tensor,
+                "dtype": self.dtype(), "status": "error", "max_abs_error": null,
+                "max_rel_error": null, "worst": null, "tolerance": null, "message": message,
+            })
+        };
+        self.tensors().into_iter().map(entry).collect()
+    }
+}
+
+/// Everything there is to run, in order.
+pub fn jobs(arguments: &Arguments) -> Result<Vec<Job>> {
+    let mut jobs = Vec::new();
+    let paths =
+        if arguments.vectors.is_empty() { default_vectors() } else { arguments.vectors.clone() };
+    for path in &paths {
+        let dtype = arguments.dtype.unwrap_or(Dtype::F32);
+        jobs.extend(cases::load(path)?.into_iter().map(|case| Job::Given(Box::new(case), dtype)));
+    }
+    if !arguments.no_self_checks {
+        let all = [Dtype::F32, Dtype::F16, Dtype::Bf16];
+        let dtypes = arguments.dtype.map_or(all.to_vec(), |dtype| vec![dtype]);
+        jobs.extend(selfchecks::all(&dtypes).into_iter().map(|c| Job::Built(Box::new(c))));
+    }
+    if !arguments.case.is_empty() {
+        let known: BTreeSet<&str> = jobs.iter().map(Job::id).collect();
+        if let Some(unknown) = arguments.case.iter().find(|id| !known.contains(id.as_str())) {
+            return Err(Error::UnknownName {
+                loss: "check".to_owned(),
+                kind: "case",
+                name: unknown.clone(),
+                known: format!("{} cases, see --list", known.len()),
+            });
+        }
+        jobs.retain(|job| arguments.case.iter().any(|id| id == job.id()));
+    }
+    if jobs.is_empty() {
+        return Err(Error::UnknownName {
+            loss: "check".to_owned(),
+            kind: "case",
+            name: "any".to_owned(),
+            known: "none: name files with --vectors, or leave --no-self-checks out".to_owned(),
+        });
+    }
+    Ok(jobs)
+}
+
+/// The crate's reference cases: here, or where the crate was built, if that is still there.
+fn default_vectors() -> Vec<PathBuf> {
+    let folders = ["tests/vectors", concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors")];
+    let has_cases = |folder: &PathBuf| {
+        std::fs::read_dir(folder).is_ok_and(|files| {
+            files.flatten().any(|file| {
+                file.path().extension().is_some_and(|extension| extension == "safetensors")
+            })
+        })
+    };
+    folders.iter().map(PathBuf::from).find(has_cases).into_iter().collect()
+}
+
+/// Runs a case, as often as was asked for: one JSON entry an expected tensor.
+pub fn run_job(arguments: &Arguments, job: &Job, backend: &Backend) -> Vec<Value> {
+    let case = match job.case() {
+        Ok(case) => case,
+        Err(error) => return job.lost(&backend.name(), &error.to_string()),
+    };
+    let dtype = job.dtype();
+    let (mut outcomes, evidence) = conformance::examine(&case, backend, dtype);
+    if let Some(evidence) = &evidence {
+        for _ in 1..arguments.repeat {
+            let (_, again) = conformance::examine(&case, backend, dtype);
+            for outcome in &mut outcomes {
+                let tensor = &outcome.tensor;
+                let once = evidence.actual.get(tensor);
+                let twice = again.as_ref().and_then(|again| again.actual.get(tensor));
+                if let Some(at) = first_difference(once, twice)
+                    && outcome.status == Verdict::Passed
+                {
+                    outcome.status = Verdict::Failed;
+                    outcome.worst = at;
+                    outcome.message = Some(format!("another run gave other bits at index {at}"));
+                }
+            }
+        }
+    }
+    let bad = outcomes.iter().any(|o| matches!(o.status, Verdict::Failed | Verdict::Error));
+    if let (Some(root), Backend::Gpu(gpu), true) =
+        (&arguments.repro, backend, bad || arguments.repro_all)
+    {
+        match repro::write(root, gpu, &case, dtype, &outcomes, evidence.as_ref()) {
+            Ok(folder) => output::note(&format!("wrote {}", folder.display())),
+            Err(error) => output::complain(&error),
+        }
+    }
+    outcomes.iter().map(|outcome| entry(outcome, dtype)).collect()
+}
+
+/// The first element whose bits differ, NaNs being one; a missing array differs everywhere.
+fn first_difference(
+    once: Option<&surprisal::Array>,
+    twice: Option<&surprisal::Array>,
+) -> Option<usize> {
+    let (Some(once), Some(twice)) = (once, twice) else {
+        return Some(0);
+    };
+    if once.len() != twice.len() {
+        return Some(once.len().min(twice.len()));
+    }
+    let differ = |(a, b): (f64, f64)| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan());
+    once.to_f64().into_iter().zip(twice.to_f64()).position(differ)
+}
+
+fn entry(outcome: &Outcome, dtype: Dtype) -> Value {
+    let mut value = json!(outcome);
+    if let Some(map) = value.as_object_mut() {
+        map.insert("dtype".to_owned(), json!(dtype));
+        if outcome.status != Verdict::Passed && outcome.status != Verdict::Failed {
+            for key in ["max_abs_error", "max_rel_error", "worst", "tolerance"] {
+                map.insert(key.to_owned(), Value::Null);
+            }
+        }
+    }
+    value
+}

@@ -1,0 +1,160 @@
+//! Folders that stand alone: a case's modules, buffers and dispatches, to be looked at and replayed.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use naga::{
+    back,
+    valid::{Capabilities, ValidationFlags, Validator},
+};
+use surprisal::{
+    Dtype, Error, Gpu, Result,
+    cases::{self, Case},
+    stored_dtype,
+};
+use surprisal_cli::{
+    conformance::{Evidence, Outcome},
+    repro::{self, Module},
+};
+
+use crate::{losses, output};
+
+/// Writes the folder of a case below `root`, and says where it is.
+pub fn write(
+    root: &Path,
+    gpu: &Gpu,
+    case: &Case,
+    dtype: Dtype,
+    outcomes: &[Outcome],
+    evidence: Option<&Evidence>,
+) -> Result<PathBuf> {
+    let adapter = plain(&surprisal::adapter::describe(gpu.info()));
+    let folder = root.join(adapter).join(format!("{}.{dtype}", plain(&case.id)));
+    fs::create_dir_all(&folder).map_err(|error| output::bad_file(&folder, error))?;
+    cases::save(&folder.join("case.safetensors"), std::slice::from_ref(case))?;
+    let summary = serde_json::json!({
+        "case": case.id,
+        "loss": case.loss,
+        "options": case.options,
+        "dtype": dtype,
+        "outcomes": outcomes,
+    });
+    output::json(&summary, Some(&folder.join("outcomes.json")))?;
+    if let Some(evidence) = evidence {
+        record(&folder, gpu, case, dtype, outcomes, evidence)?;
+    }
+    Ok(folder)
+}
+
+/// The recording and its buffers.
+fn record(
+    folder: &Path,
+    gpu: &Gpu,
+    case: &Case,
+    dtype: Dtype,
+    outcomes: &[Outcome],
+    evidence: &Evidence,
+) -> Result<()> {
+    let loss = (losses::find(&case.loss)?.parse)(&case.options)?;
+    let wanted: Vec<&str> = case.expect.keys().map(String::as_str).collect();
+    // The same call once more, for its plan; the outputs kept are those of the run that was judged.
+    let run = gpu.run_arrays(loss.as_ref(), &evidence.inputs, dtype, &wanted)?;
+    let inputs = evidence.inputs.iter().map(|(name, array)| {
+        (name.clone(), array.to_bytes(stored_dtype(loss.as_ref(), name, dtype)))
+    });
+    let call = repro::Call {
+        title: format!("{} ({}, {dtype})", case.id, case.loss),
+        plan: run.prepared().plan(),
+        inputs: inputs.collect(),
+        outputs: run.outputs().map(|(name, layout)| (name.to_owned(), layout.clone())).collect(),
+        actual: &evidence.actual,
+        expected: &evidence.truth,
+        tolerances: outcomes.iter().map(|o| (o.tensor.clone(), o.tolerance)).collect(),
+    };
+    let mut recording = repro::write(folder, gpu, &call)?;
+    for module in &mut recording.modules {
+        module.spirv = Some(write_spirv(folder, module)?);
+    }
+    repro::save(folder, &recording)?;
+    let readme = format!(
+        "{}\nrecorded on {} ({})\n\nrerun: surprisal replay {}\n\ndispatches.json lists the buffers, \
+         the modules (WGSL, SPIR-V with the overrides resolved)\nand the dispatches, all in one \
+         compute pass. Binding 0 is the uniform block.\nexpected/ holds f64 or i64, actual/ what \
+         came out in its storage type, both little-endian.\ncase.safetensors is the case itself, \
+         for `surprisal check --vectors`.\n",
+        recording.title, recording.adapter, recording.driver, "FOLDER"
+    );
+    output::write(&folder.join("README.txt"), readme.as_bytes())
+}
+
+/// A name as a file may have it.
+fn plain(name: &str) -> String {
+    let keep = |letter: char| {
+        if letter.is_ascii_alphanumeric() || "-_.".contains(letter) { letter } else { '_' }
+    };
+    name.chars().map(keep).collect::<String>().trim_matches(['_', '.']).to_owned()
+}
+
+/// Writes a module's SPIR-V beside its WGSL.
+fn write_spirv(folder: &Path, module: &Module) -> Result<String> {
+    let path = folder.join(&module.wgsl);
+    let wgsl = fs::read_to_string(&path).map_err(|error| output::bad_file(&path, error))?;
+    let words = spirv(&wgsl, &module.entry, &module.constants)
+        .map_err(|reason| output::bad_file(&path, reason))?;
+    let name = format!("{}.spv", module.wgsl.trim_end_matches(".wgsl"));
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    output::write(&folder.join(&name), &bytes)?;
+    Ok(name)
+}
+
+fn spirv(
+    wgsl: &str,
+    entry: &str,
+    constants: &BTreeMap<String, f64>,
+) -> std::result::Result<Vec<u32>, String> {
+    let module = naga::front::wgsl::parse_str(wgsl).map_err(|error| error.to_string())?;
+    let info = Validator::new(ValidationFlags::all(), Capabilities::all())
+        .validate(&module)
+        .map_err(|error| error.to_string())?;
+    let constants = constants.iter().map(|(name, value)| (name.clone(), *value)).collect();
+    let entry = Some((naga::ShaderStage::Compute, entry));
+    let (module, info) =
+        back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
+            .map_err(|error| error.to_string())?;
+    back::spv::write_vec(&module, &info, &back::spv::Options::default(), None)
+        .map_err(|error| error.to_string())
+}
+
+/// The folders of recordings at or below this one.
+pub fn folders(root: &Path) -> Result<Vec<PathBuf>> {
+    if root.join(repro::RECORDING).is_file() {
+        return Ok(vec![root.to_owned()]);
+    }
+    let mut found = Vec::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(folder) = open.pop() {
+        let entries = fs::read_dir(&folder).map_err(|error| output::bad_file(&folder, error))?;
+        for entry in entries {
+            let entry = entry.map_err(|error| output::bad_file(&folder, error))?;
+            // Links are not followed: they could lead round in a circle.
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let path = entry.path();
+            if path.join(repro::RECORDING).is_file() {
+                found.push(path);
+            } else {
+                open.push(path);
+            }
+        }
+    }
+    found.sort();
+    if found.is_empty() {
+        let reason = format!("no {} here or below", repro::RECORDING);
+        return Err(Error::File { path: root.display().to_string(), reason });
+    }
+    Ok(found)
+}

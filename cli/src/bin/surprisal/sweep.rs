@@ -1,0 +1,94 @@
+//! `surprisal bench --sweep`: how the time grows with each extent.
+
+use std::{process::ExitCode, time::Duration};
+
+use surprisal::{Error, Gpu, Result, adapter, loss::Dim};
+use surprisal_cli::bench::{Spread, Task, Timer, Workload, interleave};
+
+use crate::{adapters, bench::Arguments, output};
+
+/// What an extent is divided by, one after another.
+const DIVISORS: [u64; 3] = [4, 2, 1];
+
+/// Times a call with one extent after another at a quarter, a half and the whole, and prints the power
+/// of the extent that the time follows.
+pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
+    let task = arguments.task();
+    let gpu = adapters::open(adapter)?;
+    let timer = Timer::new(&gpu)?;
+    output::line(&format!(
+        "{}: {} {} on {}",
+        arguments.loss,
+        task.mode,
+        task.dtype,
+        adapter::describe(gpu.info())
+    ));
+    let mut table = output::table(&["extent", "quarter, ms", "half, ms", "whole, ms", "exponent"]);
+    for (&dim, &extent) in &task.extents {
+        let times = times(arguments, (&gpu, &timer), &task, (dim, extent))?;
+        let shown = times.iter().map(|(_, ms)| format!("{ms:.2}"));
+        let name = format!("{} ({extent})", dim.name());
+        table.add_row([name].into_iter().chain(shown).chain([format!("{:.2}", exponent(&times))]));
+    }
+    output::line(&table.to_string());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The extent, and the median of its times.
+fn times(
+    arguments: &Arguments,
+    (gpu, timer): (&Gpu, &Timer),
+    task: &Task,
+    (dim, extent): (Dim, u64),
+) -> Result<Vec<(u64, f64)>> {
+    let loss = arguments.parse_loss()?;
+    let workload = |divisor: u64| {
+        let part = extent / divisor;
+        if part == 0 {
+            return Err(Error::Limit {
+                what: format!("{} of a sweep", dim.name()),
+                found: extent,
+                limit: 4,
+            });
+        }
+        let mut task = task.clone();
+        task.extents.insert(dim, part);
+        Ok((part, Workload::new(gpu, loss.as_ref(), &task)?))
+    };
+    let workloads = DIVISORS.into_iter().map(workload).collect::<Result<Vec<_>>>()?;
+    let keys: Vec<usize> = (0..workloads.len()).collect();
+    let time = |key: usize| match workloads.get(key) {
+        Some((_, workload)) => timer.time_call(workload.prepared()),
+        None => Err(Error::DeviceLost("nothing to time".to_owned())),
+    };
+    for &key in &keys {
+        time(key)?;
+    }
+    let budget = Duration::try_from_secs_f64(arguments.seconds).unwrap_or(Duration::MAX);
+    let samples = interleave(&keys, arguments.runs, budget, time)?;
+    let median = |samples: &Vec<_>| {
+        Spread::of(samples.iter().map(surprisal_cli::bench::Sample::best)).median
+    };
+    Ok(workloads.iter().zip(&samples).map(|((part, _), s)| (*part, median(s))).collect())
+}
+
+/// The slope of the straight line through the logarithms.
+fn exponent(times: &[(u64, f64)]) -> f64 {
+    let points = || times.iter().map(|&(extent, ms)| ((extent as f64).ln(), ms.ln()));
+    let count = times.len() as f64;
+    let (x, y) = points().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
+    let (x, y) = (x / count, y / count);
+    let (xy, xx) = points().fold((0.0, 0.0), |sum, point| {
+        (sum.0 + (point.0 - x) * (point.1 - y), sum.1 + (point.0 - x).powi(2))
+    });
+    xy / xx
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_square_has_exponent_two() {
+        let exponent = super::exponent(&[(4, 1.0), (8, 4.0), (16, 16.0)]);
+        assert!((exponent - 2.0).abs() < 1e-12, "{exponent}");
+    }
+}
