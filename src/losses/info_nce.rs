@@ -8,7 +8,7 @@ use crate::{
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
         operation::Loss,
-        pairs::{self, Columns, PairLoss, Pairing, Scaling},
+        pairs::{self, Columns, PairLoss, Pairing, Scaling, Term},
         row::{self, RowLoss, RowProgram, Target},
     },
     spec::{
@@ -264,8 +264,7 @@ impl Loss for InfoNce {
         wanted: &[&str],
         arithmetic: Arithmetic,
     ) -> Result<Arrays> {
-        let kind = pairs::reference::Kind::InfoNce { symmetric: self.symmetric };
-        pairs::reference::run(self, kind, self.temperature, inputs, wanted, arithmetic)
+        pairs::reference::run(self, inputs, wanted, arithmetic)
     }
 }
 
@@ -303,8 +302,8 @@ impl RowLoss for InfoNce {
 impl PairLoss for InfoNce {
     fn pairing(&self) -> Pairing {
         let columns = if self.symmetric { Columns::Softmax } else { Columns::Keys };
-        let Self { normalize, chunk_bytes, shard, .. } = *self;
-        Pairing { normalize, columns, chunk_bytes, shard }
+        let Self { normalize, temperature, chunk_bytes, shard, .. } = *self;
+        Pairing { normalize, columns, term: Term::Softmax, temperature, chunk_bytes, shard }
     }
 
     fn check_pairs(

@@ -8,7 +8,7 @@ use crate::{
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
         operation::Loss,
-        pairs::{self, Columns, PairLoss, Pairing, Scaling},
+        pairs::{self, Columns, PairLoss, Pairing, Scaling, Term},
         row::{Field, Reduced, RowLoss, RowOutput, RowProgram, StateLayout, Target},
     },
     spec::{
@@ -215,14 +215,7 @@ impl Loss for SigmoidContrastive {
         wanted: &[&str],
         arithmetic: Arithmetic,
     ) -> Result<Arrays> {
-        pairs::reference::run(
-            self,
-            pairs::reference::Kind::Sigmoid,
-            1.0,
-            inputs,
-            wanted,
-            arithmetic,
-        )
+        pairs::reference::run(self, inputs, wanted, arithmetic)
     }
 }
 
@@ -257,7 +250,13 @@ impl RowLoss for SigmoidContrastive {
 
 impl PairLoss for SigmoidContrastive {
     fn pairing(&self) -> Pairing {
-        let Self { normalize, chunk_bytes, shard, .. } = *self;
-        Pairing { normalize, columns: Columns::Keys, chunk_bytes, shard }
+        Pairing {
+            normalize: self.normalize,
+            columns: Columns::Keys,
+            term: Term::Sigmoid,
+            temperature: 1.0,
+            chunk_bytes: self.chunk_bytes,
+            shard: self.shard,
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
         operation::Loss,
-        pairs::{self, Columns, PairLoss, Pairing, Scaling},
+        pairs::{self, Columns, PairLoss, Pairing, Scaling, Term},
         row::{self, RowLoss, RowProgram, StateLayout},
     },
     spec::{
@@ -207,7 +207,13 @@ impl RowLoss for Similarity {
 
 impl PairLoss for Similarity {
     fn pairing(&self) -> Pairing {
-        let (normalize, chunk_bytes) = (self.normalize, self.chunk_bytes);
-        Pairing { normalize, columns: Columns::Keys, chunk_bytes, shard: None }
+        Pairing {
+            normalize: self.normalize,
+            columns: Columns::Keys,
+            term: Term::Nothing,
+            temperature: self.temperature,
+            chunk_bytes: self.chunk_bytes,
+            shard: None,
+        }
     }
 }

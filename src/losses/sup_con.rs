@@ -8,7 +8,7 @@ use crate::{
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
         operation::Loss,
-        pairs::{self, Columns, PairLoss, Pairing, Scaling},
+        pairs::{self, Columns, PairLoss, Pairing, Scaling, Term},
         row::{self, RowLoss, RowProgram, Target},
     },
     spec::{
@@ -228,8 +228,7 @@ impl Loss for SupCon {
         wanted: &[&str],
         arithmetic: Arithmetic,
     ) -> Result<Arrays> {
-        let kind = pairs::reference::Kind::SupCon;
-        pairs::reference::run(self, kind, self.temperature, inputs, wanted, arithmetic)
+        pairs::reference::run(self, inputs, wanted, arithmetic)
     }
 }
 
@@ -260,8 +259,14 @@ impl RowLoss for SupCon {
 
 impl PairLoss for SupCon {
     fn pairing(&self) -> Pairing {
-        let Self { chunk_bytes, shard, .. } = *self;
-        Pairing { normalize: true, columns: Columns::Queries, chunk_bytes, shard }
+        Pairing {
+            normalize: true,
+            columns: Columns::Queries,
+            term: Term::Softmax,
+            temperature: self.temperature,
+            chunk_bytes: self.chunk_bytes,
+            shard: self.shard,
+        }
     }
 
     fn check_pairs(

@@ -38,6 +38,10 @@ pub(crate) struct Pairing {
     pub normalize: bool,
     /// Where the columns' part of the gradient comes from.
     pub columns: Columns,
+    /// What a row's loss is made of.
+    pub term: Term,
+    /// What products are divided by where the call gives no `scale`.
+    pub temperature: f64,
     /// The most bytes for the chunk of scores.
     pub chunk_bytes: Option<u64>,
     /// The keys are a shard of all keys.
@@ -53,6 +57,17 @@ pub(crate) enum Columns {
     Softmax,
     /// The queries themselves: a column's softmax is that of its row.
     Queries,
+}
+
+/// What a row's loss is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Term {
+    /// The softmax over its keys.
+    Softmax,
+    /// A sigmoid of each score.
+    Sigmoid,
+    /// There is no loss: the scores themselves are wanted.
+    Nothing,
 }
 
 /// A loss of pairs.

@@ -9,7 +9,7 @@ use crate::{
         error::Result,
     },
     reference::{Real, array, no_output},
-    skeleton::pairs::reference::{Kind, Pairs},
+    skeleton::pairs::reference::Pairs,
     spec::about::Signature as _,
 };
 
@@ -27,7 +27,7 @@ pub(super) fn run(
 }
 
 fn scores<T: Real>(loss: &Similarity, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
-    let pairs = Pairs::<T>::read(loss, Kind::Scores, loss.temperature, inputs, wanted)?;
+    let pairs = Pairs::<T>::read(loss, inputs, wanted)?;
     let [rows, keys, k] = [pairs.queries.count, pairs.keys.count, loss.k as usize];
     loss.check_keys(keys as u64)?;
     let finite = |&s: &T| if s.is_finite() { s } else { T::nan() };

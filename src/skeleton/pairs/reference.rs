@@ -7,7 +7,7 @@ use crate::{
         error::{Error, Result},
     },
     reference::{Findings, Real, array, extents, factor, fits, floats, no_output},
-    skeleton::pairs::{self, PairLoss, Pairing},
+    skeleton::pairs::{self, Columns, PairLoss, Pairing, Term},
     spec::{
         call::Call,
         options::{Empty, Reduction},
@@ -15,41 +15,21 @@ use crate::{
     },
 };
 
-/// Which loss of the pairs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    InfoNce {
-        symmetric: bool,
-    },
-    SupCon,
-    Sigmoid,
-    /// The scores themselves.
-    Scores,
-}
-
 /// Computes every output in `wanted`.
 pub(crate) fn run(
     loss: &dyn PairLoss,
-    kind: Kind,
-    temperature: f64,
     inputs: &Arrays,
     wanted: &[&str],
     arithmetic: Arithmetic,
 ) -> Result<Arrays> {
     match arithmetic {
-        Arithmetic::F64 => compute::<f64>(loss, kind, temperature, inputs, wanted),
-        Arithmetic::F32 => compute::<f32>(loss, kind, temperature, inputs, wanted),
+        Arithmetic::F64 => compute::<f64>(loss, inputs, wanted),
+        Arithmetic::F32 => compute::<f32>(loss, inputs, wanted),
     }
 }
 
-fn compute<T: Real>(
-    loss: &dyn PairLoss,
-    kind: Kind,
-    temperature: f64,
-    inputs: &Arrays,
-    wanted: &[&str],
-) -> Result<Arrays> {
-    let pairs = Pairs::<T>::read(loss, kind, temperature, inputs, wanted)?;
+fn compute<T: Real>(loss: &dyn PairLoss, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
+    let pairs = Pairs::<T>::read(loss, inputs, wanted)?;
     let rows: Vec<Row<T>> = (0..pairs.queries.count).map(|row| pairs.row(row)).collect();
     let solved = Solved::new(loss, &pairs, rows);
     wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(loss, name)?))).collect()
@@ -125,7 +105,7 @@ fn dot<T: Real>(a: &[T], b: &[T]) -> T {
 
 /// The numbers of one call, all in one type.
 pub(crate) struct Pairs<T> {
-    kind: Kind,
+    pairing: Pairing,
     pub queries: Vectors<T>,
     pub keys: Vectors<T>,
     targets: Option<Vec<i64>>,
@@ -147,21 +127,16 @@ pub(crate) struct Pairs<T> {
 }
 
 impl<T: Real> Pairs<T> {
-    pub fn read(
-        loss: &dyn PairLoss,
-        kind: Kind,
-        temperature: f64,
-        inputs: &Arrays,
-        wanted: &[&str],
-    ) -> Result<Self> {
+    pub fn read(loss: &dyn PairLoss, inputs: &Arrays, wanted: &[&str]) -> Result<Self> {
         let name = loss.about().name;
-        let itself = kind == Kind::SupCon;
-        let Pairing { normalize, shard, .. } = loss.pairing();
+        let pairing = loss.pairing();
+        let itself = pairing.columns == Columns::Queries;
+        let Pairing { normalize, shard, .. } = pairing;
         let of_queries = if itself { "features" } else { "queries" };
         let of_keys = if itself && shard.is_none() { of_queries } else { "keys" };
         let queries = Vectors::<T>::read(name, inputs, of_queries, normalize)?;
         let count = inputs.get(of_keys).and_then(|keys| keys.shape.first()).copied().unwrap_or(0);
-        if kind != Kind::Scores {
+        if pairing.term != Term::Nothing {
             let counts = [queries.count as u64, count];
             pairs::check_inputs(loss, &|name| inputs.contains_key(name), wanted, counts)?;
         }
@@ -185,7 +160,7 @@ impl<T: Real> Pairs<T> {
         let bias: Option<Vec<T>> = floats(inputs, "bias", &[1])?;
         let denominator: Option<Vec<T>> = floats(inputs, "denominator", &[1])?;
         let mut pairs = Self {
-            kind,
+            pairing,
             targets: integers("targets", queries.count)?,
             labels: labels.zip(key_labels).map(|(labels, keys)| [labels, keys]),
             ignored: options.target.ignored().to_vec(),
@@ -195,7 +170,7 @@ impl<T: Real> Pairs<T> {
             given: given(inputs, queries.count)?,
             first,
             all_keys: shard.map_or(keys.count, |shard| shard.classes as usize),
-            scale: scale.map_or(T::one() / T::of(temperature), |scale| scale[0]),
+            scale: scale.map_or(T::one() / T::of(pairing.temperature), |scale| scale[0]),
             upstream: floats(inputs, "upstream", &[if per_row { queries.count } else { 1 }])?,
             denominator: denominator.map(|denominator| denominator[0]),
             queries,
@@ -208,7 +183,7 @@ impl<T: Real> Pairs<T> {
         }
         let bias = bias.map_or(T::zero(), |bias| bias[0]);
         pairs.scores = pairs.x.iter().map(|&x| pairs.scale * x + bias).collect();
-        if kind == (Kind::InfoNce { symmetric: true }) {
+        if pairing.columns == Columns::Softmax {
             let keys = pairs.keys.count;
             pairs.columns = match floats(inputs, "column_lse", &[keys])? {
                 Some(saved) => saved.into_iter().map(Softmax::saved).collect(),
@@ -227,8 +202,8 @@ impl<T: Real> Pairs<T> {
     }
 
     fn positive(&self, row: usize, key: usize) -> bool {
-        match (self.kind, &self.targets) {
-            (Kind::SupCon, _) => row != self.first + key && self.same_label(row, key),
+        match (self.pairing.columns, &self.targets) {
+            (Columns::Queries, _) => row != self.first + key && self.same_label(row, key),
             (_, Some(targets)) => targets[row] == (self.first + key) as i64,
             (_, None) => row == self.first + key,
         }
@@ -236,10 +211,11 @@ impl<T: Real> Pairs<T> {
 
     /// Whether a pair takes part at all.
     fn candidate(&self, row: usize, key: usize) -> bool {
-        match self.kind {
-            Kind::SupCon => row != self.first + key,
-            Kind::InfoNce { .. } => !self.same_label(row, key) || self.positive(row, key),
-            Kind::Sigmoid | Kind::Scores => true,
+        match self.pairing.columns {
+            Columns::Queries => row != self.first + key,
+            Columns::Keys | Columns::Softmax => {
+                !self.same_label(row, key) || self.positive(row, key)
+            }
         }
     }
 
@@ -264,8 +240,8 @@ impl<T: Real> Pairs<T> {
 
     /// How many positives a row has, in all shards.
     fn positives(&self, row: usize) -> usize {
-        match (self.kind, &self.labels) {
-            (Kind::SupCon, Some([labels, _])) => {
+        match (self.pairing.columns, &self.labels) {
+            (Columns::Queries, Some([labels, _])) => {
                 let same = |&(other, label): &(usize, &i64)| other != row && *label == labels[row];
                 labels.iter().enumerate().filter(same).count()
             }
@@ -291,7 +267,7 @@ impl<T: Real> Pairs<T> {
     pub fn found(&self) -> Findings {
         let mut found = Findings::of_rows();
         // What is compared with itself has no other keys.
-        let keys = (self.kind != Kind::SupCon).then_some(&self.keys);
+        let keys = (self.pairing.columns != Columns::Queries).then_some(&self.keys);
         let vectors = [Some(&self.queries), keys].into_iter().flatten();
         let inverse = vectors.flat_map(|vectors| &vectors.inverse);
         inverse.filter(|inverse| inverse.is_zero()).for_each(|_| found.zero_vector());
@@ -342,7 +318,7 @@ impl<T: Real> Pairs<T> {
             Fate::Ignored => Row { fate, loss: T::zero(), lse: T::zero() },
             Fate::BadTarget(_) => Row { fate, loss: T::nan(), lse: T::zero() },
             Fate::BadScores => Row { fate, loss: T::nan(), lse: T::nan() },
-            Fate::Kept if self.kind == Kind::Sigmoid => {
+            Fate::Kept if self.pairing.term == Term::Sigmoid => {
                 let mut loss = T::zero();
                 for key in 0..self.keys.count {
                     loss += softplus(self.misfit(row, key));
@@ -352,7 +328,7 @@ impl<T: Real> Pairs<T> {
             Fate::Kept => {
                 let softmax = self.row_softmax(row);
                 if let Some(given) = self.given.as_ref().map(|given| &given[row]) {
-                    let two = matches!(self.kind, Kind::InfoNce { symmetric: true });
+                    let two = self.pairing.columns == Columns::Softmax;
                     let sides = T::of(if two { 2.0 } else { 1.0 });
                     let forth = given.surprisal(self.positives(row));
                     return Row { fate, loss: (forth + given.back) / sides, lse: softmax.lse() };
@@ -364,7 +340,7 @@ impl<T: Real> Pairs<T> {
                     count += T::one();
                 }
                 let mut loss = sum / count;
-                if self.kind == (Kind::InfoNce { symmetric: true }) {
+                if self.pairing.columns == Columns::Softmax {
                     loss = (loss + self.own_back(row).unwrap_or_else(T::nan)) / T::of(2.0);
                 }
                 Row { fate, loss, lse: softmax.lse() }
@@ -537,7 +513,7 @@ impl<'a, T: Real> Solved<'a, T> {
         }
         let kept = |row: &&Row<T>| matches!(row.fate, Fate::Kept | Fate::BadScores);
         let count = rows.iter().filter(kept).count() as i64;
-        let itself = pairs.kind == Kind::SupCon;
+        let itself = pairs.pairing.columns == Columns::Queries;
         let of_rows = (0..rows.len()).filter(|_| itself).map(|row| pairs.row_softmax(row));
         Self {
             pairs,
@@ -616,18 +592,18 @@ impl<'a, T: Real> Solved<'a, T> {
         let pairs = self.pairs;
         let all = 0..pairs.keys.count;
         let factor = self.factor(row);
-        let sides = match pairs.kind {
-            Kind::InfoNce { symmetric: true } => Some(T::of(2.0)),
+        let sides = match pairs.pairing.columns {
+            Columns::Softmax => Some(T::of(2.0)),
             // Both directions of one score, each a row's loss of its own.
-            Kind::SupCon => Some(T::one()),
-            _ => None,
+            Columns::Queries => Some(T::one()),
+            Columns::Keys => None,
         };
         if let Some(sides) = sides {
             let forth = self.softmax_slopes(row, factor);
             let back = all.map(|key| self.back(row, key));
             return forth.into_iter().zip(back).map(|(a, b)| (a + b) / sides).collect();
         }
-        if pairs.kind != Kind::Sigmoid {
+        if pairs.pairing.term != Term::Sigmoid {
             return self.softmax_slopes(row, factor);
         }
         let slope = |key| match pairs.positive(row, key) {
@@ -667,10 +643,10 @@ impl<'a, T: Real> Solved<'a, T> {
         if factor.is_zero() {
             return T::zero();
         }
-        let softmax = match pairs.kind {
-            Kind::SupCon if self.rows[of].fate == Fate::BadScores => None,
-            Kind::SupCon => Some(self.of_rows[of]),
-            _ => pairs.columns[key],
+        let softmax = match pairs.pairing.columns {
+            Columns::Queries if self.rows[of].fate == Fate::BadScores => None,
+            Columns::Queries => Some(self.of_rows[of]),
+            Columns::Keys | Columns::Softmax => pairs.columns[key],
         };
         let Some(softmax) = softmax else { return T::nan() };
         if !pairs.candidate(row, key) {
@@ -683,8 +659,7 @@ impl<'a, T: Real> Solved<'a, T> {
 
     /// Whether a row's gradient reaches anything, whatever its vector holds.
     fn live(&self, row: usize) -> bool {
-        let two_sided = matches!(self.pairs.kind, Kind::InfoNce { symmetric: true } | Kind::SupCon);
-        two_sided || !self.factor(row).is_zero()
+        self.pairs.pairing.columns != Columns::Keys || !self.factor(row).is_zero()
     }
 
     /// Σ G·weight.
