@@ -1,7 +1,7 @@
 //! A loss of one's own: one-versus-rest logistic loss, Σ_c softplus(z_c) − z_y, on stored scores and
 //! on the scores of a linear layer that are never stored.
 
-use surprisal::{Gpu, Linear, Loss, Separable, SeparableRow, testing};
+use surprisal::{Gpu, Linear, Operation, Separable, SeparableRow, testing};
 
 #[derive(Debug)]
 struct OneVersusRest;
@@ -35,7 +35,7 @@ impl SeparableRow for OneVersusRest {
 
 fn main() -> surprisal::Result<()> {
     let gpu = Gpu::open_blocking(None)?;
-    let losses: [&dyn Loss; 2] =
+    let losses: [&dyn Operation; 2] =
         [&Separable::new(OneVersusRest), &Linear::new(Separable::new(OneVersusRest))];
     for loss in losses {
         for checked in testing::check(loss, &gpu)? {

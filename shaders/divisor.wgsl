@@ -17,12 +17,12 @@ fn divisor_of(denominator: u32) -> u32 {
     return bitcast<u32>(select(1.0, params.over, params.reduction == REDUCE_OVER));
 }
 
-// 1/divisor as bits. A mean over nothing has gradient 0.
+// 1/divisor as bits. For a divisor of 0 it is any number: `row_factor` does not use it then.
 fn inverse_of(divisor: u32) -> u32 {
     if (is_nan(divisor)) {
         return NAN_BITS;
     }
-    if (is_zero(divisor) || !finite_one(divisor)) {
+    if (!finite_one(divisor)) {
         return 0u;
     }
     return bitcast<u32>(1.0 / bitcast<f32>(divisor));

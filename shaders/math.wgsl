@@ -48,7 +48,7 @@ fn times(a: u32, b: u32) -> u32 {
 }
 
 // weight·upstream/divisor, given by their bits, the divisor by its inverse too. It is 0 where the product above is,
-// whatever the divisor, and may be NaN.
+// whatever the divisor, and may be NaN. A mean over nothing has the gradient 0.
 fn row_factor(weight: u32, upstream: u32, divisor: u32, inverse: u32) -> f32 {
     let above = times(weight, upstream);
     let factor = select(times(above, inverse), NAN_BITS, !finite_one(above) && !finite_one(divisor));

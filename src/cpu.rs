@@ -9,7 +9,7 @@ use crate::{
         array::{Arithmetic, Arrays},
         error::Result,
     },
-    skeleton::operation::Loss,
+    skeleton::operation::Operation,
     spec::check::{self, Folded},
 };
 
@@ -19,15 +19,15 @@ pub use crate::reference::{Findings, Real};
 ///
 /// Bad data is no error here either: it shows in the output `status`, which
 /// [`Status::from_array`](crate::Status::from_array) decodes.
-pub fn run(loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
+pub fn run(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
     check::arrays(loss, inputs, wanted)?;
     compute(loss, inputs, wanted, Arithmetic::F64)
 }
 
-/// [`Loss::reference`] on tensors of any rank: the axes before the last one are rows, and outputs of one
+/// [`Operation::reference`] on tensors of any rank: the axes before the last one are rows, and outputs of one
 /// value a row have those axes too.
 pub fn compute(
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     inputs: &Arrays,
     wanted: &[&str],
     arithmetic: Arithmetic,

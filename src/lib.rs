@@ -60,6 +60,7 @@ pub mod cpu;
 mod data;
 mod device;
 mod losses;
+pub mod operations;
 pub mod plan;
 mod reference;
 mod skeleton;
@@ -93,7 +94,7 @@ pub mod low_level {
 pub mod loss {
     pub use crate::{
         losses::*,
-        skeleton::operation::{Entry, Loss},
+        skeleton::operation::{Entry, Operation},
         spec::{
             about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature, Spread},
             options::{Empty, IgnoreIndex, Padding, Reduction, WeightLayout},
@@ -130,7 +131,7 @@ pub use plan::{
 pub use skeleton::{
     element::{self, ElementLoss},
     linear::{self, Linear},
-    operation::Loss,
+    operation::Operation,
     row,
 };
 pub use spec::{

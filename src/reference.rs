@@ -81,7 +81,7 @@ pub(crate) fn extents(loss: &str, inputs: &Arrays, name: &str) -> Result<(usize,
 }
 
 /// An input as floats, if it is there. A length that would not do is refused here too, because
-/// [`Loss::reference`] can be called without the checks of [`run`].
+/// [`Operation::reference`] can be called without the checks of [`run`].
 pub(crate) fn floats<T: Real>(
     inputs: &Arrays,
     name: &str,

@@ -1,6 +1,14 @@
-//! Targets made on the host.
+//! Targets and weights made on the host, and the registry of the operations among them.
 
-use crate::data::error::{Error, Result};
+use crate::{
+    data::error::{Error, Result},
+    skeleton::operation::operations,
+};
+
+operations! {
+    /// The operations that make targets and weights.
+    class_weights::ClassWeights,
+}
 
 /// Labels of which a share is flipped, each by itself: y becomes 1 − y (noisy labels).
 ///

@@ -11,7 +11,7 @@ use crate::{
         tensor::Dtype,
     },
     device::{gpu::Gpu, run::stored_dtype},
-    skeleton::operation::Loss,
+    skeleton::operation::Operation,
     spec::{
         about::{About, Argument, Dim, Domain, Kind},
         check,
@@ -76,7 +76,7 @@ fn scaled_at_random(seed: u64, count: usize, share: f64, change: fn(f64) -> f64)
 }
 
 /// The inputs as they are stored.
-pub fn rounded(loss: &dyn Loss, inputs: &Arrays, dtype: Dtype) -> Arrays {
+pub fn rounded(loss: &dyn Operation, inputs: &Arrays, dtype: Dtype) -> Arrays {
     let round = |(name, array): (&String, &Array)| {
         (name.clone(), array.rounded(stored_dtype(loss, name, dtype)))
     };
@@ -84,7 +84,7 @@ pub fn rounded(loss: &dyn Loss, inputs: &Arrays, dtype: Dtype) -> Arrays {
 }
 
 /// How many classes the inputs have: the tolerance's C.
-pub fn classes(loss: &dyn Loss, inputs: &Arrays) -> u64 {
+pub fn classes(loss: &dyn Operation, inputs: &Arrays) -> u64 {
     let columns = loss.about().columns();
     let dims = check::dims(loss, inputs).unwrap_or_default();
     columns.and_then(|columns| dims.get(&columns).copied()).unwrap_or(1)
@@ -123,7 +123,7 @@ impl std::fmt::Display for Checked {
 /// # Errors
 ///
 /// Those of the call; an output that is off is not one, see [`Comparison::passed`].
-pub fn check(loss: &dyn Loss, gpu: &Gpu) -> Result<Vec<Checked>> {
+pub fn check(loss: &dyn Operation, gpu: &Gpu) -> Result<Vec<Checked>> {
     let mut checked = Vec::new();
     for (seed, shape) in
         [[1, 1, 1], [5, 7, 3], [33, 129, 20], [2, 50_257, 4]].into_iter().enumerate()
@@ -136,7 +136,7 @@ pub fn check(loss: &dyn Loss, gpu: &Gpu) -> Result<Vec<Checked>> {
 }
 
 fn check_shape(
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     gpu: &Gpu,
     seed: u64,
     shape: [u64; 3],

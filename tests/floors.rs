@@ -18,7 +18,7 @@ const FLOORS: [&[&str]; 7] = [
     &["losses", "targets"],
     &["device"],
     // The library's face, and what compares both backends.
-    &["cases", "cpu", "lib", "testing"],
+    &["cases", "cpu", "lib", "operations", "testing"],
 ];
 /// The families of the skeleton floor, each of which knows those before it.
 const SKELETONS: [&str; 7] = ["operation", "sums", "element", "row", "linear", "pairs", "composed"];

@@ -1,10 +1,10 @@
 //! Reference cases and self-checks on a backend: what `surprisal check` and the tests run.
 
 use surprisal::{
-    Arithmetic, Arrays, Dtype, Error, Gpu, Loss, Result, adapter,
+    Arithmetic, Arrays, Dtype, Error, Gpu, Operation, Result, adapter,
     cases::Case,
     cpu,
-    loss::{self, Entry},
+    operations::{self, Entry},
     testing,
 };
 
@@ -88,7 +88,7 @@ impl Outcome {
 ///
 /// Such a case is no failure: files may be ahead of what is computed.
 pub fn missing(case: &Case) -> Option<String> {
-    let Some(entry) = loss::find(&case.loss) else {
+    let Some(entry) = operations::find(&case.loss) else {
         return Some(format!("operation `{}`", case.loss));
     };
     let about = entry.about;
@@ -133,7 +133,7 @@ pub struct Evidence {
 pub fn examine(case: &Case, backend: &Backend, dtype: Dtype) -> (Vec<Outcome>, Option<Evidence>) {
     let adapter = backend.name();
     let blank = |tensor: &String| Outcome::blank(case, &adapter, tensor);
-    let (Some(entry), None) = (loss::find(&case.loss), missing(case)) else {
+    let (Some(entry), None) = (operations::find(&case.loss), missing(case)) else {
         let message = missing(case).map(|what| format!("there is no {what} yet"));
         let unsupported = |tensor| Outcome {
             status: Verdict::Unsupported,
@@ -203,7 +203,7 @@ fn attempt(
 
 /// Computes outputs on a backend, whatever the status says of the targets.
 pub fn compute(
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     inputs: &Arrays,
     wanted: &[&str],
     backend: &Backend,
@@ -211,6 +211,8 @@ pub fn compute(
 ) -> Result<Arrays> {
     match backend {
         Backend::Cpu => cpu::run(loss, inputs, wanted),
+        // What is computed on the host is so beside every adapter.
+        Backend::Gpu(_) if loss.is_host() => cpu::run(loss, inputs, wanted),
         Backend::Gpu(gpu) => Ok(gpu.run_arrays(loss, inputs, dtype, wanted)?.outcome_blocking()?.0),
     }
 }

@@ -29,7 +29,7 @@ fn case(id: &str, loss: &str, expected: f64) -> Case {
 #[test]
 fn every_loss_is_listed_and_described() {
     let list = stdout(&surprisal(&["losses"]));
-    for entry in surprisal::loss::REGISTRY {
+    for entry in surprisal::operations::all() {
         assert!(list.contains(entry.about.name), "{list}");
         let text = stdout(&surprisal(&["losses", entry.about.name]));
         for argument in entry.about.inputs.iter().chain(entry.about.outputs) {

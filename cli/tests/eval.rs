@@ -11,7 +11,7 @@ use std::{
 
 use command::{adapters, folder, npy, refusal, stdout, surprisal};
 use serde_json::{Value, json};
-use surprisal::{Arithmetic, Array, Arrays, Dtype, Loss, cpu, loss, testing};
+use surprisal::{Arithmetic, Array, Arrays, Dtype, Operation, cpu, operations, testing};
 
 /// Where an evaluation runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -188,13 +188,13 @@ struct Evaluation {
 }
 
 impl Evaluation {
-    fn parsed(&self) -> Box<dyn Loss> {
+    fn parsed(&self) -> Box<dyn Operation> {
         let mut options = self.options.clone();
         for setting in self.set {
             let (name, value) = setting.split_once('=').unwrap();
             options[name] = serde_json::from_str(value).unwrap_or_else(|_| value.into());
         }
-        (loss::find(self.loss).unwrap().parse)(&options).unwrap()
+        (operations::find(self.loss).unwrap().parse)(&options).unwrap()
     }
 
     fn check(&self) {

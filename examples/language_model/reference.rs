@@ -83,7 +83,7 @@ impl Reference {
     /// One step of training; the loss before it.
     pub fn step(
         &mut self,
-        loss: &dyn surprisal::Loss,
+        loss: &dyn surprisal::Operation,
         batch: &Batch,
         learning_rate: f64,
     ) -> Result<f64> {

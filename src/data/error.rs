@@ -67,16 +67,22 @@ pub enum Error {
         /// The shape it should have.
         expected: String,
     },
-    /// A host mask of bytes holds something else than 0 and 1.
+    /// An operation of the host was asked for on a device.
+    #[error("{operation} is computed on the host alone: use `cpu::run`")]
+    HostOnly {
+        /// The operation.
+        operation: String,
+    },
+    /// An element of a host array is none that its input can have.
     #[error("`{argument}` has {found} as element {element}, expected {expected}")]
-    MaskValue {
-        /// The mask.
+    InputValue {
+        /// The input.
         argument: String,
         /// The first such element.
         element: u64,
         /// The value it has.
         found: i64,
-        /// How the mask is read.
+        /// What it can have.
         expected: String,
     },
     /// A tensor's element type is not one that its place takes.

@@ -21,7 +21,7 @@ use crate::{
         watch::Ring,
     },
     plan::{Plan, kernel::Kernel, profile::Profile},
-    skeleton::operation::Loss,
+    skeleton::operation::Operation,
     spec::{
         call::{Call, Operand},
         check,
@@ -191,7 +191,7 @@ impl Gpu {
     }
 
     /// The plan of a call on this device: scratch bytes and dispatches, before anything runs.
-    pub fn plan(&self, loss: &dyn Loss, request: &Request) -> Result<Plan> {
+    pub fn plan(&self, loss: &dyn Operation, request: &Request) -> Result<Plan> {
         loss.plan(&self.call(loss, request)?.0, &self.0.profile)
     }
 
@@ -199,7 +199,7 @@ impl Gpu {
     ///
     /// Each preparation has parameters of its own, so a change of options (another temperature)
     /// is another cheap preparation and never touches a recording in flight.
-    pub fn prepare(&self, loss: &dyn Loss, request: &Request) -> Result<Prepared> {
+    pub fn prepare(&self, loss: &dyn Operation, request: &Request) -> Result<Prepared> {
         let (call, buffers) = self.call(loss, request)?;
         let plan = loss.plan(&call, &self.0.profile)?;
         let scratch = match &request.scratch {
@@ -216,7 +216,7 @@ impl Gpu {
     pub fn encode<'a>(
         &self,
         record: &mut impl encode::Record,
-        loss: &dyn Loss,
+        loss: &dyn Operation,
         inputs: impl Into<Named<'a>>,
         outputs: impl Into<Named<'a>>,
     ) -> Result<()> {
@@ -227,7 +227,7 @@ impl Gpu {
     /// Runs a call by itself, with outputs of its own: the one-line form for scripts and tests.
     pub fn run<'a>(
         &self,
-        loss: &dyn Loss,
+        loss: &dyn Operation,
         inputs: impl Into<Named<'a>>,
         wanted: &[&str],
     ) -> Result<Run> {
@@ -235,9 +235,8 @@ impl Gpu {
     }
 
     /// Checks a request; the buffers come back by the names that a plan's bindings have.
-    fn call<'a>(&self, loss: &dyn Loss, request: &Request<'a>) -> Result<(Call, Buffers<'a>)> {
-        // What is wrong with the options may be all that is wrong with the shapes.
-        loss.validate()?;
+    fn call<'a>(&self, loss: &dyn Operation, request: &Request<'a>) -> Result<(Call, Buffers<'a>)> {
+        on_device(loss)?;
         let about = loss.about();
         let mut outputs = request.outputs.clone();
         if request.in_place
@@ -269,7 +268,7 @@ impl Gpu {
     }
 
     /// A call with these inputs and no outputs yet: the extents that they agree on.
-    pub(crate) fn checked_inputs(&self, loss: &dyn Loss, inputs: &Named<'_>) -> Result<Call> {
+    pub(crate) fn checked_inputs(&self, loss: &dyn Operation, inputs: &Named<'_>) -> Result<Call> {
         let operands = operands(inputs, &mut Vec::new())?;
         let alignment = self.0.profile.offset_alignment;
         check::call(loss, operands, std::collections::BTreeMap::new(), false, alignment)
@@ -431,4 +430,14 @@ fn dump(kernel: &Kernel, wgsl: &str) {
         let _ = std::fs::create_dir_all(&folder);
         let _ = std::fs::write(path, overrides.concat() + wgsl);
     }
+}
+
+/// Whether an operation can be planned at all: before anything of a call is looked at. What is wrong with the options
+/// may be all that is wrong with the shapes.
+pub(crate) fn on_device(operation: &dyn Operation) -> Result<()> {
+    operation.validate()?;
+    if operation.is_host() {
+        return Err(Error::HostOnly { operation: operation.about().name.to_owned() });
+    }
+    Ok(())
 }

@@ -19,7 +19,7 @@ use crate::{
         cooperative::{Cooperative, Side},
         profile::Profile,
     },
-    skeleton::operation::Loss,
+    skeleton::operation::Operation,
     spec::options::{Reduction, WeightLayout},
 };
 
@@ -289,7 +289,7 @@ fn with(array: &Array, index: usize, value: f64) -> Array {
 }
 
 /// A loss, its inputs, and outputs of a call whose products go through the matrices.
-type Trial = (Box<dyn Loss>, Arrays, &'static [&'static str]);
+type Trial = (Box<dyn Operation>, Arrays, &'static [&'static str]);
 
 /// Products of every arrangement of their operands, at awkward shapes: one with a NaN and infinities in
 /// three rows, one long sum, and the gradients of a linear layer with an ignored row of NaN.

@@ -9,12 +9,12 @@ use crate::{
     },
     device::{
         encode::Prepared,
-        gpu::{Gpu, Request},
+        gpu::{Gpu, Request, on_device},
         guard::usable,
         memory::Counted,
         staging::Arrival,
     },
-    skeleton::operation::Loss,
+    skeleton::operation::Operation,
     spec::check,
 };
 
@@ -29,7 +29,7 @@ pub struct Run {
 impl Run {
     pub(crate) fn start(
         gpu: &Gpu,
-        loss: &dyn Loss,
+        loss: &dyn Operation,
         inputs: Named<'_>,
         wanted: &[&str],
     ) -> Result<Self> {
@@ -125,11 +125,12 @@ impl Gpu {
     /// ```
     pub fn run_arrays(
         &self,
-        loss: &dyn Loss,
+        loss: &dyn Operation,
         inputs: &Arrays,
         dtype: Dtype,
         wanted: &[&str],
     ) -> Result<Run> {
+        on_device(loss)?;
         check::arrays(loss, inputs, wanted)?;
         let mut buffers = Vec::new();
         for (name, array) in inputs {
@@ -147,7 +148,7 @@ impl Gpu {
 }
 
 /// The type that a host array is uploaded as.
-pub fn stored_dtype(loss: &dyn Loss, input: &str, dtype: Dtype) -> Dtype {
+pub fn stored_dtype(loss: &dyn Operation, input: &str, dtype: Dtype) -> Dtype {
     let argument = loss.about().inputs.iter().find(|argument| argument.name == input);
     argument.map_or(dtype, |argument| argument.kind.stored(dtype))
 }

@@ -9,7 +9,7 @@ use crate::{
     },
     plan::{Number, Plan, kernel::shader, limits::MOST_ITERATIONS, profile::Profile},
     skeleton::{
-        operation::Loss,
+        operation::Operation,
         row::{
             self, Broadcast, Counted, Field, Given, LabelScore, Reduced, RowLoss, RowOutput,
             RowProgram, RowStream, StateLayout, Target,
@@ -338,7 +338,7 @@ impl Signature for CrossEntropy {
     }
 }
 
-impl Loss for CrossEntropy {
+impl Operation for CrossEntropy {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         row::plan(self, call, profile)
     }

@@ -11,7 +11,7 @@ use crate::{
     },
     plan::{Number, Plan, Planner, kernel::shader, profile::Profile},
     skeleton::{
-        operation::Loss,
+        operation::Operation,
         row::{self, Broadcast, RowLoss, RowProgram, RowStream},
         sums::Totals,
     },
@@ -269,7 +269,7 @@ impl Signature for Dice {
     }
 }
 
-impl Loss for Dice {
+impl Operation for Dice {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         match self.per {
             Per::Row => row::plan(self, call, profile),

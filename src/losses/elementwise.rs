@@ -13,7 +13,7 @@ use crate::{
     reference::Real,
     skeleton::{
         element::{self, ElementLoss, ElementOptions, ElementStream, reference::Point},
-        operation::Loss,
+        operation::Operation,
     },
     spec::{
         about::{About, Signature},
@@ -134,7 +134,7 @@ impl<L: ElementFunction> Signature for Elementwise<L> {
     }
 }
 
-impl<L: ElementFunction> Loss for Elementwise<L> {
+impl<L: ElementFunction> Operation for Elementwise<L> {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         element::plan(self, call, profile)
     }

@@ -11,7 +11,7 @@ use crate::{
     plan::{Plan, profile::Profile},
     skeleton::{
         composed::{self, Composed, Lent, Part, Share},
-        operation::Loss,
+        operation::Operation,
     },
     spec::{
         about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature},
@@ -202,7 +202,7 @@ impl Signature for GanDiscriminator {
     }
 }
 
-impl Loss for GanDiscriminator {
+impl Operation for GanDiscriminator {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         composed::plan(self, call, profile)
     }

@@ -7,7 +7,7 @@ use crate::{
     },
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
-        operation::Loss,
+        operation::Operation,
         pairs::{self, Columns, PairLoss, Pairing, Scaling, Term},
         row::{self, RowLoss, RowProgram, Target},
     },
@@ -253,7 +253,7 @@ impl Signature for InfoNce {
     }
 }
 
-impl Loss for InfoNce {
+impl Operation for InfoNce {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         pairs::plan(self, call, profile)
     }

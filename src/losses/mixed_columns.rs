@@ -11,7 +11,7 @@ use crate::{
     plan::{Plan, profile::Profile},
     skeleton::{
         composed::{self, Composed, Lent, Part, Share},
-        operation::Loss,
+        operation::Operation,
     },
     spec::{
         about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature},
@@ -128,7 +128,7 @@ impl MixedColumns {
     fn part(&self, span: &ColumnSpan, rows: u64, first: u64, columns: u64) -> Part {
         let means = if span.kind == SpanKind::Cce { rows } else { rows * columns };
         let reduction = composed::weighted(self.reduction, span.weight, means);
-        let (loss, [targets, weight]): (Box<dyn Loss>, _) = match span.kind {
+        let (loss, [targets, weight]): (Box<dyn Operation>, _) = match span.kind {
             SpanKind::Bce => {
                 let loss = BceWithLogits::default().reduction(reduction).empty(self.empty);
                 (Box::new(loss), ["targets", "weight"])
@@ -262,7 +262,7 @@ impl Signature for MixedColumns {
     }
 }
 
-impl Loss for MixedColumns {
+impl Operation for MixedColumns {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         composed::plan(self, call, profile)
     }

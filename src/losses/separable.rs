@@ -12,7 +12,7 @@ use crate::{
     },
     reference::{Findings, factor, no_output, times},
     skeleton::{
-        operation::Loss,
+        operation::Operation,
         row::{self, Field, RowLoss, RowProgram, StateLayout, Target},
     },
     spec::{
@@ -135,7 +135,7 @@ impl<L: SeparableRow> Signature for Separable<L> {
     }
 }
 
-impl<L: SeparableRow> Loss for Separable<L> {
+impl<L: SeparableRow> Operation for Separable<L> {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         row::plan(self, call, profile)
     }

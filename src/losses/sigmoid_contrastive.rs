@@ -7,7 +7,7 @@ use crate::{
     },
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
-        operation::Loss,
+        operation::Operation,
         pairs::{self, Columns, PairLoss, Pairing, Scaling, Term},
         row::{Field, Reduced, RowLoss, RowOutput, RowProgram, StateLayout, Target},
     },
@@ -204,7 +204,7 @@ impl Signature for SigmoidContrastive {
     }
 }
 
-impl Loss for SigmoidContrastive {
+impl Operation for SigmoidContrastive {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         pairs::plan(self, call, profile)
     }

@@ -10,7 +10,7 @@ use crate::{
     },
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
-        operation::Loss,
+        operation::Operation,
         pairs::{self, Columns, PairLoss, Pairing, Scaling, Term},
         row::{self, RowLoss, RowProgram, StateLayout},
     },
@@ -170,7 +170,7 @@ impl Signature for Similarity {
     }
 }
 
-impl Loss for Similarity {
+impl Operation for Similarity {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         plan::similarity(self, call, profile)
     }

@@ -7,7 +7,7 @@ use crate::{
     },
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
-        operation::Loss,
+        operation::Operation,
         pairs::{self, Columns, PairLoss, Pairing, Scaling, Term},
         row::{self, RowLoss, RowProgram, Target},
     },
@@ -217,7 +217,7 @@ impl Signature for SupCon {
     }
 }
 
-impl Loss for SupCon {
+impl Operation for SupCon {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         pairs::plan(self, call, profile)
     }

@@ -8,7 +8,7 @@ const WORDS: usize = Status::WORDS as usize;
 const NONE: u32 = u32::MAX;
 
 /// What a computation on the CPU finds wrong with its data: the output `status` of a
-/// [`reference`](crate::Loss::reference), in the words of [`Status`].
+/// [`reference`](crate::Operation::reference), in the words of [`Status`].
 ///
 /// ```
 /// use surprisal::{Status, cpu::Findings};

@@ -12,7 +12,7 @@ use crate::{
     },
     plan::{Plan, Planner, Role, kernel::shader, profile::Profile},
     reference::{Findings, no_output},
-    skeleton::{operation::Loss, sums},
+    skeleton::{operation::Operation, sums},
     spec::{
         about::{About, Argument, Dim, Kind, OptionAbout},
         call::{Call, Operand},
@@ -27,7 +27,7 @@ const MOST_PARTS: usize = 4096;
 /// A loss that is a part of another one.
 pub(crate) struct Part {
     /// It, with the part's weight and the whole's reduction in its own reduction.
-    pub loss: Box<dyn Loss>,
+    pub loss: Box<dyn Operation>,
     /// Its inputs.
     pub lent: Vec<Lent>,
     /// Its output that says how much of its gradient is left.
@@ -55,7 +55,7 @@ pub(crate) enum Share {
 }
 
 /// What all composed losses share.
-pub(crate) trait Composed: Loss {
+pub(crate) trait Composed: Operation {
     /// The parts, from the extents of a call and the names of its inputs.
     fn parts(&self, dims: &BTreeMap<Dim, u64>, given: &dyn Fn(&str) -> bool) -> Result<Vec<Part>>;
 

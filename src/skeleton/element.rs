@@ -14,7 +14,7 @@ use crate::{
     },
     plan::kernel::Source,
     reference::Real,
-    skeleton::operation::Loss,
+    skeleton::operation::Operation,
     spec::{
         about::Spread,
         broadcast::{Broadcast, Extents},
@@ -57,7 +57,7 @@ pub struct ElementStream {
     pub default: f32,
 }
 
-/// A loss of one score at a time: what the element skeleton needs beside [`Loss`].
+/// A loss of one score at a time: what the element skeleton needs beside [`Operation`].
 ///
 /// The WGSL contract is at the top of `shaders/element.wgsl`; `shaders/loss/mse.wgsl` is a short
 /// example. The first input has any rank: its last axis is the columns, all before it are the rows.
@@ -65,7 +65,7 @@ pub struct ElementStream {
 /// are the skeleton's.
 /// [`ElementLoss::at`] is the same loss on the CPU: the checks, the options and the names are shared, the
 /// arithmetic is not, so that the two can disagree.
-pub trait ElementLoss: Loss {
+pub trait ElementLoss: Operation {
     /// The functor's WGSL.
     fn sources(&self) -> Vec<Source>;
 

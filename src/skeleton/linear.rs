@@ -30,7 +30,7 @@ use crate::{
     },
     plan::{Plan, View, profile::Profile},
     skeleton::{
-        operation::Loss,
+        operation::Operation,
         row::{self, Gradient, LabelScore, RowLoss, Rows, Scores},
     },
     spec::{
@@ -116,7 +116,7 @@ impl<L: RowLoss> Signature for Linear<L> {
     }
 }
 
-impl<L: RowLoss> Loss for Linear<L> {
+impl<L: RowLoss> Operation for Linear<L> {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         let Self { weight_layout, chunk_bytes, accumulate, .. } = *self;
         let options = LinearOptions { weight_layout, chunk_bytes, accumulate };

@@ -1,13 +1,14 @@
 //! What an operation is: its options, its description, and the two ways to compute it.
 //!
-//! A loss value is plain data (options only). The GPU path asks it for a [`Plan`], the CPU path for
-//! its [`reference`](Loss::reference); both share one [`validate`](Signature::validate) and one
-//! [`About`].
+//! An operation is a loss, or something beside losses: what makes targets and weights. Its value is plain
+//! data (options only). The GPU path asks it for a [`Plan`], the CPU path for its
+//! [`reference`](Operation::reference); both share one [`validate`](Signature::validate) and one [`About`].
+//! An operation of the host ([`Signature::is_host`]) has the latter alone.
 
 use crate::{
     data::{
         array::{Arithmetic, Arrays},
-        error::Result,
+        error::{Error, Result},
     },
     plan::{Plan, profile::Profile},
     spec::{
@@ -16,45 +17,67 @@ use crate::{
     },
 };
 
-/// A loss: options, and everything that can be done with them.
-pub trait Loss: Signature {
-    /// The recording for one call, as plain data.
-    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan>;
+/// An operation: options, and everything that can be done with them.
+pub trait Operation: Signature {
+    /// The recording for one call, as plain data. Operations of the host have none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::HostOnly`] for an operation of the host, and what a device cannot do.
+    fn plan(&self, _call: &Call, _profile: &Profile) -> Result<Plan> {
+        Err(Error::HostOnly { operation: self.about().name.to_owned() })
+    }
 
     /// The textbook computation of every output in `wanted`, on the CPU.
     fn reference(&self, inputs: &Arrays, wanted: &[&str], arithmetic: Arithmetic)
     -> Result<Arrays>;
 }
 
-/// One line of the registry ([`crate::loss::REGISTRY`]).
+/// One line of a registry.
 pub struct Entry {
     /// What it is.
     pub about: &'static About,
-    /// The loss from its options as JSON.
+    /// The operation from its options as JSON.
     #[cfg(feature = "serde")]
-    pub parse: fn(&serde_json::Value) -> Result<Box<dyn Loss>>,
-    /// The loss with its default options.
-    pub default: fn() -> Box<dyn Loss>,
+    pub parse: fn(&serde_json::Value) -> Result<Box<dyn Operation>>,
+    /// The operation with its default options.
+    pub default: fn() -> Box<dyn Operation>,
 }
 
 /// Parses options from JSON: unknown names and values out of their domain are errors.
 #[cfg(feature = "serde")]
-pub(crate) fn parse<L: Loss + serde::de::DeserializeOwned + 'static>(
+pub(crate) fn parse<L: Operation + serde::de::DeserializeOwned + 'static>(
     name: &'static str,
     options: &serde_json::Value,
-) -> Result<Box<dyn Loss>> {
+) -> Result<Box<dyn Operation>> {
     // A sequence would be taken for the fields in their order.
     if !options.is_object() {
-        return Err(crate::data::error::Error::option(
-            name,
-            "options",
-            options,
-            "options are an object",
-        ));
+        return Err(Error::option(name, "options", options, "options are an object"));
     }
-    let loss: L = serde_json::from_value(options.clone()).map_err(|error| {
-        crate::data::error::Error::option(name, "options", options, error.to_string())
-    })?;
+    let loss: L = serde_json::from_value(options.clone())
+        .map_err(|error| Error::option(name, "options", options, error.to_string()))?;
     loss.validate()?;
     Ok(Box::new(loss))
 }
+
+/// One line an operation: its module, what it exports, and its entry in the registry.
+///
+/// `cargo fmt` does not look inside macros for modules: `rustfmt src/losses/*.rs src/targets/*.rs` formats these files.
+macro_rules! operations {
+    ($(#[$about:meta])* $($module:ident::$operation:ident),* $(,)?) => {
+        $(pub mod $module;
+        pub use $module::*;)*
+
+        $(#[$about])*
+        pub static REGISTRY: &[$crate::skeleton::operation::Entry] =
+            &[$($crate::skeleton::operation::Entry {
+                about: &$module::ABOUT,
+                #[cfg(feature = "serde")]
+                parse: |options| {
+                    $crate::skeleton::operation::parse::<$operation>($module::ABOUT.name, options)
+                },
+                default: || Box::new($operation::default()),
+            },)*];
+    };
+}
+pub(crate) use operations;

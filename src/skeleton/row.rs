@@ -12,7 +12,7 @@ mod windows;
 
 use crate::{
     data::error::{Error, Result},
-    skeleton::operation::Loss,
+    skeleton::operation::Operation,
     spec::{
         about::{About, Dim},
         call::Call,
@@ -34,14 +34,14 @@ pub use contract::{
 };
 pub use rows::plan;
 
-/// A loss of a row of scores: what the row skeleton needs beside [`Loss`].
+/// A loss of a row of scores: what the row skeleton needs beside [`Operation`].
 ///
 /// A loss declares in [`RowLoss::program`] what it needs, and [`plan()`] plans its calls on stored scores
 /// ([`crate::Linear`] those on the scores of a linear layer); the functor is a WGSL file. The WGSL contract is at the top
 /// of `shaders/row.wgsl`. [`RowProgram::softmax`] is a shared base for whatever follows from sums of exponentials, so that
 /// a loss on it says what it adds up and how it is closed; `shaders/loss/cross_entropy.wgsl` is the longest functor,
 /// `examples/own_loss.rs` the shortest.
-pub trait RowLoss: Loss {
+pub trait RowLoss: Operation {
     /// The description of this loss on the scores of a linear layer ([`crate::linear::Linear`]).
     fn linear_about(&self) -> Option<&'static About> {
         None

@@ -23,6 +23,11 @@ pub trait Signature: std::fmt::Debug + Send + Sync {
     /// Whether the loss is one value a row instead of one number.
     fn is_per_row(&self) -> bool;
 
+    /// Whether it is computed on the host alone: what costs nothing beside a step needs no kernel.
+    fn is_host(&self) -> bool {
+        false
+    }
+
     /// The extents that follow from the options and not from the inputs.
     fn extents(&self) -> Vec<(Dim, u64)> {
         Vec::new()

@@ -224,7 +224,7 @@ pub(crate) fn integer_mask(
     };
     let bytes = "0 or 1: its shape is that of bytes".to_owned();
     let is_bits = array.shape == [extents.count().div_ceil(32)];
-    Err(Error::MaskValue {
+    Err(Error::InputValue {
         argument: name.to_owned(),
         element: element as u64,
         found: values.get(element).copied().unwrap_or_default(),

@@ -56,7 +56,7 @@ pub fn tile_plans(profile: &Profile) -> Vec<Plan> {
         ("linear_cross_entropy", json!({"weight_layout": "hidden_classes", "accumulate": true})),
         ("info_nce", json!({"normalize": true})),
     ] {
-        let loss = (loss::find(name).unwrap().parse)(&options).unwrap();
+        let loss = (surprisal::operations::find(name).unwrap().parse)(&options).unwrap();
         for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
             // The weight's first extent is that of the classes, or of the depth, which is 6.
             let wide = if options.get("weight_layout").is_some() { 6 } else { 600 };
@@ -114,7 +114,7 @@ pub fn plans() -> Vec<Plan> {
 }
 
 /// Plans of a loss over types, shapes and outputs.
-fn plans_of(loss: &dyn surprisal::Loss) -> Vec<Plan> {
+fn plans_of(loss: &dyn surprisal::Operation) -> Vec<Plan> {
     let mut plans = Vec::new();
     for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
         for (rows, classes, offset) in
@@ -166,7 +166,7 @@ fn shards(profile: &Profile) -> Vec<Plan> {
         let [rows, classes] = extents;
         let all = if classes > rows { classes + 3 } else { rows };
         options["shard"] = json!({"first": 3, "classes": all});
-        let loss = (loss::find(name).unwrap().parse)(&options).unwrap();
+        let loss = (surprisal::operations::find(name).unwrap().parse)(&options).unwrap();
         let gradients: Vec<String> = given.iter().map(|name| format!("grad.{name}")).collect();
         let outputs: Vec<&str> = ["loss", "lse", "entropy", "argmax", "status"]
             .into_iter()
@@ -183,7 +183,7 @@ fn shards(profile: &Profile) -> Vec<Plan> {
         plans.push(planned(&*loss, &given, &outputs, extents, profile));
     }
     // Gradients from what was saved of both directions.
-    let loss = (loss::find("info_nce").unwrap().parse)(&both).unwrap();
+    let loss = (surprisal::operations::find("info_nce").unwrap().parse)(&both).unwrap();
     let given = ["queries", "keys", "scale", "lse", "column_lse"];
     let gradients = ["grad.queries", "grad.keys", "grad.scale"];
     plans.push(planned(&*loss, &given, &gradients, [7, 7], profile));
@@ -193,7 +193,7 @@ fn shards(profile: &Profile) -> Vec<Plan> {
 
 /// The plan of a call with those of these inputs and outputs that the loss has.
 fn planned(
-    loss: &dyn surprisal::Loss,
+    loss: &dyn surprisal::Operation,
     inputs: &[&str],
     outputs: &[&str],
     [rows, classes]: [u64; 2],
@@ -224,7 +224,7 @@ pub struct Shape {
 impl Shape {
     pub fn call(
         &self,
-        loss: &dyn surprisal::Loss,
+        loss: &dyn surprisal::Operation,
         profile: &Profile,
     ) -> surprisal::Result<plan::Call> {
         let about = loss.about();
@@ -278,7 +278,7 @@ impl Shape {
 
     fn operand(
         &self,
-        loss: &dyn surprisal::Loss,
+        loss: &dyn surprisal::Operation,
         argument: &loss::Argument,
         number: usize,
     ) -> Operand {
@@ -328,7 +328,7 @@ impl Shape {
 
 /// The checked call.
 pub fn call(
-    loss: &dyn surprisal::Loss,
+    loss: &dyn surprisal::Operation,
     inputs: BTreeMap<String, Operand>,
     outputs: BTreeMap<String, Operand>,
     profile: &Profile,

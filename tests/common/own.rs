@@ -1,10 +1,12 @@
 //! Losses of a user's own, with numbers that their WGSL reads.
 
-use surprisal::{ElementFunction, Elementwise, Linear, Loss, Reduction, Separable, SeparableRow};
+use surprisal::{
+    ElementFunction, Elementwise, Linear, Operation, Reduction, Separable, SeparableRow,
+};
 
 /// On stored scores, on those of a linear layer, and element by element.
-pub fn losses() -> Vec<Box<dyn Loss>> {
-    let all = |reduction| -> [Box<dyn Loss>; 3] {
+pub fn losses() -> Vec<Box<dyn Operation>> {
+    let all = |reduction| -> [Box<dyn Operation>; 3] {
         let rows = || Separable::new(Margin).reduction(reduction);
         let elements = Elementwise::new(LogCosh).reduction(reduction);
         [Box::new(rows()), Box::new(Linear::new(rows())), Box::new(elements)]

@@ -2,9 +2,10 @@
 
 use serde_json::json;
 use surprisal::{
-    Arithmetic, Array, Arrays, CrossEntropy, Empty, Error, IgnoreIndex, LinearCrossEntropy, Loss,
-    Reduction, Status, cpu, loss,
+    Arithmetic, Array, Arrays, CrossEntropy, Empty, Error, IgnoreIndex, LinearCrossEntropy,
+    Operation, Reduction, Status, cpu,
     loss::cross_entropy::{Denominator, Smoothing},
+    operations,
 };
 
 use crate::{
@@ -350,7 +351,7 @@ fn what_is_wrong_is_told() {
             of(4, 0),
         ),
     ] {
-        let loss = (loss::find(name).unwrap().parse)(&options).unwrap();
+        let loss = (operations::find(name).unwrap().parse)(&options).unwrap();
         let outputs = cpu::run(&*loss, &inputs, &["status"]).unwrap();
         assert_eq!(Status::from_array(&outputs["status"]), expected, "{name} {options}");
         let naive = loss.reference(&inputs, &["status"], Arithmetic::F32).unwrap();

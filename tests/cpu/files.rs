@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use surprisal::{
-    Arithmetic, Array, Dtype, Error, Loss,
+    Arithmetic, Array, Dtype, Error, Operation,
     cases::{self, Case},
     cpu, testing,
 };

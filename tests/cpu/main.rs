@@ -6,6 +6,7 @@ mod edges;
 mod files;
 mod refusals;
 mod rows;
+mod targets;
 
 use std::{
     collections::BTreeMap,
@@ -13,12 +14,12 @@ use std::{
 };
 
 use surprisal::{
-    Arithmetic, Array, Arrays, CrossEntropy, Dtype, LinearCrossEntropy, Loss, Reduction,
+    Arithmetic, Array, Arrays, CrossEntropy, Dtype, LinearCrossEntropy, Operation, Reduction,
     WeightLayout,
     cases::{self, Case},
-    cpu, loss,
+    cpu,
     loss::cross_entropy::{Denominator, Smoothing},
-    testing,
+    operations, testing,
 };
 use surprisal_cli::conformance;
 
@@ -62,12 +63,12 @@ fn named<const N: usize>(arrays: [(&str, Array); N]) -> Arrays {
 }
 
 #[track_caller]
-fn run(loss: &dyn Loss, inputs: &Arrays, name: &str) -> Vec<f64> {
+fn run(loss: &dyn Operation, inputs: &Arrays, name: &str) -> Vec<f64> {
     cpu::run(loss, inputs, &[name]).unwrap()[name].to_f64()
 }
 
 #[track_caller]
-fn run_int(loss: &dyn Loss, inputs: &Arrays, name: &str) -> Vec<i64> {
+fn run_int(loss: &dyn Operation, inputs: &Arrays, name: &str) -> Vec<i64> {
     let output = &cpu::run(loss, inputs, &[name]).unwrap()[name];
     assert!(matches!(output.data, surprisal::Data::Int(_)), "{name} holds integers");
     output.to_i64()
@@ -115,6 +116,7 @@ fn reference_cases() {
         ("brier", 8),
         ("distillation", 18),
         ("topk_hinge", 8),
+        ("class_weights", 4),
     ] {
         assert!(passed[name] >= count, "{name}: {}", passed[name]);
     }
@@ -142,7 +144,7 @@ fn what_a_case_asks_for_in_vain() {
 
 #[track_caller]
 fn assert_case(case: &Case) {
-    let loss = (loss::find(&case.loss).unwrap().parse)(&case.options).unwrap();
+    let loss = (operations::find(&case.loss).unwrap().parse)(&case.options).unwrap();
     let wanted: Vec<&str> = case.expect.keys().map(String::as_str).collect();
     let actual = cpu::run(&*loss, &case.inputs, &wanted).unwrap();
     for (name, expected) in &case.expect {
@@ -155,7 +157,7 @@ fn assert_case(case: &Case) {
 // --- finite differences ---
 
 /// Σ upstream·loss.
-fn scalar(loss: &dyn Loss, inputs: &Arrays) -> f64 {
+fn scalar(loss: &dyn Operation, inputs: &Arrays) -> f64 {
     let losses = run(loss, inputs, "loss");
     match inputs.get("upstream").map(Array::to_f64) {
         None => losses.iter().sum(),
@@ -165,7 +167,7 @@ fn scalar(loss: &dyn Loss, inputs: &Arrays) -> f64 {
 }
 
 #[track_caller]
-fn assert_differences(loss: &dyn Loss, inputs: &Arrays, name: &str) {
+fn assert_differences(loss: &dyn Operation, inputs: &Arrays, name: &str) {
     let step = 1e-5;
     let input = &inputs[name];
     let moved = |index: usize, by: f64| {

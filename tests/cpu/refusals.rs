@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use surprisal::{
-    Array, Arrays, Data, Dtype, Error, Layout, Loss, Profile, Result, cpu,
+    Array, Arrays, Data, Dtype, Error, Layout, Operation, Profile, Result, cpu,
     loss::{self, About, Dim, Kind},
     plan::{Call, Operand},
     stored_dtype, testing,
@@ -15,7 +15,7 @@ use crate::{indices, named, none, vector};
 
 /// What a GPU makes of a call on host arrays, up to its plan; and whether its inputs alone are refused already, as
 /// they are where outputs are made for them.
-fn planned(loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]) -> (Result<()>, bool) {
+fn planned(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> (Result<()>, bool) {
     let operand = |(at, (name, layout)): (usize, (String, Layout))| {
         let operand =
             Operand { name: name.clone(), layout, allocation: at, allocation_bytes: u64::MAX };

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use surprisal::{
-    Array, Arrays, Brier, Distillation, Divergence, Empty, Error, IgnoreIndex, Loss, Reduction,
-    Status, TopkHinge, TopkVariant, cases, cpu, loss, testing,
+    Array, Arrays, Brier, Distillation, Divergence, Empty, Error, IgnoreIndex, Operation,
+    Reduction, Status, TopkHinge, TopkVariant, cases, cpu, operations, testing,
 };
 
 use crate::{
@@ -22,8 +22,8 @@ fn reference_cases() {
     }
 }
 
-fn parse(name: &str, options: &Value) -> Box<dyn Loss> {
-    (loss::find(name).unwrap().parse)(options).unwrap()
+fn parse(name: &str, options: &Value) -> Box<dyn Operation> {
+    (operations::find(name).unwrap().parse)(options).unwrap()
 }
 
 /// Four rows, the last one ignored, with everything that weighs them.
@@ -96,7 +96,7 @@ fn gradients() {
 }
 
 /// Each loss with inputs that it can be called with, of these logits and targets.
-fn every(logits: &Array, targets: &[i64]) -> Vec<(Box<dyn Loss>, Arrays)> {
+fn every(logits: &Array, targets: &[i64]) -> Vec<(Box<dyn Operation>, Arrays)> {
     let none = json!({"reduction": "none"});
     let index = named([("logits", logits.clone()), ("targets", indices(targets))]);
     let mut calls = vec![
@@ -382,7 +382,7 @@ fn options_out_of_their_domain() {
         ("brier", json!({"reduction": "multilabel"}), "reduction"),
         ("brier", json!({"ignore_index": [1, 2, 3, 4, 5]}), "ignore_index"),
     ] {
-        match (loss::find(name).unwrap().parse)(&options) {
+        match (operations::find(name).unwrap().parse)(&options) {
             Err(Error::InvalidOption { option: found, .. }) => assert_eq!(found, option),
             other => panic!("{name} {options}: {other:?}"),
         }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use serde_json::json;
 use surprisal::{
-    Arithmetic, Array, CrossEntropy, Dtype, Gpu, Layout, Loss, Request, Tensor, WeightLayout,
+    Arithmetic, Array, CrossEntropy, Dtype, Gpu, Layout, Operation, Request, Tensor, WeightLayout,
     plan::Role, tensor_blocking, testing,
 };
 

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use surprisal::{
     Array, Arrays, BceWithLogits, ColumnSpan, CrossEntropy, Dtype, Error, GanDiscriminator,
-    GanGenerator, Layout, Loss, MixedColumns, Mse, Reduction, Request, SpanKind, cpu, loss::Domain,
-    targets, tensor::Named, testing,
+    GanGenerator, Layout, MixedColumns, Mse, Operation, Reduction, Request, SpanKind, cpu,
+    loss::Domain, targets, tensor::Named, testing,
 };
 
 use crate::support::{
@@ -145,7 +145,7 @@ fn composed_in_place(context: &Context) {
     let gpu = &context.gpu;
     let discriminator = GanDiscriminator::default();
     let table = spans(&[("bce", 3, 2.0), ("cce", 4, 1.0), ("mse", 5, 0.5)]);
-    let calls: [(&dyn Loss, Arrays, &str); 2] =
+    let calls: [(&dyn Operation, Arrays, &str); 2] =
         [(&discriminator, scores(7, 5), "real"), (&table, sample(9, 12), "logits")];
     for (turn, (loss, inputs, first)) in calls.into_iter().enumerate() {
         for dtype in in_turn(turn) {
@@ -215,7 +215,7 @@ fn mixed_columns_as_slices(context: &Context) {
         let rows = values.chunks(20).flat_map(|row| row[first..first + count].to_vec());
         matrix(21, count, rows.collect())
     };
-    let losses: [(Box<dyn Loss>, &str, usize, usize); 3] = [
+    let losses: [(Box<dyn Operation>, &str, usize, usize); 3] = [
         (Box::new(BceWithLogits::default()), "targets", 0, 4),
         (Box::new(CrossEntropy::default()), "target_probs", 4, 7),
         (Box::new(Mse::default()), "targets", 11, 9),
@@ -271,7 +271,7 @@ fn spans_that_do_not_fit(context: &Context) {
         }
     }
     let refuse = |spans: Value, text: &str| {
-        let parse = surprisal::loss::find("mixed_columns").unwrap().parse;
+        let parse = surprisal::operations::find("mixed_columns").unwrap().parse;
         let error = parse(&json!({"spans": spans})).unwrap_err();
         assert!(error.to_string().contains(text), "{error}");
     };

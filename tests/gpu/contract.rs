@@ -2,7 +2,7 @@
 //! column in some place of a row.
 
 use surprisal::{
-    Arithmetic, Arrays, Dtype, Gpu, Linear, Loss, Plan, Profile, Request, Result, Separable,
+    Arithmetic, Arrays, Dtype, Gpu, Linear, Operation, Plan, Profile, Request, Result, Separable,
     SeparableRow, Signature,
     kernel::Source,
     loss::{About, Argument, Dim, Kind},
@@ -69,7 +69,7 @@ impl<L: SeparableRow> Signature for Declared<L> {
     }
 }
 
-impl<L: SeparableRow> Loss for Declared<L> {
+impl<L: SeparableRow> Operation for Declared<L> {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         row::plan(self, call, profile)
     }
@@ -307,7 +307,7 @@ fn one_and_many(context: &Context) -> [Gpu; 2] {
     })
 }
 
-fn assert_both(context: &Context, loss: &dyn Loss, inputs: &Arrays, dtype: Dtype) {
+fn assert_both(context: &Context, loss: &dyn Operation, inputs: &Arrays, dtype: Dtype) {
     let wanted = ["loss", "grad.logits"];
     let [one, many] =
         one_and_many(context).map(|gpu| outcome(&gpu, loss, inputs, dtype, &wanted).0);

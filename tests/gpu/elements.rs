@@ -5,8 +5,8 @@ pub(super) mod values;
 
 use serde_json::json;
 use surprisal::{
-    Array, Arrays, BceWithLogits, Dice, Dtype, Elementwise, Error, GaussianNll, Layout, Loss,
-    MaskedMean, Mse, Reduction, Request, Tensor, cpu, loss::dice::Per, tensor::Named, testing,
+    Array, Arrays, BceWithLogits, Dice, Dtype, Elementwise, Error, GaussianNll, Layout, MaskedMean,
+    Mse, Operation, Reduction, Request, Tensor, cpu, loss::dice::Per, tensor::Named, testing,
 };
 
 use crate::{
@@ -113,7 +113,7 @@ fn masks_of_other_integers(context: &Context) {
     let refuse = |rows, columns, mask: Array, text: &str| {
         let inputs = with(&sample(1, rows, columns), [("mask", mask)]);
         let error = context.gpu.run_arrays(&loss, &inputs, Dtype::F32, &["loss"]).unwrap_err();
-        assert!(matches!(error, Error::MaskValue { .. }), "{error}");
+        assert!(matches!(error, Error::InputValue { .. }), "{error}");
         assert!(error.to_string().contains(text), "{error}");
         assert_eq!(cpu::run(&loss, &inputs, &["loss"]).unwrap_err(), error);
     };
@@ -369,7 +369,7 @@ fn saturation(context: &Context) {
     }
     // The ratio of the two losses' gradients, element by element.
     let alone = each(&[1.25], &[0.0]);
-    let slope = |loss: &dyn Loss| {
+    let slope = |loss: &dyn Operation| {
         outcome(gpu, loss, &alone, Dtype::F32, &["grad.logits"]).0["grad.logits"].to_f64()[0]
     };
     let ratio = slope(sigmoid.as_ref()) / slope(&none());

@@ -7,7 +7,7 @@ pub(super) mod options;
 use serde_json::json;
 use surprisal::{
     Array, Arrays, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Gpu,
-    Layout, Loss, Named, Reduction, Request, Tensor,
+    Layout, Named, Operation, Reduction, Request, Tensor,
     cases::{self, Case},
 };
 
@@ -58,7 +58,7 @@ impl Good {
 #[track_caller]
 fn refused<'a>(
     gpu: &Gpu,
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     inputs: impl Into<Named<'a>>,
     outputs: impl Into<Named<'a>>,
 ) -> Error {

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 use surprisal::{
-    Array, Arrays, CrossEntropy, Dtype, Layout, LinearCrossEntropy, Loss, Named, Padding, Plan,
-    Reduction, Request, Tile, WeightLayout, testing,
+    Array, Arrays, CrossEntropy, Dtype, Layout, LinearCrossEntropy, Named, Operation, Padding,
+    Plan, Reduction, Request, Tile, WeightLayout, testing,
 };
 
 use crate::support::{
@@ -68,7 +68,7 @@ pub fn sample(
     ])
 }
 
-pub fn loss(options: &Value, layout: WeightLayout) -> Box<dyn Loss> {
+pub fn loss(options: &Value, layout: WeightLayout) -> Box<dyn Operation> {
     let mut options = options.clone();
     options["weight_layout"] = json!(word(layout));
     parse("linear_cross_entropy", &options)
@@ -479,7 +479,7 @@ fn equal_to_stored_logits(context: &Context) {
 }
 
 /// The plan of loss and gradients of a small layer.
-pub fn plan(context: &Context, loss: &dyn Loss, dtype: Dtype) -> Plan {
+pub fn plan(context: &Context, loss: &dyn Operation, dtype: Dtype) -> Plan {
     let inputs = sample(1, 7, 9, 5, WeightLayout::ClassesHidden);
     let placed = placed_inputs(&context.gpu, loss, &inputs, dtype);
     let outputs = ["grad.hidden", "grad.weight"].map(|name| {

@@ -2,7 +2,7 @@
 //! divided by: nothing hides a NaN, and nothing finite is lost.
 
 use serde_json::{Value, json};
-use surprisal::{Arithmetic, Arrays, Dtype, Loss, Reduction, cpu, testing};
+use surprisal::{Arithmetic, Arrays, Dtype, Operation, Reduction, cpu, testing};
 
 use crate::support::{
     Context, INF, check, gaussian, indices, matrix, named, outcome, parse, positive, sample,
@@ -57,13 +57,18 @@ fn calls() -> Vec<(&'static str, Value, Arrays, Vec<&'static str>)> {
 
 /// What a call has to give where the kernels and the reference have nothing but their classes in common.
 #[track_caller]
-fn check_all(context: &Context, loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]) -> Arrays {
+fn check_all(context: &Context, loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> Arrays {
     check(&context.gpu, loss, inputs, Dtype::F32, wanted).0
 }
 
 /// As `check_all`, of one output. WGSL lets a device flush subnormal numbers to zero: where all of the output are
 /// subnormal, it may differ from the truth by one.
-fn check_normal(context: &Context, loss: &dyn Loss, inputs: &Arrays, wanted: &[&str; 1]) -> Arrays {
+fn check_normal(
+    context: &Context,
+    loss: &dyn Operation,
+    inputs: &Arrays,
+    wanted: &[&str; 1],
+) -> Arrays {
     let smallest = f64::from(f32::MIN_POSITIVE);
     let subnormal = |value: &f64| value.abs() < smallest;
     let truth = cpu::run(loss, inputs, wanted).unwrap()[wanted[0]].to_f64();
@@ -309,7 +314,7 @@ fn vectors_of_every_size(context: &Context) {
 #[track_caller]
 fn check_by_row(
     context: &Context,
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     inputs: &Arrays,
     dtype: Dtype,
     wanted: &[&str],

@@ -1,8 +1,8 @@
 //! A row loss of a user's own with a gradient of its own, on scores that are never stored.
 
 use surprisal::{
-    Arithmetic, Array, Arrays, Layout, Linear, Loss, Plan, Profile, Request, Result, Separable,
-    SeparableRow, Signature,
+    Arithmetic, Array, Arrays, Layout, Linear, Operation, Plan, Profile, Request, Result,
+    Separable, SeparableRow, Signature,
     kernel::Source,
     loss::{About, Argument, Dim, Kind},
     plan::Call,
@@ -82,7 +82,7 @@ impl Signature for Hinted {
     }
 }
 
-impl Loss for Hinted {
+impl Operation for Hinted {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         self.0.plan(call, profile)
     }

@@ -2,7 +2,7 @@
 //! bit.
 
 use serde_json::{Value, json};
-use surprisal::{Array, Arrays, Dtype, Error, Layout, Loss, Named, Request, testing};
+use surprisal::{Array, Arrays, Dtype, Error, Layout, Named, Operation, Request, testing};
 
 use crate::{
     conformance::every,
@@ -79,7 +79,7 @@ pub fn features(seed: u64, count: usize, depth: usize, labels: u64) -> Arrays {
     named([("features", gaussian(seed, count, depth)), ("labels", labels)])
 }
 
-pub fn info_nce(options: &Value) -> Box<dyn Loss> {
+pub fn info_nce(options: &Value) -> Box<dyn Operation> {
     parse("info_nce", options)
 }
 
@@ -426,7 +426,7 @@ fn not_numbers(context: &Context) {
 
 /// What cannot be meant is refused, by name and value.
 fn refusals(context: &Context) {
-    let refused = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
+    let refused = |loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]| {
         let host = surprisal::cpu::run(loss, inputs, wanted).unwrap_err();
         let device = context.gpu.run_arrays(loss, inputs, Dtype::F32, wanted).unwrap_err();
         assert_eq!(host.to_string(), device.to_string());
@@ -452,7 +452,7 @@ fn refusals(context: &Context) {
     let request = Request::new(tensors(&placed), Named::new()).gradient_in_place();
     assert!(matches!(context.gpu.plan(&*loss, &request), Err(Error::Conflict { .. })));
     for options in [json!({"temperature": 0}), json!({"temperature": -1}), json!({"tau": 1})] {
-        assert!((surprisal::loss::find("info_nce").unwrap().parse)(&options).is_err());
+        assert!((surprisal::operations::find("info_nce").unwrap().parse)(&options).is_err());
     }
 }
 

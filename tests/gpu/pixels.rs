@@ -6,7 +6,7 @@ pub(super) mod pytorch;
 use serde_json::json;
 use surprisal::{
     Array, Arrays, BceWithLogits, CrossEntropy, Dice, Dtype, Error, IgnoreIndex, Layout,
-    LinearCrossEntropy, Loss, MaskedMean, Reduction, Request, Tensor,
+    LinearCrossEntropy, MaskedMean, Operation, Reduction, Request, Tensor,
     loss::{Domain, dice::Per},
     tensor::Named,
     testing,
@@ -64,7 +64,7 @@ const SHAPES: [Images; 5] =
 /// A call with every tensor where `place` says: the outputs as arrays.
 fn call(
     context: &Context,
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     (inputs, dtype): (&Arrays, Dtype),
     outputs: &[(&str, Layout)],
     place: impl Fn(&str, Layout) -> Layout,
@@ -170,7 +170,7 @@ fn windows_of_images(context: &Context) {
     };
     let broadcast =
         [("pos_weight", positive(1, &[5])), ("weight", positive(2, &[images.pixels(), 1]))];
-    let calls: [(Box<dyn Loss>, Arrays); 2] = [
+    let calls: [(Box<dyn Operation>, Arrays); 2] = [
         (Box::new(segmentation()), labelled(images)),
         (Box::new(BceWithLogits::default()), with(&masked(images), broadcast)),
     ];
@@ -327,7 +327,7 @@ fn tiles_in_planes(context: &Context) {
     let gpu = context.with(tiled);
     let context = &Context { gpu, adapter: context.adapter.clone() };
     let images = Images(2, 21, 11);
-    let calls: [(&dyn Loss, Arrays); 2] =
+    let calls: [(&dyn Operation, Arrays); 2] =
         [(&segmentation(), labelled(images)), (&BceWithLogits::default(), masked(images))];
     for (loss, inputs) in calls {
         for dtype in [Dtype::F32, Dtype::F16] {
@@ -346,7 +346,7 @@ fn tiles_in_planes(context: &Context) {
 fn in_place(context: &Context) {
     let (gpu, images) = (&context.gpu, Images(2, 5, 21));
     let dice = Dice::default().per(Per::Channel);
-    let calls: [(&dyn Loss, Arrays); 3] = [
+    let calls: [(&dyn Operation, Arrays); 3] = [
         (&segmentation(), labelled(images)),
         (&BceWithLogits::default(), masked(images)),
         (&dice, masked(images)),
@@ -397,22 +397,23 @@ fn run_hands_planes_back(context: &Context) {
 
 fn refused(context: &Context) {
     let gpu = &context.gpu;
-    let refuse = |loss: &dyn Loss, inputs: &Arrays, name: &str, change: fn(Layout) -> Layout| {
-        let placed: Vec<(String, Placed)> = placed_inputs(gpu, loss, inputs, Dtype::F32)
-            .into_iter()
-            .map(|(given, placed)| {
-                if given != name {
-                    return (given, placed);
-                }
-                let big = storage(gpu, 4096);
-                let layout = change(placed.layout.clone());
-                (given, Placed { buffer: big, layout, ..placed })
-            })
-            .collect();
-        let value = storage(gpu, 16);
-        let outputs = Named::from([("loss".to_owned(), Tensor::vector(&value, Dtype::F32, 1))]);
-        gpu.prepare(loss, &Request::new(tensors(&placed), outputs)).unwrap_err()
-    };
+    let refuse =
+        |loss: &dyn Operation, inputs: &Arrays, name: &str, change: fn(Layout) -> Layout| {
+            let placed: Vec<(String, Placed)> = placed_inputs(gpu, loss, inputs, Dtype::F32)
+                .into_iter()
+                .map(|(given, placed)| {
+                    if given != name {
+                        return (given, placed);
+                    }
+                    let big = storage(gpu, 4096);
+                    let layout = change(placed.layout.clone());
+                    (given, Placed { buffer: big, layout, ..placed })
+                })
+                .collect();
+            let value = storage(gpu, 16);
+            let outputs = Named::from([("loss".to_owned(), Tensor::vector(&value, Dtype::F32, 1))]);
+            gpu.prepare(loss, &Request::new(tensors(&placed), outputs)).unwrap_err()
+        };
     let linear = named([
         ("hidden", gaussian(1, 6, 4)),
         ("weight", gaussian(2, 5, 4)),

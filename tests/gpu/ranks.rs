@@ -3,7 +3,7 @@
 
 use serde_json::json;
 use surprisal::{
-    Array, Arrays, BceWithLogits, CrossEntropy, Dtype, Error, GaussianNll, Layout, Loss, Mse,
+    Array, Arrays, BceWithLogits, CrossEntropy, Dtype, Error, GaussianNll, Layout, Mse, Operation,
     Reduction, Request, cpu, tensor::Named, testing,
 };
 
@@ -42,7 +42,7 @@ fn gaussian(seed: u64, shape: &[u64]) -> Array {
 }
 
 /// Seeded inputs of a loss of elements, all of this shape.
-fn example(loss: &dyn Loss, shape: &[u64]) -> Arrays {
+fn example(loss: &dyn Operation, shape: &[u64]) -> Arrays {
     let required =
         loss.about().inputs.iter().filter(|input| input.required || input.name == "targets");
     let array = |(seed, input): (u64, &surprisal::loss::Argument)| {
@@ -114,7 +114,7 @@ fn losses_of_rows(context: &Context) {
     let none = CrossEntropy::default().reduction(Reduction::None);
     let upstream = with(&inputs, [("upstream", positive(4, &rows))]);
     let wanted = ["loss", "grad.logits", "lse", "entropy", "argmax", "rank"];
-    let same = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
+    let same = |loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]| {
         let (outputs, _) = check(gpu, loss, inputs, Dtype::F32, wanted);
         let reference = cpu::run(loss, inputs, wanted).unwrap();
         for name in wanted {
@@ -246,7 +246,7 @@ fn targets_do_not_broadcast(context: &Context) {
 }
 
 fn shapes_in_errors(context: &Context) {
-    let refuse = |loss: &dyn Loss, inputs: &Arrays, text: &str| {
+    let refuse = |loss: &dyn Operation, inputs: &Arrays, text: &str| {
         let error = context.gpu.run_arrays(loss, inputs, Dtype::F32, &["loss"]).unwrap_err();
         assert_eq!(error.to_string(), text);
         assert_eq!(cpu::run(loss, inputs, &["loss"]).unwrap_err(), error);
@@ -494,7 +494,8 @@ fn unknown_targets_of_every_loss(context: &Context) {
             assert!(outputs["loss"].to_f64()[0].is_finite(), "{name} {value}");
         }
     }
-    let error = (surprisal::loss::find("mse").unwrap().parse)(&json!({"unknown_target": "none"}));
+    let error =
+        (surprisal::operations::find("mse").unwrap().parse)(&json!({"unknown_target": "none"}));
     let error = error.unwrap_err().to_string();
     assert!(error.contains("`unknown_target` is a number, \"nan\" or null"), "{error}");
 }

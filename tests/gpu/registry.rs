@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 use surprisal::{
-    Array, Arrays, Dtype, Error, Loss,
+    Array, Arrays, Dtype, Error, Operation,
     loss::{self, About, Dim, Entry, Kind},
     testing,
 };
@@ -26,7 +26,7 @@ tests![
 const SHAPE: [u64; 3] = [5, 7, 3];
 
 /// A loss with these options, if it has them.
-fn parsed(entry: &Entry, options: &Value) -> Option<Box<dyn Loss>> {
+fn parsed(entry: &Entry, options: &Value) -> Option<Box<dyn Operation>> {
     match (entry.parse)(options) {
         Ok(loss) => Some(loss),
         Err(Error::InvalidOption { .. } | Error::UnknownName { .. }) => None,

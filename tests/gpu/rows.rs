@@ -1,7 +1,7 @@
 //! The losses of a row of logits beside cross-entropy: Brier, distillation, top-k hinge.
 
 use serde_json::{Value, json};
-use surprisal::{Array, Arrays, Dtype, Gpu, Layout, Loss, Named, Padding, Request, testing};
+use surprisal::{Array, Arrays, Dtype, Gpu, Layout, Named, Operation, Padding, Request, testing};
 
 use crate::support::{
     Context, FLOATS, INF, Placed, assert_same_bits, bits, check, check_status, gaussian, indices,
@@ -29,7 +29,7 @@ const NAN: f64 = f64::NAN;
 const GRADIENT: [&str; 2] = ["loss", "grad.logits"];
 
 /// A loss and what it is called with.
-type Call = (Box<dyn Loss>, Arrays);
+type Call = (Box<dyn Operation>, Arrays);
 
 /// Every kind of call, with these options besides its own, of inputs with this many rows and classes.
 fn calls(options: &Value, seed: u64, rows: usize, classes: usize) -> Vec<Call> {
@@ -295,7 +295,7 @@ fn places_in_memory(context: &Context) {
 /// Matrices with strides and offsets of their own.
 fn placed_anywhere(
     gpu: &Gpu,
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     inputs: &Arrays,
     dtype: Dtype,
 ) -> Vec<(String, Placed)> {

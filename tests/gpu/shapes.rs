@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use surprisal::{
-    Array, Arrays, CrossEntropy, Dtype, Gpu, Layout, Loss, Named, Padding, Reduction, Request,
+    Array, Arrays, CrossEntropy, Dtype, Gpu, Layout, Named, Operation, Padding, Reduction, Request,
     plan::Dispatch,
 };
 
@@ -124,7 +124,7 @@ impl Anywhere {
         }
     }
 
-    fn run(&self, gpu: &Gpu, loss: &dyn Loss) -> Arrays {
+    fn run(&self, gpu: &Gpu, loss: &dyn Operation) -> Arrays {
         let inputs = [("logits", &self.logits), ("targets", &self.targets)];
         let mut outputs = vec![("loss", &self.loss), ("lse", &self.lse)];
         outputs.extend(self.gradient.as_ref().map(|gradient| ("grad.logits", gradient)));

@@ -4,7 +4,7 @@ pub(super) mod losses;
 mod whole;
 
 use serde_json::json;
-use surprisal::{Arrays, Dtype, Loss, cpu};
+use surprisal::{Arrays, Dtype, Operation, cpu};
 use whole::{contrasts, labelled, layers, pairs, slice};
 
 use crate::{
@@ -27,7 +27,7 @@ tests![
 /// The two types differ in how an element is packed, which no cut changes: each cut meets one of them.
 fn sixteen_bits(context: &Context) {
     let run = |dtype| {
-        move |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
+        move |loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]| {
             outcome(&context.gpu, loss, inputs, dtype, wanted).0
         }
     };
@@ -61,7 +61,7 @@ fn blocks_of_columns(context: &Context) {
     let cuts = [0, 250, 500];
     let run = |dtype| {
         let gpu = &gpu;
-        move |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
+        move |loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]| {
             in_blocks(gpu, loss, inputs, dtype, wanted)
         }
     };
@@ -166,12 +166,12 @@ fn refusals(context: &Context) {
     let host = cpu::run(&*info_nce, &pairs, &["loss"]).unwrap_err();
     assert!(device.to_string().contains("lse") && host.to_string().contains("lse"), "{host}");
     let far = json!({"shard": {"first": 0, "classes": 1_u64 << 32}});
-    assert!((surprisal::loss::find("cross_entropy").unwrap().parse)(&far).is_err());
+    assert!((surprisal::operations::find("cross_entropy").unwrap().parse)(&far).is_err());
     let whole = parse("cross_entropy", &json!({}));
     let inputs = with(&logits(9), [gathered]);
     assert!(context.gpu.run_arrays(&*whole, &inputs, Dtype::F32, &["loss"]).is_err());
     assert!(
-        (surprisal::loss::find("cross_entropy").unwrap().parse)(
+        (surprisal::operations::find("cross_entropy").unwrap().parse)(
             &json!({"shard": {"first": 9, "classes": 9}})
         )
         .is_err()

@@ -1,7 +1,7 @@
 //! What a call finds wrong with its data: the same words as the reference's, whatever the loss.
 
 use serde_json::{Value, json};
-use surprisal::{Array, Arrays, Dtype, Layout, Loss, Named, Request, Status};
+use surprisal::{Array, Arrays, Dtype, Layout, Named, Operation, Request, Status};
 
 use crate::{
     support::{
@@ -88,7 +88,7 @@ fn rows_of_users(context: &Context) {
 /// A gradient made from what was saved finds what the first pass found.
 fn saved_lse(context: &Context) {
     let gpu = &context.gpu;
-    let again = |loss: &dyn Loss, inputs: &Arrays, saved: &[&str], gradients: &[&str]| {
+    let again = |loss: &dyn Operation, inputs: &Arrays, saved: &[&str], gradients: &[&str]| {
         let (first, found) = outcome(gpu, loss, inputs, Dtype::F32, saved);
         let mut inputs = inputs.clone();
         inputs.extend(saved.iter().map(|&name| (name.to_owned(), first[name].clone())));

@@ -1,8 +1,8 @@
 //! What the GPU tests share: the device, tensors with guard bands, and comparison with the reference.
 
 use surprisal::{
-    Arithmetic, Array, Arrays, Data, Dtype, Gpu, Layout, Loss, Profile, Request, Status, Tensor,
-    cpu, loss, tensor::Named, tensor_blocking, testing,
+    Arithmetic, Array, Arrays, Data, Dtype, Gpu, Layout, Operation, Profile, Request, Status,
+    Tensor, cpu, operations, tensor::Named, tensor_blocking, testing,
 };
 
 pub const INF: f64 = f64::INFINITY;
@@ -128,15 +128,15 @@ pub fn bits(array: &Array) -> Vec<u64> {
 // --- runs ---
 
 /// A loss from its options as JSON.
-pub fn parse(loss: &str, options: &serde_json::Value) -> Box<dyn Loss> {
-    (loss::find(loss).unwrap().parse)(options).unwrap()
+pub fn parse(loss: &str, options: &serde_json::Value) -> Box<dyn Operation> {
+    (operations::find(loss).unwrap().parse)(options).unwrap()
 }
 
 /// Runs, whatever the status says.
 #[track_caller]
 pub fn outcome(
     gpu: &Gpu,
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     inputs: &Arrays,
     dtype: Dtype,
     wanted: &[&str],
@@ -151,7 +151,7 @@ pub fn outcome(
 #[track_caller]
 pub fn in_blocks(
     gpu: &Gpu,
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     inputs: &Arrays,
     dtype: Dtype,
     wanted: &[&str],
@@ -168,7 +168,7 @@ pub fn in_blocks(
 #[track_caller]
 pub fn check(
     gpu: &Gpu,
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     inputs: &Arrays,
     dtype: Dtype,
     wanted: &[&str],
@@ -182,7 +182,7 @@ pub fn check(
 #[track_caller]
 pub fn check_status(
     gpu: &Gpu,
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     inputs: &Arrays,
     dtype: Dtype,
     wanted: &[&str],
@@ -205,7 +205,7 @@ pub struct Reference {
 
 impl Reference {
     #[track_caller]
-    pub fn new(loss: &dyn Loss, inputs: &Arrays, dtype: Dtype, wanted: &[&str]) -> Self {
+    pub fn new(loss: &dyn Operation, inputs: &Arrays, dtype: Dtype, wanted: &[&str]) -> Self {
         let wanted = &[wanted, &["status"]].concat();
         let rounded = testing::rounded(loss, inputs, dtype);
         let mut plain = rounded.clone();
@@ -385,7 +385,7 @@ pub fn bytes(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<u8> {
 /// The inputs in buffers of their own, dense, with the types that they would be uploaded as.
 pub fn placed_inputs(
     gpu: &Gpu,
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     inputs: &Arrays,
     dtype: Dtype,
 ) -> Vec<(String, Placed)> {
@@ -406,7 +406,7 @@ pub fn encoder(gpu: &Gpu) -> wgpu::CommandEncoder {
 
 /// Prepares, encodes and submits a request.
 #[track_caller]
-pub fn submit(gpu: &Gpu, loss: &dyn Loss, request: &Request) {
+pub fn submit(gpu: &Gpu, loss: &dyn Operation, request: &Request) {
     let prepared = gpu.prepare(loss, request).unwrap();
     let mut encoder = encoder(gpu);
     prepared.encode(&mut encoder);

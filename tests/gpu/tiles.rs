@@ -1,7 +1,7 @@
 //! The code for whole tiles, which short rows and small tensors have only if the profile says so.
 
 use serde_json::json;
-use surprisal::{Arrays, BceWithLogits, Dtype, Gpu, Loss, Profile, loss, testing};
+use surprisal::{Arrays, BceWithLogits, Dtype, Gpu, Operation, Profile, loss, testing};
 
 use crate::{
     elements, registry,
@@ -23,7 +23,7 @@ pub fn tiled(profile: &mut Profile) {
 const COLUMNS: usize = 171;
 
 /// Against the reference; by kernels that have tiles.
-fn held(gpu: &Gpu, loss: &dyn Loss, inputs: &Arrays, dtype: Dtype, wanted: &[&str]) {
+fn held(gpu: &Gpu, loss: &dyn Operation, inputs: &Arrays, dtype: Dtype, wanted: &[&str]) {
     let run = gpu.run_arrays(loss, inputs, dtype, wanted).unwrap();
     let mut kernels = run.prepared().plan().kernels.iter();
     assert!(kernels.any(|kernel| kernel.overrides.contains(&("HAS_TILES", 1))), "{loss:?}");

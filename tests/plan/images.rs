@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use surprisal::{
-    BceWithLogits, CrossEntropy, Dtype, Error, Layout, Loss, Plan, Profile,
+    BceWithLogits, CrossEntropy, Dtype, Error, Layout, Operation, Plan, Profile,
     plan::{Call, Dispatch, Operand},
 };
 

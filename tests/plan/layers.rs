@@ -173,7 +173,7 @@ fn the_cheaper_way_is_taken() {
 fn held_scores_are_made_once() {
     let passes = |chunk_bytes: Option<u64>| {
         let options = json!({"symmetric": true, "chunk_bytes": chunk_bytes});
-        let loss = (surprisal::loss::find("info_nce").unwrap().parse)(&options).unwrap();
+        let loss = (surprisal::operations::find("info_nce").unwrap().parse)(&options).unwrap();
         let shape: &[u64] = &[40, 8];
         let inputs = [("queries", Dtype::F32, shape), ("keys", Dtype::F32, shape)];
         let outputs = [("grad.queries", Dtype::F32, shape), ("grad.keys", Dtype::F32, shape)];
@@ -216,7 +216,7 @@ fn large_scores_fit_thirty_two_mebibytes() {
     .flat_map(|call| [Dtype::F32, Dtype::Bf16].map(|dtype| (call.clone(), dtype)))
     {
         let (name, options) = call;
-        let loss = (surprisal::loss::find(name).unwrap().parse)(&options).unwrap();
+        let loss = (surprisal::operations::find(name).unwrap().parse)(&options).unwrap();
         let itself = name == "sup_con";
         let vectors: &[&str] = if itself { &["features"] } else { &["queries", "keys"] };
         let gradients: Vec<String> = vectors.iter().map(|v| format!("grad.{v}")).collect();

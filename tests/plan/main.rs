@@ -11,7 +11,7 @@ mod layers;
 use std::collections::BTreeMap;
 
 use surprisal::{
-    CrossEntropy, Dtype, Error, Layout, LinearCrossEntropy, Loss, Plan, Profile, Reduction,
+    CrossEntropy, Dtype, Error, Layout, LinearCrossEntropy, Operation, Plan, Profile, Reduction,
     WeightLayout,
     kernel::Access,
     plan::{Call, Operand, Role},
@@ -31,7 +31,7 @@ fn operands(first: usize, tensors: &[(&str, Dtype, &[u64])]) -> BTreeMap<String,
 }
 
 fn plan(
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     inputs: &[(&str, Dtype, &[u64])],
     outputs: &[(&str, Dtype, &[u64])],
     profile: &Profile,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::fill::{BLOCK, fill};
 use surprisal::{
-    Array, Dtype, Error, Gpu, Layout, Loss, Plan, Profile, Result, Status,
+    Array, Dtype, Error, Gpu, Layout, Operation, Plan, Profile, Result, Status,
     loss::{About, Argument, Dim, Domain},
     low_level::{Call, Operand},
     row::STATE_WORDS,
@@ -93,7 +93,7 @@ impl Task {
     }
 
     /// The plan of the call, before anything is made on the device.
-    pub fn plan(&self, loss: &dyn Loss, profile: &Profile) -> Result<Plan> {
+    pub fn plan(&self, loss: &dyn Operation, profile: &Profile) -> Result<Plan> {
         Ok(self.known(loss).layouts(loss, profile)?.1)
     }
 
@@ -118,7 +118,7 @@ impl Task {
     }
 
     /// The same with the extents that a loss knows by itself.
-    pub(super) fn known(&self, loss: &dyn Loss) -> Self {
+    pub(super) fn known(&self, loss: &dyn Operation) -> Self {
         let mut task = self.clone();
         task.extents.extend(loss.extents());
         task
@@ -128,7 +128,7 @@ impl Task {
     /// that it refuses is replaced by the argument's next one.
     pub(super) fn layouts(
         &self,
-        loss: &dyn Loss,
+        loss: &dyn Operation,
         profile: &Profile,
     ) -> Result<([Layouts; 2], Plan)> {
         let about = loss.about();
@@ -201,7 +201,7 @@ impl Task {
 
     fn inputs(
         &self,
-        loss: &dyn Loss,
+        loss: &dyn Operation,
         given: &[&str],
         choices: &BTreeMap<&str, usize>,
     ) -> Result<Layouts> {
@@ -216,7 +216,7 @@ impl Task {
         arguments.map(layout).collect()
     }
 
-    fn outputs(&self, loss: &dyn Loss, wanted: &[&str], inputs: &Layouts) -> Result<Layouts> {
+    fn outputs(&self, loss: &dyn Operation, wanted: &[&str], inputs: &Layouts) -> Result<Layouts> {
         let arguments = loss.about().outputs.iter().filter(|o| wanted.contains(&o.name));
         let layout = |output: &Argument| {
             let like = output.name.strip_prefix("grad.").and_then(|input| inputs.get(input));
@@ -232,7 +232,7 @@ impl Task {
         arguments.map(layout).collect()
     }
 
-    fn missing_extent(&self, loss: &dyn Loss, argument: &Argument) -> Error {
+    fn missing_extent(&self, loss: &dyn Operation, argument: &Argument) -> Error {
         let mut dims = argument.shapes.iter().copied().flatten();
         let dim = dims.find(|dim| self.extent(**dim).is_none());
         Error::MissingInput {
@@ -293,7 +293,7 @@ fn unknown(about: &About, kind: &'static str, name: &str, known: &[Argument]) ->
 
 /// The plan of a call with these layouts, every tensor in a buffer of its own.
 fn planned(
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     profile: &Profile,
     inputs: &Layouts,
     outputs: &Layouts,
@@ -332,7 +332,8 @@ mod tests {
     }
 
     fn plan(name: &str, options: &serde_json::Value, task: &Task) -> Result<Plan> {
-        let entry = loss::find(name).ok_or_else(|| Error::Incomplete(name.to_owned()))?;
+        let entry =
+            surprisal::operations::find(name).ok_or_else(|| Error::Incomplete(name.to_owned()))?;
         task.plan((entry.parse)(options)?.as_ref(), &Profile::default())
     }
 

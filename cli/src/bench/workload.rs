@@ -2,7 +2,7 @@
 
 use super::{task::Task, timer::wait};
 use surprisal::{
-    Gpu, Layout, Loss, Named, Plan, Prepared, Request, Result, Tensor,
+    Gpu, Layout, Named, Operation, Plan, Prepared, Request, Result, Tensor,
     kernel::{Form, Kernel, Stream},
     loss::{Dim, Domain},
     plan::Dispatch,
@@ -21,7 +21,7 @@ pub struct Workload {
 
 impl Workload {
     /// Makes the tensors of a task, fills the inputs, and prepares the call.
-    pub fn new(gpu: &Gpu, loss: &dyn Loss, task: &Task) -> Result<Self> {
+    pub fn new(gpu: &Gpu, loss: &dyn Operation, task: &Task) -> Result<Self> {
         loss.validate()?;
         let ([inputs, outputs], _) = task.known(loss).layouts(loss, gpu.profile())?;
         let buffer = |(name, layout): (String, Layout)| {
@@ -51,7 +51,7 @@ impl Workload {
     }
 
     /// Another loss value (other options) on the same tensors.
-    pub fn variant(&self, loss: &dyn Loss) -> Result<Prepared> {
+    pub fn variant(&self, loss: &dyn Operation) -> Result<Prepared> {
         self.gpu.prepare(loss, &Request::new(named(&self.inputs), named(&self.outputs)))
     }
 
@@ -91,7 +91,11 @@ impl Workload {
 
 /// Makes a saved lse, where the inputs have one, what a forward pass would have left there: that
 /// pass's scratch and parameters are gone once it is waited for.
-fn save_lse(gpu: &Gpu, loss: &dyn Loss, inputs: &[(String, wgpu::Buffer, Layout)]) -> Result<()> {
+fn save_lse(
+    gpu: &Gpu,
+    loss: &dyn Operation,
+    inputs: &[(String, wgpu::Buffer, Layout)],
+) -> Result<()> {
     let has = loss.about().outputs.iter().any(|output| output.name == "lse");
     let mut given = named(inputs);
     let Some(lse) = given.remove("lse").filter(|_| has) else { return Ok(()) };

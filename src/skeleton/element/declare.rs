@@ -149,7 +149,7 @@ macro_rules! element_loss {
             }
         }
 
-        impl $crate::skeleton::operation::Loss for $name {
+        impl $crate::skeleton::operation::Operation for $name {
             fn plan(
                 &self,
                 call: &$crate::spec::call::Call,

@@ -6,7 +6,7 @@ use crate::{
         error::Result,
     },
     reference::{Real, array, extents, floats, wrong_shape},
-    skeleton::operation::Loss,
+    skeleton::operation::Operation,
     spec::options::WeightLayout,
 };
 
@@ -15,7 +15,7 @@ const OWN: [&str; 3] = ["hidden", "weight", "bias"];
 
 /// Computes every output in `wanted`. Gradients are plain ones: `accumulate` has nothing to add to.
 pub(crate) fn run(
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     layout: WeightLayout,
     inputs: &Arrays,
     wanted: &[&str],
@@ -28,7 +28,7 @@ pub(crate) fn run(
 }
 
 fn compute<T: Real>(
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     layout: WeightLayout,
     inputs: &Arrays,
     wanted: &[&str],

@@ -171,7 +171,7 @@ macro_rules! row_loss {
             }
         }
 
-        impl $crate::skeleton::operation::Loss for $name {
+        impl $crate::skeleton::operation::Operation for $name {
             fn plan(
                 &self,
                 call: &$crate::spec::call::Call,

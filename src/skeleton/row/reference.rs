@@ -9,7 +9,7 @@ use crate::{
         error::{Error, Result},
     },
     reference::{Findings, Real, array, extents, factor, fits, floats, no_output, times},
-    skeleton::operation::Loss,
+    skeleton::operation::Operation,
     spec::options::{Empty, Reduction},
 };
 
@@ -24,7 +24,7 @@ pub(crate) struct Rules {
 }
 
 /// A loss of rows with the options that all of them have.
-pub(crate) trait Ruled: Loss {
+pub(crate) trait Ruled: Operation {
     /// How rows are kept, weighed and reduced.
     fn rules(&self) -> Rules;
 }
@@ -173,7 +173,7 @@ struct Given<T> {
 }
 
 impl<T: Real> Given<T> {
-    fn read(loss: &dyn Loss, inputs: &Arrays, rows: usize) -> Result<Self> {
+    fn read(loss: &dyn Operation, inputs: &Arrays, rows: usize) -> Result<Self> {
         let targets = match inputs.get("targets") {
             Some(targets) => {
                 fits("targets", targets, &[rows])?;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use surprisal::{
-    Array, Arrays, BceWithLogits, BinaryHinge, Dtype, Error, GaussianNll, HurdlePoisson, Loss,
+    Array, Arrays, BceWithLogits, BinaryHinge, Dtype, Error, GaussianNll, HurdlePoisson, Operation,
     PoissonNll, Reduction, cpu, testing,
 };
 
@@ -111,7 +111,7 @@ fn hurdles_from_tiny_to_huge_rates(context: &Context) {
 
 fn bad_values(context: &Context) {
     let gpu = &context.gpu;
-    let bad = |loss: &dyn Loss, inputs: &Arrays, gradient: &str, row: u32, value: f32| {
+    let bad = |loss: &dyn Operation, inputs: &Arrays, gradient: &str, row: u32, value: f32| {
         let wanted = ["loss", gradient];
         let (outputs, status) = check(gpu, loss, inputs, Dtype::F32, &wanted);
         assert_eq!((status.bad_targets, status.bad_rows), (1, 0), "{loss:?}");

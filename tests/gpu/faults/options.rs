@@ -13,6 +13,7 @@ tests![
     options,
     top_k_out_of_range,
     options_are_an_object,
+    operations_of_the_host,
     options_outside_f32,
     names,
     conflicts,
@@ -68,8 +69,22 @@ fn top_k_out_of_range(context: &Context) {
     let device = context.gpu.run_arrays(&*loss, &inputs, Dtype::F32, &wanted).unwrap_err();
     assert_eq!(host, device);
     assert!(matches!(&host, Error::InvalidOption { option: "k", value, .. } if value == "6"));
-    let zero = (surprisal::loss::find("similarity").unwrap().parse)(&json!({"k": 0})).unwrap_err();
+    let zero =
+        (surprisal::operations::find("similarity").unwrap().parse)(&json!({"k": 0})).unwrap_err();
     assert!(matches!(&zero, Error::InvalidOption { option: "k", value, .. } if value == "0"));
+    works(&context.gpu);
+}
+
+/// What is computed on the host alone is refused before anything is made for it.
+fn operations_of_the_host(context: &Context) {
+    let inputs = named([("counts", surprisal::Array::int(&[2], vec![3, 1]))]);
+    let operation = surprisal::targets::ClassWeights::default();
+    let held = context.gpu.memory().held;
+    let error = context.gpu.run_arrays(&operation, &inputs, Dtype::F32, &["weights"]).unwrap_err();
+    assert!(matches!(&error, Error::HostOnly { operation } if operation == "class_weights"));
+    let error = context.gpu.plan(&operation, &surprisal::Request::default()).unwrap_err();
+    assert!(matches!(error, Error::HostOnly { .. }), "{error}");
+    assert_eq!(context.gpu.memory().held, held);
     works(&context.gpu);
 }
 
@@ -137,7 +152,7 @@ fn names(context: &Context) {
         matches!(&error, Error::UnknownName { kind: "input", name, .. } if name == "bias"),
         "{error}"
     );
-    assert!(loss::find("cross_entropie").is_none());
+    assert!(surprisal::operations::find("cross_entropie").is_none());
 }
 
 fn conflicts(context: &Context) {

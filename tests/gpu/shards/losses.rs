@@ -1,7 +1,7 @@
 //! Every loss that takes shards, with its options: all shards together are the whole.
 
 use serde_json::{Value, json};
-use surprisal::{Arrays, Dtype, Loss, testing};
+use surprisal::{Arrays, Dtype, Operation, testing};
 
 use super::whole::{Cut, Whole, add, join, labelled, pairs, slice};
 use crate::support::{
@@ -209,7 +209,7 @@ fn sup_con(context: &Context) {
             whole.check(&context.gpu, cuts);
         }
         // The keys' gradients are the features', whole.
-        let on_gpu = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
+        let on_gpu = |loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]| {
             outcome(&context.gpu, loss, inputs, Dtype::F32, wanted).0
         };
         whole.gradients = &["grad.keys"];

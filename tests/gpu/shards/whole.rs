@@ -1,14 +1,14 @@
 //! A call over all columns, cut into shards: both calls of every shard, and what they make together.
 
 use serde_json::{Value, json};
-use surprisal::{Array, Arrays, Dtype, Gpu, Loss, cpu, testing};
+use surprisal::{Array, Arrays, Dtype, Gpu, Operation, cpu, testing};
 
 use crate::support::{
     Reference, bits, gaussian, indices, matrix, named, outcome, parse, positive, vector, with,
 };
 
 /// What computes a call.
-pub(super) type Run<'a> = &'a dyn Fn(&dyn Loss, &Arrays, &[&str]) -> Arrays;
+pub(super) type Run<'a> = &'a dyn Fn(&dyn Operation, &Arrays, &[&str]) -> Arrays;
 
 /// How a loss is cut: inputs with a part of each shard, and the axis that is cut.
 pub(super) type Cut = &'static [(&'static str, usize)];
@@ -69,7 +69,7 @@ pub(super) fn add(parts: &[Array]) -> Array {
 }
 
 impl Whole<'_> {
-    fn loss(&self, first: usize) -> Box<dyn Loss> {
+    fn loss(&self, first: usize) -> Box<dyn Operation> {
         let mut options = self.options.clone();
         options["shard"] = json!({"first": first, "classes": self.columns});
         parse(self.name, &options)
@@ -131,13 +131,13 @@ impl Whole<'_> {
         let whole = parse(self.name, &self.options);
         let everything = self.everything();
         let wanted = [self.outputs, self.gradients].concat();
-        let on_gpu = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
+        let on_gpu = |loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]| {
             outcome(gpu, loss, inputs, Dtype::F32, wanted).0
         };
         let (mut outputs, gradients) = self.run(cuts, &on_gpu);
         outputs.extend(gradients);
         Reference::new(&*whole, &everything, Dtype::F32, &wanted).assert(&outputs);
-        let on_host = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
+        let on_host = |loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]| {
             cpu::run(loss, inputs, wanted).unwrap()
         };
         let (mut outputs, gradients) = self.run(cuts, &on_host);
@@ -169,7 +169,7 @@ impl Whole<'_> {
     /// In any storage type: every shard's outputs and gradients are what the host makes of the same
     /// statistics, and the whole gradients are those of one call.
     pub fn check_parts(&self, cuts: &[usize], dtype: Dtype, run: Run) {
-        let checked = |loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]| {
+        let checked = |loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]| {
             let outputs = run(loss, inputs, wanted);
             if inputs.contains_key("statistics") {
                 Reference::new(loss, inputs, dtype, wanted).assert(&outputs);

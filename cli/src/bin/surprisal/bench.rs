@@ -20,7 +20,7 @@ use surprisal_cli::bench::{
     streamed_bytes,
 };
 
-use crate::{adapters, output};
+use crate::{adapters, losses, output};
 
 /// Times a loss and a copy of the same bytes in turn: medians, spread, bytes, scratch.
 #[derive(Debug, clap::Args)]
@@ -219,7 +219,7 @@ impl Measured {
 
 impl Bench {
     fn new(arguments: &Arguments, adapter: Option<&str>) -> Result<Self> {
-        let entry = arguments.entry()?;
+        let entry = losses::find(&arguments.loss)?;
         let task = arguments.task();
         let options = arguments.loss_options()?;
         let gpu = adapters::open(adapter)?;
@@ -466,21 +466,13 @@ impl Bench {
 }
 
 impl Arguments {
-    fn entry(&self) -> Result<&'static loss::Entry> {
-        loss::find(&self.loss).ok_or_else(|| {
-            let known: Vec<_> = loss::REGISTRY.iter().map(|entry| entry.about.name).collect();
-            Error::UnknownName {
-                loss: "surprisal".to_owned(),
-                kind: "loss",
-                name: self.loss.clone(),
-                known: known.join(", "),
-            }
-        })
-    }
-
     /// The loss with its options.
-    pub fn parse_loss(&self) -> Result<Box<dyn loss::Loss>> {
-        (self.entry()?.parse)(&self.loss_options()?)
+    pub fn parse_loss(&self) -> Result<Box<dyn loss::Operation>> {
+        let loss = (losses::find(&self.loss)?.parse)(&self.loss_options()?)?;
+        if loss.is_host() {
+            return Err(Error::HostOnly { operation: self.loss.clone() });
+        }
+        Ok(loss)
     }
 
     /// The call that is timed.

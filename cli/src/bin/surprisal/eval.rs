@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf, process::ExitCode};
 
 use serde_json::Value;
-use surprisal::{Array, Arrays, Data, Dtype, Error, Gpu, Loss, Result, Status, cpu, loss::Kind};
+use surprisal::{
+    Array, Arrays, Data, Dtype, Error, Gpu, Operation, Result, Status, cpu, loss::Kind,
+};
 
 use crate::{adapters, files, images, output, plan};
 
@@ -42,8 +44,9 @@ pub struct Arguments {
     /// One option, such as `label_smoothing=0.1`; the value is JSON or a plain word.
     #[arg(long, value_name = "OPTION=VALUE", value_parser = setting)]
     set: Vec<(String, Value)>,
-    /// Outputs: the loss, by-products such as lse, entropy or argmax, gradients (grad.NAME).
-    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "loss")]
+    /// Outputs: the loss, by-products such as lse, entropy or argmax, gradients (grad.NAME). Without it the loss, or
+    /// the first output of what is no loss.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     want: Vec<String>,
     /// Where the class axis lies: last, or in axis 1 (PyTorch's [N, C, d…] and its targets [N, d…]).
     #[arg(long, value_enum, default_value_t)]
@@ -86,9 +89,14 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
         ClassAxis::Last => None,
         ClassAxis::Nchw => Some(images::Images::transposed(loss, &mut inputs)),
     };
-    let (wanted, gradients) = wanted(arguments, loss, &inputs)?;
+    let asked = asked(arguments, loss);
+    let (wanted, gradients) = wanted(arguments, &asked, loss, &inputs)?;
     let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
     let (mut outputs, status) = match arguments.backend {
+        _ if loss.is_host() => {
+            output::line("computed on the host");
+            on_cpu(loss, &inputs, &names)?
+        }
         Backend::Cpu => {
             output::line("backend: cpu (f64 reference)");
             on_cpu(loss, &inputs, &names)?
@@ -102,7 +110,12 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
     if let Some(images) = images {
         images.restore(loss, &mut outputs);
     }
-    output::print(&report(arguments, &outputs, &status));
+    output::print(&report(
+        arguments.backend == Backend::Gpu && !loss.is_host(),
+        &asked,
+        &outputs,
+        &status,
+    ));
     status.checked()?;
     if let Some(path) = &arguments.grad {
         let tensors: Vec<(String, &Array, files::Precision)> = gradients
@@ -122,15 +135,17 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn on_cpu(loss: &dyn Loss, inputs: &Arrays, wanted: &[&str]) -> Result<(Arrays, Status)> {
-    let outputs = cpu::run(loss, inputs, &[wanted, &["status"]].concat())?;
+fn on_cpu(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> Result<(Arrays, Status)> {
+    let has_status = loss.about().outputs.iter().any(|output| output.name == "status");
+    let status: &[&str] = if has_status { &["status"] } else { &[] };
+    let outputs = cpu::run(loss, inputs, &[wanted, status].concat())?;
     let status = outputs.get("status").map(Status::from_array).unwrap_or_default();
     Ok((outputs, status))
 }
 
 fn on_gpu(
     gpu: &Gpu,
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     inputs: &Arrays,
     storage: Dtype,
     wanted: &[&str],
@@ -139,7 +154,7 @@ fn on_gpu(
 }
 
 fn read_inputs(
-    loss: &dyn Loss,
+    loss: &dyn Operation,
     sources: &[files::Source],
     storage: Option<Dtype>,
 ) -> Result<Arrays> {
@@ -170,18 +185,29 @@ fn read_inputs(
     Ok(inputs)
 }
 
+/// The outputs to print: those asked for, or the one that matters most.
+fn asked(arguments: &Arguments, loss: &dyn Operation) -> Vec<String> {
+    if !arguments.want.is_empty() {
+        return arguments.want.clone();
+    }
+    let outputs = loss.about().outputs;
+    let main = outputs.iter().find(|output| output.name == "loss").or(outputs.first());
+    main.map(|output| output.name.to_owned()).into_iter().collect()
+}
+
 /// Every output to compute, and the gradients among them that go into the file.
 fn wanted(
     arguments: &Arguments,
-    loss: &dyn Loss,
+    asked: &[String],
+    loss: &dyn Operation,
     inputs: &Arrays,
 ) -> Result<(BTreeSet<String>, Vec<String>)> {
-    let mut all: BTreeSet<String> = arguments.want.iter().cloned().collect();
+    let mut all: BTreeSet<String> = asked.iter().cloned().collect();
     let Some(path) = &arguments.grad else {
         return Ok((all, Vec::new()));
     };
     let about = loss.about();
-    let asked: Vec<String> = all.iter().filter(|name| name.starts_with("grad.")).cloned().collect();
+    let named: Vec<String> = all.iter().filter(|name| name.starts_with("grad.")).cloned().collect();
     let possible: Vec<String> = about
         .outputs
         .iter()
@@ -191,27 +217,26 @@ fn wanted(
         .map(|output| output.name.to_owned())
         .collect();
     let single = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy"));
-    let gradients = match asked.len() {
+    let gradients = match named.len() {
         0 if single => possible.into_iter().take(1).collect(),
         0 => possible,
-        1 => asked,
+        1 => named,
         _ if single => {
             return Err(output::bad_file(
                 path,
-                format!("a .npy file holds one array, not {}", asked.join(" and ")),
+                format!("a .npy file holds one array, not {}", named.join(" and ")),
             ));
         }
-        _ => asked,
+        _ => named,
     };
     all.extend(gradients.iter().cloned());
     Ok((all, gradients))
 }
 
-fn report(arguments: &Arguments, outputs: &Arrays, status: &Status) -> String {
+fn report(narrow: bool, asked: &[String], outputs: &Arrays, status: &Status) -> String {
     let mut text = String::new();
-    let narrow = arguments.backend == Backend::Gpu;
     let mut seen = BTreeSet::new();
-    for name in arguments.want.iter().filter(|name| seen.insert(name.as_str())) {
+    for name in asked.iter().filter(|name| seen.insert(name.as_str())) {
         if let Some(array) = outputs.get(name) {
             let _ = writeln!(text, "{name}: {}", abbreviated(array, narrow));
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use surprisal::{
-    Array, Arrays, Data, Loss,
+    Array, Arrays, Data, Operation,
     loss::{Argument, Dim, Spread},
 };
 
@@ -17,7 +17,7 @@ pub struct Images {
 impl Images {
     /// Moves the class axis of a call's inputs to the end. Tensors that broadcast get the axes that they
     /// lack first; vectors over classes, and targets `[N, d…]`, stay as they are.
-    pub fn transposed(loss: &dyn Loss, inputs: &mut Arrays) -> Self {
+    pub fn transposed(loss: &dyn Operation, inputs: &mut Arrays) -> Self {
         let first = loss.about().inputs.first().and_then(|first| inputs.get(first.name));
         let rank = first.map_or(0, |array| array.shape.len());
         let mut shapes = BTreeMap::new();
@@ -37,7 +37,7 @@ impl Images {
     }
 
     /// Moves the class axis of outputs that have one back to axis 1.
-    pub fn restore(&self, loss: &dyn Loss, outputs: &mut Arrays) {
+    pub fn restore(&self, loss: &dyn Operation, outputs: &mut Arrays) {
         for (name, array) in outputs {
             let input = name.strip_prefix("grad.").and_then(|input| self.shapes.get(input));
             let argument = loss.about().outputs.iter().find(|output| output.name == *name);

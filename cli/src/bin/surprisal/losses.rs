@@ -1,4 +1,4 @@
-//! The losses in words, from the registry.
+//! The operations in words, from the registries.
 
 use std::{fmt::Write as _, process::ExitCode};
 
@@ -6,6 +6,7 @@ use serde_json::json;
 use surprisal::{
     Error, Result,
     loss::{self, About, Argument, Kind},
+    operations,
 };
 
 use crate::output;
@@ -20,13 +21,13 @@ pub struct Arguments {
     json: bool,
 }
 
-/// The registered loss of this name, or an error that names all of them.
+/// The operation of this name, or an error that names all of them.
 pub fn find(name: &str) -> Result<&'static loss::Entry> {
-    loss::find(name).ok_or_else(|| Error::UnknownName {
+    operations::find(name).ok_or_else(|| Error::UnknownName {
         loss: "surprisal".to_owned(),
-        kind: "loss",
+        kind: "operation",
         name: name.to_owned(),
-        known: loss::REGISTRY.iter().map(|entry| entry.about.name).collect::<Vec<_>>().join(", "),
+        known: operations::all().map(|entry| entry.about.name).collect::<Vec<_>>().join(", "),
     })
 }
 
@@ -42,12 +43,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             }
         }
         None if arguments.json => {
-            let all: Vec<&About> = loss::REGISTRY.iter().map(|entry| entry.about).collect();
+            let all: Vec<&About> = operations::all().map(|entry| entry.about).collect();
             output::json(&json!(all), None)?;
         }
         None => {
-            let mut table = output::table(&["loss", "what it computes", "PyTorch"]);
-            for entry in loss::REGISTRY {
+            let mut table = output::table(&["operation", "what it computes", "PyTorch"]);
+            for entry in operations::all() {
                 table.add_row([entry.about.name, entry.about.summary, entry.about.pytorch]);
             }
             output::line(&table.to_string());

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 use surprisal::{
-    Dtype, Error, Layout, Loss, Plan, Profile, Result,
+    Dtype, Error, Layout, Operation, Plan, Profile, Result,
     kernel::Kernel,
     loss::{About, Argument, Dim, Kind},
     plan::{Call, Operand},
@@ -74,7 +74,7 @@ pub fn parse_loss(
     name: &str,
     options: Option<&str>,
     set: &[(String, Value)],
-) -> Result<Box<dyn Loss>> {
+) -> Result<Box<dyn Operation>> {
     let entry = losses::find(name)?;
     let bad = |reason: String| Error::InvalidOption {
         loss: name.to_owned(),
@@ -169,7 +169,7 @@ fn profile(limits: &str) -> Result<Profile> {
 /// A call that is being put together: which inputs and outputs, and which of their shapes.
 struct Draft<'a> {
     arguments: &'a Arguments,
-    loss: &'a dyn Loss,
+    loss: &'a dyn Operation,
     inputs: BTreeSet<String>,
     outputs: BTreeSet<String>,
     /// Which of an argument's shapes is tried; the first one by default.
@@ -177,7 +177,7 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn new(arguments: &'a Arguments, loss: &'a dyn Loss) -> Self {
+    fn new(arguments: &'a Arguments, loss: &'a dyn Operation) -> Self {
         let about = loss.about();
         let required = || about.inputs.iter().filter(|input| input.required);
         let inputs: BTreeSet<String> =

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use surprisal::{
-    Array, Arrays, Data, Dtype, Loss, Result,
+    Array, Arrays, Data, Dtype, Operation, Result,
     cases::Case,
     cpu,
     loss::{self, Argument, Dim, Domain, Kind},
@@ -260,7 +260,7 @@ impl SelfCheck {
         !self.wanted().is_empty()
     }
 
-    fn loss(&self) -> Result<Box<dyn Loss>> {
+    fn loss(&self) -> Result<Box<dyn Operation>> {
         (crate::losses::find(self.loss)?.parse)(&self.options)
     }
 
@@ -297,13 +297,18 @@ impl SelfCheck {
         names
     }
 
-    fn accepted(&self, loss: &dyn Loss, names: &BTreeSet<String>) -> bool {
+    fn accepted(&self, loss: &dyn Operation, names: &BTreeSet<String>) -> bool {
         let tiny = Shape { rows: 2, classes: 3, hidden: 2 };
         self.inputs(loss, tiny, names)
             .is_ok_and(|inputs| cpu::run(loss, &inputs, &["loss"]).is_ok())
     }
 
-    fn inputs(&self, loss: &dyn Loss, shape: Shape, names: &BTreeSet<String>) -> Result<Arrays> {
+    fn inputs(
+        &self,
+        loss: &dyn Operation,
+        shape: Shape,
+        names: &BTreeSet<String>,
+    ) -> Result<Arrays> {
         let about = loss.about();
         let mut inputs = Arrays::new();
         for (seed, argument) in about.inputs.iter().enumerate() {
@@ -322,7 +327,7 @@ impl SelfCheck {
     }
 
     /// Numbers of the kind that the input's name and type ask for.
-    fn input(&self, loss: &dyn Loss, argument: &Argument, shape: Shape, seed: u64) -> Array {
+    fn input(&self, loss: &dyn Operation, argument: &Argument, shape: Shape, seed: u64) -> Array {
         let extent = |dim: &Dim| match dim {
             Dim::Rows => shape.rows,
             Dim::Classes | Dim::Fakes => shape.classes,
