@@ -1,5 +1,5 @@
 // One lane: what the parts of a composed loss come to. A part's results lie params.slot words apart:
-// its loss (weight and reduction included), Σ, denominator, what it watched, and its status.
+// its loss (weight and reduction included), Σ, denominator, what it monitored, and its status.
 
 const RESULTS: u32 = 5u;
 

@@ -19,19 +19,19 @@ struct Element {
     // Elements that have no loss, and what is wrong with them. They are counted; their gradient is 0.
     bad: vec4<bool>,
     value: vec4<u32>,
-    // What the loss has watched beside it, such as how much of a gradient is left; finite.
-    watched: vec4<f32>,
+    // What the loss has monitored beside it, such as how much of a gradient is left; finite.
+    monitored: vec4<f32>,
 }
 
-// The mean of what is watched is asked for.
-override WATCHES: bool = false;
+// The mean of what is monitored is asked for.
+override MONITORS: bool = false;
 
 // What a quad leaves behind.
 struct Visited {
     loss: vec4<u32>,
     bad: vec4<bool>,
     value: vec4<u32>,
-    watched: vec4<f32>,
+    monitored: vec4<f32>,
 }
 
 // A product where a first factor of 0 wins over NaN too: nothing comes down to the element.
@@ -49,8 +49,8 @@ fn visit(p: Place, inside: vec4<bool>, factor: f32) -> Visited {
     let share = select(vec4<u32>(0u), above, keep & !bad);
     first_give(p, inside, handed_down(share, e.first));
     second_give(p, inside, handed_down(share, e.second));
-    let watched = select(vec4<f32>(0.0), e.watched, keep & vec4<bool>(WATCHES));
-    let visited = Visited(select(vec4<u32>(0u), loss, keep), bad, e.value, watched);
+    let monitored = select(vec4<f32>(0.0), e.monitored, keep & vec4<bool>(MONITORS));
+    let visited = Visited(select(vec4<u32>(0u), loss, keep), bad, e.value, monitored);
     loss_give(p, inside, visited.loss);
     return visited;
 }

@@ -23,15 +23,15 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
     let mean = quotient(sum, denominator);
     let growth = bits_or(exp_far4(vec4<f32>(clamp(bitcast<f32>(mean), -87.0, 88.722839))).x, mean, finite_one(mean));
     perplexity_write(0u, select(growth, INFINITY_BITS, finite_one(mean) && bitcast<f32>(mean) > 88.722839));
-    watched_write(0u, mean_watched(all, kept));
+    monitored_write(0u, mean_monitored(all, kept));
     let bad = tally_merge(kept, all);
     // Of a float the column is no part of the value.
     let high = select(bad.bad_value_high, 0u, params.float_targets != 0u);
     status_publish(Found(bad.bad_targets, bad.first_bad_row, bad.bad_value_low, high, all.bad_rows, kept.zero_vectors, params.float_targets));
 }
 
-// The mean of what was watched over the elements kept, as bits; as unknown as the sum is.
-fn mean_watched(all: Tally, kept: Tally) -> u32 {
+// The mean of what was monitored over the elements kept, as bits; as unknown as the sum is.
+fn mean_monitored(all: Tally, kept: Tally) -> u32 {
     let count = f32(kept.count_low) + 4294967296.0 * f32(kept.count_high);
-    return quotient(select(bitcast<u32>(all.watched), NAN_BITS, (all.sum_flags & SUM_NAN) != 0u), bitcast<u32>(count));
+    return quotient(select(bitcast<u32>(all.monitored), NAN_BITS, (all.sum_flags & SUM_NAN) != 0u), bitcast<u32>(count));
 }

@@ -21,8 +21,8 @@ struct Tally {
     bad_rows: u32,
     correct: u32,
     zero_vectors: u32,
-    // Σ of what a loss has watched beside it.
-    watched: f32,
+    // Σ of what a loss has monitored beside it.
+    monitored: f32,
 }
 
 override WORKGROUP: u32 = 64u;
@@ -51,7 +51,7 @@ fn tally_merge(a: Tally, b: Tally) -> Tally {
         a.bad_rows + b.bad_rows,
         a.correct + b.correct,
         a.zero_vectors + b.zero_vectors,
-        a.watched + b.watched,
+        a.monitored + b.monitored,
     );
 }
 

@@ -23,7 +23,7 @@ use crate::plan::{
 
 pub use crate::spec::call::{Call, Operand};
 pub(crate) use planner::{Planner, Step};
-pub(crate) use view::{Reached, View};
+pub(crate) use view::{Addressed, View};
 
 /// What a binding is bound to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -47,13 +47,13 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
 // What a stretch of quads leaves behind.
 struct Stretch {
     sums: vec4<f32>,
-    watched: vec4<f32>,
+    monitored: vec4<f32>,
     odd: Odd,
 }
 
 fn taken(given: Stretch, at: u32, inside: vec4<bool>, factor: f32) -> Stretch {
     let visited = visit(place(at), inside, factor);
-    return Stretch(given.sums + finite_part(visited.loss), given.watched + visited.watched, counted(given.odd, at, visited));
+    return Stretch(given.sums + finite_part(visited.loss), given.monitored + visited.monitored, counted(given.odd, at, visited));
 }
 
 // What is counted of losses that are not finite. By vectors and without a branch: a branch would run
@@ -94,7 +94,7 @@ fn tally_of(stretch: Stretch) -> Tally {
     let odd = stretch.odd;
     var tally = tally_empty();
     tally.sum = sum4(stretch.sums);
-    tally.watched = sum4(stretch.watched);
+    tally.monitored = sum4(stretch.monitored);
     for (var i = 0u; i < 4u; i += 1u) {
         tally.sum_flags |= select(0u, SUM_NAN, odd.nans[i] + odd.bad[i] > 0u)
             | select(0u, SUM_POSITIVE, odd.high[i] >= bitcast<i32>(INFINITY_BITS))

@@ -14,14 +14,14 @@ fn element(p: Place) -> Element {
     var apart = z - y;
     var slope = 2.0 * apart;
     var infinite = !finite(z_bits);
-    var watched = vec4<f32>(0.0);
+    var monitored = vec4<f32>(0.0);
     if (SIGMOID) {
         let l = logistic4(z);
         // P - y, by way of 1 - P where that is the small one.
         apart = select(l.p - y, (1.0 - y) - l.q, z > vec4<f32>(0.0));
         slope = 2.0 * apart * (l.p * l.q);
         infinite = vec4<bool>(false);
-        watched = 2.0 * (l.p * l.q);
+        monitored = 2.0 * (l.p * l.q);
     }
     let loss_bits = select(bitcast<vec4<u32>>(apart * apart), vec4<u32>(INFINITY_BITS), infinite);
     let slope_bits = select(bitcast<vec4<u32>>(slope), vec4<u32>(INFINITY_BITS) | sign, infinite);
@@ -31,6 +31,6 @@ fn element(p: Place) -> Element {
         vec4<u32>(0u),
         vec4<bool>(false),
         y_bits,
-        watched,
+        monitored,
     );
 }

@@ -66,7 +66,7 @@ element_loss! {
         logit_bias = "logit_bias", 0.0: arg::broadcast("logit_bias", "added to the logits");
     }
     outputs BceWithLogitsOutputs { gradient = "grad.logits": "gradient of the logits"; }
-    watches slope = "slope": "mean of |∂loss/∂z| before weights: 0 where gradients have vanished";
+    monitors slope = "slope": "mean of |∂loss/∂z| before weights: 0 where gradients have vanished";
     options {
         target: Option<f64> = None, "null", "the target of every element, instead of `targets`";
         label_smoothing: f64 = 0.0, "0.0", "ε in [0, 1]: y·(1 − ε) + ε/2";
@@ -121,7 +121,7 @@ impl ElementLoss for BceWithLogits {
         Ok(())
     }
 
-    fn shapes(&self, given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+    fn overrides(&self, given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![
             ("FOCAL", self.is_focal().into()),
             ("CHECKS_TARGETS", self.check_targets.into()),
@@ -144,7 +144,7 @@ impl ElementLoss for BceWithLogits {
         }
     }
 
-    fn numbers(&self) -> Vec<(&'static str, f64)> {
+    fn uniforms(&self) -> Vec<(&'static str, f64)> {
         let (positive, negative) = self.alphas();
         vec![
             ("kept_share", 1.0 - self.label_smoothing),
@@ -157,7 +157,7 @@ impl ElementLoss for BceWithLogits {
         ]
     }
 
-    fn watched(&self) -> Option<&'static str> {
+    fn monitor(&self) -> Option<&'static str> {
         Some("slope")
     }
 
@@ -179,7 +179,7 @@ impl ElementLoss for BceWithLogits {
         let loss = times(pos_weight * y, softplus(-u)) + times(one - y, softplus(u));
         let slope = (one - y) * p - pos_weight * y * q;
         if !self.is_focal() {
-            return Point::new(loss, slope / tau).watching((slope / tau).abs());
+            return Point::new(loss, slope / tau).monitoring((slope / tau).abs());
         }
         let (positive, negative) = self.alphas();
         let alpha = T::of(positive) * y + T::of(negative) * (one - y);
@@ -194,6 +194,6 @@ impl ElementLoss for BceWithLogits {
         };
         let slope = slope * modulation + times(loss, pull);
         let slope = alpha * slope / tau;
-        Point::new(alpha * times(loss, modulation), slope).watching(slope.abs())
+        Point::new(alpha * times(loss, modulation), slope).monitoring(slope.abs())
     }
 }

@@ -70,7 +70,7 @@ impl ElementLoss for BinaryHinge {
         }
     }
 
-    fn shapes(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+    fn overrides(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![
             ("SQUARED", (self.p == 2.0).into()),
             ("RAMP", self.ramp.is_some().into()),
@@ -78,7 +78,7 @@ impl ElementLoss for BinaryHinge {
         ]
     }
 
-    fn numbers(&self) -> Vec<(&'static str, f64)> {
+    fn uniforms(&self) -> Vec<(&'static str, f64)> {
         vec![("margin", self.margin), ("ramp", self.ramp.unwrap_or(1.0))]
     }
 

@@ -36,7 +36,7 @@ pub trait ElementFunction: std::fmt::Debug + Send + Sync {
     const WGSL: &'static str;
 
     /// Numbers that the WGSL reads.
-    fn numbers(&self) -> Vec<(&'static str, f64)> {
+    fn uniforms(&self) -> Vec<(&'static str, f64)> {
         Vec::new()
     }
 
@@ -165,8 +165,8 @@ impl<L: ElementFunction> ElementLoss for Elementwise<L> {
         ]
     }
 
-    fn numbers(&self) -> Vec<(&'static str, f64)> {
-        self.function.numbers()
+    fn uniforms(&self) -> Vec<(&'static str, f64)> {
+        self.function.uniforms()
     }
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {

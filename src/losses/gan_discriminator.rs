@@ -10,7 +10,7 @@ use crate::{
     },
     plan::{Plan, profile::Profile},
     skeleton::{
-        composed::{self, Composed, Lent, Part, Share},
+        composed::{self, Composed, Part, PartInput, TensorSlice},
         operation::Operation,
     },
     spec::{
@@ -84,14 +84,16 @@ impl GanDiscriminator {
 
     /// One side: its scores, their targets, and the label without those.
     fn side(&self, [scores, targets]: [&'static str; 2], label: f64, has_targets: bool) -> Part {
-        let lent = [("logits", scores), ("targets", targets), ("upstream", "upstream")];
+        let inputs = [("logits", scores), ("targets", targets), ("upstream", "upstream")];
         let loss = BceWithLogits::default()
             .reduction(self.reduction)
             .empty(self.empty)
             .target((!has_targets).then_some(label));
         Part {
             loss: Box::new(loss),
-            lent: lent.map(|(part, whole)| Lent { part, whole, share: Share::All }).into(),
+            inputs: inputs
+                .map(|(part, whole)| PartInput { part, whole, slice: TensorSlice::All })
+                .into(),
             slope: Some("slope"),
         }
     }

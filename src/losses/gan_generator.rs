@@ -41,7 +41,7 @@ element_loss! {
         fake = "fake", 0.0: arg::elements("fake", "the discriminator's scores of the fakes");
     }
     outputs GanGeneratorOutputs { gradient = "grad.fake": "gradient of the scores"; }
-    watches slope = "slope": "mean of |∂loss/∂z| before weights: 0 where gradients have vanished";
+    monitors slope = "slope": "mean of |∂loss/∂z| before weights: 0 where gradients have vanished";
     options {
         saturating: bool = false, "false", "the minimax game's log(1 − P) instead of −log P";
     }
@@ -50,11 +50,11 @@ element_loss! {
 impl ElementLoss for GanGenerator {
     declared!();
 
-    fn shapes(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+    fn overrides(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![("SATURATING", self.saturating.into())]
     }
 
-    fn watched(&self) -> Option<&'static str> {
+    fn monitor(&self) -> Option<&'static str> {
         Some("slope")
     }
 
@@ -68,6 +68,6 @@ impl ElementLoss for GanGenerator {
         } else {
             (softplus(-z), -sigmoid(-z))
         };
-        Point::new(loss, slope).watching(-slope)
+        Point::new(loss, slope).monitoring(-slope)
     }
 }

@@ -74,11 +74,11 @@ impl ElementLoss for GaussianNll {
         Err(Error::option("gaussian_nll", "eps", self.eps, "the floor is above 0 and within f32"))
     }
 
-    fn shapes(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+    fn overrides(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![("LOG_VARIANCE", self.log_variance.into())]
     }
 
-    fn numbers(&self) -> Vec<(&'static str, f64)> {
+    fn uniforms(&self) -> Vec<(&'static str, f64)> {
         vec![("least", self.eps), ("log_least", self.eps.ln()), ("constant", self.constant())]
     }
 

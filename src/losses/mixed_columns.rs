@@ -10,7 +10,7 @@ use crate::{
     },
     plan::{Plan, profile::Profile},
     skeleton::{
-        composed::{self, Composed, Lent, Part, Share},
+        composed::{self, Composed, Part, PartInput, TensorSlice},
         operation::Operation,
     },
     spec::{
@@ -142,16 +142,17 @@ impl MixedColumns {
                 (Box::new(loss), ["target_probs", "row_weight"])
             }
         };
-        let of_rows = if span.kind == SpanKind::Cce { Share::All } else { Share::Column };
-        let own = Share::Columns(first..first + columns);
-        let lent = |part, whole, share| Lent { part, whole, share };
+        let of_rows =
+            if span.kind == SpanKind::Cce { TensorSlice::All } else { TensorSlice::Column };
+        let own = TensorSlice::Columns(first..first + columns);
+        let inputs = |part, whole, slice| PartInput { part, whole, slice };
         Part {
             loss,
-            lent: vec![
-                lent("logits", "logits", own.clone()),
-                lent(targets, "targets", own),
-                lent(weight, "row_weight", of_rows),
-                lent("upstream", "upstream", Share::All),
+            inputs: vec![
+                inputs("logits", "logits", own.clone()),
+                inputs(targets, "targets", own),
+                inputs(weight, "row_weight", of_rows),
+                inputs("upstream", "upstream", TensorSlice::All),
             ],
             slope: None,
         }

@@ -53,7 +53,7 @@ element_loss! {
         targets = "targets", 0.0: arg::elements("targets", "what they should be");
     }
     outputs MseOutputs { gradient = "grad.logits": "gradient of the scores"; }
-    watches saturation = "saturation":
+    monitors saturation = "saturation":
         "mean of 2·P·(1 − P) with the sigmoid, what is left of cross-entropy's gradient";
     options {
         activation: Activation = Activation::None, "\"none\"", "\"none\" or \"sigmoid\"";
@@ -63,11 +63,11 @@ element_loss! {
 impl ElementLoss for Mse {
     declared!();
 
-    fn shapes(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+    fn overrides(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![("SIGMOID", (self.activation == Activation::Sigmoid).into())]
     }
 
-    fn watched(&self) -> Option<&'static str> {
+    fn monitor(&self) -> Option<&'static str> {
         (self.activation == Activation::Sigmoid).then_some("saturation")
     }
 
@@ -81,7 +81,7 @@ impl ElementLoss for Mse {
             Activation::None => Point::new((z - y) * (z - y), two * (z - y)),
             Activation::Sigmoid => {
                 let (p, q) = (sigmoid(z), sigmoid(-z));
-                Point::new((p - y) * (p - y), two * (p - y) * p * q).watching(two * p * q)
+                Point::new((p - y) * (p - y), two * (p - y) * p * q).monitoring(two * p * q)
             }
         }
     }

@@ -56,11 +56,11 @@ impl ElementLoss for PoissonNll {
         Err(Error::option("poisson_nll", "eps", self.eps, "eps is within f32 and not below 0"))
     }
 
-    fn shapes(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+    fn overrides(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         vec![("LOG_INPUT", self.log_input.into()), ("FULL", self.full.into())]
     }
 
-    fn numbers(&self) -> Vec<(&'static str, f64)> {
+    fn uniforms(&self) -> Vec<(&'static str, f64)> {
         vec![("eps", self.eps)]
     }
 

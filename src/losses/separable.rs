@@ -44,7 +44,7 @@ pub trait SeparableRow: std::fmt::Debug + Send + Sync {
     const WGSL: &'static str;
 
     /// Numbers that the WGSL reads.
-    fn numbers(&self) -> Vec<(&'static str, f64)> {
+    fn uniforms(&self) -> Vec<(&'static str, f64)> {
         Vec::new()
     }
 
@@ -254,7 +254,7 @@ impl<L: SeparableRow> RowLoss for Separable<L> {
             target: Target::Index { ignored: self.ignored.clone() },
             state: SUMS_STATE,
             factors: SUMS_FACTORS,
-            uniforms: self.row.numbers().into_iter().map(number).collect(),
+            uniforms: self.row.uniforms().into_iter().map(number).collect(),
             ..RowProgram::default()
         }
     }

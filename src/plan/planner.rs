@@ -2,7 +2,7 @@
 
 use super::{
     Binding, Dispatch, Number, Path, Plan, Role,
-    view::{Reached, View},
+    view::{Addressed, View},
 };
 use crate::{
     data::{
@@ -97,7 +97,7 @@ impl<'a> Planner<'a> {
 
     /// Takes over the dispatches of a plan of its own, whose scratch is free again after them;
     /// `role` says what they are bound to here, and what becomes scratch lies there already.
-    pub fn adopt(&mut self, part: Plan, role: impl Fn(Role) -> Role) {
+    pub fn append(&mut self, part: Plan, role: impl Fn(Role) -> Role) {
         let alignment = self.profile.offset_alignment.max(256);
         let base = *self.base.get_or_insert(self.plan.scratch_bytes.next_multiple_of(alignment));
         let kernels: Vec<usize> = part.kernels.into_iter().map(|k| self.kernel(k)).collect();
@@ -151,7 +151,7 @@ impl Step<'_, '_> {
     }
 
     /// A number that changes without a new pipeline.
-    pub fn number(mut self, name: impl Into<String>, value: impl Into<Number>) -> Self {
+    pub fn uniform(mut self, name: impl Into<String>, value: impl Into<Number>) -> Self {
         let (scalar, word) = match value.into() {
             Number::U32(value) => (Scalar::U32, value),
             Number::F32(value) => (Scalar::F32, value.to_bits()),
@@ -162,19 +162,19 @@ impl Step<'_, '_> {
     }
 
     /// Several numbers.
-    pub fn numbers(self, numbers: impl IntoIterator<Item = (String, Number)>) -> Self {
-        numbers.into_iter().fold(self, |step, (name, value)| step.number(name, value))
+    pub fn uniforms(self, uniforms: impl IntoIterator<Item = (String, Number)>) -> Self {
+        uniforms.into_iter().fold(self, |step, (name, value)| step.uniform(name, value))
     }
 
     /// A value that shapes the code.
-    pub fn shape(mut self, name: &'static str, value: impl Into<u32>) -> Self {
+    pub fn overriding(mut self, name: &'static str, value: impl Into<u32>) -> Self {
         self.kernel.overrides.push((name, value.into()));
         self
     }
 
     /// Several of them.
-    pub fn shapes(self, shapes: impl IntoIterator<Item = (&'static str, u32)>) -> Self {
-        shapes.into_iter().fold(self, |step, (name, value)| step.shape(name, value))
+    pub fn overrides(self, overrides: impl IntoIterator<Item = (&'static str, u32)>) -> Self {
+        overrides.into_iter().fold(self, |step, (name, value)| step.overriding(name, value))
     }
 
     /// From here on f32 elements are bound as 64-bit words, so many to a load: 4, where their rows allow it, or 8
@@ -264,8 +264,9 @@ impl Step<'_, '_> {
     }
 
     /// A float tensor that a walk over all elements reads, or the value that stands for it.
-    pub fn take(self, name: &'static str, view: Option<Reached>, default: f32) -> Self {
-        let Some(Reached { view, reach, axes }) = view.map(Reached::demoted) else {
+    pub fn take(self, name: &'static str, view: Option<Addressed>, default: f32) -> Self {
+        let Some(Addressed { view, reach, axes }) = view.map(Addressed::elementwise_if_unaligned)
+        else {
             return self.absent(name, default.to_bits()).reached(1, Reach::Flat);
         };
         let step = match reach {
@@ -276,8 +277,9 @@ impl Step<'_, '_> {
     }
 
     /// A float tensor that a walk over all elements writes.
-    pub fn give(self, name: &'static str, view: Option<Reached>) -> Self {
-        let Some(Reached { view, reach, .. }) = view.map(Reached::demoted) else {
+    pub fn give(self, name: &'static str, view: Option<Addressed>) -> Self {
+        let Some(Addressed { view, reach, .. }) = view.map(Addressed::elementwise_if_unaligned)
+        else {
             return self.absent(name, 0).reached(1, Reach::Flat);
         };
         let step = match reach {
@@ -289,8 +291,8 @@ impl Step<'_, '_> {
 
     /// A float tensor that a walk over all elements reads under one name and writes over under
     /// another.
-    pub fn take_give(self, name: &'static str, written: &'static str, view: Reached) -> Self {
-        let Reached { view, reach, .. } = view.demoted();
+    pub fn take_give(self, name: &'static str, written: &'static str, view: Addressed) -> Self {
+        let Addressed { view, reach, .. } = view.elementwise_if_unaligned();
         self.read_write(name, written, view).reached(2, reach)
     }
 
@@ -303,20 +305,20 @@ impl Step<'_, '_> {
     /// The numbers by which a stream finds its own row, if it lacks some of the axes.
     fn along(mut self, name: &'static str, axes: Option<(Axes, u64)>) -> Self {
         let Some((axes, first_row)) = axes else { return self };
-        self = self.number(format!("{name}_first"), first_row);
+        self = self.uniform(format!("{name}_first"), first_row);
         for (k, group) in axes.groups().iter().enumerate() {
             self = self
-                .number(format!("{name}_below{k}"), group.below)
-                .number(format!("{name}_extent{k}"), group.extent)
-                .number(format!("{name}_step{k}"), group.step);
+                .uniform(format!("{name}_below{k}"), group.below)
+                .uniform(format!("{name}_extent{k}"), group.extent)
+                .uniform(format!("{name}_step{k}"), group.step);
         }
         self
     }
 
     /// A mask that a walk over all elements reads, as the floats 0 and 1 where it is bytes or bits.
-    pub fn take_mask(self, name: &'static str, mask: Option<Reached>) -> Self {
-        match mask.map(Reached::demoted) {
-            Some(Reached { view, reach, axes }) if !view.layout.dtype.is_float() => {
+    pub fn take_mask(self, name: &'static str, mask: Option<Addressed>) -> Self {
+        match mask.map(Addressed::elementwise_if_unaligned) {
+            Some(Addressed { view, reach, axes }) if !view.layout.dtype.is_float() => {
                 let bits = view.layout.dtype == Dtype::U32;
                 let form = if bits { Form::Bits } else { Form::Bytes };
                 self.bind(name, view, form, false).reached(1, reach).along(name, axes)
@@ -385,17 +387,17 @@ impl Step<'_, '_> {
             let base = if form == Form::Bits { 32 * base } else { base };
             // Below 0 where the first column is not 0: indices are sums that wrap.
             let base = (base as u32).wrapping_sub(view.first_column as u32);
-            self = self.number(format!("{name}_base"), base);
+            self = self.uniform(format!("{name}_base"), base);
             let stride = view.layout.row_stride as u32;
-            self = self.number(format!("{name}_stride"), stride);
+            self = self.uniform(format!("{name}_stride"), stride);
         }
         let order = view.order();
         let (plane, fold) = view.layout.fold.unwrap_or((view.layout.class_stride, 0));
         if order != Order::Plain {
-            self = self.number(format!("{name}_plane"), plane);
+            self = self.uniform(format!("{name}_plane"), plane);
         }
         if order == Order::Folded {
-            self = self.number(format!("{name}_fold"), fold);
+            self = self.uniform(format!("{name}_fold"), fold);
         }
         self.bindings.push(Binding {
             role: view.role,

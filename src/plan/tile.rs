@@ -174,7 +174,7 @@ impl Tile {
         } else {
             (shader!("linear/quads.wgsl"), quads)
         };
-        let shapes = [
+        let overrides = [
             ("WORKGROUP", self.lanes),
             ("ACROSS", self.across),
             ("EIGHTS", self.rows / 8),
@@ -183,7 +183,10 @@ impl Tile {
         TileKernel {
             entry: "product",
             sources: vec![shader!("record.wgsl"), shader!("linear.wgsl"), sums, loads],
-            shapes: shapes.into_iter().chain(sharing.map(|lanes| ("SHARING", lanes))).collect(),
+            overrides: overrides
+                .into_iter()
+                .chain(sharing.map(|lanes| ("SHARING", lanes)))
+                .collect(),
             height: self.height(),
             width: self.width(),
             wide_operands: quads,
@@ -196,7 +199,7 @@ impl Tile {
 pub(crate) struct TileKernel {
     pub entry: &'static str,
     pub sources: Vec<Source>,
-    pub shapes: Vec<(&'static str, u32)>,
+    pub overrides: Vec<(&'static str, u32)>,
     pub height: u64,
     pub width: u64,
     /// f32 elements of a load, as 64-bit words, of the operands and of the sums; 0 for 32-bit words.
@@ -218,7 +221,7 @@ impl TileKernel {
         Self {
             entry: "product_cooperative",
             sources: files.into_iter().chain(matrices.sources()).collect(),
-            shapes: vec![("WORKGROUP", matrices.lanes), ("SIDE", side)],
+            overrides: vec![("WORKGROUP", matrices.lanes), ("SIDE", side)],
             height: u64::from(2 * side),
             width: u64::from(2 * side),
             wide_operands: 0,

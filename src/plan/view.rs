@@ -186,14 +186,14 @@ impl View {
 
 /// A tensor of a walk over all elements, and how a quad of the walk finds its elements there.
 #[derive(Clone, Debug)]
-pub(crate) struct Reached {
+pub(crate) struct Addressed {
     pub view: View,
     pub reach: Reach,
     /// The axes of [`Reach::Axes`], and the first row of the walk.
     pub(super) axes: Option<(Axes, u64)>,
 }
 
-impl Reached {
+impl Addressed {
     pub fn new(view: View, reach: Reach) -> Self {
         Self { view, reach, axes: None }
     }
@@ -207,7 +207,7 @@ impl Reached {
 
     /// Quads inside rows are loaded and stored whole; where they cannot be, element by element. Those
     /// of bytes never are: a quad of theirs ends with the window, which is no column of a row.
-    pub(super) fn demoted(self) -> Self {
+    pub(super) fn elementwise_if_unaligned(self) -> Self {
         match self.reach {
             Reach::Row if !self.view.aligned() || !self.view.layout.dtype.is_float() => {
                 Self { reach: Reach::Each, ..self }

@@ -1,4 +1,4 @@
-//! Several losses as one call: each part is planned by itself on its share of the tensors, all of
+//! Several losses as one call: each part is planned by itself on its slice of the tensors, all of
 //! them in one recording, and one more dispatch makes the whole of the parts.
 
 use std::{collections::BTreeMap, ops::Range};
@@ -29,24 +29,24 @@ pub(crate) struct Part {
     /// It, with the part's weight and the whole's reduction in its own reduction.
     pub loss: Box<dyn Operation>,
     /// Its inputs.
-    pub lent: Vec<Lent>,
+    pub inputs: Vec<PartInput>,
     /// Its output that says how much of its gradient is left.
     pub slope: Option<&'static str>,
 }
 
 /// An input of the whole that a part has, and the gradient of it.
-pub(crate) struct Lent {
+pub(crate) struct PartInput {
     /// The part's name of it.
     pub part: &'static str,
     /// The whole's.
     pub whole: &'static str,
     /// What of it.
-    pub share: Share,
+    pub slice: TensorSlice,
 }
 
 /// What of a tensor a part has.
 #[derive(Clone)]
-pub(crate) enum Share {
+pub(crate) enum TensorSlice {
     All,
     /// These columns.
     Columns(Range<u64>),
@@ -54,7 +54,7 @@ pub(crate) enum Share {
     Column,
 }
 
-/// What all composed losses share.
+/// What all composed losses slice.
 pub(crate) trait Composed: Operation {
     /// The parts, from the extents of a call and the names of its inputs.
     fn parts(&self, dims: &BTreeMap<Dim, u64>, given: &dyn Fn(&str) -> bool) -> Result<Vec<Part>>;
@@ -132,7 +132,7 @@ fn parts_of(
     Ok(parts)
 }
 
-/// Whether every part of a composed loss can answer its share of a call.
+/// Whether every part of a composed loss can answer its slice of a call.
 pub(crate) fn accepts(loss: &dyn Composed, call: &Call) -> Result<()> {
     let parts = parts_of(loss, &call.dims, &|name| call.has(name))?;
     parts.iter().try_for_each(|part| lend(loss.about(), part, call, BTreeMap::new()).map(|_| ()))
@@ -169,7 +169,7 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
         let status = result(STATUS_SLOT, Dtype::U32, Status::WORDS);
         outputs.insert("status".to_owned(), status);
         let part_call = lend(loss.about(), part, call, outputs)?;
-        planner.adopt(part.loss.plan(&part_call, profile)?, |role| match role {
+        planner.append(part.loss.plan(&part_call, profile)?, |role| match role {
             Role::Output(name) if name == RESULT => Role::Scratch,
             role => role,
         });
@@ -190,13 +190,13 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
                 shader!("compose.wgsl"),
             ],
         )
-        .shape("WORKGROUP", lanes)
-        .number("empty_is_zero", u32::from(empty == Empty::Zero))
-        .number("parts", parts.len() as u64)
-        .number("slot", slot)
-        .number("reduction", code)
-        .number("over", over)
-        .number("accumulates_status", u32::from(call.accumulates_status))
+        .overriding("WORKGROUP", lanes)
+        .uniform("empty_is_zero", u32::from(empty == Empty::Zero))
+        .uniform("parts", parts.len() as u64)
+        .uniform("slot", slot)
+        .uniform("reduction", code)
+        .uniform("over", over)
+        .uniform("accumulates_status", u32::from(call.accumulates_status))
         .read_elements("denominator", None, 1.0)
         .table("results", &results, "u32")
         .words("loss", output("loss"))
@@ -209,7 +209,7 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
     Ok(planner.finish())
 }
 
-/// The call of a part: its share of the whole's inputs, their gradients, and these outputs.
+/// The call of a part: its slice of the whole's inputs, their gradients, and these outputs.
 fn lend(
     about: &About,
     part: &Part,
@@ -218,12 +218,12 @@ fn lend(
 ) -> Result<Call> {
     let mut inputs = BTreeMap::new();
     let mut in_place = false;
-    for Lent { part: own, whole, share } in &part.lent {
+    for PartInput { part: own, whole, slice } in &part.inputs {
         if let Some(operand) = call.inputs.get(*whole) {
-            inputs.insert((*own).to_owned(), share.of_operand(operand));
+            inputs.insert((*own).to_owned(), slice.of_operand(operand));
         }
         if let Some(operand) = call.outputs.get(&format!("grad.{whole}")) {
-            outputs.insert(format!("grad.{own}"), share.of_operand(operand));
+            outputs.insert(format!("grad.{own}"), slice.of_operand(operand));
             in_place |= call.in_place && about.inputs.first().is_some_and(|a| a.name == *whole);
         }
     }
@@ -232,7 +232,7 @@ fn lend(
     Ok(Call { siblings: call.siblings.clone(), ..own })
 }
 
-impl Share {
+impl TensorSlice {
     fn of_operand(&self, operand: &Operand) -> Operand {
         let mut operand = operand.clone();
         let layout = &mut operand.layout;
@@ -300,10 +300,10 @@ pub(crate) fn reference(
         lists[2].push(denominator);
         solved.get("status").into_iter().for_each(|status| found.add(status));
         lists[3].push(part.slope.and_then(one).unwrap_or(0.0));
-        for Lent { part: own, whole, share } in &part.lent {
+        for PartInput { part: own, whole, slice } in &part.inputs {
             let gradient = gradients.get_mut(&format!("grad.{whole}"));
             if let (Some(to), Some(from)) = (gradient, solved.get(&format!("grad.{own}"))) {
-                paste(to, from, share);
+                paste(to, from, slice);
             }
         }
     }
@@ -326,9 +326,9 @@ fn solve(part: &Part, inputs: &Arrays, wanted: &[&str], arithmetic: Arithmetic) 
     names.extend(wanted.contains(&"status").then(|| "status".to_owned()));
     names.extend(part.slope.filter(|_| wanted.contains(&"slopes")).map(str::to_owned));
     let mut own = Arrays::new();
-    for Lent { part, whole, share } in &part.lent {
+    for PartInput { part, whole, slice } in &part.inputs {
         if let Some(array) = inputs.get(*whole) {
-            own.insert((*part).to_owned(), share.of_array(array));
+            own.insert((*part).to_owned(), slice.of_array(array));
         }
         if wanted.contains(&format!("grad.{whole}").as_str()) {
             names.push(format!("grad.{part}"));
@@ -339,8 +339,8 @@ fn solve(part: &Part, inputs: &Arrays, wanted: &[&str], arithmetic: Arithmetic) 
 }
 
 /// Puts a part's gradient where it belongs.
-fn paste(to: &mut Array, from: &Array, share: &Share) {
-    let (columns, width) = share.columns(&to.shape);
+fn paste(to: &mut Array, from: &Array, slice: &TensorSlice) {
+    let (columns, width) = slice.columns(&to.shape);
     let (mut values, from) = (to.to_f64(), from.to_f64());
     let rows = values.chunks_mut(width.max(1)).zip(from.chunks(columns.len().max(1)));
     for (to, from) in rows {

@@ -76,17 +76,17 @@ pub trait ElementLoss: Operation {
     fn streams(&self) -> &'static [ElementStream];
 
     /// Values of its overrides: what shapes the code, the inputs that are there included.
-    fn shapes(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
+    fn overrides(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         Vec::new()
     }
 
     /// Its parameters: what changes without a new pipeline.
-    fn numbers(&self) -> Vec<(&'static str, f64)> {
+    fn uniforms(&self) -> Vec<(&'static str, f64)> {
         Vec::new()
     }
 
-    /// The output that is the mean of what the functor watches, where its options have it watch.
-    fn watched(&self) -> Option<&'static str> {
+    /// The output that is the mean of what the functor monitors, where its options have it watch.
+    fn monitor(&self) -> Option<&'static str> {
         None
     }
 
@@ -113,7 +113,7 @@ pub(crate) fn check_names<'n>(
     mut wanted: impl Iterator<Item = &'n str>,
 ) -> Result<()> {
     let known = |name: &str| SCALARS.contains(&name) || name.starts_with("grad.");
-    if let Some(name) = wanted.find(|&name| !known(name) && loss.watched() != Some(name)) {
+    if let Some(name) = wanted.find(|&name| !known(name) && loss.monitor() != Some(name)) {
         return Err(Error::Conflict {
             loss: loss.about().name.to_owned(),
             argument: name.to_owned(),

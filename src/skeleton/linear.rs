@@ -41,7 +41,7 @@ use crate::{
     },
 };
 
-pub(crate) use walk::{Part, Passes, Walk};
+pub(crate) use walk::{RowBlock, Schedule, ScorePasses};
 
 use product::{Along, Product, Start};
 
@@ -190,7 +190,7 @@ fn plan(
     let ahead = u64::from(rows.label_score() == LabelScore::Streaming);
     let closing = if rows.closes_unseen() { 0 } else { u64::from(rows.rounds()) + ahead };
     let blocks = (closing + u64::from(rows.writes(&layer.gradient()))).max(1);
-    let walks = layer.walks(&mut rows, &windows, Passes { held: 1, whole: 1, blocks })?;
+    let walks = layer.walks(&mut rows, &windows, ScorePasses { held: 1, whole: 1, blocks })?;
     let sums = layer.sums(&mut rows, walks.iter().map(|walk| walk.parts.len()).sum());
     for walk in &walks {
         layer.go(&mut rows, walk, &sums)?;
@@ -354,10 +354,10 @@ impl<'a> Layer<'a> {
     }
 
     /// Everything of some stretches of rows.
-    fn go(&self, rows: &mut Rows, walk: &Walk, sums: &Sums) -> Result<()> {
+    fn go(&self, rows: &mut Rows, walk: &Schedule, sums: &Sums) -> Result<()> {
         if walk.parts.is_empty() {
             // No rows: the gradients of weight and bias are sums over nothing.
-            return self.columns_step(rows, sums, &Part::NONE, &walk.chunk);
+            return self.columns_step(rows, sums, &RowBlock::NONE, &walk.chunk);
         }
         for part in &walk.parts {
             if walk.is_whole() && walk.kept.is_none() {
@@ -376,11 +376,11 @@ impl<'a> Layer<'a> {
     pub fn close(
         &self,
         rows: &mut Rows,
-        walk: &Walk,
-        part: &Part,
+        walk: &Schedule,
+        part: &RowBlock,
         mut see: impl FnMut(&mut Rows, &Range<u64>, &View) -> Result<()>,
     ) -> Result<()> {
-        let Part { index, rows: stretch, .. } = part;
+        let RowBlock { index, rows: stretch, .. } = part;
         if rows.closes_unseen() {
             return rows.close(*index, stretch, None);
         }
@@ -411,8 +411,8 @@ impl<'a> Layer<'a> {
     pub fn block_scores(
         &self,
         rows: &mut Rows,
-        walk: &Walk,
-        part: &Part,
+        walk: &Schedule,
+        part: &RowBlock,
         block: &Range<u64>,
     ) -> Result<View> {
         let scores = walk.scores(part, block);
@@ -424,8 +424,8 @@ impl<'a> Layer<'a> {
     fn scores_again(
         &self,
         rows: &mut Rows,
-        walk: &Walk,
-        part: &Part,
+        walk: &Schedule,
+        part: &RowBlock,
         block: &Range<u64>,
         made: bool,
     ) -> Result<View> {
@@ -436,7 +436,13 @@ impl<'a> Layer<'a> {
     }
 
     /// The gradients of rows that are closed, a block of classes after another.
-    fn gradients(&self, rows: &mut Rows, walk: &Walk, sums: &Sums, part: &Part) -> Result<()> {
+    fn gradients(
+        &self,
+        rows: &mut Rows,
+        walk: &Schedule,
+        sums: &Sums,
+        part: &RowBlock,
+    ) -> Result<()> {
         let hidden = self.hidden_gradient.clone().map(|view| view.rows(&part.rows));
         let hidden = self.rows_sum(rows, walk, part, hidden.as_ref());
         let writes = rows.writes(&self.gradient());
@@ -458,8 +464,8 @@ impl<'a> Layer<'a> {
     pub fn rows_sum(
         &self,
         rows: &mut Rows,
-        walk: &Walk,
-        part: &Part,
+        walk: &Schedule,
+        part: &RowBlock,
         output: Option<&View>,
     ) -> Option<RowsSum> {
         let output = output?.clone();
@@ -475,8 +481,8 @@ impl<'a> Layer<'a> {
     pub fn block_gradients(
         &self,
         rows: &mut Rows,
-        walk: &Walk,
-        (part, number): (&Part, usize),
+        walk: &Schedule,
+        (part, number): (&RowBlock, usize),
         sums: &Sums,
         hidden: Option<&RowsSum>,
     ) -> Result<()> {
@@ -524,7 +530,7 @@ impl<'a> Layer<'a> {
     }
 
     /// One chunk of whole rows: scores, their loss and gradient in place, and the gradient multiplied on.
-    fn step(&self, rows: &mut Rows, walk: &Walk, sums: &Sums, part: &Part) -> Result<()> {
+    fn step(&self, rows: &mut Rows, walk: &Schedule, sums: &Sums, part: &RowBlock) -> Result<()> {
         let all = 0..self.classes;
         let chunk = walk.block(part, &all);
         let gradient = self.gradient();
@@ -545,7 +551,7 @@ impl<'a> Layer<'a> {
     }
 
     /// The scores of a stretch of rows.
-    pub fn scores(&self, rows: &mut Rows, part: &Part, chunk: &View) -> Result<()> {
+    pub fn scores(&self, rows: &mut Rows, part: &RowBlock, chunk: &View) -> Result<()> {
         let [weight_along, _] = self.weight_along();
         let product = Product {
             label: "scores",
@@ -566,7 +572,7 @@ impl<'a> Layer<'a> {
     fn rows_product(
         &self,
         rows: &mut Rows,
-        part: &Part,
+        part: &RowBlock,
         chunk: &View,
         start: Start,
         output: View,
@@ -592,7 +598,7 @@ impl<'a> Layer<'a> {
         &self,
         rows: &mut Rows,
         sums: &Sums,
-        part: &Part,
+        part: &RowBlock,
         chunk: &View,
     ) -> Result<()> {
         let depth = part.rows.end - part.rows.start;

@@ -22,7 +22,7 @@ use crate::{
         profile::Profile,
     },
     skeleton::{
-        linear::{Layer, LinearOptions, Passes},
+        linear::{Layer, LinearOptions, ScorePasses},
         row::{
             self, Broadcast, Field, Given, LabelScore, Reduced, RowLoss, RowOutput, RowProgram,
             RowStream, Rows, StateLayout, missing,
@@ -248,7 +248,7 @@ pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Resul
     rows.planner.unstored(pairs.layer.rows * pairs.layer.classes * 4);
     let again = !rows.closes() && (pairs.wants_gradients() || pairs.wants_scale);
     let whole = u64::from(again && columns != Columns::Keys) + 1;
-    let passes = Passes { held: 1, whole, blocks: u64::from(again) + 1 };
+    let passes = ScorePasses { held: 1, whole, blocks: u64::from(again) + 1 };
     let walk = pairs.layer.walk(&mut rows, &windows, passes)?;
     match pairs.pairing.columns {
         Columns::Keys => pairs.one_walk(&mut rows, &tables, &walk)?,

@@ -40,7 +40,7 @@ impl Totals {
         sources: &[Source],
     ) -> Step<'p, 'a> {
         let lanes = planner.profile.tally_lanes();
-        planner.dispatch(self.label(entry), entry, sources).shape("WORKGROUP", lanes)
+        planner.dispatch(self.label(entry), entry, sources).overriding("WORKGROUP", lanes)
     }
 
     /// Folds `count` tallies from `first` on until one workgroup can take them.
@@ -56,9 +56,9 @@ impl Totals {
         while count > BLOCK {
             let folded = count.div_ceil(BLOCK);
             self.around(planner, "fold", &[shader!("tally.wgsl"), shader!("fold.wgsl")])
-                .number("first", first)
-                .number("tallies", count)
-                .number("folded", next)
+                .uniform("first", first)
+                .uniform("tallies", count)
+                .uniform("folded", next)
                 .table("tallies", tallies, "Tally")
                 .groups(folded)?;
             (first, count, next) = (next, folded, next + folded);
@@ -92,8 +92,8 @@ impl Totals {
         }
         let padding_columns = stride - columns;
         self.around(planner, "pad", &[shader!("pad.wgsl")])
-            .number("rows", rows)
-            .number("classes", padding_columns)
+            .uniform("rows", rows)
+            .uniform("classes", padding_columns)
             .write_elements("gradient", Some(padding))
             .groups(rows)
     }
@@ -118,12 +118,12 @@ impl Totals {
                 shader!("finish.wgsl"),
             ],
         )
-        .number("empty_is_zero", u32::from(ending.empty == Empty::Zero))
-        .number("float_targets", u32::from(ending.float_targets))
-        .number("first", first)
-        .number("tallies", count)
-        .number("kept", ending.kept)
-        .number("accumulates_status", u32::from(call.accumulates_status))
+        .uniform("empty_is_zero", u32::from(ending.empty == Empty::Zero))
+        .uniform("float_targets", u32::from(ending.float_targets))
+        .uniform("first", first)
+        .uniform("tallies", count)
+        .uniform("kept", ending.kept)
+        .uniform("accumulates_status", u32::from(call.accumulates_status))
         .table("tallies", tallies, "Tally")
         .words("loss", scalar("loss").filter(|_| ending.reduction != Reduction::None))
         .words("sum", scalar("sum"))
@@ -131,7 +131,7 @@ impl Totals {
         .words("count", scalar("count"))
         .words("correct_count", ending.counted.and_then(scalar))
         .words("perplexity", scalar("perplexity"))
-        .words("watched", ending.watched.and_then(scalar))
+        .words("monitored", ending.monitored.and_then(scalar))
         .words("status", scalar("status"))
         .groups(1)
     }
@@ -146,8 +146,8 @@ pub(crate) struct Ending {
     pub empty: Empty,
     /// Bad targets are floats, not indices.
     pub float_targets: bool,
-    /// The output that is the mean of what the loss has watched.
-    pub watched: Option<&'static str>,
+    /// The output that is the mean of what the loss has monitored.
+    pub monitored: Option<&'static str>,
     /// The output that is the number of rows counted beside their losses.
     pub counted: Option<&'static str>,
     /// The tally that the header kept.

@@ -137,8 +137,8 @@ pub(crate) const fn variances(name: &'static str, about: &'static str) -> Argume
     Argument::required(name, Kind::Float, BROADCAST, about).spread(Spread::BroadcastOrRows)
 }
 
-/// The mean of what a loss of elements watches.
-pub(crate) const fn watched(name: &'static str, about: &'static str) -> Argument {
+/// The mean of what a loss of elements monitors.
+pub(crate) const fn monitored(name: &'static str, about: &'static str) -> Argument {
     Argument::optional(name, Kind::F32, ONE, about)
 }
 

@@ -30,7 +30,7 @@ impl SeparableRow for Margin {
             return 2.0 * (z - select(-params.margin, params.margin, column == label));
         }";
 
-    fn numbers(&self) -> Vec<(&'static str, f64)> {
+    fn uniforms(&self) -> Vec<(&'static str, f64)> {
         vec![("margin", 0.75)]
     }
 
@@ -53,7 +53,7 @@ impl ElementFunction for LogCosh {
         fn element_loss(z: f32, y: f32) -> f32 { return params.scale * log(cosh(z - y)); }
         fn element_slope(z: f32, y: f32) -> f32 { return params.scale * tanh(z - y); }";
 
-    fn numbers(&self) -> Vec<(&'static str, f64)> {
+    fn uniforms(&self) -> Vec<(&'static str, f64)> {
         vec![("scale", 2.0)]
     }
 

@@ -8,7 +8,7 @@ use crate::{
     losses::Similarity,
     plan::{Plan, profile::Profile},
     skeleton::{
-        linear::Passes,
+        linear::ScorePasses,
         pairs::Pairs,
         row::{Gradient, Rows, Scores},
     },
@@ -27,7 +27,8 @@ pub(crate) fn similarity(loss: &Similarity, call: &Call, profile: &Profile) -> R
     rows.begin(&windows)?;
     let top = call.output("top_scores").is_some() || call.output("top_indices").is_some();
     pairs.layer.needs_whole_rows = top;
-    let walk = pairs.layer.walk(&mut rows, &windows, Passes { held: 1, whole: 1, blocks: 1 })?;
+    let walk =
+        pairs.layer.walk(&mut rows, &windows, ScorePasses { held: 1, whole: 1, blocks: 1 })?;
     let outputs = top.then(|| {
         ["top_scores", "top_indices"].map(|name| {
             let words = Layout::matrix(Dtype::U32, pairs.layer.rows, loss.k.into());

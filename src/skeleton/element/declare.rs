@@ -10,7 +10,7 @@ macro_rules! element_loss {
         summary: $summary:literal, formula: $formula:literal, pytorch: $pytorch:literal;
         inputs $inputs:ident { $($input:ident = $input_key:literal, $reads:literal: $argument:expr;)* }
         outputs $outputs:ident { $($gradient:ident = $gradient_key:literal: $gradient_about:literal;)* }
-        $(watches $watched:ident = $watched_key:literal: $watched_about:literal;)?
+        $(monitors $monitored:ident = $monitored_key:literal: $monitored_about:literal;)?
         options { $($option:ident: $type:ty = $default:expr, $json:literal, $about:literal;)* }
     ) => {
         $(#[$doc])*
@@ -79,7 +79,7 @@ macro_rules! element_loss {
                 /// The loss, `[1]`, or one value an element with reduction `none`.
                 loss = "loss",
                 $(#[doc = concat!("The ", $gradient_about, ".")] $gradient = $gradient_key,)*
-                $(#[doc = concat!("The ", $watched_about, ", `[1]`.")] $watched = $watched_key,)?
+                $(#[doc = concat!("The ", $monitored_about, ", `[1]`.")] $monitored = $monitored_key,)?
                 /// Σ of the losses.
                 sum = "sum",
                 /// What a mean divides by.
@@ -108,7 +108,7 @@ macro_rules! element_loss {
                 outputs: &[
                     arg::ELEMENT_LOSS,
                     $(arg::optional_elements($gradient_key, $gradient_about),)*
-                    $(arg::watched($watched_key, $watched_about),)?
+                    $(arg::monitored($monitored_key, $monitored_about),)?
                     arg::SUM,
                     arg::DENOMINATOR,
                     arg::COUNT,

@@ -15,7 +15,7 @@ use crate::{
         tensor::{Dtype, Layout},
     },
     plan::{
-        Number, Plan, Planner, Reached, Step, View,
+        Addressed, Number, Plan, Planner, Step, View,
         kernel::{Reach, Source, shader},
         profile::Profile,
         stretches::{least_multiple, stretches},
@@ -97,9 +97,9 @@ impl<'a> Elements<'a> {
         self.call.has("mask") || self.loss.options().unknown.is_some()
     }
 
-    /// The output that is the mean of what the functor watches, if it is asked for.
-    fn watched(&self) -> Option<&'static str> {
-        self.loss.watched().filter(|name| self.call.wants(name))
+    /// The output that is the mean of what the functor monitors, if it is asked for.
+    fn monitor(&self) -> Option<&'static str> {
+        self.loss.monitor().filter(|name| self.call.wants(name))
     }
 
     fn per_element(&self) -> bool {
@@ -119,22 +119,22 @@ impl<'a> Elements<'a> {
         let label = self.totals.label(entry);
         self.planner
             .dispatch(label, entry, sources)
-            .shape("WORKGROUP", lanes)
-            .shape("ELEMENTS", block)
-            .shape("HAS_UNKNOWN", unknown.is_some())
-            .number("classes", window.end - window.start)
-            .number("columns", columns)
-            .number("plane", plane)
-            .number("phase", window.start % plane)
-            .number("first_column", window.start / plane % columns)
-            .number("first_row", window.start / (columns * plane) * plane)
-            .number("unknown", (unknown.unwrap_or(0.0) as f32).to_bits())
-            .number("kept", kept)
-            .number("first_tally", first_tally)
+            .overriding("WORKGROUP", lanes)
+            .overriding("ELEMENTS", block)
+            .overriding("HAS_UNKNOWN", unknown.is_some())
+            .uniform("classes", window.end - window.start)
+            .uniform("columns", columns)
+            .uniform("plane", plane)
+            .uniform("phase", window.start % plane)
+            .uniform("first_column", window.start / plane % columns)
+            .uniform("first_row", window.start / (columns * plane) * plane)
+            .uniform("unknown", (unknown.unwrap_or(0.0) as f32).to_bits())
+            .uniform("kept", kept)
+            .uniform("first_tally", first_tally)
     }
 
     /// A tensor of a window, and how a quad finds its elements there.
-    fn reached(&self, name: &str, view: View, index: usize) -> Result<Reached> {
+    fn reached(&self, name: &str, view: View, index: usize) -> Result<Addressed> {
         let window = &self.windows[index];
         let columns = self.extents.columns;
         let broadcast = broadcast_of(self.loss, &self.extents, name, &view.layout.shape)?;
@@ -145,43 +145,45 @@ impl<'a> Elements<'a> {
             let first = window.start / image * self.plane;
             let rows = first..(window.end.div_ceil(image) * self.plane).min(self.extents.rows);
             return Ok(match broadcast {
-                Broadcast::One => Reached::new(view, Reach::One),
-                Broadcast::Rows => Reached::new(view.rows(&rows), Reach::Pixels),
-                Broadcast::Columns => Reached::new(view.for_every_row(), Reach::Channels),
-                Broadcast::Elements => Reached::new(view.flat(window), Reach::Flat),
-                Broadcast::Axes(axes) => Reached::along(view, axes, first, true),
+                Broadcast::One => Addressed::new(view, Reach::One),
+                Broadcast::Rows => Addressed::new(view.rows(&rows), Reach::Pixels),
+                Broadcast::Columns => Addressed::new(view.for_every_row(), Reach::Channels),
+                Broadcast::Elements => Addressed::new(view.flat(window), Reach::Flat),
+                Broadcast::Axes(axes) => Addressed::along(view, axes, first, true),
             });
         }
         let rows = window.start / columns..window.end.div_ceil(columns);
         let in_row = if columns.is_multiple_of(4) { Reach::Row } else { Reach::Each };
         Ok(match broadcast {
-            Broadcast::One => Reached::new(view, Reach::One),
-            Broadcast::Rows => Reached::new(view.rows(&rows), Reach::Rows),
-            Broadcast::Columns => Reached::new(view.for_every_row(), in_row),
-            Broadcast::Elements if view.layout.has_gaps() => Reached::new(view.rows(&rows), in_row),
-            Broadcast::Elements => Reached::new(view.flat(window), Reach::Flat),
-            Broadcast::Axes(axes) => Reached::along(view, axes, rows.start, false),
+            Broadcast::One => Addressed::new(view, Reach::One),
+            Broadcast::Rows => Addressed::new(view.rows(&rows), Reach::Rows),
+            Broadcast::Columns => Addressed::new(view.for_every_row(), in_row),
+            Broadcast::Elements if view.layout.has_gaps() => {
+                Addressed::new(view.rows(&rows), in_row)
+            }
+            Broadcast::Elements => Addressed::new(view.flat(window), Reach::Flat),
+            Broadcast::Axes(axes) => Addressed::along(view, axes, rows.start, false),
         })
     }
 
     /// The mask of a window; one of bits lies as the elements are walked.
-    fn mask(&self, index: usize) -> Result<Option<Reached>> {
+    fn mask(&self, index: usize) -> Result<Option<Addressed>> {
         match self.call.input("mask") {
             Some(mut view) if view.layout.dtype == Dtype::U32 => {
                 let window = &self.windows[index];
                 view = view.flat(&(window.start / BITS..window.end.div_ceil(BITS)));
-                Ok(Some(Reached::new(view, Reach::Flat)))
+                Ok(Some(Addressed::new(view, Reach::Flat)))
             }
             Some(view) => self.reached("mask", view, index).map(Some),
             None => Ok(None),
         }
     }
 
-    fn input(&self, name: &str, index: usize) -> Result<Option<Reached>> {
+    fn input(&self, name: &str, index: usize) -> Result<Option<Addressed>> {
         self.call.input(name).map(|view| self.reached(name, view, index)).transpose()
     }
 
-    fn output(&self, name: &str, index: usize) -> Result<Option<Reached>> {
+    fn output(&self, name: &str, index: usize) -> Result<Option<Addressed>> {
         self.call.output(name).map(|view| self.reached(name, view, index)).transpose()
     }
 
@@ -208,17 +210,17 @@ impl<'a> Elements<'a> {
                 "header",
                 &[shader!("tally.wgsl"), shader!("divisor.wgsl"), shader!("element/header.wgsl")],
             )
-            .number("counted", u32::from(counted))
-            .number("known_denominator", u32::from(known.is_some()))
-            .number("classes", 1u32)
-            .number("first", first)
-            .number("tallies", count)
-            .number("kept", kept)
-            .number("count_low", elements)
-            .number("count_high", elements >> 32)
-            .number("denominator", known.unwrap_or(0) as f64)
-            .number("reduction", reduction)
-            .number("over", over)
+            .uniform("counted", u32::from(counted))
+            .uniform("known_denominator", u32::from(known.is_some()))
+            .uniform("classes", 1u32)
+            .uniform("first", first)
+            .uniform("tallies", count)
+            .uniform("kept", kept)
+            .uniform("count_low", elements)
+            .uniform("count_high", elements >> 32)
+            .uniform("denominator", known.unwrap_or(0) as f64)
+            .uniform("reduction", reduction)
+            .uniform("over", over)
             .read_elements("upstream", upstream, 1.0)
             .read_elements("denominator", denominator, 1.0)
             .table("tallies", &tallies, "Tally")
@@ -239,7 +241,7 @@ impl<'a> Elements<'a> {
                 shader!("element/measure.wgsl"),
             ];
             self.pass("measure", index, &sources)
-                .shape("PLACES", places)
+                .overriding("PLACES", places)
                 .take_mask("mask", mask)
                 .take("targets", targets, 0.0)
                 .table("tallies", &tallies, "Tally")
@@ -254,8 +256,8 @@ impl<'a> Elements<'a> {
     }
 
     /// What `element/place.wgsl` has to find: nothing, the quad's row, or every element's.
-    fn places<'r>(&self, tensors: impl IntoIterator<Item = &'r Option<Reached>>) -> u32 {
-        let flat = |r: &Reached| matches!(r.reach, Reach::Flat | Reach::One);
+    fn places<'r>(&self, tensors: impl IntoIterator<Item = &'r Option<Addressed>>) -> u32 {
+        let flat = |r: &Addressed| matches!(r.reach, Reach::Flat | Reach::One);
         // Along planes rows and columns are found where they are needed.
         if self.plane > 1 || tensors.into_iter().flatten().all(flat) {
             0
@@ -286,7 +288,7 @@ impl<'a> Elements<'a> {
         let step = self.functor("forward", index, tally.into(), &tensors);
         tensors
             .bind(step)
-            .shape("HAS_TILES", has_tiles)
+            .overriding("HAS_TILES", has_tiles)
             .table("tallies", &tallies, "Tally")
             .groups(groups)
     }
@@ -309,13 +311,13 @@ impl<'a> Elements<'a> {
         sources.extend([shader!("element/place.wgsl"), shader!("element.wgsl")]);
         sources.extend(self.loss.sources());
         let places = self.places(tensors.all());
-        let (loss, call, watches) = (self.loss, self.call, self.watched().is_some());
+        let (loss, call, monitors) = (self.loss, self.call, self.monitor().is_some());
         let number = |(name, value): (&str, f64)| (name.to_owned(), Number::from(value));
         self.pass(entry, index, &sources)
-            .shape("PLACES", places)
-            .shape("WATCHES", watches)
-            .shapes(loss.shapes(&|name| call.has(name)))
-            .numbers(loss.numbers().into_iter().map(number))
+            .overriding("PLACES", places)
+            .overriding("MONITORS", monitors)
+            .overrides(loss.overrides(&|name| call.has(name)))
+            .uniforms(loss.uniforms().into_iter().map(number))
     }
 
     /// Zeroes the gradients' columns between the columns and the row stride.
@@ -343,15 +345,15 @@ impl<'a> Elements<'a> {
                 summed.pad(&mut self.planner, &self.totals)?;
             }
         }
-        let watched = self.watched();
+        let monitored = self.monitor();
         let reduced = !self.per_element();
-        let mut scalars = SCALARS.into_iter().chain(watched);
+        let mut scalars = SCALARS.into_iter().chain(monitored);
         if scalars.any(|name| self.call.wants(name) && (reduced || name != "loss")) {
             let folded = self.totals.fold(&mut self.planner, &self.tallies, 0, self.blocks)?;
             let ElementOptions { reduction, empty, .. } = self.loss.options();
             let kept = self.kept_tally();
             let (float_targets, counted) = (true, None);
-            let ending = Ending { reduction, empty, float_targets, watched, counted, kept };
+            let ending = Ending { reduction, empty, float_targets, monitored, counted, kept };
             self.totals.finish(&mut self.planner, self.call, ending, &self.tallies, folded)?;
         }
         Ok(self.planner.finish())
@@ -360,12 +362,12 @@ impl<'a> Elements<'a> {
 
 /// The tensors of a pass.
 struct Tensors {
-    streams: Vec<(ElementStream, Option<Reached>)>,
-    weight: Option<Reached>,
-    mask: Option<Reached>,
-    upstream: Option<Reached>,
-    loss: Option<Reached>,
-    gradients: [Option<Reached>; 2],
+    streams: Vec<(ElementStream, Option<Addressed>)>,
+    weight: Option<Addressed>,
+    mask: Option<Addressed>,
+    upstream: Option<Addressed>,
+    loss: Option<Addressed>,
+    gradients: [Option<Addressed>; 2],
     in_place: bool,
 }
 
@@ -392,7 +394,7 @@ impl Tensors {
         })
     }
 
-    fn all(&self) -> impl Iterator<Item = &Option<Reached>> {
+    fn all(&self) -> impl Iterator<Item = &Option<Addressed>> {
         self.streams
             .iter()
             .map(|(_, tensor)| tensor)

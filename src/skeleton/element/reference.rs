@@ -24,8 +24,8 @@ pub struct Point<T> {
     pub slopes: [T; 2],
     /// What was given and is no such thing, such as a negative count: there is no loss then.
     pub bad: Option<T>,
-    /// What is watched beside it.
-    pub watched: T,
+    /// What is monitored beside it.
+    pub monitored: T,
 }
 
 impl<T: Real> Point<T> {
@@ -36,7 +36,7 @@ impl<T: Real> Point<T> {
 
     /// A loss of two inputs.
     pub fn of_two(loss: T, slopes: [T; 2]) -> Self {
-        Self { loss, slopes, bad: None, watched: T::zero() }
+        Self { loss, slopes, bad: None, monitored: T::zero() }
     }
 
     /// No loss, because of this number.
@@ -49,9 +49,9 @@ impl<T: Real> Point<T> {
         Self::of_two(T::nan(), [T::nan(); 2])
     }
 
-    /// The same with something to watch.
-    pub fn watching(self, watched: T) -> Self {
-        Self { watched, ..self }
+    /// The same with something to monitor.
+    pub fn monitoring(self, monitored: T) -> Self {
+        Self { monitored, ..self }
     }
 }
 
@@ -196,7 +196,7 @@ struct Solved<T> {
     denominator: T,
     divisor: T,
     count: i64,
-    watched: T,
+    monitored: T,
     found: Findings,
     options: ElementOptions,
 }
@@ -234,7 +234,7 @@ impl<T: Real> Solved<T> {
             denominator: T::zero(),
             divisor: T::one(),
             count: 0,
-            watched: T::zero(),
+            monitored: T::zero(),
             found: Findings::of_elements(),
             options,
             extents: extents.clone(),
@@ -264,7 +264,7 @@ impl<T: Real> Solved<T> {
             }
             solved.losses[at] = loss;
             solved.sum += solved.losses[at];
-            solved.watched += if point.loss.is_nan() { T::nan() } else { point.watched };
+            solved.monitored += if point.loss.is_nan() { T::nan() } else { point.monitored };
             solved.above[at] = times(share, upstream.at(&extents, at));
             solved.slopes[at] = point.slopes;
         }
@@ -310,8 +310,8 @@ impl<T: Real> Solved<T> {
             "sum" => array(&[1], [self.sum]),
             "denominator" => array(&[1], [self.denominator]),
             "count" => Array::int(&[1], vec![self.count]),
-            _ if loss.watched() == Some(name) => {
-                array(&[1], [self.quotient(self.watched, T::of(self.count as f64))])
+            _ if loss.monitor() == Some(name) => {
+                array(&[1], [self.quotient(self.monitored, T::of(self.count as f64))])
             }
             "status" => self.found.words(),
             _ => match gradient {

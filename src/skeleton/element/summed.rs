@@ -13,7 +13,7 @@ use crate::{
         tensor::{Dtype, Layout},
     },
     plan::{
-        Planner, Reached, View,
+        Addressed, Planner, View,
         kernel::{Reach, shader},
         stretches::stretches,
     },
@@ -90,10 +90,10 @@ impl Summed {
     }
 
     /// Where a window's pass writes its terms: whole quads, whose end nothing reads.
-    pub fn terms(&self, window: &Range<u64>) -> Option<Reached> {
+    pub fn terms(&self, window: &Range<u64>) -> Option<Addressed> {
         let end = window.start + (window.end - window.start).next_multiple_of(QUAD);
         let view = self.terms.clone()?.flat(&(window.start..end));
-        Some(Reached::new(view, Reach::Flat))
+        Some(Addressed::new(view, Reach::Flat))
     }
 
     /// Sums the terms into the gradient.
@@ -170,18 +170,18 @@ impl Summed {
                 self.written(into, first..first + sums);
             totals
                 .around(planner, "sum_terms", &[shader!("tally.wgsl"), shader!("element/sum.wgsl")])
-                .number("classes", columns)
-                .number("pixels", pixels)
-                .number("first_sum", first)
-                .number("sums", sums)
-                .number("inner", fold.inner)
-                .number("length", fold.length)
-                .number("most", fold.most)
-                .number("parts", fold.parts)
-                .number("first_part", window.start % fold.parts)
+                .uniform("classes", columns)
+                .uniform("pixels", pixels)
+                .uniform("first_sum", first)
+                .uniform("sums", sums)
+                .uniform("inner", fold.inner)
+                .uniform("length", fold.length)
+                .uniform("most", fold.most)
+                .uniform("parts", fold.parts)
+                .uniform("first_part", window.start % fold.parts)
                 .words("terms", Some(given))
                 .words("sums", scratch)
-                .give("gradient", gradient.map(|view| Reached::new(view, Reach::Each)))
+                .give("gradient", gradient.map(|view| Addressed::new(view, Reach::Each)))
                 .groups(sums.div_ceil(lanes))?;
         }
         Ok(())

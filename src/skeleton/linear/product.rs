@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Layer, Part};
+use super::{Layer, RowBlock};
 use crate::{
     data::{
         error::Result,
@@ -53,7 +53,7 @@ pub(super) struct Product<'v> {
     /// Those of the product over all rows and classes, of which this may be a chunk's: neither a last chunk
     /// nor a small one falls back to small tiles.
     pub multiply_adds: u64,
-    pub at: &'v Part,
+    pub at: &'v RowBlock,
 }
 
 impl Layer<'_> {
@@ -185,25 +185,25 @@ impl Layer<'_> {
         let step = rows
             .planner
             .dispatch(label, tile.entry, &tile.sources)
-            .shapes(tile.shapes)
-            .shape("A_WALKS", a_walks)
-            .shape("B_WALKS", b_walks)
-            .shape("MASKED", masked)
-            .shape("HAS_ADDEND", addend.is_some())
-            .shape("SCALES_A", a_scales.is_some())
-            .shape("SCALES_B", b_scales.is_some())
-            .shape("SKIPS_WALKED", skips_walked)
-            .shape("SKIPS_OWNED", product.rows_along == Some(Along::Owned))
-            .number("outputs", i.end - i.start)
-            .number("classes", j.end - j.start)
-            .number("depth", k.end - k.start)
-            .number("tile_rows", tile_rows)
-            .number("tile_columns", tile_columns)
-            .number("run", run)
-            .number("first_row", first_row)
-            .number("record_words", record_words)
-            .number("a_scale_step", steps[0])
-            .number("b_scale_step", steps[1])
+            .overrides(tile.overrides)
+            .overriding("A_WALKS", a_walks)
+            .overriding("B_WALKS", b_walks)
+            .overriding("MASKED", masked)
+            .overriding("HAS_ADDEND", addend.is_some())
+            .overriding("SCALES_A", a_scales.is_some())
+            .overriding("SCALES_B", b_scales.is_some())
+            .overriding("SKIPS_WALKED", skips_walked)
+            .overriding("SKIPS_OWNED", product.rows_along == Some(Along::Owned))
+            .uniform("outputs", i.end - i.start)
+            .uniform("classes", j.end - j.start)
+            .uniform("depth", k.end - k.start)
+            .uniform("tile_rows", tile_rows)
+            .uniform("tile_columns", tile_columns)
+            .uniform("run", run)
+            .uniform("first_row", first_row)
+            .uniform("record_words", record_words)
+            .uniform("a_scale_step", steps[0])
+            .uniform("b_scale_step", steps[1])
             .words("records", records)
             .words("a_scales", a_scales.map(|(scales, _)| scales))
             .words("b_scales", b_scales.map(|(scales, _)| scales))

@@ -25,7 +25,7 @@ const KEPT_PASSES: f64 = 2.0;
 
 /// How often the scores are made: all in one chunk, in chunks of whole rows, and in blocks of classes.
 #[derive(Clone, Copy)]
-pub(crate) struct Passes {
+pub(crate) struct ScorePasses {
     pub held: u64,
     pub whole: u64,
     pub blocks: u64,
@@ -33,34 +33,34 @@ pub(crate) struct Passes {
 
 /// A stretch of rows: its number, its window, and the rows.
 #[derive(Clone)]
-pub(crate) struct Part {
+pub(crate) struct RowBlock {
     pub number: usize,
     pub index: usize,
     pub rows: Range<u64>,
 }
 
-impl Part {
+impl RowBlock {
     /// No rows.
     pub const NONE: Self = Self { number: 0, index: 0, rows: 0..0 };
 }
 
 /// How the scores go by: stretches of rows one after another, of each one block of classes after another,
 /// all of them in one chunk.
-pub(crate) struct Walk {
+pub(crate) struct Schedule {
     pub chunk: View,
-    pub parts: Vec<Part>,
+    pub parts: Vec<RowBlock>,
     pub blocks: Vec<Range<u64>>,
     /// Where the scores stay between the passes; without it they are made for each.
-    pub(super) kept: Option<Kept>,
+    pub(super) kept: Option<HeldScores>,
 }
 
 /// The gradient of the weight, which keeps the scores of its classes until it is written.
-pub(super) struct Kept {
+pub(super) struct HeldScores {
     gradient: View,
     weight_layout: WeightLayout,
 }
 
-impl Kept {
+impl HeldScores {
     /// The place of a block's scores, none of which is that of another block's gradient.
     fn block(&self, rows: u64, block: &Range<u64>) -> View {
         let gradient = self.gradient.clone();
@@ -74,7 +74,7 @@ impl Kept {
     }
 }
 
-impl Walk {
+impl Schedule {
     /// Whether a block has all classes.
     pub fn is_whole(&self) -> bool {
         self.blocks.len() < 2
@@ -86,7 +86,7 @@ impl Walk {
     }
 
     /// The place of a block's scores.
-    pub(super) fn scores(&self, part: &Part, block: &Range<u64>) -> View {
+    pub(super) fn scores(&self, part: &RowBlock, block: &Range<u64>) -> View {
         match &self.kept {
             Some(kept) => kept.block(part.rows.end - part.rows.start, block),
             None => self.block(part, block),
@@ -94,7 +94,7 @@ impl Walk {
     }
 
     /// The chunk's part that holds a block of some rows.
-    pub fn block(&self, part: &Part, block: &Range<u64>) -> View {
+    pub fn block(&self, part: &RowBlock, block: &Range<u64>) -> View {
         let (rows, columns) = (part.rows.end - part.rows.start, block.end - block.start);
         self.chunk.clone().rows(&(0..rows)).columns(&(0..columns))
     }
@@ -184,13 +184,18 @@ impl Layer<'_> {
 
     /// How the scores go by: whole rows where the budget holds them all, and otherwise the cheaper of whole
     /// rows and blocks of classes.
-    pub fn walk(&self, rows: &mut Rows, windows: &[Range<u64>], passes: Passes) -> Result<Walk> {
+    pub fn walk(
+        &self,
+        rows: &mut Rows,
+        windows: &[Range<u64>],
+        passes: ScorePasses,
+    ) -> Result<Schedule> {
         let path = self.path(rows, passes)?;
         Ok(self.walk_of(rows, windows, passes, &path))
     }
 
     /// Which of the two it is, and how large its chunk.
-    fn path(&self, rows: &Rows, passes: Passes) -> Result<Path> {
+    fn path(&self, rows: &Rows, passes: ScorePasses) -> Result<Path> {
         self.profile.cooperative.check(self.profile.workgroup_size)?;
         let [whole, block] = [[self.whole_rows(rows.short()), self.classes], self.block(rows)];
         let blocks_can = block[0] > 0 && block[1] < self.classes && !self.needs_whole_rows;
@@ -211,7 +216,7 @@ impl Layer<'_> {
         Ok(Path { rows, classes, whole_rows, passes: made, kept_rows: 0, why })
     }
 
-    fn blocks_are_cheaper(&self, whole: [u64; 2], block: [u64; 2], passes: Passes) -> bool {
+    fn blocks_are_cheaper(&self, whole: [u64; 2], block: [u64; 2], passes: ScorePasses) -> bool {
         let worth = if passes.blocks > 1 { WORTH_BLOCKS } else { 1.0 };
         self.cost(block, passes.blocks) < self.cost(whole, passes.whole) * worth
     }
@@ -221,9 +226,9 @@ impl Layer<'_> {
         &self,
         rows: &mut Rows,
         windows: &[Range<u64>],
-        passes: Passes,
+        passes: ScorePasses,
         path: &Path,
-    ) -> Walk {
+    ) -> Schedule {
         let (step, classes) = (path.rows, path.classes);
         let chunk = rows.shared("chunk", chunk_layout(path));
         let cut = |(index, window): (usize, &Range<u64>)| {
@@ -232,9 +237,9 @@ impl Layer<'_> {
             parts.into_iter().map(move |part| (index, start + part.start..start + part.end))
         };
         let parts = windows.iter().enumerate().flat_map(cut).enumerate();
-        let parts = parts.map(|(number, (index, rows))| Part { number, index, rows }).collect();
+        let parts = parts.map(|(number, (index, rows))| RowBlock { number, index, rows }).collect();
         let blocks = stretches(self.classes, classes.max(1));
-        let walk = Walk { chunk, parts, blocks, kept: None };
+        let walk = Schedule { chunk, parts, blocks, kept: None };
         let made = if walk.is_held() { passes.held } else { path.passes };
         rows.planner.path(Path { passes: made, ..path.clone() });
         walk
@@ -245,8 +250,8 @@ impl Layer<'_> {
         &self,
         rows: &mut Rows,
         windows: &[Range<u64>],
-        passes: Passes,
-    ) -> Result<Vec<Walk>> {
+        passes: ScorePasses,
+    ) -> Result<Vec<Schedule>> {
         let Some((mut first, gradient)) = self.keep(rows, windows, passes) else {
             return Ok(vec![self.walk(rows, windows, passes)?]);
         };
@@ -269,10 +274,10 @@ impl Layer<'_> {
             rows.shared("chunk", chunk_layout(larger));
         }
         rows.waiting(&(0..states));
-        let kept = Some(Kept { gradient, weight_layout: self.options.weight_layout });
+        let kept = Some(HeldScores { gradient, weight_layout: self.options.weight_layout });
         let own = 0..count;
         let walk = self.walk_of(rows, std::slice::from_ref(&own), passes, &first);
-        let mut walks = vec![Walk { kept, ..walk }];
+        let mut walks = vec![Schedule { kept, ..walk }];
         if let Some(path) = path {
             let after: Vec<_> = windows.iter().map(|w| w.start.max(count)..w.end).collect();
             let path = Path { kept_rows: count, ..path };
@@ -285,7 +290,12 @@ impl Layer<'_> {
 
     /// Rows whose scores the gradient of the weight keeps until it is written, where that is worth it, and
     /// that gradient. It has to be f32 without gaps, which are the caller's, and hold nothing yet.
-    fn keep(&self, rows: &Rows, windows: &[Range<u64>], passes: Passes) -> Option<(Path, View)> {
+    fn keep(
+        &self,
+        rows: &Rows,
+        windows: &[Range<u64>],
+        passes: ScorePasses,
+    ) -> Option<(Path, View)> {
         let gradient = self.weight_gradient.clone().filter(|g| g.layout.dtype == Dtype::F32)?;
         let whole = self.whole_rows(rows.short());
         if self.options.accumulate || rows.closes() || whole == self.rows {

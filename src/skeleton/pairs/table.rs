@@ -87,14 +87,14 @@ impl Pairs<'_> {
     ) -> Result<()> {
         for part in self.stretches(operand, table.count) {
             rows.around("vectors", &[shader!("pairs/vectors.wgsl")])
-                .shape("NORMALIZE", self.pairing.normalize)
-                .shape("HAS_LABELS", labels.is_some())
-                .number("rows", part.end - part.start)
-                .number("classes", self.layer.depth)
-                .number("first", part.start)
-                .number("entry_step", table.entry_step)
-                .number("word_step", table.word_step)
-                .number("scale_at", table.scale_at())
+                .overriding("NORMALIZE", self.pairing.normalize)
+                .overriding("HAS_LABELS", labels.is_some())
+                .uniform("rows", part.end - part.start)
+                .uniform("classes", self.layer.depth)
+                .uniform("first", part.start)
+                .uniform("entry_step", table.entry_step)
+                .uniform("word_step", table.word_step)
+                .uniform("scale_at", table.scale_at())
                 .read("vector", Some(operand.clone().rows(&part)), 0.0)
                 .integers("labels", labels.map(|labels| labels.clone().rows(&part)))
                 .table("table", &table.view, "u32")
@@ -121,11 +121,11 @@ impl Pairs<'_> {
         let short = self.profile.dispatch_elements / count.max(1);
         for part in stretches(count, short.clamp(1, MOST_ITERATIONS)) {
             rows.around("partners", &[shader!("pairs/partners.wgsl")])
-                .number("classes", count)
-                .number("entry_step", table.entry_step)
-                .number("word_step", table.word_step)
-                .number("first", part.start)
-                .number("end", part.end)
+                .uniform("classes", count)
+                .uniform("entry_step", table.entry_step)
+                .uniform("word_step", table.word_step)
+                .uniform("first", part.start)
+                .uniform("end", part.end)
                 .table("table", &table.view, "u32")
                 .table("counts", &counts, "u32")
                 .groups(count.div_ceil(u64::from(lanes)))?;
@@ -147,11 +147,11 @@ impl Pairs<'_> {
             let (from, to) = (raw.clone().rows(&piece), output.clone().rows(&piece));
             let step = rows
                 .around("tangent", &[shader!("pairs/tangent.wgsl")])
-                .number("rows", piece.end - piece.start)
-                .number("classes", self.layer.depth)
-                .number("first", all.start)
-                .number("entry_step", table.entry_step)
-                .number("scale_at", table.scale_at())
+                .uniform("rows", piece.end - piece.start)
+                .uniform("classes", self.layer.depth)
+                .uniform("first", all.start)
+                .uniform("entry_step", table.entry_step)
+                .uniform("scale_at", table.scale_at())
                 .read("vector", Some(vectors.clone().rows(&all)), 0.0)
                 .table("table", &table.view, "u32");
             let step = if needs_own_sum(output) {

@@ -14,7 +14,7 @@ use crate::{
     },
     plan::{View, kernel::shader, limits::MOST_ITERATIONS, stretches::stretches},
     skeleton::{
-        linear::{Layer, Part, RowsSum, Sums, Walk},
+        linear::{Layer, RowBlock, RowsSum, Schedule, Sums},
         row::{Gradient, Rows, Scores, functor_streams},
     },
 };
@@ -28,7 +28,7 @@ impl Pairs<'_> {
     }
 
     /// Every chunk's loss and gradient at once, where it holds whole rows.
-    pub(super) fn one_walk(&self, rows: &mut Rows, tables: &Tables, walk: &Walk) -> Result<()> {
+    pub(super) fn one_walk(&self, rows: &mut Rows, tables: &Tables, walk: &Schedule) -> Result<()> {
         if rows.closes() || !walk.is_whole() {
             self.first_walk(rows, walk, |_, _, _, _| Ok(()))?;
             return self.second_walk(rows, tables, walk);
@@ -54,7 +54,7 @@ impl Pairs<'_> {
         &self,
         rows: &mut Rows,
         tables: &Tables,
-        walk: &Walk,
+        walk: &Schedule,
         windows: &[Range<u64>],
     ) -> Result<()> {
         let stride = tables.keys.word_step;
@@ -72,8 +72,8 @@ impl Pairs<'_> {
     fn first_walk(
         &self,
         rows: &mut Rows,
-        walk: &Walk,
-        see: impl Fn(&mut Rows, &Part, &Range<u64>, &View) -> Result<()>,
+        walk: &Schedule,
+        see: impl Fn(&mut Rows, &RowBlock, &Range<u64>, &View) -> Result<()>,
     ) -> Result<()> {
         for part in &walk.parts {
             if rows.closes() || !walk.is_whole() {
@@ -92,7 +92,7 @@ impl Pairs<'_> {
     }
 
     /// The gradients of rows that are closed.
-    fn second_walk(&self, rows: &mut Rows, tables: &Tables, walk: &Walk) -> Result<()> {
+    fn second_walk(&self, rows: &mut Rows, tables: &Tables, walk: &Schedule) -> Result<()> {
         let scale = rows.closes() && self.wants_scale;
         if !self.wants_gradients() && !scale {
             return Ok(());
@@ -127,14 +127,14 @@ impl Pairs<'_> {
 
     /// The rows' parts of the gradient of the scale, as far as a dispatch's loops allow at a time. They add up
     /// over the blocks of keys: its last bits depend on these.
-    fn slope(rows: &mut Rows, part: &Part, block: &Range<u64>, scores: &View) -> Result<()> {
+    fn slope(rows: &mut Rows, part: &RowBlock, block: &Range<u64>, scores: &View) -> Result<()> {
         let reach = MOST_ITERATIONS * 4 * u64::from(rows.lanes().0);
         for keys in stretches(block.end - block.start, reach) {
             let streams = rows.streams(&part.rows, false);
             let step = rows
                 .step("scale_slope", shader!("pairs/slope.wgsl"), part.index, &part.rows)
-                .number("first", block.start + keys.start)
-                .number("end", block.start + keys.end)
+                .uniform("first", block.start + keys.start)
+                .uniform("end", block.start + keys.end)
                 .words("statistics", None)
                 .read("logits", Some(scores.clone()), 0.0)
                 .write("gradient", None);
@@ -146,7 +146,7 @@ impl Pairs<'_> {
     /// Takes a block of some rows into the columns' own states.
     fn columns(
         rows: &mut Rows,
-        part: &Part,
+        part: &RowBlock,
         block: &Range<u64>,
         scores: &View,
         columns: &View,
@@ -155,9 +155,9 @@ impl Pairs<'_> {
         let (lanes, _) = rows.lanes();
         let step = rows
             .step("columns", shader!("pairs/columns.wgsl"), part.index, &part.rows)
-            .number("stride", columns.layout.row_stride)
-            .number("first_column", block.start)
-            .number("end_column", block.end)
+            .uniform("stride", columns.layout.row_stride)
+            .uniform("first_column", block.start)
+            .uniform("end_column", block.end)
             .words("statistics", None)
             .table("column_states", columns, "vec4<u32>")
             .read("logits", Some(scores.clone()), 0.0)
@@ -196,12 +196,12 @@ impl Pairs<'_> {
             let constants = rows.record_constants();
             rows.around("join", &sources)
                 .declare(&constants)
-                .shape("SOURCE", source)
-                .number("rows", count)
-                .number("classes", self.layer.classes)
-                .number("origin", window.start)
-                .number("first_class", first(self.pairing.shard))
-                .number("stride", stride)
+                .overriding("SOURCE", source)
+                .uniform("rows", count)
+                .uniform("classes", self.layer.classes)
+                .uniform("origin", window.start)
+                .uniform("first_class", first(self.pairing.shard))
+                .uniform("stride", stride)
                 .words("saved_lse", saved.clone())
                 .words("column_lse", kept.clone())
                 .words("statistics", self.statistics.clone())
@@ -222,7 +222,7 @@ struct Gradients<'a> {
 }
 
 impl<'a> Gradients<'a> {
-    fn new(pairs: &Pairs<'a>, rows: &mut Rows, walk: &Walk) -> Self {
+    fn new(pairs: &Pairs<'a>, rows: &mut Rows, walk: &Schedule) -> Self {
         let mut layer = pairs.layer.clone();
         let depth = layer.depth;
         let mut wide = |output: &Option<View>, count: u64| {
@@ -237,19 +237,19 @@ impl<'a> Gradients<'a> {
     }
 
     /// Without queries the gradient of the keys is a sum over nothing.
-    fn nothing(&self, rows: &mut Rows, walk: &Walk) -> Result<()> {
-        self.layer.columns_step(rows, &self.sums, &Part::NONE, &walk.chunk)
+    fn nothing(&self, rows: &mut Rows, walk: &Schedule) -> Result<()> {
+        self.layer.columns_step(rows, &self.sums, &RowBlock::NONE, &walk.chunk)
     }
 
     /// Where the raw gradient of some queries goes, and what it is turned into.
-    fn of_rows(&self, part: &Part) -> Option<[View; 2]> {
+    fn of_rows(&self, part: &RowBlock) -> Option<[View; 2]> {
         let output = self.layer.hidden_gradient.clone()?.rows(&part.rows);
         let count = part.rows.end - part.rows.start;
         let here = self.query_rows.clone().map(|raw| raw.rows(&(0..count)));
         Some([here.unwrap_or_else(|| output.clone()), output])
     }
 
-    fn rows_sum(&self, rows: &mut Rows, walk: &Walk, part: &Part) -> Option<RowsSum> {
+    fn rows_sum(&self, rows: &mut Rows, walk: &Schedule, part: &RowBlock) -> Option<RowsSum> {
         let raw = self.of_rows(part).map(|[raw, _]| raw);
         self.layer.rows_sum(rows, walk, part, raw.as_ref())
     }
@@ -258,15 +258,21 @@ impl<'a> Gradients<'a> {
     fn block(
         &self,
         rows: &mut Rows,
-        walk: &Walk,
-        at: (&Part, usize),
+        walk: &Schedule,
+        at: (&RowBlock, usize),
         sum: Option<&RowsSum>,
     ) -> Result<()> {
         self.layer.block_gradients(rows, walk, at, &self.sums, sum)
     }
 
     /// The gradient of some queries, once every block is in it.
-    fn rows_end(&self, pairs: &Pairs, rows: &mut Rows, table: &Table, part: &Part) -> Result<()> {
+    fn rows_end(
+        &self,
+        pairs: &Pairs,
+        rows: &mut Rows,
+        table: &Table,
+        part: &RowBlock,
+    ) -> Result<()> {
         match self.of_rows(part) {
             Some([raw, output]) if pairs.pairing.normalize => {
                 let ends = [&raw, &output];

@@ -59,9 +59,9 @@ impl Rows<'_> {
         let streams = self.streams(rows, false);
         let step = self
             .step("label_scores", shader!("row/label_scores.wgsl"), index, rows)
-            .shape("IN_BLOCKS", true)
-            .number("first_column", columns.start)
-            .number("end_column", columns.end)
+            .overriding("IN_BLOCKS", true)
+            .uniform("first_column", columns.start)
+            .uniform("end_column", columns.end)
             .words("statistics", None);
         functor_streams(step, streams)
             .read("logits", Some(scores.clone()), 0.0)
@@ -83,11 +83,11 @@ impl Rows<'_> {
         let streams = self.streams(rows, false);
         let step = self
             .step("block", shader!("row/block.wgsl"), index, rows)
-            .shape("IN_BLOCKS", true)
-            .number("first_column", columns.start)
-            .number("end_column", columns.end)
-            .number("lane_states", waiting.lanes)
-            .number("round", round)
+            .overriding("IN_BLOCKS", true)
+            .uniform("first_column", columns.start)
+            .uniform("end_column", columns.end)
+            .uniform("lane_states", waiting.lanes)
+            .uniform("round", round)
             .words("statistics", None)
             .table("states", &waiting.states, "State");
         functor_streams(step, streams)

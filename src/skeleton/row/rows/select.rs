@@ -73,11 +73,11 @@ impl Rows<'_> {
             let streams = self.streams(rows, false);
             let step = self
                 .step("select_place", shader!("row/select.wgsl"), index, rows)
-                .shape("SELECT_LANES", lanes as u32)
-                .number("k", k)
-                .number("bytes", bytes)
-                .number("first", part.start)
-                .number("end", part.end)
+                .overriding("SELECT_LANES", lanes as u32)
+                .uniform("k", k)
+                .uniform("bytes", bytes)
+                .uniform("first", part.start)
+                .uniform("end", part.end)
                 .words("statistics", None)
                 .read("logits", Some(scores.clone()), 0.0)
                 .write("gradient", None);

@@ -125,16 +125,16 @@ impl<'a> Rows<'a> {
         self.planner
             .dispatch(self.label(entry), entry, &sources)
             .declare(&declarations)
-            .shape("WORKGROUP", workgroup)
-            .shape("LANES", lanes)
-            .shape("HAS_TILES", has_tiles)
-            .shapes(overrides)
-            .number("rows", rows.end - rows.start)
-            .number("classes", self.classes)
-            .number("first_row", rows.start - start)
-            .number("origin", rows.start)
-            .number("segment", segment)
-            .numbers(uniforms.into_iter().map(|(name, value)| (name.to_owned(), value)))
+            .overriding("WORKGROUP", workgroup)
+            .overriding("LANES", lanes)
+            .overriding("HAS_TILES", has_tiles)
+            .overrides(overrides)
+            .uniform("rows", rows.end - rows.start)
+            .uniform("classes", self.classes)
+            .uniform("first_row", rows.start - start)
+            .uniform("origin", rows.start)
+            .uniform("segment", segment)
+            .uniforms(uniforms.into_iter().map(|(name, value)| (name.to_owned(), value)))
             .table("row_table", &table, "vec4<u32>")
             .table("records", &records, "u32")
     }
@@ -146,9 +146,9 @@ impl<'a> Rows<'a> {
         let step = self
             .step("fused", shader!("row/fused.wgsl"), index, rows)
             .words("statistics", None)
-            .shape("WRITES_GRADIENT", writes)
-            .shape("IN_PLACE", matches!(scores.gradient, Gradient::InPlace))
-            .shape("HAS_LSE", call.has("lse"));
+            .overriding("WRITES_GRADIENT", writes)
+            .overriding("IN_PLACE", matches!(scores.gradient, Gradient::InPlace))
+            .overriding("HAS_LSE", call.has("lse"));
         let step = functor_streams(step, streams);
         gradient_stream(step, scores, writes)
             .groups((rows.end - rows.start).div_ceil(u64::from(workgroup / lanes)))
@@ -167,8 +167,8 @@ impl<'a> Rows<'a> {
         let streams = self.streams(rows, false);
         let step = self
             .step("partial", shader!("row/partial.wgsl"), index, rows)
-            .number("segments", segments)
-            .number("round", round)
+            .uniform("segments", segments)
+            .uniform("round", round)
             .words("statistics", None)
             .table("partials", partials, "State");
         let step = functor_streams(step, streams);
@@ -192,11 +192,11 @@ impl<'a> Rows<'a> {
         let statistics = call.output("statistics").map(|view| view.rows(rows));
         let step = self
             .step("merge", shader!("row/merge.wgsl"), index, rows)
-            .shape("HAS_LSE", call.has("lse"))
-            .shape("IN_BLOCKS", scores.is_none())
-            .number("round", round)
+            .overriding("HAS_LSE", call.has("lse"))
+            .overriding("IN_BLOCKS", scores.is_none())
+            .uniform("round", round)
             .words("statistics", statistics)
-            .number("segments", segments)
+            .uniform("segments", segments)
             .table("partials", partials, "State");
         let step = functor_streams(step, streams);
         optional_scores(step, scores).groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
@@ -213,8 +213,8 @@ impl<'a> Rows<'a> {
         let (streams, call) = (self.streams(rows, false), self.call);
         let step = self
             .step("close_unstreamed", shader!("row/close_unstreamed.wgsl"), index, rows)
-            .shape("HAS_LSE", call.has("lse"))
-            .shape("STREAMED", false)
+            .overriding("HAS_LSE", call.has("lse"))
+            .overriding("STREAMED", false)
             .words("statistics", None);
         let step = functor_streams(step, streams);
         optional_scores(step, scores).groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
@@ -227,9 +227,9 @@ impl<'a> Rows<'a> {
         let (streams, count) = (self.streams(rows, false), self.count);
         let step = self
             .step("merge_shards", shader!("row/merge_shards.wgsl"), index, rows)
-            .shape("GATHERED", true)
-            .number("shards", shards)
-            .number("all_rows", count)
+            .overriding("GATHERED", true)
+            .uniform("shards", shards)
+            .uniform("all_rows", count)
             .words("gathered", Some(gathered.clone()))
             .words("statistics", None)
             .read("logits", None, 0.0)
@@ -259,10 +259,10 @@ impl<'a> Rows<'a> {
         let (streams, call) = (self.streams(rows, true), self.call);
         let step = self
             .step("backward", shader!("row/backward.wgsl"), index, rows)
-            .number("first_column", columns.start)
-            .number("end_column", columns.end)
-            .number("column_segments", segments)
-            .shape("HAS_LSE", call.has("lse"))
+            .uniform("first_column", columns.start)
+            .uniform("end_column", columns.end)
+            .uniform("column_segments", segments)
+            .overriding("HAS_LSE", call.has("lse"))
             .words("statistics", None);
         let step = functor_streams(step, streams);
         gradient_stream(step, scores, true)

@@ -30,9 +30,9 @@ impl Rows<'_> {
             let streams = self.streams(rows, false);
             let step = self
                 .step("top", shader!("row/top.wgsl"), index, rows)
-                .number("k", k)
-                .number("first", ranks.start)
-                .number("end", ranks.end)
+                .uniform("k", k)
+                .uniform("first", ranks.start)
+                .uniform("end", ranks.end)
                 .words("statistics", None)
                 .words("top_scores", Some(top_scores.clone().rows(rows)))
                 .words("top_indices", Some(top_indices.clone().rows(rows)))

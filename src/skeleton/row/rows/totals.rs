@@ -77,9 +77,9 @@ impl Rows<'_> {
             let count = rows.end - rows.start;
             let (lanes, record_words) = (self.profile().tally_lanes(), self.record_words());
             self.around("copy", &[shader!("record.wgsl"), shader!("copy.wgsl")])
-                .number("rows", count)
-                .number("word", word)
-                .number("record_words", record_words)
+                .uniform("rows", count)
+                .uniform("word", word)
+                .uniform("record_words", record_words)
                 .table("records", &records, "u32")
                 .words("values", Some(output.rows(&rows)))
                 .groups(count.div_ceil(u64::from(lanes)))?;
@@ -99,12 +99,12 @@ impl Rows<'_> {
             "scalar",
             &[shader!("tally.wgsl"), shader!("quotient.wgsl"), shader!("scalar.wgsl")],
         )
-        .number("empty_is_zero", u32::from(empty == Empty::Zero))
-        .number("classes", 1u32)
-        .number("first", first)
-        .number("tallies", count)
-        .number("kept", kept)
-        .number("mean", u32::from(mean))
+        .uniform("empty_is_zero", u32::from(empty == Empty::Zero))
+        .uniform("classes", 1u32)
+        .uniform("first", first)
+        .uniform("tallies", count)
+        .uniform("kept", kept)
+        .uniform("mean", u32::from(mean))
         .table("tallies", &tallies, "Tally")
         .write_elements("value", Some(output))
         .groups(1)
@@ -129,12 +129,12 @@ impl Rows<'_> {
                 "total",
                 &[shader!("tally.wgsl"), shader!("record.wgsl"), shader!("total.wgsl")],
             )
-            .number("rows", count)
-            .number("word", word)
-            .number("integers", u32::from(integers))
-            .number("counted_word", counted)
-            .number("record_words", record_words)
-            .number("first_tally", second + first)
+            .uniform("rows", count)
+            .uniform("word", word)
+            .uniform("integers", u32::from(integers))
+            .uniform("counted_word", counted)
+            .uniform("record_words", record_words)
+            .uniform("first_tally", second + first)
             .table("records", &records, "u32")
             .table("tallies", tallies, "Tally")
             .groups(count.div_ceil(BLOCK))?;
@@ -153,7 +153,7 @@ impl Rows<'_> {
             reduction: self.program.reduction,
             empty: self.program.empty,
             float_targets: false,
-            watched: None,
+            monitored: None,
             counted: counted.map(|(_, name)| name),
             kept: self.kept_tally(),
         };
