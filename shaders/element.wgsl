@@ -2,8 +2,9 @@
 //
 // A functor (loss/*.wgsl) supplies
 //   fn element(p: Place) -> Element      the loss of a quad and its derivatives, before weights
-// and reaches its tensors by NAME_take(p), as bits. What it makes of NaN and infinity it says in
-// bits: nothing of the kind may enter its arithmetic.
+// and reaches its tensors by NAME_take(p), as bits. It returns NaN and infinities as bit patterns and does not compute
+// with them: WGSL may assume that they never occur. It fills an Element by name (`var out: Element; out.loss = …;`),
+// which begins with zeros.
 //
 // The skeleton adds weight, mask, unknown targets, upstream gradient, denominator, sums and counts.
 // Elements are counted from the first one of the tensor, whatever its layout: a workgroup takes a

@@ -37,6 +37,7 @@
 //! - [`plan::Plan`]: shapes and device limits become a recording as plain data, windows past binding
 //!   limits included. It can be printed and replayed; encoding only walks through it.
 //! - [`kernel::Kernel`]: the identity of one specialisation, and the WGSL it stands for.
+//! - [`operations`]: all of them by name, losses and what makes their [`targets`] and weights on the host.
 //! - [`row`], [`linear`] and [`element`]: the skeletons. A loss is a functor in them; [`Separable`]
 //!   and [`Elementwise`] make one of a few short WGSL functions of your own. A contrastive loss
 //!   ([`InfoNce`], [`SupCon`], [`SigmoidContrastive`]) is one on a linear layer whose weight is the
@@ -47,6 +48,7 @@
 //!   a row of its own, and from everybody's comes the loss of the whole, with the same bits everywhere.
 //! - [`Cooperative`]: matrix units, where they are asked for ([`Gpu::with_cooperative_matrices`]) and a probe
 //!   finds them right and faster.
+//! - [`low_level`]: what tools around the library need, and callers do not.
 //! - [`Profile`]: what the planner goes by on a device; [`Gpu::report`] says what was chosen and why.
 //!
 //! # Features

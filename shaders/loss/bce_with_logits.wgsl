@@ -66,12 +66,11 @@ fn element(p: Place) -> Element {
     if (CHECKS_TARGETS) {
         bad = !finite(y_bits) | negative4(y_bits) | (target_value > vec4<f32>(1.0));
     }
-    return Element(
-        select(vec4<u32>(NAN_BITS), loss_bits, fine),
-        select(vec4<u32>(NAN_BITS), slope_bits, fine),
-        vec4<u32>(0u),
-        bad,
-        y_bits,
-        abs(slope),
-    );
+    var out: Element;
+    out.loss = select(vec4<u32>(NAN_BITS), loss_bits, fine);
+    out.first = select(vec4<u32>(NAN_BITS), slope_bits, fine);
+    out.bad = bad;
+    out.value = y_bits;
+    out.monitored = abs(slope);
+    return out;
 }

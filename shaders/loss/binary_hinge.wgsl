@@ -35,12 +35,10 @@ fn element(p: Place) -> Element {
     if (CHECKS_TARGETS) {
         bad = !finite(t_bits) | (abs(t) > vec4<f32>(1.0));
     }
-    return Element(
-        select(vec4<u32>(NAN_BITS), loss_bits, fine),
-        select(vec4<u32>(NAN_BITS), slope_bits, fine),
-        vec4<u32>(0u),
-        bad,
-        t_bits,
-        vec4<f32>(0.0),
-    );
+    var out: Element;
+    out.loss = select(vec4<u32>(NAN_BITS), loss_bits, fine);
+    out.first = select(vec4<u32>(NAN_BITS), slope_bits, fine);
+    out.bad = bad;
+    out.value = t_bits;
+    return out;
 }

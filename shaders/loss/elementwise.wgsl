@@ -10,12 +10,9 @@ fn element(p: Place) -> Element {
     let y = select(vec4<f32>(0.0), bitcast<vec4<f32>>(y_bits), fine);
     let loss = vec4<f32>(element_loss(z.x, y.x), element_loss(z.y, y.y), element_loss(z.z, y.z), element_loss(z.w, y.w));
     let slope = vec4<f32>(element_slope(z.x, y.x), element_slope(z.y, y.y), element_slope(z.z, y.z), element_slope(z.w, y.w));
-    return Element(
-        select(vec4<u32>(NAN_BITS), bitcast<vec4<u32>>(loss), fine),
-        select(vec4<u32>(NAN_BITS), bitcast<vec4<u32>>(slope), fine),
-        vec4<u32>(0u),
-        vec4<bool>(false),
-        y_bits,
-        vec4<f32>(0.0),
-    );
+    var out: Element;
+    out.loss = select(vec4<u32>(NAN_BITS), bitcast<vec4<u32>>(loss), fine);
+    out.first = select(vec4<u32>(NAN_BITS), bitcast<vec4<u32>>(slope), fine);
+    out.value = y_bits;
+    return out;
 }

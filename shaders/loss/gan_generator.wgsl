@@ -19,12 +19,10 @@ fn element(p: Place) -> Element {
     // One of the two infinities is one of the loss, of the other sign.
     let infinite = z_bits == limit;
     let fine = !is_nan4(z_bits);
-    return Element(
-        select(vec4<u32>(NAN_BITS), select(bitcast<vec4<u32>>(loss), limit ^ vec4<u32>(SIGN_BIT), infinite), fine),
-        select(vec4<u32>(NAN_BITS), bitcast<vec4<u32>>(slope), fine),
-        vec4<u32>(0u),
-        vec4<bool>(false),
-        z_bits,
-        -slope,
-    );
+    var out: Element;
+    out.loss = select(vec4<u32>(NAN_BITS), select(bitcast<vec4<u32>>(loss), limit ^ vec4<u32>(SIGN_BIT), infinite), fine);
+    out.first = select(vec4<u32>(NAN_BITS), bitcast<vec4<u32>>(slope), fine);
+    out.value = z_bits;
+    out.monitored = -slope;
+    return out;
 }

@@ -29,12 +29,11 @@ fn element(p: Place) -> Element {
     let loss = 0.5 * (log_variance + squared) + params.constant;
     let by_variance = 0.5 * (1.0 - squared) * chain;
     let bad = negative4(variance) & vec4<bool>(!LOG_VARIANCE);
-    return Element(
-        select(vec4<u32>(NAN_BITS), bitcast<vec4<u32>>(loss), fine),
-        select(vec4<u32>(NAN_BITS), by_mean, fine),
-        select(vec4<u32>(NAN_BITS), bitcast<vec4<u32>>(by_variance), fine),
-        bad,
-        variance,
-        vec4<f32>(0.0),
-    );
+    var out: Element;
+    out.loss = select(vec4<u32>(NAN_BITS), bitcast<vec4<u32>>(loss), fine);
+    out.first = select(vec4<u32>(NAN_BITS), by_mean, fine);
+    out.second = select(vec4<u32>(NAN_BITS), bitcast<vec4<u32>>(by_variance), fine);
+    out.bad = bad;
+    out.value = variance;
+    return out;
 }

@@ -57,12 +57,11 @@ fn element(p: Place) -> Element {
     let by_rate = select(vec4<f32>(0.0), truncated_slope4(rate, k), some);
     let loss_bits = select(bitcast<vec4<u32>>(loss), vec4<u32>(INFINITY_BITS), shut | grown | none);
     let rate_slope = select(bitcast<vec4<u32>>(by_rate), vec4<u32>(INFINITY_BITS), grown);
-    return Element(
-        select(vec4<u32>(NAN_BITS), loss_bits, fine),
-        select(vec4<u32>(NAN_BITS), bitcast<vec4<u32>>(by_gate), fine),
-        select(vec4<u32>(NAN_BITS), rate_slope, fine),
-        bad,
-        k_bits,
-        vec4<f32>(0.0),
-    );
+    var out: Element;
+    out.loss = select(vec4<u32>(NAN_BITS), loss_bits, fine);
+    out.first = select(vec4<u32>(NAN_BITS), bitcast<vec4<u32>>(by_gate), fine);
+    out.second = select(vec4<u32>(NAN_BITS), rate_slope, fine);
+    out.bad = bad;
+    out.value = k_bits;
+    return out;
 }

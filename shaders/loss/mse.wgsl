@@ -25,12 +25,10 @@ fn element(p: Place) -> Element {
     }
     let loss_bits = select(bitcast<vec4<u32>>(apart * apart), vec4<u32>(INFINITY_BITS), infinite);
     let slope_bits = select(bitcast<vec4<u32>>(slope), vec4<u32>(INFINITY_BITS) | sign, infinite);
-    return Element(
-        select(vec4<u32>(NAN_BITS), loss_bits, fine),
-        select(vec4<u32>(NAN_BITS), slope_bits, fine),
-        vec4<u32>(0u),
-        vec4<bool>(false),
-        y_bits,
-        monitored,
-    );
+    var out: Element;
+    out.loss = select(vec4<u32>(NAN_BITS), loss_bits, fine);
+    out.first = select(vec4<u32>(NAN_BITS), slope_bits, fine);
+    out.value = y_bits;
+    out.monitored = monitored;
+    return out;
 }

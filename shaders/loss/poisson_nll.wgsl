@@ -51,12 +51,10 @@ fn element(p: Place) -> Element {
     }
     let loss_bits = select(bitcast<vec4<u32>>(loss), vec4<u32>(INFINITY_BITS), infinite);
     let slope_bits = select(bitcast<vec4<u32>>(slope), vec4<u32>(INFINITY_BITS) | down, steep);
-    return Element(
-        select(vec4<u32>(NAN_BITS), loss_bits, fine),
-        select(vec4<u32>(NAN_BITS), slope_bits, fine),
-        vec4<u32>(0u),
-        bad,
-        value,
-        vec4<f32>(0.0),
-    );
+    var out: Element;
+    out.loss = select(vec4<u32>(NAN_BITS), loss_bits, fine);
+    out.first = select(vec4<u32>(NAN_BITS), slope_bits, fine);
+    out.bad = bad;
+    out.value = value;
+    return out;
 }
