@@ -10,7 +10,7 @@
 // Elements are counted from the first one of the tensor, whatever its layout: a workgroup takes a
 // fixed block of them, so offsets, strides and windows of whole blocks change the loads and not the
 // sums. Planes are walked in another order, and where images are cut between blocks (`windows` in
-// src/element/elements.rs) a sum may differ in its last bits; what is one element's never does.
+// src/skeleton/element/elements.rs) a sum may differ in its last bits; what is one element's never does.
 
 struct Element {
     // Bits of the loss, and of its derivatives by the functor's first and second tensor.

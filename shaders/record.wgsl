@@ -1,5 +1,5 @@
 // What is known of a row before its stream (the row table) and what it leaves behind (its record). The words of a
-// record that are a loss's own are constants too, written in front of the kernel (src/row/contract.rs).
+// record that are a loss's own are constants too, written in front of the kernel (src/skeleton/row/contract.rs).
 
 // Flags of an entry.
 const IGNORED: u32 = 1u;

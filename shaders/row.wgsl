@@ -1,6 +1,6 @@
 // The row skeleton: lanes stream a row into a mergeable state, close it, and stream it again.
 //
-// A loss declares in Rust (`RowProgram`, src/row/contract.rs) what its functor needs. Written in front of the functor
+// A loss declares in Rust (`RowProgram`, src/skeleton/row/contract.rs) what its functor needs. Written in front of the functor
 // are then
 //   const STATE_WORDS, ROUNDS, OUT_…, FACTOR_…             what the skeleton counts with
 //   struct Closed { loss, flags, by-products, factors }    what a row is closed with; by-products are u32 words
@@ -41,7 +41,7 @@ override WORKGROUP: u32 = 64u;
 // Lanes that share a row; a power of two that divides WORKGROUP. A uniform in its place made short rows take up to
 // 12 % longer on lavapipe (docs/performance.md).
 override LANES: u32 = 64u;
-// Rows are long enough for code of its own for whole tiles (`row_tiles_from` in src/profile.rs).
+// Rows are long enough for code of its own for whole tiles (`row_tiles_from` in src/plan/profile.rs).
 override HAS_TILES: bool = true;
 // The row's lse is given: the maximum and sum of a stream are not used.
 override HAS_LSE: bool = false;

@@ -1,4 +1,4 @@
-// The status words of a call (src/status.rs): fresh, or added to what earlier calls left in them.
+// The status words of a call (src/data/status.rs): fresh, or added to what earlier calls left in them.
 
 // What a call found.
 struct Found {

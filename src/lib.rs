@@ -37,7 +37,7 @@
 //! - [`plan::Plan`]: shapes and device limits become a recording as plain data, windows past binding
 //!   limits included. It can be printed and replayed; encoding only walks through it.
 //! - [`kernel::Kernel`]: the identity of one specialisation, and the WGSL it stands for.
-//! - [`operations`]: all of them by name, losses and what makes their [`targets`] and weights on the host.
+//! - [`operations`]: every operation by name, losses and what makes their [`targets`] and weights on the host.
 //! - [`row`], [`linear`] and [`element`]: the skeletons. A loss is a functor in them; [`Separable`]
 //!   and [`Elementwise`] make one of a few short WGSL functions of your own. A contrastive loss
 //!   ([`InfoNce`], [`SupCon`], [`SigmoidContrastive`]) is one on a linear layer whose weight is the

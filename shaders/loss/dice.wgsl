@@ -3,11 +3,11 @@
 //
 // Hazard: where every sigmoid of an empty mask is below 2^-126, plain sums are 0 on a device that takes such
 // numbers for 0, and a loss of 1 comes out as 0. So both sums of the quotient are multiplied by a power of two
-// (params.raise = 2^params.raised, see src/loss/dice.rs), which changes no bit of it.
+// (params.raise = 2^params.raised, see src/losses/dice.rs), which changes no bit of it.
 
 override HAS_BCE: bool = false;
 
-// 2^-64 and 2^-85: together the smallest f32, times 2^64.
+// 2^-64 and 2^-85. Their product is the smallest f32; in two factors, since neither alone is subnormal.
 const UNRAISED: f32 = 5.42101086242752217e-20;
 const SMALLEST: f32 = 2.58493941422821148e-26;
 
@@ -32,7 +32,7 @@ fn raised4(bits: vec4<u32>) -> vec4<f32> {
     return select(params.raise * bitcast<vec4<f32>>(bits), signed, subnormal);
 }
 
-// raise·P. Finite logits below the least one count as that, or for nothing: see src/loss/dice.rs.
+// raise·P. Finite logits below the least one count as that, or for nothing: see src/losses/dice.rs.
 fn raised_probability4(it: Item, l: Logistic) -> vec4<f32> {
     let x = clamp(it.z, vec4<f32>(params.least_logit), vec4<f32>(0.0));
     let low = exp_raised4(x, round(x * 1.44269504), i32(params.raised)) * l.q;

@@ -11,7 +11,7 @@
 //   fn close_live(row, state) -> Closed   what a row of numbers is closed with, but for flags
 //   fn settle_live(row, state) -> Settled (two rounds) what the second round is to know
 //   fn emit(row, closed, item)
-// Its program is made by `RowProgram::softmax` (src/row/contract.rs), which adds row/open.wgsl,
+// Its program is made by `RowProgram::softmax` (src/skeleton/row/contract.rs), which adds row/open.wgsl,
 // row/dropped.wgsl and row/scores.wgsl.
 //
 // Sums: state.sum and state.second_sum are Σ e; state.weighed four sums that depend on the maxima, such as Σ e·f, Σ e² or

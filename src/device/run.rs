@@ -33,6 +33,7 @@ impl Run {
         inputs: Named<'_>,
         wanted: &[&str],
     ) -> Result<Self> {
+        on_device(loss)?;
         let shapes = gpu.checked_inputs(loss, &inputs)?;
         let layout_of = |name: &str| inputs.get(name).map(|tensor| &tensor.layout);
         let mut outputs = Vec::new();

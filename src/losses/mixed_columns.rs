@@ -145,14 +145,14 @@ impl MixedColumns {
         let of_rows =
             if span.kind == SpanKind::Cce { TensorSlice::All } else { TensorSlice::Column };
         let own = TensorSlice::Columns(first..first + columns);
-        let inputs = |part, whole, slice| PartInput { part, whole, slice };
+        let input = |part, whole, slice| PartInput { part, whole, slice };
         Part {
             loss,
             inputs: vec![
-                inputs("logits", "logits", own.clone()),
-                inputs(targets, "targets", own),
-                inputs(weight, "row_weight", of_rows),
-                inputs("upstream", "upstream", TensorSlice::All),
+                input("logits", "logits", own.clone()),
+                input(targets, "targets", own),
+                input(weight, "row_weight", of_rows),
+                input("upstream", "upstream", TensorSlice::All),
             ],
             slope: None,
         }

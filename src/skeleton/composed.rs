@@ -54,7 +54,7 @@ pub(crate) enum TensorSlice {
     Column,
 }
 
-/// What all composed losses slice.
+/// What all composed losses have in common.
 pub(crate) trait Composed: Operation {
     /// The parts, from the extents of a call and the names of its inputs.
     fn parts(&self, dims: &BTreeMap<Dim, u64>, given: &dyn Fn(&str) -> bool) -> Result<Vec<Part>>;

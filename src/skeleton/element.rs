@@ -85,7 +85,7 @@ pub trait ElementLoss: Operation {
         Vec::new()
     }
 
-    /// The output that is the mean of what the functor monitors, where its options have it watch.
+    /// The output that is the mean of what the functor monitors, where its options have it monitor.
     fn monitor(&self) -> Option<&'static str> {
         None
     }
@@ -118,7 +118,7 @@ pub(crate) fn check_names<'n>(
             loss: loss.about().name.to_owned(),
             argument: name.to_owned(),
             other: "the options".to_owned(),
-            reason: "they leave nothing to watch".to_owned(),
+            reason: "they leave nothing to monitor".to_owned(),
         });
     }
     let has_targets = loss.streams().iter().any(|stream| stream.name == TARGETS);

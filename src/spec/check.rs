@@ -156,11 +156,7 @@ pub(crate) fn output_layout<'l>(
     let Some(argument) = about.outputs.iter().find(|argument| argument.name == name) else {
         return Err(unknown_name(about, "output", about.outputs, name));
     };
-    let dtype = match argument.kind {
-        Kind::Float | Kind::F32 | Kind::Mask => Dtype::F32,
-        Kind::U32 => Dtype::U32,
-        Kind::I64 | Kind::Index | Kind::Label => Dtype::I64,
-    };
+    let dtype = argument.kind.stored(Dtype::F32);
     let first = about.inputs.first().and_then(|first| input(first.name));
     let rank = first.map_or(1, |layout| layout.shape.len());
     Ok(Layout::dense(dtype, &with_axes(argument.shape_in(loss, rank), dims, axes)))

@@ -18,7 +18,8 @@ static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 
 /// Leaves out the values of overrides that nothing under the entry point reads.
 pub(crate) fn keep_read(kernel: &mut Kernel) {
-    let places = kernel.sources.iter().map(|s| (s.text.as_ptr() as usize, s.text.len())).collect();
+    let places =
+        kernel.sources.iter().map(|s| (s.current().as_ptr() as usize, s.current().len())).collect();
     let key = (places, kernel.entry);
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
     let unread = known.unwrap_or_else(|| {
@@ -34,7 +35,7 @@ fn unread(sources: &[Source], entry: &'static str) -> HashSet<&'static str> {
     let mut functions: HashMap<&'static str, Vec<Token>> = HashMap::new();
     let mut declarations: Vec<Token> = Vec::new();
     for source in sources {
-        split(source.text, &mut functions, &mut declarations);
+        split(source.current(), &mut functions, &mut declarations);
     }
     let (mut reached, mut waiting) = (HashSet::from([entry]), vec![entry]);
     let mut read: HashSet<&'static str> = HashSet::new();

@@ -82,6 +82,12 @@ fn operations_of_the_host(context: &Context) {
     let held = context.gpu.memory().held;
     let error = context.gpu.run_arrays(&operation, &inputs, Dtype::F32, &["weights"]).unwrap_err();
     assert!(matches!(&error, Error::HostOnly { operation } if operation == "class_weights"));
+    assert_eq!(context.gpu.memory().held, held);
+    let counts = Placed::input(&context.gpu, &inputs["counts"], Layout::vector(Dtype::I64, 2));
+    let held = context.gpu.memory().held;
+    let given = Named::from([("counts".to_owned(), counts.tensor())]);
+    let error = context.gpu.run(&operation, given, &["weights"]).unwrap_err();
+    assert!(matches!(error, Error::HostOnly { .. }), "{error}");
     let error = context.gpu.plan(&operation, &surprisal::Request::default()).unwrap_err();
     assert!(matches!(error, Error::HostOnly { .. }), "{error}");
     assert_eq!(context.gpu.memory().held, held);

@@ -220,11 +220,12 @@ impl Measured {
 impl Bench {
     fn new(arguments: &Arguments, adapter: Option<&str>) -> Result<Self> {
         let entry = losses::find(&arguments.loss)?;
+        let loss = arguments.parse_loss()?;
         let task = arguments.task();
         let options = arguments.loss_options()?;
         let gpu = adapters::open(adapter)?;
         let timer = Timer::new(&gpu)?;
-        let workload = Workload::new(&gpu, (entry.parse)(&options)?.as_ref(), &task)?;
+        let workload = Workload::new(&gpu, loss.as_ref(), &task)?;
         let allocated = allocated_bytes(&gpu);
         let stored = if arguments.stored {
             let mut options = options.clone();
