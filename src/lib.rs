@@ -88,7 +88,10 @@ pub mod low_level {
             memory::Counted,
             pipeline::{Bound, Module, Pipeline},
         },
-        spec::call::{Call, Operand},
+        spec::{
+            call::{Call, Operand},
+            in_place,
+        },
     };
 }
 
@@ -99,6 +102,7 @@ pub mod loss {
         skeleton::operation::{Entry, Operation},
         spec::{
             about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature, Spread},
+            list,
             options::{Empty, IgnoreIndex, Padding, Reduction, WeightLayout},
             shard::Shard,
         },

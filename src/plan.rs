@@ -36,6 +36,8 @@ pub enum Role {
     Output(String),
     /// The call's scratch.
     Scratch,
+    /// Bytes that the plan holds: an index into [`Plan::constants`].
+    Constant(usize),
 }
 
 /// One buffer range of a dispatch.
@@ -76,6 +78,8 @@ pub struct Plan {
     pub kernels: Vec<Kernel>,
     /// The dispatches, in order.
     pub dispatches: Vec<Dispatch>,
+    /// What kernels read that follows from the host: each is a buffer of its own, a multiple of 16 bytes.
+    pub constants: Vec<Vec<u8>>,
     /// Bytes of scratch.
     pub scratch_bytes: u64,
     /// Stretches of rows that are dispatched one after another.

@@ -6,5 +6,7 @@ pub mod broadcast;
 pub mod call;
 pub(crate) mod check;
 pub(crate) mod declare;
+pub mod in_place;
+pub mod list;
 pub mod options;
 pub mod shard;

@@ -211,6 +211,12 @@ impl Writer<'_> {
             buffers.push(Buffer { name: format!("out.{name}"), bytes: size, file: None });
             roles.push(Role::Output(name.clone()));
         }
+        for (index, bytes) in call.plan.constants.iter().enumerate() {
+            let name = format!("constant.{index}");
+            let file = self.file(&format!("inputs/{name}.bin"), bytes)?;
+            buffers.push(Buffer { name, bytes: bytes.len() as u64, file: Some(file) });
+            roles.push(Role::Constant(index));
+        }
         let bytes = call.plan.scratch_bytes.max(256);
         buffers.push(Buffer { name: "scratch".to_owned(), bytes, file: None });
         roles.push(Role::Scratch);

@@ -6,6 +6,8 @@ use crate::data::tensor::Dtype;
 
 /// The elements of an [`Array`].
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Data {
     /// Floating point, whatever it was stored as.
     Float(Vec<f64>),
@@ -15,6 +17,7 @@ pub enum Data {
 
 /// A dense host tensor of any rank: the last axis is the columns, all before it are the rows.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Array {
     /// Its extents.
     pub shape: Vec<u64>,

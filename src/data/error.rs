@@ -57,6 +57,26 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// An output cannot be written over an input.
+    #[error("{operation}: `{output}` cannot be written over an input: {reason}")]
+    InPlace {
+        /// The operation.
+        operation: String,
+        /// The output.
+        output: String,
+        /// Why.
+        reason: String,
+    },
+    /// An input of the host was given as a tensor, or a tensor on the host.
+    #[error("{operation}: `{argument}` is {expected}")]
+    HostInput {
+        /// The operation.
+        operation: String,
+        /// The input.
+        argument: String,
+        /// Where it should come from.
+        expected: String,
+    },
     /// A tensor's shape does not fit the others.
     #[error("`{argument}` has shape {found:?}, expected {expected}")]
     WrongShape {

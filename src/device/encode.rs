@@ -42,8 +42,8 @@ pub struct Prepared {
     steps: Vec<Step>,
     /// Other calls use the same scratch.
     shares_scratch: bool,
-    /// Parameters and scratch: the bindings keep them alive, this counts them.
-    _counted: (Counted, Option<Arc<Counted>>),
+    /// Parameters, constants and scratch: the bindings keep them alive, this counts them.
+    _counted: (Counted, Vec<Counted>, Option<Arc<Counted>>),
 }
 
 /// Where a call's scratch comes from.
@@ -151,6 +151,7 @@ pub(crate) fn prepare(
         ((**held).clone(), 0, Some(held))
     };
     let params = parameters(gpu, &plan)?;
+    let constants = constants(gpu, &plan)?;
     let scratch = (&scratch, first_byte);
     let mut steps = Vec::with_capacity(plan.dispatches.len());
     for (index, dispatch) in plan.dispatches.iter().enumerate() {
@@ -159,11 +160,11 @@ pub(crate) fn prepare(
         };
         let pipeline = gpu.pipeline(kernel)?;
         let offset = index as u64 * Plan::PARAMS_STRIDE;
-        let bindings =
-            bind(gpu, &kernel.label, &pipeline, dispatch, (&params, offset), scratch, buffers)?;
+        let made = Made { params: &params, constants: &constants, scratch };
+        let bindings = bind(gpu, &kernel.label, &pipeline, dispatch, offset, &made, buffers)?;
         steps.push(Step { pipeline, bindings, workgroups: dispatch.workgroups });
     }
-    Ok(Prepared { plan, steps, shares_scratch, _counted: (params, held) })
+    Ok(Prepared { plan, steps, shares_scratch, _counted: (params, constants, held) })
 }
 
 /// The caller's scratch, if it is large enough.
@@ -187,18 +188,35 @@ fn parameters(gpu: &Gpu, plan: &Plan) -> Result<Counted> {
             limit: Plan::PARAMS_STRIDE,
         });
     }
-    let bytes = plan.parameter_bytes();
+    filled(gpu, "parameters", &plan.parameter_bytes(), wgpu::BufferUsages::UNIFORM)
+}
+
+/// What the plan holds for kernels to read, a buffer each.
+fn constants(gpu: &Gpu, plan: &Plan) -> Result<Vec<Counted>> {
+    let limit = gpu.profile().buffer_bytes;
+    let buffer = |bytes: &Vec<u8>| {
+        let found = bytes.len() as u64;
+        if found > limit {
+            return Err(Error::Limit { what: "bytes of a host input".to_owned(), found, limit });
+        }
+        filled(gpu, "constants", bytes, wgpu::BufferUsages::STORAGE)
+    };
+    plan.constants.iter().map(buffer).collect()
+}
+
+/// A buffer with these bytes, written before anything is recorded.
+fn filled(gpu: &Gpu, what: &str, bytes: &[u8], usage: wgpu::BufferUsages) -> Result<Counted> {
     let size = bytes.len() as u64;
-    let buffer = guarded(gpu.device(), "parameters", size, || {
+    let buffer = guarded(gpu.device(), what, size, || {
         let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some("surprisal.parameters"),
+            label: Some(&format!("surprisal.{what}")),
             size,
-            usage: wgpu::BufferUsages::UNIFORM,
+            usage,
             mapped_at_creation: true,
         });
         let written = buffer
             .get_mapped_range_mut(..)
-            .map(|mut view| view.copy_from_slice(&bytes))
+            .map(|mut view| view.copy_from_slice(bytes))
             .map_err(|error| Error::DeviceLost(error.to_string()));
         buffer.unmap();
         written.map(|()| buffer)
@@ -206,21 +224,31 @@ fn parameters(gpu: &Gpu, plan: &Plan) -> Result<Counted> {
     Ok(Counted::new(buffer, &gpu.0.tally))
 }
 
+/// The buffers that a call makes for itself.
+struct Made<'a> {
+    params: &'a wgpu::Buffer,
+    constants: &'a [Counted],
+    /// The scratch, and where in the buffer it begins.
+    scratch: (&'a wgpu::Buffer, u64),
+}
+
 fn bind(
     gpu: &Gpu,
     label: &str,
     pipeline: &Pipeline,
     dispatch: &Dispatch,
-    (params, offset): (&wgpu::Buffer, u64),
-    (scratch, first_byte): (&wgpu::Buffer, u64),
+    params_offset: u64,
+    made: &Made<'_>,
     buffers: &Buffers<'_>,
 ) -> Result<wgpu::BindGroup> {
-    let mut ranges = vec![(params, offset, Plan::PARAMS_STRIDE)];
+    let mut ranges = vec![(made.params, params_offset, Plan::PARAMS_STRIDE)];
+    let (scratch, first_byte) = made.scratch;
     for Binding { role, offset, size, .. } in &dispatch.bindings {
         let buffer = match role {
             Role::Scratch => Some(scratch),
             Role::Input(name) => buffers.inputs.get(name).copied(),
             Role::Output(name) => buffers.outputs.get(name).copied(),
+            Role::Constant(index) => made.constants.get(*index).map(|buffer| &**buffer),
         };
         let Some(buffer) = buffer else {
             return Err(Error::Refused {

@@ -1,7 +1,7 @@
 //! The handle on a device, and what is done with a plan on it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Range,
     sync::{Arc, Mutex},
 };
@@ -9,6 +9,7 @@ use std::{
 use super::limits;
 use crate::{
     data::{
+        array::{Array, Arrays},
         error::{Error, Result},
         tensor::{Dtype, Layout, Named, Tensor},
     },
@@ -23,8 +24,9 @@ use crate::{
     plan::{Plan, kernel::Kernel, profile::Profile},
     skeleton::operation::Operation,
     spec::{
+        about::About,
         call::{Call, Operand},
-        check,
+        check, in_place,
     },
 };
 
@@ -53,7 +55,9 @@ pub(crate) struct Inner {
 pub struct Request<'a> {
     inputs: Named<'a>,
     outputs: Named<'a>,
-    in_place: bool,
+    host: Arrays,
+    in_place: BTreeSet<String>,
+    gradient_in_place: bool,
     scratch: Option<Scratch<'a>>,
     in_parts: bool,
     accumulates_status: bool,
@@ -72,10 +76,35 @@ impl<'a> Request<'a> {
         Self { inputs: inputs.into(), outputs: outputs.into(), ..Self::default() }
     }
 
-    /// Writes the gradient of the logits over the logits.
-    pub fn gradient_in_place(mut self) -> Self {
-        self.in_place = true;
+    /// Gives an input of the host: an input that the plan is made from, such as the tree of a hierarchy. Its numbers
+    /// are copied into the plan.
+    pub fn host(mut self, input: impl Into<String>, array: Array) -> Self {
+        self.host.insert(input.into(), array);
         self
+    }
+
+    /// Writes an output over the input that it is declared for ([`Argument::over`](crate::loss::Argument::over)):
+    /// `grad.logits` over `logits`, `parameters` over `parameters`. The own name of a list stands for all of its
+    /// tensors.
+    ///
+    /// An output of which that is not declared, or that has a tensor of its own, is [`Error::InPlace`].
+    pub fn in_place(mut self, output: impl Into<String>) -> Self {
+        self.in_place.insert(output.into());
+        self
+    }
+
+    /// Writes the gradient of the first input over it: [`Request::in_place`] with `grad.logits` for losses of logits,
+    /// with `grad.hidden` for losses of a linear layer.
+    pub fn gradient_in_place(mut self) -> Self {
+        self.gradient_in_place = true;
+        self
+    }
+
+    /// The outputs that are written over an input.
+    fn outputs_in_place(&self, about: &About) -> BTreeSet<String> {
+        let first = about.inputs.first().filter(|_| self.gradient_in_place);
+        let gradient = first.map(|input| format!("grad.{}", input.name));
+        self.in_place.iter().cloned().chain(gradient).collect()
     }
 
     /// Uses the caller's scratch: these bytes of a buffer with usage `STORAGE`, at least
@@ -231,7 +260,7 @@ impl Gpu {
         inputs: impl Into<Named<'a>>,
         wanted: &[&str],
     ) -> Result<Run> {
-        Run::start(self, loss, inputs.into(), wanted)
+        Run::start(self, loss, inputs.into(), Arrays::new(), wanted)
     }
 
     /// Checks a request; the buffers come back by the names that a plan's bindings have.
@@ -239,17 +268,15 @@ impl Gpu {
         on_device(loss)?;
         let about = loss.about();
         let mut outputs = request.outputs.clone();
-        if request.in_place
-            && let Some(first) = about.inputs.first()
-            && let Some(tensor) = request.inputs.get(first.name)
-        {
-            outputs.insert(format!("grad.{}", first.name), tensor.clone());
-        }
+        let asked = request.outputs_in_place(about);
+        let in_place = in_place::place(about, &asked, &request.inputs, &mut outputs)?;
         let mut allocations: Vec<&wgpu::Buffer> = Vec::new();
         let inputs_of = operands(&request.inputs, &mut allocations)?;
         let outputs_of = operands(&outputs, &mut allocations)?;
         let alignment = self.0.profile.offset_alignment;
-        let mut call = check::call(loss, inputs_of, outputs_of, request.in_place, alignment)?;
+        let host = request.host.clone();
+        let call = Call { host, in_place, ..Call::new(inputs_of, outputs_of) };
+        let mut call = call.checked(loss, alignment)?;
         call.accumulates_status = request.accumulates_status;
         if let Some(Scratch { buffer, bytes }) = &request.scratch {
             let length = bytes.end.saturating_sub(bytes.start);
@@ -268,10 +295,15 @@ impl Gpu {
     }
 
     /// A call with these inputs and no outputs yet: the extents that they agree on.
-    pub(crate) fn checked_inputs(&self, loss: &dyn Operation, inputs: &Named<'_>) -> Result<Call> {
+    pub(crate) fn checked_inputs(
+        &self,
+        loss: &dyn Operation,
+        inputs: &Named<'_>,
+        host: &Arrays,
+    ) -> Result<Call> {
         let operands = operands(inputs, &mut Vec::new())?;
-        let alignment = self.0.profile.offset_alignment;
-        check::call(loss, operands, std::collections::BTreeMap::new(), false, alignment)
+        let call = Call { host: host.clone(), ..Call::new(operands, BTreeMap::new()) };
+        call.checked(loss, self.0.profile.offset_alignment)
     }
 
     /// The compiled form of a kernel, compiled at its first use.
@@ -392,8 +424,8 @@ pub(crate) struct Buffers<'a> {
 fn operands<'a>(
     tensors: &Named<'a>,
     allocations: &mut Vec<&'a wgpu::Buffer>,
-) -> Result<std::collections::BTreeMap<String, Operand>> {
-    let mut operands = std::collections::BTreeMap::new();
+) -> Result<BTreeMap<String, Operand>> {
+    let mut operands = BTreeMap::new();
     for (name, tensor) in tensors {
         let operand = operand(name, tensor.buffer, tensor.layout.clone(), allocations)?;
         operands.insert(name.clone(), operand);

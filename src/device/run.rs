@@ -31,10 +31,11 @@ impl Run {
         gpu: &Gpu,
         loss: &dyn Operation,
         inputs: Named<'_>,
+        host: Arrays,
         wanted: &[&str],
     ) -> Result<Self> {
         on_device(loss)?;
-        let shapes = gpu.checked_inputs(loss, &inputs)?;
+        let shapes = gpu.checked_inputs(loss, &inputs, &host)?;
         let layout_of = |name: &str| inputs.get(name).map(|tensor| &tensor.layout);
         let mut outputs = Vec::new();
         let status = (!wanted.contains(&"status")).then_some("status");
@@ -48,7 +49,10 @@ impl Run {
             .iter()
             .map(|(name, buffer, layout)| (name.clone(), Tensor::new(buffer, layout.clone())))
             .collect();
-        let prepared = gpu.prepare(loss, &Request::new(inputs, tensors))?;
+        let request = Request::new(inputs, tensors);
+        let request =
+            host.into_iter().fold(request, |request, (name, array)| request.host(name, array));
+        let prepared = gpu.prepare(loss, &request)?;
         gpu.submit(&prepared)?;
         Ok(Self { gpu: gpu.clone(), outputs, prepared })
     }
@@ -133,9 +137,12 @@ impl Gpu {
     ) -> Result<Run> {
         on_device(loss)?;
         check::arrays(loss, inputs, wanted)?;
+        let is_host = |name: &str| loss.about().input(name).is_some_and(|input| input.host);
+        let (host, inputs): (Arrays, Arrays) =
+            inputs.clone().into_iter().partition(|(name, _)| is_host(name));
         let mut buffers = Vec::new();
-        for (name, array) in inputs {
-            let dtype = check::integer_mask(loss, inputs, name)?
+        for (name, array) in &inputs {
+            let dtype = check::integer_mask(loss, &inputs, name)?
                 .unwrap_or_else(|| stored_dtype(loss, name, dtype));
             let buffer = self.upload(name, &array.to_bytes(dtype))?;
             buffers.push((name.clone(), buffer, Layout::dense(dtype, &array.shape)));
@@ -144,14 +151,13 @@ impl Gpu {
             .iter()
             .map(|(name, buffer, layout)| (name.clone(), Tensor::new(buffer, layout.clone())))
             .collect();
-        self.run(loss, tensors, wanted)
+        Run::start(self, loss, tensors, host, wanted)
     }
 }
 
 /// The type that a host array is uploaded as.
 pub fn stored_dtype(loss: &dyn Operation, input: &str, dtype: Dtype) -> Dtype {
-    let argument = loss.about().inputs.iter().find(|argument| argument.name == input);
-    argument.map_or(dtype, |argument| argument.kind.stored(dtype))
+    loss.about().input(input).map_or(dtype, |argument| argument.stored(dtype))
 }
 
 /// Reads a tensor, after everything submitted so far. Its buffer needs the usage `COPY_SRC`.

@@ -228,7 +228,7 @@ pub(super) static ABOUT: About = About {
     ],
     outputs: &[
         arg::LOSS,
-        Argument::optional("grad.logits", Kind::Float, MATRIX, "gradient of the logits"),
+        arg::LOGITS_GRADIENT,
         Argument::optional("grad.target_probs", Kind::Float, MATRIX, "gradient of target_probs"),
         arg::LSE,
         arg::LOG_PROB,

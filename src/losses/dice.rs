@@ -197,7 +197,7 @@ macro_rules! about {
             &[&[Dim::One], $parts],
             "the loss; one value a coefficient with reduction `none`",
         ),
-        Argument::optional("grad.logits", Kind::Float, MATRIX, "gradient of the logits"),
+        arg::LOGITS_GRADIENT,
         arg::SUM,
         arg::DENOMINATOR,
         arg::COUNT,

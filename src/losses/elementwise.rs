@@ -102,7 +102,7 @@ impl<L: ElementFunction> Elementwise<L> {
         ],
         outputs: &[
             arg::ELEMENT_LOSS,
-            arg::optional_elements("grad.logits", "gradient of the scores"),
+            arg::elements_gradient("grad.logits", "gradient of the scores"),
             arg::SUM,
             arg::DENOMINATOR,
             arg::COUNT,

@@ -156,8 +156,10 @@ pub(super) static ABOUT: About = About {
     ],
     outputs: &[
         composed::LOSS,
-        Argument::optional("grad.real", Kind::Float, REAL, "gradient of the real scores"),
-        Argument::optional("grad.fake", Kind::Float, FAKE, "gradient of the fake scores"),
+        Argument::optional("grad.real", Kind::Float, REAL, "gradient of the real scores")
+            .over("real"),
+        Argument::optional("grad.fake", Kind::Float, FAKE, "gradient of the fake scores")
+            .over("fake"),
         composed::PARTS,
         composed::PART_SUM,
         composed::PART_DENOMINATOR,

@@ -207,7 +207,7 @@ pub(super) static ABOUT: About = About {
     ],
     outputs: &[
         composed::LOSS,
-        Argument::optional("grad.logits", Kind::Float, MATRIX, "gradient of the logits"),
+        arg::LOGITS_GRADIENT,
         composed::PARTS,
         composed::PART_SUM,
         composed::PART_DENOMINATOR,

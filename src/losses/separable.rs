@@ -99,7 +99,8 @@ impl<L: SeparableRow> Separable<L> {
                 Kind::Float,
                 &[&[Dim::Rows, Dim::Classes]],
                 "gradient of the scores",
-            ),
+            )
+            .over("logits"),
             arg::SUM,
             arg::DENOMINATOR,
             arg::COUNT,

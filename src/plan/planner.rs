@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     data::{
+        array::Array,
         error::{Error, Result},
         tensor::{Dtype, Layout},
     },
@@ -13,7 +14,7 @@ use crate::{
         kernel::{Access, Form, Kernel, Order, Reach, Scalar, Source, Stream, keep_read},
         profile::Profile,
     },
-    spec::broadcast::Axes,
+    spec::{about::About, broadcast::Axes, call::Call},
 };
 
 /// Writes a [`Plan`]: hands out scratch, and turns views into bindings and parameters.
@@ -44,6 +45,26 @@ impl<'a> Planner<'a> {
         layout.offset = start / size;
         self.plan.scratch_bytes = (start + bytes).next_multiple_of(256);
         View::scratch(layout)
+    }
+
+    /// Numbers of the host as a tensor that kernels read: the plan holds them.
+    pub fn constant(&mut self, array: &Array, dtype: Dtype) -> View {
+        let mut bytes = array.to_bytes(dtype);
+        // A last quad may be loaded past the end.
+        bytes.resize(bytes.len().next_multiple_of(16).max(16), 0);
+        let constants = &mut self.plan.constants;
+        let index = constants.iter().position(|known| *known == bytes).unwrap_or_else(|| {
+            constants.push(bytes);
+            constants.len() - 1
+        });
+        let allocation_bytes = constants.get(index).map_or(0, |bytes| bytes.len() as u64);
+        View::constant(index, Layout::dense(dtype, &array.shape), allocation_bytes)
+    }
+
+    /// An input that a call has from the host, as a tensor that kernels read.
+    pub fn host_input(&mut self, about: &About, call: &Call, name: &str) -> Option<View> {
+        let (array, argument) = (call.host.get(name)?, about.input(name)?);
+        Some(self.constant(array, argument.stored(Dtype::F32)))
     }
 
     /// Names the plan after another loss.
@@ -101,11 +122,15 @@ impl<'a> Planner<'a> {
         let alignment = self.profile.offset_alignment.max(256);
         let base = *self.base.get_or_insert(self.plan.scratch_bytes.next_multiple_of(alignment));
         let kernels: Vec<usize> = part.kernels.into_iter().map(|k| self.kernel(k)).collect();
+        let first_constant = self.plan.constants.len();
+        self.plan.constants.extend(part.constants);
         for mut dispatch in part.dispatches {
             dispatch.kernel = kernels.get(dispatch.kernel).copied().unwrap_or(usize::MAX);
             for binding in &mut dispatch.bindings {
-                if binding.role == Role::Scratch {
-                    binding.offset += base;
+                match &mut binding.role {
+                    Role::Scratch => binding.offset += base,
+                    Role::Constant(index) => *index += first_constant,
+                    Role::Input(_) | Role::Output(_) => {}
                 }
                 binding.role = role(binding.role.clone());
             }

@@ -1,7 +1,10 @@
 //! Several losses as one call: each part is planned by itself on its slice of the tensors, all of
 //! them in one recording, and one more dispatch makes the whole of the parts.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use crate::{
     data::{
@@ -14,7 +17,7 @@ use crate::{
     reference::{Findings, no_output},
     skeleton::{operation::Operation, sums},
     spec::{
-        about::{About, Argument, Dim, Kind, OptionAbout},
+        about::{Argument, Dim, Kind, OptionAbout},
         call::{Call, Operand},
         check,
         options::{Empty, Reduction, check_reduction},
@@ -135,7 +138,7 @@ fn parts_of(
 /// Whether every part of a composed loss can answer its slice of a call.
 pub(crate) fn accepts(loss: &dyn Composed, call: &Call) -> Result<()> {
     let parts = parts_of(loss, &call.dims, &|name| call.has(name))?;
-    parts.iter().try_for_each(|part| lend(loss.about(), part, call, BTreeMap::new()).map(|_| ()))
+    parts.iter().try_for_each(|part| lend(part, call, BTreeMap::new()).map(|_| ()))
 }
 
 /// The plan of a composed loss.
@@ -168,7 +171,7 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
         }
         let status = result(STATUS_SLOT, Dtype::U32, Status::WORDS);
         outputs.insert("status".to_owned(), status);
-        let part_call = lend(loss.about(), part, call, outputs)?;
+        let part_call = lend(part, call, outputs)?;
         planner.append(part.loss.plan(&part_call, profile)?, |role| match role {
             Role::Output(name) if name == RESULT => Role::Scratch,
             role => role,
@@ -210,25 +213,23 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
 }
 
 /// The call of a part: its slice of the whole's inputs, their gradients, and these outputs.
-fn lend(
-    about: &About,
-    part: &Part,
-    call: &Call,
-    mut outputs: BTreeMap<String, Operand>,
-) -> Result<Call> {
+fn lend(part: &Part, call: &Call, mut outputs: BTreeMap<String, Operand>) -> Result<Call> {
     let mut inputs = BTreeMap::new();
-    let mut in_place = false;
+    let mut in_place = BTreeSet::new();
     for PartInput { part: own, whole, slice } in &part.inputs {
         if let Some(operand) = call.inputs.get(*whole) {
             inputs.insert((*own).to_owned(), slice.of_operand(operand));
         }
-        if let Some(operand) = call.outputs.get(&format!("grad.{whole}")) {
+        let gradient = format!("grad.{whole}");
+        if let Some(operand) = call.outputs.get(&gradient) {
             outputs.insert(format!("grad.{own}"), slice.of_operand(operand));
-            in_place |= call.in_place && about.inputs.first().is_some_and(|a| a.name == *whole);
+            if call.is_in_place(&gradient) {
+                in_place.insert(format!("grad.{own}"));
+            }
         }
     }
     // Places were checked for the whole.
-    let own = check::call(part.loss.as_ref(), inputs, outputs, in_place, 1)?;
+    let own = Call { in_place, ..Call::new(inputs, outputs) }.checked(part.loss.as_ref(), 1)?;
     Ok(Call { siblings: call.siblings.clone(), ..own })
 }
 

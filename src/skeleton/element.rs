@@ -153,7 +153,7 @@ pub(crate) fn broadcast_of(
     shape: &[u64],
 ) -> Result<Broadcast> {
     let input = name.strip_prefix("grad.").unwrap_or(name);
-    let argument = loss.about().inputs.iter().find(|argument| argument.name == input);
+    let argument = loss.about().input(input);
     match argument.map_or(Spread::Elements, |argument| argument.spread) {
         Spread::BroadcastOrRows => extents.broadcast_or_rows(name, shape),
         Spread::Elements if shape != extents.shape() && (name, shape) != ("upstream", &[1]) => {

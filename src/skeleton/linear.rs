@@ -326,7 +326,7 @@ impl<'a> Layer<'a> {
             hidden_gradient: call.output("grad.hidden"),
             weight_gradient: call.output("grad.weight"),
             bias_gradient: call.output("grad.bias").map(View::for_every_row),
-            in_place: call.in_place,
+            in_place: call.is_in_place("grad.hidden"),
             beside: 0,
             most_rows: u64::MAX,
             needs_whole_rows: false,

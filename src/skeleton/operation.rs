@@ -4,6 +4,9 @@
 //! data (options only). The GPU path asks it for a [`Plan`], the CPU path for its
 //! [`reference`](Operation::reference); both share one [`validate`](Signature::validate) and one [`About`].
 //! An operation of the host ([`Signature::is_host`]) has the latter alone.
+//!
+//! What a call may hand it beside tensors of its own is declared argument by argument: a list of tensors
+//! ([`list`](crate::loss::list)), numbers of the host ([`Request::host`](crate::Request::host)), an output over an input ([`Request::in_place`](crate::Request::in_place)).
 
 use crate::{
     data::{

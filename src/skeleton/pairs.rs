@@ -219,14 +219,6 @@ pub(crate) fn accepts(loss: &dyn PairLoss, call: &Call) -> Result<()> {
 /// The call with its rows as columns too, where these are the same vectors.
 fn paired(loss: &dyn PairLoss, call: &Call) -> Result<Call> {
     let mut call = call.clone();
-    if call.in_place {
-        return Err(Error::Conflict {
-            loss: loss.about().name.to_owned(),
-            argument: "gradient_in_place".to_owned(),
-            other: loss.about().inputs.first().map_or("", |input| input.name).to_owned(),
-            reason: "the vectors are read again after their gradient is written".to_owned(),
-        });
-    }
     let Pairing { columns, shard, .. } = loss.pairing();
     if columns == Columns::Queries && shard.is_none() {
         // The rows are the columns as well.

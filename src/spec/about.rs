@@ -2,7 +2,7 @@
 
 use crate::{
     data::{error::Result, tensor::Dtype},
-    spec::call::Call,
+    spec::{call::Call, list},
 };
 
 /// What a call of an operation may look like: from this names, shapes and types are checked,
@@ -158,6 +158,12 @@ pub struct Argument {
     /// How its shape follows from that of the first input.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub spread: Spread,
+    /// The input that this output may be written over.
+    pub over: Option<&'static str>,
+    /// Whether a call takes it from the host: the plan is made from its numbers.
+    pub host: bool,
+    /// Whether it may be several tensors: see [`list`](crate::loss::list).
+    pub list: bool,
 }
 
 /// How an argument's shape follows from that of the first input.
@@ -222,6 +228,44 @@ impl Argument {
         self
     }
 
+    /// The same output, which may be written over an input of the same type and shape
+    /// ([`Request::in_place`](crate::Request::in_place)).
+    pub const fn over(mut self, input: &'static str) -> Self {
+        self.over = Some(input);
+        self
+    }
+
+    /// The same input, which a call takes from the host ([`Request::host`](crate::Request::host)).
+    pub const fn from_host(mut self) -> Self {
+        self.host = true;
+        self
+    }
+
+    /// The same argument, which may be several tensors: `parameters.0`, `parameters.1` and so on. Each of them has a
+    /// shape of its own, which the tensors of other lists share that have its number.
+    pub const fn list(mut self) -> Self {
+        self.list = true;
+        self
+    }
+
+    /// What a name adds to the argument's own: nothing, or the number of a list's tensor (`.2`). It is `None` for
+    /// a name that is no tensor of this argument.
+    pub fn suffix<'n>(&self, name: &'n str) -> Option<&'n str> {
+        let suffix = name.strip_prefix(self.name)?;
+        (suffix.is_empty() || (self.list && list::is_suffix(suffix))).then_some(suffix)
+    }
+
+    /// The type that a host array is stored as, floats as `float`. What is given on the host keeps all of f32.
+    pub fn stored(&self, float: Dtype) -> Dtype {
+        self.kind.stored(if self.host { Dtype::F32 } else { float })
+    }
+
+    /// The input that an output has the type and shape of: the one whose gradient it is, or that it may be written
+    /// over.
+    pub fn like(&self) -> Option<&'static str> {
+        self.over.or_else(|| self.name.strip_prefix("grad."))
+    }
+
     /// An argument that may be left out.
     pub const fn optional(
         name: &'static str,
@@ -239,8 +283,18 @@ impl Argument {
         shapes: &'static [&'static [Dim]],
         about: &'static str,
     ) -> Self {
-        let (domain, spread) = (Domain::Any, Spread::Named);
-        Self { name, kind, shapes, required: true, about, domain, spread }
+        Self {
+            name,
+            kind,
+            shapes,
+            required: true,
+            about,
+            domain: Domain::Any,
+            spread: Spread::Named,
+            over: None,
+            host: false,
+            list: false,
+        }
     }
 }
 
@@ -277,6 +331,16 @@ pub struct About {
 }
 
 impl About {
+    /// The input that a name is a tensor of.
+    pub fn input(&self, name: &str) -> Option<&'static Argument> {
+        self.inputs.iter().find(|argument| argument.suffix(name).is_some())
+    }
+
+    /// The output that a name is a tensor of.
+    pub fn output(&self, name: &str) -> Option<&'static Argument> {
+        self.outputs.iter().find(|argument| argument.suffix(name).is_some())
+    }
+
     /// What a row is scored against: classes, or (where there are vectors and no classes) the rows.
     pub fn columns(&self) -> Option<Dim> {
         let has = |dim| {

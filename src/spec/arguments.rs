@@ -15,7 +15,8 @@ pub(crate) const WEIGHT: Argument =
 pub(crate) const BIAS: Argument =
     Argument::optional("bias", Kind::Float, CLASSES, "the classifier's bias");
 pub(crate) const HIDDEN_GRADIENT: Argument =
-    Argument::optional("grad.hidden", Kind::Float, HIDDEN_SHAPE, "gradient of the hidden states");
+    Argument::optional("grad.hidden", Kind::Float, HIDDEN_SHAPE, "gradient of the hidden states")
+        .over("hidden");
 pub(crate) const WEIGHT_GRADIENT: Argument =
     Argument::optional("grad.weight", Kind::Float, WEIGHT_SHAPE, "gradient of W, in W's layout");
 pub(crate) const BIAS_GRADIENT: Argument =
@@ -25,7 +26,7 @@ const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
 
 pub(crate) const LOGITS: Argument = Argument::required("logits", Kind::Float, MATRIX, "logits");
 pub(crate) const LOGITS_GRADIENT: Argument =
-    Argument::optional("grad.logits", Kind::Float, MATRIX, "gradient of the logits");
+    Argument::optional("grad.logits", Kind::Float, MATRIX, "gradient of the logits").over("logits");
 pub(crate) const TARGET_PROBS: Argument =
     Argument::optional("target_probs", Kind::Float, MATRIX, "target distributions");
 
@@ -125,6 +126,12 @@ pub(crate) const fn elements(name: &'static str, about: &'static str) -> Argumen
 /// One number an element, which a call may lack.
 pub(crate) const fn optional_elements(name: &'static str, about: &'static str) -> Argument {
     Argument::optional(name, Kind::Float, ELEMENTS, about).spread(Spread::Elements)
+}
+
+/// The gradient of a stream of elements, which may be written over it: `name` is `grad.` and the stream's name.
+pub(crate) const fn elements_gradient(name: &'static str, about: &'static str) -> Argument {
+    let (_, stream) = name.split_at("grad.".len());
+    optional_elements(name, about).over(stream)
 }
 
 /// One number an element, a column, a row, or for all.

@@ -1,12 +1,12 @@
 //! A checked call: which tensors it has, and where they lie.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     about::{Dim, Signature},
-    check,
+    check, list,
 };
-use crate::data::{error::Result, tensor::Layout};
+use crate::data::{array::Arrays, error::Result, tensor::Layout};
 
 /// A tensor of a call without its buffer: which allocation it lies in, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,16 +22,19 @@ pub struct Operand {
     pub allocation_bytes: u64,
 }
 
-/// A checked call: shapes, types and places of everything given and asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A call: shapes, types and places of everything given and asked for. [`Call::checked`] checks it, and finds what
+/// follows from the shapes.
+#[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Call {
     /// The inputs given.
     pub inputs: BTreeMap<String, Operand>,
     /// The outputs asked for.
     pub outputs: BTreeMap<String, Operand>,
-    /// The gradient of the first input is written over it.
-    pub in_place: bool,
+    /// The inputs that are given on the host: the plan is made from their numbers.
+    pub host: Arrays,
+    /// The outputs that are written over an input.
+    pub in_place: BTreeSet<String>,
     /// Buffers that hold something written beside the outputs: the scratch, or what a call writes that this
     /// one is a part of.
     #[cfg_attr(feature = "serde", serde(default))]
@@ -47,15 +50,19 @@ pub struct Call {
 }
 
 impl Call {
-    /// Checks operands against a loss's description and finds the extents they agree on.
-    pub fn checked(
-        operation: &dyn Signature,
-        inputs: BTreeMap<String, Operand>,
-        outputs: BTreeMap<String, Operand>,
-        in_place: bool,
-        offset_alignment: u64,
-    ) -> Result<Self> {
-        check::call(operation, inputs, outputs, in_place, offset_alignment)
+    /// A call with these inputs and outputs, not checked yet.
+    pub fn new(inputs: BTreeMap<String, Operand>, outputs: BTreeMap<String, Operand>) -> Self {
+        Self { inputs, outputs, ..Self::default() }
+    }
+
+    /// Checks the call against an operation's description, and finds the extents that its tensors agree on.
+    pub fn checked(self, operation: &dyn Signature, offset_alignment: u64) -> Result<Self> {
+        check::call(operation, self, offset_alignment)
+    }
+
+    /// The names of the tensors of an input that is a list, in order.
+    pub fn list(&self, input: &str) -> Vec<&str> {
+        list::names(input, self.inputs.keys())
     }
 
     /// An extent; 0 where no operand has it.
@@ -63,9 +70,9 @@ impl Call {
         self.dims.get(&dim).copied().unwrap_or(0)
     }
 
-    /// Whether an input was given.
+    /// Whether an input was given, as a tensor or on the host.
     pub fn has(&self, input: &str) -> bool {
-        self.inputs.contains_key(input)
+        self.inputs.contains_key(input) || self.host.contains_key(input)
     }
 
     /// Whether an output is asked for.

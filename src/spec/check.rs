@@ -12,13 +12,14 @@ use crate::{
         tensor::{Dtype, Layout},
     },
     spec::{
-        about::{About, Argument, Dim, Kind, Signature},
+        about::{About, Argument, Dim, Kind, Signature, Spread},
         broadcast::Extents,
         call::{Call, Operand},
+        list,
         shard::STATE_WORDS,
     },
 };
-use shapes::Shapes;
+use shapes::CallShapes;
 
 pub(crate) use shapes::{Folded, with_axes};
 
@@ -30,65 +31,117 @@ const MOST_ROWS: u64 = u32::MAX as u64;
 /// The name of the scratch in errors.
 pub(crate) const SCRATCH: &str = "scratch";
 
-/// Checks operands against a loss's description and finds the extents they agree on.
-pub fn call(
-    loss: &dyn Signature,
-    inputs: BTreeMap<String, Operand>,
-    outputs: BTreeMap<String, Operand>,
-    in_place: bool,
-    alignment: u64,
-) -> Result<Call> {
+/// Checks a call against an operation's description and finds the extents that its tensors agree on.
+pub fn call(loss: &dyn Signature, mut call: Call, alignment: u64) -> Result<Call> {
     loss.validate()?;
     let about = loss.about();
-    let mut call = Call { inputs, outputs, in_place, ..Call::default() };
-    names(about, call.inputs.keys(), call.outputs.keys())?;
+    names(about, call.inputs.keys().chain(call.host.keys()), call.outputs.keys())?;
+    sides(about, &call)?;
     let first = about.inputs.first().and_then(|first| call.inputs.get(first.name));
-    let mut shapes = Shapes::new(loss, first.map(|operand| &operand.layout));
-    for (arguments, operands) in
-        [(about.inputs, &mut call.inputs), (about.outputs, &mut call.outputs)]
-    {
-        for argument in arguments {
-            if let Some(operand) = operands.get_mut(argument.name) {
-                let Layout { dtype, shape, .. } = &operand.layout;
-                kind(argument, *dtype)?;
-                let shape = shapes.take(argument, *dtype, shape)?;
-                operand.layout = shapes::folded(argument, operand.layout.clone(), &shape)?;
-                place(argument, operand, loss.takes_planes())?;
-            }
+    let mut shapes = CallShapes::new(loss, first.map(|operand| &operand.layout));
+    for argument in about.inputs {
+        take_tensors(loss, &mut shapes, argument, &mut call.inputs)?;
+        if let Some(array) = call.host.get(argument.name) {
+            let shape = take_array(loss, &mut shapes, argument, argument.name, &call.host, array)?;
+            call.host.entry(argument.name.to_owned()).and_modify(|array| array.shape = shape);
         }
     }
-    (call.dims, call.axes) = (shapes.dims, shapes.axes);
-    if let Some((argument, operand)) = vectors_without_stride(about, &call).next() {
+    for argument in about.outputs {
+        take_tensors(loss, &mut shapes, argument, &mut call.outputs)?;
+    }
+    (call.dims, call.axes) = (shapes.common.dims, shapes.common.axes);
+    if let Some(operand) = vector_without_stride(about, &call) {
         let found = operand.layout.row_stride;
-        return Err(Error::WrongStride { argument: argument.name.to_owned(), found, least: 1 });
+        return Err(Error::WrongStride { argument: operand.name.clone(), found, least: 1 });
     }
     extents(&call.dims)?;
     loss.accepts(&call)?;
+    call.check_in_place(about)?;
     overlaps(about, &call, alignment)?;
     Ok(call)
 }
 
-/// Vectors with gaps where kernels know of none: those over classes, and words written row by row.
-fn vectors_without_stride<'a>(
-    about: &'static About,
-    call: &'a Call,
-) -> impl Iterator<Item = (&'static Argument, &'a Operand)> {
+/// Takes the tensors of one argument.
+fn take_tensors(
+    loss: &dyn Signature,
+    shapes: &mut CallShapes,
+    argument: &'static Argument,
+    operands: &mut BTreeMap<String, Operand>,
+) -> Result<()> {
+    for name in tensors(argument, operands.keys()) {
+        let Some(operand) = operands.get_mut(&name) else { continue };
+        let Layout { dtype, shape, .. } = &operand.layout;
+        kind(argument, &name, *dtype)?;
+        let shape = shapes.take(argument, &name, *dtype, shape)?;
+        operand.layout = shapes::folded(&name, operand.layout.clone(), &shape)?;
+        place(argument, operand, loss.takes_planes())?;
+    }
+    Ok(())
+}
+
+/// Takes a host array; what comes back is its shape with the rows in one axis.
+fn take_array(
+    loss: &dyn Signature,
+    shapes: &mut CallShapes,
+    argument: &'static Argument,
+    name: &str,
+    arrays: &Arrays,
+    array: &Array,
+) -> Result<Vec<u64>> {
+    let dtype = host_dtype(loss, arrays, argument, array)?;
+    kind(argument, name, dtype)?;
+    let folded = shapes.take(argument, name, dtype, &array.shape)?;
+    if array.len() as u64 == shapes::count(&array.shape) {
+        return Ok(folded);
+    }
+    Err(Error::WrongShape {
+        argument: name.to_owned(),
+        found: array.shape.clone(),
+        expected: format!("a shape of its {} elements", array.len()),
+    })
+}
+
+/// The names of an argument's tensors among these: several where it is a list.
+fn tensors<'n>(argument: &Argument, names: impl Iterator<Item = &'n String>) -> Vec<String> {
+    let own = if argument.list {
+        list::names(argument.name, names)
+    } else {
+        names.map(String::as_str).filter(|name| *name == argument.name).collect()
+    };
+    own.into_iter().map(str::to_owned).collect()
+}
+
+/// Whether inputs of the host come from there, and all others as tensors.
+fn sides(about: &'static About, call: &Call) -> Result<()> {
+    let is_host = |name: &&String| about.input(name).is_some_and(|argument| argument.host);
+    let wrong = |name: &String, expected: &str| {
+        let (operation, argument) = (about.name.to_owned(), name.clone());
+        Err(Error::HostInput { operation, argument, expected: expected.to_owned() })
+    };
+    if let Some(name) = call.inputs.keys().find(is_host) {
+        return wrong(name, "an input of the host: give it with `Request::host`");
+    }
+    match call.host.keys().find(|name| !is_host(name)) {
+        Some(name) => wrong(name, "no input of the host: give it as a tensor"),
+        None => Ok(()),
+    }
+}
+
+/// A vector with gaps where kernels know of none: those over classes, and words written row by row.
+fn vector_without_stride<'a>(about: &'static About, call: &'a Call) -> Option<&'a Operand> {
     let over_classes = |argument: &Argument| {
         let mut vectors = argument.shapes.iter().filter(|dims| dims.len() == 1).flat_map(|d| *d);
         vectors.all(|dim| matches!(dim, Dim::Classes | Dim::AllClasses))
     };
     let words = |argument: &Argument| matches!(argument.kind, Kind::F32 | Kind::U32 | Kind::I64);
-    let of = |argument: &'static Argument, operands: &'a BTreeMap<String, Operand>| {
-        operands.get(argument.name).map(|operand| (argument, operand))
-    };
-    let read = about.inputs.iter().filter(move |a| over_classes(a));
-    let written = about.outputs.iter().filter(move |a| over_classes(a) || words(a));
-    let read = read.filter_map(move |argument| of(argument, &call.inputs));
-    let gaps = |(_, operand): &(&Argument, &Operand)| {
+    let read = |name: &str| about.input(name).is_some_and(over_classes);
+    let written = |name: &str| about.output(name).is_some_and(|a| over_classes(a) || words(a));
+    let read = call.inputs.values().filter(|operand| read(&operand.name));
+    let written = call.outputs.values().filter(|operand| written(&operand.name));
+    read.chain(written).find(|operand| {
         let Layout { shape, row_stride, .. } = &operand.layout;
         shape.len() == 1 && operand.layout.len() > 1 && *row_stride != 1
-    };
-    read.chain(written.filter_map(move |argument| of(argument, &call.outputs))).filter(gaps)
+    })
 }
 
 /// Checks a call on host arrays, as [`call`] does one on operands: as if each of them lay by itself.
@@ -97,14 +150,17 @@ pub(crate) fn arrays(loss: &dyn Signature, inputs: &Arrays, wanted: &[&str]) -> 
     let about = loss.about();
     let wanted: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
     names(about, inputs.keys(), wanted.iter())?;
-    let shapes = shapes_of(loss, inputs)?.0;
+    let shapes = shapes_of(loss, inputs)?.0.common;
     extents(&shapes.dims)?;
-    let mut layouts = BTreeMap::new();
+    let (mut layouts, mut host) = (BTreeMap::new(), Arrays::new());
     for (name, array) in inputs {
-        let argument = about.inputs.iter().find(|argument| argument.name == name);
-        let Some(argument) = argument else { continue };
+        let Some(argument) = about.input(name) else { continue };
         let dtype = host_dtype(loss, inputs, argument, array)?;
-        layouts.insert(name.clone(), Layout::dense(dtype, &array.shape));
+        if argument.host {
+            host.insert(name.clone(), array.clone());
+        } else {
+            layouts.insert(name.clone(), Layout::dense(dtype, &array.shape));
+        }
     }
     let mut outputs = BTreeMap::new();
     for name in &wanted {
@@ -120,7 +176,7 @@ pub(crate) fn arrays(loss: &dyn Signature, inputs: &Arrays, wanted: &[&str]) -> 
     };
     let inputs = by_itself(0, layouts);
     let outputs = by_itself(inputs.len(), outputs);
-    call(loss, inputs, outputs, false, 1).map(|_| ())
+    Call { host, ..Call::new(inputs, outputs) }.checked(loss, 1).map(|_| ())
 }
 
 /// The type that a host array of an input stands for.
@@ -140,7 +196,8 @@ fn host_dtype(
     })
 }
 
-/// The dense layout of an output, from the extents of the inputs; a gradient has its input's.
+/// The dense layout of an output, from the extents of the inputs. A gradient, and what may be written over an input,
+/// has the layout of that input.
 pub(crate) fn output_layout<'l>(
     loss: &dyn Signature,
     (dims, axes): (&BTreeMap<Dim, u64>, &BTreeMap<Dim, Vec<u64>>),
@@ -148,45 +205,41 @@ pub(crate) fn output_layout<'l>(
     name: &str,
 ) -> Result<Layout> {
     let about = loss.about();
-    let of_input = name.strip_prefix("grad.").and_then(input);
-    if let Some(Layout { dtype, shape, class_stride, .. }) = of_input {
+    let Some(argument) = about.output(name) else {
+        return Err(unknown_name(about, "output", about.outputs, name));
+    };
+    let suffix = argument.suffix(name).unwrap_or_default();
+    let tensor = |argument: &str| input(&format!("{argument}{suffix}"));
+    if let Some(Layout { dtype, shape, class_stride, .. }) = argument.like().and_then(tensor) {
         let dense = Layout::dense(*dtype, shape);
         return Ok(if *class_stride > 1 { dense.class_stride(*class_stride) } else { dense });
     }
-    let Some(argument) = about.outputs.iter().find(|argument| argument.name == name) else {
-        return Err(unknown_name(about, "output", about.outputs, name));
-    };
-    let dtype = argument.kind.stored(Dtype::F32);
-    let first = about.inputs.first().and_then(|first| input(first.name));
+    let dtype = argument.stored(Dtype::F32);
+    let first = about.inputs.first().and_then(|first| tensor(first.name));
+    if let Some(first) = first.filter(|_| argument.list && argument.spread == Spread::Elements) {
+        return Ok(Layout::dense(dtype, &first.shape));
+    }
     let rank = first.map_or(1, |layout| layout.shape.len());
     Ok(Layout::dense(dtype, &with_axes(argument.shape_in(loss, rank), dims, axes)))
 }
 
 /// The extents that host arrays agree on.
 pub(crate) fn dims(loss: &dyn Signature, inputs: &Arrays) -> Result<BTreeMap<Dim, u64>> {
-    Ok(shapes_of(loss, inputs)?.0.dims)
+    Ok(shapes_of(loss, inputs)?.0.common.dims)
 }
 
 /// The shapes of host arrays, and each with its rows folded into one axis.
 fn shapes_of(
     loss: &dyn Signature,
     inputs: &Arrays,
-) -> Result<(Shapes, BTreeMap<&'static str, Vec<u64>>)> {
-    let mut shapes = Shapes::new(loss, None);
+) -> Result<(CallShapes, BTreeMap<String, Vec<u64>>)> {
+    let mut shapes = CallShapes::new(loss, None);
     let mut folded = BTreeMap::new();
     for argument in loss.about().inputs {
-        let Some(array) = inputs.get(argument.name) else {
-            continue;
-        };
-        let dtype = host_dtype(loss, inputs, argument, array)?;
-        kind(argument, dtype)?;
-        folded.insert(argument.name, shapes.take(argument, dtype, &array.shape)?);
-        if array.len() as u64 != shapes::count(&array.shape) {
-            return Err(Error::WrongShape {
-                argument: argument.name.to_owned(),
-                found: array.shape.clone(),
-                expected: format!("a shape of its {} elements", array.len()),
-            });
+        for name in tensors(argument, inputs.keys()) {
+            let Some(array) = inputs.get(&name) else { continue };
+            let shape = take_array(loss, &mut shapes, argument, &name, inputs, array)?;
+            folded.insert(name, shape);
         }
     }
     Ok((shapes, folded))
@@ -200,7 +253,7 @@ pub(crate) fn integer_mask(
     name: &str,
 ) -> Result<Option<Dtype>> {
     let about = loss.about();
-    let argument = about.inputs.iter().find(|argument| argument.name == name);
+    let argument = about.input(name);
     let first = about.inputs.first().and_then(|first| inputs.get(first.name));
     let (Some(argument), Some(first), Some(array)) = (argument, first, inputs.get(name)) else {
         return Ok(None);
@@ -240,18 +293,19 @@ fn known_dims(loss: &dyn Signature) -> BTreeMap<Dim, u64> {
 fn names<'a>(
     about: &About,
     inputs: impl Iterator<Item = &'a String>,
-    outputs: impl Iterator<Item = &'a String>,
+    outputs: impl Iterator<Item = &'a String> + Clone,
 ) -> Result<()> {
     let given: Vec<&String> = inputs.collect();
     unknown(about, "input", about.inputs, given.iter().copied())?;
-    unknown(about, "output", about.outputs, outputs)?;
-    match about.inputs.iter().find(|a| a.required && !given.iter().any(|name| *name == a.name)) {
+    unknown(about, "output", about.outputs, outputs.clone())?;
+    let is_given = |a: &Argument| given.iter().any(|name| a.suffix(name).is_some());
+    match about.inputs.iter().find(|a| a.required && !is_given(a)) {
         Some(missing) => Err(Error::MissingInput {
             loss: about.name.to_owned(),
             argument: missing.name.to_owned(),
             reason: missing.about.to_owned(),
         }),
-        None => Ok(()),
+        None => list::check(about, &given, outputs),
     }
 }
 
@@ -261,7 +315,7 @@ fn unknown<'a>(
     arguments: &[Argument],
     mut names: impl Iterator<Item = &'a String>,
 ) -> Result<()> {
-    match names.find(|name| !arguments.iter().any(|a| a.name == name.as_str())) {
+    match names.find(|name| !arguments.iter().any(|a| a.suffix(name).is_some())) {
         Some(name) => Err(unknown_name(about, kind, arguments, name)),
         None => Ok(()),
     }
@@ -276,7 +330,7 @@ fn unknown_name(about: &About, kind: &'static str, arguments: &[Argument], name:
     }
 }
 
-fn kind(argument: &Argument, dtype: Dtype) -> Result<()> {
+fn kind(argument: &Argument, name: &str, dtype: Dtype) -> Result<()> {
     let allowed: &[Dtype] = match argument.kind {
         Kind::Float => &[Dtype::F32, Dtype::F16, Dtype::Bf16],
         Kind::F32 => &[Dtype::F32],
@@ -289,11 +343,7 @@ fn kind(argument: &Argument, dtype: Dtype) -> Result<()> {
         return Ok(());
     }
     let names: Vec<_> = allowed.iter().map(|d| d.name()).collect();
-    Err(Error::WrongDtype {
-        argument: argument.name.to_owned(),
-        found: dtype,
-        expected: names.join(" or "),
-    })
+    Err(Error::WrongDtype { argument: name.to_owned(), found: dtype, expected: names.join(" or ") })
 }
 
 /// Whether the extents are within what a row and a call can have.
@@ -322,7 +372,7 @@ pub(crate) fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
 /// Strides, alignment and the end of the buffer.
 fn place(argument: &Argument, operand: &Operand, takes_planes: bool) -> Result<()> {
     let layout = &operand.layout;
-    let name = || argument.name.to_owned();
+    let name = || operand.name.clone();
     let planes = argument.shapes.contains(&[Dim::Rows, Dim::Classes].as_slice()) && takes_planes;
     let planes = planes && layout.shape.len() > 1 && layout.has_planes();
     // Kernels count the rows of a plane in one word.
@@ -340,7 +390,7 @@ fn place(argument: &Argument, operand: &Operand, takes_planes: bool) -> Result<(
     if writes_words && layout.shape.len() > 1 && layout.row_stride != least {
         return Err(Error::WrongStride { argument: name(), found: layout.row_stride, least });
     }
-    place_end(argument.name, operand)
+    place_end(&operand.name, operand)
 }
 
 /// Whether a tensor ends where its buffer does, or before.
@@ -360,14 +410,12 @@ fn place_end(name: &str, operand: &Operand) -> Result<()> {
 
 /// No written tensor shares bytes with another one, nor (since one buffer is then bound twice, at
 /// offsets that are rounded down) an alignment block.
-fn overlaps(about: &About, call: &Call, alignment: u64) -> Result<()> {
-    let first = about.inputs.first().map_or("", |a| a.name);
-    let own_gradient = format!("grad.{first}");
+fn overlaps(about: &'static About, call: &Call, alignment: u64) -> Result<()> {
     for (name, output) in &call.outputs {
         let others = call
             .inputs
             .iter()
-            .filter(|(other, _)| !(call.in_place && *name == own_gradient && *other == first))
+            .filter(|(input, _)| !call.writes_over(about, name, input))
             .chain(call.outputs.iter().filter(|(other, _)| *other > name));
         for (other, operand) in others.filter(|(_, o)| o.allocation == output.allocation) {
             apart(name, output, other, operand, alignment)?;
@@ -404,7 +452,7 @@ fn apart(name: &str, a: &Operand, other: &str, b: &Operand, alignment: u64) -> R
         if name == SCRATCH {
             "overlap: nothing may lie in the scratch".to_owned()
         } else {
-            "overlap; ask for an in-place gradient explicitly".to_owned()
+            "overlap; ask for an output in place explicitly".to_owned()
         }
     } else if meet(&blocks(&bytes), &blocks(&other_bytes)) {
         format!("share an alignment block of {alignment} bytes of one buffer")

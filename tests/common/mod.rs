@@ -333,5 +333,5 @@ pub fn call(
     outputs: BTreeMap<String, Operand>,
     profile: &Profile,
 ) -> surprisal::Result<plan::Call> {
-    plan::Call::checked(loss, inputs, outputs, false, profile.offset_alignment)
+    plan::Call::new(inputs, outputs).checked(loss, profile.offset_alignment)
 }

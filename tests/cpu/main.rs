@@ -2,6 +2,9 @@
 #![cfg(feature = "cases")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod calls;
+#[path = "../common/descent.rs"]
+mod descent;
 mod edges;
 mod files;
 mod refusals;

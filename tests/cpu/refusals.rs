@@ -36,16 +36,11 @@ fn planned(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> (Result<()
     let inputs: Vec<_> = inputs.iter().map(input).collect();
     let given = operands(0, inputs.clone());
     let profile = Profile::default();
-    let known = match Call::checked(
-        loss,
-        given.clone(),
-        BTreeMap::new(),
-        false,
-        profile.offset_alignment,
-    ) {
-        Ok(known) => known,
-        Err(error) => return (Err(error), true),
-    };
+    let known =
+        match Call::new(given.clone(), BTreeMap::new()).checked(loss, profile.offset_alignment) {
+            Ok(known) => known,
+            Err(error) => return (Err(error), true),
+        };
     let output = |name: &str| {
         // As it was given: a checked call has its rows in one axis.
         let of_input = name.strip_prefix("grad.").and_then(|name| given.get(name));
@@ -74,7 +69,7 @@ fn planned(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> (Result<()
     };
     let outputs = wanted.iter().map(|name| output(name)).collect();
     let outputs = operands(inputs.len(), outputs);
-    let call = Call::checked(loss, given.clone(), outputs, false, profile.offset_alignment);
+    let call = Call::new(given.clone(), outputs).checked(loss, profile.offset_alignment);
     (call.and_then(|call| loss.plan(&call, &profile).map(|_| ())), false)
 }
 

@@ -23,11 +23,14 @@ mod composed;
 mod conformance;
 mod contract;
 mod cooperative;
+#[path = "../common/descent.rs"]
+mod descent;
 mod elements;
 mod faults;
 mod linear;
 mod memory;
 mod numbers;
+mod operations;
 mod options;
 mod own;
 mod pairs;
@@ -91,6 +94,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
         ("elements", elements::places::TESTS),
         ("elements", elements::values::TESTS),
         ("composed", composed::TESTS),
+        ("operations", operations::TESTS),
         ("ranks", ranks::TESTS),
         ("pixels", pixels::TESTS),
         ("pixels", pixels::dice::TESTS),

@@ -450,7 +450,7 @@ fn refusals(context: &Context) {
     let loss = info_nce(&json!({}));
     let placed = placed_inputs(&context.gpu, &*loss, &more_keys, Dtype::F32);
     let request = Request::new(tensors(&placed), Named::new()).gradient_in_place();
-    assert!(matches!(context.gpu.plan(&*loss, &request), Err(Error::Conflict { .. })));
+    assert!(matches!(context.gpu.plan(&*loss, &request), Err(Error::InPlace { .. })));
     for options in [json!({"temperature": 0}), json!({"temperature": -1}), json!({"tau": 1})] {
         assert!((surprisal::operations::find("info_nce").unwrap().parse)(&options).is_err());
     }

@@ -27,13 +27,8 @@ fn elements(
     };
     let outputs = [("loss", Layout::vector(Dtype::F32, 1)), ("grad.logits", gradient.clone())];
     let loss = BceWithLogits::default();
-    let call = Call::checked(
-        &loss,
-        place(0, inputs),
-        place(100, &outputs),
-        false,
-        profile.offset_alignment,
-    )?;
+    let call = Call::new(place(0, inputs), place(100, &outputs))
+        .checked(&loss, profile.offset_alignment)?;
     loss.plan(&call, profile)
 }
 
@@ -58,10 +53,7 @@ fn an_image_that_no_binding_holds_is_refused() {
         let logits = inputs.get_mut("logits").unwrap();
         logits.layout = logits.layout.clone().class_stride(plane);
         let outputs = operands(100, &[("loss", Dtype::F32, &[1])]);
-        loss.plan(
-            &Call::checked(&loss, inputs, outputs, false, profile.offset_alignment)?,
-            &profile,
-        )
+        loss.plan(&Call::new(inputs, outputs).checked(&loss, profile.offset_alignment)?, &profile)
     };
     assert!(planned(200).is_ok());
     let Err(Error::Limit { what, found: 4800, .. }) = planned(300) else {

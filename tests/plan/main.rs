@@ -37,7 +37,7 @@ fn plan(
     profile: &Profile,
 ) -> Result<Plan, Error> {
     let (inputs, outputs) = (operands(0, inputs), operands(100, outputs));
-    loss.plan(&Call::checked(loss, inputs, outputs, false, profile.offset_alignment)?, profile)
+    loss.plan(&Call::new(inputs, outputs).checked(loss, profile.offset_alignment)?, profile)
 }
 
 fn cross_entropy(rows: u64, classes: u64, dtype: Dtype, profile: &Profile) -> Plan {
@@ -263,7 +263,7 @@ fn calls_round_trip() {
     let outputs = operands(9, &[("loss", Dtype::F32, &[1])]);
     let loss = CrossEntropy::default();
     let call =
-        Call::checked(&loss, inputs, outputs, false, Profile::default().offset_alignment).unwrap();
+        Call::new(inputs, outputs).checked(&loss, Profile::default().offset_alignment).unwrap();
     let json = serde_json::to_string(&call).unwrap();
     assert_eq!(serde_json::from_str::<Call>(&json).unwrap(), call);
 }

@@ -309,7 +309,7 @@ fn planned(
         layouts.iter().enumerate().map(operand).collect()
     };
     let (inputs, outputs) = (operands(inputs, 0), operands(outputs, inputs.len()));
-    let call = Call::checked(loss, inputs, outputs, false, profile.offset_alignment)?;
+    let call = Call::new(inputs, outputs).checked(loss, profile.offset_alignment)?;
     loss.plan(&call, profile)
 }
 

@@ -107,7 +107,7 @@ macro_rules! element_loss {
                 ],
                 outputs: &[
                     arg::ELEMENT_LOSS,
-                    $(arg::optional_elements($gradient_key, $gradient_about),)*
+                    $(arg::elements_gradient($gradient_key, $gradient_about),)*
                     $(arg::monitored($monitored_key, $monitored_about),)?
                     arg::SUM,
                     arg::DENOMINATOR,

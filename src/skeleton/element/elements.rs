@@ -3,7 +3,7 @@
 //! takes a fixed block of elements, so offsets, strides and windows of whole blocks do not change the
 //! order of a sum. Planes are walked in another order; `windows` says where blocks are cut.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use super::{
     BITS, ElementLoss, ElementOptions, ElementStream, SCALARS, TARGETS, accepts, broadcast_of,
@@ -59,6 +59,8 @@ struct Elements<'a> {
     blocks: u64,
     /// Gradients of inputs that broadcast.
     summed: [Option<Summed>; 2],
+    /// The streams that the call has from the host.
+    host: BTreeMap<&'static str, View>,
 }
 
 impl<'a> Elements<'a> {
@@ -84,7 +86,23 @@ impl<'a> Elements<'a> {
         let summed = gradients.map(|gradient| {
             gradient.map(|unplaced| unplaced.placed(&mut planner, extents.count()))
         });
-        Ok(Self { planner, loss, call, extents, plane, totals, windows, tallies, blocks, summed })
+        let names = loss.streams().iter().map(|stream| stream.name);
+        let host = names
+            .filter_map(|name| Some((name, planner.host_input(loss.about(), call, name)?)))
+            .collect();
+        Ok(Self {
+            planner,
+            loss,
+            call,
+            extents,
+            plane,
+            totals,
+            windows,
+            tallies,
+            blocks,
+            summed,
+            host,
+        })
     }
 
     /// Where the header leaves what it found; the factor of the gradients is behind it.
@@ -180,7 +198,8 @@ impl<'a> Elements<'a> {
     }
 
     fn input(&self, name: &str, index: usize) -> Result<Option<Addressed>> {
-        self.call.input(name).map(|view| self.reached(name, view, index)).transpose()
+        let view = self.host.get(name).cloned().or_else(|| self.call.input(name));
+        view.map(|view| self.reached(name, view, index)).transpose()
     }
 
     fn output(&self, name: &str, index: usize) -> Result<Option<Addressed>> {
@@ -368,8 +387,12 @@ struct Tensors {
     upstream: Option<Addressed>,
     loss: Option<Addressed>,
     gradients: [Option<Addressed>; 2],
-    in_place: bool,
+    /// Whether each of the gradients is written over its stream.
+    in_place: [bool; 2],
 }
+
+/// The gradients of a loss's first two streams, by their names in WGSL.
+const GRADIENTS: [&str; 2] = ["first", "second"];
 
 impl Tensors {
     fn new(elements: &Elements<'_>, index: usize) -> Result<Self> {
@@ -390,7 +413,10 @@ impl Tensors {
             upstream: elements.input("upstream", index)?.filter(|_| each),
             loss: if each { elements.output("loss", index)? } else { None },
             gradients: [gradient(0)?, gradient(1)?],
-            in_place: elements.call.in_place,
+            in_place: [0, 1].map(|nth| {
+                let stream = streams.get(nth).filter(|_| elements.summed[nth].is_none());
+                stream.is_some_and(|s| elements.call.is_in_place(&format!("grad.{}", s.name)))
+            }),
         })
     }
 
@@ -404,7 +430,7 @@ impl Tensors {
 
     /// Buffers that a pass with all of them binds, the tallies aside.
     fn bindings(&self) -> u32 {
-        let shared = u32::from(self.in_place && self.gradients[0].is_some());
+        let shared = self.in_place.iter().filter(|in_place| **in_place).count() as u32;
         self.all().flatten().count() as u32 - shared
     }
 
@@ -419,27 +445,29 @@ impl Tensors {
             gradients: self.gradients,
             in_place: self.in_place,
         };
-        (Self { upstream: None, gradients: [None, None], in_place: false, ..self }, gradients)
+        let losses = Self { upstream: None, gradients: [None, None], in_place: [false; 2], ..self };
+        (losses, gradients)
     }
 
     fn bind<'p, 'a>(self, step: Step<'p, 'a>) -> Step<'p, 'a> {
-        let [first, second] = self.gradients;
-        let over = self.in_place && first.is_some();
         let mut step = step;
         if !self.streams.iter().any(|(stream, _)| stream.name == TARGETS) {
             step = step.take(TARGETS, None, 0.0);
         }
         for (nth, (stream, tensor)) in self.streams.into_iter().enumerate() {
             step = match tensor {
-                Some(tensor) if nth == 0 && over => step.take_give(stream.name, "first", tensor),
+                Some(tensor) if self.in_place.get(nth) == Some(&true) => {
+                    step.take_give(stream.name, GRADIENTS[nth], tensor)
+                }
                 tensor => step.take(stream.name, tensor, stream.default),
             };
         }
-        if !over {
-            step = step.give("first", first);
+        for (nth, gradient) in self.gradients.into_iter().enumerate() {
+            if !self.in_place[nth] {
+                step = step.give(GRADIENTS[nth], gradient);
+            }
         }
-        step.give("second", second)
-            .take("weight", self.weight, 1.0)
+        step.take("weight", self.weight, 1.0)
             .take_mask("mask", self.mask)
             .take("upstream", self.upstream, 1.0)
             .give("loss", self.loss)

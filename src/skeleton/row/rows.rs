@@ -61,7 +61,7 @@ pub fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result<Plan> 
     for (index, window) in windows.iter().enumerate() {
         let gradient = match &gradient {
             None => Gradient::Nowhere,
-            Some(_) if call.in_place => Gradient::InPlace,
+            Some(_) if call.is_in_place("grad.logits") => Gradient::InPlace,
             Some(view) => Gradient::To(view.clone().rows(window)),
         };
         let scores = Scores { scores: logits.clone().rows(window), gradient };
@@ -137,12 +137,23 @@ impl<'a> Rows<'a> {
             counted: 0,
         };
         rows.selection();
+        rows.take_host_inputs();
         Ok(rows)
     }
 
     /// Gives a tensor of the plan's own under the name of an input.
     pub fn give(&mut self, name: &'static str, view: View) {
         self.given.insert(name, view);
+    }
+
+    /// Makes constants of the host inputs that the functor reads.
+    fn take_host_inputs(&mut self) {
+        for stream in &self.program.streams {
+            let (about, name) = (self.loss.about(), stream.argument);
+            if let Some(view) = self.planner.host_input(about, self.call, name) {
+                self.given.insert(name, view);
+            }
+        }
     }
 
     /// Has the status count the vectors of a table whose entry is 0.
@@ -160,7 +171,7 @@ impl<'a> Rows<'a> {
         self.program.constants()
     }
 
-    fn input(&self, name: &str) -> Option<View> {
+    pub(super) fn input(&self, name: &str) -> Option<View> {
         self.given.get(name).cloned().or_else(|| self.call.input(name))
     }
 

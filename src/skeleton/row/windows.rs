@@ -24,10 +24,8 @@ impl<'a> Rows<'a> {
         let streams = self.program.streams.iter();
         let streams = streams.filter(|s| s.broadcast == Broadcast::Elements);
         let strides = streams
-            .filter_map(|s| {
-                self.call.inputs.get(s.argument).or_else(|| self.call.outputs.get(s.argument))
-            })
-            .map(|operand| operand.layout.row_span() * operand.layout.dtype.bytes());
+            .filter_map(|s| self.input(s.argument).or_else(|| self.call.output(s.argument)))
+            .map(|view| view.layout.row_span() * view.layout.dtype.bytes());
         let widest = matrices
             .map(|view| view.layout.row_span() * view.layout.dtype.bytes())
             .chain(strides)

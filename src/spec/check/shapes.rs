@@ -17,7 +17,49 @@ use crate::{
     },
 };
 
-/// The shapes of a call, found argument by argument in the order of the loss's description.
+/// The shapes of a call. Tensors of lists agree with those of other lists that have their number, and with no others.
+pub(crate) struct CallShapes {
+    /// Those of all arguments that are no lists.
+    pub common: Shapes,
+    /// Those of lists, by what their names add to the argument's.
+    lists: BTreeMap<String, Shapes>,
+    /// None taken yet.
+    empty: Shapes,
+}
+
+impl CallShapes {
+    /// None taken yet; the first input lies so, if that is known.
+    pub fn new(loss: &dyn Signature, first: Option<&Layout>) -> Self {
+        let (common, empty) = (Shapes::new(loss, first), Shapes::new(loss, None));
+        Self { common, lists: BTreeMap::new(), empty }
+    }
+
+    /// Takes an argument's tensor of this shape: see [`Shapes::take`].
+    pub fn take(
+        &mut self,
+        argument: &Argument,
+        name: &str,
+        dtype: Dtype,
+        found: &[u64],
+    ) -> Result<Vec<u64>> {
+        let shapes = match argument.suffix(name).filter(|_| argument.list) {
+            Some(suffix) => {
+                self.lists.entry(suffix.to_owned()).or_insert_with(|| self.empty.clone())
+            }
+            None => &mut self.common,
+        };
+        shapes.take(argument, name, dtype, found)
+    }
+
+    /// The shapes that a tensor of an argument has to agree with.
+    fn of(&self, argument: &Argument, name: &str) -> &Shapes {
+        let suffix = argument.suffix(name).filter(|_| argument.list);
+        suffix.and_then(|suffix| self.lists.get(suffix)).unwrap_or(&self.common)
+    }
+}
+
+/// Shapes that agree, found argument by argument in the order of the loss's description.
+#[derive(Clone)]
 pub(crate) struct Shapes {
     /// The extents.
     pub dims: BTreeMap<Dim, u64>,
@@ -60,10 +102,16 @@ impl Shapes {
 
     /// Takes an argument of this shape. What comes back is the shape with the rows folded into one
     /// axis; in a loss of elements tensors keep their axes.
-    pub fn take(&mut self, argument: &Argument, dtype: Dtype, found: &[u64]) -> Result<Vec<u64>> {
-        self.taken.insert(argument.name, found.to_vec());
+    fn take(
+        &mut self,
+        argument: &Argument,
+        name: &str,
+        dtype: Dtype,
+        found: &[u64],
+    ) -> Result<Vec<u64>> {
+        self.taken.entry(argument.name).or_insert_with(|| found.to_vec());
         if argument.spread == Spread::Named {
-            return self.named(argument, found);
+            return self.named(argument, name, found);
         }
         let Some(scores) = self.scores.clone() else {
             let scores = Extents::of(found);
@@ -75,13 +123,14 @@ impl Shapes {
             self.scores = Some(scores);
             return Ok(found.to_vec());
         };
-        self.element(argument, dtype, found, &scores)
+        self.element(argument, name, dtype, found, &scores)
     }
 
     /// A tensor of a loss of elements, after the first one.
     fn element(
         &self,
         argument: &Argument,
+        name: &str,
         dtype: Dtype,
         found: &[u64],
         scores: &Extents,
@@ -90,12 +139,14 @@ impl Shapes {
             // Words of bits have a shape of their own, which the skeleton checks.
             Spread::Broadcast if argument.kind == Kind::Mask && dtype == Dtype::U32 => {}
             Spread::Broadcast => {
-                scores.broadcast(argument.name, found)?;
+                scores.broadcast(name, found)?;
             }
             Spread::BroadcastOrRows => {
-                scores.broadcast_or_rows(argument.name, found)?;
+                scores.broadcast_or_rows(name, found)?;
             }
-            Spread::Named | Spread::Elements => return self.like_scores(argument, found, scores),
+            Spread::Named | Spread::Elements => {
+                return self.like_scores(argument, name, found, scores);
+            }
         }
         Ok(found.to_vec())
     }
@@ -105,18 +156,19 @@ impl Shapes {
     fn like_scores(
         &self,
         argument: &Argument,
+        name: &str,
         found: &[u64],
         scores: &Extents,
     ) -> Result<Vec<u64>> {
         let of_losses = argument.shapes.contains(&[Dim::One].as_slice());
-        let input = argument.name.strip_prefix("grad.").and_then(|input| self.taken.get(input));
+        let input = argument.like().and_then(|input| self.taken.get(input));
         let expected = input.map_or(scores.shape(), Vec::as_slice);
         let fits = match (of_losses, self.is_reduced) {
-            (true, true) => return one(argument, found),
+            (true, true) => return one(name, found),
             (true, false) if argument.name == "upstream" && found == [1] => Some(found.to_vec()),
             _ => self.written_so(found).into_iter().find(|shape| shape == expected),
         };
-        fits.ok_or_else(|| wrong(argument.name, found, format!("{expected:?}")))
+        fits.ok_or_else(|| wrong(name, found, format!("{expected:?}")))
     }
 
     /// The ways to read a shape. Where the rows of the first input are pixels of images in planes, those
@@ -133,7 +185,7 @@ impl Shapes {
     }
 
     /// Takes the first of an argument's shapes that agrees with what is known so far.
-    fn named(&mut self, argument: &Argument, found: &[u64]) -> Result<Vec<u64>> {
+    fn named(&mut self, argument: &Argument, name: &str, found: &[u64]) -> Result<Vec<u64>> {
         let of_losses = ["loss", "upstream"].contains(&argument.name);
         let per_row = argument.shapes.iter().any(|shape| *shape != [Dim::One]);
         let allowed: Vec<&[Dim]> = argument
@@ -161,7 +213,7 @@ impl Shapes {
             (true, false) if argument.name == "loss" => ", since the losses are not reduced",
             _ => "",
         };
-        Err(wrong(argument.name, found, words.join(" or ") + why))
+        Err(wrong(name, found, words.join(" or ") + why))
     }
 
     fn agrees(&self, dims: &[Dim], found: &[u64]) -> bool {
@@ -215,11 +267,11 @@ fn split<'s>(dims: &[Dim], found: &'s [u64]) -> (Option<&'s [u64]>, &'s [u64]) {
 }
 
 /// The one number that losses become.
-fn one(argument: &Argument, found: &[u64]) -> Result<Vec<u64>> {
+fn one(name: &str, found: &[u64]) -> Result<Vec<u64>> {
     if found == [1] {
         return Ok(found.to_vec());
     }
-    Err(wrong(argument.name, found, "[1], since the losses are reduced".to_owned()))
+    Err(wrong(name, found, "[1], since the losses are reduced".to_owned()))
 }
 
 fn wrong(argument: &str, found: &[u64], expected: String) -> Error {
@@ -227,20 +279,20 @@ fn wrong(argument: &str, found: &[u64], expected: String) -> Error {
 }
 
 /// A layout with the shape that [`Shapes::take`] has made of its own.
-pub(super) fn folded(argument: &Argument, layout: Layout, shape: &[u64]) -> Result<Layout> {
+pub(super) fn folded(name: &str, layout: Layout, shape: &[u64]) -> Result<Layout> {
     if layout.shape == shape {
         return Ok(layout);
     }
     let (found, least) = (layout.row_stride, layout.columns());
     let folded = if shape.len() == 1 { layout.flattened() } else { Some(layout.folded()) };
-    folded.ok_or_else(|| Error::WrongStride { argument: argument.name.to_owned(), found, least })
+    folded.ok_or_else(|| Error::WrongStride { argument: name.to_owned(), found, least })
 }
 
 /// Host arrays with the rows folded into one axis, as the references take them.
 pub(crate) struct Folded {
     /// The arrays.
     pub inputs: Arrays,
-    shapes: Shapes,
+    shapes: CallShapes,
 }
 
 impl Folded {
@@ -249,7 +301,7 @@ impl Folded {
         let (shapes, folded) = super::shapes_of(loss, inputs)?;
         let mut inputs = inputs.clone();
         for (name, shape) in folded {
-            if let Some(array) = inputs.get_mut(name) {
+            if let Some(array) = inputs.get_mut(&name) {
                 array.shape = shape;
             }
         }
@@ -259,13 +311,12 @@ impl Folded {
     /// Gives the outputs their own axes.
     pub fn unfold(&self, loss: &dyn Signature, outputs: &mut Arrays) {
         for (name, array) in outputs {
-            let own = name.strip_prefix("grad.").and_then(|input| self.shapes.taken.get(input));
-            let argument = loss.about().outputs.iter().find(|output| output.name == name);
-            let of_elements = argument.is_none_or(|a| a.spread != Spread::Named);
-            let shape = match (own, argument) {
-                (Some(own), _) => own.clone(),
-                (None, Some(argument)) if !of_elements => self.shapes.of_output(loss, argument),
-                _ => continue,
+            let Some(argument) = loss.about().output(name) else { continue };
+            let shapes = self.shapes.of(argument, name);
+            let shape = match argument.like().and_then(|input| shapes.taken.get(input)) {
+                Some(own) => own.clone(),
+                None if argument.spread == Spread::Named => shapes.of_output(loss, argument),
+                None => continue,
             };
             if count(&shape) == array.len() as u64 {
                 array.shape = shape;

@@ -50,9 +50,9 @@ pub struct Arguments {
     /// default, such as `{"binding_bytes": 2147483647}`.
     #[arg(long, value_name = "JSON|default|software", default_value = "default")]
     limits: String,
-    /// Write the gradient of the first input over it.
-    #[arg(long)]
-    in_place: bool,
+    /// Write outputs over their inputs; without names the gradient of the first input.
+    #[arg(long, value_name = "NAME", num_args = 0.., require_equals = true, value_delimiter = ',')]
+    in_place: Option<Vec<String>>,
     /// Print the plan as JSON.
     #[arg(long)]
     json: bool,
@@ -243,14 +243,28 @@ impl<'a> Draft<'a> {
         };
         let inputs = operands(&self.inputs, about.inputs, "input")?;
         let mut outputs = operands(&self.outputs, about.outputs, "output")?;
-        if self.arguments.in_place
-            && let Some(first) = about.inputs.first()
-            && let Some(operand) = inputs.get(first.name)
-        {
-            let name = format!("grad.{}", first.name);
-            outputs.insert(name.clone(), Operand { name, ..operand.clone() });
+        let in_place = self.outputs_in_place();
+        for name in &in_place {
+            outputs.remove(name);
         }
-        Call::checked(self.loss, inputs, outputs, self.arguments.in_place, profile.offset_alignment)
+        let in_place =
+            surprisal::low_level::in_place::place(about, &in_place, &inputs, &mut outputs)?;
+        for (name, operand) in &mut outputs {
+            operand.name.clone_from(name);
+        }
+        let call = Call { in_place, ..Call::new(inputs, outputs) };
+        call.checked(self.loss, profile.offset_alignment)
+    }
+
+    fn outputs_in_place(&self) -> BTreeSet<String> {
+        match &self.arguments.in_place {
+            None => BTreeSet::new(),
+            Some(names) if names.is_empty() => {
+                let first = self.loss.about().inputs.first();
+                first.map(|input| format!("grad.{}", input.name)).into_iter().collect()
+            }
+            Some(names) => names.iter().cloned().collect(),
+        }
     }
 
     fn layout(&self, argument: &Argument) -> Result<Layout> {

@@ -62,7 +62,9 @@ fn record(
     let wanted: Vec<&str> = case.expect.keys().map(String::as_str).collect();
     // The same call once more, for its plan; the outputs kept are those of the run that was judged.
     let run = gpu.run_arrays(loss.as_ref(), &evidence.inputs, dtype, &wanted)?;
-    let inputs = evidence.inputs.iter().map(|(name, array)| {
+    // What comes from the host is in the plan.
+    let is_tensor = |name: &str| loss.about().input(name).is_none_or(|input| !input.host);
+    let inputs = evidence.inputs.iter().filter(|(name, _)| is_tensor(name)).map(|(name, array)| {
         (name.clone(), array.to_bytes(stored_dtype(loss.as_ref(), name, dtype)))
     });
     let call = repro::Call {

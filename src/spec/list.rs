@@ -1,0 +1,102 @@
+//! Lists: several tensors that are one argument, named `parameters.0`, `parameters.1` and so on.
+//!
+//! A list of one tensor may have the argument's own name instead. What a name adds to that of its argument is its
+//! suffix; tensors of several lists with the same suffix belong together: `gradient.1` is the gradient of
+//! `parameters.1`.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    data::error::{Error, Result},
+    spec::about::{About, Argument},
+};
+
+/// The number in a suffix: 2 in `.2`.
+fn number(suffix: &str) -> Option<usize> {
+    let digits = suffix.strip_prefix('.')?;
+    let number: usize = digits.parse().ok()?;
+    // One tensor has one name: neither `.02` nor `.+2`.
+    (number.to_string() == digits).then_some(number)
+}
+
+/// Whether this is the suffix of a list's tensor.
+pub(super) fn is_suffix(suffix: &str) -> bool {
+    suffix.is_empty() || number(suffix).is_some()
+}
+
+/// The names among these that are tensors of a list, in the order of their numbers.
+///
+/// ```
+/// use surprisal::loss::list;
+/// let names = ["lr", "p.10", "p.2", "p.0"].map(str::to_owned);
+/// assert_eq!(list::names("p", names.iter()), ["p.0", "p.2", "p.10"]);
+/// ```
+pub fn names<'n>(argument: &str, names: impl IntoIterator<Item = &'n String>) -> Vec<&'n str> {
+    let suffix = |name: &'n String| Some((name.strip_prefix(argument)?, name.as_str()));
+    let own = names.into_iter().filter_map(suffix).filter(|(suffix, _)| is_suffix(suffix));
+    let mut own: Vec<_> = own.map(|(suffix, name)| (number(suffix), name)).collect();
+    own.sort_unstable();
+    own.into_iter().map(|(_, name)| name).collect()
+}
+
+/// Whether the lists of a call agree: as many tensors in each of them, numbered from 0 without a gap, and outputs of
+/// tensors that are there.
+pub(super) fn check<'n>(
+    about: &About,
+    inputs: &[&'n String],
+    outputs: impl Iterator<Item = &'n String>,
+) -> Result<()> {
+    let lists = || about.inputs.iter().filter(|argument| argument.list);
+    let given = |list: &Argument| names(list.name, inputs.iter().copied());
+    let all: BTreeSet<&str> = lists()
+        .flat_map(|list| given(list).into_iter().filter_map(|name| list.suffix(name)))
+        .collect();
+    let Some(longest) = lists().map(given).max_by_key(Vec::len) else {
+        return Ok(());
+    };
+    if all.contains("") && all.len() > 1 {
+        return Err(mixed(about, lists().flat_map(given)));
+    }
+    let numbers = all.iter().filter_map(|suffix| number(suffix)).max();
+    for list in lists().filter(|list| !given(list).is_empty()) {
+        let names = given(list);
+        let expected = (0..=numbers.unwrap_or(0)).map(|nth| format!("{}.{nth}", list.name));
+        let missing =
+            expected.filter(|_| numbers.is_some()).find(|name| !names.contains(&name.as_str()));
+        if let Some(argument) = missing {
+            let loss = about.name.to_owned();
+            let reason =
+                format!("all lists of a call have as many tensors: {}", longest.join(", "));
+            return Err(Error::MissingInput { loss, argument, reason });
+        }
+    }
+    for name in outputs {
+        let list = about.output(name).filter(|argument| argument.list);
+        if let Some(list) = list
+            && !list.suffix(name).is_some_and(|suffix| all.contains(suffix))
+        {
+            let known: Vec<String> =
+                all.iter().map(|suffix| format!("{}{suffix}", list.name)).collect();
+            return Err(Error::UnknownName {
+                loss: about.name.to_owned(),
+                kind: "output",
+                name: name.clone(),
+                known: known.join(", "),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// One tensor has its argument's own name, and another one a number.
+fn mixed<'n>(about: &About, mut names: impl Iterator<Item = &'n str> + Clone) -> Error {
+    let bare = names.clone().find(|name| about.inputs.iter().any(|input| input.name == *name));
+    let numbered = names.find(|name| about.inputs.iter().all(|input| input.name != *name));
+    Error::Conflict {
+        loss: about.name.to_owned(),
+        argument: bare.unwrap_or_default().to_owned(),
+        other: numbered.unwrap_or_default().to_owned(),
+        reason: "either every list has one tensor under its own name, or all tensors are numbered"
+            .to_owned(),
+    }
+}

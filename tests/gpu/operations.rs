@@ -1,0 +1,270 @@
+//! What an operation may ask for beside tensors of its own: lists, inputs of the host, outputs over any input.
+
+use std::collections::BTreeMap;
+
+use surprisal::{
+    Arithmetic, Array, Arrays, Dtype, GanDiscriminator, GaussianNll, Layout, Named, Operation,
+    Plan, Profile, Reduction, Request, Result, Separable, SeparableRow, Signature, cpu,
+    loss::{About, Argument, Dim, Domain, Kind},
+    plan::Call,
+    row::{Broadcast, RowLoss, RowProgram, RowStream},
+    testing,
+};
+
+use surprisal_cli::repro;
+
+use crate::{
+    descent::Descent,
+    support::{
+        Context, FLOATS, Placed, Reference, assert_same_bits, gaussian, indices, named, outcome,
+        placed_inputs, submit, tensors, vector,
+    },
+};
+
+tests![lists, host_streams, host_inputs_replay, every_gradient_in_place];
+
+/// Eleven tensors, so that number 10 is not taken for the one after number 1.
+fn lists(context: &Context) {
+    let gpu = &context.gpu;
+    let mut inputs = Arrays::new();
+    for nth in 0..11 {
+        let (rows, columns) = (3 + nth, if nth % 3 == 0 { 1 } else { nth });
+        let pair = [gaussian(2 * nth as u64, rows, columns), gaussian(40, rows, columns)];
+        for (name, mut array) in ["parameters", "gradient"].into_iter().zip(pair) {
+            if nth % 2 == 0 {
+                array.shape = vec![array.len() as u64];
+            }
+            inputs.insert(format!("{name}.{nth}"), array);
+        }
+    }
+    let rates: Vec<f64> = (0..11).map(|nth| 0.25 * f64::from(nth) - 1.0).collect();
+    let all: Vec<String> = (0..11).map(|nth| format!("parameters.{nth}")).collect();
+    let wanted: Vec<&str> = all.iter().map(String::as_str).collect();
+    let placed = placed_inputs(gpu, &Descent, &inputs, Dtype::F32);
+    inputs.insert("rates".to_owned(), vector(&rates));
+    let expected = cpu::run(&Descent, &testing::rounded(&Descent, &inputs, Dtype::F32), &wanted);
+    let expected = expected.unwrap();
+    let assert_close = |name: &str, actual: &Array| {
+        let pairs = actual.to_f64().into_iter().zip(expected[name].to_f64());
+        let worst = pairs.map(|(actual, expected)| (actual - expected).abs()).fold(0.0, f64::max);
+        assert!(worst < 1e-5 && actual.shape == expected[name].shape, "{name}: {worst}");
+    };
+    // Two of them beside the parameters, the others untouched.
+    let layout = |name: &str| Layout::dense(Dtype::F32, &inputs[name].shape);
+    let beside = ["parameters.2", "parameters.10"]
+        .map(|name| (name.to_owned(), Placed::output(gpu, layout(name))));
+    let request = Request::new(tensors(&placed), tensors(&beside)).host("rates", vector(&rates));
+    submit(gpu, &Descent, &request);
+    for (name, output) in &beside {
+        assert_close(name, &output.array(gpu));
+        output.assert_surroundings(gpu);
+    }
+    for (name, tensor) in &placed {
+        assert_eq!(tensor.array(gpu), inputs[name].rounded(Dtype::F32), "{name} is only read");
+    }
+    // All of them over the parameters.
+    let request = Request::new(tensors(&placed), Named::new()).in_place("parameters");
+    submit(gpu, &Descent, &request.host("rates", vector(&rates)));
+    for (name, tensor) in &placed {
+        if name.starts_with("parameters") {
+            assert_close(name, &tensor.array(gpu));
+        }
+        tensor.assert_surroundings(gpu);
+    }
+}
+
+/// Σ_c cost_c·z_c², where the costs come from the host.
+#[derive(Debug, Default)]
+struct Costs(Vec<f64>);
+
+impl SeparableRow for Costs {
+    const NAME: &'static str = "costs";
+    const WGSL: &'static str = "
+        fn term(label: u32, column: u32, z: f32) -> vec4<f32> {
+            return vec4<f32>(bitcast<f32>(cost_at(0u, column)) * z * z, 0.0, 0.0, 0.0);
+        }
+        fn row_loss(label: u32, sums: vec4<f32>) -> f32 {
+            return sums.x;
+        }
+        fn slope(label: u32, column: u32, z: f32, sums: vec4<f32>) -> f32 {
+            return 2.0 * bitcast<f32>(cost_at(0u, column)) * z;
+        }";
+
+    fn row(&self, _label: usize, z: &[f64], gradient: &mut [f64]) -> f64 {
+        let terms = gradient.iter_mut().zip(z).zip(&self.0);
+        terms
+            .map(|((g, z), cost)| {
+                *g = 2.0 * cost * z;
+                cost * z * z
+            })
+            .sum()
+    }
+}
+
+#[derive(Debug)]
+struct Costly(Separable<Costs>);
+
+const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
+
+static COSTLY: About = About {
+    name: "costly",
+    summary: "Squares that cost.",
+    formula: "",
+    pytorch: "",
+    inputs: &[
+        Argument::required("logits", Kind::Float, MATRIX, "scores"),
+        Argument::required("targets", Kind::Index, &[&[Dim::Rows]], "class indices"),
+        Argument::required("cost", Kind::Float, &[&[Dim::Classes]], "a cost a class").from_host(),
+    ],
+    outputs: &[
+        Argument::optional("loss", Kind::F32, &[&[Dim::One], &[Dim::Rows]], "the loss"),
+        Argument::optional("grad.logits", Kind::Float, MATRIX, "of the scores").over("logits"),
+        Argument::optional("status", Kind::U32, &[&[Dim::StatusWords]], "the status"),
+    ],
+    options: &[],
+};
+
+impl Signature for Costly {
+    fn about(&self) -> &'static About {
+        &COSTLY
+    }
+
+    fn is_per_row(&self) -> bool {
+        self.0.is_per_row()
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.0.validate()
+    }
+}
+
+impl Operation for Costly {
+    fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
+        surprisal::row::plan(self, call, profile)
+    }
+
+    fn reference(
+        &self,
+        inputs: &Arrays,
+        wanted: &[&str],
+        arithmetic: Arithmetic,
+    ) -> Result<Arrays> {
+        let loss = Separable::new(Costs(inputs["cost"].to_f64())).reduction(self.0.reduction);
+        loss.reference(inputs, wanted, arithmetic)
+    }
+}
+
+impl RowLoss for Costly {
+    fn program(&self, call: &Call) -> RowProgram {
+        let mut program = self.0.program(call);
+        program.streams.push(RowStream::read("cost", Broadcast::Columns));
+        program
+    }
+
+    fn check(&self, call: &Call) -> Result<()> {
+        self.0.check(call)
+    }
+}
+
+/// A stream of a row loss may come from the host: it is in the plan, and two calls have two of them.
+fn host_streams(context: &Context) {
+    let gpu = &context.gpu;
+    let (rows, classes) = (9, 37);
+    let mut inputs = named([
+        ("logits", gaussian(3, rows, classes)),
+        ("targets", indices(&testing::targets(4, rows, classes as u64))),
+    ]);
+    let loss = Costly(Separable::new(Costs::default()).reduction(Reduction::None));
+    for seed in [5, 6] {
+        let cost = Array::float(&[classes as u64], gaussian(seed, 1, classes).to_f64());
+        inputs.insert("cost".to_owned(), cost);
+        for dtype in FLOATS {
+            let wanted = ["loss", "grad.logits"];
+            let mut outputs = outcome(gpu, &loss, &inputs, dtype, &wanted).0;
+            outputs.remove("status");
+            Reference::new(&loss, &inputs, dtype, &wanted).assert(&outputs);
+        }
+    }
+}
+
+/// A recording has what came from the host, and replays without the operation.
+fn host_inputs_replay(context: &Context) {
+    let gpu = &context.gpu;
+    let loss = Costly(Separable::new(Costs::default()));
+    let mut inputs = named([("logits", gaussian(3, 9, 37)), ("targets", indices(&[1; 9]))]);
+    let cost = Array::float(&[37], gaussian(5, 1, 37).to_f64());
+    let wanted = ["loss", "grad.logits"];
+    inputs.insert("cost".to_owned(), cost);
+    let run = gpu.run_arrays(&loss, &inputs, Dtype::F32, &wanted).unwrap();
+    let plan = run.prepared().plan().clone();
+    let outputs = run.outputs().map(|(name, layout)| (name.to_owned(), layout.clone())).collect();
+    let actual = run.read_blocking().unwrap();
+    inputs.remove("cost");
+    let bytes = |(name, array): (String, Array)| {
+        let dtype = surprisal::stored_dtype(&loss, &name, Dtype::F32);
+        (name, array.to_bytes(dtype))
+    };
+    let call = repro::Call {
+        title: "costly".to_owned(),
+        plan: &plan,
+        inputs: inputs.into_iter().map(bytes).collect(),
+        outputs,
+        actual: &actual,
+        expected: &actual,
+        tolerances: BTreeMap::new(),
+    };
+    let folder = std::env::temp_dir().join(format!("surprisal-{}", std::process::id()));
+    repro::write(&folder, gpu, &call).unwrap();
+    let replayed = repro::replay(&folder, gpu).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(replayed.len(), 3);
+    assert!(replayed.iter().all(|output| output.same_bits), "{replayed:?}");
+}
+
+/// A gradient that is not the first input's is written over its own input, with the bits that it has beside it.
+fn every_gradient_in_place(context: &Context) {
+    let gpu = &context.gpu;
+    let gaussian_inputs = named([
+        ("mean", gaussian(1, 7, 33)),
+        ("targets", gaussian(2, 7, 33)),
+        ("variance", Array::float(&[7, 33], testing::numbers(Domain::Positive, 3, 7 * 33))),
+    ]);
+    let broadcast = {
+        let mut inputs = gaussian_inputs.clone();
+        let variance = Array::float(&[33], testing::numbers(Domain::Positive, 4, 33));
+        inputs.insert("variance".to_owned(), variance);
+        inputs
+    };
+    let scores = named([("real", gaussian(5, 21, 1)), ("fake", gaussian(6, 13, 1))]);
+    let scores = scores.into_iter().map(|(name, array)| {
+        let shape = [array.len() as u64];
+        (name, Array::float(&shape, array.to_f64()))
+    });
+    let gaussian_nll = GaussianNll::default();
+    let gan = GanDiscriminator::default();
+    let calls: [(&dyn Operation, Arrays, [&str; 2]); 3] = [
+        (&gaussian_nll, gaussian_inputs, ["grad.mean", "grad.variance"]),
+        (&gaussian_nll, broadcast, ["grad.mean", "grad.variance"]),
+        (&gan, scores.collect(), ["grad.real", "grad.fake"]),
+    ];
+    for (loss, inputs, gradients) in &calls {
+        let (expected, _) = outcome(gpu, *loss, inputs, Dtype::F32, gradients);
+        for asked in [&gradients[1..], &gradients[..]] {
+            let placed = placed_inputs(gpu, *loss, inputs, Dtype::F32);
+            let request = Request::new(tensors(&placed), Named::new());
+            let request = asked.iter().fold(request, |request, name| request.in_place(*name));
+            submit(gpu, *loss, &request);
+            for (name, tensor) in &placed {
+                let gradient = format!("grad.{name}");
+                if asked.contains(&gradient.as_str()) {
+                    let written = Arrays::from([(gradient.clone(), tensor.array(gpu))]);
+                    let beside = Arrays::from([(gradient.clone(), expected[&gradient].clone())]);
+                    assert_same_bits(&written, &beside, &format!("{loss:?} {asked:?}"));
+                } else {
+                    assert_eq!(tensor.array(gpu), inputs[name].rounded(Dtype::F32));
+                }
+                tensor.assert_surroundings(gpu);
+            }
+        }
+    }
+}
