@@ -2,7 +2,8 @@
 """Writes reference cases for `surprisal check --vectors` from a PyTorch expression.
 
 The expression sees every input by its name, and torch, F and options; it is evaluated in float64, and its gradients
-are autograd's. A file that is there already is added to. Needs torch, safetensors and numpy.
+are autograd's. Its value is the loss, or all outputs by their names (as in {"loss": ..., "parts": ...}); without a
+`loss` among them there are no gradients. A file that is there already is added to. Needs torch, safetensors and numpy.
 
     python scripts/cases.py mine.safetensors --loss cross_entropy \
         --input logits=5x7 --input targets=5:7 --options '{"label_smoothing": 0.1}' \
@@ -44,14 +45,17 @@ def compute(arguments):
     inputs = dict(read_input(text) for text in arguments.input)
     upstream = inputs.pop("upstream", None)
     for name, tensor in inputs.items():
-        wanted = not arguments.gradients or name in arguments.gradients
+        wanted = arguments.gradients is None or name in arguments.gradients
         tensor.requires_grad_(wanted and tensor.is_floating_point())
     names = inputs | {"torch": torch, "F": F, "options": arguments.options}
-    loss = eval(arguments.expression, names)  # the caller's own expression
-    if upstream is None and loss.numel() != 1:
-        upstream = torch.randn(loss.shape).double()
-    loss.backward(torch.ones_like(loss) if upstream is None else upstream.reshape(loss.shape))
-    expect = {"loss": loss.detach().reshape(loss.shape or [1])}
+    value = eval(arguments.expression, names)  # the caller's own expression
+    outputs = value if isinstance(value, dict) else {"loss": value}
+    loss = outputs.get("loss")
+    if upstream is None and loss is not None and loss.numel() != 1:
+        upstream = torch.randn(loss.shape).float().double()
+    if loss is not None:
+        loss.backward(torch.ones_like(loss) if upstream is None else upstream.reshape(loss.shape))
+    expect = {name: output.detach().reshape(output.shape or [1]) for name, output in outputs.items()}
     expect |= {f"grad.{name}": tensor.grad for name, tensor in inputs.items() if tensor.grad is not None}
     stored = inputs if upstream is None else inputs | {"upstream": upstream}
     return {name: tensor.detach() for name, tensor in stored.items()}, expect
@@ -69,7 +73,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=pathlib.Path)
     parser.add_argument("--loss", required=True, help="its name in the catalogue")
-    parser.add_argument("--expression", required=True, help="Python; its value is the loss")
+    parser.add_argument("--expression", required=True, help="Python; its value is the loss, or a dictionary of outputs")
     parser.add_argument("--input", action="append", default=[], metavar="NAME=WHAT")
     parser.add_argument("--options", type=json.loads, default={}, help="the loss's options, JSON")
     parser.add_argument("--gradients", nargs="*", metavar="NAME", help="default: those of all float inputs")

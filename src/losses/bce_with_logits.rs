@@ -163,7 +163,7 @@ impl ElementLoss for BceWithLogits {
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {
         let &[z, target, pos_weight, bias] = x else { return Point::nan() };
-        let target = self.target.map_or(target, |target| T::of(f64::from(target as f32)));
+        let target = self.target.map_or(target, T::of);
         let (zero, one) = (T::zero(), T::one());
         if self.check_targets && !(target >= zero && target <= one) {
             return Point::bad(target);
