@@ -81,9 +81,9 @@ fn rows_bf16(context: &Context) {
     }
 }
 
-/// The losses of one score at a time, and Dice. One skeleton loads and stores for them all, and most cases
+/// The losses of one score at a time, Dice, and what is composed of such losses. One skeleton loads and stores for them all, and most cases
 /// have a kernel of their own, which takes Mesa's OpenGL half a minute a type: a sixth shows each 16-bit one.
-const ELEMENTS: [&str; 7] = [
+const ELEMENTS: [&str; 10] = [
     "bce_with_logits",
     "binary_hinge",
     "mse",
@@ -91,6 +91,9 @@ const ELEMENTS: [&str; 7] = [
     "poisson_nll",
     "hurdle_poisson",
     "dice",
+    "gan_discriminator",
+    "gan_generator",
+    "mixed_columns",
 ];
 
 fn elements_f32(context: &Context) {
@@ -129,7 +132,7 @@ pub fn every(context: &Context, loss: &str, dtype: Dtype, step: usize, first: us
 }
 
 /// The losses whose cases are run here and in the tests of pairs.
-const RUN: [&str; 3] = ["info_nce", "sup_con", "sigmoid_contrastive"];
+const RUN: [&str; 4] = ["info_nce", "sup_con", "sigmoid_contrastive", "similarity"];
 
 /// No case of the folder is left out without a word: it is one of a loss whose cases are run, or it is named.
 fn left_out(_: &Context) {

@@ -16,6 +16,7 @@ tests![
     info_nce_cases,
     sup_con_cases,
     sigmoid_contrastive_cases,
+    similarity_cases,
     described,
     awkward_shapes,
     options,
@@ -53,6 +54,10 @@ fn sup_con_cases(context: &Context) {
 
 fn sigmoid_contrastive_cases(context: &Context) {
     cases(context, "sigmoid_contrastive");
+}
+
+fn similarity_cases(context: &Context) {
+    cases(context, "similarity");
 }
 
 /// Inputs made from the descriptions alone, in every storage type.
