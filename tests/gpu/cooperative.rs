@@ -1,5 +1,5 @@
 //! Score tiles on cooperative matrices: on those of the hardware where the adapter has some, and with
-//! plain WGSL in their place on every adapter, so that all but the matrix units themselves is tested.
+//! plain WGSL in their place, so that all but the matrix units themselves is tested (`is_for` in `main.rs` says where).
 
 use surprisal::{
     Dtype, Gpu, LinearCrossEntropy, Profile,
