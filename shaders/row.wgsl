@@ -4,7 +4,7 @@
 // the following WGSL is written in front of the functor:
 //   const STATE_WORDS, ROUNDS, OUT_…, FACTOR_…             sizes and offsets in words
 //   struct Closed { loss, flags, by-products, factors }    the result of closing a row; by-products are u32 words
-//   fn closed_blank(flags, loss, fill) -> Closed           a row without numbers: by-products that are floats are `fill`
+//   fn closed_blank(flags, loss, fill) -> Closed           a row without numbers: `fill` in float by-products
 //   fn closed_write(row, closed), closed_read(row)         store to and load from the row's record; a load reads only
 //                                                          flags and factors
 //   struct Settled                                         what the first of two rounds leaves for the second
@@ -26,7 +26,7 @@
 //   fn state_publish(row, state), state_gathered(words)    (shardable) to and from STATISTICS_WORDS public words
 //   fn settle(row, state) -> Settled                       (two rounds) what the second round needs. That round, where
 //                                                          row.round is 1, and `emit` read it as row.settled
-//   fn score_bits(row, item) -> vec4<u32>                  (select) the value that orders the columns: bits of floats, or
+//   fn score_bits(row, item) -> vec4<u32>                  (select) the value that orders columns: bits of floats, or
 //                                                          NONE for a column that takes no part. `open` and later
 //                                                          functions find the selected column at
 //                                                          selected_read(row.index·3): the key of its score
