@@ -78,7 +78,8 @@ pub struct Plan {
     pub kernels: Vec<Kernel>,
     /// The dispatches, in order.
     pub dispatches: Vec<Dispatch>,
-    /// What kernels read that follows from the host: each is a buffer of its own, a multiple of 16 bytes.
+    /// Host inputs, as the bytes that kernels read. Each is bound from a buffer of its own, with zeros behind the bytes
+    /// up to the next multiple of 256.
     pub constants: Vec<Vec<u8>>,
     /// Bytes of scratch.
     pub scratch_bytes: u64,

@@ -83,6 +83,14 @@ pub fn rounded(loss: &dyn Operation, inputs: &Arrays, dtype: Dtype) -> Arrays {
     inputs.iter().map(round).collect()
 }
 
+/// The type that an output is stored as, where float inputs are stored as `dtype`.
+pub fn stored_output(loss: &dyn Operation, output: &str, dtype: Dtype) -> Dtype {
+    match loss.about().output(output).map(Argument::like) {
+        Some(Some(input)) => loss.about().input(input).map_or(dtype, |input| input.stored(dtype)),
+        _ => Dtype::F32,
+    }
+}
+
 /// How many classes the inputs have: the tolerance's C.
 pub fn classes(loss: &dyn Operation, inputs: &Arrays) -> u64 {
     let columns = loss.about().columns();
@@ -153,7 +161,7 @@ fn check_shape(
     let naive = loss.reference(&inputs, &wanted, Arithmetic::F32)?;
     let actual = gpu.run_arrays(loss, &inputs, dtype, &wanted)?.read_blocking()?;
     let compared = wanted.iter().filter_map(|&name| {
-        let storage = if name == "loss" { Dtype::F32 } else { dtype };
+        let storage = stored_output(loss, name, dtype);
         let [actual, truth, naive] = [actual.get(name)?, truth.get(name)?, naive.get(name)?];
         let comparison = compare(name, actual, truth, naive, storage, shape[1]);
         Some(Checked { output: name.to_owned(), dtype, shape, comparison })

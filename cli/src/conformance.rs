@@ -93,21 +93,13 @@ pub fn missing(case: &Case) -> Option<String> {
     };
     let about = entry.about;
     let options = case.options.as_object();
-    let options = options.into_iter().flat_map(|options| options.keys());
-    let known: [Vec<&str>; 3] = [
-        about.options.iter().map(|option| option.name).collect(),
-        about.inputs.iter().map(|input| input.name).collect(),
-        about.outputs.iter().map(|output| output.name).collect(),
-    ];
-    let asked = [
-        ("option", options.collect::<Vec<_>>()),
-        ("input", case.inputs.keys().collect()),
-        ("output", case.expect.keys().collect()),
-    ];
-    asked.into_iter().zip(known).find_map(|((kind, asked), known)| {
-        let name = asked.into_iter().find(|name| !known.contains(&name.as_str()))?;
-        Some(format!("{kind} `{name}`"))
-    })
+    let mut options = options.into_iter().flat_map(|options| options.keys());
+    let known = |name: &String| about.options.iter().any(|option| option.name == name);
+    let option = options.find(|name| !known(name)).map(|name| format!("option `{name}`"));
+    let mut inputs = case.inputs.keys().filter(|name| about.input(name).is_none());
+    let mut outputs = case.expect.keys().filter(|name| about.output(name).is_none());
+    let input = || inputs.next().map(|name| format!("input `{name}`"));
+    option.or_else(input).or_else(|| outputs.next().map(|name| format!("output `{name}`")))
 }
 
 /// Runs a case on a backend, its floats stored as `dtype`: one outcome an expected tensor.
@@ -185,7 +177,7 @@ fn attempt(
                     reason: "it did not come back".to_owned(),
                 })
             };
-            let storage = if name.starts_with("grad.") { dtype } else { Dtype::F32 };
+            let storage = testing::stored_output(loss.as_ref(), name, dtype);
             let yardstick = [&get(&naive)?, &get(&reference)?];
             let compared = testing::compare_by(
                 name,

@@ -214,7 +214,8 @@ impl Writer<'_> {
         for (index, bytes) in call.plan.constants.iter().enumerate() {
             let name = format!("constant.{index}");
             let file = self.file(&format!("inputs/{name}.bin"), bytes)?;
-            buffers.push(Buffer { name, bytes: bytes.len() as u64, file: Some(file) });
+            let bytes = (bytes.len() as u64).next_multiple_of(256).max(256);
+            buffers.push(Buffer { name, bytes, file: Some(file) });
             roles.push(Role::Constant(index));
         }
         let bytes = call.plan.scratch_bytes.max(256);

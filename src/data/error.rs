@@ -67,7 +67,7 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// An input of the host was given as a tensor, or a tensor on the host.
+    /// A host input was given as a tensor, or another input on the host.
     #[error("{operation}: `{argument}` is {expected}")]
     HostInput {
         /// The operation.

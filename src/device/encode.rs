@@ -151,7 +151,8 @@ pub(crate) fn prepare(
         ((**held).clone(), 0, Some(held))
     };
     let params = parameters(gpu, &plan)?;
-    let constants = constants(gpu, &plan)?;
+    let constants = plan.constants.iter().map(|bytes| gpu.upload("host input", bytes));
+    let constants = constants.collect::<Result<Vec<_>>>()?;
     let scratch = (&scratch, first_byte);
     let mut steps = Vec::with_capacity(plan.dispatches.len());
     for (index, dispatch) in plan.dispatches.iter().enumerate() {
@@ -188,35 +189,18 @@ fn parameters(gpu: &Gpu, plan: &Plan) -> Result<Counted> {
             limit: Plan::PARAMS_STRIDE,
         });
     }
-    filled(gpu, "parameters", &plan.parameter_bytes(), wgpu::BufferUsages::UNIFORM)
-}
-
-/// What the plan holds for kernels to read, a buffer each.
-fn constants(gpu: &Gpu, plan: &Plan) -> Result<Vec<Counted>> {
-    let limit = gpu.profile().buffer_bytes;
-    let buffer = |bytes: &Vec<u8>| {
-        let found = bytes.len() as u64;
-        if found > limit {
-            return Err(Error::Limit { what: "bytes of a host input".to_owned(), found, limit });
-        }
-        filled(gpu, "constants", bytes, wgpu::BufferUsages::STORAGE)
-    };
-    plan.constants.iter().map(buffer).collect()
-}
-
-/// A buffer with these bytes, written before anything is recorded.
-fn filled(gpu: &Gpu, what: &str, bytes: &[u8], usage: wgpu::BufferUsages) -> Result<Counted> {
+    let bytes = plan.parameter_bytes();
     let size = bytes.len() as u64;
-    let buffer = guarded(gpu.device(), what, size, || {
+    let buffer = guarded(gpu.device(), "parameters", size, || {
         let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some(&format!("surprisal.{what}")),
+            label: Some("surprisal.parameters"),
             size,
-            usage,
+            usage: wgpu::BufferUsages::UNIFORM,
             mapped_at_creation: true,
         });
         let written = buffer
             .get_mapped_range_mut(..)
-            .map(|mut view| view.copy_from_slice(bytes))
+            .map(|mut view| view.copy_from_slice(&bytes))
             .map_err(|error| Error::DeviceLost(error.to_string()));
         buffer.unmap();
         written.map(|()| buffer)

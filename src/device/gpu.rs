@@ -76,8 +76,8 @@ impl<'a> Request<'a> {
         Self { inputs: inputs.into(), outputs: outputs.into(), ..Self::default() }
     }
 
-    /// Gives an input of the host: an input that the plan is made from, such as the tree of a hierarchy. Its numbers
-    /// are copied into the plan.
+    /// Gives a host input: one that the plan is made from, such as the tree of a hierarchy. The plan holds a copy of
+    /// its numbers.
     pub fn host(mut self, input: impl Into<String>, array: Array) -> Self {
         self.host.insert(input.into(), array);
         self
@@ -87,7 +87,7 @@ impl<'a> Request<'a> {
     /// `grad.logits` over `logits`, `parameters` over `parameters`. The own name of a list stands for all of its
     /// tensors.
     ///
-    /// An output of which that is not declared, or that has a tensor of its own, is [`Error::InPlace`].
+    /// Any other output, and one that also has a tensor of its own, is refused with [`Error::InPlace`].
     pub fn in_place(mut self, output: impl Into<String>) -> Self {
         self.in_place.insert(output.into());
         self
@@ -269,7 +269,7 @@ impl Gpu {
         let about = loss.about();
         let mut outputs = request.outputs.clone();
         let asked = request.outputs_in_place(about);
-        let in_place = in_place::place(about, &asked, &request.inputs, &mut outputs)?;
+        let in_place = in_place::give_tensors(about, &asked, &request.inputs, &mut outputs)?;
         let mut allocations: Vec<&wgpu::Buffer> = Vec::new();
         let inputs_of = operands(&request.inputs, &mut allocations)?;
         let outputs_of = operands(&outputs, &mut allocations)?;

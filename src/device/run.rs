@@ -137,9 +137,8 @@ impl Gpu {
     ) -> Result<Run> {
         on_device(loss)?;
         check::arrays(loss, inputs, wanted)?;
-        let is_host = |name: &str| loss.about().input(name).is_some_and(|input| input.host);
-        let (host, inputs): (Arrays, Arrays) =
-            inputs.clone().into_iter().partition(|(name, _)| is_host(name));
+        let is_host = |(name, _): &(String, Array)| loss.about().is_host_input(name);
+        let (host, inputs): (Arrays, Arrays) = inputs.clone().into_iter().partition(is_host);
         let mut buffers = Vec::new();
         for (name, array) in &inputs {
             let dtype = check::integer_mask(loss, &inputs, name)?

@@ -111,7 +111,7 @@ impl Dice {
 
     /// The plan with a row a coefficient, and what lies between the rows as they were given.
     fn plan_regrouped(&self, call: &Call, per: Per, profile: &Profile) -> Result<Plan> {
-        let mut planner = Planner::new("dice", profile);
+        let mut planner = Planner::new("dice", call, profile);
         planner.append(row::plan(self, &regrouped(call, per)?, profile)?, |role| role);
         if self.padding == Padding::Zero {
             let dtype = call.inputs.get("logits").map_or(Dtype::F32, |l| l.layout.dtype);

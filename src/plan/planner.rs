@@ -1,12 +1,13 @@
 //! Writing a plan, dispatch by dispatch.
 
+use std::collections::BTreeMap;
+
 use super::{
     Binding, Dispatch, Number, Path, Plan, Role,
     view::{Addressed, View},
 };
 use crate::{
     data::{
-        array::Array,
         error::{Error, Result},
         tensor::{Dtype, Layout},
     },
@@ -14,21 +15,26 @@ use crate::{
         kernel::{Access, Form, Kernel, Order, Reach, Scalar, Source, Stream, keep_read},
         profile::Profile,
     },
-    spec::{about::About, broadcast::Axes, call::Call},
+    spec::{broadcast::Axes, call::Call},
 };
 
 /// Writes a [`Plan`]: hands out scratch, and turns views into bindings and parameters.
 pub(crate) struct Planner<'a> {
     pub profile: &'a Profile,
+    call: &'a Call,
     plan: Plan,
+    /// The constants that hold host inputs, by the inputs' names.
+    host: BTreeMap<String, usize>,
     /// Where the scratch of adopted plans begins.
     base: Option<u64>,
 }
 
 impl<'a> Planner<'a> {
-    pub fn new(loss: &str, profile: &'a Profile) -> Self {
+    pub fn new(loss: &str, call: &'a Call, profile: &'a Profile) -> Self {
         Self {
             profile,
+            call,
+            host: BTreeMap::new(),
             plan: Plan { loss: loss.to_owned(), windows: 1, ..Plan::default() },
             base: None,
         }
@@ -47,24 +53,19 @@ impl<'a> Planner<'a> {
         View::scratch(layout)
     }
 
-    /// Numbers of the host as a tensor that kernels read: the plan holds them.
-    pub fn constant(&mut self, array: &Array, dtype: Dtype) -> View {
-        let mut bytes = array.to_bytes(dtype);
-        // A last quad may be loaded past the end.
-        bytes.resize(bytes.len().next_multiple_of(16).max(16), 0);
+    /// What a binding is bound to. Kernels read a host input as any other one; the plan holds its bytes.
+    fn bound_to(&mut self, role: Role) -> Role {
+        let Role::Input(name) = &role else { return role };
+        let (Some(array), Some(operand)) = (self.call.host.get(name), self.call.inputs.get(name))
+        else {
+            return role;
+        };
         let constants = &mut self.plan.constants;
-        let index = constants.iter().position(|known| *known == bytes).unwrap_or_else(|| {
-            constants.push(bytes);
+        let index = self.host.entry(name.clone()).or_insert_with(|| {
+            constants.push(array.to_bytes(operand.layout.dtype));
             constants.len() - 1
         });
-        let allocation_bytes = constants.get(index).map_or(0, |bytes| bytes.len() as u64);
-        View::constant(index, Layout::dense(dtype, &array.shape), allocation_bytes)
-    }
-
-    /// An input that a call has from the host, as a tensor that kernels read.
-    pub fn host_input(&mut self, about: &About, call: &Call, name: &str) -> Option<View> {
-        let (array, argument) = (call.host.get(name)?, about.input(name)?);
-        Some(self.constant(array, argument.stored(Dtype::F32)))
+        Role::Constant(*index)
     }
 
     /// Names the plan after another loss.
@@ -132,7 +133,7 @@ impl<'a> Planner<'a> {
                     Role::Constant(index) => *index += first_constant,
                     Role::Input(_) | Role::Output(_) => {}
                 }
-                binding.role = role(binding.role.clone());
+                binding.role = self.bound_to(role(binding.role.clone()));
             }
             self.plan.dispatches.push(dispatch);
         }
@@ -424,12 +425,8 @@ impl Step<'_, '_> {
         if order == Order::Folded {
             self = self.uniform(format!("{name}_fold"), fold);
         }
-        self.bindings.push(Binding {
-            role: view.role,
-            offset,
-            size: end - offset,
-            access: view.access,
-        });
+        let role = self.planner.bound_to(view.role);
+        self.bindings.push(Binding { role, offset, size: end - offset, access: view.access });
         self.kernel.streams.push(Stream {
             name,
             form,

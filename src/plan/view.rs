@@ -55,12 +55,6 @@ impl View {
         }
     }
 
-    /// A constant of the plan.
-    pub(super) fn constant(index: usize, layout: Layout, allocation_bytes: u64) -> Self {
-        let (role, access) = (Role::Constant(index), Access::Read);
-        Self { role, layout, access, allocation_bytes, first_column: 0, row_scales: None }
-    }
-
     /// Words of the scratch from this byte on.
     pub(super) fn scratch(layout: Layout) -> Self {
         Self {

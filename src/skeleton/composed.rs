@@ -145,7 +145,7 @@ pub(crate) fn accepts(loss: &dyn Composed, call: &Call) -> Result<()> {
 pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Result<Plan> {
     let parts = parts_of(loss, &call.dims, &|name| call.has(name))?;
     let name = loss.about().name;
-    let mut planner = Planner::new(name, profile);
+    let mut planner = Planner::new(name, call, profile);
     // A block of its own for every result: two of them are bound in one dispatch.
     let slot = profile.offset_alignment.max(256) / 4;
     let words = (parts.len() as u64 * SLOTS).max(1) * slot;

@@ -260,8 +260,7 @@ impl Argument {
         self.kind.stored(if self.host { Dtype::F32 } else { float })
     }
 
-    /// The input that an output has the type and shape of: the one whose gradient it is, or that it may be written
-    /// over.
+    /// The input whose type and shape an output has: the one whose gradient it is, or that it may be written over.
     pub fn like(&self) -> Option<&'static str> {
         self.over.or_else(|| self.name.strip_prefix("grad."))
     }
@@ -334,6 +333,11 @@ impl About {
     /// The input that a name is a tensor of.
     pub fn input(&self, name: &str) -> Option<&'static Argument> {
         self.inputs.iter().find(|argument| argument.suffix(name).is_some())
+    }
+
+    /// Whether a name is that of a host input.
+    pub fn is_host_input(&self, name: &str) -> bool {
+        self.input(name).is_some_and(|argument| argument.host)
     }
 
     /// The output that a name is a tensor of.

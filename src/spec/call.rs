@@ -31,9 +31,11 @@ pub struct Call {
     pub inputs: BTreeMap<String, Operand>,
     /// The outputs asked for.
     pub outputs: BTreeMap<String, Operand>,
-    /// The inputs that are given on the host: the plan is made from their numbers.
+    /// The host inputs. JSON has no infinity and no NaN, so a call with such a number in here does not survive it.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub host: Arrays,
     /// The outputs that are written over an input.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub in_place: BTreeSet<String>,
     /// Buffers that hold something written beside the outputs: the scratch, or what a call writes that this
     /// one is a part of.
@@ -70,13 +72,17 @@ impl Call {
         self.dims.get(&dim).copied().unwrap_or(0)
     }
 
-    /// Whether an input was given, as a tensor or on the host.
+    /// Whether an input was given; of a list, whether any of its tensors was.
     pub fn has(&self, input: &str) -> bool {
-        self.inputs.contains_key(input) || self.host.contains_key(input)
+        holds(&self.inputs, input)
     }
 
-    /// Whether an output is asked for.
+    /// Whether an output is asked for; of a list, whether any of its tensors is.
     pub fn wants(&self, output: &str) -> bool {
-        self.outputs.contains_key(output)
+        holds(&self.outputs, output)
     }
+}
+
+fn holds(operands: &BTreeMap<String, Operand>, name: &str) -> bool {
+    operands.contains_key(name) || !list::names(name, operands.keys()).is_empty()
 }

@@ -36,27 +36,23 @@ pub fn call(loss: &dyn Signature, mut call: Call, alignment: u64) -> Result<Call
     loss.validate()?;
     let about = loss.about();
     names(about, call.inputs.keys().chain(call.host.keys()), call.outputs.keys())?;
-    sides(about, &call)?;
+    take_host_inputs(loss, &mut call)?;
     let first = about.inputs.first().and_then(|first| call.inputs.get(first.name));
     let mut shapes = CallShapes::new(loss, first.map(|operand| &operand.layout));
     for argument in about.inputs {
         take_tensors(loss, &mut shapes, argument, &mut call.inputs)?;
-        if let Some(array) = call.host.get(argument.name) {
-            let shape = take_array(loss, &mut shapes, argument, argument.name, &call.host, array)?;
-            call.host.entry(argument.name.to_owned()).and_modify(|array| array.shape = shape);
-        }
     }
     for argument in about.outputs {
         take_tensors(loss, &mut shapes, argument, &mut call.outputs)?;
     }
+    shapes.all().try_for_each(|shapes| extents(&shapes.dims))?;
     (call.dims, call.axes) = (shapes.common.dims, shapes.common.axes);
     if let Some(operand) = vector_without_stride(about, &call) {
         let found = operand.layout.row_stride;
         return Err(Error::WrongStride { argument: operand.name.clone(), found, least: 1 });
     }
-    extents(&call.dims)?;
-    loss.accepts(&call)?;
     call.check_in_place(about)?;
+    loss.accepts(&call)?;
     overlaps(about, &call, alignment)?;
     Ok(call)
 }
@@ -91,14 +87,8 @@ fn take_array(
     let dtype = host_dtype(loss, arrays, argument, array)?;
     kind(argument, name, dtype)?;
     let folded = shapes.take(argument, name, dtype, &array.shape)?;
-    if array.len() as u64 == shapes::count(&array.shape) {
-        return Ok(folded);
-    }
-    Err(Error::WrongShape {
-        argument: name.to_owned(),
-        found: array.shape.clone(),
-        expected: format!("a shape of its {} elements", array.len()),
-    })
+    has_all_elements(name, array)?;
+    Ok(folded)
 }
 
 /// The names of an argument's tensors among these: several where it is a list.
@@ -111,20 +101,44 @@ fn tensors<'n>(argument: &Argument, names: impl Iterator<Item = &'n String>) -> 
     own.into_iter().map(str::to_owned).collect()
 }
 
-/// Whether inputs of the host come from there, and all others as tensors.
-fn sides(about: &'static About, call: &Call) -> Result<()> {
-    let is_host = |name: &&String| about.input(name).is_some_and(|argument| argument.host);
+/// Makes operands of the host inputs, so that everything after this takes them as any other input. The plan holds their
+/// bytes: each is an allocation of its own.
+fn take_host_inputs(loss: &dyn Signature, call: &mut Call) -> Result<()> {
+    let about = loss.about();
     let wrong = |name: &String, expected: &str| {
         let (operation, argument) = (about.name.to_owned(), name.clone());
         Err(Error::HostInput { operation, argument, expected: expected.to_owned() })
     };
-    if let Some(name) = call.inputs.keys().find(is_host) {
-        return wrong(name, "an input of the host: give it with `Request::host`");
+    let as_tensor = |name: &&String| about.is_host_input(name) && !call.host.contains_key(*name);
+    if let Some(name) = call.inputs.keys().find(as_tensor) {
+        return wrong(name, "a host input: give it with `Request::host`");
     }
-    match call.host.keys().find(|name| !is_host(name)) {
-        Some(name) => wrong(name, "no input of the host: give it as a tensor"),
-        None => Ok(()),
+    for (nth, (name, array)) in call.host.iter().enumerate() {
+        let Some(argument) = about.input(name).filter(|argument| argument.host) else {
+            return wrong(name, "no host input: give it as a tensor");
+        };
+        let dtype = host_dtype(loss, &call.host, argument, array)?;
+        has_all_elements(name, array)?;
+        let layout = Layout::dense(dtype, &array.shape);
+        let bytes = layout.byte_range().map_or(u64::MAX, |bytes| bytes.end);
+        let allocation_bytes = bytes.checked_next_multiple_of(256).unwrap_or(bytes).max(256);
+        let allocation = usize::MAX - nth;
+        let operand = Operand { name: name.clone(), layout, allocation, allocation_bytes };
+        call.inputs.insert(name.clone(), operand);
     }
+    Ok(())
+}
+
+/// Whether an array has as many elements as its shape says.
+fn has_all_elements(name: &str, array: &Array) -> Result<()> {
+    if array.len() as u64 == shapes::count(&array.shape) {
+        return Ok(());
+    }
+    Err(Error::WrongShape {
+        argument: name.to_owned(),
+        found: array.shape.clone(),
+        expected: format!("a shape of its {} elements", array.len()),
+    })
 }
 
 /// A vector with gaps where kernels know of none: those over classes, and words written row by row.
@@ -150,8 +164,9 @@ pub(crate) fn arrays(loss: &dyn Signature, inputs: &Arrays, wanted: &[&str]) -> 
     let about = loss.about();
     let wanted: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
     names(about, inputs.keys(), wanted.iter())?;
-    let shapes = shapes_of(loss, inputs)?.0.common;
-    extents(&shapes.dims)?;
+    let shapes = shapes_of(loss, inputs)?.0;
+    shapes.all().try_for_each(|shapes| extents(&shapes.dims))?;
+    let shapes = shapes.common;
     let (mut layouts, mut host) = (BTreeMap::new(), Arrays::new());
     for (name, array) in inputs {
         let Some(argument) = about.input(name) else { continue };
@@ -412,13 +427,13 @@ fn place_end(name: &str, operand: &Operand) -> Result<()> {
 /// offsets that are rounded down) an alignment block.
 fn overlaps(about: &'static About, call: &Call, alignment: u64) -> Result<()> {
     for (name, output) in &call.outputs {
-        let others = call
-            .inputs
-            .iter()
-            .filter(|(input, _)| !call.writes_over(about, name, input))
-            .chain(call.outputs.iter().filter(|(other, _)| *other > name));
-        for (other, operand) in others.filter(|(_, o)| o.allocation == output.allocation) {
-            apart(name, output, other, operand, alignment)?;
+        let over = call.written_over(about, name);
+        let inputs = call.inputs.iter().filter(|(input, _)| over.as_ref() != Some(input));
+        let outputs = call.outputs.iter().filter(|(other, _)| *other > name);
+        for (other, operand) in inputs.chain(outputs) {
+            if operand.allocation == output.allocation {
+                apart(name, output, other, operand, alignment)?;
+            }
         }
     }
     Ok(())
@@ -452,7 +467,8 @@ fn apart(name: &str, a: &Operand, other: &str, b: &Operand, alignment: u64) -> R
         if name == SCRATCH {
             "overlap: nothing may lie in the scratch".to_owned()
         } else {
-            "overlap; ask for an output in place explicitly".to_owned()
+            "overlap: an output may lie over an input only where it is asked for in place"
+                .to_owned()
         }
     } else if meet(&blocks(&bytes), &blocks(&other_bytes)) {
         format!("share an alignment block of {alignment} bytes of one buffer")

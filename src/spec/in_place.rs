@@ -11,44 +11,55 @@ use crate::{
     },
 };
 
-/// The input that an output is written over, by the names of both.
+/// The name of the input that an output may be written over.
 fn input_of(argument: &Argument, output: &str) -> Option<String> {
     Some(format!("{}{}", argument.over?, argument.suffix(output)?))
-}
-
-/// The outputs of a description that may be written over an input.
-fn known(about: &About) -> String {
-    let known = about.outputs.iter().filter(|output| output.over.is_some());
-    let known: Vec<_> = known.map(|output| output.name).collect();
-    if known.is_empty() { "none is".to_owned() } else { known.join(", ") }
 }
 
 fn refused(about: &About, output: &str, reason: String) -> Error {
     Error::InPlace { operation: about.name.to_owned(), output: output.to_owned(), reason }
 }
 
-/// Gives each of these outputs the tensor of its input. The own name of a list stands for all of its tensors.
-/// What comes back are the outputs one by one.
-pub fn place<T: Clone>(
+/// An output that is not declared to lie over an input.
+fn undeclared(about: &About, output: &str) -> Error {
+    let known = about.outputs.iter().filter(|output| output.over.is_some());
+    let known: Vec<_> = known.map(|output| format!("`{}`", output.name)).collect();
+    let reason = if known.is_empty() {
+        "no output of this operation can".to_owned()
+    } else {
+        format!("only {} can", known.join(", "))
+    };
+    refused(about, output, reason)
+}
+
+/// The outputs that a name asks for: the own name of a list stands for all of its tensors.
+fn outputs_of<'n>(
+    argument: &Argument,
+    name: &str,
+    inputs: impl Iterator<Item = &'n String>,
+) -> Vec<String> {
+    let over = argument.over.filter(|_| argument.list && name == argument.name);
+    let tensors = over.map(|over| list::names(over, inputs)).unwrap_or_default();
+    let suffixes = tensors.into_iter().filter_map(|input| input.strip_prefix(over?));
+    let outputs: Vec<String> = suffixes.map(|suffix| format!("{name}{suffix}")).collect();
+    if outputs.is_empty() { vec![name.to_owned()] } else { outputs }
+}
+
+/// Gives each of the outputs that are asked for in place the tensor of its input. Returns their names one by one.
+pub fn give_tensors<T: Clone>(
     about: &'static About,
     asked: &BTreeSet<String>,
     inputs: &BTreeMap<String, T>,
     outputs: &mut BTreeMap<String, T>,
 ) -> Result<BTreeSet<String>> {
-    let mut placed = BTreeSet::new();
+    let mut given = BTreeSet::new();
     for name in asked {
-        let Some((argument, over)) = about.output(name).and_then(|a| Some((a, a.over?))) else {
-            let reason = format!("outputs that can be: {}", known(about));
-            return Err(refused(about, name, reason));
-        };
-        let whole_list = argument.list && name == argument.name;
-        let tensors = if whole_list { list::names(over, inputs.keys()) } else { Vec::new() };
-        let of_list = tensors.into_iter().filter_map(|input| input.strip_prefix(over));
-        let mut names: Vec<String> = of_list.map(|suffix| format!("{name}{suffix}")).collect();
-        if names.is_empty() {
-            names.push(name.clone());
-        }
-        for name in names {
+        let declared = about.output(name).filter(|argument| argument.over.is_some());
+        let argument = declared.ok_or_else(|| undeclared(about, name))?;
+        for name in outputs_of(argument, name, inputs.keys()) {
+            if given.contains(&name) {
+                continue;
+            }
             let input = input_of(argument, &name).unwrap_or_default();
             let tensor = inputs.get(&input).ok_or_else(|| Error::MissingInput {
                 loss: about.name.to_owned(),
@@ -56,13 +67,13 @@ pub fn place<T: Clone>(
                 reason: format!("`{name}` is to be written over it"),
             })?;
             if outputs.insert(name.clone(), tensor.clone()).is_some() {
-                let reason = "it is also given a tensor of its own".to_owned();
+                let reason = "it has a tensor of its own too".to_owned();
                 return Err(refused(about, &name, reason));
             }
-            placed.insert(name);
+            given.insert(name);
         }
     }
-    Ok(placed)
+    Ok(given)
 }
 
 impl Call {
@@ -71,26 +82,26 @@ impl Call {
         self.in_place.contains(output)
     }
 
-    /// Whether the outputs in place are declared so, and lie where their inputs lie.
+    /// The input that an output is written over in this call.
+    pub(super) fn written_over(&self, about: &'static About, output: &str) -> Option<String> {
+        let argument = about.output(output).filter(|_| self.is_in_place(output))?;
+        input_of(argument, output)
+    }
+
+    /// Whether the outputs in place are declared so, each over an input of its own, and lie where that lies.
     pub(super) fn check_in_place(&self, about: &'static About) -> Result<()> {
+        let mut written = BTreeMap::new();
         for name in &self.in_place {
-            let input = about.output(name).and_then(|argument| input_of(argument, name));
-            let Some(input) = input else {
-                let reason = format!("outputs that can be: {}", known(about));
-                return Err(refused(about, name, reason));
-            };
-            let place = |operand: &Operand| (operand.allocation, operand.layout.clone());
+            let input = self.written_over(about, name).ok_or_else(|| undeclared(about, name))?;
+            let tensor = |operand: &Operand| (operand.allocation, operand.layout.clone());
             let (from, to) = (self.inputs.get(&input), self.outputs.get(name));
-            if from.is_none() || from.map(place) != to.map(place) {
+            if from.is_none() || from.map(tensor) != to.map(tensor) {
                 return Err(refused(about, name, format!("it does not lie where `{input}` lies")));
+            }
+            if let Some(other) = written.insert(input.clone(), name) {
+                return Err(refused(about, name, format!("`{other}` is written over `{input}`")));
             }
         }
         Ok(())
-    }
-
-    /// Whether this output is written over this input.
-    pub(super) fn writes_over(&self, about: &'static About, output: &str, input: &str) -> bool {
-        let over = about.output(output).and_then(|argument| input_of(argument, output));
-        self.is_in_place(output) && over.is_some_and(|over| over == input)
     }
 }

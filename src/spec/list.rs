@@ -57,17 +57,9 @@ pub(super) fn check<'n>(
     if all.contains("") && all.len() > 1 {
         return Err(mixed(about, lists().flat_map(given)));
     }
-    let numbers = all.iter().filter_map(|suffix| number(suffix)).max();
-    for list in lists().filter(|list| !given(list).is_empty()) {
-        let names = given(list);
-        let expected = (0..=numbers.unwrap_or(0)).map(|nth| format!("{}.{nth}", list.name));
-        let missing =
-            expected.filter(|_| numbers.is_some()).find(|name| !names.contains(&name.as_str()));
-        if let Some(argument) = missing {
-            let loss = about.name.to_owned();
-            let reason =
-                format!("all lists of a call have as many tensors: {}", longest.join(", "));
-            return Err(Error::MissingInput { loss, argument, reason });
+    if let Some(last) = all.iter().filter_map(|suffix| number(suffix)).max() {
+        for list in lists().filter(|list| !given(list).is_empty()) {
+            check_numbers(about, list, &given(list), last, &longest)?;
         }
     }
     for name in outputs {
@@ -86,6 +78,29 @@ pub(super) fn check<'n>(
         }
     }
     Ok(())
+}
+
+/// Whether a list has a tensor of each number from 0 to `last`.
+fn check_numbers(
+    about: &About,
+    list: &Argument,
+    names: &[&str],
+    last: usize,
+    longest: &[&str],
+) -> Result<()> {
+    // The names are in the order of their numbers: the first one that is out of place shows a gap.
+    let gap = (0..=last)
+        .find(|&nth| names.get(nth).and_then(|name| number(list.suffix(name)?)) != Some(nth));
+    let Some(gap) = gap else { return Ok(()) };
+    let (first, all) = (longest.first().unwrap_or(&""), longest.len());
+    Err(Error::MissingInput {
+        loss: about.name.to_owned(),
+        argument: format!("{}.{gap}", list.name),
+        reason: format!(
+            "the tensors of a list are numbered from 0 without a gap, as many in each list of a call, and there are \
+             {all} from `{first}` to `.{last}`"
+        ),
+    })
 }
 
 /// One tensor has its argument's own name, and another one a number.

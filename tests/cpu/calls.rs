@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use surprisal::{
-    Array, Arrays, CrossEntropy, Dtype, Error, InfoNce, Layout, Operation, Result, cpu,
+    Array, Arrays, CrossEntropy, Dtype, Error, GanDiscriminator, InfoNce, Layout, Result,
+    Signature, cpu,
+    loss::{About, Argument, Dim, Kind, Spread},
     plan::{Call, Operand},
 };
 
@@ -118,22 +120,6 @@ fn inputs_of_the_host_are_no_tensors() {
     assert!(matches!(with_rates(Array::float(&[5], vec![1.0; 4])), Error::WrongShape { .. }));
 }
 
-/// Checks a call that writes these outputs over the first input.
-fn over(
-    loss: &dyn Operation,
-    inputs: &[(&str, &[u64])],
-    outputs: &[(&str, &[u64])],
-) -> Result<Call> {
-    let inputs = operands(0, inputs);
-    let mut outputs = operands(100, outputs);
-    let in_place: BTreeSet<String> = outputs.keys().cloned().collect();
-    let first = &inputs[loss.about().inputs[0].name];
-    for output in outputs.values_mut() {
-        output.allocation = first.allocation;
-    }
-    Call { in_place, ..Call::new(inputs, outputs) }.checked(loss, 256)
-}
-
 #[test]
 fn outputs_are_written_over_the_input_they_are_declared_for() {
     let inputs: [(&str, &[u64]); 2] = [("logits", &[4, 4]), ("targets", &[4])];
@@ -172,7 +158,109 @@ fn outputs_are_written_over_the_input_they_are_declared_for() {
     let error = inputs_of(&[("lse", &[4])]).checked(&loss, 256).unwrap_err();
     assert!(matches!(&error, Error::InPlace { output, .. } if output == "lse"), "{error}");
     assert!(error.to_string().contains("grad.logits"), "{error}");
-    let pairs: [(&str, &[u64]); 2] = [("queries", &[4, 8]), ("keys", &[4, 8])];
-    let error = over(&InfoNce::default(), &pairs, &[("grad.queries", &[4, 8])]).unwrap_err();
-    assert!(matches!(&error, Error::InPlace { output, .. } if output == "grad.queries"), "{error}");
+    let pairs = operands(0, &[("queries", &[4, 8]), ("keys", &[4, 8])]);
+    let in_place = BTreeSet::from(["grad.queries".to_owned()]);
+    let outputs = operands(0, &[("grad.queries", &[4, 8])]);
+    let call = Call { in_place, ..Call::new(pairs, outputs) };
+    let error = call.checked(&InfoNce::default(), 256).unwrap_err();
+    assert!(error.to_string().ends_with("no output of this operation can"), "{error}");
+    // Of a composed loss too, the error names the caller's own output.
+    let mut call = Call::new(operands(0, &[("real", &[4]), ("fake", &[3])]), BTreeMap::new());
+    call.outputs = operands(9, &[("grad.fake", &[3])]);
+    call.in_place.insert("grad.fake".to_owned());
+    let error = call.checked(&GanDiscriminator::default(), 256).unwrap_err();
+    assert!(matches!(&error, Error::InPlace { output, .. } if output == "grad.fake"), "{error}");
+}
+
+/// Two outputs that may be written over one input, and one over an input that a call may lack.
+#[derive(Debug)]
+struct Stateful;
+
+const ANY: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes], &[Dim::Rows]];
+
+const fn tensor(name: &'static str) -> Argument {
+    Argument::optional(name, Kind::F32, ANY, "").spread(Spread::Elements)
+}
+
+static STATEFUL: About = About {
+    name: "stateful",
+    summary: "",
+    formula: "",
+    pytorch: "",
+    inputs: &[tensor("value").list(), tensor("state").list()],
+    outputs: &[
+        tensor("value").list().over("value"),
+        tensor("state").list().over("state"),
+        tensor("twin").list().over("value"),
+    ],
+    options: &[],
+};
+
+impl Signature for Stateful {
+    fn about(&self) -> &'static About {
+        &STATEFUL
+    }
+
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn is_per_row(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn an_output_over_an_absent_input_has_the_first_inputs_shape() {
+    let state = |shape: &[u64]| {
+        let inputs = operands(0, &[("value.0", &[2, 3]), ("value.1", &[5])]);
+        Call::new(inputs, operands(9, &[("state.1", shape)])).checked(&Stateful, 256)
+    };
+    state(&[5]).unwrap();
+    let error = state(&[1]).unwrap_err();
+    assert!(
+        matches!(&error, Error::WrongShape { argument, .. } if argument == "state.1"),
+        "{error}"
+    );
+    let mut call = state(&[5]).unwrap();
+    call.in_place.insert("state.1".to_owned());
+    let error = call.checked(&Stateful, 256).unwrap_err();
+    assert!(matches!(error, Error::InPlace { .. }), "{error}");
+}
+
+#[test]
+fn two_outputs_are_not_written_over_one_input() {
+    let mut call = Call::new(operands(0, &[("value", &[3])]), BTreeMap::new());
+    for name in ["value", "twin"] {
+        let output = Operand { name: name.to_owned(), ..call.inputs["value"].clone() };
+        call.outputs.insert(name.to_owned(), output);
+        call.in_place.insert(name.to_owned());
+    }
+    let error = call.checked(&Stateful, 256).unwrap_err();
+    assert!(matches!(error, Error::InPlace { .. }), "{error}");
+}
+
+#[test]
+fn lists_have_extents_too() {
+    let empty = Call::new(operands(0, &[("value.0", &[3, 0])]), BTreeMap::new());
+    assert!(matches!(empty.checked(&Stateful, 256), Err(Error::WrongShape { .. })));
+    let long = Call::new(operands(0, &[("value.0", &[1 << 32])]), BTreeMap::new());
+    assert!(matches!(long.checked(&Stateful, 256), Err(Error::BufferTooSmall { .. })));
+    let mut long = operands(0, &[("value.0", &[1 << 32])]);
+    for operand in long.values_mut() {
+        operand.allocation_bytes = 1 << 40;
+    }
+    let long = Call::new(long, BTreeMap::new()).checked(&Stateful, 256);
+    assert!(matches!(long, Err(Error::Limit { .. })), "{long:?}");
+}
+
+#[test]
+fn calls_with_lists_and_host_inputs_survive_json() {
+    let call = checked(&[("parameters.0", &[4]), ("parameters.1", &[2])], &[]).unwrap();
+    let text = serde_json::to_string(&call).unwrap();
+    let back: Call = serde_json::from_str(&text).unwrap();
+    assert_eq!(back, call);
+    assert!(call.has("parameters") && call.has("rates") && !call.has("gradient"));
+    // What is checked once is checked again.
+    assert_eq!(back.checked(&Descent, 256).unwrap(), call);
 }

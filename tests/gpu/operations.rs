@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use surprisal::{
-    Arithmetic, Array, Arrays, Dtype, GanDiscriminator, GaussianNll, Layout, Named, Operation,
+    Arithmetic, Array, Arrays, Dtype, GanDiscriminator, GaussianNll, Gpu, Layout, Named, Operation,
     Plan, Profile, Reduction, Request, Result, Separable, SeparableRow, Signature, cpu,
     loss::{About, Argument, Dim, Domain, Kind},
     plan::Call,
@@ -105,6 +105,7 @@ impl SeparableRow for Costs {
 struct Costly(Separable<Costs>);
 
 const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
+const ROWS: &[&[Dim]] = &[&[Dim::Rows]];
 
 static COSTLY: About = About {
     name: "costly",
@@ -113,7 +114,9 @@ static COSTLY: About = About {
     pytorch: "",
     inputs: &[
         Argument::required("logits", Kind::Float, MATRIX, "scores"),
-        Argument::required("targets", Kind::Index, &[&[Dim::Rows]], "class indices"),
+        Argument::required("targets", Kind::Index, ROWS, "class indices").from_host(),
+        Argument::optional("row_weight", Kind::Float, ROWS, "a weight a row").from_host(),
+        Argument::optional("upstream", Kind::F32, ROWS, "the gradient from above").from_host(),
         Argument::required("cost", Kind::Float, &[&[Dim::Classes]], "a cost a class").from_host(),
     ],
     outputs: &[
@@ -166,13 +169,16 @@ impl RowLoss for Costly {
     }
 }
 
-/// A stream of a row loss may come from the host: it is in the plan, and two calls have two of them.
+/// Any input of a row loss but its scores may come from the host, the functor's own and the skeleton's: it is in the plan,
+/// and two calls have two of them.
 fn host_streams(context: &Context) {
     let gpu = &context.gpu;
     let (rows, classes) = (9, 37);
     let mut inputs = named([
         ("logits", gaussian(3, rows, classes)),
         ("targets", indices(&testing::targets(4, rows, classes as u64))),
+        ("row_weight", vector(&testing::numbers(Domain::Positive, 7, rows))),
+        ("upstream", vector(&testing::gaussian(8, rows))),
     ]);
     let loss = Costly(Separable::new(Costs::default()).reduction(Reduction::None));
     for seed in [5, 6] {
@@ -199,7 +205,7 @@ fn host_inputs_replay(context: &Context) {
     let plan = run.prepared().plan().clone();
     let outputs = run.outputs().map(|(name, layout)| (name.to_owned(), layout.clone())).collect();
     let actual = run.read_blocking().unwrap();
-    inputs.remove("cost");
+    inputs.retain(|name, _| !loss.about().is_host_input(name));
     let bytes = |(name, array): (String, Array)| {
         let dtype = surprisal::stored_dtype(&loss, &name, Dtype::F32);
         (name, array.to_bytes(dtype))
@@ -221,50 +227,77 @@ fn host_inputs_replay(context: &Context) {
     assert!(replayed.iter().all(|output| output.same_bits), "{replayed:?}");
 }
 
-/// A gradient that is not the first input's is written over its own input, with the bits that it has beside it.
+/// A gradient that is not the first input's is written over its own input, with the bits that it has beside it: in every
+/// storage type, where rows are whole quads and where they are not, in windows, in planes, and where losses and
+/// gradients need a dispatch each.
 fn every_gradient_in_place(context: &Context) {
-    let gpu = &context.gpu;
-    let gaussian_inputs = named([
-        ("mean", gaussian(1, 7, 33)),
-        ("targets", gaussian(2, 7, 33)),
-        ("variance", Array::float(&[7, 33], testing::numbers(Domain::Positive, 3, 7 * 33))),
-    ]);
-    let broadcast = {
-        let mut inputs = gaussian_inputs.clone();
-        let variance = Array::float(&[33], testing::numbers(Domain::Positive, 4, 33));
-        inputs.insert("variance".to_owned(), variance);
-        inputs
+    let windows = |profile: &mut Profile| {
+        profile.element_block = 64;
+        profile.dispatch_elements = 100;
     };
-    let scores = named([("real", gaussian(5, 21, 1)), ("fake", gaussian(6, 13, 1))]);
-    let scores = scores.into_iter().map(|(name, array)| {
-        let shape = [array.len() as u64];
-        (name, Array::float(&shape, array.to_f64()))
-    });
-    let gaussian_nll = GaussianNll::default();
-    let gan = GanDiscriminator::default();
-    let calls: [(&dyn Operation, Arrays, [&str; 2]); 3] = [
-        (&gaussian_nll, gaussian_inputs, ["grad.mean", "grad.variance"]),
-        (&gaussian_nll, broadcast, ["grad.mean", "grad.variance"]),
-        (&gan, scores.collect(), ["grad.real", "grad.fake"]),
-    ];
-    for (loss, inputs, gradients) in &calls {
-        let (expected, _) = outcome(gpu, *loss, inputs, Dtype::F32, gradients);
-        for asked in [&gradients[1..], &gradients[..]] {
-            let placed = placed_inputs(gpu, *loss, inputs, Dtype::F32);
-            let request = Request::new(tensors(&placed), Named::new());
-            let request = asked.iter().fold(request, |request, name| request.in_place(*name));
-            submit(gpu, *loss, &request);
-            for (name, tensor) in &placed {
-                let gradient = format!("grad.{name}");
-                if asked.contains(&gradient.as_str()) {
-                    let written = Arrays::from([(gradient.clone(), tensor.array(gpu))]);
-                    let beside = Arrays::from([(gradient.clone(), expected[&gradient].clone())]);
-                    assert_same_bits(&written, &beside, &format!("{loss:?} {asked:?}"));
-                } else {
-                    assert_eq!(tensor.array(gpu), inputs[name].rounded(Dtype::F32));
-                }
-                tensor.assert_surroundings(gpu);
+    let gpus = [context.gpu.clone(), context.with(windows)];
+    for (gpu, columns) in gpus.iter().zip([7, 8]) {
+        for dtype in FLOATS {
+            in_place(gpu, &GaussianNll::default(), &scored(columns), dtype);
+        }
+    }
+    // Losses and gradients of these bind eight buffers.
+    let few_buffers = context.with(|profile| profile.storage_buffers = 7);
+    let each = GaussianNll::default().reduction(Reduction::None);
+    let mut weighted = scored(8);
+    for (seed, name) in [(5, "weight"), (6, "mask"), (7, "upstream")] {
+        let values = testing::numbers(Domain::Positive, seed, 20 * 8);
+        weighted.insert(name.to_owned(), Array::float(&[20, 8], values));
+    }
+    in_place(&few_buffers, &each, &weighted, Dtype::F16);
+    let mut broadcast = scored(8);
+    let variance = testing::numbers(Domain::Positive, 4, 8);
+    broadcast.insert("variance".to_owned(), Array::float(&[8], variance));
+    in_place(&gpus[0], &GaussianNll::default(), &broadcast, Dtype::F32);
+    let scores = named([
+        ("real", vector(&testing::gaussian(5, 21))),
+        ("fake", vector(&testing::gaussian(6, 13))),
+    ]);
+    in_place(&gpus[0], &GanDiscriminator::default(), &scores, Dtype::F32);
+}
+
+/// Means, targets and variances of 20 rows.
+fn scored(columns: usize) -> Arrays {
+    let variance = testing::numbers(Domain::Positive, 3, 20 * columns);
+    named([
+        ("mean", gaussian(1, 20, columns)),
+        ("targets", gaussian(2, 20, columns)),
+        ("variance", Array::float(&[20, columns as u64], variance)),
+    ])
+}
+
+/// Writes the last gradient over its input, then all of them.
+#[track_caller]
+fn in_place(gpu: &Gpu, loss: &dyn Operation, inputs: &Arrays, dtype: Dtype) {
+    let of = |name: &String| format!("grad.{name}");
+    let is_output = |name: &String| loss.about().output(name).is_some();
+    let gradients: Vec<String> = inputs.keys().map(of).filter(is_output).collect();
+    let wanted: Vec<&str> = gradients.iter().map(String::as_str).chain(["loss"]).collect();
+    let (expected, _) = outcome(gpu, loss, inputs, dtype, &wanted);
+    for asked in [&gradients[1..], &gradients[..]] {
+        let placed = placed_inputs(gpu, loss, inputs, dtype);
+        let loss_of = Placed::output(gpu, Layout::dense(Dtype::F32, &expected["loss"].shape));
+        let outputs = Named::from([("loss".to_owned(), loss_of.tensor())]);
+        let request = Request::new(tensors(&placed), outputs);
+        let request = asked.iter().fold(request, |request, name| request.in_place(name.clone()));
+        submit(gpu, loss, &request);
+        for (name, tensor) in &placed {
+            let what = format!("{loss:?} {dtype} {asked:?}");
+            let gradient = of(name);
+            if asked.contains(&gradient) {
+                let written = Arrays::from([(gradient.clone(), tensor.array(gpu))]);
+                let beside = Arrays::from([(gradient.clone(), expected[&gradient].clone())]);
+                assert_same_bits(&written, &beside, &what);
+            } else {
+                let stored = surprisal::stored_dtype(loss, name, dtype);
+                assert_eq!(tensor.array(gpu), inputs[name].rounded(stored), "{what}");
             }
+            tensor.assert_surroundings(gpu);
         }
     }
 }

@@ -219,7 +219,7 @@ impl Task {
     fn outputs(&self, loss: &dyn Operation, wanted: &[&str], inputs: &Layouts) -> Result<Layouts> {
         let arguments = loss.about().outputs.iter().filter(|o| wanted.contains(&o.name));
         let layout = |output: &Argument| {
-            let like = output.name.strip_prefix("grad.").and_then(|input| inputs.get(input));
+            let like = output.like().and_then(|input| inputs.get(input));
             if let Some(layout) = like {
                 return Ok((output.name.to_owned(), layout.clone()));
             }

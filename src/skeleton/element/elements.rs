@@ -3,7 +3,7 @@
 //! takes a fixed block of elements, so offsets, strides and windows of whole blocks do not change the
 //! order of a sum. Planes are walked in another order; `windows` says where blocks are cut.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::ops::Range;
 
 use super::{
     BITS, ElementLoss, ElementOptions, ElementStream, SCALARS, TARGETS, accepts, broadcast_of,
@@ -59,8 +59,6 @@ struct Elements<'a> {
     blocks: u64,
     /// Gradients of inputs that broadcast.
     summed: [Option<Summed>; 2],
-    /// The streams that the call has from the host.
-    host: BTreeMap<&'static str, View>,
 }
 
 impl<'a> Elements<'a> {
@@ -71,7 +69,7 @@ impl<'a> Elements<'a> {
         let layout = first.map(|first| &first.layout);
         let extents = Extents::of(layout.map_or(&[], |layout| &layout.shape));
         let dtype = layout.map_or(Dtype::F32, |layout| layout.dtype);
-        let mut planner = Planner::new(loss.about().name, profile);
+        let mut planner = Planner::new(loss.about().name, call, profile);
         let plane = plane(loss, call, &extents);
         let gradient = |nth: usize| Summed::of(loss, call, &extents, nth);
         let gradients = [gradient(0)?, gradient(1)?];
@@ -86,23 +84,7 @@ impl<'a> Elements<'a> {
         let summed = gradients.map(|gradient| {
             gradient.map(|unplaced| unplaced.placed(&mut planner, extents.count()))
         });
-        let names = loss.streams().iter().map(|stream| stream.name);
-        let host = names
-            .filter_map(|name| Some((name, planner.host_input(loss.about(), call, name)?)))
-            .collect();
-        Ok(Self {
-            planner,
-            loss,
-            call,
-            extents,
-            plane,
-            totals,
-            windows,
-            tallies,
-            blocks,
-            summed,
-            host,
-        })
+        Ok(Self { planner, loss, call, extents, plane, totals, windows, tallies, blocks, summed })
     }
 
     /// Where the header leaves what it found; the factor of the gradients is behind it.
@@ -198,8 +180,7 @@ impl<'a> Elements<'a> {
     }
 
     fn input(&self, name: &str, index: usize) -> Result<Option<Addressed>> {
-        let view = self.host.get(name).cloned().or_else(|| self.call.input(name));
-        view.map(|view| self.reached(name, view, index)).transpose()
+        self.call.input(name).map(|view| self.reached(name, view, index)).transpose()
     }
 
     fn output(&self, name: &str, index: usize) -> Result<Option<Addressed>> {

@@ -121,7 +121,7 @@ impl<'a> Rows<'a> {
         let name = loss.about().name;
         let dtype = call.inputs.get("logits").map_or(Dtype::F32, |logits| logits.layout.dtype);
         let mut rows = Self {
-            planner: Planner::new(name, profile),
+            planner: Planner::new(name, call, profile),
             loss,
             program,
             call,
@@ -137,23 +137,12 @@ impl<'a> Rows<'a> {
             counted: 0,
         };
         rows.selection();
-        rows.take_host_inputs();
         Ok(rows)
     }
 
     /// Gives a tensor of the plan's own under the name of an input.
     pub fn give(&mut self, name: &'static str, view: View) {
         self.given.insert(name, view);
-    }
-
-    /// Makes constants of the host inputs that the functor reads.
-    fn take_host_inputs(&mut self) {
-        for stream in &self.program.streams {
-            let (about, name) = (self.loss.about(), stream.argument);
-            if let Some(view) = self.planner.host_input(about, self.call, name) {
-                self.given.insert(name, view);
-            }
-        }
     }
 
     /// Has the status count the vectors of a table whose entry is 0.

@@ -51,6 +51,11 @@ impl CallShapes {
         shapes.take(argument, name, dtype, found)
     }
 
+    /// Those of all arguments, and of each number of the lists.
+    pub fn all(&self) -> impl Iterator<Item = &Shapes> {
+        self.lists.values().chain([&self.common])
+    }
+
     /// The shapes that a tensor of an argument has to agree with.
     fn of(&self, argument: &Argument, name: &str) -> &Shapes {
         let suffix = argument.suffix(name).filter(|_| argument.list);
@@ -109,7 +114,19 @@ impl Shapes {
         dtype: Dtype,
         found: &[u64],
     ) -> Result<Vec<u64>> {
+        let folded = self.agreed(argument, name, dtype, found)?;
+        // After the comparison: an output may have the name of the input whose shape it has to have.
         self.taken.entry(argument.name).or_insert_with(|| found.to_vec());
+        Ok(folded)
+    }
+
+    fn agreed(
+        &mut self,
+        argument: &Argument,
+        name: &str,
+        dtype: Dtype,
+        found: &[u64],
+    ) -> Result<Vec<u64>> {
         if argument.spread == Spread::Named {
             return self.named(argument, name, found);
         }

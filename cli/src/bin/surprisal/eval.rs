@@ -162,7 +162,7 @@ fn read_inputs(
     let mut inputs = Arrays::new();
     for source in sources {
         let name = &source.name;
-        let Some(argument) = about.inputs.iter().find(|argument| argument.name == name) else {
+        let Some(argument) = about.input(name) else {
             return Err(Error::UnknownName {
                 loss: about.name.to_owned(),
                 kind: "input",

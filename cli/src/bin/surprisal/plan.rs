@@ -248,7 +248,7 @@ impl<'a> Draft<'a> {
             outputs.remove(name);
         }
         let in_place =
-            surprisal::low_level::in_place::place(about, &in_place, &inputs, &mut outputs)?;
+            surprisal::low_level::in_place::give_tensors(about, &in_place, &inputs, &mut outputs)?;
         for (name, operand) in &mut outputs {
             operand.name.clone_from(name);
         }

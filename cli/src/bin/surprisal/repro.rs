@@ -62,8 +62,8 @@ fn record(
     let wanted: Vec<&str> = case.expect.keys().map(String::as_str).collect();
     // The same call once more, for its plan; the outputs kept are those of the run that was judged.
     let run = gpu.run_arrays(loss.as_ref(), &evidence.inputs, dtype, &wanted)?;
-    // What comes from the host is in the plan.
-    let is_tensor = |name: &str| loss.about().input(name).is_none_or(|input| !input.host);
+    // The plan holds the host inputs.
+    let is_tensor = |name: &str| !loss.about().is_host_input(name);
     let inputs = evidence.inputs.iter().filter(|(name, _)| is_tensor(name)).map(|(name, array)| {
         (name.clone(), array.to_bytes(stored_dtype(loss.as_ref(), name, dtype)))
     });
