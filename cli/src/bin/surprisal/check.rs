@@ -1,7 +1,7 @@
 //! Reference cases and self-checks on every adapter in turn, each adapter in its own process.
 //!
-//! The JSON is `{"results": […]}`, with one entry for every case, adapter and expected tensor. JSON has neither NaN nor
-//! infinity: an error that is not finite (a NaN where none should be) becomes `null`.
+//! The JSON is `{"results": […]}`, one entry for every case, adapter and expected tensor. JSON has
+//! neither NaN nor infinity: an error that is not finite (a NaN where none should be) is `null`.
 
 mod child;
 mod job;
