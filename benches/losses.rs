@@ -1,8 +1,8 @@
 //! Every loss of the registry at a few shapes: `cargo bench`.
 //!
-//! `SURPRISAL_ADAPTER` picks the adapter. A name has loss, type, shape and mode, as in
-//! `surprisal.cross_entropy.f32/256x32768/fused`; `cargo bench -- cross_entropy.f32`
-//! runs those that match. A run is recorded, submitted and waited for: wall clock.
+//! `SURPRISAL_ADAPTER` chooses the adapter. A benchmark's name contains loss, type, shape and mode, as in
+//! `surprisal.cross_entropy.f32/256x32768/fused`; `cargo bench -- cross_entropy.f32` runs the benchmarks that match.
+//! The wall clock times each run: recorded, submitted and waited for.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use surprisal::{
 };
 use surprisal_cli::bench::{Mode, Task, Timer, Workload, streamed_bytes};
 
-/// What is run of a loss: a type, an extent each, and the modes.
+/// The runs of a loss: a type, its extents and the modes.
 struct Shape {
     dtype: Dtype,
     extents: &'static [(Dim, u64)],
@@ -49,8 +49,8 @@ const ROWS: &[Shape] = &[
     },
 ];
 
-/// The same for losses on a linear layer, whose products cost more than their rows: as many rows as
-/// classes, as batches of pairs have them, and a language model's vocabulary over few rows.
+/// The same for losses on a linear layer, whose products cost more than their rows: as many rows as classes, as in
+/// batches of pairs, and a language model's vocabulary with few rows.
 const LINEAR: &[Shape] = &[
     Shape {
         dtype: Dtype::F32,
@@ -123,7 +123,7 @@ fn bench(
     };
     let mut group = criterion.benchmark_group(group);
     group.sampling_mode(SamplingMode::Flat).throughput(Throughput::Bytes(streamed_bytes(&plan)));
-    // Made where the name was asked for, and once.
+    // Created once, and only if the benchmark's name was selected.
     let mut workload = None;
     group.bench_function(id, |bencher| {
         let workload =
@@ -136,7 +136,7 @@ fn bench(
     group.finish();
 }
 
-/// Criterion's closures cannot fail.
+/// Ends the process on an error, because Criterion's closures cannot fail.
 fn or_exit<T>(result: Result<T>) -> T {
     result.unwrap_or_else(|error| {
         eprintln!("{error}");

@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("blocking: {:?}", outputs["loss"].to_f64());
     println!("gradient: {:?}", outputs["grad.logits"].to_f64());
 
-    // The same in an async function; any executor will do.
+    // The same in an async function; any executor works.
     let outputs = pollster::block_on(smoothed(&inputs))?;
     println!("async, smoothed: {:?}", outputs["loss"].to_f64());
     Ok(())

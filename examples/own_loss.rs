@@ -1,5 +1,5 @@
-//! A loss of one's own: one-versus-rest logistic loss, Σ_c softplus(z_c) − z_y, on stored scores and
-//! on the scores of a linear layer that are never stored.
+//! A user's own loss: one-versus-rest logistic loss, Σ_c softplus(z_c) − z_y, first on stored scores, then on the
+//! scores of a linear layer, which are never stored.
 
 use surprisal::{Gpu, Linear, Operation, Separable, SeparableRow, testing};
 

@@ -2,11 +2,10 @@
 //!
 //! `cargo run --example raw_wgpu_training_loop`
 //!
-//! Softmax regression with two heads on the same features. A step is one open compute pass in one
-//! submission: logits of both heads, a cross-entropy with row weights on the first, a second one
-//! with a gradient from above for every row on the other, and the update of both. Losses and status
-//! words come back through [`Gpu::watch`] while later steps run; a full ring is answered by awaiting
-//! the oldest watch.
+//! Softmax regression with two heads on the same features. A step is one compute pass in one submission: the logits of
+//! both heads, a cross-entropy with row weights on the first head, a cross-entropy with an upstream gradient for every
+//! row on the second head, and the update of both heads. Losses and status words come back through [`Gpu::watch`] while
+//! later steps run. When the ring is full, the loop awaits the oldest watch.
 
 use std::{collections::VecDeque, error::Error};
 
@@ -20,10 +19,10 @@ const FEATURES: u64 = 32;
 const CLASSES: u64 = 10;
 const STEPS: usize = 60;
 const RATE: f32 = 0.5;
-/// How much the second head counts.
+/// The weight of the second head's loss.
 const SHARE: f32 = 0.25;
 
-/// Both kernels of a head; every tensor is a slice of one buffer, found by its first word.
+/// Both kernels of a head; every tensor is a slice of one buffer, and a parameter holds its first word.
 const WGSL: &str = "
 struct Head { features: u32, weight: u32, logits: u32, gradient: u32, classes: u32, rate: f32 }
 const ROWS = 512u;
@@ -56,8 +55,8 @@ fn update(@builtin(global_invocation_id) id: vec3<u32>) {
 }
 ";
 
-/// Hands out slices of the pooled buffer. They start at multiples of 256 bytes, so that no two share
-/// a block of the alignment that every device accepts.
+/// Hands out slices of the pooled buffer. They start at multiples of 256 bytes, the alignment that every device
+/// accepts, so no two of them share such a block.
 #[derive(Default)]
 struct Pool {
     words: u64,
@@ -78,7 +77,7 @@ struct Head {
     logits: u64,
     gradient: u64,
     targets: u64,
-    /// Row weights for one head, the gradient from above for the other.
+    /// Row weights for the first head, upstream gradients for the second.
     rows: u64,
     loss: u64,
     status: u64,
@@ -129,7 +128,7 @@ impl Head {
     }
 }
 
-/// Features around a centre for each class, and the classes; the same numbers every time.
+/// Features around one centre per class, and the classes; the same numbers every time.
 fn data() -> (Vec<f32>, Vec<i32>) {
     let mut state = 1u32;
     let mut random = move || {
@@ -150,7 +149,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn train() -> Result<(), Box<dyn Error>> {
-    // A device like any other; `wishes` names what is worth asking for, none of which is needed.
+    // An ordinary device; `wishes` returns features and limits worth asking for, none of which is required.
     let wanted = std::env::var(adapter::ADAPTER_VARIABLE).unwrap_or_default().to_lowercase();
     let adapters = adapter::adapters().await;
     let adapter = adapters
@@ -183,7 +182,7 @@ async fn train() -> Result<(), Box<dyn Error>> {
     });
     let (values, mut targets) = data();
     let parities: Vec<i32> = targets.iter().map(|class| class % 2).collect();
-    // Every 16th label is wrong, and known to be: its row weight is 0.
+    // Every 16th label is wrong and known to be wrong: its row weight is 0.
     targets.iter_mut().step_by(16).for_each(|class| *class = (*class + 1) % CLASSES as i32);
     let trust: Vec<f32> = (0..ROWS).map(|row| f32::from(row % 16 != 0)).collect();
     queue.write_buffer(&buffer, features * 4, bytemuck::cast_slice(&values));
@@ -193,7 +192,7 @@ async fn train() -> Result<(), Box<dyn Error>> {
     let upstream = vec![SHARE / ROWS as f32; ROWS as usize];
     queue.write_buffer(&buffer, parity.rows * 4, bytemuck::cast_slice(&upstream));
 
-    // The losses, checked and compiled once. Which outputs are given decides what is computed.
+    // The losses, checked and compiled once. The outputs that are given decide what is computed.
     let main: Prepared = gpu.prepare(
         &CrossEntropy::default().denominator(Denominator::Weights),
         &Request::new(
@@ -201,7 +200,7 @@ async fn train() -> Result<(), Box<dyn Error>> {
             classes.outputs(&buffer).loss(classes.loss(&buffer)),
         ),
     )?;
-    // A loss a row takes a gradient from above a row; only its sum is wanted here.
+    // A loss per row takes an upstream gradient per row; only the sum of the losses is wanted here.
     let auxiliary: Prepared = gpu.prepare(
         &CrossEntropy::default().reduction(Reduction::None),
         &Request::new(
@@ -221,7 +220,7 @@ async fn train() -> Result<(), Box<dyn Error>> {
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             encode(&mut pass, &kernels.logits, &heads, ROWS);
-            // An open pass keeps neither its pipeline nor its bind group 0.
+            // The calls change the pipeline and bind group 0 of an open pass.
             main.encode(&mut pass);
             auxiliary.encode(&mut pass);
             encode(&mut pass, &kernels.update, &heads, FEATURES);
@@ -247,7 +246,7 @@ async fn train() -> Result<(), Box<dyn Error>> {
     check(&reports)
 }
 
-/// Prints the losses; whether they fell, and nothing went wrong on the way.
+/// Prints the losses; fails if they did not fall, or if something went wrong on the way.
 fn check(reports: &[[Report; 2]]) -> Result<(), Box<dyn Error>> {
     let mut losses = Vec::new();
     for (step, [main, auxiliary]) in reports.iter().enumerate() {
@@ -335,7 +334,7 @@ impl Kernels {
     }
 }
 
-/// One kernel for both heads, a lane for each of `rows` times the head's classes.
+/// One kernel for both heads, with one lane per row and class of the head.
 fn encode(
     pass: &mut wgpu::ComputePass<'_>,
     pipeline: &wgpu::ComputePipeline,

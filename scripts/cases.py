@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 """Writes reference cases for `surprisal check --vectors` from a PyTorch expression.
 
-The expression sees every input by its name, and torch, F and options; it is evaluated in float64, and its gradients
-are autograd's. Its value is the loss, or all outputs by their names (as in {"loss": ..., "parts": ...}); without a
-`loss` among them there are no gradients. A file that is there already is added to. Needs torch, safetensors and numpy.
+The expression can use every input by its name, and torch, F and options. It is evaluated in float64, and its gradients
+come from autograd. Its value is the loss, or all outputs by their names (as in {"loss": ..., "parts": ...}); without a
+`loss` among them there are no gradients. Cases are added to a file that exists. Needs torch, safetensors and numpy.
 
     python scripts/cases.py mine.safetensors --loss cross_entropy \
         --input logits=5x7 --input targets=5:7 --options '{"label_smoothing": 0.1}' \
         --expression 'F.cross_entropy(logits, targets, label_smoothing=options["label_smoothing"])'
 
 An input is NAME=SHAPE (Gaussian, as in 5x7), NAME=SHAPE:CLASSES (random class indices), NAME=file.npy, or
-NAME=[JSON] (as in weight=[1,2,0.5]). Floats are rounded to float32 first. A result that is not one number gets a
-random upstream gradient, which is stored with the case (or give one as the input `upstream`). Torch knows no gradient of some inputs: name the others in
---gradients.
+NAME=[JSON] (as in weight=[1,2,0.5]). Floats are rounded to float32 first. A loss that is not one number gets a
+random upstream gradient, which is stored with the case (or give one as the input `upstream`). Torch has no gradient of
+some inputs: name the others in --gradients.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 
 def read_input(text):
-    """NAME=SPECIFICATION as a name and a tensor: float64 holding float32 values, or int64."""
+    """Turns NAME=SPECIFICATION into a name and a tensor: float64 holding float32 values, or int64."""
     name, _, what = text.partition("=")
     if what.endswith(".npy"):
         tensor = torch.from_numpy(numpy.load(what))
@@ -62,7 +62,7 @@ def compute(arguments):
 
 
 def read_file(path):
-    """The tensors and the cases of a file, both empty if there is none."""
+    """The tensors and the cases of a file; both are empty if the file does not exist."""
     if not path.exists():
         return {}, []
     with safe_open(path, "pt") as file:

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A loss forward and backward in PyTorch on the CPU, and surprisal's fused one, in turn.
+"""Times a loss in turn: forward and backward in PyTorch on the CPU, and fused in surprisal.
 
-One process per shape, `surprisal bench … --serve`, stays and answers each line on its stdin with one timed run, so
-both sides (and a WGSL copy of the same bytes) alternate in one run on one machine. PyTorch makes a new gradient in every
-step, as a training loop does after `zero_grad(set_to_none=True)`; surprisal writes into the caller's. Times of both
-are by the wall clock: from the call until the gradient is there. Nothing is transferred to or from an adapter.
+One process per shape, `surprisal bench … --serve`, keeps running and answers each line on its stdin with one timed run.
+So both sides (and a WGSL copy of the same bytes) alternate in one run on one machine. PyTorch creates a new gradient in
+every step, as a training loop does after `zero_grad(set_to_none=True)`; surprisal writes into the caller's gradient. Both
+times are wall-clock times, from the call until the gradient is ready. Nothing is transferred to or from an adapter.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-# A loss's shapes: rows of a language model, or 2^24 elements.
+# The shapes of a loss: rows as in a language model, or 2^24 elements.
 SHAPES = {
     "cross_entropy": ["256x32768", "128x131072", "64x256000"],
     "bce_with_logits": ["4096x4096"],
@@ -41,7 +41,7 @@ def arguments():
 
 
 class Served:
-    """`surprisal bench LOSS … --serve`: one timed run a line."""
+    """`surprisal bench LOSS … --serve`: one timed run per line."""
 
     def __init__(self, options, rows, classes):
         self.command = [options.surprisal, "bench", options.loss, "--rows", str(rows), "--classes", str(classes),
@@ -71,7 +71,7 @@ class Served:
 
 
 def pytorch(torch, name, rows, classes):
-    """One step of PyTorch, as a function that takes its time in milliseconds."""
+    """One step of PyTorch, as a function that returns its time in milliseconds."""
     torch.manual_seed(0)
     logits = torch.randn(rows, classes, requires_grad=True)
     functional = torch.nn.functional
@@ -97,7 +97,7 @@ def measure(torch, options, shape):
     sides = [("pytorch", step), ("loss", lambda: served.wall_ms("loss")), ("copy", lambda: served.wall_ms("copy"))]
     times = {name: [] for name, _ in sides}
     for number in range(options.warm_up + options.runs):
-        # The order moves on from round to round: nobody always runs after the same one.
+        # Rotate the order from round to round, so that no side always runs after the same one.
         turn = number % len(sides)
         for name, run in sides[turn:] + sides[:turn]:
             time.sleep(options.pause / 1e3)
@@ -135,7 +135,7 @@ def main():
     torch.set_num_threads(options.threads)
     results = [(shape, *measure(torch, options, shape)) for shape in options.shape or SHAPES[options.loss]]
 
-    # benches/peers/run puts the binary first.
+    # benches/peers/run passes the binary as the first argument.
     command = shlex.join(["benches/peers/run", *sys.argv[3:]])
     about = results[0][1].about
     print(f"`{command}`\n")

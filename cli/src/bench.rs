@@ -1,7 +1,7 @@
-//! Timing a call beside a copy of the same bytes: what `surprisal bench` and `cargo bench` share.
+//! Times a call beside a copy of the same bytes: what `surprisal bench` and `cargo bench` share.
 //!
-//! A [`Workload`] is made from a loss's description alone, so it works for every loss of the
-//! registry. A [`Timer`] runs one recording and waits for it. A [`CopyKernel`] is the roof.
+//! A [`Workload`] is made from a loss's description alone, so it works for every loss of the registry. A [`Timer`] runs
+//! one recording and waits for it. A [`CopyKernel`] shows the fastest time that the memory allows.
 
 mod copy;
 mod fill;

@@ -1,4 +1,4 @@
-//! Reference cases and self-checks on a backend: what `surprisal check` and the tests run.
+//! Reference cases and self-checks on a backend, as `surprisal check` and the tests run them.
 
 use surprisal::{
     Arithmetic, Arrays, Dtype, Error, Gpu, Operation, Result, adapter,
@@ -18,7 +18,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// What a report calls it.
+    /// The name in reports.
     pub fn name(&self) -> String {
         match self {
             Self::Cpu => "cpu (f64 reference)".to_owned(),
@@ -27,17 +27,17 @@ impl Backend {
     }
 }
 
-/// How one expected tensor of a case came out.
+/// The result of one expected tensor of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Within the tolerance.
     Passed,
-    /// Outside it.
+    /// Outside the tolerance.
     Failed,
-    /// The loss, or what the case asks of it, does not exist here.
+    /// The loss, or something that the case needs of it, does not exist here.
     Unsupported,
-    /// The call was refused or lost.
+    /// The call was refused, or the device was lost.
     Error,
 }
 
@@ -52,7 +52,7 @@ pub struct Outcome {
     pub adapter: String,
     /// The expected tensor, as in the case's `expect`.
     pub tensor: String,
-    /// How it came out.
+    /// The verdict.
     pub status: Verdict,
     /// Largest absolute error.
     pub max_abs_error: f64,
@@ -62,7 +62,7 @@ pub struct Outcome {
     pub worst: usize,
     /// The tolerance on the absolute error.
     pub tolerance: f64,
-    /// What was refused, if something was.
+    /// What was refused, if anything was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -84,9 +84,9 @@ impl Outcome {
     }
 }
 
-/// What a case asks for that is not here yet, in words: its operation, or one of its options, inputs and outputs.
+/// What a case needs that does not exist here yet, in words: its operation, or one of its options, inputs or outputs.
 ///
-/// Such a case is no failure: files may be ahead of what is computed.
+/// Such a case is not a failure: case files may be ahead of the code.
 pub fn missing(case: &Case) -> Option<String> {
     let Some(entry) = operations::find(&case.loss) else {
         return Some(format!("operation `{}`", case.loss));
@@ -102,26 +102,26 @@ pub fn missing(case: &Case) -> Option<String> {
     option.or_else(input).or_else(|| outputs.next().map(|name| format!("output `{name}`")))
 }
 
-/// Runs a case on a backend, its floats stored as `dtype`: one outcome an expected tensor.
+/// Runs a case on a backend, with its floats stored as `dtype`; returns one outcome per expected tensor.
 ///
-/// With `f32` storage the truth is what the case expects. With 16-bit storage it is the f64
-/// reference on the rounded inputs, since the case was computed from others.
+/// With `f32` storage, the results are compared with what the case expects. With 16-bit storage, they are compared with
+/// the f64 reference on the rounded inputs, because the case was computed from the unrounded ones.
 pub fn run(case: &Case, backend: &Backend, dtype: Dtype) -> Vec<Outcome> {
     examine(case, backend, dtype).0
 }
 
-/// What a case was compared with, and what came out: for reports that show more than a verdict.
+/// The numbers behind a verdict: what a case was compared with, and what was computed.
 #[derive(Clone, Debug)]
 pub struct Evidence {
     /// The inputs as they were stored.
     pub inputs: Arrays,
-    /// What should have come out.
+    /// The expected outputs.
     pub truth: Arrays,
-    /// What came out.
+    /// The computed outputs.
     pub actual: Arrays,
 }
 
-/// [`run`], with the numbers behind the outcomes where the call was not refused.
+/// Like [`run`], but also returns the numbers behind the outcomes, if the call was not refused.
 pub fn examine(case: &Case, backend: &Backend, dtype: Dtype) -> (Vec<Outcome>, Option<Evidence>) {
     let adapter = backend.name();
     let blank = |tensor: &String| Outcome::blank(case, &adapter, tensor);
@@ -193,7 +193,7 @@ fn attempt(
     Ok((compared, Evidence { inputs, truth, actual }))
 }
 
-/// Computes outputs on a backend, whatever the status says of the targets.
+/// Computes outputs on a backend, even if the status reports bad targets.
 pub fn compute(
     loss: &dyn Operation,
     inputs: &Arrays,
@@ -203,7 +203,7 @@ pub fn compute(
 ) -> Result<Arrays> {
     match backend {
         Backend::Cpu => cpu::run(loss, inputs, wanted),
-        // What is computed on the host is so beside every adapter.
+        // Host operations are computed on the host, whatever the adapter.
         Backend::Gpu(_) if loss.is_host() => cpu::run(loss, inputs, wanted),
         Backend::Gpu(gpu) => Ok(gpu.run_arrays(loss, inputs, dtype, wanted)?.outcome_blocking()?.0),
     }

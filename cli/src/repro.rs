@@ -1,10 +1,10 @@
-//! Recordings that stand alone: a folder with the WGSL, the buffers and the dispatches of one call,
-//! and the code that replays it, which knows nothing of losses.
+//! Self-contained recordings: a folder with the WGSL, the buffers and the dispatches of one call, and the code that
+//! replays it without knowing any losses.
 //!
-//! `dispatches.json` is a [`Recording`]; everything else is raw little-endian bytes and text. A
-//! driver's engineer can replay it with any WebGPU that has what the modules use (score tiles of software
-//! adapters: subgroups and 64-bit integers): make the buffers, write those that have a file, compile the
-//! modules, and run the dispatches in order in one compute pass.
+//! `dispatches.json` is a [`Recording`]; all other files are raw little-endian bytes and text. A driver engineer can
+//! replay it with any WebGPU that has the features the modules use (for score tiles of software adapters: subgroups and
+//! 64-bit integers): create the buffers, write those that have a file, compile the modules, and run the dispatches in
+//! order in one compute pass.
 
 use std::{
     collections::BTreeMap,
@@ -22,22 +22,22 @@ use surprisal::{
     tensor_blocking, wgpu,
 };
 
-/// The file of a folder that holds its [`Recording`].
+/// The file in a folder that holds its [`Recording`].
 pub const RECORDING: &str = "dispatches.json";
 
 /// The format that is written and read.
 const FORMAT: u32 = 1;
 
-/// A call as a folder holds it.
+/// A call as stored in a folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recording {
-    /// 1.
+    /// Always 1.
     pub format: u32,
     /// What was computed, for people.
     pub title: String,
-    /// Where it was recorded.
+    /// The adapter on which it was recorded.
     pub adapter: String,
-    /// The driver there.
+    /// The adapter's driver.
     pub driver: String,
     /// The buffers. Those without a file start as zeros.
     pub buffers: Vec<Buffer>,
@@ -45,7 +45,7 @@ pub struct Recording {
     pub modules: Vec<Module>,
     /// The dispatches, in order.
     pub dispatches: Vec<Dispatch>,
-    /// What to look at afterwards.
+    /// The outputs to compare afterwards.
     pub outputs: Vec<Output>,
 }
 
@@ -100,7 +100,7 @@ pub struct Bound {
     pub bytes: u64,
 }
 
-/// An output: where it lies, and what it should be.
+/// An output: its place, and its expected elements.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Output {
     /// Its name.
@@ -111,7 +111,7 @@ pub struct Output {
     pub layout: Layout,
     /// The expected elements, as f64 (floats) or i64 (integers).
     pub expected: String,
-    /// The elements that came out when it was recorded, in the layout's type.
+    /// The elements that were computed during the recording, in the layout's type.
     pub actual: String,
     /// The largest absolute error that passes.
     pub tolerance: f64,
@@ -122,15 +122,15 @@ pub struct Output {
 pub struct Call<'a> {
     /// What was computed, for people.
     pub title: String,
-    /// The recording as it was run.
+    /// The plan that was run.
     pub plan: &'a Plan,
     /// The inputs as they were uploaded.
     pub inputs: BTreeMap<String, Vec<u8>>,
-    /// The outputs' places.
+    /// The places of the outputs.
     pub outputs: BTreeMap<String, Layout>,
-    /// What came out.
+    /// The computed outputs.
     pub actual: &'a Arrays,
-    /// What should have.
+    /// The expected outputs.
     pub expected: &'a Arrays,
     /// The largest absolute error of each output that passes.
     pub tolerances: BTreeMap<String, f64>,
@@ -140,7 +140,7 @@ fn bad_file(path: &Path, reason: impl std::fmt::Display) -> Error {
     Error::File { path: path.display().to_string(), reason: reason.to_string() }
 }
 
-/// Writes a call into a folder, which is made if it is not there.
+/// Writes a call into a folder, which is created if it does not exist.
 pub fn write(folder: &Path, gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     let writer = Writer { folder };
     for sub in ["", "inputs", "expected", "actual"] {
@@ -163,7 +163,7 @@ pub fn write(folder: &Path, gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     Ok(recording)
 }
 
-/// Writes a recording again, after its modules got their SPIR-V.
+/// Writes a recording again, after SPIR-V was added to its modules.
 pub fn save(folder: &Path, recording: &Recording) -> Result<()> {
     Writer { folder }.save(recording)
 }
@@ -295,12 +295,12 @@ fn dispatches(plan: &Plan, indices: &Indices) -> Vec<Dispatch> {
     plan.dispatches.iter().enumerate().map(dispatch).collect()
 }
 
-/// How an output of a replay came out.
+/// The result of one output of a replay.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Replayed {
     /// Its name.
     pub name: String,
-    /// Largest absolute error; infinite where a NaN or an infinity is not where it should be.
+    /// Largest absolute error; infinite if a NaN or an infinity is not where it is expected.
     pub max_abs_error: f64,
     /// The element with the largest error.
     pub worst: usize,
@@ -308,7 +308,7 @@ pub struct Replayed {
     pub tolerance: f64,
     /// Whether it passes.
     pub passed: bool,
-    /// Whether the bits are those that came out when it was recorded.
+    /// Whether the bits equal those computed during the recording.
     pub same_bits: bool,
 }
 
@@ -346,7 +346,7 @@ pub fn load(folder: &Path) -> Result<Recording> {
     Ok(recording)
 }
 
-/// Runs a folder's recording and compares what comes out with what it expects.
+/// Runs a folder's recording and compares the results with the expected ones.
 pub fn replay(folder: &Path, gpu: &Gpu) -> Result<Vec<Replayed>> {
     let recording = load(folder)?;
     let buffers = upload(folder, gpu, &recording)?;
@@ -385,7 +385,7 @@ fn upload(folder: &Path, gpu: &Gpu, recording: &Recording) -> Result<Vec<Counted
     recording.buffers.iter().map(make).collect()
 }
 
-/// A file of the folder; a recording names none outside it.
+/// The path of a file in the folder; refuses names outside the folder.
 fn inside(folder: &Path, file: &str) -> Result<PathBuf> {
     let plain = Path::new(file)
         .components()

@@ -1,5 +1,5 @@
-//! Which adapters there are, asked in child processes: a driver may crash or hang as soon as it is
-//! loaded, and must not take the others along.
+//! Finds the adapters by asking in child processes: a driver may crash or hang as soon as it is loaded, and must not
+//! take the other drivers with it.
 
 pub mod worker;
 
@@ -15,20 +15,19 @@ use worker::End;
 
 use surprisal::{Result, wgpu};
 
-/// wgpu's variable that names the backends to look at.
+/// wgpu's variable that names the backends to use.
 const BACKENDS: &str = "WGPU_BACKEND";
-/// The Vulkan loader's variables that name the drivers to load; the second one is for loaders before
-/// 1.3.207.
+/// The Vulkan loader's variables that name the drivers to load; the second one is for loaders before 1.3.207.
 const MANIFESTS: [&str; 2] = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"];
 
-/// What a child said of the adapters, and which drivers had to be left out for that.
+/// A child's answer about the adapters, and the drivers that had to be left out to get it.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
-    /// The child's lines; none where no driver answers.
+    /// The child's lines; empty if no driver answers.
     pub lines: Vec<String>,
     /// The drivers that do not answer.
     pub faults: Vec<Fault>,
-    /// Variables that leave them out.
+    /// Variables that leave the faulty drivers out.
     environment: Vec<(&'static str, String)>,
 }
 
@@ -37,7 +36,7 @@ pub struct Survey {
 pub struct Fault {
     /// A Vulkan driver's manifest, or a backend.
     pub driver: String,
-    /// What became of the child that asked it alone.
+    /// How the child ended that asked only this driver.
     pub end: String,
 }
 
@@ -48,9 +47,9 @@ impl std::fmt::Display for Fault {
 }
 
 impl Survey {
-    /// Runs `command`, which [says](worker::say) this machine's adapters in lines. Where it fails, or says
-    /// nothing for as long as `patience`, each driver is asked alone, and those that answer all together.
-    /// An error says why the command could not be run.
+    /// Runs `command`, which [says](worker::say) this machine's adapters in lines. If it fails, or says nothing for as
+    /// long as `patience`, each driver is asked alone, and then all that answered are asked together. An error says why
+    /// the command could not be run.
     pub fn take(patience: Duration, command: impl Fn() -> Command) -> Result<Self> {
         Self::among(&Driver::all(), patience, command)
     }
@@ -70,7 +69,7 @@ impl Survey {
                 end => Err(end.to_string()),
             })
         };
-        // As they are: a driver that no manifest known here names may be among them.
+        // Without any restriction first, because there may be a driver whose manifest is not known here.
         let all = match ask(&[])? {
             Ok((lines, _)) => return Ok(Self { lines, ..Self::default() }),
             Err(end) => end,
@@ -102,12 +101,12 @@ impl Survey {
         }
     }
 
-    /// Leaves the drivers that do not answer out of what a command sees.
+    /// Hides the drivers that do not answer from a command.
     pub fn without_faults(&self, command: &mut Command) {
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
     }
 
-    /// What to set so that they are left out everywhere, as a shell reads it.
+    /// The shell settings that leave these drivers out everywhere.
     pub fn remedy(&self) -> String {
         let words =
             self.environment.iter().map(|(name, value)| format!("{name}={}", quoted(value)));
@@ -115,11 +114,11 @@ impl Survey {
     }
 }
 
-/// What can be asked alone.
+/// A driver or backend that can be asked alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Driver {
     backend: &'static str,
-    /// Of Vulkan, the manifest.
+    /// The manifest, for Vulkan.
     manifest: Option<PathBuf>,
 }
 
@@ -133,7 +132,7 @@ impl std::fmt::Display for Driver {
 }
 
 impl Driver {
-    /// Those of this machine, as far as the environment does not leave them out already.
+    /// The drivers of this machine, except those that the environment leaves out already.
     fn all() -> Vec<Self> {
         let wanted = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::all());
         let known = [
@@ -157,7 +156,7 @@ impl Driver {
     }
 }
 
-/// A word as a shell reads it.
+/// A word, quoted for a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._:,+-".contains(c);
     if word.chars().all(plain) {
@@ -167,7 +166,7 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// What makes a process see these drivers alone; nothing where none is named.
+/// Variables with which a process sees only these drivers; none if no driver is named.
 fn environment(drivers: &[&Driver]) -> Vec<(&'static str, String)> {
     let mut environment = Vec::new();
     let backends: BTreeSet<&str> = drivers.iter().map(|driver| driver.backend).collect();
@@ -184,7 +183,7 @@ fn environment(drivers: &[&Driver]) -> Vec<(&'static str, String)> {
     environment
 }
 
-/// The drivers that were chosen for the Vulkan loader by hand, if they were.
+/// The drivers that the user chose for the Vulkan loader, if any.
 pub fn chosen_manifests() -> Option<String> {
     MANIFESTS.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
 }
@@ -233,7 +232,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_millis(500);
 
-    /// A machine with three drivers, on which listing the adapters is this script.
+    /// A survey of a machine with three drivers, where this script lists the adapters.
     fn on_a_machine(script: &str) -> Survey {
         let vulkan = |manifest: &str| Driver { backend: "vulkan", manifest: Some(manifest.into()) };
         let gl = Driver { backend: "gl", manifest: None };
@@ -254,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_driver_that_hangs_is_named_and_left_out() {
-        // Whoever loads b.json, alone or with all others, never comes back.
+        // A process that loads b.json, alone or with all others, never returns.
         let start = Instant::now();
         let survey = on_a_machine(
             r#"case ${VK_DRIVER_FILES-/b.json}$WGPU_BACKEND in

@@ -8,17 +8,17 @@ use std::{
 
 use tiktoken_rs::{CoreBPE, cl100k_base};
 
-/// Classes of `cl100k_base`: ids up to 100,276, those of its special tokens included.
+/// Classes of `cl100k_base`: ids up to 100,276, including the ids of its special tokens.
 pub const CLASSES: u32 = 100_277;
-/// What stands before a block's first token: `cl100k_base`'s `<|endoftext|>`, which no text holds.
+/// Stands before a block's first token: `cl100k_base`'s `<|endoftext|>`, which occurs in no text.
 const START: u32 = 100_257;
-/// Bytes of a block of text; smaller where there is little text.
+/// Bytes of a block of text; blocks are smaller if there is little text.
 const BLOCK_BYTES: usize = 2048;
-/// Every block of this number is held out.
+/// One block in this many is held out.
 const HELD_OUT_EVERY: usize = 10;
 /// More text than a short run can use.
 const MOST_BYTES: usize = 16 << 20;
-/// Where the project's own text lies, and what of it is text.
+/// The files and folders of the project's own text, and the extensions of its text files.
 const OWN: [&str; 10] = [
     "README.md",
     "MAINTAINING.md",
@@ -33,7 +33,7 @@ const OWN: [&str; 10] = [
 ];
 const TEXT_EXTENSIONS: [&str; 6] = ["rs", "wgsl", "md", "py", "sh", "toml"];
 
-/// The tokens of a split, and of which text.
+/// The tokens of a split, with every target and the size of the text.
 #[derive(Default)]
 pub struct Split {
     /// Every token as a target, and the tokens before it, the nearest first.
@@ -44,7 +44,7 @@ pub struct Split {
     tokens: Vec<u32>,
 }
 
-/// A target's place among the split's tokens, and how many tokens of its block lie before it.
+/// A target's index among the split's tokens, and the number of tokens of its block before it.
 #[derive(Clone, Copy)]
 pub struct Sample {
     at: usize,
@@ -88,11 +88,11 @@ impl Split {
     }
 }
 
-/// Text as a model meets it.
+/// The text, split into training and held-out text.
 pub struct Corpus {
-    /// What is learned from.
+    /// The training text.
     pub train: Split,
-    /// What is only looked at.
+    /// The text that is only evaluated.
     pub held_out: Split,
     /// Log-frequency of every class in the training split, smoothed.
     pub log_unigram: Vec<f32>,
@@ -122,7 +122,7 @@ impl Corpus {
         let mut bytes = 0;
         for file in &files {
             let content = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-            // A folder may hold anything; a file that was named is taken as it is.
+            // Skip a file of a folder that is not text; read a file that was named in any case.
             let text = match String::from_utf8(content) {
                 Ok(text) => text,
                 Err(_) if files.len() > 1 => continue,
@@ -164,7 +164,7 @@ impl Corpus {
     }
 }
 
-/// The files under a folder in the order of their names; hidden ones and build folders are left out.
+/// The files under a folder, in the order of their names, without hidden files and build folders.
 fn find(folder: &Path, own: bool, files: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>> {
     let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
@@ -185,7 +185,7 @@ fn find(folder: &Path, own: bool, files: &mut Vec<PathBuf>) -> Result<(), Box<dy
     Ok(())
 }
 
-/// A text in blocks of whole lines, of `bytes` bytes or a little more; a long line is cut.
+/// Cuts a text into blocks of whole lines, of `bytes` bytes or a little more; a long line is cut.
 fn blocks(text: &str, bytes: usize) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -198,8 +198,8 @@ fn blocks(text: &str, bytes: usize) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Log-frequencies with α added to every count; the α that predicts each training token best from
-/// all the others.
+/// Log-frequencies with α added to every count. α is chosen so that the other training tokens predict each training
+/// token best.
 fn log_unigram(train: &Split) -> Vec<f32> {
     let mut counts = vec![0u32; CLASSES as usize];
     for &sample in &train.samples {

@@ -1,5 +1,5 @@
-// ∂embedding and AdaGrad in one: a lane owns an element of a token's row and sums over the places
-// where the token stands. Rows of other tokens have a gradient of 0, which AdaGrad leaves alone.
+// ∂embedding and its AdaGrad update in one kernel. A lane owns one element of a token's row, and sums over the places
+// where the token occurs. Rows of other tokens have a gradient of 0, which AdaGrad leaves unchanged.
 
 @group(0) @binding(1) var<storage, read> batch: array<u32>;
 @group(0) @binding(2) var<storage, read> mixing: array<f32>;

@@ -1,4 +1,4 @@
-// hidden = tanh(Σ_k embedding[context_k]·mixing_k + bias) + embedding[context_0], a lane an element.
+// hidden = tanh(Σ_k embedding[context_k]·mixing_k + bias) + embedding[context_0], one lane per element.
 
 @group(0) @binding(1) var<storage, read> batch: array<u32>;
 @group(0) @binding(2) var<storage, read> embedding: array<f32>;
@@ -7,7 +7,7 @@
 @group(0) @binding(4) var<storage, read_write> activation: array<f32>;
 @group(0) @binding(5) var<storage, read_write> hidden: array<f32>;
 
-// The built-in one may be off by 1e-5, and overflow.
+// The built-in tanh may be off by 1e-5, and may overflow.
 fn hyperbolic_tangent(x: f32) -> f32 {
     let s = x * x;
     let series = x * (1.0 - s * (1.0 / 3.0 - s * (2.0 / 15.0 - s * (17.0 / 315.0))));

@@ -1,4 +1,4 @@
-//! The model on the GPU: its own small kernels around the library's loss, one submission a step.
+//! The model on the GPU: its own small kernels around the library's loss, one submission per step.
 
 use std::error::Error;
 
@@ -12,7 +12,7 @@ use crate::{
     model::{Batch, EPSILON, Parameters, Shape},
 };
 
-/// Lanes of a workgroup in every kernel here, as in step.wgsl.
+/// Lanes per workgroup in every kernel here, as in step.wgsl.
 const WORKGROUP: u64 = 64;
 
 /// A compiled kernel.
@@ -35,7 +35,7 @@ impl Kernel {
         }))
     }
 
-    /// This kernel on these buffers, bound in order, with a lane an item.
+    /// This kernel on these buffers, bound in order, with one lane per item.
     fn on(&self, device: &wgpu::Device, buffers: &[&wgpu::Buffer], items: u64) -> Dispatch {
         let entries: Vec<_> = (0..)
             .zip(buffers)
@@ -71,7 +71,7 @@ impl Dispatch {
     }
 }
 
-/// The buffers of a model, each with its bytes counted.
+/// The buffers of a model; their bytes are counted.
 struct Buffers<'a> {
     gpu: &'a Gpu,
     bytes: u64,
@@ -108,14 +108,14 @@ pub struct GpuModel {
     bytes: u64,
 }
 
-/// A step that was submitted: its loss and status are on their way.
+/// A submitted step, whose loss and status are not back yet.
 pub struct InFlight {
     watch: Watch,
     submission: wgpu::SubmissionIndex,
 }
 
 impl InFlight {
-    /// Waits for the step, asleep rather than in a loop: a software adapter needs the cores.
+    /// Waits for the step by sleeping instead of polling in a loop: a software adapter needs the cores.
     pub fn wait(self) -> Result<Report, Box<dyn Error>> {
         let [report] = self.watch.wait(self.submission)?;
         report.status.checked()?;
@@ -181,7 +181,7 @@ impl GpuModel {
             .hidden_gradient(matrix(&hidden_gradient, rows_, depth_))
             .weight_gradient(matrix(&weight_gradient, classes, depth_))
             .bias_gradient(vector(&bias_gradient, classes));
-        // Rows that fill up the last batch count for nothing in a sum.
+        // Rows that fill up the last batch add nothing to a sum.
         let mut sum = loss.clone();
         sum.loss = CrossEntropy::default().reduction(Reduction::Sum);
         let training = gpu.prepare(loss, &Request::new(inputs.clone(), gradients))?;
@@ -247,12 +247,12 @@ impl GpuModel {
         self.training.plan()
     }
 
-    /// The most bytes on the GPU at any time: the model's buffers, and scratch, parameters and staging.
+    /// The most bytes on the GPU at any time: the model's buffers, scratch, parameters and staging.
     pub fn peak_bytes(&self) -> u64 {
         self.bytes + self.gpu.memory().peak
     }
 
-    /// Records and submits a step of training: nothing is waited for or read back.
+    /// Records and submits a training step, without waiting for it or reading anything back.
     pub fn train(&self, batch: &Batch, learning_rate: f32) -> surprisal::Result<InFlight> {
         self.submit(batch, learning_rate, &self.training, &self.backward)
     }
@@ -293,7 +293,7 @@ impl GpuModel {
         Ok(InFlight { watch, submission })
     }
 
-    /// Uploads a batch in the order that step.wgsl tells; how many tokens it has that differ.
+    /// Uploads a batch in the order that step.wgsl describes; returns the number of distinct tokens.
     fn write(&self, batch: &Batch) -> u32 {
         let size = batch.contexts.len();
         let places = batch.places();

@@ -1,4 +1,4 @@
-//! Trains a small language model with a vocabulary of 100,277 tokens, logits never stored.
+//! Trains a small language model with a vocabulary of 100,277 tokens, whose logits are never stored.
 //!
 //! `cargo run --release --example language_model -- --help`
 //!
@@ -83,26 +83,26 @@ enum Backend {
 }
 
 impl Arguments {
-    /// Whether this is the run that the README tells of, but for its seed.
+    /// Whether the README describes this run, except for the seed.
     fn is_usual(&self) -> bool {
         let shape = (self.batch, self.depth, self.context) == (None, DEPTH, CONTEXT);
         shape && self.text.is_none() && self.learning_rate.to_bits() == LEARNING_RATE.to_bits()
     }
 }
 
-/// The shape of the model, and its rate, that the README tells of.
+/// The shape and the learning rate of the run that the README describes.
 const DEPTH: u32 = 64;
 const CONTEXT: u32 = 4;
 const LEARNING_RATE: f32 = 0.1;
-/// Steps of a full run: what a software adapter on two cores does in some minutes.
+/// Steps of a full run: a software adapter on two cores needs some minutes for them.
 const STEPS: u32 = 240;
-/// How many times the held-out loss is looked at on the way.
+/// How many times the held-out loss is computed during a run.
 const LOOKS: u32 = 6;
-/// Steps submitted and not yet heard of: the GPU never waits for the host.
+/// Steps that were submitted and not reported yet, so that the GPU never waits for the host.
 const IN_FLIGHT: usize = 2;
-/// How far below the held-out unigram's cross-entropy a full run on the project's own text ends, in nats.
+/// A full run on the project's own text ends at least this far below the held-out unigram's cross-entropy, in nats.
 const LEAST_GAIN: f64 = 1.0;
-/// What a shell calls a program that Ctrl-C ended.
+/// The exit status that a shell shows for a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
@@ -131,7 +131,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     }
 }
 
-/// Random batches without end: every token of the training split once, then again in another order.
+/// Endless random batches: every token of the training split once, then all again in another order.
 struct Batches<'a> {
     corpus: &'a Corpus,
     shape: Shape,
@@ -166,7 +166,7 @@ fn shape(arguments: &Arguments, rows: u32) -> Shape {
     }
 }
 
-/// Opens the adapter and says which it is: software is slower, and nobody should wonder why.
+/// Opens the adapter and prints which one it is, so that nobody wonders why software is slow.
 fn open(arguments: &Arguments) -> surprisal::Result<Gpu> {
     let adapters = pollster::block_on(adapter::adapters());
     let index = adapter::choose(&adapters, arguments.adapter.as_deref())?;
@@ -183,7 +183,7 @@ fn open(arguments: &Arguments) -> surprisal::Result<Gpu> {
     Ok(gpu)
 }
 
-/// Set by Ctrl-C; a second one ends the program at once.
+/// A flag that Ctrl-C sets; a second Ctrl-C ends the program at once.
 fn on_interrupt() -> Result<Arc<AtomicBool>, Box<dyn Error>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let seen = interrupted.clone();
@@ -269,7 +269,7 @@ fn train_on_gpu(arguments: &Arguments, corpus: &Corpus) -> Result<ExitCode, Box<
         println!("interrupted after step {heard} of {steps}");
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    // A run that was asked to be short promises nothing, and one on another text or of another shape little.
+    // A shorter run promises nothing. A full run on another text or of another shape must only beat the unigram.
     let least = if arguments.is_usual() { LEAST_GAIN } else { 0.0 };
     if steps >= STEPS && last.is_none_or(|last| unigram - last <= least) {
         let reason = format!("the held-out loss did not get {least} nats below the unigram's");
@@ -278,7 +278,7 @@ fn train_on_gpu(arguments: &Arguments, corpus: &Corpus) -> Result<ExitCode, Box<
     Ok(ExitCode::SUCCESS)
 }
 
-/// The lines of the table, and how many steps' losses are in them.
+/// The rows of the table, and the number of steps whose losses they include.
 #[derive(Default)]
 struct Table {
     rows: Vec<Row>,
@@ -311,7 +311,7 @@ fn hear(
     Ok(())
 }
 
-/// The mean loss of these held-out samples, or nothing if the user would rather stop.
+/// The mean loss of these held-out samples, or nothing if the user interrupted it.
 fn held_out(
     model: &GpuModel,
     corpus: &Corpus,
@@ -336,14 +336,14 @@ fn compare(arguments: &Arguments, corpus: &Corpus) -> Result<ExitCode, Box<dyn E
     let shape = shape(arguments, 8);
     let first = Parameters::new(shape, arguments.seed, &corpus.log_unigram)?;
     let loss = LinearCrossEntropy::new(CrossEntropy::default());
-    // At its full height from the first step: after three steps a wrong gradient is plain to see.
+    // The full rate from the first step: after three steps, a wrong gradient is then plain to see.
     let rate = arguments.learning_rate;
 
     println!("backend: the CPU reference in f64, {steps} steps of {} tokens", shape.rows);
     let interrupted = on_interrupt()?;
     let gpu = match open(arguments) {
         Ok(gpu) => Some(gpu),
-        // One that was asked for by name is not done without.
+        // An adapter that was asked for by name must exist.
         Err(error) if adapter::wanted(arguments.adapter.as_deref()).is_some() => {
             return Err(error.into());
         }

@@ -1,4 +1,4 @@
-// ∂mixing, a lane an element that sums over the rows in order: no atomics, the same bits every run.
+// ∂mixing, one lane per element. A lane sums over the rows in order: no atomics, and the same bits in every run.
 
 @group(0) @binding(1) var<storage, read> batch: array<u32>;
 @group(0) @binding(2) var<storage, read> embedding: array<f32>;

@@ -1,4 +1,4 @@
-//! The model, as the GPU and the CPU share it: its shape, its first parameters, and a batch.
+//! What the GPU and the CPU share of the model: its shape, its initial parameters, and a batch.
 //!
 //! `hidden = tanh(Σ_k embedding[context_k]·mixing_k + bias) + embedding[context_0]`, and
 //! `logits = hidden·Wᵀ + b` over every class of the vocabulary: a small model after Bengio et al.
@@ -12,7 +12,7 @@ use rand_distr::{Distribution, Normal};
 
 use crate::data::{CLASSES, Sample, Split};
 
-/// The optimiser's ε: what the gradient of a class that the batch has little to do with drowns in.
+/// The optimiser's ε, which hides the gradients of classes that hardly occur in the batch.
 pub const EPSILON: f32 = 1e-4;
 /// Steps over which the learning rate rises to its full value.
 const WARM_UP: u32 = 10;
@@ -42,7 +42,7 @@ impl Shape {
     }
 }
 
-/// The parameters a run starts from; the classifier starts at 0.
+/// The initial parameters of a run; the classifier starts at 0.
 pub struct Parameters {
     /// `[classes, depth]`.
     pub embedding: Vec<f32>,
@@ -53,7 +53,7 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Random ones, and a bias that makes the unigram the first guess.
+    /// Random parameters, with a bias that makes the unigram the first prediction.
     pub fn new(shape: Shape, seed: u64, log_unigram: &[f32]) -> Result<Self, Box<dyn Error>> {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut normal = |count: usize, deviation: f32| -> Result<Vec<f32>, Box<dyn Error>> {
@@ -90,7 +90,7 @@ impl Batch {
         Self { contexts, targets }
     }
 
-    /// Where in the contexts each token stands.
+    /// The places of each token in the contexts.
     pub fn places(&self) -> BTreeMap<u32, Vec<u32>> {
         let mut places = BTreeMap::<u32, Vec<u32>>::new();
         for (place, &token) in self.contexts.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The same model in f64 on the CPU: what the GPU's losses are held against.
+//! The same model in f64 on the CPU, with which the GPU's losses are compared.
 
 use surprisal::{Array, Arrays, Result, cpu};
 
@@ -54,7 +54,7 @@ impl Reference {
         }
     }
 
-    /// Where the embedding of row `row`'s `k`-th token starts.
+    /// Where the embedding of the `k`-th token of row `row` starts.
     fn token(&self, batch: &Batch, row: usize, k: usize) -> usize {
         batch.contexts[row * self.shape.context + k] as usize * self.shape.depth
     }
@@ -80,7 +80,7 @@ impl Reference {
         sums
     }
 
-    /// One step of training; the loss before it.
+    /// One training step; returns the loss before it.
     pub fn step(
         &mut self,
         loss: &dyn surprisal::Operation,

@@ -13,12 +13,12 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::*;
 
-/// Bytes as a person reads them.
+/// Bytes in a form that people read easily.
 pub fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-/// Nats a token as bits a byte of text.
+/// Converts nats per token into bits per byte of text.
 pub fn bits_per_byte(loss: f64, bytes_per_token: f64) -> f64 {
     loss / std::f64::consts::LN_2 / bytes_per_token
 }
@@ -39,7 +39,7 @@ pub struct Progress {
 impl Progress {
     /// How many steps the shown loss is a mean of.
     const RECENT: usize = 10;
-    /// Between two plain lines.
+    /// The time between two plain lines.
     const PAUSE: Duration = Duration::from_secs(10);
 
     /// Progress through `steps` steps.
@@ -68,7 +68,7 @@ impl Progress {
         })
     }
 
-    /// Runs something whose time is no step's.
+    /// Runs something whose time is not counted as training time.
     pub fn aside<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = work();
@@ -76,7 +76,7 @@ impl Progress {
         result
     }
 
-    /// Shows that step `step` came to `loss`.
+    /// Shows the loss of step `step`.
     pub fn step(&mut self, step: u32, loss: f64) {
         self.recent.push(loss);
         let recent = &self.recent[self.recent.len().saturating_sub(Self::RECENT)..];
@@ -109,7 +109,7 @@ impl Progress {
         &self.recent
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -122,7 +122,7 @@ impl Progress {
 pub struct Row {
     /// Steps done.
     pub step: u32,
-    /// Mean training loss since the row before.
+    /// Mean training loss since the previous row.
     pub train: Option<f64>,
     /// Held-out loss after the step.
     pub held_out: Option<f64>,
@@ -151,7 +151,7 @@ pub fn table(rows: &[Row], bytes_per_token: f64) -> Table {
     table
 }
 
-/// Where the curve goes if nobody says: into the build's own folder.
+/// The curve's default path, in the build's own folder.
 pub fn default_curve() -> PathBuf {
     // target/release/examples/language_model
     let program = std::env::current_exe().unwrap_or_default();
@@ -195,9 +195,9 @@ pub fn draw(path: &Path, losses: &[f64], rows: &[Row], unigram: f64) -> Result<(
     Ok(())
 }
 
-/// The losses of the same steps on two backends, side by side, as far as each came; whether they agree.
+/// The losses of the same steps on two backends, side by side, as far as each backend got; and whether they agree.
 pub fn side_by_side(cpu: &[f64], gpu: &[f64]) -> (String, bool) {
-    /// f32 against f64 over a hundred thousand classes; an error in a gradient is far larger.
+    /// Allows for f32 against f64 over a hundred thousand classes; an error in a gradient is far larger.
     const TOLERANCE: f64 = 1e-4;
     let mut text = String::new();
     let mut table = Table::new();

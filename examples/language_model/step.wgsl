@@ -1,9 +1,9 @@
-// What every kernel of the model knows of the step. A batch is `rows` tokens to predict, each after
-// `context` others; its words are
+// The parameters that every kernel of the model shares. A batch is `rows` tokens to predict, each with the `context`
+// tokens before it. The words of a batch are
 //   contexts [rows · context]   the tokens before each row's target, the nearest first
 //   tokens   [rows · context]   each token of the contexts once, `distinct` of them
-//   starts   [rows · context+1] where in `places` a token's places start
-//   places   [rows · context]   where in `contexts` each token stands
+//   starts   [rows · context+1] where each token's places start in `places`
+//   places   [rows · context]   where each token occurs in `contexts`
 struct Step {
     rows: u32,
     depth: u32,

@@ -1,4 +1,4 @@
-//! The roof: copies of the same bytes.
+//! Copies of the same bytes, whose time is the lower bound that calls are compared with.
 
 use super::{
     fill::{BLOCK, fill},
@@ -25,19 +25,19 @@ struct CopyShape {
     best_ms: f64,
 }
 
-/// Workgroup sizes that the copy is tried with.
+/// Workgroup sizes that are tried for the copy.
 const COPY_WORKGROUPS: [u32; 6] = [8, 16, 32, 64, 128, 256];
-/// Quads a lane that each of them is tried with.
+/// Quads per lane that are tried with each workgroup size.
 const COPY_QUADS: [u32; 2] = [1, 8];
 
 impl CopyKernel {
-    /// A copy of `bytes` bytes (so twice as many are moved), in windows that fit a binding. Every
-    /// shape is run a few times, and the one with the fastest run is kept.
+    /// A copy of `bytes` bytes (so twice as many are moved), in windows that fit a binding. Tries every shape a few
+    /// times, and keeps the one with the fastest run.
     pub fn new(gpu: &Gpu, timer: &Timer, bytes: u64) -> Result<Self> {
         let profile = gpu.profile();
         let step = profile.offset_alignment.max(256);
         let bytes = bytes.next_multiple_of(16).max(16);
-        // More than a buffer holds is copied in rounds over the same buffer.
+        // More bytes than a buffer holds are copied in rounds over the same buffer.
         let held = bytes.min(profile.buffer_bytes - profile.buffer_bytes % step);
         let source = gpu.output_buffer(Dtype::U32, &[held / 4])?;
         let destination = gpu.output_buffer(Dtype::U32, &[held / 4])?;
@@ -68,7 +68,8 @@ impl CopyKernel {
         Ok(copy)
     }
 
-    /// Times every shape and keeps the fastest: in rounds, so that a slow moment is nobody's own.
+    /// Times every shape and keeps the fastest. The shapes are timed in rounds, so that a slow moment affects all of
+    /// them.
     fn tune(&mut self, timer: &Timer) -> Result<()> {
         for round in 0..4 {
             for shape in &mut self.shapes {
@@ -90,22 +91,22 @@ impl CopyKernel {
         }
     }
 
-    /// The buffers: what is read, and what is written.
+    /// The buffers: the source, then the destination.
     pub fn buffers(&self) -> [&wgpu::Buffer; 2] {
         [&self.source, &self.destination]
     }
 
-    /// Bytes that are read; as many are written.
+    /// Bytes that are read; the same number is written.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Lanes a workgroup, quads a lane and best milliseconds of every shape that was tried.
+    /// Lanes per workgroup, quads per lane and best milliseconds of every shape that was tried.
     pub fn tried(&self) -> impl Iterator<Item = (u32, u32, f64)> {
         self.shapes.iter().map(|shape| (shape.workgroup, shape.quads, shape.best_ms))
     }
 
-    /// Lanes a workgroup and quads a lane of the fastest shape.
+    /// Lanes per workgroup and quads per lane of the fastest shape.
     pub fn fastest(&self) -> (u32, u32) {
         let shape = self.shapes.get(self.fastest);
         shape.map_or((0, 0), |shape| (shape.workgroup, shape.quads))
@@ -189,7 +190,7 @@ mod tests {
             }
         };
         eprintln!("on {}", adapter::describe(gpu.info()));
-        // Three windows and a bit, and a grid with more than one row.
+        // Three full windows and a partial one, and a grid with more than one row.
         let profile = Profile { binding_bytes: 5000, workgroups: 7, ..gpu.profile().clone() };
         let gpu = gpu.with_profile(profile);
         let timer = Timer::new(&gpu)?;

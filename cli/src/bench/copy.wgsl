@@ -1,7 +1,7 @@
-// The roof that calls are held against: a plain copy. It stands alone, without the prologue of the losses.
+// A plain copy, with which calls are compared. It is a complete module, without the prologue of the losses.
 
 override WORKGROUP: u32 = 64u;
-// Quads that a lane copies, WORKGROUP apart.
+// Quads that a lane copies; neighbouring ones are WORKGROUP quads apart.
 override QUADS: u32 = 1u;
 
 @group(0) @binding(0) var<storage, read> source: array<vec4<u32>>;

@@ -1,9 +1,9 @@
-//! Buffers full of numbers.
+//! Fills buffers with numbers.
 
 use surprisal::{Gpu, wgpu};
 
-/// Numbers that are drawn for an input; a longer one repeats them. Even, so that two 16-bit ones
-/// make a word, and no multiple of a power of two, so that rows differ.
+/// How many numbers are drawn for an input; a longer input repeats them. The count is even, so that two 16-bit numbers
+/// make a word, and not a multiple of a large power of two, so that rows differ.
 pub(super) const BLOCK: u64 = 1_000_002;
 
 /// Fills `bytes` bytes of a buffer with a block over and over.
@@ -20,7 +20,7 @@ pub(super) fn fill(gpu: &Gpu, buffer: &wgpu::Buffer, block: &[u8], bytes: u64) {
         let take = (bytes - start).next_multiple_of(4).min(block.len() as u64);
         gpu.queue().write_buffer(buffer, start, &block[..take as usize]);
         start += take;
-        // Else everything is staged twice before the first byte moves.
+        // Submit, because otherwise everything is staged twice before the first byte moves.
         gpu.queue().submit([]);
     }
 }

@@ -1,4 +1,4 @@
-//! What is timed of a loss, made from its description alone.
+//! What is timed for a loss, made from its description alone.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// All of them.
+    /// All modes.
     pub const ALL: [Self; 3] = [Self::Forward, Self::Backward, Self::Fused];
 
     /// The name, as on the command line.
@@ -36,7 +36,7 @@ impl Mode {
         }
     }
 
-    /// Whether a loss has it: a metric has no gradient.
+    /// Whether a loss has this mode: a metric has no gradient.
     pub fn is_of(self, about: &About) -> bool {
         self == Self::Forward || gradients(about).next().is_some()
     }
@@ -59,7 +59,7 @@ impl std::str::FromStr for Mode {
     }
 }
 
-/// The gradients of what a call of this loss is always given.
+/// The gradients of the inputs that every call of this loss has.
 fn gradients(about: &About) -> impl Iterator<Item = &'static str> {
     let required = about.inputs.iter().filter(|input| input.required);
     let names: Vec<&str> = required.map(|input| input.name).collect();
@@ -70,7 +70,7 @@ fn gradients(about: &About) -> impl Iterator<Item = &'static str> {
         .filter(move |name| name.strip_prefix("grad.").is_some_and(|input| names.contains(&input)))
 }
 
-/// What is timed, beside the loss and its options.
+/// What is timed, apart from the loss and its options.
 #[derive(Clone, Debug)]
 pub struct Task {
     /// Rows, classes and whatever other extents the loss has.
@@ -79,20 +79,20 @@ pub struct Task {
     pub dtype: Dtype,
     /// The part of a step.
     pub mode: Mode,
-    /// Optional inputs to give on top of what the call cannot do without.
+    /// Optional inputs to give in addition to those that the call needs.
     pub with: Vec<String>,
-    /// Outputs to ask for on top of the mode's.
+    /// Outputs to compute in addition to those of the mode.
     pub want: Vec<String>,
 }
 
 impl Task {
-    /// A task with what the mode needs and nothing more.
+    /// A task with only what the mode needs.
     pub fn new(extents: impl IntoIterator<Item = (Dim, u64)>, dtype: Dtype, mode: Mode) -> Self {
         let extents = extents.into_iter().collect();
         Self { extents, dtype, mode, with: Vec::new(), want: Vec::new() }
     }
 
-    /// The plan of the call, before anything is made on the device.
+    /// The plan of the call, before anything is created on the device.
     pub fn plan(&self, loss: &dyn Operation, profile: &Profile) -> Result<Plan> {
         Ok(self.known(loss).layouts(loss, profile)?.1)
     }
@@ -102,7 +102,7 @@ impl Task {
             Dim::One => Some(1),
             Dim::State => Some(STATE_WORDS),
             Dim::StatusWords => Some(Status::WORDS),
-            // As many fakes as columns are asked for, or else as there are real samples.
+            // As many fakes as columns are asked for; otherwise as many as real samples.
             Dim::Fakes => self.extent(Dim::Classes).or(self.extent(Dim::Rows)),
             _ => self.extents.get(&dim).copied(),
         }
@@ -117,15 +117,15 @@ impl Task {
         argument.shapes.iter().filter_map(|dims| self.shape(dims)).collect()
     }
 
-    /// The same with the extents that a loss knows by itself.
+    /// The same task with the extents that a loss fixes by itself.
     pub(super) fn known(&self, loss: &dyn Operation) -> Self {
         let mut task = self.clone();
         task.extents.extend(loss.extents());
         task
     }
 
-    /// The layouts of a call that the loss accepts: what it says is missing is given, and a shape
-    /// that it refuses is replaced by the argument's next one.
+    /// The layouts of a call that the loss accepts. An input that the loss reports as missing is added, and a shape
+    /// that it refuses is replaced by the argument's next shape.
     pub(super) fn layouts(
         &self,
         loss: &dyn Operation,
@@ -173,7 +173,7 @@ impl Task {
         }
     }
 
-    /// The outputs of the mode, and those asked for.
+    /// The outputs of the mode, and those that were asked for.
     fn wanted(&self, about: &'static About) -> Result<Vec<&'static str>> {
         let has = |name: &&str| about.outputs.iter().any(|output| output.name == *name);
         let forward = ["loss", "lse"].into_iter().filter(has);
@@ -242,7 +242,7 @@ impl Task {
         }
     }
 
-    /// The numbers of an input: what a training step would give, seeded.
+    /// The numbers of an input, as a training step would give them; the random numbers are seeded.
     pub(super) fn fill(
         &self,
         gpu: &Gpu,
@@ -253,7 +253,7 @@ impl Task {
         let classes = self.extent(Dim::Classes).or(self.extent(Dim::Rows)).unwrap_or(1);
         let rows = self.extent(Dim::Rows).unwrap_or(1);
         let count = layout.len().min(BLOCK) as usize;
-        // Another seed for every input.
+        // Use a different seed for every input.
         let seed = argument.bytes().fold(1, |seed, byte| seed * 31 % 65_537 + u64::from(byte));
         let block = if layout.dtype.is_float() {
             let numbers = match argument {
@@ -264,7 +264,7 @@ impl Task {
                 name if name.contains("weight") && layout.shape.len() == 1 => {
                     testing::gaussian(seed, count).into_iter().map(|v| v.abs() + 0.5).collect()
                 }
-                // A score is then about as large as a logit: √depth numbers add up to one.
+                // Divided by √depth, because a score adds up depth products: scores are then about as large as logits.
                 "weight" => {
                     let scale = (self.extent(Dim::Hidden).unwrap_or(1).max(1) as f64).sqrt();
                     testing::gaussian(seed, count).into_iter().map(|v| v / scale).collect()
@@ -291,7 +291,7 @@ fn unknown(about: &About, kind: &'static str, name: &str, known: &[Argument]) ->
     }
 }
 
-/// The plan of a call with these layouts, every tensor in a buffer of its own.
+/// The plan of a call with these layouts, with every tensor in its own buffer.
 fn planned(
     loss: &dyn Operation,
     profile: &Profile,

@@ -1,4 +1,4 @@
-//! Runs recordings and says how long they took.
+//! Runs recordings and measures their times.
 
 use std::time::{Duration, Instant};
 
@@ -11,14 +11,14 @@ use surprisal::{
 /// How long one recording took.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct Sample {
-    /// From before it was recorded until the device had done it, in milliseconds.
+    /// Milliseconds from before the recording until the device has finished it.
     pub wall_ms: f64,
-    /// Between the timestamps at the ends of its compute pass, where the device has them.
+    /// Milliseconds between the timestamps at the start and the end of its compute pass, if the device has timestamps.
     pub gpu_ms: Option<f64>,
 }
 
 impl Sample {
-    /// By timestamps where there are some, else by the clock on the wall.
+    /// The time by timestamps if there are any, otherwise by the wall clock.
     pub fn best(&self) -> f64 {
         self.gpu_ms.unwrap_or(self.wall_ms)
     }
@@ -32,7 +32,7 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// A timer on this device, by timestamps too where it has the feature `TIMESTAMP_QUERY`.
+    /// A timer on this device. It also uses timestamps if the device has the feature `TIMESTAMP_QUERY`.
     pub fn new(gpu: &Gpu) -> Result<Self> {
         let device = gpu.device();
         let timestamps = if device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
@@ -56,10 +56,9 @@ impl Timer {
         self.timestamps.is_some()
     }
 
-    /// Records commands in a compute pass, submits them alone and waits for them.
+    /// Records commands in a compute pass, submits only them and waits for them.
     ///
-    /// The wall clock runs from before the recording until the wait is over; timestamps are read
-    /// back after that.
+    /// The wall clock runs from before the recording to the end of the wait; timestamps are read back afterwards.
     pub fn time(&self, mut commands: impl FnMut(&mut wgpu::ComputePass<'_>)) -> Result<Sample> {
         self.time_parts(1, |_, pass| {
             commands(pass);
@@ -67,7 +66,7 @@ impl Timer {
         })
     }
 
-    /// [`Timer::time`] for a prepared call; in several submissions where the device wants them short.
+    /// [`Timer::time`] for a prepared call, in several submissions if the device needs short ones.
     pub fn time_call(&self, call: &Prepared) -> Result<Sample> {
         let parts: Vec<_> = call.plan().submissions(self.gpu.profile()).collect();
         self.time_parts(parts.len(), |part, pass| {
@@ -101,7 +100,7 @@ impl Timer {
         Ok(Sample { wall_ms, gpu_ms })
     }
 
-    /// The first pass writes one timestamp, the last one the other.
+    /// The first pass writes one timestamp, the last pass the other.
     fn stamps(&self, first: bool, last: bool) -> Option<wgpu::ComputePassTimestampWrites<'_>> {
         let (query_set, _) = self.timestamps.as_ref().filter(|_| first || last)?;
         Some(wgpu::ComputePassTimestampWrites {
@@ -126,7 +125,7 @@ impl Timer {
     }
 }
 
-/// Waits until the device has done everything submitted so far.
+/// Waits until the device has finished everything submitted so far.
 pub fn wait(gpu: &Gpu) -> Result<()> {
     let waited = gpu.device().poll(wgpu::PollType::wait_indefinitely());
     waited.map(drop).map_err(|error| Error::DeviceLost(error.to_string()))
@@ -144,7 +143,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of these numbers; NaN of none.
+    /// The median and spread of these numbers; NaN if there are none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -158,8 +157,8 @@ impl Spread {
     }
 }
 
-/// Times several recordings in turn: a round runs each of them once, in an order that moves on by
-/// one from round to round. It ends after `runs` rounds, or after `budget` and at least three.
+/// Times several recordings in turn: each round runs every recording once, and the order rotates by one from round to
+/// round. It ends after `runs` rounds, or after at least three rounds once `budget` is used up.
 pub fn interleave<K: Copy>(
     keys: &[K],
     runs: usize,

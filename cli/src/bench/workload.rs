@@ -36,7 +36,7 @@ impl Workload {
             task.fill(gpu, (name, domain), layout, buffer);
         }
         save_lse(gpu, loss, &inputs)?;
-        // What the numbers were staged in is gone before the call takes its place.
+        // Wait, so that the staging memory of the numbers is freed before the call needs memory.
         wait(gpu)?;
         let request = Request::new(named(&inputs), named(&outputs));
         let prepared = gpu.prepare(loss, &request)?;
@@ -50,7 +50,7 @@ impl Workload {
         &self.prepared
     }
 
-    /// Another loss value (other options) on the same tensors.
+    /// The same tensors with another loss value (other options).
     pub fn variant(&self, loss: &dyn Operation) -> Result<Prepared> {
         self.gpu.prepare(loss, &Request::new(named(&self.inputs), named(&self.outputs)))
     }
@@ -71,15 +71,15 @@ impl Workload {
         layouts.map(|(_, layout)| layout.len() * layout.dtype.bytes()).sum()
     }
 
-    /// Bytes of inputs and outputs, and of everything that the device's handle held beside them at any
-    /// time until the call was ready.
+    /// Bytes of inputs and outputs, and of the most memory that the device's handle held beside them until the call was
+    /// ready.
     pub fn peak_bytes(&self) -> u64 {
         self.peak_bytes
     }
 
-    /// Floating-point operations of the products of a linear loss: two for each of the
-    /// rows·classes·hidden multiply-adds of the scores (also where a backward pass makes them again)
-    /// and of each matrix gradient. 0 for losses without products.
+    /// Floating-point operations of the products of a linear loss. The scores (also where a backward pass makes them
+    /// again) and each matrix gradient count two operations for each of the rows·classes·hidden multiply-adds. 0 for
+    /// losses without products.
     pub fn flops(&self, task: &Task) -> f64 {
         let scores = self.prepared.plan().unstored_bytes as f64 / 4.0;
         let depth = task.extent(Dim::Hidden).unwrap_or(0) as f64;
@@ -89,8 +89,8 @@ impl Workload {
     }
 }
 
-/// Makes a saved lse, where the inputs have one, what a forward pass would have left there: that
-/// pass's scratch and parameters are gone once it is waited for.
+/// Fills the input for a saved lse, if there is one, with the lse of a forward pass. Waits for that pass, so that its
+/// scratch and parameters are freed.
 fn save_lse(
     gpu: &Gpu,
     loss: &dyn Operation,
@@ -119,12 +119,12 @@ fn named(tensors: &[(String, wgpu::Buffer, Layout)]) -> Named<'_> {
         .collect()
 }
 
-/// Bytes that a plan streams: every range that a dispatch binds once, one that it writes in place
-/// twice, and what the fused row kernel reads a second time for the gradient once more; a kernel
-/// that closes rows from saved states picks single elements of the scores, which count nothing.
+/// Bytes that a plan streams. A range that a dispatch binds counts once, and twice if the dispatch writes in place.
+/// What the fused row kernel reads a second time for the gradient counts once more. The scores of a kernel that closes
+/// rows from saved states count nothing, because it reads only single elements.
 ///
-/// So a cross-entropy counts its logits once forward, twice backward (read, written) and three times
-/// fused. A product's operands count once a dispatch, however often its tiles read them.
+/// So a cross-entropy counts its logits once forward, twice backward (read, written) and three times fused. A product's
+/// operands count once per dispatch, however often its tiles read them.
 pub fn streamed_bytes(plan: &Plan) -> u64 {
     let dispatch = |dispatch: &Dispatch| -> u64 {
         let Some(kernel) = plan.kernels.get(dispatch.kernel) else { return 0 };
@@ -134,7 +134,7 @@ pub fn streamed_bytes(plan: &Plan) -> u64 {
     plan.dispatches.iter().map(dispatch).sum()
 }
 
-/// How often a kernel goes over a stream.
+/// How often a kernel reads or writes a whole stream.
 fn uses(kernel: &Kernel, stream: &Stream) -> u64 {
     let read =
         matches!(stream.form, Form::Quads(_) | Form::Wide(_) | Form::Elements(_)) && !stream.stored;
@@ -147,9 +147,9 @@ fn uses(kernel: &Kernel, stream: &Stream) -> u64 {
     }
 }
 
-/// Bytes that the device holds for calls beside their tensors (scratch and parameters), as its
-/// allocator counts them, where the backend tells: what the plans say, where no buffer that the caller made
-/// between them ends away from a multiple of 256 bytes (the gap behind it counts as the next buffer's).
+/// Bytes that the device holds for calls besides their tensors (scratch and parameters), as its allocator counts them,
+/// if the backend tells. They equal what the plans say, unless a buffer that the caller made in between ends away from
+/// a multiple of 256 bytes: the gap behind it counts as the next buffer's.
 pub fn allocated_bytes(gpu: &Gpu) -> Option<u64> {
     let report = gpu.device().generate_allocator_report()?;
     let ours = ["surprisal.scratch", "surprisal.parameters"];

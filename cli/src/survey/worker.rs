@@ -1,5 +1,4 @@
-//! Child processes that answer in lines. A driver that crashes or hangs takes its child along and
-//! nothing else.
+//! Child processes that answer in lines. A driver that crashes or hangs takes down only its own child.
 
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
@@ -11,7 +10,7 @@ use std::{
 
 use surprisal::{Error, Result};
 
-/// Before what a child says: drivers print to stdout as well, and what they print is no answer.
+/// The mark in front of what a child says: drivers print to stdout too, and their lines must not count as answers.
 pub const MARK: &str = "surprisal child: ";
 
 /// Says a line to the parent, from within a child.
@@ -21,19 +20,19 @@ pub fn say(line: impl std::fmt::Display) -> Result<()> {
     said.map_err(|error| Error::File { path: "stdout".to_owned(), reason: error.to_string() })
 }
 
-/// What a child said in a line of its output, if it did.
+/// What a child said in a line of its output, if it said something.
 fn said(line: &[u8]) -> Option<String> {
-    // A driver may leave a line of its own open, and print what is no text.
+    // A driver may leave its own line unfinished, or print bytes that are not text.
     let line = String::from_utf8_lossy(line);
     line.split_once(MARK).map(|(_, said)| said.trim_end_matches('\r').to_owned())
 }
 
-/// How a child came to its end.
+/// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// By itself, or by its driver.
+    /// By itself, or because of its driver.
     Exited(ExitStatus),
-    /// By us: it said nothing for this long.
+    /// We ended it, because it said nothing for this long.
     Silent(Duration),
 }
 
@@ -48,8 +47,8 @@ impl std::fmt::Display for End {
     }
 }
 
-/// Runs a command, hands each line that it [says](say) to `hear`, and ends it where it says nothing for
-/// as long as `patience`. An error says why it could not be run, which is no driver's fault.
+/// Runs a command, passes each line that it [says](say) to `hear`, and ends it if it says nothing for as long as
+/// `patience`. An error says why it could not be run, which is not a driver's fault.
 pub fn run(mut command: Command, patience: Duration, mut hear: impl FnMut(&str)) -> Result<End> {
     let program = command.get_program().to_string_lossy().into_owned();
     let refused = |what: &str, error: io::Error| Error::File {
@@ -60,7 +59,7 @@ pub fn run(mut command: Command, patience: Duration, mut hear: impl FnMut(&str))
     let mut child = spawned.map_err(|error| refused("started", error))?;
     let (sender, lines) = mpsc::channel();
     if let Some(stdout) = child.stdout.take() {
-        // Not joined: a process that the child started may hold its end of the pipe open.
+        // Do not join this thread: a process that the child started may hold its end of the pipe open.
         thread::spawn(move || {
             let lines = BufReader::new(stdout).split(b'\n').map_while(io::Result::ok);
             let said = lines.filter_map(|line| said(&line));
@@ -78,7 +77,7 @@ pub fn run(mut command: Command, patience: Duration, mut hear: impl FnMut(&str))
             }
         }
     }
-    // Nothing more will be heard of it; it may still hang on its way out.
+    // The child says nothing more, but may still hang while it exits.
     let start = Instant::now();
     while start.elapsed() < patience {
         if let Some(status) = child.try_wait().map_err(|error| refused("waited for", error))? {
@@ -91,12 +90,12 @@ pub fn run(mut command: Command, patience: Duration, mut hear: impl FnMut(&str))
     Ok(End::Silent(patience))
 }
 
-/// Waits for a killed child aside: one that is stuck in its driver outlives even that.
+/// Waits for a killed child in the background: a child that is stuck in its driver survives even that.
 fn reap(mut child: Child) {
     thread::spawn(move || child.wait());
 }
 
-/// A child that runs this script, in which `say` is [`say`].
+/// A child that runs this script, in which `say` stands for [`say`].
 #[cfg(all(test, unix))]
 pub(super) fn child(script: &str) -> Command {
     let mut command = Command::new("sh");

@@ -1,9 +1,8 @@
-//! surprisal beside Burn on one wgpu device, in turn in one run: the score tile beside Burn's autotuned
-//! matmul, and linear cross-entropy (loss and both gradients) beside Burn's linear, `CrossEntropyLoss`
-//! and `backward`.
+//! surprisal and Burn on one wgpu device, in turn in one run. The score tile is compared with Burn's autotuned matmul,
+//! and linear cross-entropy (loss and both gradients) with Burn's linear, `CrossEntropyLoss` and `backward`.
 //!
-//! Both sides see the same numbers, and their losses are compared before anything is timed. Times are
-//! by the wall clock, from the call until the device is done.
+//! Both sides get the same numbers, and their losses are compared before anything is timed. Times are wall-clock times,
+//! from the call until the device is done.
 
 use std::{cell::RefCell, time::Instant};
 
@@ -49,7 +48,7 @@ struct Shape {
     rows: usize,
     columns: usize,
     depth: usize,
-    /// Rounds that nobody counts, and counted ones, where they are the shape's own.
+    /// The shape's own numbers of warm-up rounds and of counted rounds, if it has its own.
     rounds: Option<[usize; 2]>,
 }
 
@@ -81,7 +80,7 @@ impl std::fmt::Display for Shape {
     }
 }
 
-/// One device for both.
+/// One device for both sides.
 struct Bench {
     options: Options,
     gpu: Gpu,
@@ -115,7 +114,7 @@ impl Bench {
         let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
         let index = adapter::choose(&adapters, options.adapter.as_deref())?;
         let adapter = adapters.into_iter().nth(index).ok_or("no adapter")?;
-        // Burn wants what the adapter has, short of experiments.
+        // Burn wants all features of the adapter, except experimental ones.
         let descriptor = wgpu::DeviceDescriptor {
             required_features: adapter.features() - wgpu::Features::all_experimental_mask(),
             required_limits: adapter.limits(),
@@ -153,7 +152,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Both sides in turn; the order moves on from round to round.
+    /// Times both sides in turn; their order rotates from round to round.
     fn compare(
         &self,
         name: &str,
@@ -175,7 +174,7 @@ impl Bench {
         }
         let spreads: Vec<Spread> = times.into_iter().map(Spread::of).collect();
         let (ours, peers) = spreads.split_last().ok_or("no sides")?;
-        // Of several ways to say the same in Burn, the fastest counts.
+        // Burn has several ways to express the same computation; the fastest one counts.
         let best = peers.iter().min_by(|a, b| a.median.total_cmp(&b.median)).ok_or("no peer")?;
         let text = |s: &Spread| format!("{:.1} ({:.1} to {:.1})", s.median, s.p10, s.p90);
         let flops = 2.0 * products * (shape.rows * shape.columns * shape.depth) as f64;
@@ -191,7 +190,7 @@ impl Bench {
         Ok(())
     }
 
-    /// A matrix product: Burn's with its second operand as rows and as columns, and the tile.
+    /// A matrix product: Burn's, with its second operand stored by rows and by columns, and the tile.
     fn product(&self, shape: Shape) -> Outcome<()> {
         let Shape { rows, columns, depth, .. } = shape;
         let mut random = fastrand::Rng::with_seed(1);
@@ -234,7 +233,7 @@ impl Bench {
         )
     }
 
-    /// A training step's loss and gradients on the scores of a linear layer.
+    /// The loss and the gradients of a training step, on the scores of a linear layer.
     fn step(&self, shape: Shape) -> Outcome<()> {
         let Shape { rows, columns: classes, depth, .. } = shape;
         let mut random = fastrand::Rng::with_seed(2);
@@ -319,12 +318,12 @@ fn numbers(random: &mut fastrand::Rng, count: usize) -> Vec<f32> {
     (0..count).map(|_| random.f32() * 2.0 - 1.0).collect()
 }
 
-/// A matrix of `rows` rows, turned.
+/// The transpose of a matrix of `rows` rows.
 fn turned(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|c| (0..rows).map(move |r| matrix[r * columns + c])).collect()
 }
 
-/// The gradient of the first row of the hidden states, in f64 by the textbook.
+/// The gradient of the first row of the hidden states, in f64, by the textbook formula.
 fn first_row(shape: Shape, hidden: &[f32], weight: &[f32], target: usize) -> Vec<f64> {
     let Shape { rows, columns: classes, depth, .. } = shape;
     let at = |d: usize, class: usize| f64::from(weight[d * classes + class]);
@@ -339,14 +338,14 @@ fn first_row(shape: Shape, hidden: &[f32], weight: &[f32], target: usize) -> Vec
     (0..depth).map(|d| slope(d) / rows as f64).collect()
 }
 
-/// The largest error as a share of the largest exact number.
+/// The largest error, relative to the largest exact number.
 fn error(exact: &[f64], found: &[f32]) -> f64 {
     let most = exact.iter().fold(0.0_f64, |most, v| most.max(v.abs()));
     let apart = exact.iter().zip(found).map(|(a, b)| (a - f64::from(*b)).abs());
     apart.fold(0.0_f64, f64::max) / most
 }
 
-/// Fails where the two sides do not compute the same.
+/// Fails if the two sides do not compute the same.
 fn agree(what: &str, mine: &[f64], theirs: &[f32]) -> Outcome<()> {
     let apart = error(mine, theirs);
     if mine.len() == theirs.len() && apart <= 1e-4 {

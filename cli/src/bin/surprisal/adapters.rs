@@ -1,4 +1,4 @@
-//! The adapters there are, what surprisal makes of them, and why an expected one is missing.
+//! Lists the adapters, what surprisal can do on them, and why an expected one is missing.
 
 mod describe;
 mod machine;
@@ -42,7 +42,7 @@ pub struct Arguments {
 /// How long a driver may take to answer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The features that could matter, and what they mean here.
+/// The features that may matter, and their meaning for surprisal.
 const FEATURES: &[(&str, wgpu::Features, &str)] = &[
     (
         "TIMESTAMP_QUERY",
@@ -67,12 +67,12 @@ const FEATURES: &[(&str, wgpu::Features, &str)] = &[
     ("IMMEDIATES", wgpu::Features::IMMEDIATES, "not used: parameters are uniforms"),
 ];
 
-/// An adapter as a child process that opens no device describes it.
+/// An adapter as described by a child process that opens no device.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Found {
     /// Its number in the default order.
     pub number: usize,
-    /// What [`adapter::describe`] calls it.
+    /// The description that [`adapter::describe`] returns.
     pub description: String,
     name: String,
     backend: String,
@@ -116,7 +116,7 @@ impl Found {
     }
 }
 
-/// This program once more. Where it cannot be found, running it says so.
+/// A command that runs this program again. If its path cannot be found, running the command reports that.
 pub fn this_program() -> Command {
     Command::new(std::env::current_exe().unwrap_or_else(|_| "surprisal".into()))
 }
@@ -140,8 +140,8 @@ pub fn remedy(survey: &Survey) -> String {
     }
 }
 
-/// All adapters, in the default order. This process loads every driver for that; one that hangs is
-/// waited for, with a word about it.
+/// All adapters, in the default order. Loads every driver into this process; waits for a driver that hangs, and prints
+/// a message about it.
 pub fn all() -> Vec<wgpu::Adapter> {
     let (done, waiting) = mpsc::channel::<()>();
     thread::spawn(move || {
@@ -158,7 +158,7 @@ pub fn all() -> Vec<wgpu::Adapter> {
     adapters
 }
 
-/// Opens the adapter that is wanted, and says so loudly if that is software beside a GPU.
+/// Opens the wanted adapter, and warns loudly if it is software although a GPU exists.
 pub fn open(wanted: Option<&str>) -> Result<Gpu> {
     let adapters = all();
     let found: Vec<Found> = adapters.iter().enumerate().map(|(n, a)| Found::new(n, a)).collect();
@@ -167,7 +167,7 @@ pub fn open(wanted: Option<&str>) -> Result<Gpu> {
     open_number(&adapters, index)
 }
 
-/// Which adapter is meant.
+/// The index of the wanted adapter.
 pub fn choose(found: &[Found], wanted: Option<&str>) -> Result<usize> {
     let names: Vec<&str> = found.iter().map(|found| found.description.as_str()).collect();
     adapter::choose_named(&names, wanted)
@@ -184,7 +184,7 @@ pub fn open_number(adapters: &[wgpu::Adapter], index: usize) -> Result<Gpu> {
     }
 }
 
-/// Says on stderr that software is about to do what a GPU here could do.
+/// Warns on stderr that software is used although this machine has a GPU.
 pub fn warn(all: &[Found], index: usize) {
     let Some(used) = all.get(index).filter(|found| found.kind == Kind::Software) else {
         return;

@@ -166,7 +166,7 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How fast the loss is where its copy is 1.
+/// The speed of the loss relative to the speed of its copy.
 fn share_of_copy(results: &[Measured]) -> Option<f64> {
     let median = |what| {
         let measured = results.iter().find(|measured| measured.what == what)?;
@@ -196,7 +196,7 @@ impl Measured {
         }
     }
 
-    /// By timestamps where there are some.
+    /// The times by timestamps, if there are any.
     fn best(&self) -> Spread {
         self.gpu_ms.unwrap_or(self.wall_ms)
     }
@@ -247,7 +247,7 @@ impl Bench {
         match (what, &self.stored) {
             (What::Copy, _) => self.timer.time(|pass| self.copy.record(pass)),
             (What::Stored, Some(stored)) => self.timer.time(|pass| {
-                // With the logits kept from a forward pass, a backward pass makes no scores.
+                // A backward pass with the logits of a forward pass computes no scores.
                 let keeps = self.task.mode == Mode::Backward;
                 stored.encode_kernels(pass, |kernel| !(keeps && kernel.label.contains(".scores.")));
             }),
@@ -272,7 +272,7 @@ impl Bench {
             let dispatches = plan.dispatches.iter().filter(|d| d.kernel == index).count();
             let mut times = Vec::new();
             for _ in 0..runs.clamp(1, 5) {
-                // Another label is another line, also where it is the same code.
+                // A kernel under another label gets its own line, even if its code is the same.
                 let only = |other: &surprisal::kernel::Kernel| {
                     other.label == kernel.label && other == kernel
                 };
@@ -284,7 +284,7 @@ impl Bench {
         Ok(found)
     }
 
-    /// What is timed, on what, and everything about it that needs no clock.
+    /// A description of what is timed, and on which adapter: everything that needs no clock.
     fn about(&self) -> Value {
         let info = self.gpu.info();
         let plan = self.workload.prepared().plan();
@@ -333,7 +333,7 @@ impl Bench {
         })
     }
 
-    /// Answers lines on stdin until it ends.
+    /// Answers lines on stdin until stdin ends.
     fn serve(&self) -> Result<()> {
         let failed = |error: std::io::Error| Error::File {
             path: "stdin or stdout".to_owned(),
@@ -492,7 +492,7 @@ impl Arguments {
         task
     }
 
-    /// The options with those that have flags of their own.
+    /// The options, including those that have their own flags.
     fn loss_options(&self) -> Result<Value> {
         let refused = |reason: String| Error::InvalidOption {
             loss: self.loss.clone(),
@@ -526,7 +526,7 @@ fn whole_logits(workload: &Workload) -> Result<u64> {
             reason: "only linear losses leave their logits unstored".to_owned(),
         });
     }
-    // Rows may be padded to a whole quad.
+    // Rows may be padded to whole quads.
     Ok(2 * plan.unstored_bytes + 64)
 }
 

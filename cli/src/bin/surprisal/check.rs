@@ -1,4 +1,4 @@
-//! Reference cases and self-checks on every adapter in turn, each adapter in a process of its own.
+//! Reference cases and self-checks on every adapter in turn, each adapter in its own process.
 //!
 //! The JSON is `{"results": […]}`, one entry for every case, adapter and expected tensor. JSON has
 //! neither NaN nor infinity: an error that is not finite (a NaN where none should be) is `null`.
@@ -92,7 +92,7 @@ pub fn run(arguments: &Arguments, wanted: Option<&str>) -> Result<ExitCode> {
     }
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
-    // Without a handler Ctrl-C simply ends the process: the table is lost, nothing else.
+    // Without a handler, Ctrl-C simply ends the process, and only the table is lost.
     let _ = ctrlc::set_handler(move || flag.store(true, Ordering::SeqCst));
     let mut results = Vec::new();
     if arguments.backend == Some(Processor::Cpu) {
@@ -111,7 +111,7 @@ pub fn run(arguments: &Arguments, wanted: Option<&str>) -> Result<ExitCode> {
     report::finish(arguments, &results, stop.load(Ordering::SeqCst))
 }
 
-/// Checks on the adapter that is wanted, or on each in turn.
+/// Checks on the wanted adapter, or on each adapter in turn.
 fn on_gpus(
     arguments: &Arguments,
     jobs: &[Job],
@@ -124,7 +124,7 @@ fn on_gpus(
     let chosen = adapter::wanted(wanted).is_some();
     for fault in &survey.faults {
         output::note(&format!("WARNING: {fault}; {}", adapters::remedy(&survey)));
-        // Its adapters would have been checked.
+        // Without a chosen adapter, the adapters of this driver would have been checked: their cases are errors.
         if !chosen {
             let lost = |job: &Job| job.lost(&fault.driver, &fault.to_string());
             results.extend(jobs.iter().flat_map(lost));

@@ -63,7 +63,7 @@ pub struct Arguments {
     grad: Option<PathBuf>,
 }
 
-/// `name=value`, the value as JSON or else as a string.
+/// `name=value`; the value is JSON, or otherwise a string.
 fn setting(text: &str) -> Result<(String, Value), String> {
     let (name, value) = text
         .split_once('=')
@@ -171,7 +171,7 @@ fn read_inputs(
             });
         };
         let wants_float = matches!(argument.kind, Kind::Float | Kind::F32 | Kind::Mask);
-        // What is no float is not rounded: the check says what it should be.
+        // Values that are not floats are not rounded; the call's check reports what they should be.
         let storage = storage.filter(|_| wants_float);
         let storage = storage.map(|dtype| surprisal::stored_dtype(loss, name, dtype));
         let (array, line) = files::adapt(name, files::read(source)?, wants_float, storage)?;
@@ -185,7 +185,7 @@ fn read_inputs(
     Ok(inputs)
 }
 
-/// The outputs to print: those asked for, or the one that matters most.
+/// The outputs to print: those asked for, or otherwise the most important one.
 fn asked(arguments: &Arguments, loss: &dyn Operation) -> Vec<String> {
     if !arguments.want.is_empty() {
         return arguments.want.clone();
@@ -247,7 +247,7 @@ fn report(narrow: bool, asked: &[String], outputs: &Arrays, status: &Status) -> 
     text
 }
 
-/// What a status has to say.
+/// The messages of a status.
 fn findings(status: &Status) -> Vec<String> {
     let Status { bad_targets, bad_rows, zero_vectors, .. } = status;
     let mut found = Vec::new();
@@ -299,7 +299,7 @@ fn abbreviated(array: &Array, narrow: bool) -> String {
     format!("[{}] {elements}", shape.join(" × "))
 }
 
-/// As many digits as the type holds.
+/// Prints as many digits as the type holds.
 fn number(value: f64, narrow: bool) -> String {
     if narrow { (value as f32).to_string() } else { value.to_string() }
 }

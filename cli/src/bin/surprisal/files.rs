@@ -1,4 +1,4 @@
-//! Tensors from `.npy`, `.npz` and `.safetensors` files, and gradients into them.
+//! Reads tensors from `.npy`, `.npz` and `.safetensors` files, and writes gradients into such files.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ pub struct Source {
     pub name: String,
     /// Its file.
     pub path: PathBuf,
-    /// Which tensor of the file.
+    /// The key of the tensor in the file.
     pub key: Option<String>,
 }
 
@@ -32,7 +32,7 @@ impl std::str::FromStr for Source {
             .filter(|(name, file)| !name.is_empty() && !file.is_empty())
             .ok_or_else(|| format!("`{text}` is not NAME=FILE or NAME=FILE:KEY"))?;
         let (path, key) = match file.rsplit_once(':') {
-            // A colon of a path (`C:\…`, or a file that is called so) starts no key.
+            // A colon inside a path (`C:\…`, or a file with a colon in its name) does not start a key.
             Some((path, key)) if !Path::new(file).exists() && known(Path::new(path)) => {
                 (path, Some(key.to_owned()))
             }
@@ -50,7 +50,7 @@ fn known(path: &Path) -> bool {
     ["npy", "npz", "safetensors"].contains(&extension(path).as_str())
 }
 
-/// How a tensor was stored, as far as its reader has to care.
+/// How a tensor was stored, as far as its reader needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
     /// 64-bit floats.
@@ -87,7 +87,7 @@ fn open(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| bad_file(path, error))
 }
 
-/// Which of these keys is meant: the one asked for, the input's own name, or the only one.
+/// Chooses a key: the one asked for, the input's own name, or the only key.
 fn choose<'a>(keys: &[&'a str], source: &Source) -> Result<&'a str, String> {
     let find = |wanted: &str| keys.iter().copied().find(|key| *key == wanted);
     match (&source.key, keys) {
@@ -122,7 +122,7 @@ fn npz_member(source: &Source) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Refuses a header whose shape cannot be: npyz multiplies the extents unchecked.
+/// Refuses a header with an impossible shape, because npyz multiplies the extents without a check.
 fn check_shape(bytes: &[u8]) -> Result<(), String> {
     let header = &bytes[..bytes.len().min(1 << 16)];
     let header = String::from_utf8_lossy(header);
@@ -195,7 +195,7 @@ fn npy(bytes: &[u8]) -> Result<(Array, Stored), String> {
     Ok((Array { shape: at_least_one(shape), data }, stored))
 }
 
-/// Scalars are vectors of one element here.
+/// Turns a scalar into a vector of one element.
 fn at_least_one(shape: Vec<u64>) -> Vec<u64> {
     if shape.is_empty() { vec![1] } else { shape }
 }
@@ -234,7 +234,7 @@ fn unsigned(word: &[u8]) -> Option<i64> {
 fn reorder<T: Copy>(values: &[T], extents: &[usize]) -> Vec<T> {
     (0..values.len())
         .map(|flat| {
-            // The index of each dimension, from the last one; then its place column by column.
+            // The index in each dimension, from the last one on; then the element's offset in column-major order.
             let mut rest = flat;
             let mut index = vec![0; extents.len()];
             for (at, &extent) in index.iter_mut().zip(extents).rev() {
@@ -247,7 +247,7 @@ fn reorder<T: Copy>(values: &[T], extents: &[usize]) -> Vec<T> {
         .collect()
 }
 
-/// [`reorder`] of either type.
+/// [`reorder`] for either element type.
 fn row_by_row(data: Data, shape: &[u64]) -> Data {
     let extents: Vec<usize> = shape.iter().map(|&extent| extent as usize).collect();
     match data {
@@ -288,9 +288,9 @@ fn safetensor(bytes: &[u8], source: &Source) -> Result<(Array, Stored), String> 
 /// How a float tensor is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
-    /// As it came from the CPU reference.
+    /// As the CPU reference returned it.
     F64,
-    /// As it is stored on the GPU.
+    /// As stored on the GPU.
     Storage(Dtype),
 }
 
@@ -311,7 +311,7 @@ pub fn write(path: &Path, tensors: &[(String, &Array, Precision)]) -> Result<()>
     }
 }
 
-/// Whether [`write`] takes this file, before anything is computed for it.
+/// Whether [`write`] accepts this file; checked before anything is computed.
 pub fn check_output(path: &Path) -> Result<()> {
     match extension(path).as_str() {
         "npy" | "safetensors" => Ok(()),
@@ -324,7 +324,7 @@ fn npy_bytes(array: &Array, precision: Precision) -> std::io::Result<Vec<u8>> {
     if precision == Precision::F64 {
         npy_of(&array.shape, values)
     } else {
-        // numpy has no bf16, and f32 holds both 16-bit types.
+        // numpy has no bf16, and f32 holds both 16-bit types exactly.
         npy_of(&array.shape, values.into_iter().map(|value| value as f32))
     }
 }
@@ -372,8 +372,8 @@ fn write_safetensors(path: &Path, tensors: &[(String, &Array, Precision)]) -> Re
     crate::output::write(path, &bytes)
 }
 
-/// An array as an input of this loss takes it: masks and integers become floats where floats are
-/// wanted. The lines say what changed.
+/// Converts an array to what an input of this loss takes: masks and integers become floats where the input takes
+/// floats. The lines describe the changes.
 pub fn adapt(
     name: &str,
     (array, stored): (Array, Stored),

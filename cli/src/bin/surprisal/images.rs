@@ -1,4 +1,4 @@
-//! Arrays with their class axis in axis 1, as PyTorch's losses of images have it: `[N, C, d…]`.
+//! Arrays with their class axis in axis 1, as in PyTorch's losses of images: `[N, C, d…]`.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +10,13 @@ use surprisal::{
 /// The shapes of the inputs whose class axis was moved to the end.
 pub struct Images {
     shapes: BTreeMap<String, Vec<u64>>,
-    /// The first input's shape after that.
+    /// The shape of the first input after the move.
     scores: Vec<u64>,
 }
 
 impl Images {
-    /// Moves the class axis of a call's inputs to the end. Tensors that broadcast get the axes that they
-    /// lack first; vectors over classes, and targets `[N, d…]`, stay as they are.
+    /// Moves the class axis of a call's inputs to the end. Tensors that are broadcast first get the axes that they
+    /// lack. Vectors over classes, and targets `[N, d…]`, stay as they are.
     pub fn transposed(loss: &dyn Operation, inputs: &mut Arrays) -> Self {
         let first = loss.about().inputs.first().and_then(|first| inputs.get(first.name));
         let rank = first.map_or(0, |array| array.shape.len());
@@ -53,7 +53,7 @@ impl Images {
     }
 }
 
-/// Whether an array of this argument has a class axis among its axes.
+/// Whether an array of this argument has a class axis.
 fn has_class_axis(argument: &Argument, array: &Array, rank: usize) -> bool {
     match argument.spread {
         Spread::Named => {
@@ -65,7 +65,7 @@ fn has_class_axis(argument: &Argument, array: &Array, rank: usize) -> bool {
     }
 }
 
-/// The same array with an axis at another place.
+/// The array with one axis moved to another position.
 fn moved(array: &Array, from: usize, to: usize) -> Array {
     let mut axes: Vec<usize> = (0..array.shape.len()).collect();
     let axis = axes.remove(from);

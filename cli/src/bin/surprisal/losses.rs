@@ -1,4 +1,4 @@
-//! The operations in words, from the registries.
+//! Describes the operations in words, from the registries.
 
 use std::{fmt::Write as _, process::ExitCode};
 
@@ -31,7 +31,7 @@ pub fn find(name: &str) -> Result<&'static loss::Entry> {
     })
 }
 
-/// Lists or describes.
+/// Lists all losses, or describes one.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.loss {
         Some(name) => {

@@ -1,8 +1,8 @@
-//! `surprisal`: what adapters there are, what the losses are, what a call costs, whether the results
-//! are right, how fast they come, and one loss on a file.
+//! `surprisal`: lists the adapters, describes the losses, shows what a call costs, checks whether the results are
+//! right, measures their speed, and computes one loss on a file.
 //!
-//! Exit status: 0 for success, 1 where checks failed, 2 for bad usage or bad input (one line on
-//! stderr that starts with `error:`).
+//! Exit status: 0 for success, 1 if checks failed, 2 for bad usage or bad input (one line on stderr that starts with
+//! `error:`).
 
 mod adapters;
 mod bench;

@@ -1,11 +1,11 @@
-//! Where text goes: stdout without a panic when the reader hangs up, files with typed errors.
+//! Output of text: to stdout, without a panic when the reader hangs up; to files, with typed errors.
 
 use std::{fs, io::Write as _, path::Path};
 
 use comfy_table::{Table, presets};
 use surprisal::{Error, Result};
 
-/// Prints text. A reader that hangs up (`… | head`) is no error.
+/// Prints text. A reader that hangs up (`… | head`) is not an error.
 pub fn print(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
@@ -39,10 +39,10 @@ pub fn json(value: &serde_json::Value, path: Option<&Path>) -> Result<()> {
     }
 }
 
-/// Writes a file: whole or not at all, so that whoever looks for it never finds a half.
+/// Writes a file completely or not at all, so that nobody ever reads half a file.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || match fs::metadata(path) {
-        // A pipe or a device is written to; what a link stands for is replaced, not the link.
+        // A pipe or a device is written to directly. For a link, the file that it points to is replaced, not the link.
         Ok(there) if !there.is_file() => fs::write(path, bytes),
         Ok(_) => replace(&fs::canonicalize(path)?, bytes),
         Err(_) => replace(path, bytes),
@@ -50,22 +50,22 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|error| bad_file(path, error))
 }
 
-/// Writes a file beside this one and puts it in its place.
+/// Writes a temporary file beside this one, and renames it to this one's name.
 fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
     fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, path)).inspect_err(|_| {
-        // It is not there, or nobody needs it.
+        // Ignore the result: the temporary file may not exist, and nobody needs it.
         let _ = fs::remove_file(&beside);
     })
 }
 
-/// Something is wrong with a file.
+/// An error about a file.
 pub fn bad_file(path: &Path, reason: impl std::fmt::Display) -> Error {
     Error::File { path: path.display().to_string(), reason: reason.to_string() }
 }
 
-/// A table with this header, in Markdown.
+/// A Markdown table with this header.
 pub fn table<T: ToString>(header: &[T]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
@@ -73,7 +73,7 @@ pub fn table<T: ToString>(header: &[T]) -> Table {
     table
 }
 
-/// Bytes, and what that is in a unit that people read.
+/// Bytes, with the same size in a unit that people read.
 pub fn bytes(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;

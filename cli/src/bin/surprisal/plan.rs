@@ -1,4 +1,4 @@
-//! What a call dispatches and what memory it takes, for any limits, without a GPU.
+//! Shows what a call dispatches and how much memory it takes, for any limits, without a GPU.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -166,13 +166,13 @@ fn profile(limits: &str) -> Result<Profile> {
     }
 }
 
-/// A call that is being put together: which inputs and outputs, and which of their shapes.
+/// A call in preparation: its inputs and outputs, and the shape chosen for each.
 struct Draft<'a> {
     arguments: &'a Arguments,
     loss: &'a dyn Operation,
     inputs: BTreeSet<String>,
     outputs: BTreeSet<String>,
-    /// Which of an argument's shapes is tried; the first one by default.
+    /// The index of the shape that is tried for an argument; 0 by default.
     shapes: BTreeMap<String, usize>,
 }
 
@@ -192,8 +192,8 @@ impl<'a> Draft<'a> {
         Self { arguments, loss, inputs, outputs, shapes: BTreeMap::new() }
     }
 
-    /// Plans the call. An input that turns out to be needed is added; a shape that does not go with
-    /// the options gives way to the argument's next one.
+    /// Plans the call. An input that turns out to be needed is added. A shape that does not fit the options is replaced
+    /// by the argument's next shape.
     fn plan(mut self, profile: &Profile) -> Result<(Call, Plan)> {
         loop {
             let planned = self
@@ -290,7 +290,7 @@ impl<'a> Draft<'a> {
 
     fn extent(&self, dim: Dim) -> u64 {
         match dim {
-            // One shard's statistics: the others take as much.
+            // The statistics of one shard; those of each other shard have the same size.
             Dim::Rows | Dim::Gathered => self.arguments.rows,
             Dim::Classes => self.arguments.classes.unwrap_or(0),
             Dim::Fakes => self.arguments.classes.unwrap_or(self.arguments.rows),
@@ -449,7 +449,7 @@ fn describe(call: &Call, plan: &Plan, bytes: &Bytes, profile: &Profile) -> Strin
     text
 }
 
-/// The dispatches, those of one kernel and grid that follow each other as one.
+/// The dispatches; consecutive ones with the same kernel and grid are joined into one.
 fn runs(plan: &Plan) -> Vec<(usize, &surprisal::plan::Dispatch)> {
     let mut runs: Vec<(usize, &surprisal::plan::Dispatch)> = Vec::new();
     for dispatch in &plan.dispatches {

@@ -1,4 +1,4 @@
-//! Folders that stand alone: a case's modules, buffers and dispatches, to be looked at and replayed.
+//! Self-contained folders: a case's modules, buffers and dispatches, to look at and to replay.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use surprisal_cli::{
 
 use crate::{losses, output};
 
-/// Writes the folder of a case below `root`, and says where it is.
+/// Writes the folder of a case below `root`, and returns its path.
 pub fn write(
     root: &Path,
     gpu: &Gpu,
@@ -60,7 +60,7 @@ fn record(
 ) -> Result<()> {
     let loss = (losses::find(&case.loss)?.parse)(&case.options)?;
     let wanted: Vec<&str> = case.expect.keys().map(String::as_str).collect();
-    // The same call once more, for its plan; the outputs kept are those of the run that was judged.
+    // Run the same call again for its plan; the outputs that are stored are those of the run that was judged.
     let run = gpu.run_arrays(loss.as_ref(), &evidence.inputs, dtype, &wanted)?;
     // The plan holds the host inputs.
     let is_tensor = |name: &str| !loss.about().is_host_input(name);
@@ -92,7 +92,7 @@ fn record(
     output::write(&folder.join("README.txt"), readme.as_bytes())
 }
 
-/// A name as a file may have it.
+/// A name in the characters that file names may have.
 fn plain(name: &str) -> String {
     let keep = |letter: char| {
         if letter.is_ascii_alphanumeric() || "-_.".contains(letter) { letter } else { '_' }
@@ -130,7 +130,7 @@ fn spirv(
         .map_err(|error| error.to_string())
 }
 
-/// The folders of recordings at or below this one.
+/// The folders of recordings in this folder and below it.
 pub fn folders(root: &Path) -> Result<Vec<PathBuf>> {
     if root.join(repro::RECORDING).is_file() {
         return Ok(vec![root.to_owned()]);
@@ -141,7 +141,7 @@ pub fn folders(root: &Path) -> Result<Vec<PathBuf>> {
         let entries = fs::read_dir(&folder).map_err(|error| output::bad_file(&folder, error))?;
         for entry in entries {
             let entry = entry.map_err(|error| output::bad_file(&folder, error))?;
-            // Links are not followed: they could lead round in a circle.
+            // Do not follow links, which could lead in a circle.
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }

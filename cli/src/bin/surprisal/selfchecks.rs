@@ -1,7 +1,7 @@
-//! Built-in cases: awkward shapes, every input at once, and the edges of the catalogue's section 0,
-//! for every registered loss, against the f64 reference.
+//! Built-in cases for every registered loss, compared with the f64 reference: awkward shapes, all inputs at once, and
+//! the edge cases of the catalogue's section 0.
 //!
-//! They are made from the losses' descriptions, so a new loss has them without a line here.
+//! They are made from the losses' descriptions, so a new loss gets them without any code here.
 
 use std::collections::BTreeSet;
 
@@ -14,10 +14,10 @@ use surprisal::{
     testing,
 };
 
-/// A case that is computed when it is its turn.
+/// A case that is computed when its turn comes.
 #[derive(Clone, Debug)]
 pub struct SelfCheck {
-    /// What reports call it.
+    /// The name in reports.
     pub id: String,
     /// Its loss.
     pub loss: &'static str,
@@ -36,16 +36,16 @@ struct Shape {
     hidden: u64,
 }
 
-/// Which inputs a call has, beside the required ones.
+/// The inputs of a call beside the required ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Given {
     /// Index targets.
     Targets,
-    /// Index targets, and everything that goes with them.
+    /// Index targets, and all inputs that go with them.
     All,
-    /// Whatever float matrices stand in for index targets.
+    /// Any float matrices that replace index targets.
     Probs,
-    /// Index targets and a saved lse: gradients alone.
+    /// Index targets and a saved lse: only gradients.
     Saved,
 }
 
@@ -69,7 +69,7 @@ enum Edge {
 }
 
 impl Edge {
-    /// Whether it is one for targets of this kind.
+    /// Whether this edge exists for targets of this kind.
     fn shows_in(self, targets: Kind) -> bool {
         let of_any_kind = matches!(
             self,
@@ -121,7 +121,7 @@ pub fn all(dtypes: &[Dtype]) -> Vec<SelfCheck> {
 
 fn add_shapes(entry: &loss::Entry, dtype: Dtype, checks: &mut Vec<SelfCheck>) {
     let about = entry.about;
-    // Option sets that differ in what they compute; a loss has those of them that it knows.
+    // Option sets that differ in what they compute. A loss gets those whose options it has.
     let options: Vec<Value> = [
         json!({}),
         json!({"reduction": "sum", "label_smoothing": 0.1, "z_loss": 0.01}),
@@ -134,7 +134,7 @@ fn add_shapes(entry: &loss::Entry, dtype: Dtype, checks: &mut Vec<SelfCheck>) {
     .collect();
     let mut turn = 0;
     for &(rows, classes, hidden, reason) in SHAPES {
-        // Rows against rows: too many for the reference.
+        // Rows against rows take the reference too long.
         if about.columns() == Some(Dim::Rows) && rows > 1000 {
             continue;
         }
@@ -144,7 +144,7 @@ fn add_shapes(entry: &loss::Entry, dtype: Dtype, checks: &mut Vec<SelfCheck>) {
             (Given::Probs, "probs"),
             (Given::Saved, "saved-lse"),
         ] {
-            // The large shapes once with little and once with much is enough.
+            // The large shapes run only with the fewest and with the most inputs.
             let large = rows * classes > 50_000;
             if large && (matches!(given, Given::Probs | Given::Saved) || dtype == Dtype::F16) {
                 continue;
@@ -205,7 +205,7 @@ fn add_edges(entry: &loss::Entry, dtype: Dtype, checks: &mut Vec<SelfCheck>) {
             given,
             edge,
         };
-        // An edge shows in the first input and in the targets: a loss that has neither has no edge.
+        // An edge appears in the first input and in the targets; a loss with neither has no edge.
         let targets = about.inputs.iter().find(|input| input.name == "targets");
         if targets.is_some_and(|targets| edge.shows_in(targets.kind)) && check.exists() {
             checks.push(check);
@@ -214,7 +214,7 @@ fn add_edges(entry: &loss::Entry, dtype: Dtype, checks: &mut Vec<SelfCheck>) {
 }
 
 impl SelfCheck {
-    /// The case, with what the f64 reference makes of it as what must come out.
+    /// The case, with the results of the f64 reference as its expected outputs.
     pub fn case(&self) -> Result<Case> {
         let loss = self.loss()?;
         let wanted = self.wanted();
@@ -255,7 +255,7 @@ impl SelfCheck {
             .collect()
     }
 
-    /// Whether the loss knows such a call.
+    /// Whether the loss accepts such a call.
     fn exists(&self) -> bool {
         !self.wanted().is_empty()
     }
@@ -264,7 +264,7 @@ impl SelfCheck {
         (crate::losses::find(self.loss)?.parse)(&self.options)
     }
 
-    /// The inputs given: tried out on a tiny call, so that what excludes each other is found without
+    /// The inputs that are given. They are tried on a tiny call, which finds inputs that exclude each other without
     /// knowing the loss.
     fn names(&self) -> BTreeSet<String> {
         let Ok(loss) = self.loss() else {
@@ -326,7 +326,7 @@ impl SelfCheck {
         Ok(inputs)
     }
 
-    /// Numbers of the kind that the input's name and type ask for.
+    /// Numbers that suit the input's name and type.
     fn input(&self, loss: &dyn Operation, argument: &Argument, shape: Shape, seed: u64) -> Array {
         let extent = |dim: &Dim| match dim {
             Dim::Rows => shape.rows,
@@ -352,7 +352,7 @@ impl SelfCheck {
                 positive().map(|value| value / columns).collect()
             }
             name if name.contains("weight") && extents.len() == 1 => positive().collect(),
-            // The scores of hidden·weight are of the size of one.
+            // The scores hidden·weight then have magnitude one.
             "weight" => {
                 let scale = 1.0 / (shape.hidden as f64).sqrt();
                 gaussian().into_iter().map(|value| value * scale).collect()
@@ -368,7 +368,7 @@ impl SelfCheck {
         Array::float(&extents, values)
     }
 
-    /// Puts the edge into the numbers.
+    /// Puts the edge case into the numbers.
     fn edge(&self, about: &loss::About, shape: Shape, inputs: &mut Arrays) {
         let Some(first) = about.inputs.first().map(|first| first.name) else {
             return;
@@ -377,7 +377,7 @@ impl SelfCheck {
         let ignored = -100;
         match self.edge {
             Edge::Plain => {
-                // One row in eight is ignored where there are many.
+                // If there are many rows, one row in eight is ignored.
                 if shape.rows >= 7 {
                     Rows::targets(
                         inputs,
@@ -452,7 +452,7 @@ impl Rows {
         }
     }
 
-    /// Masks classes: in the logits, or in a bias on them.
+    /// Masks classes in the logits, or in a bias that is added to them.
     fn columns(&self, inputs: &mut Arrays, masked: impl Fn(u64) -> bool) {
         let classes = self.shape.classes.max(1);
         let name = if self.name == "logits" { self.name } else { "bias" };

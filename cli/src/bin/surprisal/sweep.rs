@@ -7,11 +7,11 @@ use surprisal_cli::bench::{Spread, Task, Timer, Workload, interleave};
 
 use crate::{adapters, bench::Arguments, output};
 
-/// What an extent is divided by, one after another.
+/// The divisors of an extent, one after another.
 const DIVISORS: [u64; 3] = [4, 2, 1];
 
-/// Times a call with one extent after another at a quarter, a half and the whole, and prints the power
-/// of the extent that the time follows.
+/// Times a call with a quarter, a half and the whole of each extent in turn, and prints the power of the extent that
+/// the time follows.
 pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
     let task = arguments.task();
     let gpu = adapters::open(adapter)?;
@@ -34,7 +34,7 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The extent, and the median of its times.
+/// Pairs of the extent and the median of its times.
 fn times(
     arguments: &Arguments,
     (gpu, timer): (&Gpu, &Timer),
@@ -72,7 +72,7 @@ fn times(
     Ok(workloads.iter().zip(&samples).map(|((part, _), s)| (*part, median(s))).collect())
 }
 
-/// The slope of the straight line through the logarithms.
+/// The slope of the line fitted through the logarithms.
 fn exponent(times: &[(u64, f64)]) -> f64 {
     let points = || times.iter().map(|&(extent, ms)| ((extent as f64).ln(), ms.ln()));
     let count = times.len() as f64;

@@ -1,4 +1,4 @@
-//! An adapter in numbers and words: what it has, and what it came to when it was opened.
+//! An adapter in numbers and words: what it has, and what surprisal made of it when it was opened.
 
 use std::{fmt::Write as _, process::Stdio, time::Duration};
 
@@ -9,8 +9,8 @@ use surprisal_cli::survey::{Survey, worker};
 use super::{Found, machine::Finding, open_number, this_program};
 use crate::output;
 
-/// An adapter in numbers and words. The device is opened in a child process: a driver that crashes or
-/// hangs there, or that shares a process badly with another one, must not end the listing.
+/// An adapter in numbers and words. A child process opens the device: a driver that crashes or hangs at that point, or
+/// that does not get along with another driver in one process, must not end the listing.
 pub fn facts(found: &Found, survey: &Survey, patience: Duration) -> Value {
     let mut facts = json!(found);
     let (opened, problem) = match describe_in_child(found.number, survey, patience) {
@@ -41,7 +41,7 @@ fn describe_in_child(number: usize, survey: &Survey, patience: Duration) -> Resu
     }
 }
 
-/// The child: opens an adapter, and says what it came to.
+/// In the child: opens an adapter, and describes what surprisal makes of it.
 pub fn describe_opened(adapters: &[wgpu::Adapter], number: usize) -> Value {
     match open_number(adapters, number) {
         Ok(gpu) => {
@@ -52,8 +52,8 @@ pub fn describe_opened(adapters: &[wgpu::Adapter], number: usize) -> Value {
     }
 }
 
-/// What a probe finds of an adapter's cooperative matrices; the device is another one where there are
-/// any, opened for them.
+/// What the probe finds about an adapter's cooperative matrices. If it has any, the probe uses a second device, opened
+/// with their features.
 fn matrices(adapter: &wgpu::Adapter, plain: &Gpu) -> String {
     let probed = if Gpu::cooperative_features(adapter).is_empty() {
         plain.with_cooperative_matrices(adapter)
@@ -76,8 +76,8 @@ async fn experimental(adapter: &wgpu::Adapter) -> Result<Gpu> {
         label: Some("surprisal"),
         required_features: features | Gpu::cooperative_features(adapter),
         required_limits,
-        // SAFETY: this is a child process that describes one adapter and ends; a bug of wgpu's in these
-        // features meets nothing that matters.
+        // SAFETY: this is a child process that describes one adapter and ends; a bug of wgpu in these features damages
+        // nothing that matters.
         experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
         ..wgpu::DeviceDescriptor::default()
     };

@@ -1,4 +1,4 @@
-//! What can be seen of graphics on this machine without a driver, and why an expected adapter is missing.
+//! What this machine shows of its graphics without a driver, and why an expected adapter is missing.
 
 use std::{fs, path::PathBuf};
 
@@ -20,27 +20,27 @@ enum Vendor {
     Nvidia,
     /// Windows's GPU in WSL.
     Dxg,
-    /// Whatever has a render node: AMD, Intel, and others.
+    /// Any GPU with a render node: AMD, Intel, and others.
     Render,
 }
 
-/// What can be seen of graphics on this machine without a driver.
+/// What this machine shows of its graphics without a driver.
 #[derive(Clone, Debug, Default)]
 pub struct Machine {
     linux: bool,
     pub nodes: Vec<Node>,
-    /// /dev/dri is there, and this user may not look into it.
+    /// /dev/dri exists, but this user may not read it.
     hidden: bool,
     loader: bool,
     /// File names of the Vulkan drivers' manifests that the loader reads.
     manifests: Vec<String>,
-    /// The value of `VK_DRIVER_FILES` or `VK_ICD_FILENAMES`, and the files in it that are not there.
+    /// The value of `VK_DRIVER_FILES` or `VK_ICD_FILENAMES`, and the files in it that do not exist.
     chosen: Option<(String, Vec<String>)>,
     /// The NVIDIA kernel module's version.
     nvidia_version: Option<String>,
 }
 
-/// An adapter that is not there, and what to do.
+/// A missing adapter, and what to do about it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Finding {
     pub problem: String,
@@ -72,7 +72,7 @@ impl Machine {
         }
     }
 
-    /// What is wrong, given the adapters that were found and the drivers that do not answer.
+    /// The problems found, given the adapters that exist and the drivers that do not answer.
     pub fn findings(&self, found: &[Found], survey: &Survey) -> Vec<Finding> {
         let silent = |fault: &Fault| Finding { problem: fault.to_string(), remedy: remedy(survey) };
         let mut findings: Vec<Finding> = survey.faults.iter().map(silent).collect();
@@ -209,7 +209,7 @@ impl Machine {
         let nvidia_alone = self.nodes.iter().any(|node| node.vendor == Vendor::Nvidia)
             && nodes.len() <= self.nodes.iter().filter(|n| n.vendor == Vendor::Nvidia).count();
         if nvidia_alone {
-            // The render node is the NVIDIA GPU's own, of which enough was said.
+            // The render node belongs to the NVIDIA GPU, which has been reported already.
             return;
         }
         let mesa = ["radeon", "intel", "nouveau", "virtio", "asahi", "freedreno", "broadcom"];
@@ -248,7 +248,7 @@ impl Machine {
     }
 }
 
-/// Where render nodes are.
+/// The folder of render nodes.
 const RENDER: &str = "/dev/dri";
 
 fn nodes() -> Vec<Node> {

@@ -1,4 +1,4 @@
-//! An adapter's child process: it runs the cases, and its parent outlives it.
+//! An adapter's child process, which runs the cases, and the parent, which survives a crash of the child.
 
 use std::{
     process::Command,
@@ -20,14 +20,14 @@ use super::{
 };
 use crate::adapters;
 
-/// Restarts after crashes before the rest of an adapter's cases is given up.
+/// Restarts after crashes before the rest of an adapter's cases is abandoned.
 const RESTARTS: usize = 20;
-/// Of these, those after a hang: each has cost a whole time-out.
+/// How many of these may be hangs, since each hang costs a whole time-out.
 const HANGS: usize = 3;
-/// How the message of a child begins that did not get as far as a case.
+/// The start of the message of a child that did not get as far as a case.
 const NOT_OPENED: &str = "the device could not be opened: ";
 
-/// The child process: runs the cases from the first one on, and says a line of JSON before and after each.
+/// The child process: runs the cases from number `first` on, and prints a line of JSON before and after each.
 pub fn work(arguments: &Arguments, jobs: &[Job], number: usize) -> Result<()> {
     let found = adapters::all();
     let gpu = adapters::open_number(&found, number)?;
@@ -40,21 +40,21 @@ pub fn work(arguments: &Arguments, jobs: &[Job], number: usize) -> Result<()> {
     Ok(())
 }
 
-/// What the parent of a child process knows.
+/// What the parent of a child process needs.
 pub struct Parent<'a> {
     pub jobs: &'a [Job],
-    /// The adapter's.
+    /// The adapter's name.
     pub name: String,
     pub stop: &'a AtomicBool,
     /// How long one case may take.
     pub patience: Duration,
-    /// The child that begins with the case of this number.
+    /// The command of the child that begins with the case of this number.
     pub command: &'a dyn Fn(usize) -> Command,
 }
 
 impl Parent<'_> {
-    /// Runs all cases on one adapter. A child that dies or hangs takes the case it was at with it, and
-    /// the next child goes on behind that one.
+    /// Runs all cases on one adapter. If a child dies or hangs, the case that it was running fails, and the next child
+    /// continues after that case.
     pub fn run(&self) -> Vec<Value> {
         let bar = progress(self.jobs.len(), &self.name);
         let mut results = Vec::new();
@@ -100,7 +100,7 @@ impl Parent<'_> {
 }
 
 impl Arguments {
-    /// The command line of the child process of an adapter.
+    /// The arguments of the child process of an adapter.
     pub fn words(&self, adapter: usize, first: usize) -> Vec<std::ffi::OsString> {
         let mut words: Vec<std::ffi::OsString> = vec!["check".into()];
         let mut push = |name: &str, value: std::ffi::OsString| {
@@ -177,7 +177,7 @@ mod tests {
             say "{\"done\": $1, \"results\": [{\"id\": \"$2\", \"status\": \"passed\"}]}"
         }"#;
 
-    /// What became of each case.
+    /// The result of each case.
     fn verdicts(results: &[Value]) -> BTreeMap<&str, &Value> {
         results.iter().filter_map(|entry| Some((entry["id"].as_str()?, entry))).collect()
     }

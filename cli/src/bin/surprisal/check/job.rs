@@ -1,4 +1,4 @@
-//! What there is to run, and what comes of running one of them.
+//! What can be run, and the results of running one of them.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -57,7 +57,7 @@ impl Job {
         }
     }
 
-    /// What a report says of it when it never came back.
+    /// The report of a job that never finished.
     pub fn lost(&self, adapter: &str, message: &str) -> Vec<Value> {
         let entry = |tensor: String| {
             json!({
@@ -70,7 +70,7 @@ impl Job {
     }
 }
 
-/// Everything there is to run, in order.
+/// All jobs, in order.
 pub fn jobs(arguments: &Arguments) -> Result<Vec<Job>> {
     let mut jobs = Vec::new();
     let paths =
@@ -107,7 +107,7 @@ pub fn jobs(arguments: &Arguments) -> Result<Vec<Job>> {
     Ok(jobs)
 }
 
-/// The crate's reference cases: here, or where the crate was built, if that is still there.
+/// The crate's reference cases: in the current folder, or where the crate was built, if that folder still exists.
 fn default_vectors() -> Vec<PathBuf> {
     let folders = ["tests/vectors", concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors")];
     let has_cases = |folder: &PathBuf| {
@@ -120,7 +120,7 @@ fn default_vectors() -> Vec<PathBuf> {
     folders.iter().map(PathBuf::from).find(has_cases).into_iter().collect()
 }
 
-/// Runs a case, as often as was asked for: one JSON entry an expected tensor.
+/// Runs a case as often as was asked for; returns one JSON entry per expected tensor.
 pub fn run_job(arguments: &Arguments, job: &Job, backend: &Backend) -> Vec<Value> {
     let case = match job.case() {
         Ok(case) => case,
@@ -157,7 +157,7 @@ pub fn run_job(arguments: &Arguments, job: &Job, backend: &Backend) -> Vec<Value
     outcomes.iter().map(|outcome| entry(outcome, dtype)).collect()
 }
 
-/// The first element whose bits differ, NaNs being one; a missing array differs everywhere.
+/// The first element whose bits differ. All NaNs count as equal; a missing array differs everywhere.
 fn first_difference(
     once: Option<&surprisal::Array>,
     twice: Option<&surprisal::Array>,

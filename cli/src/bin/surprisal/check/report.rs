@@ -1,4 +1,4 @@
-//! How it went: the table, the failures, the JSON and the exit status.
+//! The report: the table, the failures, the JSON and the exit status.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ use surprisal::Result;
 use super::Arguments;
 use crate::output;
 
-/// Failures that are listed one by one.
+/// The most failures that are listed one by one.
 const LISTED: usize = 40;
 
 /// The results of one loss on one adapter, counted.
@@ -40,7 +40,7 @@ impl Count {
         let number = |key: &str| entry[key].as_f64().unwrap_or(f64::INFINITY);
         let (error, tolerance) = (number("max_abs_error"), number("tolerance"));
         let relative = number("max_rel_error");
-        // Of a tensor that is 0 but for its tolerance, any error is relatively large and says nothing.
+        // A tensor may be 0 except for its tolerance. Any error is then relatively large, and says nothing.
         if error > tolerance || error > relative * tolerance {
             self.relative = self.relative.max(relative);
         }
@@ -50,7 +50,7 @@ impl Count {
     }
 }
 
-/// Prints the table, writes the JSON, and says how it went.
+/// Prints the table, writes the JSON, and returns the exit status.
 pub fn finish(arguments: &Arguments, results: &[Value], stopped: bool) -> Result<ExitCode> {
     let mut counts: BTreeMap<(String, String), Count> = BTreeMap::new();
     let mut order = Vec::new();
@@ -156,7 +156,7 @@ fn report(
     text
 }
 
-/// The cases that ask for what is not here, counted by operation.
+/// The cases that need what does not exist here, counted by operation.
 fn not_there_yet(results: &[Value]) -> String {
     let mut text = String::new();
     let mut cases: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
