@@ -25,8 +25,8 @@ macro_rules! element_loss {
             pub empty: $crate::spec::options::Empty,
             /// What a mean divides by where elements are masked or their targets are unknown.
             pub denominator: $crate::spec::options::MaskedMean,
-            /// The value that marks an unknown target; an element with this target counts for nothing. In JSON the
-            /// value is a number or `"nan"`.
+            /// The value that marks an unknown target; an element with this target counts for nothing. In JSON it is a
+            /// number or `"nan"`.
             #[cfg_attr(feature = "serde", serde(with = "crate::skeleton::element::unknown"))]
             pub unknown_target: Option<f64>,
             /// Whether the gradient's columns between the last column and the row stride are written.

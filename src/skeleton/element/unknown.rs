@@ -1,4 +1,4 @@
-//! The unknown target in JSON: null, a number, or "nan", because JSON has no number for NaN.
+//! An unknown target in JSON: null, a number, or "nan", for which JSON has no number.
 
 use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
 
