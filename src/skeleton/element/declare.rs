@@ -84,7 +84,7 @@ macro_rules! element_loss {
                 sum = "sum",
                 /// What a mean divides by.
                 denominator = "denominator",
-                /// The number of elements that count.
+                /// The number of elements kept.
                 count = "count",
                 /// The status words.
                 status = "status",
