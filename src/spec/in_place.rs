@@ -11,12 +11,12 @@ use crate::{
     },
 };
 
-/// The input that an output is written over, by the names of both.
+/// The name of the input that an output is written over.
 fn input_of(argument: &Argument, output: &str) -> Option<String> {
     Some(format!("{}{}", argument.over?, argument.suffix(output)?))
 }
 
-/// The outputs of a description that may be written over an input.
+/// The outputs of an operation that may be written over an input, as a text.
 fn known(about: &About) -> String {
     let known = about.outputs.iter().filter(|output| output.over.is_some());
     let known: Vec<_> = known.map(|output| output.name).collect();
@@ -27,8 +27,8 @@ fn refused(about: &About, output: &str, reason: String) -> Error {
     Error::InPlace { operation: about.name.to_owned(), output: output.to_owned(), reason }
 }
 
-/// Gives each of these outputs the tensor of its input. The own name of a list stands for all of its tensors.
-/// What comes back are the outputs one by one.
+/// Gives each of these outputs the tensor of its input. The name of a list stands for all of its tensors. Returns the
+/// names of the single outputs.
 pub fn place<T: Clone>(
     about: &'static About,
     asked: &BTreeSet<String>,
@@ -71,7 +71,7 @@ impl Call {
         self.in_place.contains(output)
     }
 
-    /// Whether the outputs in place are declared so, and lie where their inputs lie.
+    /// Checks that the outputs in place are declared as such, and lie where their inputs lie.
     pub(super) fn check_in_place(&self, about: &'static About) -> Result<()> {
         for name in &self.in_place {
             let input = about.output(name).and_then(|argument| input_of(argument, name));
