@@ -1,5 +1,7 @@
-// One lane: what the parts of a composed loss come to. A part's results lie params.slot words apart:
-// its loss (weight and reduction included), Σ, denominator, what it monitored, and its status.
+// Runs on one lane: sums the losses of the parts of a composed loss, and merges their status.
+//
+// The results of a part begin params.slot words apart: its loss (with its weight and reduction applied), its Σ, its
+// denominator, its monitored value and its status.
 
 const RESULTS: u32 = 5u;
 

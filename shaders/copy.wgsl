@@ -1,4 +1,4 @@
-// One word of each record into a vector of the caller's.
+// Copies one word of each record into an output vector.
 
 override WORKGROUP: u32 = 64u;
 

@@ -1,33 +1,33 @@
-// The element skeleton: a walk over all elements, row after row, quad by quad; each is read once.
+// The element skeleton: visits all elements, row after row, quad by quad, and reads each element once.
 //
 // A functor (loss/*.wgsl) supplies
 //   fn element(p: Place) -> Element      the loss of a quad and its derivatives, before weights
-// and reaches its tensors by NAME_take(p), as bits. It returns NaN and infinities as bit patterns and does not compute
-// with them: WGSL may assume that they never occur. It fills an Element by name (`var out: Element; out.loss = …;`),
-// which begins with zeros.
+// and reads its tensors with NAME_take(p), which returns bits. The functor returns NaN and infinities as bit patterns
+// and does not compute with them: WGSL may assume that they never occur. It fills an Element by name
+// (`var out: Element; out.loss = …;`), whose fields start as zeros.
 //
-// The skeleton adds weight, mask, unknown targets, upstream gradient, denominator, sums and counts.
-// Elements are counted from the first one of the tensor, whatever its layout: a workgroup takes a
-// fixed block of them, so offsets, strides and windows of whole blocks change the loads and not the
-// sums. Planes are walked in another order, and where images are cut between blocks (`windows` in
-// src/skeleton/element/elements.rs) a sum may differ in its last bits; what is one element's never does.
+// The skeleton adds weight, mask, unknown targets, upstream gradient, denominator, sums and counts. Elements are
+// counted from the first element of the tensor, whatever its layout, and each workgroup takes a fixed block of them. So
+// offsets, strides and windows of whole blocks change the loads but not the sums. Elements of planes are visited in
+// another order; where images are cut between blocks (`windows` in src/skeleton/element/elements.rs), a sum may differ
+// in its last bits. Results of single elements never differ.
 
 struct Element {
-    // Bits of the loss, and of its derivatives by the functor's first and second tensor.
+    // Bits of the loss, and of its derivatives with respect to the functor's first and second tensor.
     loss: vec4<u32>,
     first: vec4<u32>,
     second: vec4<u32>,
-    // Elements that have no loss, and what is wrong with them. They are counted; their gradient is 0.
+    // Elements that have no loss, and the value that is wrong. They are counted; their gradient is 0.
     bad: vec4<bool>,
     value: vec4<u32>,
-    // What the loss has monitored beside it, such as how much of a gradient is left; finite.
+    // What the loss monitors, such as how much of a gradient is left; finite.
     monitored: vec4<f32>,
 }
 
-// The mean of what is monitored is asked for.
+// The caller wants the mean of the monitored value.
 override MONITORS: bool = false;
 
-// What a quad leaves behind.
+// What a visit of a quad returns.
 struct Visited {
     loss: vec4<u32>,
     bad: vec4<bool>,
@@ -35,7 +35,7 @@ struct Visited {
     monitored: vec4<f32>,
 }
 
-// A product where a first factor of 0 wins over NaN too: nothing comes down to the element.
+// A product in which a first factor of 0 wins even over NaN: where the upstream gradient is 0, the gradient is 0.
 fn handed_down(above: vec4<u32>, bits: vec4<u32>) -> vec4<u32> {
     return select(times4(above, bits), vec4<u32>(0u), is_zero4(above));
 }

@@ -1,4 +1,4 @@
-// One workgroup: the scalars, and the status behind them.
+// Runs as one workgroup: writes the scalar outputs, then the status.
 
 @compute @workgroup_size(WORKGROUP)
 fn finish(@builtin(local_invocation_index) lane: u32) {
@@ -25,12 +25,12 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
     perplexity_write(0u, select(growth, INFINITY_BITS, finite_one(mean) && bitcast<f32>(mean) > 88.722839));
     monitored_write(0u, mean_monitored(all, kept));
     let bad = tally_merge(kept, all);
-    // Of a float the column is no part of the value.
+    // For a float target, the high word is the column of the bad element, which is not part of the value.
     let high = select(bad.bad_value_high, 0u, params.float_targets != 0u);
     status_publish(Found(bad.bad_targets, bad.first_bad_row, bad.bad_value_low, high, all.bad_rows, kept.zero_vectors, params.float_targets));
 }
 
-// The mean of what was monitored over the elements kept, as bits; as unknown as the sum is.
+// The mean of the monitored value over the kept elements, as bits; NaN where one of the losses is NaN.
 fn mean_monitored(all: Tally, kept: Tally) -> u32 {
     let count = f32(kept.count_low) + 4294967296.0 * f32(kept.count_high);
     return quotient(select(bitcast<u32>(all.monitored), NAN_BITS, (all.sum_flags & SUM_NAN) != 0u), bitcast<u32>(count));

@@ -1,4 +1,4 @@
-// Folds blocks of tallies into one each, until one workgroup can take the rest.
+// Folds each block of tallies into one tally. Repeated until one workgroup can fold the rest.
 
 @compute @workgroup_size(WORKGROUP)
 fn fold(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

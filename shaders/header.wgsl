@@ -1,6 +1,6 @@
-// One workgroup: the denominator, once for all rows, into the header of the row table:
+// Runs as one workgroup: writes the denominator, once for all rows, into the header of the row table. Its entries:
 // (denominator, divisor, 1/divisor, sum of the class weights), (count, bad targets, first bad row),
-// (its target).
+// (value of the first bad target).
 
 override SUMS_CLASS_WEIGHTS: bool = false;
 

@@ -1,53 +1,52 @@
-// The tile: output[i, j] = initial[i, j] + Σ_k a(i, k)·b(j, k), for every product of a linear loss; and to scores
-// their bias is added, last: on sums that started from a large one every step would cost half its last bit.
+// The tile of every product of a linear loss: output[i, j] = initial[i, j] + Σ_k a(i, k)·b(j, k). Scores also get a
+// bias, which is added last: if the sum started from a large bias, every step would cost half its last bit.
 //
 //   scores      a = hidden,  b = W,       k over the depth, addend = bias
 //   ∂hidden     a = G,       b = W,       k over the classes
 //   ∂W          a = G,       b = hidden,  k over the rows (or a = hidden, b = G where W is [D, V])
 //   ∂bias       a = 1,       b = G,       k over the rows
 //
-// Operands are read four elements at a time along whichever index is contiguous, and turned in
-// registers, so none is ever transposed in memory. A lane owns 8, 24 or 48 rows of one, two or four bands
-// of four columns. Who loads the operands is a file of its own: each lane for itself (linear/lane.wgsl),
-// lanes of a subgroup the rows of a for each other (linear/subgroup.wgsl), or a workgroup tiles of both
-// into its memory (linear/workgroup.wgsl). Each output is summed by its owner in the order of k, onto
-// what was there: neither who loads, nor the tile's size, nor cutting k into several dispatches changes
-// a bit, and there are no atomics.
+// Operands are read four elements at a time along their contiguous index, and transposed in registers, so no operand is
+// ever transposed in memory. A lane owns 8, 24 or 48 rows of one, two or four bands of four columns. Each way to load
+// the operands has its own file: every lane loads for itself (linear/lane.wgsl), the lanes of a subgroup load the rows
+// of a for each other (linear/subgroup.wgsl), or a workgroup loads tiles of both operands into its memory
+// (linear/workgroup.wgsl). The owner of an output sums it in the order of k, starting from the initial value. So the
+// way of loading, the tile's size and cutting k into several dispatches do not change a bit, and no atomics are needed.
 
 override WORKGROUP: u32 = 64u;
-// Lanes of a workgroup side by side; the others are below them.
+// Lanes of a workgroup that lie side by side; the other lanes lie in rows below them.
 override ACROSS: u32 = 64u;
-// The rows of a (of b) in memory run over i (over j), their columns over k; otherwise the other way round.
+// Whether, in memory, the rows of a (of b) run over i (over j) and the columns over k; false for the other way round.
 override A_WALKS: bool = true;
 override B_WALKS: bool = true;
-// What a lane owns: eights of rows (1, 3 or 6) and bands of four columns (1, 2 or 4).
+// What a lane owns: groups of eight rows (1, 3 or 6) and bands of four columns (1, 2 or 4).
 override EIGHTS: u32 = 1u;
 override BANDS: u32 = 1u;
-// Not all four k of a step count: the depth is no multiple of four, or rows are skipped.
+// Not all four k of a step count: the depth is not a multiple of four, or rows are skipped.
 override MASKED: bool = false;
-// Rows whose gradient is 0 are left out of a sum over rows: their hidden state may hold NaN.
+// A sum over rows leaves out rows whose gradient is 0, because their hidden state may hold NaN.
 override SKIPS_WALKED: bool = false;
-// Outputs of such rows are 0 whatever W holds.
+// Outputs of rows whose gradient is 0 are 0, whatever W holds.
 override SKIPS_OWNED: bool = false;
 
-// Every row of an operand is multiplied by a power of two of its own on the way: vectors that are normalised,
-// whose products would overflow or underflow as they are (pairs/vectors.wgsl).
+// Every row of an operand is multiplied by its own power of two while it is loaded. Used for vectors to be normalised,
+// whose products could otherwise overflow or underflow (pairs/vectors.wgsl).
 override SCALES_A: bool = false;
 override SCALES_B: bool = false;
 
-// A row is added to every row of sums.
+// A row of addends (the bias) is added to every row of sums.
 override HAS_ADDEND: bool = false;
 
 const STEPS: vec4<u32> = vec4<u32>(0u, 1u, 2u, 3u);
 
-// Eight rows, written out four a matrix: an array indexed in a loop ends up in memory on some drivers. As
-// sums, vectors over four columns; as an operand, vectors over four k.
+// Eight rows as two matrices of four: an array indexed in a loop ends up in memory on some drivers. As sums, each row
+// is a vector over four columns; as an operand, a vector over four k.
 struct Eight {
     low: mat4x4<f32>,
     high: mat4x4<f32>,
 }
 
-// The rows of a lane; those past EIGHTS are never touched.
+// The rows of a lane. Those past EIGHTS are never touched.
 struct Band {
     e0: Eight,
     e1: Eight,
@@ -61,7 +60,7 @@ fn row_is_zero(row: u32) -> bool {
     return (records_read((params.first_row + row) * params.record_words + RECORD_FLAGS) & ROW_ZERO) != 0u;
 }
 
-// The first of four columns, the last four of the row where there are no more.
+// The first of four columns; past the end, the start of the row's last quad.
 fn quad_start(column: u32, count: u32) -> u32 {
     return min(column, (count - 1u) / 4u * 4u);
 }
@@ -82,7 +81,7 @@ fn b_loaded(row: u32, column: u32) -> vec4<f32> {
     return loaded;
 }
 
-// One of the four vectors, as they lie in memory, of rows i to i + 3 of a and steps k to k + 3.
+// One of the four vectors, as they lie in memory, that hold rows i to i + 3 of a at steps k to k + 3.
 fn a_vector(i: u32, k: u32, index: u32) -> vec4<f32> {
     if (A_WALKS) {
         return a_loaded(min(i + index, params.outputs - 1u), k);
@@ -90,7 +89,7 @@ fn a_vector(i: u32, k: u32, index: u32) -> vec4<f32> {
     return a_loaded(min(k + index, params.depth - 1u), quad_start(i, params.outputs));
 }
 
-// The same of columns j to j + 3 of b.
+// The same for columns j to j + 3 of b.
 fn b_vector(j: u32, k: u32, index: u32) -> vec4<f32> {
     if (B_WALKS) {
         return b_loaded(min(j + index, params.classes - 1u), k);
@@ -130,7 +129,7 @@ fn b_steps(j: u32, k: u32, keep: vec4<bool>) -> mat4x4<f32> {
     return steps;
 }
 
-// Which of four steps count.
+// Which of the four steps count.
 fn kept(k: u32) -> vec4<bool> {
     let steps = vec4<u32>(k) + STEPS;
     var keep = steps < vec4<u32>(params.depth);
@@ -141,7 +140,7 @@ fn kept(k: u32) -> vec4<bool> {
     return keep;
 }
 
-// One row's sums, step by step: written out, so that the order of k is part of the source.
+// Adds four steps to one row's sums. Written out, so that the order of k is part of the source.
 fn add_row(sum: vec4<f32>, a: vec4<f32>, b: mat4x4<f32>) -> vec4<f32> {
     return (((sum + a.x * b[0]) + a.y * b[1]) + a.z * b[2]) + a.w * b[3];
 }
@@ -184,7 +183,7 @@ fn a_band(at: Place, k: u32, keep: vec4<bool>) -> Band {
     return a;
 }
 
-// Sums of two bands side by side: how their rows begin and end is a file of its own, quad by quad
+// Sums of two bands side by side. Two files hold how a row of sums is started and finished: one quad at a time
 // (linear/quads.wgsl) or both quads at once (linear/octets.wgsl).
 struct FourPair {
     left: mat4x4<f32>,
@@ -265,8 +264,7 @@ fn finish(i: u32, j: u32, left: Band, right: Band) {
     }
 }
 
-// What a lane owns begins at row i and column j, in a tile of its workgroup's that begins at row and
-// column.
+// What a lane owns begins at row i and column j. The tile of its workgroup begins at `row` and `column`.
 struct Place {
     row: u32,
     column: u32,
@@ -275,7 +273,7 @@ struct Place {
     lane: u32,
 }
 
-// Row and column of a tile. A run of columns of tiles is gone through row by row, before the next run.
+// Row and column of a tile, in tiles. Tiles are visited in runs of `run` tile columns, row by row within a run.
 fn tile_place(tile: u32) -> vec2<u32> {
     let first = tile / (params.tile_rows * params.run) * params.run;
     let run = min(params.run, params.tile_columns - first);
@@ -286,9 +284,9 @@ fn tile_place(tile: u32) -> vec2<u32> {
 fn place(tile: vec2<u32>, lane: u32) -> Place {
     let row = tile.x * (WORKGROUP / ACROSS * EIGHTS * 8u);
     let column = tile.y * (ACROSS * BANDS * 4u);
-    // The bands of a lane lie side by side: what a subgroup loads together is then of many lines of a
-    // cache, which come together, where lanes side by side would wait for two lines at a time (llvmpipe
-    // loads a lane after another).
+    // The bands of a lane lie side by side. The loads of a subgroup then touch many cache lines, which arrive together.
+    // If instead neighbouring lanes loaded neighbouring bands, lanes would wait for two cache lines at a time (llvmpipe
+    // loads one lane after another).
     return Place(row, column, row + lane / ACROSS * EIGHTS * 8u, column + lane % ACROSS * BANDS * 4u, lane);
 }
 

@@ -1,11 +1,11 @@
-// Numbers by their bits. WGSL lets a compiler assume that NaN and infinity never occur, so they are
-// told apart by u32 tests and written as u32 words; no float that may be one enters arithmetic.
+// Numbers by their bits. WGSL lets a compiler assume that NaN and infinity never occur. So they are detected by u32
+// tests and written as u32 words; no float that may be one of them enters arithmetic.
 
 const NAN_BITS: u32 = 0x7fc00000u;
 const INFINITY_BITS: u32 = 0x7f800000u;
 const SIGN_BIT: u32 = 0x80000000u;
 const NONE: u32 = 0xffffffffu;
-// Seeds a maximum and stands in for -inf; it enters max() and differences guarded below, nothing else.
+// The start value of a maximum, and the stand-in for -inf. Use it only in max() and in the guarded differences below.
 const LOWEST: f32 = -3.40282346638528859812e38;
 // exp(-104) rounds to 0 in f32.
 const FLOOR: f32 = 104.0;
@@ -34,7 +34,7 @@ fn is_zero4(bits: vec4<u32>) -> vec4<bool> {
     return (bits & vec4<u32>(~SIGN_BIT)) == vec4<u32>(0u);
 }
 
-// a·b of any two numbers, as bits: a NaN stays one, and 0·infinity is 0.
+// a·b of any two numbers, as bits: NaN times anything is NaN, and 0·infinity is 0.
 fn times4(a: vec4<u32>, b: vec4<u32>) -> vec4<u32> {
     let infinite = !(finite(a) & finite(b));
     let zero = is_zero4(a) | is_zero4(b);
@@ -47,15 +47,15 @@ fn times(a: u32, b: u32) -> u32 {
     return times4(vec4<u32>(a), vec4<u32>(b)).x;
 }
 
-// weight·upstream/divisor, given by their bits, the divisor by its inverse too. It is 0 where the product above is,
-// whatever the divisor, and may be NaN. A mean over nothing has the gradient 0.
+// weight·upstream/divisor. The arguments are bits; `inverse` is 1/divisor. The factor is 0 where weight·upstream is 0,
+// whatever the divisor, and it may be NaN. A mean over nothing has the gradient 0.
 fn row_factor(weight: u32, upstream: u32, divisor: u32, inverse: u32) -> f32 {
     let above = times(weight, upstream);
     let factor = select(times(above, inverse), NAN_BITS, !finite_one(above) && !finite_one(divisor));
     return bitcast<f32>(select(factor, 0u, is_zero(above) || is_zero(divisor)));
 }
 
-// Below 0; not -0, not NaN. By bits, since a number below 2^-126 may compare as 0.
+// Whether a number is below 0; false for -0 and NaN. Tests the bits, because a number below 2^-126 may compare as 0.
 fn negative4(bits: vec4<u32>) -> vec4<bool> {
     return (bits > vec4<u32>(SIGN_BIT)) & !is_nan4(bits);
 }
@@ -69,8 +69,7 @@ fn sum4(v: vec4<f32>) -> f32 {
     return (v.x + v.y) + (v.z + v.w);
 }
 
-// u - top for u <= top, not below -FLOOR. Halved, the difference of huge numbers cannot overflow, and
-// halving is exact.
+// u - top for u <= top, not below -FLOOR. Halving keeps the difference of huge numbers from overflowing, and is exact.
 fn below4(u: vec4<f32>, top: f32) -> vec4<f32> {
     return 2.0 * max(0.5 * u - 0.5 * top, vec4<f32>(-0.5 * FLOOR));
 }
@@ -102,28 +101,28 @@ fn one_minus_exp(x: f32) -> f32 {
     return select(1.0 - exp(max(x, -FLOOR)), near, x > -0.06);
 }
 
-// exp(x) for |x| < 128 ln 2, as 2^n·exp(r) with |r| <= ln 2/2: the built-in loses digits far from 0,
-// and costs another reduction of its own. (A fit of (exp(r) - 1 - r)/r^2, within 1e-8.)
+// exp(x) for |x| < 128 ln 2, as 2^n·exp(r) with |r| <= ln 2/2. The built-in exp loses digits far from 0, and costs
+// another range reduction. (A fit of (exp(r) - 1 - r)/r^2, within 1e-8.)
 fn exp_far4(x: vec4<f32>) -> vec4<f32> {
     let n = clamp(round(x * 1.44269504), vec4<f32>(-126.0), vec4<f32>(127.0));
     let value = exp_raised4(x, n, 0);
-    // Below the normal numbers r is no longer small, and subnormal ones may be flushed anyway.
+    // Below the normal numbers r is no longer small, and drivers may flush subnormal results to 0 anyway.
     return select(vec4<f32>(0.0), value, x > vec4<f32>(-87.33));
 }
 
-// 2^raised·exp(x), of which n is the whole part: 2^raised·2^n·exp(r).
+// 2^raised·exp(x), where n is the whole part of x/ln 2: 2^raised·2^n·exp(r).
 fn exp_raised4(x: vec4<f32>, n: vec4<f32>, raised: i32) -> vec4<f32> {
     let r = (x - n * 0.693359375) + n * 2.12194440e-4;
     let rest = 0.5 + r * (0.166665766 + r * (0.0416664642 + r * (0.00836323538 + r * 0.00139337325)));
     return (1.0 + (r + r * r * rest)) * bitcast<vec4<f32>>(vec4<u32>(vec4<i32>(n) + (127 + raised)) << vec4<u32>(23u));
 }
 
-// Bits of float x, or of what stands for it.
+// The bits of x where use_x is true, of `otherwise` where it is false.
 fn bits_or(x: f32, otherwise: u32, use_x: bool) -> u32 {
     return select(otherwise, bitcast<u32>(x), use_x);
 }
 
-// exp(x) as bits: infinity where f32 ends.
+// exp(x) as bits: infinity above the range of f32.
 fn exp_bits4(x: vec4<f32>) -> vec4<u32> {
     let value = exp_far4(clamp(x, vec4<f32>(-FLOOR), vec4<f32>(88.722839)));
     return select(bitcast<vec4<u32>>(value), vec4<u32>(INFINITY_BITS), x > vec4<f32>(88.722839));
@@ -136,8 +135,8 @@ fn atanh_twice4(s: vec4<f32>) -> vec4<f32> {
     return 2.0 * (s + s * t * series);
 }
 
-// log(1 + x) for -1/2 <= x <= 1 with relative accuracy down to the smallest x (the built-in log has
-// none near 1).
+// log(1 + x) for -1/2 <= x <= 1 with relative accuracy down to the smallest x. (The built-in log loses relative
+// accuracy near 1.)
 fn log1p4(x: vec4<f32>) -> vec4<f32> {
     return atanh_twice4(x / (2.0 + x));
 }
@@ -151,7 +150,7 @@ fn log4(x: vec4<f32>) -> vec4<f32> {
     return n * 0.693359375 + (atanh_twice4((mantissa - 1.0) / (mantissa + 1.0)) - n * 2.12194440e-4);
 }
 
-// The logistic function of finite x and what goes with it, each with relative accuracy.
+// The logistic function of finite x and related values, each with relative accuracy.
 struct Logistic {
     // 1/(1 + exp(-x)) and 1/(1 + exp(x))
     p: vec4<f32>,
@@ -163,7 +162,7 @@ struct Logistic {
 
 fn logistic4(x: vec4<f32>) -> Logistic {
     let e = exp_far4(-min(abs(x), vec4<f32>(FLOOR)));
-    // 1/(1 + e), and log(1 + e) from e/(2 + e), by one division.
+    // 1/(1 + e), and e/(2 + e) for log(1 + e), with one division.
     let one = 1.0 + e;
     let two = 2.0 + e;
     let inverse = 1.0 / (one * two);

@@ -1,4 +1,4 @@
-// Writes 0 into a gradient's columns past the classes.
+// Writes 0 into the columns of a gradient past the classes.
 
 override WORKGROUP: u32 = 64u;
 

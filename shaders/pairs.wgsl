@@ -1,5 +1,5 @@
-// Scores of pairs: s = scale·x + bias, x = r_i·c_j·⟨query_i, key_j⟩, of which the chunk holds the
-// product and the tables the rest. The gradient is that of the product: ∂s·scale·r_i·c_j.
+// Scores of pairs: s = scale·x + bias, x = r_i·c_j·⟨query_i, key_j⟩. The chunk holds the products ⟨query_i, key_j⟩; the
+// query table and the key table hold the rest. The gradient is the gradient of the product: ∂s·scale·r_i·c_j.
 //
 // A functor (loss/*.wgsl) supplies
 //   fn positives(row, columns) -> vec4<bool>     which keys are positives of a query
@@ -8,7 +8,7 @@
 override HAS_LABELS: bool = false;
 override HAS_SCALE: bool = false;
 
-// Words of an entry of the query table, planes of the key table: see vectors.wgsl.
+// Words of an entry of the query table, and planes of the key table (vectors.wgsl).
 const VECTOR_FACTOR: u32 = 0u;
 const VECTOR_LABEL: u32 = 1u;
 
@@ -24,20 +24,20 @@ struct Item {
 }
 
 struct Row {
-    // The row of the chunk, and of the call.
+    // The row's index in the chunk, and in the call.
     index: u32,
     number: u32,
-    // The positive key (of a shard, before or after its keys if it is in another), or how many positives
-    // there are.
+    // The column of the positive key (of a shard: before or after its keys if the positive is in another shard), or the
+    // number of positives.
     label: u32,
     // IGNORED, BAD_TARGET
     flags: u32,
-    // upstream / denominator, and a direction's share of it
+    // upstream · share of this direction / denominator
     factor: f32,
     query_factor: f32,
     scale: f32,
     bias: f32,
-    // Whether the three are numbers.
+    // Whether query_factor, scale and bias are finite.
     known: bool,
     name: vec2<u32>,
 }
@@ -83,10 +83,11 @@ fn same_label(row: Row, column: u32) -> vec4<bool> {
     return (low == vec4<u32>(row.name.x)) & (high == vec4<u32>(row.name.y));
 }
 
-// A score that is no number makes its row bad, candidate or not: the key or the query holds one.
+// A score that is NaN or infinite makes its row bad, even if the key is no candidate: the key or the query holds such a
+// number.
 //
-// The two factors are multiplied first: a pair and its mirror image then have the same bits, so that
-// where the probability of both is 1 their gradient is 0.
+// The two factors are multiplied first. A pair and its mirror image then have the same bits, so that their gradient is
+// exactly 0 where both probabilities are 1.
 fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     let raw = logits_quad(row.index, column);
     let key = key_table_quad(VECTOR_FACTOR, column);
@@ -107,7 +108,7 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     return it;
 }
 
-// The similarity of the label's pair, 0 where it is no number or in another shard.
+// The similarity of the label's pair; 0 where the similarity is not finite or the label is in another shard.
 fn similarity(row: Row, column: u32) -> f32 {
     let here = min(column, params.classes - 1u);
     let raw = label_score(row.index, row.label, here);
@@ -116,7 +117,7 @@ fn similarity(row: Row, column: u32) -> f32 {
     return select(0.0, bitcast<f32>(raw) * (row.query_factor * bitcast<f32>(key)), known);
 }
 
-// The gradient of the scores, handed down to the products.
+// Stores the gradient of the products, given the gradient g of the scores.
 fn emit_scores(row: Row, it: Item, g: vec4<f32>, bad: vec4<bool>) {
     let bits = bitcast<vec4<u32>>(g * (row.scale * row.query_factor) * it.key_factor);
     gradient_store(row.index, it.column, select(bits, vec4<u32>(NAN_BITS), bad));

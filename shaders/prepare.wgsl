@@ -1,8 +1,7 @@
-// A lane a row: reads what a caller may give for rows, in any type, and writes one table entry a row
-// for the hot kernels; counts what the mean divides by.
+// One lane per row: reads the caller's inputs for a row, in any type, and writes one entry of the row table for the
+// kernels of the main pass. Also counts what a mean divides by.
 //
-// Entry: class, flags, bits of row_weight, bits of upstream. The table begins with a header, see
-// header.wgsl.
+// An entry: class, flags, bits of row_weight, bits of upstream. The table begins with a header (header.wgsl).
 
 override HAS_TARGETS: bool = true;
 override HAS_LSE: bool = false;
@@ -31,14 +30,14 @@ fn prepare_row(row: u32) -> Tally {
             tally.bad_value_low = target_words.x;
             tally.bad_value_high = target_words.y;
         } else {
-            // In another shard it comes before the first column (wrapped) or after the last one.
+            // A label in another shard comes before the first column (wrapped around) or after the last one.
             label = target_words.x - params.first_class;
             class_weight = weight_at(0u, target_words.x);
         }
     }
     let row_weight = row_weight_at(row, 0u);
     if (flags == 0u) {
-        // The denominator counts rows, or their weights.
+        // The denominator counts rows, or adds up their weights.
         tally = tally_of_denominator(times(class_weight, select(bitcast<u32>(1.0), row_weight, params.weighted_rows != 0u)));
         tally.count_low = 1u;
     }

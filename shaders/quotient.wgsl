@@ -1,5 +1,5 @@
-// sum/divisor, all of them as bits. Over nothing it is what the caller chose. A NaN in either stays a NaN, and
-// infinity/infinity is one.
+// sum/divisor, operands and result as bits. With a divisor of 0 the result is what the caller chose for a mean over
+// nothing. A NaN in either operand gives NaN, and so does infinity/infinity.
 fn quotient(sum: u32, divisor: u32) -> u32 {
     if (is_nan(sum) || is_nan(divisor)) {
         return NAN_BITS;

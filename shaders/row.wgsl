@@ -1,77 +1,80 @@
-// The row skeleton: lanes stream a row into a mergeable state, close it, and stream it again.
+// The row skeleton: lanes stream a row into a mergeable state, close the row, and stream it again for the gradient.
 //
-// A loss declares in Rust (`RowProgram`, src/skeleton/row/contract.rs) what its functor needs. Written in front of the functor
-// are then
-//   const STATE_WORDS, ROUNDS, OUT_…, FACTOR_…             what the skeleton counts with
-//   struct Closed { loss, flags, by-products, factors }    what a row is closed with; by-products are u32 words
-//   fn closed_blank(flags, loss, fill) -> Closed           a row without numbers: `fill` in by-products that are floats
-//   fn closed_write(row, closed), closed_read(row)         to and from the row's record; the latter reads factors alone
+// A loss declares in Rust (`RowProgram`, src/skeleton/row/contract.rs) what its functor needs. From this declaration
+// the following WGSL is written in front of the functor:
+//   const STATE_WORDS, ROUNDS, OUT_…, FACTOR_…             sizes and offsets in words
+//   struct Closed { loss, flags, by-products, factors }    the result of closing a row; by-products are u32 words
+//   fn closed_blank(flags, loss, fill) -> Closed           a row without numbers: `fill` in float by-products
+//   fn closed_write(row, closed), closed_read(row)         store to and load from the row's record; a load reads only
+//                                                          flags and factors
 //   struct Settled                                         what the first of two rounds leaves for the second
-// and accessors of its streams: NAME_at, NAME_quad, NAME_store (floats), NAME_at (integers), NAME_read (words).
+// It also writes the accessors of the functor's streams: NAME_at, NAME_quad, NAME_store (floats), NAME_at (integers),
+// NAME_read (words).
 //
-// The functor (loss/*.wgsl, or what several share: row/softmax.wgsl, loss/sums.wgsl) supplies
+// The functor (loss/*.wgsl, or a file that several functors share: row/softmax.wgsl, loss/sums.wgsl) supplies
 //   struct Item, fn item(row, column, inside) -> Item      one quad of columns as the loss sees it
-//   struct State, fn state_empty, state_merge              what a stretch of columns leaves behind
-//   fn state_take_quad(row, state, item) -> State          a quad more
-//   fn state_take_tile(row, state, a, b, c, d) -> State    four quads more
-//   struct Row, fn open(row) -> Row                        what is known of a row before its stream, its
-//                                                          label among it (row/open.wgsl, if no more is needed)
+//   struct State, fn state_empty, state_merge              the mergeable state of a stretch of columns
+//   fn state_take_quad(row, state, item) -> State          adds a quad
+//   fn state_take_tile(row, state, a, b, c, d) -> State    adds four quads
+//   struct Row, fn open(row) -> Row                        what is known of a row before it is streamed, including its
+//                                                          label (row/open.wgsl, unless the functor needs more)
 //   fn reopen(row) -> Row                                  the same for the gradient
 //   fn row_streams(row) -> bool                            whether the row has to be reduced at all
 //   fn close(row, state) -> Closed                         its loss, by-products and gradient factors
-//   fn emit(row, closed, item)                             the gradient of a quad, stored
-// and only where its program says so
-//   fn state_publish(row, state), state_gathered(words)      (shardable) to and from STATISTICS_WORDS public words
-//   fn settle(row, state) -> Settled                       (two rounds) what the second round is to know; it finds it in
-//                                                          row.settled, where row.round is 1, and so does `emit`
-//   fn score_bits(row, item) -> vec4<u32>                  (select) what columns are ordered by: bits of floats, NONE for
-//                                                          one that takes no part. `open` and what follows find the key
-//                                                          (row/place.wgsl) of the selected column's score and the column
-//                                                          at selected_read(row.index·3) and after it
+//   fn emit(row, closed, item)                             computes and stores the gradient of a quad
+// and, only where its program says so,
+//   fn state_publish(row, state), state_gathered(words)    (shardable) to and from STATISTICS_WORDS public words
+//   fn settle(row, state) -> Settled                       (two rounds) what the second round needs. That round, where
+//                                                          row.round is 1, and `emit` read it as row.settled
+//   fn score_bits(row, item) -> vec4<u32>                  (select) the value that orders columns: bits of floats, or
+//                                                          NONE for a column that takes no part. `open` and later
+//                                                          functions find the selected column at
+//                                                          selected_read(row.index·3): the key of its score
+//                                                          (row/place.wgsl), followed by its column
 //
-// Without rounds there is no State of the functor's own, and `close` gets an empty one.
+// A program without rounds has no State of its own, and `close` gets an empty one.
 //
-// Structs are filled by name: `var out: Closed; out.loss = …;` begins with zeros.
+// Structs are filled by name (`var out: Closed; out.loss = …;`): their fields start as zeros.
 //
-// A row is a sequence of segments of params.segment columns. One workgroup that walks them all and
-// several workgroups that take one each merge the same states in the same order: the same bits. Nor does
-// it change a bit where a walk is interrupted between two tiles of its lanes.
+// A row is a sequence of segments of params.segment columns. One workgroup that walks all segments, and several
+// workgroups that take one segment each, merge the same states in the same order, so the results have the same bits.
+// Interrupting a walk between two tiles of all lanes does not change a bit either.
 
 override WORKGROUP: u32 = 64u;
-// Lanes that share a row; a power of two that divides WORKGROUP. A uniform in its place made short rows take up to
-// 12 % longer on lavapipe (docs/performance.md).
+// Lanes that share a row; a power of two that divides WORKGROUP. An override, because a uniform made short rows take up
+// to 12 % longer on lavapipe (docs/performance.md).
 override LANES: u32 = 64u;
-// Rows are long enough for code of its own for whole tiles (`row_tiles_from` in src/plan/profile.rs).
+// Rows are long enough for separate code for whole tiles (`row_tiles_from` in src/plan/profile.rs).
 override HAS_TILES: bool = true;
-// The row's lse is given: the maximum and sum of a stream are not used.
+// The row's lse is given: the maximum and the sum of a stream are not used.
 override HAS_LSE: bool = false;
-// The state is that of all shards, merged from their statistics.
+// The state is merged from the statistics of all shards.
 override GATHERED: bool = false;
-// The columns were streamed; otherwise the lse and the target are all there is.
+// The columns were streamed; otherwise only the lse and the target are known.
 override STREAMED: bool = true;
 
-// The scores of a whole row are not in memory at once: they go by in blocks of columns.
+// The scores of a whole row are never in memory at once: they come in blocks of columns.
 override IN_BLOCKS: bool = false;
 
 var<workgroup> lane_states: array<State, WORKGROUP>;
 
-// Where a row's record begins.
+// The first word of a row's record.
 fn record_of(row: u32) -> u32 {
     return (params.first_row + row) * RECORD_WORDS;
 }
 
-// The bits of the lse that was saved of a row, until it is closed.
+// The bits of the row's saved lse. They stay in the record until the row is closed.
 fn saved_lse(row: u32) -> u32 {
     return records[record_of(row) + RECORD_SAVED_LSE];
 }
 
-// Which columns of a quad are the row's. Whole quads are told so by a constant, which costs nothing.
+// Which columns of a quad belong to the row. Code for whole quads passes a constant instead, which costs nothing.
 fn inside(column: u32) -> vec4<bool> {
     return vec4<u32>(column, column + 1u, column + 2u, column + 3u) < vec4<u32>(params.classes);
 }
 
-// The score of a row's label or of a column beside it: what a loss may look at out of turn. Where the
-// columns go by in blocks, `label_scores` keeps these in the row's record.
+// The score of a row's label or of a column beside it, for use outside the stream. Where the columns come in blocks,
+// the kernel `label_scores` keeps these scores in the row's record.
 fn label_score(row: u32, label: u32, column: u32) -> u32 {
     if (IN_BLOCKS) {
         return records[record_of(row) + RECORD_LABEL_SCORES + min(column + 1u - label, 2u)];
@@ -79,8 +82,8 @@ fn label_score(row: u32, label: u32, column: u32) -> u32 {
     return logits_at(row, column);
 }
 
-// Streams columns first..end of a row onto a state; lane takes every LANES-th quad, four quads to a tile, so that
-// the running maximum is rescaled once in sixteen elements.
+// Streams columns first..end of a row into a state. Each lane takes every LANES-th quad, and four quads form a tile, so
+// that the running maximum is rescaled once per sixteen elements.
 fn walk(row: Row, given: State, first: u32, end: u32, lane: u32) -> State {
     let step = LANES * 4u;
     let all4 = vec4<bool>(true);
@@ -104,7 +107,7 @@ fn walk(row: Row, given: State, first: u32, end: u32, lane: u32) -> State {
     return state;
 }
 
-// The states of the lanes of a row, merged in a fixed tree; valid in each of them.
+// Merges the states of a row's lanes in a fixed tree; the result is valid in every lane.
 fn reduce(mine: State, local: u32, lane: u32) -> State {
     lane_states[local] = mine;
     for (var reach = LANES / 2u; reach > 0u; reach = reach / 2u) {
@@ -119,7 +122,7 @@ fn reduce(mine: State, local: u32, lane: u32) -> State {
     return all;
 }
 
-// The row in a round of its reduction.
+// The row as a round of its reduction sees it.
 fn row_in_round(row: Row, round: u32) -> Row {
     if (ROUNDS == 2u && round == 1u) {
         return row_settled(row, settled_read(row));
@@ -145,7 +148,7 @@ fn end_round(row: Row, state: State, round: u32) {
     }
 }
 
-// The second stream.
+// The second stream: the gradient.
 fn emit_columns(row: Row, closed: Closed, first: u32, end: u32, lane: u32) {
     let step = LANES * 4u;
     var column = first + lane * 4u;

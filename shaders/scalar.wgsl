@@ -1,4 +1,4 @@
-// One workgroup: a sum over rows, or its mean over the rows that are kept, as one element of the caller's.
+// Runs as one workgroup: writes a sum over rows, or its mean over the kept rows, into one element of an output.
 
 @compute @workgroup_size(WORKGROUP)
 fn scalar(@builtin(local_invocation_index) lane: u32) {

@@ -1,4 +1,4 @@
-// The status words of a call (src/data/status.rs): fresh, or added to what earlier calls left in them.
+// The status words of a call (src/data/status.rs): written anew, or added to what earlier calls left in them.
 
 // What a call found.
 struct Found {
@@ -9,11 +9,11 @@ struct Found {
     value_high: u32,
     bad_rows: u32,
     zero_vectors: u32,
-    // Targets are floats.
+    // The targets are floats.
     floats: u32,
 }
 
-// The completion word moves last.
+// The completion word is written last.
 fn status_publish(found: Found) {
     if (params.accumulates_status == 0u) {
         status_write(1u, found.bad_targets);
@@ -25,7 +25,7 @@ fn status_publish(found: Found) {
     }
     let before = status_read(1u);
     status_write(1u, before + found.bad_targets);
-    // The first bad target of all calls stays.
+    // Keep the first bad target of all calls.
     if (before == 0u) {
         status_first(found);
     }

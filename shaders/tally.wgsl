@@ -1,4 +1,4 @@
-// What is counted and summed over rows: mergeable in a fixed order, infinities and NaN as flags.
+// Counts and sums over rows. Tallies are merged in a fixed order; infinities and NaN are kept as flags.
 
 const SUM_NAN: u32 = 1u;
 const SUM_POSITIVE: u32 = 2u;
@@ -6,22 +6,23 @@ const SUM_NEGATIVE: u32 = 4u;
 const DENOMINATOR_FLAGS: u32 = 3u;
 
 struct Tally {
-    // Of finite numbers; what else there was is in the flags.
+    // The sum of the finite numbers; the flags record all others.
     sum: f32,
     denominator: f32,
     count_low: u32,
     count_high: u32,
     bad_targets: u32,
     first_bad_row: u32,
-    // Of a target; of an element its bits, and its column, by which a row's first one is found.
+    // The two words of an integer target. For a float: its bits, and its column, which orders the bad elements of a
+    // row.
     bad_value_low: u32,
     bad_value_high: u32,
-    // Of the sum, and moved up by DENOMINATOR_FLAGS those of the denominator.
+    // Flags of the sum in the low bits; flags of the denominator, shifted left by DENOMINATOR_FLAGS.
     sum_flags: u32,
     bad_rows: u32,
     correct: u32,
     zero_vectors: u32,
-    // Σ of what a loss has monitored beside it.
+    // Σ of the loss's monitored value.
     monitored: f32,
 }
 
@@ -55,7 +56,7 @@ fn tally_merge(a: Tally, b: Tally) -> Tally {
     );
 }
 
-// All lanes' tallies merged, valid in every lane.
+// Merges the tallies of all lanes; the result is valid in every lane.
 fn tally_reduce(mine: Tally, lane: u32) -> Tally {
     lane_tallies[lane] = mine;
     for (var reach = WORKGROUP / 2u; reach > 0u; reach = reach / 2u) {
@@ -68,7 +69,7 @@ fn tally_reduce(mine: Tally, lane: u32) -> Tally {
     return lane_tallies[0];
 }
 
-// What a loss that is not finite makes of a sum.
+// The flags that a value gives its sum; 0 for a finite value.
 fn flags_of(bits: u32) -> u32 {
     if (finite_one(bits)) {
         return 0u;
@@ -91,7 +92,7 @@ fn denominator_bits(tally: Tally) -> u32 {
     return sum_bits(tally.denominator, tally.sum_flags >> DENOMINATOR_FLAGS);
 }
 
-// The number that a sum with flags stands for, as bits.
+// The value of a sum with flags, as bits.
 fn sum_bits(sum: f32, flags: u32) -> u32 {
     let both = (flags & (SUM_POSITIVE | SUM_NEGATIVE)) == (SUM_POSITIVE | SUM_NEGATIVE);
     if ((flags & SUM_NAN) != 0u || both) {

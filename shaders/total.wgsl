@@ -1,4 +1,5 @@
-// One word of each record, such as the loss, into a tally a block of rows, and beside it a word that is counted.
+// Sums one word of each record, such as the loss, into one tally per block of rows, and counts a second word where
+// asked to.
 
 @compute @workgroup_size(WORKGROUP)
 fn total(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

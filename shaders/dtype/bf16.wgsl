@@ -1,4 +1,4 @@
-// bfloat16 in the halves of u32 words.
+// bfloat16, two to a u32 word.
 
 fn bf16_encode(bits: u32) -> u32 {
     let rounded = (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;

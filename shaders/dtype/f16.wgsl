@@ -1,4 +1,4 @@
-// IEEE binary16 in the halves of u32 words, by integers: no adapter feature, no flushed subnormals.
+// IEEE binary16, two to a u32 word, converted with integers: needs no adapter feature and flushes no subnormals.
 
 fn f16_decode(half: u32) -> u32 {
     let sign = (half & 0x8000u) << 16u;
@@ -13,7 +13,7 @@ fn f16_decode(half: u32) -> u32 {
 fn f16_encode(bits: u32) -> u32 {
     let sign = (bits >> 16u) & 0x8000u;
     let a = bits & 0x7fffffffu;
-    // From 65520 on everything rounds to infinity.
+    // From 65520 on, values round to infinity.
     let special = 0x7c00u | select(0u, 0x0200u, a > 0x7f800000u);
     let shifted = a - 0x38000000u;
     let normal = (shifted + 0xfffu + ((shifted >> 13u) & 1u)) >> 13u;

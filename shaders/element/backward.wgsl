@@ -1,5 +1,5 @@
-// The gradients alone, where losses and gradients together need more buffers than a dispatch may bind.
-// Nothing is divided then: the losses are not reduced.
+// The gradients alone, for calls whose losses and gradients together need more buffers than a dispatch may bind. The
+// factor is 1 because such losses are not reduced.
 
 override WORKGROUP: u32 = 64u;
 

@@ -1,6 +1,6 @@
-// A workgroup a block of elements: losses, sums, and the gradients that are asked for.
+// One workgroup per block of elements: losses, sums, and the gradients that the caller wants.
 
-// Whole tiles of quads have code of their own: see shaders/row.wgsl.
+// Separate code for whole tiles of quads, as in shaders/row.wgsl.
 override HAS_TILES: bool = true;
 
 @compute @workgroup_size(WORKGROUP)
@@ -14,19 +14,19 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let all4 = vec4<bool>(true);
     var at = first + lane * 4u;
     var all = Stretch(vec4<f32>(0.0), vec4<f32>(0.0), odd_empty());
-    // Whole quads, four to a sum of their own.
+    // Whole quads: four are added up first, and their sum is added to the total.
     if (HAS_TILES) {
         for (; at + 3u * step + 4u <= end; at += 4u * step) {
             var four = all;
             four.sums = vec4<f32>(0.0);
             if (PLACES == PLACES_FLAT || PLACES == PLACES_ROW) {
-                // Written out: what a loop costs beside its body is paid a quarter as often.
+                // Written out: a loop's overhead is paid once per four quads.
                 four = taken(four, at, all4, factor);
                 four = taken(four, at + step, all4, factor);
                 four = taken(four, at + 2u * step, all4, factor);
                 four = taken(four, at + 3u * step, all4, factor);
             } else {
-                // Element by element a body is so large that a loop costs nothing, and compiles in half the time.
+                // Element by element, the body is so large that a loop costs no time, and compiles in half the time.
                 for (var quad = 0u; quad < 4u; quad += 1u) {
                     four = taken(four, at + quad * step, all4, factor);
                 }
@@ -44,7 +44,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     }
 }
 
-// What a stretch of quads leaves behind.
+// The sums and counts of a stretch of quads.
 struct Stretch {
     sums: vec4<f32>,
     monitored: vec4<f32>,
@@ -56,10 +56,10 @@ fn taken(given: Stretch, at: u32, inside: vec4<bool>, factor: f32) -> Stretch {
     return Stretch(given.sums + finite_part(visited.loss), given.monitored + visited.monitored, counted(given.odd, at, visited));
 }
 
-// What is counted of losses that are not finite. By vectors and without a branch: a branch would run
-// for every quad where lanes share one instruction.
+// Counts losses that are not finite. Uses vectors and no branch: where lanes share one instruction, a branch would run
+// for every quad anyway.
 struct Odd {
-    // The largest loss as i32 and as u32, which infinity and -infinity are where there is no NaN.
+    // The largest loss as i32 and as u32. Without NaN these are infinity and -infinity, where such losses occur.
     high: vec4<i32>,
     low: vec4<u32>,
     nans: vec4<u32>,

@@ -1,7 +1,8 @@
-// One workgroup: the denominator and, in the tally behind it, the factor of every gradient.
+// Runs as one workgroup: writes the denominator into one tally and the factor of every gradient into the next.
 //
-// Where no element is masked or unknown (params.counted is 0) there are no tallies, and the host knows the
-// count; it knows what a mean divides by where that does not depend on the count (params.known_denominator).
+// Where no element is masked or unknown (params.counted is 0), there are no tallies, because the host knows the count.
+// The host also knows a mean's denominator where the denominator does not depend on the count
+// (params.known_denominator).
 
 @compute @workgroup_size(WORKGROUP)
 fn header(@builtin(local_invocation_index) lane: u32) {

@@ -1,4 +1,4 @@
-// A workgroup a block of elements: how many are kept, and Σ mask, before anything is divided by it.
+// One workgroup per block of elements: counts the kept elements and sums the mask, before anything is divided by them.
 
 @compute @workgroup_size(WORKGROUP)
 fn measure(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

@@ -1,20 +1,21 @@
-// Where a walk over all elements is, and what it keeps.
+// The position of a walk over all elements, and which elements are kept.
 
 struct Place {
-    // The elements' index in a tensor without gaps.
+    // The index of the first element in a tensor without gaps.
     at: u32,
-    // Their rows and columns in one with gaps, or in one that is broadcast.
+    // The elements' rows and columns in a tensor that has gaps or is broadcast.
     row: vec4<u32>,
     column: vec4<u32>,
 }
 
-// What PLACES may be: no tensor needs rows and columns; quads lie inside rows; they may not.
+// Values of PLACES. FLAT: no tensor needs rows and columns. ROW: every quad lies inside one row. 2: quads may cross
+// rows.
 const PLACES_FLAT: u32 = 0u;
 const PLACES_ROW: u32 = 1u;
 override PLACES: u32 = 0u;
-// Elements of a workgroup.
+// Elements of one workgroup.
 override ELEMENTS: u32 = 4096u;
-// A target that stands for an unknown one: its element counts for nothing.
+// One target value stands for "unknown": elements with that target count for nothing.
 override HAS_UNKNOWN: bool = false;
 
 fn place(at: u32) -> Place {
@@ -37,8 +38,8 @@ fn row_of(at: u32) -> u32 {
     return params.first_row + pixel_of(at);
 }
 
-// The row and the column of an element of a walk along planes; without planes they are right too.
-// Counted by planes: the elements of an image may be more than a word counts.
+// The row and the column of an element of a walk along planes; also right without planes. Computed from plane numbers,
+// because the number of an image's elements may not fit in a word.
 fn pixel_of(at: u32) -> u32 {
     return plane_of(at) / params.columns * params.plane + in_plane(at) % params.plane;
 }
@@ -47,12 +48,12 @@ fn channel_of(at: u32) -> u32 {
     return plane_of(at) % params.columns;
 }
 
-// An element's plane, from the first one of the window's first image on.
+// An element's plane, counted from the first plane of the window's first image.
 fn plane_of(at: u32) -> u32 {
     return params.first_column + in_plane(at) / params.plane;
 }
 
-// An element's place, from the beginning of the window's first plane on.
+// An element's offset from the beginning of the window's first plane.
 fn in_plane(at: u32) -> u32 {
     return min(at, params.classes - 1u) + params.phase;
 }

@@ -1,7 +1,8 @@
-// Sums of terms along one axis: terms [outer, length, inner] become sums [outer, parts, inner], each of up
-// to `most` terms, one lane a sum. A dispatch has the parts from `first_part` on, and their terms alone.
+// Sums terms along one axis: terms [outer, length, inner] become sums [outer, parts, inner]. Each sum has up to `most`
+// terms and is computed by one lane. A dispatch computes the parts from `first_part` on and binds the terms of these
+// parts only.
 
-// Where a sum of the last step goes.
+// Where the last step stores a sum.
 struct Place {
     at: u32,
     row: vec4<u32>,
@@ -27,7 +28,7 @@ fn sum_terms(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) g
     var flags = 0u;
     for (var k = 0u; k < count; k += 4u) {
         let bits = vec4<u32>(term(first, k, count), term(first, k + 1u, count), term(first, k + 2u, count), term(first, k + 3u, count));
-        // Infinities and NaN are kept as flags: no sum computes with them.
+        // Keep infinities and NaN as flags: no sum computes with them.
         sums += select(vec4<f32>(0.0), bitcast<vec4<f32>>(bits), finite(bits));
         flags |= (flags_of(bits.x) | flags_of(bits.y)) | (flags_of(bits.z) | flags_of(bits.w));
     }

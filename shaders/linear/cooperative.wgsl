@@ -1,23 +1,23 @@
-// The tile on cooperative matrices: what `product` of linear.wgsl computes, from the same operands.
+// The tile on cooperative matrices: computes what `product` of linear.wgsl computes, from the same operands.
 //
-// A workgroup owns TILE × TILE outputs, the sums of two by two matrices. It copies TILE steps of both
-// operands to workgroup memory as they lie in storage, 0 past the edges, and the matrices are loaded from
-// there along rows or along columns, so that nothing is transposed. Sums start from what was there and
-// leave through workgroup memory too: matrices have no elements that one could look at.
+// A workgroup owns TILE × TILE outputs, the sums of two by two matrices. It copies TILE steps of both operands to
+// workgroup memory in their storage order, with 0 past the edges. The matrices are loaded from there by rows or by
+// columns, so nothing is transposed. Sums start from the initial values and also pass through workgroup memory on their
+// way out, because a matrix's elements cannot be accessed directly.
 //
-// Sums are f32. Operands are f16 where both are stored so (a product of two is exact in f32), and f32
-// otherwise: a bf16 or an f32 gradient would lose digits in f16. In which order the hardware adds, and
-// whether it rounds as f32 does, is its own affair, and differs from the plain tile's bits.
+// Sums are f32. Operands are f16 where both are stored as f16 (a product of two is exact in f32), and f32 otherwise: a
+// bf16 or f32 gradient would lose digits in f16. The hardware decides in which order it adds and whether it rounds as
+// f32 does, so the result's bits differ from those of the plain tile.
 //
-// A workgroup is meant to be one subgroup. Where it holds several, each computes the same and stores the
-// same: a waste, and not wrong.
+// A workgroup should be one subgroup. Where it holds several, each computes and stores the same values: wasteful, but
+// correct.
 //
-// `Left`, `Right`, `Sums` and `Element` are of linear/cooperative/ELEMENT_SIDE.wgsl, what is done with them
-// of hardware.wgsl there (or both of emulated.wgsl).
+// `Left`, `Right`, `Sums` and `Element` are defined in linear/cooperative/ELEMENT_SIDE.wgsl, and the functions on them
+// in hardware.wgsl beside it (for tests, emulated.wgsl defines both).
 
 override SIDE: u32 = 16u;
 override TILE: u32 = 2u * SIDE;
-// Rows of matrices start at multiples of 16 bytes, as Vulkan demands, and not all in one bank.
+// Rows of matrices start at multiples of 16 bytes, as Vulkan demands, and do not all start in the same memory bank.
 override STRIDE: u32 = TILE + 8u;
 override SUMS_STRIDE: u32 = TILE + 4u;
 override STAGED: u32 = TILE * STRIDE;
@@ -31,8 +31,8 @@ fn inside(loaded: vec4<f32>, column: u32, columns: u32) -> vec4<f32> {
     return select(vec4<f32>(0.0), loaded, vec4<u32>(column) + STEPS < vec4<u32>(columns));
 }
 
-// Four elements of a as they lie in memory. A sum over rows walks down both operands' rows: those that
-// count for nothing are 0 in both, whatever they hold.
+// Four elements of a as they lie in memory. A sum over rows walks down the rows of both operands; rows that count for
+// nothing are 0 in both, whatever they hold.
 fn a_piece(row: u32, column: u32) -> vec4<f32> {
     let rows = select(params.depth, params.outputs, A_WALKS);
     let columns = select(params.outputs, params.depth, A_WALKS);
@@ -51,7 +51,7 @@ fn b_piece(row: u32, column: u32) -> vec4<f32> {
     return inside(b_loaded(row, column), column, columns);
 }
 
-// Both operands' steps k to k + TILE - 1.
+// Copies steps k to k + TILE - 1 of both operands to workgroup memory.
 fn stage(lane: u32, i: u32, j: u32, k: u32) {
     for (var quad = lane; quad < TILE * TILE / 4u; quad += WORKGROUP) {
         let row = quad * 4u / TILE;
@@ -93,7 +93,8 @@ fn finish_staged(lane: u32, i: u32, j: u32) {
     }
 }
 
-// Where a matrix of an operand starts whose first owned index (row of a, column of b) and step are these.
+// Where the matrix of an operand starts in workgroup memory, given its first owned index (row of a, column of b) and
+// step.
 fn staged_at(walks: bool, owned: u32, step: u32) -> u32 {
     return select(step, owned, walks) * STRIDE + select(owned, step, walks);
 }

@@ -4,7 +4,7 @@ fn start_quad(i: u32, j: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>(initial_quad(min(i, params.outputs - 1u), min(j, params.classes - 1u)));
 }
 
-// A row of two bands; of the left one alone where the lane has no other.
+// A row of two bands; only the left one where the lane has one band.
 fn start_row(i: u32, j: u32) -> mat2x4<f32> {
     var row: mat2x4<f32>;
     row[0] = start_quad(i, j);

@@ -1,21 +1,20 @@
-// Operands of the tile: lanes of a subgroup load the rows of a, which all of them need, for each other.
-// What a lane gets is what it would have loaded, so no bit depends on subgroups.
+// Operands of the tile: the lanes of a subgroup all need the same rows of a, and load them for each other. A lane gets
+// what it would have loaded itself, so no bit depends on subgroups.
 
-// Neighbours that load for each other: 4 or 8, no more than the smallest subgroup has.
+// Neighbours that load for each other: 4 or 8, and at most the size of the smallest subgroup.
 override SHARING: u32 = 4u;
 
-// The lane becomes its number among the lanes of its subgroup: workgroups are whole subgroups, or fewer
-// lanes than one.
+// Replaces the lane's index by its index among the sharing lanes of its subgroup. A workgroup consists of whole
+// subgroups, or has fewer lanes than one.
 fn sharing(at: Place) -> Place {
     var numbered = at;
     numbered.lane = subgroupExclusiveAdd(1u) % SHARING;
     return numbered;
 }
 
-// The first elements of the lane's rows, and only then the rows. Drivers that load a lane after another, an
-// element after another, wait for one row's memory after another where they load whole quads; single
-// elements of all rows are few enough to be waited for together. (lavapipe: 5 to
-// 8 % of ∂W's time in small chunks.)
+// Loads the first element of each of the lane's rows, and only then the rows. Some drivers load one lane after another
+// and one element after another; with whole quads they wait for the memory of one row after another. The first elements
+// of all rows are few enough that the waits overlap. (lavapipe: 5 to 8 % of ∂W's time in small chunks.)
 fn started(i: u32, j: u32) -> BandPair {
     let e0 = first_eight(i, j);
     var e1: mat2x4<f32>;
@@ -71,9 +70,8 @@ fn beginning(given: Eight, first: mat2x4<f32>) -> Eight {
     return Eight(beginning_four(given.low, first[0]), beginning_four(given.high, first[1]));
 }
 
-// A large W whose rows run over k is read from memory, not from a cache: one element of each of four rows
-// is touched before whole quads are loaded, for the reason above. (lavapipe: 6 to 8 % of the time of these
-// products.)
+// A large W whose rows run over k comes from memory, not from a cache. For the reason above, one element of each of
+// four rows is touched before whole quads are loaded. (lavapipe: 6 to 8 % of the time of these products.)
 fn touches() -> bool {
     return !B_WALKS && !SKIPS_WALKED && EIGHTS > 3u;
 }
@@ -91,7 +89,7 @@ fn bring(at: Place, k: u32) {
     }
 }
 
-// Never anything but the sums, which no compiler can know: it would drop the touches.
+// Always returns the sums unchanged. The branch, which is never taken, keeps a compiler from dropping the touches.
 fn ended(sums: Band) -> Band {
     var given = sums;
     if (touches() && params.outputs == 0u) {

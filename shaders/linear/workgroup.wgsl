@@ -1,9 +1,9 @@
-// Operands of the tile: the workgroup loads tiles of both into its memory, each block of four by four
-// once, turned and masked on the way.
+// Operands of the tile: the workgroup loads tiles of both into its memory. It loads each block of four by four once,
+// and transposes and masks it on the way.
 
-// Steps of k that are brought at once.
+// Steps of k that are loaded at once.
 const DEEP: u32 = 16u;
-// Vectors of a tile: rows of a, four k each; steps of b, four columns each.
+// Vectors in a tile. For a: rows, each over four k. For b: steps, each over four columns.
 override A_TILE: u32 = WORKGROUP / ACROSS * EIGHTS * 8u * (DEEP / 4u);
 override B_TILE: u32 = ACROSS * BANDS * DEEP;
 
@@ -22,8 +22,8 @@ fn ended(sums: Band) -> Band {
     return sums;
 }
 
-// A block's place in a tile of this many blocks across i or j: lanes side by side take what lies side by
-// side in memory.
+// A block's place in a tile with `across` blocks along i or j: neighbouring lanes take blocks that are neighbours in
+// memory.
 fn block_place(block: u32, across: u32, walks: bool) -> vec2<u32> {
     let deep = DEEP / 4u;
     return select(vec2<u32>(block % across, block / across), vec2<u32>(block / deep, block % deep), walks);
@@ -46,7 +46,7 @@ fn bring_a(at: Place, k: u32, block: u32) {
     a_tile[to + 3u] = rows[3];
 }
 
-// A band's vectors lie side by side, so that lanes side by side read memory side by side.
+// The vectors of a band lie side by side, so that neighbouring lanes read neighbouring memory.
 fn b_slot(step: u32, quad: u32) -> u32 {
     return step * (ACROSS * BANDS) + quad % BANDS * ACROSS + quad / BANDS;
 }
@@ -64,7 +64,8 @@ fn bring_b(at: Place, k: u32, block: u32) {
     b_tile[b_slot(step + 3u, place.x)] = steps[3];
 }
 
-// Every so many steps, the next: between barriers, which all lanes reach, for k is the same for all.
+// Loads the next DEEP steps whenever the last ones are used up. All lanes reach the barriers, because k is the same for
+// all.
 fn bring(at: Place, k: u32) {
     if (k % DEEP == 0u) {
         workgroupBarrier();
@@ -78,7 +79,7 @@ fn bring(at: Place, k: u32) {
     }
 }
 
-// Masked already.
+// The operands in workgroup memory are masked already.
 fn brought(k: u32) -> vec4<bool> {
     return vec4<bool>(true);
 }

@@ -5,7 +5,7 @@ override CHECKS_TARGETS: bool = false;
 // All elements have the same target, which is a parameter.
 override ONE_TARGET: bool = false;
 
-// u is more than z, y' more than y.
+// SHIFTED, SCALED: u differs from z by a bias or a temperature. SMOOTHED: y' differs from y.
 override SHIFTED: bool = false;
 override SCALED: bool = false;
 override SMOOTHED: bool = false;
@@ -31,7 +31,7 @@ fn element(p: Place) -> Element {
     let pos_weight = pos_weight_take(p);
     let fine = finite(y_bits) & !is_nan4(u_bits) & !is_nan4(pos_weight);
     let negative = (u_bits & vec4<u32>(SIGN_BIT)) != vec4<u32>(0u);
-    // At ±200 the probabilities are 0 and 1: what they are at ±inf.
+    // At ±200 the probabilities are exactly 0 and 1, as at ±inf.
     let edge = select(vec4<f32>(200.0), vec4<f32>(-200.0), negative);
     let l = logistic4(select(edge, bitcast<vec4<f32>>(u_bits), finite(u_bits)));
     let target_value = select(vec4<f32>(0.0), bitcast<vec4<f32>>(y_bits), finite(y_bits));
@@ -43,7 +43,7 @@ fn element(p: Place) -> Element {
     let yes = bitcast<vec4<f32>>(pos_weight) * y;
     var loss = yes * l.minus + no * l.plus;
     var slope = no * l.p - yes * l.q;
-    // A part that is infinite counts where its factor is not 0.
+    // A term that is infinite counts only where its factor is not 0.
     let part = select(no, yes, negative);
     let infinite = !finite(u_bits) & (part != vec4<f32>(0.0));
     if (FOCAL) {

@@ -1,4 +1,4 @@
-// The hinge of one score.
+// The hinge loss of one score.
 
 override SQUARED: bool = false;
 override RAMP: bool = false;
@@ -10,7 +10,7 @@ fn element(p: Place) -> Element {
     let fine = finite(t_bits) & !is_nan4(z_bits);
     let t = select(vec4<f32>(0.0), bitcast<vec4<f32>>(t_bits), finite(t_bits));
     let infinite = !finite(z_bits) & (t != vec4<f32>(0.0));
-    // The hinge of an infinite score is wide open, or shut.
+    // With an infinite score the hinge is either infinitely open or shut.
     let wide = infinite & (((z_bits ^ t_bits) & vec4<u32>(SIGN_BIT)) != vec4<u32>(0u));
     let z = select(vec4<f32>(0.0), bitcast<vec4<f32>>(z_bits), finite(z_bits));
     var open = max(params.margin - t * z, vec4<f32>(0.0));

@@ -1,8 +1,8 @@
 // The Brier score: the squared error of a softmax (row/softmax.wgsl).
 //
-// Index targets: with S = Σ e and Q = Σ e² over the other classes and Z over all, 1 - p_y is S/Z, and the loss
-// (Q + S²)/Z² has no difference of numbers near 1 in it; nor has its derivative by z_y, -2·p_y·loss. Target
-// distributions want the normaliser first, and their squares in a second round.
+// Index targets: let S = Σ e and Q = Σ e² over the other classes, and Z = Σ e over all classes. Then 1 - p_y is S/Z,
+// and the loss is (Q + S²)/Z². Neither this loss nor its derivative with respect to z_y, -2·p_y·loss, subtracts numbers
+// near 1. Target distributions need the normaliser first, and their squares in a second round.
 
 override HAS_PROBS: bool = false;
 
@@ -40,7 +40,7 @@ fn is_label(it: Item, label: u32) -> vec4<bool> {
     return vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u) == vec4<u32>(label);
 }
 
-// Weighed: S and Q. Plain, in the second round: Σ p·(p - q) and Σ (p - q)².
+// Weighed sums: S and Q. Plain sums, in the second round: Σ p·(p - q) and Σ (p - q)².
 fn terms(row: Row, it: Item, state: State) -> Terms {
     var out: Terms;
     if (!HAS_PROBS) {

@@ -1,19 +1,19 @@
 // Softmax cross-entropy: index or probability targets, weights, smoothing, focal, soft-cap, z-loss.
 
 override HAS_PROBS: bool = false;
-// A term Σ coefficient·(u - max) over all columns is needed: probability targets, uniform smoothing.
+// The loss needs Σ coefficient·(u - max) over all columns: for probability targets or uniform smoothing.
 override HAS_TERM: bool = false;
 override ORDINAL: bool = false;
 override SOFTCAP: bool = false;
-// The columns are a shard of all classes: the coefficients are the whole target distribution, and the
-// state has the target's u in the place of its rank. The label may lie before or after the columns.
+// The columns are a shard of all classes. The coefficients are then the whole target distribution, and the state's
+// `rank` field holds the bits of the target's u. The label may lie before or after the columns.
 override SHARDED: bool = false;
 override FOCAL: bool = false;
 override WANTS_ENTROPY: bool = false;
 override WANTS_ARGMAX: bool = false;
 override WANTS_RANK: bool = false;
 
-// u is more than z: there is a bias, a cap or a temperature.
+// u differs from z: there is a bias, a cap or a temperature.
 override TRANSFORMED: bool = false;
 
 // Flags of a state.
@@ -39,11 +39,11 @@ struct Row {
     // row_weight · upstream / denominator
     factor: f32,
     class_weights: f32,
-    // The orderable key of the target's u, for the rank; of a shard, the bits of the target's u.
+    // The orderable key of the target's u, for the rank; with shards, the bits of the target's u.
     target_key: u32,
 }
 
-// The mergeable state of a stretch of columns (public: see row.rs).
+// The mergeable state of a stretch of columns, published as the statistics of a shard.
 struct State {
     top: f32,
     sum: f32,
@@ -126,7 +126,7 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     return it;
 }
 
-// Orders floats as integers; -inf and columns past the row come first.
+// Maps floats to integers of the same order; -inf and columns past the row come first.
 fn key(u: f32) -> u32 {
     let bits = bitcast<u32>(u);
     let ordered = select(bits | SIGN_BIT, ~bits, (bits & SIGN_BIT) != 0u);
@@ -138,7 +138,7 @@ fn target_score(row: u32, label: u32, column: u32) -> Score {
     return score(vec4<u32>(label_score(row, label, column)), vec4<u32>(logit_bias_at(0u, column)));
 }
 
-// For the gradient, which needs no more than the label, and that of a shard alone.
+// For the gradient, which needs nothing of the row but, with shards, its label.
 fn reopen(index: u32) -> Row {
     var label = NONE;
     if (SHARDED) {
@@ -180,7 +180,7 @@ fn state_empty() -> State {
     return empty;
 }
 
-// What a quad adds to a state with this maximum; its argmax, and whether it is live or bad, are left out.
+// What a quad adds to a state with this maximum. The caller adds the argmax and the flags for live and bad columns.
 fn part(row: Row, it: Item, top: f32) -> State {
     let shift = below4(it.u, top);
     let e = exponential(shift);
@@ -221,7 +221,7 @@ fn above(it: Item, row: Row) -> u32 {
     return count;
 }
 
-// The bits of the target's u where it is one of a quad's columns.
+// The bits of the target's u if its column is in the quad, NONE otherwise.
 fn target_bits(it: Item, row: Row) -> u32 {
     let columns = vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u);
     let here = (columns == vec4<u32>(row.label)) & (columns < vec4<u32>(params.classes));
@@ -251,14 +251,14 @@ fn state_take_tile(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -
     return taken(state, tile, tile_top, a.bad | b.bad | c.bad | d.bad);
 }
 
-// A state and columns that were taken against the maximum of both: only the state is rescaled.
+// Adds columns to a state. The columns are already relative to the maximum of both, so only the state is rescaled.
 fn taken(state: State, columns: State, columns_top: f32, bad: vec4<bool>) -> State {
     var right = columns;
     right.flags |= select(0u, STATE_LIVE, columns_top != DEAD) | select(0u, STATE_BAD, any(bad));
     return joined(rescale(state, columns.top), right, state.top == columns.top);
 }
 
-// The state with its sums taken against a maximum not below its own.
+// Rescales a state's sums to a maximum not below its own.
 fn rescale(state: State, top: f32) -> State {
     var out = state;
     // A state without live columns has sums of 0.
@@ -275,7 +275,7 @@ fn rescale(state: State, top: f32) -> State {
     return out;
 }
 
-// Two states against the same maximum; a_top says whether a reaches it.
+// The sum of two states that have the same maximum; a_top says whether a contained that maximum before.
 fn joined(a: State, b: State, a_top: bool) -> State {
     var argmax = NONE;
     if (WANTS_ARGMAX) {
@@ -300,7 +300,7 @@ fn state_merge(a: State, b: State) -> State {
     return joined(rescale(a, top), right, a.top == top);
 }
 
-// The state as public data, in the order of its fields.
+// Publishes the state, in the order of its fields.
 fn state_publish(row: u32, state: State) {
     let at = row * STATISTICS_WORDS;
     statistics_write(at, bitcast<u32>(state.top));
@@ -313,7 +313,7 @@ fn state_publish(row: u32, state: State) {
     statistics_write(at + 7u, state.flags);
 }
 
-// The state of a shard as it was published; zeros are that of no columns.
+// The published state of a shard; all zeros mean the state of no columns.
 fn state_gathered(words: array<u32, STATISTICS_WORDS>) -> State {
     if (words[7] == 0u) {
         return state_empty();
@@ -330,8 +330,8 @@ fn state_gathered(words: array<u32, STATISTICS_WORDS>) -> State {
     return state;
 }
 
-// One share of the target distribution: its weight, its distance lse - u (0 where u is -inf), and
-// whether that makes the loss infinite.
+// One share of the target distribution: its weight, its distance lse - u (0 where u is -inf), and whether it makes the
+// loss infinite.
 struct Share {
     weight: f32,
     below: f32,
@@ -341,7 +341,7 @@ struct Share {
 
 fn share(row: Row, column: u32, part_of: f32, top: f32, log_sum: f32) -> Share {
     if (SHARDED) {
-        // What it weighs is in the sums already.
+        // The share's weight is already included in the sums.
         let u = bitcast<f32>(row.target_key);
         let here = row.target_key != NONE && u != DEAD;
         return Share(0.0, select(0.0, log_sum + (top - u), here), here, false);
@@ -352,7 +352,7 @@ fn share(row: Row, column: u32, part_of: f32, top: f32, log_sum: f32) -> Share {
     return Share(weight, below, s.u.x != DEAD, s.u.x == DEAD && weight != 0.0);
 }
 
-// What a share adds to the loss: a NaN stays one, also where the class is at -inf.
+// What a share adds to the loss. A NaN weight gives NaN, also where the class is at -inf.
 fn share_of_loss(s: Share) -> f32 {
     return select(s.weight * s.below, 0.0, s.infinite && !is_nan(bitcast<u32>(s.weight)));
 }
@@ -373,7 +373,7 @@ fn close(row: Row, streamed: State) -> Closed {
         state.flags = (state.flags & STATE_INFINITE) | select(STATE_BAD, STATE_LIVE, finite_one(given));
     }
     if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
-        // The live classes of a row may all lie in other shards.
+        // A row's live classes may all be in other shards.
         let counts = !SHARDED || GATHERED || (state.flags & STATE_BAD) != 0u;
         let flags = select(0u, ROW_NAN, counts) | factor_flags(row.factor);
         return closed_blank(flags, NAN_BITS, NAN_BITS);
@@ -384,7 +384,7 @@ fn close(row: Row, streamed: State) -> Closed {
 fn close_live(row: Row, state: State) -> Closed {
     let log_sum = log(state.sum);
     let lse = state.top + log_sum;
-    // Nothing comes down to a row with factor 0: its gradient is 0 whatever its numbers are.
+    // A row with factor 0 has the gradient 0, whatever its numbers are.
     var out = closed_blank(factor_flags(row.factor), 0u, 0u);
     out.label = row.label;
     out.lse = bitcast<u32>(lse);
@@ -394,13 +394,13 @@ fn close_live(row: Row, state: State) -> Closed {
     out.entropy = bitcast<u32>(max(log_sum - state.moment * out.inverse_sum, 0.0));
     out.argmax = state.argmax;
     out.rank = state.rank;
-    // Σ w q (lse - u) over all columns, and Σ w q without their share.
+    // Σ w·q·(lse - u) over all columns, and Σ w·q, whose share in beta is not multiplied in yet.
     var total = 0.0;
     var coefficient = 0.0;
     var infinite = false;
     out.beta = row.factor;
     if (HAS_TERM) {
-        // With index targets the coefficients are bare class weights: each has the share ε/C.
+        // With index targets the coefficients are plain class weights, and each has the share ε/C.
         let reach = select(params.spread_share, 1.0, HAS_PROBS || SHARDED);
         coefficient = select(row.class_weights, state.coefficient, STREAMED);
         total = reach * (coefficient * log_sum - state.term);
@@ -408,7 +408,7 @@ fn close_live(row: Row, state: State) -> Closed {
         out.beta = row.factor * reach;
     }
     if (HAS_PROBS) {
-        // For the gradient of the target distribution: its factor, and log p = u - top - log_sum.
+        // For the gradient of the target distribution: its factor, and log_sum, since log p = u - top - log_sum.
         out.kappa = row.factor * params.kept_share;
         out.side = log_sum;
     } else {
@@ -419,12 +419,12 @@ fn close_live(row: Row, state: State) -> Closed {
     return close_loss(row, out, total, out.beta * coefficient, infinite);
 }
 
-// Adds the z-loss, weighs the row, and sets alpha to what the target distribution takes in all, rounded
-// as it is taken: with one class the two cancel exactly.
+// Adds the z-loss and weighs the row. Sets alpha to the sum of all that `emit` subtracts for the target distribution,
+// with the same rounding: with one class the two cancel exactly.
 fn close_loss(row: Row, given: Closed, total: f32, taken: f32, infinite: bool) -> Closed {
     var out = given;
     let lse = bitcast<f32>(given.lse);
-    // A weight that is NaN is one of `total`'s factors, and wins over a class at -inf.
+    // A NaN weight is a factor in `total`, and wins over a class at -inf.
     let weighed = bitcast<u32>(total + params.z_loss * lse * lse);
     let unweighted = select(weighed, INFINITY_BITS, infinite && !is_nan(weighed));
     out.loss = times(bitcast<u32>(row.row_weight), unweighted);
@@ -432,7 +432,7 @@ fn close_loss(row: Row, given: Closed, total: f32, taken: f32, infinite: bool) -
     return out;
 }
 
-// Index targets: the target, its neighbours (ordinal smoothing), focal.
+// Index targets: the target, its neighbours (ordinal smoothing) and focal modulation.
 fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, coefficient: f32, spread_infinite: bool) -> Closed {
     var out = given;
     var total = spread;
@@ -459,11 +459,11 @@ fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, coefficient:
     out.kappa = row.factor * s.weight;
     out.side = row.factor * side;
     if (FOCAL) {
-        // (1 - p)^γ on the whole smoothed sum; its own gradient goes to the target through p.
+        // (1 - p)^γ multiplies the whole smoothed sum. Its own gradient goes to the target, through p.
         let p = select(0.0, exp(-min(s.below, FLOOR)), s.live);
         let rest = select(1.0, one_minus_exp(-s.below), s.live);
         let modulation = select(power(rest, params.focal_gamma), 1.0, params.focal_gamma == 0.0);
-        // total·γ·(1 - p)^(γ-1)·p tends to 0 on both sides of its domain.
+        // total·γ·(1 - p)^(γ-1)·p tends to 0 at both ends of the interval.
         let open_interval = rest > 0.0 && p > 0.0 && !infinite;
         let slope = select(0.0, total * params.focal_gamma * power(rest, params.focal_gamma - 1.0) * p, open_interval);
         out.kappa = out.kappa * modulation + row.factor * slope;
@@ -486,18 +486,18 @@ fn emit(row: Row, closed: Closed, it: Item) {
     let shift = below4(it.u, closed.top);
     var e = exponential(shift);
     if (HAS_LSE) {
-        // Against an lse, not a maximum, the exponents of all classes may be far from 0.
+        // Relative to an lse instead of a maximum, the exponents of all classes may be far from 0.
         e = select(vec4<f32>(0.0), exp_far4(shift), shift > vec4<f32>(-FLOOR));
     }
     let p = e * closed.inverse_sum;
-    // What the target distribution takes is summed first, as its weights were for alpha: with one
+    // The subtrahends for the target distribution are added up first, in the order in which alpha was summed: with one
     // class the two cancel exactly.
     var taken = vec4<f32>(0.0);
     if (HAS_TERM) {
         taken = closed.beta * it.coefficient;
     }
     if (!HAS_PROBS) {
-        // Where in the quad the target is, if it is.
+        // The target's position relative to the quad.
         let place = closed.label - it.column;
         let places = vec4<u32>(0u, 1u, 2u, 3u);
         taken += select(vec4<f32>(0.0), vec4<f32>(closed.kappa), places == vec4<u32>(place));
@@ -519,7 +519,7 @@ fn emit(row: Row, closed: Closed, it: Item) {
     gradient_store(row.index, it.column, gradient_bits(closed.flags, bitcast<vec4<u32>>(g)));
 }
 
-// -f·(1 - ε)·w∘log p; where p = 0 the limit, and 0 where its factor is 0.
+// -f·(1 - ε)·w∘log p. Where p = 0, the limit; the limit is 0 where its factor is 0.
 fn emit_target_gradient(row: Row, closed: Closed, it: Item) {
     let factor = closed.kappa * bitcast<vec4<f32>>(weight_quad(0u, it.column));
     let below = closed.side + select(vec4<f32>(0.0), closed.top - it.u, live(it.u));

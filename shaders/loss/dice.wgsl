@@ -1,13 +1,13 @@
-// Dice on logits, with a share of binary cross-entropy: four sums of a row (sums.wgsl).
-// The sums: raise·Σ P·y, raise·Σ P, raise·Σ y, Σ BCE.
+// Dice on logits, with a share of binary cross-entropy. The loss needs four sums of a row (sums.wgsl): raise·Σ P·y,
+// raise·Σ P, raise·Σ y and Σ BCE.
 //
-// Hazard: where every sigmoid of an empty mask is below 2^-126, plain sums are 0 on a device that takes such
-// numbers for 0, and a loss of 1 comes out as 0. So both sums of the quotient are multiplied by a power of two
-// (params.raise = 2^params.raised, see src/losses/dice.rs), which changes no bit of it.
+// Hazard: without `raise`, a loss of 1 may come out as 0. Cause: where the mask is empty and every sigmoid is below
+// 2^-126, a device that treats such numbers as 0 gets sums of 0. Remedy: both sums of the quotient are multiplied by a
+// power of two (params.raise = 2^params.raised, see src/losses/dice.rs), which changes no bit of the quotient.
 
 override HAS_BCE: bool = false;
 
-// 2^-64 and 2^-85. Their product is the smallest f32; in two factors, since neither alone is subnormal.
+// 2^-64 and 2^-85. Their product is the smallest f32; it is split in two factors so that neither is subnormal.
 const UNRAISED: f32 = 5.42101086242752217e-20;
 const SMALLEST: f32 = 2.58493941422821148e-26;
 
@@ -23,7 +23,7 @@ struct Item {
     bad: bool,
 }
 
-// raise times a finite number given by its bits, one below 2^-126 included.
+// raise times a finite number given by its bits; the number may be below 2^-126.
 fn raised4(bits: vec4<u32>) -> vec4<f32> {
     let tiny = vec4<f32>(bits & vec4<u32>(0x7fffffu)) * (params.raise * UNRAISED) * SMALLEST;
     let sign = bits & vec4<u32>(SIGN_BIT);
@@ -32,7 +32,7 @@ fn raised4(bits: vec4<u32>) -> vec4<f32> {
     return select(params.raise * bitcast<vec4<f32>>(bits), signed, subnormal);
 }
 
-// raise·P. Finite logits below the least one count as that, or for nothing: see src/losses/dice.rs.
+// raise·P. Finite logits below params.least_logit count as least_logit, or as P = 0: see src/losses/dice.rs.
 fn raised_probability4(it: Item, l: Logistic) -> vec4<f32> {
     let x = clamp(it.z, vec4<f32>(params.least_logit), vec4<f32>(0.0));
     let low = exp_raised4(x, round(x * 1.44269504), i32(params.raised)) * l.q;
@@ -43,7 +43,7 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     let z_bits = logits_quad(row.index, column);
     let y_bits = targets_quad(row.index, column);
     let minus = (z_bits & vec4<u32>(SIGN_BIT)) != vec4<u32>(0u);
-    // At ±200 the sigmoid is 0 or 1: what it is at ±inf.
+    // At ±200 the sigmoid is exactly 0 or 1, as at ±inf.
     let edge = select(vec4<f32>(200.0), vec4<f32>(-200.0), minus);
     let bad = is_nan4(z_bits) | !finite(y_bits);
     let z = select(edge, bitcast<vec4<f32>>(z_bits), finite(z_bits));
@@ -72,7 +72,7 @@ fn quad_sums(row: Row, it: Item) -> vec4<f32> {
 }
 
 fn row_loss(label: u32, sums: vec4<f32>) -> f32 {
-    // (ΣP + Σy − 2ΣPy)/(ΣP + Σy + s); two empty masks are the same mask.
+    // (ΣP + Σy − 2ΣPy)/(ΣP + Σy + s); two empty masks are equal masks, with loss 0.
     let whole = sums.y + sums.z + params.raised_smooth;
     let apart = (sums.y + sums.z) - 2.0 * sums.x;
     return select(apart / whole, 0.0, whole == 0.0) + params.bce_share * sums.w;

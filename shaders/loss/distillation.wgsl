@@ -1,11 +1,11 @@
-// Distillation (row/softmax.wgsl): how far the student's softmax p = softmax(z/T) is from the teacher's
-// q = softmax(t/T), and the student's cross-entropy beside it. The first softmax is the student's.
+// Distillation (row/softmax.wgsl): how far the student's softmax p = softmax(z/T) is from the teacher's q =
+// softmax(t/T), plus the student's cross-entropy. The first softmax is the student's.
 //
-// KL(q‖p) is Σ q·d + log(Σ_p/Σ_q), where d is the difference of the two exponents, each below its own maximum, and Σ_p,
-// Σ_q are the sums of exponentials; KL(p‖q) likewise. A common offset of either row is in neither term. Where the two are
-// nearly the same the terms cancel: with h(d) = d - 1 + exp(-d) and a = Σ_p/Σ_q - 1 the divergence is
-// Σ q·h(d) - (a - log(1 + a)), of which both are of its own size. The Jensen-Shannon divergence wants the normalisers
-// first, and its terms in a second round.
+// KL(q‖p) is Σ q·d + log(Σ_p/Σ_q). Here d is the difference of the two exponents, each relative to its own maximum, and
+// Σ_p and Σ_q are the sums of exponentials. KL(p‖q) is computed likewise. Neither term contains a common offset of
+// either row. Where p and q are nearly the same, the two terms cancel. So with h(d) = d - 1 + exp(-d) and a = Σ_p/Σ_q -
+// 1, the divergence is computed as Σ q·h(d) - (a - log(1 + a)), whose terms are no larger than the divergence itself.
+// The Jensen-Shannon divergence needs the normalisers first, and its terms in a second round.
 
 // 0: KL(q‖p), 1: KL(p‖q), 2: Jensen-Shannon.
 override DIVERGENCE: u32 = 0u;
@@ -36,17 +36,17 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     return it;
 }
 
-// (u - top)/T, first the difference, so that a common offset costs no digit. Halved it cannot overflow.
+// (u - top)/T. The difference comes first, so that a common offset costs no digit; halving keeps it from overflowing.
 fn exponent(u: vec4<f32>, top: f32) -> vec4<f32> {
     return params.double_inverse_temperature * max(0.5 * u - 0.5 * top, vec4<f32>(-params.half_reach));
 }
 
-// exp of a score below a maximum at temperature 1.
+// exp of a score relative to a maximum, at temperature 1.
 fn hard_exp(u: vec4<f32>, top: f32) -> vec4<f32> {
     return select(vec4<f32>(0.0), exp_below4(below4(u, top)), live(u));
 }
 
-// A column that one has and the other has at -inf, in which that divergence is infinite.
+// Whether a column makes the divergence infinite: it is live in one softmax and at -inf in the other.
 fn is_infinite(it: Item) -> bool {
     if (DIVERGENCE == KL) {
         return any(live(it.second) & !live(it.u));
@@ -54,19 +54,19 @@ fn is_infinite(it: Item) -> bool {
     return DIVERGENCE == REVERSE_KL && any(live(it.u) & !live(it.second));
 }
 
-// log(1 + x), given both: with relative accuracy also where x is near 0, and where 1 + x is.
+// log(1 + x), given 1 + x and x. Relative accuracy holds both for x near 0 and for 1 + x near 0.
 fn log_of4(one_and_x: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
     let near = (x >= vec4<f32>(-0.5)) & (x <= vec4<f32>(1.0));
     let far = log4(max(one_and_x, vec4<f32>(1.2e-38)));
     return select(far, log1p4(select(vec4<f32>(0.0), x, near)), near);
 }
 
-// log(x/y), with relative accuracy where they are nearly the same.
+// log(x/y), with relative accuracy also where x and y are nearly the same.
 fn log_ratio(x: f32, y: f32) -> f32 {
     return log_of4(vec4<f32>(x / y), vec4<f32>((x - y) / y)).x;
 }
 
-// A softmax, 0 below the normal numbers, where a quotient of two could overflow.
+// A softmax, with results below the normal numbers set to 0, since a quotient of two of those could overflow.
 fn softmax(u: vec4<f32>, top: f32, inverse_sum: f32) -> vec4<f32> {
     let p = exp_of(u, top) * inverse_sum;
     return select(vec4<f32>(0.0), p, p > vec4<f32>(2e-38));
@@ -90,8 +90,8 @@ fn is_small4(x: vec4<f32>) -> vec4<bool> {
     return abs(x) < vec4<f32>(0.25);
 }
 
-// Σ of what a quad adds to a mean over the exponentials `own`, ahead of `other` by d: (Σ own·d, 0, Σ own·h(d),
-// Σ (other - own)).
+// What a quad adds to the sums of a mean over the exponentials `own`, whose exponents exceed those of `other` by d: (Σ
+// own·d, 0, Σ own·h(d), Σ (other - own)).
 fn mean_terms(own: vec4<f32>, other: vec4<f32>, d: vec4<f32>, both: vec4<bool>) -> vec4<f32> {
     let small = is_small4(d) & both;
     let bend = bend4(select(vec4<f32>(0.0), d, small));
@@ -100,7 +100,7 @@ fn mean_terms(own: vec4<f32>, other: vec4<f32>, d: vec4<f32>, both: vec4<bool>) 
     return vec4<f32>(sum4(own * d), 0.0, sum4(bends), sum4(gains));
 }
 
-// The same sums where the maxima rise: the exponents of the own ones fall by `own`, of the others by `other`.
+// The same sums after the maxima rise: the exponents of own terms fall by `own`, those of other terms by `other`.
 fn mean_terms_below(sums: vec4<f32>, own_sum: f32, own: f32, other: f32) -> vec4<f32> {
     let factor = exp_below(own);
     let d = own - other;
@@ -117,7 +117,7 @@ fn mean_terms_below(sums: vec4<f32>, own_sum: f32, own: f32, other: f32) -> vec4
     );
 }
 
-// The divergence from those sums.
+// The divergence, from those sums.
 fn divergence_of(sums: vec4<f32>, own_sum: f32, other_sum: f32) -> f32 {
     let a = sums.w / own_sum;
     // a - log(1 + a) = a·s - 2·(s³/3 + s⁵/5 + …) with s = a/(2 + a)
@@ -128,8 +128,8 @@ fn divergence_of(sums: vec4<f32>, own_sum: f32, other_sum: f32) -> f32 {
     return select(far, sums.z / own_sum - excess, abs(a) < 0.25);
 }
 
-// Weighed: `mean_terms`, and as the second the student's Σ e at temperature 1. Plain: how many quads
-// make the divergence infinite; in the second round Σ of its terms and Σ p·log(p/m).
+// Weighed sums: `mean_terms`, with the student's Σ e at temperature 1 as the second. Plain sums: how many quads make
+// the divergence infinite; in the second round also Σ of its terms and Σ p·log(p/m).
 fn terms(row: Row, it: Item, state: State) -> Terms {
     var out: Terms;
     out.plain.x = select(0.0, 1.0, is_infinite(it));
@@ -203,7 +203,7 @@ fn close_live(row: Row, state: State) -> Closed {
     }
     var infinite = state.plain.x > 0.0 && params.soft_share > 0.0;
     if (infinite && DIVERGENCE == REVERSE_KL) {
-        // There is no gradient to give: the row is counted as one without a loss is.
+        // An infinite reverse KL has no gradient: the row counts as a bad row, and its gradient is 0.
         out.flags = ROW_ZERO | ROW_NAN;
     }
     var loss = params.soft_share * max(divergence, 0.0);

@@ -1,4 +1,4 @@
-// A user's loss of one score. The user's module supplies
+// A user's loss of a single score. The user's module supplies
 //   fn element_loss(z, y) -> f32      the loss of an element
 //   fn element_slope(z, y) -> f32     its derivative with respect to z
 

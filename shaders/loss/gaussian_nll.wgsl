@@ -10,7 +10,7 @@ fn element(p: Place) -> Element {
     let apart = select(vec4<f32>(0.0), bitcast<vec4<f32>>(mean) - bitcast<vec4<f32>>(target_bits), fine);
     let given = select(vec4<f32>(1.0), bitcast<vec4<f32>>(variance), fine);
     var log_variance: vec4<f32>;
-    // What the variance's gradient has beside its logarithm's.
+    // The variance's gradient divided by the gradient of its logarithm.
     var chain = vec4<f32>(1.0);
     var squared: vec4<f32>;
     var by_mean: vec4<u32>;

@@ -1,6 +1,6 @@
-// Counts with a hurdle: a logit for k > 0, a zero-truncated Poisson distribution for k.
+// Counts with a hurdle: a logit for k > 0, and a zero-truncated Poisson distribution for such k.
 
-// log k! of whole numbers: exact products as far as f32 has them, then Stirling's series.
+// log k! of whole numbers: exact products as far as f32 can hold them, then Stirling's series.
 fn log_factorial4(k: vec4<f32>) -> vec4<f32> {
     var product = vec4<f32>(1.0);
     for (var i = 2u; i <= 12u; i += 1u) {
@@ -13,7 +13,7 @@ fn log_factorial4(k: vec4<f32>) -> vec4<f32> {
     return select(log4(product), far, k > vec4<f32>(12.0));
 }
 
-// λ - kη + log(1 - exp(-λ)), finite η. Near 0 an η cancels and is left out.
+// λ - kη + log(1 - exp(-λ)) for finite η. Near λ = 0 the logarithm is near η, so one η cancels and is left out.
 fn truncated4(eta: vec4<f32>, rate: vec4<f32>, k: vec4<f32>) -> vec4<f32> {
     let s = min(rate, vec4<f32>(1.0));
     let t = s * s;
@@ -39,7 +39,7 @@ fn element(p: Place) -> Element {
     let k = select(vec4<f32>(-1.0), bitcast<vec4<f32>>(k_bits), finite(k_bits));
     let bad = (k < vec4<f32>(0.0)) | (k != floor(k));
     let some = k > vec4<f32>(0.0);
-    // The gate. At ±200 it is shut or open: what it is at ±inf.
+    // The gate. At ±200 it is exactly shut or open, as at ±inf.
     let z_minus = (z_bits & vec4<u32>(SIGN_BIT)) != vec4<u32>(0u);
     let edge = select(vec4<f32>(200.0), vec4<f32>(-200.0), z_minus);
     let l = logistic4(select(edge, bitcast<vec4<f32>>(z_bits), finite(z_bits)));

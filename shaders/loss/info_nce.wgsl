@@ -1,4 +1,4 @@
-// InfoNCE: one positive a query; keys with the query's label are no negatives.
+// InfoNCE: one positive per query. Other keys with the query's label are not negatives.
 
 fn positive_count(row: Row) -> f32 {
     return 1.0;

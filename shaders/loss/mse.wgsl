@@ -8,7 +8,7 @@ fn element(p: Place) -> Element {
     let fine = finite(y_bits) & !is_nan4(z_bits);
     let sign = z_bits & vec4<u32>(SIGN_BIT);
     let y = select(vec4<f32>(0.0), bitcast<vec4<f32>>(y_bits), finite(y_bits));
-    // At ±200 the sigmoid is 0 or 1: what it is at ±inf.
+    // At ±200 the sigmoid is exactly 0 or 1, as at ±inf.
     let edge = select(vec4<f32>(200.0), vec4<f32>(-200.0), sign != vec4<u32>(0u));
     let z = select(edge, bitcast<vec4<f32>>(z_bits), finite(z_bits));
     var apart = z - y;
@@ -17,7 +17,7 @@ fn element(p: Place) -> Element {
     var monitored = vec4<f32>(0.0);
     if (SIGMOID) {
         let l = logistic4(z);
-        // P - y, by way of 1 - P where that is the small one.
+        // P - y, computed from 1 - P where 1 - P is the smaller one.
         apart = select(l.p - y, (1.0 - y) - l.q, z > vec4<f32>(0.0));
         slope = 2.0 * apart * (l.p * l.q);
         infinite = vec4<bool>(false);

@@ -21,7 +21,7 @@ fn element(p: Place) -> Element {
     var value = y_bits;
     var loss: vec4<f32>;
     var slope: vec4<f32>;
-    // The loss is +inf; the slope is infinite, with this sign.
+    // infinite: the loss is +inf. steep: the slope is infinite, with the sign in `down`.
     var infinite: vec4<bool>;
     var steep: vec4<bool>;
     var down = vec4<u32>(0u);

@@ -1,4 +1,4 @@
-// A user's loss of a row as four sums of its columns (sums.wgsl). The user's module supplies
+// A user's loss of a row that depends on four sums over its columns (sums.wgsl). The user's module supplies
 //   fn term(label, column, z) -> vec4<f32>         what a column adds to the sums
 //   fn row_loss(label, sums) -> f32                the loss of a row
 //   fn slope(label, column, z, sums) -> f32        its derivative with respect to z

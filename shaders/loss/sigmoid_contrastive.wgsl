@@ -1,8 +1,8 @@
-// Sigmoid contrast: every pair by itself, Σ softplus(-l·s), l = 1 for positives and -1 for the rest.
+// Sigmoid contrastive loss: each pair by itself, Σ softplus(-l·s), where l = 1 for positives and -1 for the rest.
 
 struct State {
     sum: f32,
-    // Σ of the gradient of the scores, and of its product with x.
+    // Σ of the gradient of the scores, and Σ of that gradient times x.
     slope: f32,
     moment: f32,
     bad: u32,
@@ -74,7 +74,7 @@ fn close(row: Row, state: State) -> Closed {
 
 fn emit(row: Row, closed: Closed, it: Item) {
     if (closed.flags != 0u) {
-        // A factor of 0 wins over NaN: nothing comes down to the row.
+        // A factor of 0 wins over NaN: the row's gradient is then 0.
         gradient_store(row.index, it.column, vec4<u32>(select(NAN_BITS, 0u, (closed.flags & ROW_ZERO) != 0u)));
         return;
     }

@@ -1,4 +1,4 @@
-// Similarity: the scores themselves, in the place of their gradient.
+// Similarity: stores the scores themselves where other losses store the gradient of the scores.
 
 struct State {
     bad: u32,

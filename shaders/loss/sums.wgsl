@@ -1,4 +1,4 @@
-// A loss of a row that depends on its columns through four sums alone. Another file supplies
+// A loss of a row that depends on its columns only through four sums. Another file supplies
 //   struct Item, with column: u32 and bad: bool; fn item
 //   fn quad_sums(row, item) -> vec4<f32>           what a quad adds to the sums
 //   fn row_loss(label, sums) -> f32                the loss of a row

@@ -1,4 +1,4 @@
-// Supervised contrast: the positives of a vector are the others with its label.
+// Supervised contrastive loss: the positives of a vector are the other vectors with its label.
 
 fn positive_count(row: Row) -> f32 {
     return f32(row.label);

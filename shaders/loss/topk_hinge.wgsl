@@ -1,7 +1,7 @@
-// The top-k hinge. The k-th best column of each row but its label is found before (`selected`, see row/select.wgsl); a
-// column is one of the k best where it does not come after that one.
+// The top-k hinge. An earlier kernel (row/select.wgsl) has found the k-th best column of each row without its label
+// (`selected`). A column is one of the k best if it does not come after that column.
 
-// The mean of the k best and not the k-th alone.
+// Use the mean of the k best columns instead of the k-th column alone.
 override AVERAGE: bool = false;
 
 const MINUS_INFINITY: u32 = INFINITY_BITS | SIGN_BIT;
@@ -21,7 +21,7 @@ struct Row {
     factor: f32,
     // The bits of the label's score.
     label_bits: u32,
-    // The k-th best column but the label.
+    // The k-th best column, not counting the label.
     last: Place,
 }
 
@@ -31,8 +31,8 @@ const STATE_BAD: u32 = 2u;
 // A column before the k-th best one is -inf.
 const STATE_MASKED: u32 = 4u;
 
-// Of the columns that come before the k-th best one: Σ of what they are ahead of the label by, margin included, and how
-// many of them are not -inf.
+// Over the columns that come before the k-th best one: Σ of their lead over the label, margin included, and the number
+// of these columns that are not -inf.
 struct State {
     sum: f32,
     count: u32,
@@ -54,7 +54,7 @@ fn open(index: u32) -> Row {
     return row;
 }
 
-// For the gradient, which goes by what was closed.
+// For the gradient, which only needs what the row was closed with.
 fn reopen(index: u32) -> Row {
     var row: Row;
     row.index = index;
@@ -73,7 +73,7 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     return it;
 }
 
-// Of the columns but the label the k-th best is found.
+// The k-th best is searched among all columns but the label.
 fn score_bits(row: Row, it: Item) -> vec4<u32> {
     let columns = vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u);
     return select(it.bits, vec4<u32>(NONE), columns == vec4<u32>(row.label));
@@ -83,7 +83,7 @@ fn state_empty() -> State {
     return State(0.0, 0u, 0u);
 }
 
-// What a live column is ahead of a live label by.
+// The lead of a live column over a live label, margin included.
 fn ahead(bits: u32, label_bits: u32) -> f32 {
     return params.margin + (bitcast<f32>(bits) - bitcast<f32>(label_bits));
 }
@@ -141,7 +141,7 @@ fn close(row: Row, state: State) -> Closed {
     var count = select(0u, 1u, last_live);
     out.takes_last = 1u;
     if (AVERAGE) {
-        // The label's own 0 takes the last place, if it comes before who has that.
+        // The label's own 0 replaces the k-th best column, if the label comes before that column.
         let label_first = !last_live || (label_live && (last_ahead < 0.0 || (last_ahead == 0.0 && row.label < row.last.column)));
         out.takes_last = select(1u, 0u, label_first);
         masked = (state.flags & STATE_MASKED) != 0u;

@@ -1,7 +1,7 @@
-// What is known of a column's own softmax: planes of the column table.
+// What is known of a column's own softmax: the planes of the column table.
 
-// While the rows are walked: the maximum, the sum, the moment, its reference, flags; afterwards the
-// maximum, 1/sum, and the factor of its gradient (NaN where the column is bad).
+// While the rows are walked, the planes hold the maximum, the sum, the moment, its reference and flags. Afterwards they
+// hold the maximum, 1/sum and the factor of the column's gradient (NaN where the column is bad).
 const COLUMN_TOP: u32 = 0u;
 const COLUMN_SUM: u32 = 1u;
 const COLUMN_FACTOR: u32 = 2u;

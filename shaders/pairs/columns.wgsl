@@ -1,5 +1,5 @@
-// A lane four of a block of columns: takes the rows of a chunk into the columns' states, in order, so that neither
-// the chunk's size nor the number of chunks changes a bit.
+// One lane per four columns of a block: takes the rows of a chunk into the columns' states, in order. So neither the
+// chunk's size nor the number of chunks changes a bit.
 
 fn plane(index: u32, column: u32) -> u32 {
     return (index * params.stride + column) >> 2u;
@@ -27,7 +27,7 @@ fn columns(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         let it = item(open(index), column, inside(column));
         let rises = it.s >= top;
         let next = max(top, it.s);
-        // One of the two is the maximum: one exponential does for both.
+        // One of top and s is the maximum, so a single exponential serves both.
         let less = exp(2.0 * max(0.5 * min(top, it.s) - 0.5 * next, vec4<f32>(-0.5 * FLOOR)));
         let mine = select(vec4<f32>(0.0), select(less, vec4<f32>(1.0), rises), it.live);
         let kept = select(vec4<f32>(1.0), less, rises & it.live);

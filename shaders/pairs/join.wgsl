@@ -1,9 +1,9 @@
-// A lane a row, and the column of the same pair where that is here: closes the column's softmax, and
-// lets the pair's loss be the mean of both.
+// One lane per row, and per column of the same pair where this shard has that column: closes the column's softmax, and
+// replaces the pair's loss by the mean of both directions.
 
 override WORKGROUP: u32 = 64u;
 
-// Where a column's softmax comes from: the row of the same vector, its state, or a saved lse.
+// The source of a column's softmax: the row of the same vector, the column's state, or a saved lse.
 override SOURCE: u32 = 0u;
 const FROM_ROW: u32 = 0u;
 const FROM_STATE: u32 = 1u;
@@ -34,7 +34,7 @@ fn from_lse(column: u32) -> Softmax {
     return Softmax(select(bitcast<f32>(given), 0.0, bad), 1.0, bad);
 }
 
-// Also what it means to the pair: its loss, its part of the gradient of the scale, its statistics.
+// Also updates the pair: its loss, its share of the scale's gradient, and its statistics.
 fn from_state(row: u32, at: u32, column: u32) -> Softmax {
     let bad = (state_word(COLUMN_FLAGS, column) & (STATE_LIVE | STATE_BAD)) != STATE_LIVE;
     let top = bitcast<f32>(state_word(COLUMN_TOP, column));
@@ -85,6 +85,7 @@ fn join(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if (column < params.classes) {
         join_column(row, at, column);
     }
-    // No row is left out of the products: it may count for nothing and still be somebody's key.
+    // Remove ROW_ZERO, so that the products skip no row: a row that counts for nothing may still be another query's
+    // key.
     records[at + RECORD_FLAGS] &= ~ROW_ZERO;
 }

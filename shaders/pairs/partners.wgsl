@@ -1,4 +1,4 @@
-// A lane a row: how many other vectors have its label. Adds up over stretches of columns.
+// One lane per row: counts the other vectors with the row's label. Accumulates over stretches of columns.
 
 override WORKGROUP: u32 = 64u;
 

@@ -1,5 +1,5 @@
-// A workgroup a row that was closed without a stream: Σ over the keys of the gradient of the score times
-// x, its part of the gradient of the scale. Adds up over stretches of keys.
+// One workgroup per row that was closed without a stream: computes the row's share of the scale's gradient, which is Σ
+// over the keys of x times the gradient of the score. Accumulates over stretches of keys.
 
 var<workgroup> lane_sums: array<f32, WORKGROUP>;
 var<workgroup> lane_bad: array<u32, WORKGROUP>;

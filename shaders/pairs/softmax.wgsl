@@ -1,21 +1,21 @@
-// A softmax over the keys of a query, and the mean of -log p over its positives.
+// A softmax over the keys of a query; the loss is the mean of -log p over the query's P positives.
 //
-// The loss of a row is log Σ exp(s - top) - Σ_positives (s - top)/P, P of them: a common offset of
-// the scores cancels before anything is rounded.
+// The loss of a row is log Σ exp(s - top) - Σ_positives (s - top)/P. A common offset of the scores cancels before
+// anything is rounded.
 //
-// A functor also supplies fn positive_count(row) -> f32, over all shards.
+// A functor also supplies fn positive_count(row) -> f32, the count over all shards.
 
-// The keys have a softmax of their own over the queries (or, where both are the same vectors, are
-// queries themselves), whose part of the gradient comes from column_table.
+// The keys have their own softmax over the queries, or the keys are queries themselves because both are the same
+// vectors. That softmax adds a part to the gradient, which is computed from column_table.
 override JOINT: bool = false;
 // The keys are a shard of all keys.
 override SHARDED: bool = false;
-// The gradient of the scale is wanted.
+// The caller wants the gradient of the scale.
 override SCALE_GRADIENT: bool = false;
 
 const STATE_LIVE: u32 = 1u;
 const STATE_BAD: u32 = 2u;
-// The column of the positive has no softmax.
+// The column of the positive has no usable softmax.
 const STATE_COLUMN_BAD: u32 = 4u;
 
 struct State {
@@ -24,10 +24,10 @@ struct State {
     // Σ exp(s - top)·(x - reference), where reference is the x of the largest s.
     moment: f32,
     reference: f32,
-    // Σ_positives (s - top), and how many there are.
+    // Σ_positives (s - top), and the number of positives.
     term: f32,
     positives: f32,
-    // -log p of the positive in its column, which the shard of that column knows.
+    // -log p of the positive in its column's softmax, known to the shard that has that column.
     back: f32,
     flags: u32,
 }
@@ -58,7 +58,7 @@ fn state_take_tile(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -
     return added(moved, added(added(part(a, moved), part(b, moved)), added(part(c, moved), part(d, moved))));
 }
 
-// What a quad adds to a state whose maximum and reference are not below its own.
+// What a quad adds to a state whose maximum is not below the quad's; all moments use the state's reference.
 fn part(it: Item, state: State) -> State {
     let e = exponents(it, state.top);
     var moment = 0.0;
@@ -76,7 +76,7 @@ fn part(it: Item, state: State) -> State {
     return out;
 }
 
-// Two states against the same maximum and reference.
+// The sum of two states that have the same maximum and reference.
 fn added(a: State, b: State) -> State {
     var out: State;
     out.top = a.top;
@@ -102,7 +102,7 @@ fn reference(it: Item, top: f32) -> f32 {
     return max4(select(vec4<f32>(LOWEST), it.x, it.live & (it.s == vec4<f32>(top))));
 }
 
-// The state with its moment taken against another x.
+// The state with its moment relative to another reference x.
 fn refer(state: State, x: f32) -> State {
     var out = state;
     out.moment = state.moment + state.sum * (state.reference - x);
@@ -110,7 +110,7 @@ fn refer(state: State, x: f32) -> State {
     return out;
 }
 
-// The state with its sums taken against a maximum not below its own.
+// Rescales a state's sums to a maximum not below its own.
 fn rescale(state: State, top: f32) -> State {
     var out = state;
     let live = (state.flags & STATE_LIVE) != 0u;
@@ -134,8 +134,7 @@ fn state_merge(a: State, b: State) -> State {
     return added(left, right);
 }
 
-// The state as public data, in the places that a cross-entropy has; `join` adds what it finds of
-// columns.
+// Publishes the state at the word offsets that cross-entropy uses. `join` adds what it finds for the columns.
 fn state_publish(row: u32, state: State) {
     let at = row * STATISTICS_WORDS;
     statistics_write(at, bitcast<u32>(state.top));
@@ -148,7 +147,7 @@ fn state_publish(row: u32, state: State) {
     statistics_write(at + 7u, state.flags);
 }
 
-// The state of a shard as it was published; zeros are that of no columns.
+// The published state of a shard; all zeros mean the state of no columns.
 fn state_gathered(words: array<u32, STATISTICS_WORDS>) -> State {
     var state = state_empty();
     if (words[7] == 0u) {
@@ -163,7 +162,7 @@ fn state_gathered(words: array<u32, STATISTICS_WORDS>) -> State {
     return state;
 }
 
-// A row without numbers, whose column may still count.
+// A row without usable numbers, whose column may still count.
 fn closed_row(row: Row, flags: u32, loss: u32, fill: u32) -> Closed {
     var out = closed_blank(flags, loss, fill);
     out.s = 0u;
@@ -176,7 +175,7 @@ fn close(row: Row, streamed: State) -> Closed {
     if (row.flags != 0u) {
         return closed_blank(ROW_ZERO, select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u), 0u);
     }
-    // Nothing comes down to a row with factor 0: its gradient is 0 whatever its numbers are.
+    // A row with factor 0 has the gradient 0, whatever its numbers are.
     let given = factor_flags(row.factor);
     var state = streamed;
     if (HAS_LSE) {
@@ -186,7 +185,7 @@ fn close(row: Row, streamed: State) -> Closed {
         state.flags = select(STATE_BAD, STATE_LIVE, finite_one(given));
     }
     if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
-        // The live keys of a row may all lie in other shards.
+        // A row's live keys may all be in other shards.
         let counts = !SHARDED || GATHERED || (state.flags & STATE_BAD) != 0u;
         let scale = select(NAN_BITS, 0u, (given & ROW_ZERO) != 0u);
         return closed_row(row, select(0u, ROW_NAN, counts) | given, NAN_BITS, scale);
@@ -200,7 +199,7 @@ fn close(row: Row, streamed: State) -> Closed {
     out.inverse_sum = 1.0 / state.sum;
     out.share = 1.0 / count;
     if (GATHERED) {
-        // Of both directions, where the columns have one.
+        // The mean over both directions, where the columns have a softmax.
         let loss = params.share * ((log_sum - state.term / count) + state.back);
         let bad = (state.flags & STATE_COLUMN_BAD) != 0u;
         out.loss = select(bitcast<u32>(loss), NAN_BITS, bad);
@@ -219,16 +218,15 @@ fn close(row: Row, streamed: State) -> Closed {
     return out;
 }
 
-// factor·(p - [positive]·share), p = exp(s - top)/Σ. A column without a softmax has any maximum, hence
-// the bound.
+// factor·(p - [positive]·share), with p = exp(s - top)/Σ. The maximum of a column without a softmax is arbitrary, so
+// the exponent is bounded.
 fn side(it: Item, top: vec4<f32>, inverse_sum: vec4<f32>, factor: vec4<f32>, share: f32) -> vec4<f32> {
     let shift = min(2.0 * max(0.5 * it.s - 0.5 * top, vec4<f32>(-0.5 * FLOOR)), vec4<f32>(1.0));
     let p = select(vec4<f32>(0.0), exp(shift) * inverse_sum, it.live);
     return factor * (p - select(vec4<f32>(0.0), vec4<f32>(share), it.positive));
 }
 
-// The gradient of the scores, and where it is NaN. A factor of 0 wins over NaN: nothing comes down to
-// the row.
+// The gradient of the scores, and where it is NaN. A factor of 0 wins over NaN: the row's gradient is then 0.
 struct Slope {
     g: vec4<f32>,
     bad: vec4<bool>,

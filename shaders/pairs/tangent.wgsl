@@ -1,6 +1,6 @@
-// A workgroup a vector: takes a gradient through the normalisation, v/‖v‖ with r = 1/‖v‖. The scores
-// have r in them already, so the gradient loses its part along the vector: ∂ - u·⟨∂, u⟩, u = r·v. Norm, scores and
-// gradient so far are those of the vector times its scale (vectors.wgsl).
+// One workgroup per vector: takes a gradient through the normalisation u = r·v, r = 1/‖v‖. The scores already include
+// r, so only the part of the gradient along the vector has to be removed: ∂ - u·⟨∂, u⟩. The norm, the scores and the
+// gradient so far belong to the vector times its scale (vectors.wgsl).
 
 override WORKGROUP: u32 = 64u;
 
@@ -43,8 +43,7 @@ fn tangent(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let row = min(slot, params.rows - 1u);
     let entry = (params.first + row) * params.entry_step;
     let bits = table[entry];
-    // A vector that holds a NaN has a gradient that is NaN, or 0 where nothing came down to it: both
-    // are left as they are.
+    // A vector that holds a NaN has a gradient that is NaN, or 0 where its factor was 0. Keep either as it is.
     let scale = bitcast<f32>(table[entry + params.scale_at]);
     let known = Known(select(0.0, bitcast<f32>(bits), finite_one(bits)), scale);
     let dot = along(row, lane, known);

@@ -1,12 +1,12 @@
-// A workgroup a vector: what the scores need of a query or key beside its products, one entry each.
+// One workgroup per vector: computes what the scores need of a query or key beside the products, one entry per vector.
 //
-// Entry: the inverse norm (1 without NORMALIZE, 0 for a vector of zeros, NaN for one that holds a NaN
-// or an infinity), the label's two words and, params.scale_at further on, the scale. Words of an entry are
-// params.word_step apart, entries params.entry_step.
+// An entry: the inverse norm (1 without NORMALIZE, 0 for a vector of zeros, NaN for a vector that holds a NaN or an
+// infinity), the label's two words and, at offset params.scale_at, the scale. Words of an entry are params.word_step
+// apart; entries are params.entry_step apart.
 //
-// The scale is a power of two that a vector is multiplied by before anything else is done with it, norm and inverse
-// norm included: 1 for vectors whose largest element is neither huge nor tiny, so that it changes no bit of them.
-// Products of the others, or of their inverse norms, would overflow or underflow.
+// The scale is a power of two that a vector is multiplied by before any other use, including the norm and the inverse
+// norm. The scale is 1 for vectors whose largest element is neither huge nor tiny, so it changes none of their bits.
+// For other vectors, products or inverse norms would overflow or underflow.
 
 override WORKGROUP: u32 = 64u;
 override NORMALIZE: bool = false;
@@ -14,7 +14,7 @@ override HAS_LABELS: bool = false;
 
 var<workgroup> lane_words: array<u32, WORKGROUP>;
 
-// The largest |element| as bits, valid in every lane; NaN and infinities come out on top.
+// The largest |element| as bits, valid in every lane. NaN and infinities compare as larger than all numbers.
 fn largest(row: u32, lane: u32) -> u32 {
     var mine = 0u;
     for (var column = lane * 4u; column < params.classes; column += WORKGROUP * 4u) {
@@ -34,7 +34,7 @@ fn largest(row: u32, lane: u32) -> u32 {
     return all;
 }
 
-// The elements of a quad, 0 past the vector.
+// The elements of a quad; 0 past the end of the vector.
 fn live(column: u32, bits: vec4<u32>) -> vec4<u32> {
     let columns = vec4<u32>(column, column + 1u, column + 2u, column + 3u);
     return select(vec4<u32>(0u), bits, columns < vec4<u32>(params.classes));
@@ -59,7 +59,7 @@ fn squares(row: u32, lane: u32, factor: f32) -> f32 {
     return bitcast<f32>(lane_words[0]);
 }
 
-// The exponents between which a largest element leaves its vector as it is: 2^-40 and 2^40.
+// The least and the largest exponent of the largest element for which the scale is 1: 2^-40 and 2^40.
 const LEAST_EXPONENT: u32 = 87u;
 const MOST_EXPONENT: u32 = 167u;
 
@@ -68,8 +68,8 @@ struct Norm {
     scale: f32,
 }
 
-// A power of two brings the largest element near 1, so that squares neither overflow nor vanish. An
-// element below 2^-126 may read as 0 anywhere, so it does here.
+// Multiplies by a power of two that brings the largest element near 1, so that squares neither overflow nor vanish. A
+// vector whose elements are all below 2^-126 counts as zeros, because devices may read such numbers as 0.
 fn norm_of(row: u32, lane: u32) -> Norm {
     let top = largest(row, lane);
     let exponent = top >> 23u;

@@ -1,4 +1,4 @@
-// Counts the vectors that normalisation could do nothing with.
+// Counts the vectors that cannot be normalised because their norm is 0.
 
 @compute @workgroup_size(WORKGROUP)
 fn zeros(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

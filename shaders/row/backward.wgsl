@@ -1,4 +1,4 @@
-// A workgroup a segment of some columns: the gradient from the row's record.
+// One workgroup per segment of a range of columns: computes the gradient from the row's record.
 
 @compute @workgroup_size(WORKGROUP)
 fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {

@@ -1,8 +1,8 @@
-// Takes a block of columns into the states of rows, LANES lanes a row. Between blocks the states wait in
-// memory: one a row over all segments that have ended, and one a lane over the segment that has not.
+// Takes a block of columns into the states of rows, with LANES lanes per row. Between blocks, the states are kept in
+// memory: one per row for all finished segments, and one per lane for the unfinished segment.
 //
-// Blocks begin and end between two tiles of all lanes, so that the same states are merged in the same
-// order as in one walk over the whole row.
+// Blocks begin and end between two tiles of all lanes. So the same states are merged in the same order as in one walk
+// over the whole row.
 
 @compute @workgroup_size(WORKGROUP)
 fn block(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {

@@ -1,4 +1,4 @@
-// A lane a row: closes rows without a reducing stream, from a saved lse or from their largest columns.
+// One lane per row: closes rows without a reducing stream, from a saved lse or from their largest columns.
 
 @compute @workgroup_size(WORKGROUP)
 fn close_unstreamed(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {

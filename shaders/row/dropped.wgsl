@@ -1,6 +1,6 @@
-// How rows without a loss of their own are closed, for functors whose Row has a row_weight.
+// How to close rows that have no loss of their own, for functors whose Row has a row_weight.
 
-// Whether a row is closed whatever its scores are: it is ignored, its target is bad, or it weighs nothing.
+// Whether a row is closed without looking at its scores: it is ignored, its target is bad, or its weight is 0.
 fn row_is_dropped(row: Row) -> bool {
     return row.flags != 0u || is_zero(bitcast<u32>(row.row_weight));
 }
@@ -9,7 +9,7 @@ fn closed_dropped(row: Row) -> Closed {
     return closed_blank(ROW_ZERO, select(0u, NAN_BITS, (row.flags & BAD_TARGET) != 0u), 0u);
 }
 
-// A row whose scores have no loss. Nothing comes down to a row with factor 0: its gradient is 0 all the same.
+// A row whose scores have no loss. If its factor is 0, its gradient is 0 all the same.
 fn closed_bad(row: Row) -> Closed {
     return closed_blank(ROW_NAN | factor_flags(row.factor), NAN_BITS, NAN_BITS);
 }

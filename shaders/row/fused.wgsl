@@ -1,5 +1,5 @@
-// One pass over whole rows: LANES lanes walk a row's segments in order, once a round, close it and, if asked for,
-// stream it again straight away for the gradient, while caches hold it.
+// One pass over whole rows: LANES lanes walk a row's segments in order, once per round, and close the row. If the
+// gradient is wanted, they stream the row again at once, while it is still in the caches.
 
 override WRITES_GRADIENT: bool = false;
 override IN_PLACE: bool = false;
@@ -28,9 +28,9 @@ fn fused(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) group
     }
     let closed = close(row, state);
     if (IN_PLACE || HAS_LSE) {
-        // Hazard: every lane closes the row from its own read of the target's score and of the saved
-        // lse. Without a barrier a fast lane writes its gradient or the record over them before a slow
-        // one reads them.
+        // Hazard: every lane closes the row from its own read of the target's score and of the saved lse. Symptom
+        // without the barrier: wrong losses or gradients. Cause: a fast lane overwrites what a slow lane has not read
+        // yet, with its gradient or the record.
         storageBarrier();
     }
     if (inside && lane == 0u) {

@@ -1,4 +1,4 @@
-// A lane a row: keeps the scores of its label and of the columns beside it, as far as a block holds them.
+// One lane per row: keeps the scores of the row's label and of the columns beside it, if they are in this block.
 
 @compute @workgroup_size(WORKGROUP)
 fn label_scores(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {

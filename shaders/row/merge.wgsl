@@ -1,4 +1,4 @@
-// A lane a row: merges its segments in order and ends the round.
+// One lane per row: merges the row's segments in order and ends the round.
 
 @compute @workgroup_size(WORKGROUP)
 fn merge(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {

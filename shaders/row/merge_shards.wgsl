@@ -1,7 +1,7 @@
-// A lane a row: merges the statistics of its shards in their order and closes it.
+// One lane per row: merges the statistics of the shards in their order and closes the row.
 //
 // The functor also supplies
-//   fn state_gathered(words) -> State    what state_publish wrote; zeros are the state of no columns
+//   fn state_gathered(words) -> State    the state that state_publish wrote; all zeros mean the state of no columns
 
 fn gathered_words(at: u32) -> array<u32, STATISTICS_WORDS> {
     var words: array<u32, STATISTICS_WORDS>;

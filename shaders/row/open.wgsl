@@ -1,16 +1,17 @@
-// What most functors know of a row: its entry in the row table, and what the first of two rounds found.
+// What most functors know of a row: its entry in the row table, and in the second of two rounds what the first one
+// found.
 
 struct Row {
-    // The row of this stretch of rows.
+    // The row's index within this stretch of rows.
     index: u32,
-    // Its target's column, NONE without index targets.
+    // The column of its target; NONE without index targets.
     label: u32,
     // IGNORED, BAD_TARGET
     flags: u32,
     row_weight: f32,
     // row_weight · upstream / denominator: what the row's gradient is multiplied by
     factor: f32,
-    // 1 in the second round of two and in `emit` after it, where `settled` is known.
+    // 1 in the second of two rounds and in the `emit` that follows, where `settled` is known.
     round: u32,
     settled: Settled,
 }

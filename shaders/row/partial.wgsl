@@ -1,4 +1,4 @@
-// A workgroup takes one segment of a row: for few long rows.
+// Each workgroup takes one segment of a row: used for few, long rows.
 
 @compute @workgroup_size(WORKGROUP)
 fn partial(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {

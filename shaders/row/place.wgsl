@@ -1,5 +1,5 @@
-// The order of a row's columns, by integers: NaN comes first, then scores from high to low, and the lower column where
-// they are equal.
+// The order of a row's columns, in integers: NaN first, then scores from high to low; among equal scores the lower
+// column first.
 
 struct Place {
     key: u32,

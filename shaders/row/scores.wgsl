@@ -1,11 +1,11 @@
-// Scores of a softmax as finite numbers: -inf, and a column past the row, is DEAD; NaN and +inf are told apart by their
+// Scores of a softmax as finite numbers. -inf and columns past the row become DEAD. NaN and +inf are detected by their
 // bits before anything is computed.
 
-// u of a column that is -inf or past the row: below every u that counts, which LEAST is the least of.
+// DEAD is the u of a column that is -inf or past the row. It lies below LEAST, the least u of any other column.
 const DEAD: f32 = LOWEST;
 const LEAST: f32 = -3.40282326356e38;
 
-// A quad of scores; a bad one is NaN or +inf.
+// A quad of scores; a bad score was NaN or +inf.
 struct Score {
     u: vec4<f32>,
     bad: vec4<bool>,
@@ -15,18 +15,19 @@ fn live(u: vec4<f32>) -> vec4<bool> {
     return u != vec4<f32>(DEAD);
 }
 
-// Clamped as integers, so that nothing enters arithmetic that may not be a number.
+// Clamps as integers, so that NaN and infinity never enter arithmetic.
 fn clamped(bits: vec4<u32>) -> vec4<u32> {
     let below_infinity = bitcast<vec4<u32>>(min(bitcast<vec4<i32>>(bits), vec4<i32>(0x7f7fffff)));
     return min(below_infinity, vec4<u32>(0xff7fffffu));
 }
 
-// exp(shift) of what below4 gives, exactly 0 at its floor: there are dead columns, and exp need not be.
+// exp of a result of below4, and exactly 0 at its floor, where dead columns are. The built-in exp need not return 0
+// there.
 fn exponential(shift: vec4<f32>) -> vec4<f32> {
     return select(vec4<f32>(0.0), exp(shift), shift > vec4<f32>(-FLOOR));
 }
 
-// A quad of scores times a factor (an inverse temperature); where a column is not inside the row it is dead.
+// A quad of scores times a factor (an inverse temperature). Columns outside the row are dead.
 fn score_of(bits: vec4<u32>, factor: f32, inside: vec4<bool>) -> Score {
     let minus = vec4<u32>(INFINITY_BITS | SIGN_BIT);
     let z = clamped(bits);

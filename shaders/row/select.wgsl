@@ -1,12 +1,12 @@
-// A workgroup a row: finds the column in place k of its row, for any k.
+// One workgroup per row: finds the column in place k of its row, for any k.
 //
 // The functor supplies
-//   fn score_bits(row, item) -> vec4<u32>    what columns are ordered by; NONE leaves a column out
-// and row/place.wgsl, their order.
+//   fn score_bits(row, item) -> vec4<u32>    the value that orders the columns; NONE leaves a column out
+// Also needed: row/place.wgsl, which defines the order.
 //
-// That order is one of up to seven bytes: four of the score's key, inverted so that the best comes first, then those of
-// the column. One walk over the row counts which next byte the columns have that share all bytes found so far; the byte
-// of the column in place k follows from the counts.
+// That order compares up to seven bytes: four bytes of the score's key, inverted so that the best score comes first,
+// then the bytes of the column. One walk over the row looks at the columns that share all bytes found so far, and
+// counts each value of their next byte. From these counts follows that byte of the column in place k.
 
 override SELECT_LANES: u32 = 64u;
 
@@ -17,11 +17,11 @@ struct Search {
     // The bytes found so far.
     inverted_key: u32,
     column: u32,
-    // Which of the columns that share them is searched, from 1 on.
+    // The place of the wanted column among those that share these bytes, from 1 on.
     rest: u32,
 }
 
-// Counts a column by its byte of this number, if it shares the bytes before that.
+// Counts a column under its byte `number`, if it shares all earlier bytes.
 fn count_column(bits: u32, column: u32, search: Search, number: u32) {
     if (bits == NONE || column >= params.classes) {
         return;
@@ -50,7 +50,7 @@ fn count_columns(row: Row, search: Search, number: u32, lane: u32) {
     }
 }
 
-// The search with one byte more, from what the walk has counted.
+// Adds one byte to the search, from the counts of the walk.
 fn with_byte(search: Search, number: u32) -> Search {
     var out = search;
     var value = 0u;

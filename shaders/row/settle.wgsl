@@ -1,5 +1,5 @@
-// The first round of two of a softmax row (row/softmax.wgsl): what its functor settles, or zeros where there are no
-// numbers to settle anything with.
+// The end of the first of two rounds of a softmax row (row/softmax.wgsl): what the functor settles, or zeros where the
+// row has no usable numbers.
 
 fn settle(row: Row, state: State) -> Settled {
     var settled: Settled;

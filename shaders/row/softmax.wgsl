@@ -1,22 +1,22 @@
-// Rows as softmaxes: everything that follows from sums of exponentials over a row, in one or two reducing rounds.
+// Rows as softmaxes: all that follows from sums of exponentials over a row, in one or two reducing rounds.
 //
-// A functor says
+// A functor supplies
 //   const TWO_SOFTMAXES: bool             whether there is a second softmax beside the first (a teacher's, say)
 //   struct Item                           with column: u32, u, second: vec4<f32> and bad: vec4<bool>
-//   fn item(row, column, inside) -> Item  `u` and `second` are scores as `score_of` makes them
-//   fn exponent(u, top) -> vec4<f32>      what is exponentiated, 0 or below: u - top, or less of it
+//   fn item(row, column, inside) -> Item  `u` and `second` are scores as `score_of` returns them
+//   fn exponent(u, top) -> vec4<f32>      the exponent, 0 or below: u - top, or a scaled-down u - top
 //   fn terms(row, item, state) -> Terms   what a quad adds, given the state's maxima; in the second of two rounds
 //                                         row.round is 1
-//   fn reweighed(state, top, second_top) -> vec4<f32>   the weighed sums against maxima not below the state's own
-//   fn close_live(row, state) -> Closed   what a row of numbers is closed with, but for flags
-//   fn settle_live(row, state) -> Settled (two rounds) what the second round is to know
+//   fn reweighed(state, top, second_top) -> vec4<f32>   the weighed sums for maxima not below the state's own
+//   fn close_live(row, state) -> Closed   the result of a row with usable numbers; flags are added later
+//   fn settle_live(row, state) -> Settled (two rounds) what the second round needs
 //   fn emit(row, closed, item)
-// Its program is made by `RowProgram::softmax` (src/skeleton/row/contract.rs), which adds row/open.wgsl,
-// row/dropped.wgsl and row/scores.wgsl.
+// `RowProgram::softmax` (src/skeleton/row/contract.rs) makes its program, which adds row/open.wgsl, row/dropped.wgsl
+// and row/scores.wgsl.
 //
-// Sums: state.sum and state.second_sum are Σ e; state.weighed four sums that depend on the maxima, such as Σ e·f, Σ e² or
-// Σ e·(u - top), and state.plain four sums that do not. All Σ e are against the maxima state.top and state.second_top:
-// p = exp(exponent(u, top))/sum, Σ p·f = weighed/sum.
+// Sums: state.sum and state.second_sum are Σ e. state.weighed holds four sums that depend on the maxima, such as Σ e·f,
+// Σ e² or Σ e·(u - top); state.plain holds four sums that do not. All Σ e are relative to the maxima state.top and
+// state.second_top: p = exp(exponent(u, top))/sum, Σ p·f = weighed/sum.
 
 struct Terms {
     weighed: vec4<f32>,
@@ -33,7 +33,7 @@ struct State {
     flags: u32,
 }
 
-// Flags of a state: a column counts in the first softmax, in the second one; a score is no number.
+// Flags of a state: a column is live in the first softmax; a column is live in the second; a score is NaN or +inf.
 const STATE_LIVE: u32 = 1u;
 const STATE_SECOND_LIVE: u32 = 2u;
 const STATE_BAD: u32 = 4u;
@@ -45,7 +45,7 @@ fn state_empty() -> State {
     return state;
 }
 
-// exp of what is 0 or below, with relative accuracy far below it: a sum may consist of such numbers alone.
+// exp(shift) for shift <= 0, with relative accuracy far below 0: all terms of a sum may be that small.
 fn exp_below4(shift: vec4<f32>) -> vec4<f32> {
     return select(vec4<f32>(0.0), exp_far4(shift), shift > vec4<f32>(-FLOOR));
 }
@@ -54,17 +54,17 @@ fn exp_below(shift: f32) -> f32 {
     return exp_below4(vec4<f32>(shift)).x;
 }
 
-// exp of a score's exponent below a maximum: 0 of a dead one, also where all before it are dead and the maximum is too.
+// The exponential of a score below a maximum. 0 for a dead score, also while no live score has set the maximum.
 fn exp_of(u: vec4<f32>, top: f32) -> vec4<f32> {
     return select(vec4<f32>(0.0), exp_below4(exponent(u, top)), live(u));
 }
 
-// How far a state's maximum lies below another one; 0 where it has none, and sums of 0.
+// How far a state's maximum lies below another one; 0 for a state without live columns, whose sums are 0.
 fn descent(top: f32, to: f32) -> f32 {
     return select(0.0, exponent(vec4<f32>(top), to).x, top != DEAD);
 }
 
-// What a quad adds to a state with these maxima, which are not below its own.
+// What a quad adds to a state with these maxima, which are not below the quad's own.
 fn quad_state(row: Row, it: Item, top: f32, second_top: f32) -> State {
     var out: State;
     out.top = top;
@@ -81,7 +81,7 @@ fn quad_state(row: Row, it: Item, top: f32, second_top: f32) -> State {
     return out;
 }
 
-// Two states against the same maxima.
+// The sum of two states that have the same maxima.
 fn state_sum(a: State, b: State) -> State {
     var out = a;
     out.sum += b.sum;
@@ -92,7 +92,7 @@ fn state_sum(a: State, b: State) -> State {
     return out;
 }
 
-// The state with its sums taken against maxima not below its own.
+// Rescales a state's sums to maxima not below its own.
 fn rescale(state: State, top: f32, second_top: f32) -> State {
     var out = state;
     out.top = top;
@@ -134,7 +134,7 @@ fn state_merge(a: State, b: State) -> State {
     return state_sum(rescale(a, top, second_top), rescale(b, top, second_top));
 }
 
-// Whether every softmax has a column that counts, and no score is NaN or +inf.
+// Whether every softmax has a live column, and no score is NaN or +inf.
 fn is_live(state: State) -> bool {
     var wanted = STATE_LIVE;
     if (TWO_SOFTMAXES) {

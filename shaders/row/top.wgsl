@@ -1,10 +1,11 @@
-// A workgroup a row: its largest scores, one after another, each the first that comes after the last.
+// One workgroup per row: finds the row's largest scores, one after another. Each is the first that comes after the last
+// one taken.
 //
 // The functor supplies
-//   fn score_bits(row, item) -> vec4<u32>    what they are found by; NONE leaves a column out
-// and row/place.wgsl, their order.
+//   fn score_bits(row, item) -> vec4<u32>    the value that orders the columns; NONE leaves a column out
+// Also needed: row/place.wgsl, which defines the order.
 
-// Before all others, and after them.
+// START comes before all columns, NOWHERE after them.
 const START: Place = Place(0xffffffffu, 0u);
 const NOWHERE: Place = Place(0u, NONE);
 
@@ -17,7 +18,7 @@ fn first_of(a: Place, b: Place) -> Place {
     return a;
 }
 
-// The candidate, unless it is not after the last one taken.
+// The candidate, if it comes after the last one taken and before the best so far; otherwise the best so far.
 fn next(last: Place, best: Place, bits: u32, column: u32) -> Place {
     let place = Place(place_key(bits), column);
     if (bits != NONE && column < params.classes && before(last, place) && before(place, best)) {

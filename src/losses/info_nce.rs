@@ -8,7 +8,7 @@ use crate::{
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
         operation::Operation,
-        pairs::{self, Columns, PairLoss, Pairing, Scaling, Term},
+        pairs::{self, Columns, PairLoss, Pairing, Term},
         row::{self, RowLoss, RowProgram, Target},
     },
     spec::{
@@ -266,15 +266,7 @@ impl Operation for InfoNce {
 
 impl RowLoss for InfoNce {
     fn program(&self, call: &Call) -> RowProgram {
-        // The mean of the two directions has half the gradient of their sum.
-        let share = if self.symmetric { 0.5 } else { 1.0 };
         let own = shader!("loss/info_nce.wgsl");
-        let scaling = Scaling {
-            scale: 1.0 / self.temperature,
-            share,
-            diagonal: !call.has("targets"),
-            shard: self.shard,
-        };
         RowProgram {
             reduction: self.reduction,
             empty: self.empty,
@@ -286,7 +278,7 @@ impl RowLoss for InfoNce {
                 ("SHARDED", self.shard.is_some().into()),
                 ("SCALE_GRADIENT", call.wants("grad.scale").into()),
             ],
-            ..pairs::softmax_program(own, scaling)
+            ..pairs::softmax_program(own, self.pairing(), !call.has("targets"))
         }
     }
 

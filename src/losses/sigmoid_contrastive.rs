@@ -8,7 +8,7 @@ use crate::{
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
         operation::Operation,
-        pairs::{self, Columns, PairLoss, Pairing, Scaling, Term},
+        pairs::{self, Columns, PairLoss, Pairing, Term},
         row::{Field, Reduced, RowLoss, RowOutput, RowProgram, StateLayout, Target},
     },
     spec::{
@@ -226,8 +226,7 @@ static OUTPUTS: &[RowOutput] = &[
 
 impl RowLoss for SigmoidContrastive {
     fn program(&self, call: &Call) -> RowProgram {
-        let scaling =
-            Scaling { scale: 1.0, share: 1.0, diagonal: !call.has("targets"), shard: self.shard };
+        let own = shader!("loss/sigmoid_contrastive.wgsl");
         RowProgram {
             reduction: self.reduction,
             empty: self.empty,
@@ -236,7 +235,7 @@ impl RowLoss for SigmoidContrastive {
             outputs: OUTPUTS,
             factors: FACTORS,
             overrides: vec![("HAS_SCALE", call.has("scale").into())],
-            ..pairs::program(shader!("loss/sigmoid_contrastive.wgsl"), scaling)
+            ..pairs::program(own, self.pairing(), !call.has("targets"))
         }
     }
 

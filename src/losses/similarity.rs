@@ -11,7 +11,7 @@ use crate::{
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
         operation::Operation,
-        pairs::{self, Columns, PairLoss, Pairing, Scaling, Term},
+        pairs::{self, Columns, PairLoss, Pairing, Term},
         row::{self, RowLoss, RowProgram, StateLayout},
     },
     spec::{
@@ -186,13 +186,11 @@ impl Operation for Similarity {
 impl RowLoss for Similarity {
     fn program(&self, call: &Call) -> RowProgram {
         let own = shader!("loss/similarity.wgsl");
-        let scaling =
-            Scaling { scale: 1.0 / self.temperature, share: 1.0, diagonal: false, shard: None };
         let mut program = RowProgram {
             reduction: Reduction::Sum,
             state: StateLayout::words(1),
             overrides: vec![("HAS_SCALE", call.has("scale").into())],
-            ..pairs::program(own, scaling)
+            ..pairs::program(own, self.pairing(), false)
         };
         program.sources.push(row::PLACE);
         program

@@ -8,7 +8,7 @@ use crate::{
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
         operation::Operation,
-        pairs::{self, Columns, PairLoss, Pairing, Scaling, Term},
+        pairs::{self, Columns, PairLoss, Pairing, Term},
         row::{self, RowLoss, RowProgram, Target},
     },
     spec::{
@@ -233,12 +233,6 @@ impl Operation for SupCon {
 impl RowLoss for SupCon {
     fn program(&self, _: &Call) -> RowProgram {
         let own = shader!("loss/sup_con.wgsl");
-        let scaling = Scaling {
-            scale: 1.0 / self.temperature,
-            share: 1.0,
-            diagonal: false,
-            shard: self.shard,
-        };
         RowProgram {
             reduction: self.reduction,
             empty: self.empty,
@@ -246,7 +240,7 @@ impl RowLoss for SupCon {
             // The number of positives takes the place of a target: see `pairs`.
             target: Target::Index { ignored: vec![0] },
             overrides: vec![("JOINT", 1), ("SHARDED", self.shard.is_some().into())],
-            ..pairs::softmax_program(own, scaling)
+            ..pairs::softmax_program(own, self.pairing(), false)
         }
     }
 

@@ -107,28 +107,17 @@ static SOFTMAX_OUTPUTS: &[RowOutput] = &[
 static SOFTMAX_FACTORS: &[Field] =
     &[Field::f32("top"), Field::f32("inverse_sum"), Field::f32("factor"), Field::f32("share")];
 
-/// The numbers of a pair loss that its kernels read.
-#[derive(Clone, Copy)]
-pub(crate) struct Scaling {
-    /// What products are multiplied by where the call gives no `scale`.
-    pub scale: f64,
-    /// The share that one direction (queries to keys or back) has in the loss.
-    pub share: f64,
-    /// Whether the positive of each query is the key with the same number.
-    pub diagonal: bool,
-    /// Set where the keys are a shard of all keys.
-    pub shard: Option<Shard>,
-}
-
-/// What every pair loss declares.
-pub(crate) fn program(own: Source, scaling: Scaling) -> RowProgram {
-    let Scaling { scale, share, diagonal, shard } = scaling;
+/// What every pair loss declares. With `diagonal`, the positive of each query is the key with the same number.
+pub(crate) fn program(own: Source, pairing: Pairing, diagonal: bool) -> RowProgram {
+    let Pairing { temperature, columns, shard, .. } = pairing;
+    // The loss of two directions is their mean.
+    let share = if columns == Columns::Softmax { 0.5 } else { 1.0 };
     RowProgram {
         shard,
         sources: vec![shader!("pairs.wgsl"), own],
         streams: STREAMS.to_vec(),
         uniforms: vec![
-            ("scale", scale.into()),
+            ("scale", (1.0 / temperature).into()),
             ("share", share.into()),
             ("diagonal", u32::from(diagonal).into()),
             ("first_class", first(shard).into()),
@@ -138,7 +127,7 @@ pub(crate) fn program(own: Source, scaling: Scaling) -> RowProgram {
 }
 
 /// The program of a loss that is a softmax over the keys.
-pub(crate) fn softmax_program(own: Source, scaling: Scaling) -> RowProgram {
+pub(crate) fn softmax_program(own: Source, pairing: Pairing, diagonal: bool) -> RowProgram {
     RowProgram {
         sources: vec![
             shader!("pairs.wgsl"),
@@ -151,7 +140,7 @@ pub(crate) fn softmax_program(own: Source, scaling: Scaling) -> RowProgram {
         factors: SOFTMAX_FACTORS,
         label_score: LabelScore::Closing,
         given: Given::All,
-        ..program(own, scaling)
+        ..program(own, pairing, diagonal)
     }
 }
 

@@ -81,9 +81,10 @@ fn rows_bf16(context: &Context) {
     }
 }
 
-/// The element losses, and Dice. They all load and store through one skeleton, but most cases have a kernel of their
-/// own, for which Mesa's OpenGL needs half a minute a type: a sixth of the cases runs in each 16-bit type.
-const ELEMENTS: [&str; 7] = [
+/// The element losses, Dice, and the losses that are composed of them. They all load and store through one skeleton, but
+/// most cases have a kernel of their own, for which Mesa's OpenGL needs half a minute a type: a sixth of the cases runs in
+/// each 16-bit type.
+const ELEMENTS: [&str; 10] = [
     "bce_with_logits",
     "binary_hinge",
     "mse",
@@ -91,6 +92,9 @@ const ELEMENTS: [&str; 7] = [
     "poisson_nll",
     "hurdle_poisson",
     "dice",
+    "gan_discriminator",
+    "gan_generator",
+    "mixed_columns",
 ];
 
 fn elements_f32(context: &Context) {
@@ -129,7 +133,7 @@ pub fn every(context: &Context, loss: &str, dtype: Dtype, step: usize, first: us
 }
 
 /// The losses whose cases run here and in the tests of pairs.
-const RUN: [&str; 3] = ["info_nce", "sup_con", "sigmoid_contrastive"];
+const RUN: [&str; 4] = ["info_nce", "sup_con", "sigmoid_contrastive", "similarity"];
 
 /// Every case of the folder belongs to a loss whose cases run, or is named as left out.
 fn left_out(_: &Context) {

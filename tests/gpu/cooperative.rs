@@ -1,5 +1,5 @@
 //! Score tiles on cooperative matrices: on those of the hardware if the adapter has some, and on plain WGSL in their
-//! place on every adapter, so that everything but the matrix units is tested.
+//! place, so that everything but the matrix units is tested (`is_for` in `main.rs` says where).
 
 use surprisal::{
     Dtype, Gpu, LinearCrossEntropy, Profile,

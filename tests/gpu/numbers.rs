@@ -55,7 +55,7 @@ fn calls() -> Vec<(&'static str, Value, Arrays, Vec<&'static str>)> {
     ]
 }
 
-/// Checks a call whose kernels and reference may differ in everything but the class of each number (NaN, infinite, …).
+/// Compares all outputs of a call in f32 with the reference. Their NaN and infinities must be at the same places.
 #[track_caller]
 fn check_all(context: &Context, loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> Arrays {
     check(&context.gpu, loss, inputs, Dtype::F32, wanted).0

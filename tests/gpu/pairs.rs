@@ -15,6 +15,7 @@ tests![
     info_nce_cases,
     sup_con_cases,
     sigmoid_contrastive_cases,
+    similarity_cases,
     described,
     awkward_shapes,
     options,
@@ -52,6 +53,10 @@ fn sup_con_cases(context: &Context) {
 
 fn sigmoid_contrastive_cases(context: &Context) {
     cases(context, "sigmoid_contrastive");
+}
+
+fn similarity_cases(context: &Context) {
+    cases(context, "similarity");
 }
 
 /// Inputs that are made only from the descriptions, in every storage type.

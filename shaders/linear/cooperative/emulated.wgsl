@@ -1,5 +1,5 @@
-// Cooperative matrices without the hardware, for tests: a matrix is the place where it starts in workgroup
-// memory, sums stay there, and each lane adds to those that it owns.
+// Cooperative matrices without the hardware, for tests. A matrix is the offset where it starts in workgroup memory;
+// sums stay there, and each lane adds to the sums that it owns.
 
 alias Element = f32;
 alias Left = u32;
@@ -35,7 +35,7 @@ fn four_steps(left: Left, right: Right, row: u32, column: u32, step: u32, given:
     return sum + a_staged_at(left, row, step + 3u) * b_staged_at(right, column, step + 3u);
 }
 
-// Written out: some drivers end every loop after 65,535 iterations of all of them.
+// Written out, because some drivers end every loop of an invocation after 65,535 iterations of all loops together.
 fn multiply_add(lane: u32, left: Left, right: Right, sums: Sums) -> Sums {
     for (var element = lane; element < SIDE * SIDE; element += WORKGROUP) {
         let row = element / SIDE;

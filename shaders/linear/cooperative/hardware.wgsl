@@ -1,4 +1,4 @@
-// Cooperative matrices of the hardware. In naga's words `coopLoadT` is by rows, `coopLoad` by columns.
+// Cooperative matrices of the hardware. In naga, `coopLoadT` loads by rows and `coopLoad` by columns.
 
 fn left_load(at: u32) -> Left {
     if (A_WALKS) {
@@ -7,7 +7,7 @@ fn left_load(at: u32) -> Left {
     return coopLoad<Left>(&a_staged[at], STRIDE);
 }
 
-// Steps are the rows of a right operand: it lies by columns where memory's rows are its columns.
+// The rows of a right operand are steps. So it is loaded by columns where its columns are the rows in memory.
 fn right_load(at: u32) -> Right {
     if (B_WALKS) {
         return coopLoad<Right>(&b_staged[at], STRIDE);
