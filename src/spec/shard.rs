@@ -3,8 +3,8 @@
 use crate::data::error::{Error, Result};
 
 /// Words of a row's mergeable state in the output `statistics`. For softmax losses they are (max u, Σ exp(u − max),
-/// Σ exp(u − max)·(u − max), Σ coefficient, Σ coefficient·(u − max), argmax, rank, flags), the last three as the bits of
-/// a `u32`. The coefficient of a column is the weight that the loss gives to −log p of this column. With a [`Shard`],
+/// Σ exp(u − max)·(u − max), Σ coefficient, Σ coefficient·(u − max), argmax, rank, flags), the last three as the bits
+/// of a `u32`. The coefficient of a column is the weight that the loss gives to −log p of this column. With a [`Shard`],
 /// the seventh word is the target's u instead of a rank.
 pub const STATE_WORDS: u64 = 8;
 /// The columns of a call, where all columns are split into several shards: on other bindings, other GPUs or other

@@ -81,9 +81,9 @@ fn rows_bf16(context: &Context) {
     }
 }
 
-/// The element losses, Dice, and the losses that are composed of them. They all load and store through one skeleton, but
-/// most cases have a kernel of their own, for which Mesa's OpenGL needs half a minute a type: a sixth of the cases runs in
-/// each 16-bit type.
+/// The element losses, Dice, and the losses that are composed of them. They all load and store through one skeleton,
+/// but most cases have a kernel of their own, for which Mesa's OpenGL needs half a minute a type: a sixth of the cases
+/// runs in each 16-bit type.
 const ELEMENTS: [&str; 10] = [
     "bce_with_logits",
     "binary_hinge",

@@ -243,8 +243,8 @@ fn short_name(info: &wgpu::AdapterInfo) -> String {
 }
 
 /// Whether a test runs on this adapter. The plain WGSL that replaces matrix units uses only workgroup memory and is the
-/// same on every driver, but testing it in full takes 170 kernels: the first software driver does that, the other two run
-/// only the edges.
+/// same on every driver, but testing it in full takes 170 kernels: the first software driver does that, the other two
+/// run only the edges.
 fn is_for(adapter: &str, test: &str) -> bool {
     let in_full = test.starts_with("emulated_") && test != "emulated_edges";
     !(in_full && ["swiftshader", "llvmpipe_gl"].contains(&adapter))

@@ -109,7 +109,7 @@ impl Layer<'_> {
         budget.min(self.profile.binding_bytes.saturating_sub(64))
     }
 
-    /// Rounds down to whole tiles if there is at least one.
+    /// Rounds down to whole tiles where the rows are more than one tile.
     fn whole_tiles(&self, rows: u64) -> u64 {
         let tile = self.profile.tile().height();
         if rows > tile { rows - rows % tile } else { rows }

@@ -108,7 +108,7 @@ pub(crate) struct Rows<'a> {
     given: BTreeMap<&'static str, View>,
     vectors: Vec<Vectors>,
     blocks: u64,
-    /// Blocks of tallies that are folded before the header: those of the rows, and those of the vectors.
+    /// The number of tallies that are folded before the header: those of the rows, and those of the vectors.
     counted: u64,
 }
 
