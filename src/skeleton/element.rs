@@ -39,13 +39,13 @@ const BITS: u64 = 32;
 pub struct ElementOptions {
     /// How losses become one number.
     pub reduction: Reduction,
-    /// What a mean over nothing is.
+    /// The mean over nothing: NaN or 0.
     pub empty: Empty,
     /// What a masked mean divides by.
     pub denominator: MaskedMean,
     /// A target with this value is unknown.
     pub unknown: Option<f64>,
-    /// What happens to gradient columns between the columns and the row stride.
+    /// Whether gradient columns between the columns and the row stride are written.
     pub padding: Padding,
 }
 
