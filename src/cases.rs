@@ -1,9 +1,9 @@
-//! Reference cases: inputs of a loss and what must come out, in safetensors files.
+//! Reference cases: the inputs of a loss and the expected outputs, in safetensors files.
 //!
-//! A file's metadata has `format` = `1` and, under `cases`, a JSON list. A case has an `id`, a `loss`
-//! and its `options`; `inputs` and `expect` give each name the key of its tensor; `upstream` is the
-//! key of the gradient from above, if there is one; `note` and `source` are for people. Files can
-//! come from anywhere: `scripts/cases.py` writes one from a torch expression.
+//! A file's metadata has `format` = `1` and, under `cases`, a JSON list. A case has an `id`, a `loss` and its
+//! `options`. `inputs` and `expect` give the key of each tensor by its name; `upstream` is the key of the upstream
+//! gradient, if there is one; `note` and `source` are for people. Files can come from anywhere: `scripts/cases.py`
+//! writes one from a torch expression.
 
 use std::{
     collections::HashMap,
@@ -24,32 +24,32 @@ use crate::data::{
     tensor::Dtype,
 };
 
-/// The format that is read and written.
+/// The version of the format that is read and written.
 const FORMAT: &str = "1";
 
-/// The name under which [`Case::inputs`] holds the gradient from above.
+/// The name of the upstream gradient in [`Case::inputs`].
 const UPSTREAM: &str = "upstream";
 
 /// One reference case.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Case {
-    /// What it is called in reports.
+    /// The name in reports.
     pub id: String,
-    /// The loss, as in the catalogue.
+    /// The name of the loss, as in the catalogue.
     pub loss: String,
-    /// Its options where they are not the defaults: a JSON object.
+    /// The options that are not the defaults, as a JSON object.
     pub options: Value,
-    /// What goes in; the gradient from above is `upstream`.
+    /// The inputs; the upstream gradient is `upstream`.
     pub inputs: Arrays,
-    /// What must come out.
+    /// The expected outputs.
     pub expect: Arrays,
-    /// What is special about it.
+    /// What is special about the case.
     pub note: Option<String>,
-    /// Where the expected values come from.
+    /// The source of the expected values.
     pub source: Option<String>,
 }
 
-/// A case as it stands in the metadata: tensor keys in place of tensors.
+/// A case in the metadata: with tensor keys instead of tensors.
 #[derive(Serialize, Deserialize)]
 struct Entry {
     id: String,
@@ -85,7 +85,7 @@ pub fn load(path: &Path) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// Writes cases to a file. Inputs are stored as f32 where that loses nothing, expected values as f64.
+/// Writes cases to a file. Inputs are stored as f32 where f32 holds them exactly, expected values as f64.
 pub fn save(path: &Path, cases: &[Case]) -> Result<()> {
     let mut tensors = Vec::new();
     let mut entries = Vec::new();
@@ -125,7 +125,7 @@ fn load_file(path: &Path) -> Result<Vec<Case>> {
     parse(&bytes).map_err(|reason| bad_file(path, reason))
 }
 
-/// The cases of a file's bytes, or what is wrong with them.
+/// Reads the cases from the bytes of a file, or says what is wrong with them.
 fn parse(bytes: &[u8]) -> Result<Vec<Case>, String> {
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
     let tensors = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
@@ -165,7 +165,7 @@ fn case(mut entry: Entry, tensors: &SafeTensors<'_>) -> Result<Case, String> {
     })
 }
 
-/// The tensor of this key. A scalar becomes a vector of one element.
+/// The tensor with this key. A scalar becomes a vector of one element.
 fn array(tensors: &SafeTensors<'_>, key: &str) -> Result<Array, String> {
     let tensor = tensors.tensor(key).map_err(|error| format!("tensor `{key}`: {error}"))?;
     let mut shape: Vec<u64> = tensor.shape().iter().map(|&extent| extent as u64).collect();
@@ -194,7 +194,7 @@ fn array(tensors: &SafeTensors<'_>, key: &str) -> Result<Array, String> {
     })
 }
 
-/// A tensor that is to be written.
+/// A tensor that will be written.
 struct Output {
     key: String,
     dtype: Stored,
@@ -220,12 +220,12 @@ impl Output {
     }
 }
 
-/// Whether no value changes in f32.
+/// Whether f32 holds all values exactly.
 fn fit_f32(values: &[f64]) -> bool {
     values.iter().all(|&value| value.is_nan() || f64::from(value as f32) == value)
 }
 
-/// The metadata of a case, its tensors added to the others.
+/// The metadata of a case. Its tensors are added to `tensors`.
 fn entry(index: usize, case: &Case, tensors: &mut Vec<Output>) -> Result<Entry, String> {
     let options = match &case.options {
         Value::Object(options) => options.clone(),

@@ -1,8 +1,7 @@
 //! The reference: every loss in plain f64 on the CPU, written from its formula alone.
 //!
-//! Two passes over a row, the maximum subtracted, sums in the order of the elements. Nothing of it
-//! is shared with the kernels, so that the two can disagree. In f32 the same steps are the
-//! yardstick of the tolerance.
+//! It makes two passes over a row, subtracts the maximum, and sums in the order of the elements. It shares nothing
+//! with the kernels, so that a comparison can find a mistake in either. The same steps in f32 define the tolerance.
 
 use crate::{
     data::{
@@ -15,17 +14,17 @@ use crate::{
 
 pub use crate::reference::{Findings, Real};
 
-/// Computes every output in `wanted` with f64 arithmetic, after the checks that the GPU path makes.
+/// Computes every output in `wanted` in f64, after the same checks as on the GPU.
 ///
-/// Bad data is no error here either: it shows in the output `status`, which
+/// Bad data is no error here either. It is found in the output `status`, which
 /// [`Status::from_array`](crate::Status::from_array) decodes.
 pub fn run(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
     check::arrays(loss, inputs, wanted)?;
     compute(loss, inputs, wanted, Arithmetic::F64)
 }
 
-/// [`Operation::reference`] on tensors of any rank: the axes before the last one are rows, and outputs of one
-/// value a row have those axes too.
+/// [`Operation::reference`] on tensors of any rank: the axes before the last one are rows, and outputs of one value a
+/// row get these axes too.
 pub fn compute(
     loss: &dyn Operation,
     inputs: &Arrays,

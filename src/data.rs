@@ -1,4 +1,4 @@
-//! The ground floor: what everything else speaks of.
+//! The lowest floor: the types that all others use.
 
 pub mod array;
 pub mod error;

@@ -1,15 +1,15 @@
 //! Fused losses and their gradients as WGSL compute shaders, inside your own wgpu training loop.
 //!
-//! surprisal records a loss, its gradient and its by-products on *your* command encoder, over *your*
-//! buffers, on any GPU that wgpu reaches. It copies no logits, never stores a matrix that it can
-//! stream, and submits or reads back nothing unless asked to. Every result is held to an f64
-//! reference on the CPU by one published tolerance, on every adapter.
+//! surprisal records a loss, its gradient and its by-products on *your* command encoder, over *your* buffers, on any
+//! GPU that wgpu supports. It copies no logits, never stores a matrix that it can stream, and submits or reads back
+//! nothing unless you ask for it. Every result is compared with an f64 reference on the CPU, within one published
+//! tolerance, on every adapter.
 //!
 //! # From the top
 //!
-//! A **loss** ([`CrossEntropy`], [`LinearCrossEntropy`], …) is plain data: options and nothing else.
-//! It takes named **tensors** ([`Tensor`]: a borrowed view of a buffer) and hands back named tensors;
-//! which outputs are asked for decides what is computed.
+//! A **loss** ([`CrossEntropy`], [`LinearCrossEntropy`], …) is plain data: its options and nothing else. It has named
+//! input and output **tensors** ([`Tensor`]: a borrowed view of a buffer). Only the outputs that you ask for are
+//! computed.
 //!
 //! ```no_run
 //! use surprisal::{CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Gpu, Tensor};
@@ -28,33 +28,32 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`Gpu::prepare`] does the checking, compiling and binding once for a call that is encoded at every
-//! step; [`Gpu::run_arrays`] is the one-line form for scripts; [`cpu::run`] is the reference;
-//! [`Gpu::watch`] hands loss and [`Status`] to the host while later steps run.
+//! For a call that is encoded at every step, [`Gpu::prepare`] checks, compiles and binds it once. [`Gpu::run_arrays`]
+//! is the one-line form for scripts, and [`cpu::run`] is the reference. [`Gpu::watch`] brings the loss and the
+//! [`Status`] to the host while later steps run.
 //!
 //! # What lies underneath
 //!
-//! - [`plan::Plan`]: shapes and device limits become a recording as plain data, windows past binding
-//!   limits included. It can be printed and replayed; encoding only walks through it.
-//! - [`kernel::Kernel`]: the identity of one specialisation, and the WGSL it stands for.
-//! - [`operations`]: every operation by name, losses and what makes their [`targets`] and weights on the host.
-//! - [`row`], [`linear`] and [`element`]: the skeletons. A loss is a functor in them; [`Separable`]
-//!   and [`Elementwise`] make one of a few short WGSL functions of your own. A contrastive loss
-//!   ([`InfoNce`], [`SupCon`], [`SigmoidContrastive`]) is one on a linear layer whose weight is the
-//!   other batch.
-//!   A composed loss ([`GanDiscriminator`], [`MixedColumns`]) is a list of them, each on its share of
-//!   the tensors, in one recording.
-//! - [`Shard`]: a vocabulary, or a set of keys, that lies in several pieces. Each makes [`row::STATE_WORDS`] words
-//!   a row of its own, and from everybody's comes the loss of the whole, with the same bits everywhere.
-//! - [`Cooperative`]: matrix units, where they are asked for ([`Gpu::with_cooperative_matrices`]) and a probe
-//!   finds them right and faster.
-//! - [`low_level`]: what tools around the library need, and callers do not.
-//! - [`Profile`]: what the planner goes by on a device; [`Gpu::report`] says what was chosen and why.
+//! - [`plan::Plan`]: the recording of a call as plain data, made from shapes and device limits. It includes windows
+//!   where tensors exceed the binding limits. It can be printed and replayed; encoding only walks through it.
+//! - [`kernel::Kernel`]: the identity of one specialisation, and the WGSL that it is compiled from.
+//! - [`operations`]: every operation by name: the losses, and what makes their [`targets`] and weights on the host.
+//! - [`row`], [`linear`] and [`element`]: the skeletons. A loss is a functor in a skeleton; [`Separable`] and
+//!   [`Elementwise`] make a loss from a few short WGSL functions of your own. A contrastive loss ([`InfoNce`],
+//!   [`SupCon`], [`SigmoidContrastive`]) is a loss on a linear layer whose weight is the other batch. A composed loss
+//!   ([`GanDiscriminator`], [`MixedColumns`]) is a list of losses in one recording, each on its slice of the tensors.
+//! - [`Shard`]: a part of a vocabulary, or of a set of keys, that is split into several parts. Each shard writes
+//!   [`row::STATE_WORDS`] words a row. From the words of all shards follows the loss of the whole, with the same bits
+//!   on every shard.
+//! - [`Cooperative`]: matrix units, if you ask for them ([`Gpu::with_cooperative_matrices`]) and a probe finds them
+//!   correct and faster.
+//! - [`low_level`]: what tools around the library need and callers do not.
+//! - [`Profile`]: what the planner knows of a device; [`Gpu::report`] says what was chosen and why.
 //!
 //! # Features
 //!
-//! `serde`: options and plans as JSON. `cases`: reference cases ([`cases`]) and what a loss of one's own is checked with
-//! ([`testing`]). The command line `surprisal` is a crate of its own, `surprisal-cli`.
+//! `serde`: options and plans as JSON. `cases`: reference cases ([`cases`]), and the means to check a loss of your own
+//! ([`testing`]). The command line `surprisal` is a separate crate, `surprisal-cli`.
 
 #[cfg(feature = "cases")]
 pub mod cases;
@@ -71,7 +70,7 @@ pub mod targets;
 #[cfg(feature = "cases")]
 pub mod testing;
 
-/// Score tiles on the matrix units of a GPU, and what a probe finds of them.
+/// Score tiles on the matrix units of a GPU, and what a probe finds about them.
 pub mod cooperative {
     pub use crate::{
         device::probe::{Finding, Found, Missing},
@@ -79,7 +78,7 @@ pub mod cooperative {
     };
 }
 
-/// What tools around the library are built with, the command line first: no part of the surface that stays as it is.
+/// What tools around the library are built with, above all the command line. Unlike the rest, this part is not stable.
 pub mod low_level {
     pub use crate::{
         data::array::round,
@@ -95,7 +94,7 @@ pub mod low_level {
     };
 }
 
-/// What losses are described, given and made of.
+/// What losses are described with, called with, and made of.
 pub mod loss {
     pub use crate::{
         losses::*,

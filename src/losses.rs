@@ -1,4 +1,4 @@
-//! The losses, a file or a folder each, and their registry.
+//! The losses, one file or folder each, and their registry.
 
 use crate::skeleton::operation::operations;
 
@@ -9,7 +9,7 @@ pub use elementwise::{ElementFunction, Elementwise};
 pub use separable::{Separable, SeparableRow};
 
 operations! {
-    /// The losses there are.
+    /// The registry of the losses.
     cross_entropy::CrossEntropy,
     linear_cross_entropy::LinearCrossEntropy,
     brier::Brier,

@@ -1,4 +1,4 @@
-//! Every operation there is, by name: losses, and what makes their targets and weights.
+//! Every operation by name: the losses, and the operations that make their targets and weights.
 
 pub use crate::skeleton::operation::{Entry, Operation};
 use crate::{losses, targets};

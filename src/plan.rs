@@ -1,7 +1,7 @@
-//! A call as plain data: what is dispatched, on which bytes, with which numbers.
+//! The plan of a call as plain data: which kernels are dispatched, on which bytes, with which numbers.
 //!
-//! A [`Plan`] is made from shapes and limits alone. It can be printed, serialised, tested without a
-//! GPU, and replayed by anything that can run WGSL; encoding only walks through it.
+//! A [`Plan`] is made from shapes and limits alone. It can be printed, serialised, tested without a GPU, and replayed
+//! by anything that can run WGSL; encoding only walks through it.
 
 pub mod cooperative;
 pub mod kernel;
@@ -36,21 +36,21 @@ pub enum Role {
     Output(String),
     /// The call's scratch.
     Scratch,
-    /// Bytes that the plan holds: an index into [`Plan::constants`].
+    /// Bytes that the plan holds. The number is an index into [`Plan::constants`].
     Constant(usize),
 }
 
-/// One buffer range of a dispatch.
+/// A binding of a dispatch: a range of a buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Binding {
     /// What is bound.
     pub role: Role,
-    /// First byte.
+    /// The first byte.
     pub offset: u64,
-    /// Bytes.
+    /// The number of bytes.
     pub size: u64,
-    /// How it is used.
+    /// How the kernel uses the range.
     pub access: Access,
 }
 
@@ -58,13 +58,13 @@ pub struct Binding {
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Dispatch {
-    /// Its kernel, an index into [`Plan::kernels`].
+    /// The kernel, as an index into [`Plan::kernels`].
     pub kernel: usize,
-    /// The bindings after the parameters, in the order of their numbers (from 1).
+    /// The bindings behind the parameters, in the order of their numbers (from 1).
     pub bindings: Vec<Binding>,
-    /// The parameters, word by word, as [`Kernel::fields`] names them.
+    /// The parameters, word by word, in the order of [`Kernel::fields`].
     pub params: Vec<u32>,
-    /// Workgroups in x, y and z.
+    /// The workgroups in x, y and z.
     pub workgroups: [u32; 3],
 }
 
@@ -72,7 +72,7 @@ pub struct Dispatch {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Plan {
-    /// The loss.
+    /// The name of the loss.
     pub loss: String,
     /// The kernels, each once.
     pub kernels: Vec<Kernel>,
@@ -81,23 +81,23 @@ pub struct Plan {
     /// Host inputs, as the bytes that kernels read. Each is bound from a buffer of its own, with zeros behind the bytes
     /// up to the next multiple of 256.
     pub constants: Vec<Vec<u8>>,
-    /// Bytes of scratch.
+    /// The bytes of scratch.
     pub scratch_bytes: u64,
-    /// Stretches of rows that are dispatched one after another.
+    /// The number of windows: stretches of rows or elements that are dispatched one after another.
     pub windows: u64,
-    /// Bytes that the logits would take if they were stored, where they are not.
+    /// The bytes of the logits, where the plan does not store them.
     pub unstored_bytes: u64,
-    /// How such logits go by.
+    /// How logits that are not stored are made.
     pub path: Option<Path>,
 }
 
-/// How logits that are never stored whole go by: chunks of `rows` × `classes`, one after another.
+/// How logits that are never stored whole are made: in chunks of `rows` × `classes`, one after another.
 ///
-/// With all classes in a chunk, its rows are closed and turned into their gradient while it is there. With
-/// fewer, all blocks of classes go by twice, once to close the rows and once for their gradient, unless what
-/// is given closes them (a saved lse, the statistics of shards) or the gradient of the weight keeps
-/// the scores until it is written. No result has other bits for it, but for the
-/// gradient of `info_nce`'s scale from what was given, and where products go through cooperative matrices.
+/// If a chunk has all classes, its rows are closed and replaced by their gradient while the chunk is in memory. If it
+/// has fewer, all blocks of classes are made twice: once to close the rows, and once for their gradient. Once is
+/// enough where the call gives what closes the rows (a saved lse, the statistics of shards), or where the gradient of
+/// the weight keeps the scores until it is written. The choice changes no bit of a result, with two exceptions: the
+/// gradient of `info_nce`'s scale from what was given, and products that go through cooperative matrices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Path {
@@ -105,14 +105,14 @@ pub struct Path {
     pub rows: u64,
     /// Classes (or keys) of a chunk.
     pub classes: u64,
-    /// Whether those are all.
+    /// Whether `classes` is all classes.
     pub whole_rows: bool,
-    /// How often the scores are made where gradients are wanted.
+    /// How often the scores are made, where gradients are wanted.
     pub passes: u64,
-    /// Rows before these whose scores lie in the gradient of the weight until it is written: their chunks
-    /// are blocks of classes, and their scores are made once.
+    /// The number of rows before these whose scores lie in the gradient of the weight until it is written. Their
+    /// chunks are blocks of classes, and their scores are made once.
     pub kept_rows: u64,
-    /// Why.
+    /// Why this path was chosen.
     pub why: &'static str,
 }
 
@@ -133,12 +133,12 @@ impl std::fmt::Display for Path {
 }
 
 impl Plan {
-    /// Bytes of all parameter blocks, each at a multiple of 256.
+    /// The bytes of all parameter blocks, each of which begins at a multiple of 256.
     pub fn params_bytes(&self) -> u64 {
         self.dispatches.len() as u64 * Self::PARAMS_STRIDE
     }
 
-    /// The parameter blocks one after another, as the dispatches' uniform bindings see them.
+    /// The parameter blocks one after another, as the uniform bindings of the dispatches expect them.
     pub fn parameter_bytes(&self) -> Vec<u8> {
         let stride = Self::PARAMS_STRIDE as usize;
         let mut bytes = vec![0u8; self.dispatches.len().max(1) * stride];
@@ -150,20 +150,20 @@ impl Plan {
         bytes
     }
 
-    /// Ranges of dispatches that are short enough for a submission each, in order: everything in one,
-    /// except where [`Profile::submission_dispatches`] says otherwise (on OpenGL).
+    /// Ranges of dispatches, in order. Each range is short enough for a submission of its own. One range has all
+    /// dispatches, unless [`Profile::submission_dispatches`] asks for more (on OpenGL).
     ///
-    /// A dispatch is planned to take a tenth of a second at most, so that a range of ten keeps within a
-    /// second. Callers of [`crate::Prepared::encode`] who record on their own encoder cut there with
-    /// [`crate::Prepared::encode_part`], an encoder and a submission for each range. Where this cuts a call in
-    /// several, the prepared call has scratch of its own.
+    /// A dispatch is planned to take at most a tenth of a second, so a range of ten takes at most one second. A caller
+    /// who records [`crate::Prepared::encode`] on an encoder of their own cuts a call at these ranges with
+    /// [`crate::Prepared::encode_part`], with an encoder and a submission for each range. Where a call is cut in
+    /// several ranges, the prepared call has scratch of its own.
     pub fn submissions(&self, profile: &Profile) -> impl Iterator<Item = Range<usize>> + use<> {
         let all = self.dispatches.len();
         let most = (profile.submission_dispatches as usize).max(1);
         (0..all).step_by(most).map(move |first| first..all.min(first.saturating_add(most)))
     }
 
-    /// Bytes from one parameter block to the next.
+    /// The distance from one parameter block to the next, in bytes.
     pub const PARAMS_STRIDE: u64 = 256;
 }
 
@@ -202,7 +202,7 @@ impl std::fmt::Display for Plan {
     }
 }
 
-/// A parameter's value.
+/// The value of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Number {
     /// A `u32`.

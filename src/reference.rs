@@ -1,8 +1,7 @@
 //! The reference: every loss in plain f64 on the CPU, written from its formula alone.
 //!
-//! Two passes over a row, the maximum subtracted, sums in the order of the elements. Nothing here
-//! is shared with the kernels, so that the two can disagree. In f32 the same steps are the
-//! yardstick of the tolerance.
+//! It makes two passes over a row, subtracts the maximum, and sums in the order of the elements. It shares nothing
+//! with the kernels, so that a comparison can find a mistake in either. The same steps in f32 define the tolerance.
 
 mod findings;
 
@@ -20,9 +19,9 @@ pub use findings::Findings;
 
 /// A float type that the reference computes in.
 pub trait Real: Float + std::ops::AddAssign + 'static {
-    /// The number, rounded to this type.
+    /// Rounds a number to this type.
     fn of(value: f64) -> Self;
-    /// The number, widened.
+    /// Converts the number to f64.
     fn wide(self) -> f64;
 }
 
@@ -44,19 +43,19 @@ impl Real for f32 {
     }
 }
 
-/// A product in which 0 wins over infinity: 0·log 0 is 0 here. NaN wins over both.
+/// A product in which 0 times infinity is 0 (0·log 0 is 0 in losses). NaN times anything is NaN.
 pub(crate) fn times<T: Real>(a: T, b: T) -> T {
     let zero = a.is_zero() || b.is_zero();
     if zero && !a.is_nan() && !b.is_nan() { T::zero() } else { a * b }
 }
 
-/// The factor of a gradient: what multiplies it over what divides it. It is 0 where either is, whatever the
-/// other one holds: nothing comes down then.
+/// The factor of a gradient: `above/divisor`. The factor is 0 where either is 0, even if the other one is NaN or
+/// infinite: then no gradient is propagated.
 pub(crate) fn factor<T: Real>(above: T, divisor: T) -> T {
     if above.is_zero() || divisor.is_zero() { T::zero() } else { above / divisor }
 }
 
-/// An output that this call does not have.
+/// The error for an output that this call does not have.
 pub(crate) fn no_output(about: &About, name: &str) -> Error {
     let others = about.outputs.iter().map(|output| output.name).filter(|other| *other != name);
     Error::UnknownName {
@@ -67,7 +66,7 @@ pub(crate) fn no_output(about: &About, name: &str) -> Error {
     }
 }
 
-/// The two extents of an input that must be there.
+/// The two extents of an input that must be given.
 pub(crate) fn extents(loss: &str, inputs: &Arrays, name: &str) -> Result<(usize, usize)> {
     let array = inputs.get(name).ok_or_else(|| Error::MissingInput {
         loss: loss.to_owned(),
@@ -80,8 +79,8 @@ pub(crate) fn extents(loss: &str, inputs: &Arrays, name: &str) -> Result<(usize,
     }
 }
 
-/// An input as floats, if it is there. A length that would not do is refused here too, because
-/// [`Operation::reference`] can be called without the checks of [`run`].
+/// An input as floats, if it is given. The length is checked here too, because [`Operation::reference`] can be called
+/// without the checks of [`run`].
 pub(crate) fn floats<T: Real>(
     inputs: &Arrays,
     name: &str,
@@ -97,7 +96,7 @@ pub(crate) fn floats<T: Real>(
     }))
 }
 
-/// Whether an array has this shape, and as many elements as it says.
+/// Checks that an array has this shape, and as many elements as the shape says.
 pub(crate) fn fits(name: &str, array: &Array, shape: &[usize]) -> Result<()> {
     let same = array.shape.len() == shape.len()
         && array.shape.iter().zip(shape).all(|(&found, &expected)| found == expected as u64)

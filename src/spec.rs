@@ -1,4 +1,4 @@
-//! What a call may look like, and whether it does.
+//! What a call may look like, and the checks that it does.
 
 pub mod about;
 pub(crate) mod arguments;

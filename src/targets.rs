@@ -1,4 +1,5 @@
-//! Targets and weights made on the host, and the registry of the operations among them.
+//! Targets and weights that are made on the host, and the registry of the operations that make
+//! them.
 
 use crate::{
     data::error::{Error, Result},
@@ -10,9 +11,9 @@ operations! {
     class_weights::ClassWeights,
 }
 
-/// Labels of which a share is flipped, each by itself: y becomes 1 − y (noisy labels).
+/// Flips a share of the labels, each label independently: y becomes 1 − y (noisy labels).
 ///
-/// The same seed flips the same labels, on every machine. A share outside [0, 1] is
+/// The same seed flips the same labels on every machine. A share outside [0, 1] is
 /// [`Error::InvalidOption`].
 ///
 /// ```
@@ -30,7 +31,7 @@ pub fn flipped(labels: &[f64], share: f64, seed: u64) -> Result<Vec<f64>> {
     Ok(numbered.map(flip).collect())
 }
 
-/// Number `nth` of a seed's sequence, evenly spread over [0, 1): SplitMix64 (Steele et al. 2014).
+/// Number `nth` of a seed's sequence, uniform over [0, 1): SplitMix64 (Steele et al. 2014).
 fn uniform(seed: u64, nth: u64) -> f64 {
     let mut bits = seed.wrapping_add((nth + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,4 +1,4 @@
-//! The one tolerance of this crate, and seeded inputs to try it on.
+//! The tolerance of this crate, and seeded inputs to test with.
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use rand_distr::{Distribution as _, StandardNormal};
@@ -18,35 +18,35 @@ use crate::{
     },
 };
 
-/// Standard normal numbers; the same seed gives the same ones.
+/// Standard normal numbers; the same seed gives the same numbers.
 pub fn gaussian(seed: u64, count: usize) -> Vec<f64> {
     let mut random = StdRng::seed_from_u64(seed);
     (0..count).map(|_| StandardNormal.sample(&mut random)).collect()
 }
 
-/// [`gaussian`] with about one number in fifty ×20: what trained logits look like.
+/// [`gaussian`] with about one number in fifty multiplied by 20, like trained logits.
 pub fn outliers(seed: u64, count: usize) -> Vec<f64> {
     scaled_at_random(seed, count, 0.02, |value| value * 20.0)
 }
 
-/// [`gaussian`] in ascending order: each one is a new maximum for a streaming softmax.
+/// [`gaussian`] in ascending order: each number is a new maximum for a streaming softmax.
 pub fn ascending(seed: u64, count: usize) -> Vec<f64> {
     let mut values = gaussian(seed, count);
     values.sort_by(f64::total_cmp);
     values
 }
 
-/// [`gaussian`] with about a quarter -inf, as masked classes are.
+/// [`gaussian`] with about a quarter of the numbers -inf, like masked classes.
 pub fn masked(seed: u64, count: usize) -> Vec<f64> {
     scaled_at_random(seed, count, 0.25, |_| f64::NEG_INFINITY)
 }
 
-/// [`gaussian`] with a common offset: the loss must not notice it.
+/// [`gaussian`] with a common offset, which must not change the loss.
 pub fn offset(seed: u64, count: usize, offset: f64) -> Vec<f64> {
     gaussian(seed, count).into_iter().map(|value| value + offset).collect()
 }
 
-/// Seeded numbers of a kind.
+/// Seeded numbers of a domain.
 pub fn numbers(domain: Domain, seed: u64, count: usize) -> Vec<f64> {
     let from = |change: fn(f64) -> f64| gaussian(seed, count).into_iter().map(change).collect();
     match domain {
@@ -59,15 +59,15 @@ pub fn numbers(domain: Domain, seed: u64, count: usize) -> Vec<f64> {
     }
 }
 
-/// Class indices, each as likely as the others.
+/// Class indices, all equally likely.
 pub fn targets(seed: u64, count: usize, classes: u64) -> Vec<i64> {
     let mut random = StdRng::seed_from_u64(seed);
     (0..count).map(|_| random.random_range(0..classes.max(1)) as i64).collect()
 }
 
-/// [`gaussian`] with a share of its numbers changed.
+/// [`gaussian`] with a change to a random share of its numbers.
 fn scaled_at_random(seed: u64, count: usize, share: f64, change: fn(f64) -> f64) -> Vec<f64> {
-    // Another stream than the numbers' own, or the large ones would be the changed ones.
+    // A seed of its own: with that of the numbers, mostly the large numbers would be changed.
     let mut random = StdRng::seed_from_u64(!seed);
     let mut change_some = |value| {
         if random.random_bool(share) { change(value) } else { value }
@@ -75,7 +75,7 @@ fn scaled_at_random(seed: u64, count: usize, share: f64, change: fn(f64) -> f64)
     gaussian(seed, count).into_iter().map(&mut change_some).collect()
 }
 
-/// The inputs as they are stored.
+/// The inputs after rounding to their storage types.
 pub fn rounded(loss: &dyn Operation, inputs: &Arrays, dtype: Dtype) -> Arrays {
     let round = |(name, array): (&String, &Array)| {
         (name.clone(), array.rounded(stored_dtype(loss, name, dtype)))
@@ -98,7 +98,7 @@ pub fn classes(loss: &dyn Operation, inputs: &Arrays) -> u64 {
     columns.and_then(|columns| dims.get(&columns).copied()).unwrap_or(1)
 }
 
-/// One output of [`check`] against the reference.
+/// An output of [`check`], compared with the reference.
 #[derive(Clone, Debug)]
 pub struct Checked {
     /// The output.
@@ -107,7 +107,7 @@ pub struct Checked {
     pub dtype: Dtype,
     /// Rows, classes and depth.
     pub shape: [u64; 3],
-    /// How it came out.
+    /// The result of the comparison.
     pub comparison: Comparison,
 }
 
@@ -125,12 +125,12 @@ impl std::fmt::Display for Checked {
     }
 }
 
-/// Runs any loss, built in or a user's own, against its f64 reference: the loss and every gradient
-/// of a required input, in every storage type, at awkward shapes.
+/// Compares any loss, built in or your own, with its f64 reference: the loss and every gradient of
+/// a required input, in every storage type, at awkward shapes.
 ///
 /// # Errors
 ///
-/// Those of the call; an output that is off is not one, see [`Comparison::passed`].
+/// Those of the call. An output outside the tolerance is not an error: see [`Comparison::passed`].
 pub fn check(loss: &dyn Operation, gpu: &Gpu) -> Result<Vec<Checked>> {
     let mut checked = Vec::new();
     for (seed, shape) in
@@ -169,13 +169,13 @@ fn check_shape(
     Ok(compared.collect())
 }
 
-/// How many different values an input of integers has in an example: a label is one of few, so that
-/// most have their like.
+/// The number of different values of an input of integers in an example. Labels have few values, so
+/// that most labels occur several times.
 pub fn different(argument: &Argument, count: u64, classes: u64) -> u64 {
     if argument.kind == Kind::Label { count.div_ceil(3) } else { classes }
 }
 
-/// Seeded inputs for a loss: what it requires, and index targets where it takes them.
+/// Seeded inputs for a loss: its required inputs, and index targets if it takes them.
 pub fn example_inputs(about: &About, seed: u64, [rows, classes, hidden]: [u64; 3]) -> Arrays {
     let extent = |dim: &Dim| match dim {
         Dim::Rows => rows,

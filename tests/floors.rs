@@ -1,4 +1,4 @@
-//! The floors of `src/`: a file imports from its own floor and from those below it, and only the device floor (and
+//! The floors of `src/`: a file imports only from its own floor and from those below it. Only the device floor (and
 //! the tensor, which borrows a buffer) names wgpu.
 
 #![expect(clippy::unwrap_used, reason = "a file that cannot be read fails the test")]
@@ -9,7 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// From the ground up. Floors of one line know nothing of each other.
+/// The floors, from the lowest to the highest. The modules of one line must not import each other, except on the
+/// highest floor.
 const FLOORS: [&[&str]; 7] = [
     &["data"],
     &["spec"],
@@ -17,10 +18,10 @@ const FLOORS: [&[&str]; 7] = [
     &["skeleton"],
     &["losses", "targets"],
     &["device"],
-    // The library's face, and what compares both backends.
+    // The public face of the library, and what compares the CPU with the GPU.
     &["cases", "cpu", "lib", "operations", "testing"],
 ];
-/// The families of the skeleton floor, each of which knows those before it.
+/// The families of the skeleton floor; each may import those before it.
 const SKELETONS: [&str; 7] = ["operation", "sums", "element", "row", "linear", "pairs", "composed"];
 /// The one file below the device floor that may name wgpu: a tensor is a view of a buffer.
 const NAMES_A_BUFFER: &str = "data/tensor.rs";
@@ -43,7 +44,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A file's code without its comments and without its unit tests, which end a file.
+/// The code of a file without its comments and without its unit tests, which are at the end of a file.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
@@ -51,13 +52,13 @@ fn code(path: &Path) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The identifier that a text begins with.
+/// The identifier at the beginning of a text.
 fn identifier(text: &str) -> &str {
     let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
     &text[..end]
 }
 
-/// What a file names of its crate's root: `crate::NAME`, and each NAME of `crate::{NAME::…, NAME, …}`.
+/// The names that a file imports from the crate's root: `crate::NAME`, and each NAME of `crate::{NAME::…, NAME, …}`.
 fn names_of_the_root(code: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (at, _) in code.match_indices("crate::") {
@@ -87,13 +88,13 @@ fn names_of_the_root(code: &str) -> BTreeSet<String> {
     names
 }
 
-/// Which family of the skeleton floor a file is of.
+/// The number of the family of the skeleton floor to which a file belongs.
 fn skeleton(path: &str) -> Option<usize> {
     let family = identifier(path.strip_prefix("skeleton/")?);
     SKELETONS.iter().position(|known| *known == family)
 }
 
-/// What is wrong with a file, a line each.
+/// The faults of a file, one line each.
 fn faults(source: &Path, file: &Path) -> Vec<String> {
     let path = file.strip_prefix(source).unwrap().to_str().unwrap().replace('\\', "/");
     let module = identifier(&path);
@@ -103,7 +104,7 @@ fn faults(source: &Path, file: &Path) -> Vec<String> {
     let code = code(file);
     let mut faults = Vec::new();
     for name in names_of_the_root(&code) {
-        // What lies in the root itself belongs to the top floor.
+        // A name in the root itself belongs to the highest floor.
         let other = floor(&name).unwrap_or(FLOORS.len() - 1);
         if other > own || (other == own && name != module && own + 1 < FLOORS.len()) {
             faults.push(format!("{path}: names crate::{name}, which is not below it"));

@@ -1,4 +1,4 @@
-//! The README's table of losses is the registry's.
+//! The table of losses in the README has the text that the registry gives.
 
 use surprisal::loss::REGISTRY;
 

@@ -1,5 +1,5 @@
-//! Every specialisation that the registry's plans use, without a GPU: naga parses, validates and
-//! specialises it, and writes it for every target.
+//! Checks every specialisation that the registry's plans use, without a GPU: naga parses, validates and specialises
+//! it, and writes it for every target.
 #![cfg(feature = "cases")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -40,7 +40,7 @@ static KERNELS: LazyLock<Vec<Kernel>> = LazyLock::new(|| {
 #[test]
 fn every_kernel_is_valid_for_every_target() {
     assert!(KERNELS.len() > 100, "only {} kernels", KERNELS.len());
-    // `contract` holds each state against the words that its program declares.
+    // `contract` compares each state with the words that its program declares.
     let words = |kernel: &Kernel| {
         let line = kernel.declarations.lines().find(|line| line.starts_with("const STATE_WORDS"));
         line.map(str::to_owned)
@@ -52,7 +52,8 @@ fn every_kernel_is_valid_for_every_target() {
     }
 }
 
-/// One that no kernel has could not be killed, and one that is no WGSL would be killed by any test.
+/// A mutant must change at least one kernel, or no test could find it. It must be valid WGSL, or every test would find
+/// it.
 #[test]
 fn mutants_are_in_kernels_and_are_valid() {
     let emulated = common::cooperative_profiles().into_iter().filter(|p| p.cooperative.emulated);
@@ -70,14 +71,14 @@ fn mutants_are_in_kernels_and_are_valid() {
             .filter_map(|(kernel, wgsl)| Some((*kernel, mutated(&mutant, wgsl)?)))
             .collect();
         assert!(!changed.is_empty(), "mutant {} is in no kernel", mutant.name);
-        // A fault of `math.wgsl` is in all of them.
+        // A fault of `math.wgsl` is in all kernels, so only some of them are checked.
         for (kernel, wgsl) in changed.iter().step_by(changed.len().div_ceil(5)) {
             parsed(kernel, wgsl, Capabilities::SUBGROUP | Capabilities::SHADER_INT64);
         }
     }
 }
 
-/// A kernel with a mutant, if it has the mutant's text.
+/// The WGSL of a kernel with a mutant, if the kernel has the mutant's text.
 fn mutated(mutant: &Mutant, wgsl: &str) -> Option<String> {
     let begin = "\n// ---- ";
     let part = if mutant.file == list::GENERATED {
@@ -95,7 +96,7 @@ fn mutated(mutant: &Mutant, wgsl: &str) -> Option<String> {
     (other != part).then(|| wgsl.replacen(part, &other, 1))
 }
 
-/// Whoever loads a tile's operands; subgroups and 64-bit words are used on Vulkan alone, where a software
+/// All ways to load the operands of a tile. Subgroups and 64-bit words are used only on Vulkan, where a software
 /// driver has them.
 #[test]
 fn kernels_of_large_tiles_are_valid() {
@@ -129,7 +130,8 @@ fn kernels_of_large_tiles_are_valid() {
     }
 }
 
-/// Cooperative matrices are Vulkan's and Metal's (there 8 × 8 alone); what stands in for them is for all.
+/// Cooperative matrices are for Vulkan and Metal (Metal has only 8 × 8); the WGSL that replaces them in tests is for
+/// all.
 #[test]
 fn kernels_on_cooperative_matrices_are_valid_where_there_are_any() {
     let capabilities = Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16;
@@ -158,7 +160,7 @@ fn kernels_on_cooperative_matrices_are_valid_where_there_are_any() {
     }
 }
 
-/// A user's own losses are among them, on stored scores and on those of a linear layer.
+/// The plans contain a user's own losses, on stored scores and on those of a linear layer.
 #[test]
 fn kernels_of_a_users_own_losses_are_checked_too() {
     let plans = common::plans();
@@ -200,7 +202,7 @@ fn parsed(kernel: &Kernel, wgsl: &str, capabilities: Capabilities) -> (naga::Mod
     (module, info)
 }
 
-/// The kernel's module, parsed, validated and held against the Rust side, its overrides resolved.
+/// The module of a kernel: parsed, validated, compared with the Rust side, and with its overrides resolved.
 fn specialised(kernel: &Kernel, capabilities: Capabilities) -> (naga::Module, ModuleInfo) {
     let (module, info) = parsed(kernel, &kernel.wgsl(), capabilities);
     contract(kernel, &module);
@@ -218,7 +220,7 @@ fn spirv(kernel: &Kernel, module: &naga::Module, info: &ModuleInfo) {
         .unwrap_or_else(|error| fail(kernel, "SPIR-V", &error));
 }
 
-/// Binding numbers, parameter offsets and override names are what the Rust side takes them for.
+/// Checks that binding numbers, parameter offsets and override names are those that the Rust side uses.
 fn contract(kernel: &Kernel, module: &naga::Module) {
     let label = &kernel.label;
     let mut bindings: BTreeMap<u32, String> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Numbers on the host: what the CPU reference takes and gives, and what is read back.
+//! Arrays of numbers on the host: the inputs and outputs of the CPU reference, and what is read back.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +9,19 @@ use crate::data::tensor::Dtype;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Data {
-    /// Floating point, whatever it was stored as.
+    /// Floating-point numbers, whatever type they were stored as.
     Float(Vec<f64>),
-    /// Integers, whatever they were stored as.
+    /// Integers, whatever type they were stored as.
     Int(Vec<i64>),
 }
 
-/// A dense host tensor of any rank: the last axis is the columns, all before it are the rows.
+/// A dense host tensor of any rank: the last axis is the columns, all axes before it are the rows.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Array {
-    /// Its extents.
+    /// The extents.
     pub shape: Vec<u64>,
-    /// Its elements, row by row.
+    /// The elements, row by row.
     pub data: Data,
 }
 
@@ -33,7 +33,7 @@ pub type Arrays = BTreeMap<String, Array>;
 pub enum Arithmetic {
     /// The reference.
     F64,
-    /// The yardstick of the tolerance: the same textbook steps in f32.
+    /// The reference's steps in f32, which define the tolerance.
     F32,
 }
 
@@ -48,7 +48,7 @@ impl Array {
         Self { shape: shape.to_vec(), data: Data::Int(data) }
     }
 
-    /// Number of elements.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         match &self.data {
             Data::Float(values) => values.len(),
@@ -56,7 +56,7 @@ impl Array {
         }
     }
 
-    /// Whether there is no element.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -77,7 +77,7 @@ impl Array {
         }
     }
 
-    /// The same numbers after a round trip through a storage type (nearest, ties to even).
+    /// The same numbers after rounding to a storage type and back (to nearest, ties to even).
     pub fn rounded(&self, dtype: Dtype) -> Self {
         match &self.data {
             Data::Float(values) => {
@@ -87,7 +87,7 @@ impl Array {
         }
     }
 
-    /// The elements as they lie in memory.
+    /// The bytes of the elements in memory.
     pub fn to_bytes(&self, dtype: Dtype) -> Vec<u8> {
         let floats = || self.to_f64().into_iter();
         let ints = || self.to_i64().into_iter();
@@ -103,7 +103,7 @@ impl Array {
         }
     }
 
-    /// Reads dense elements from memory; trailing bytes are left out.
+    /// Reads dense elements from memory; trailing bytes are ignored.
     pub fn from_bytes(dtype: Dtype, shape: &[u64], bytes: &[u8]) -> Self {
         let count = shape.iter().product::<u64>() as usize;
         match dtype {
@@ -141,7 +141,7 @@ fn words<const N: usize>(bytes: &[u8], count: usize) -> impl Iterator<Item = [u8
     bytes.as_chunks::<N>().0.iter().copied().take(count)
 }
 
-/// A number after a round trip through a storage type.
+/// A number after rounding to a storage type and back.
 pub fn round(value: f64, dtype: Dtype) -> f64 {
     match dtype {
         Dtype::F16 => f16(value).to_f64(),
@@ -161,11 +161,11 @@ fn bf16(value: f64) -> half::bf16 {
     half::bf16::from_f32(to_odd(value))
 }
 
-/// An f32 from which a 16-bit number is rounded as from the f64 itself.
+/// An f32 that rounds to the same 16-bit number as the f64 itself.
 ///
-/// Symptom: 1 + 2⁻¹¹ + 2⁻⁴⁰ becomes 1 in f16. Cause: the nearest f32 is 1 + 2⁻¹¹, a tie that the second
-/// rounding breaks downwards. Remedy: what f32 does not hold is cut off, and the last bit set instead, so
-/// that no number becomes a tie.
+/// Symptom: 1 + 2⁻¹¹ + 2⁻⁴⁰ becomes 1 in f16. Cause: the nearest f32 is 1 + 2⁻¹¹, a tie that the second rounding
+/// breaks downwards. Remedy: the digits that f32 cannot hold are cut off, and the last bit is set instead, so that no
+/// number becomes a tie.
 fn to_odd(value: f64) -> f32 {
     let near = value as f32;
     if value.is_nan() || f64::from(near) == value {
@@ -194,7 +194,7 @@ mod tests {
                 assert_eq!(back.to_f64(), [sign * (1.0 + 2.0 * half_ulp)]);
             }
         }
-        // Between two subnormals, and at the ends of the range.
+        // A number between two subnormals, and numbers at the ends of the range.
         let step = (-24f64).exp2();
         assert_eq!(round(0.5 * step + (-60f64).exp2(), Dtype::F16), step);
         assert_eq!(round(0.5 * step, Dtype::F16), 0.0);

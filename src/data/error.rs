@@ -1,11 +1,11 @@
-//! What can go wrong, each with the argument and the value that were at fault.
+//! Everything that can go wrong, with the argument and the value that are wrong.
 
 use crate::data::tensor::Dtype;
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call was refused or lost.
+/// Why a call was refused or failed.
 ///
 /// Everything down to [`Error::Limit`] is found before any GPU work is recorded.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -32,7 +32,7 @@ pub enum Error {
         kind: &'static str,
         /// The name that was given.
         name: String,
-        /// The names there are.
+        /// The names that exist.
         known: String,
     },
     /// An input is needed and was not given.
@@ -45,12 +45,12 @@ pub enum Error {
         /// Why it is needed here.
         reason: String,
     },
-    /// Two inputs or outputs cannot be given together.
+    /// Two inputs or outputs exclude each other.
     #[error("{loss}: `{argument}` and `{other}` exclude each other: {reason}")]
     Conflict {
         /// The loss.
         loss: String,
-        /// One of them.
+        /// One of the two.
         argument: String,
         /// The other one.
         other: String,
@@ -74,7 +74,7 @@ pub enum Error {
         operation: String,
         /// The input.
         argument: String,
-        /// Where it should come from.
+        /// How it must be given.
         expected: String,
     },
     /// A tensor's shape does not fit the others.
@@ -87,13 +87,13 @@ pub enum Error {
         /// The shape it should have.
         expected: String,
     },
-    /// An operation of the host was asked for on a device.
+    /// An operation of the host was to run on a device.
     #[error("{operation} is computed on the host alone: use `cpu::run`")]
     HostOnly {
         /// The operation.
         operation: String,
     },
-    /// An element of a host array is none that its input can have.
+    /// An element of a host array has a value that the input does not allow.
     #[error("`{argument}` has {found} as element {element}, expected {expected}")]
     InputValue {
         /// The input.
@@ -102,10 +102,10 @@ pub enum Error {
         element: u64,
         /// The value it has.
         found: i64,
-        /// What it can have.
+        /// The values that are allowed.
         expected: String,
     },
-    /// A tensor's element type is not one that its place takes.
+    /// The element type of a tensor is not allowed for its argument.
     #[error("`{argument}` is {found}, expected {expected}")]
     WrongDtype {
         /// The tensor.
@@ -115,7 +115,7 @@ pub enum Error {
         /// The types allowed.
         expected: String,
     },
-    /// A stride is smaller than what it steps over.
+    /// A row stride is smaller than a row.
     #[error("`{argument}` has row stride {found}, expected at least {least}")]
     WrongStride {
         /// The tensor.
@@ -125,7 +125,7 @@ pub enum Error {
         /// The smallest one allowed.
         least: u64,
     },
-    /// The columns of a tensor lie further apart than this loss, or this tensor, can have it.
+    /// The columns of a tensor lie further apart than this loss, or this tensor, allows.
     #[error("`{argument}` has class stride {found}: its columns have to lie side by side")]
     ClassStride {
         /// The tensor.
@@ -133,14 +133,14 @@ pub enum Error {
         /// The stride it has.
         found: u64,
     },
-    /// Something does not begin where the device can bind it.
+    /// Something begins where the device cannot bind it.
     #[error("`{argument}` begins at byte {found}, expected a multiple of {multiple}")]
     WrongOffset {
         /// What it is.
         argument: String,
         /// The byte it begins at.
         found: u64,
-        /// What that should be a multiple of.
+        /// The number that this byte must be a multiple of.
         multiple: u64,
     },
     /// A buffer ends before the tensor does.
@@ -148,19 +148,19 @@ pub enum Error {
     BufferTooSmall {
         /// The tensor.
         argument: String,
-        /// Bytes from the buffer's start to the tensor's end.
+        /// The number of bytes from the start of the buffer to the end of the tensor.
         needed: u64,
-        /// Bytes the buffer has.
+        /// The size of the buffer, in bytes.
         found: u64,
     },
-    /// A buffer was made without a usage that it needs here.
+    /// A buffer was made without a usage that is necessary here.
     #[error("`{argument}` needs buffer usage {needed}, its buffer has {found}")]
     WrongUsage {
         /// The tensor.
         argument: String,
         /// The missing usage.
         needed: String,
-        /// The usages there are.
+        /// The usages that the buffer has.
         found: String,
     },
     /// A tensor that is written shares bytes, or an alignment block, with another one.
@@ -170,9 +170,9 @@ pub enum Error {
         argument: String,
         /// The other one.
         other: String,
-        /// Bytes of the written one.
+        /// The bytes of the written tensor.
         bytes: std::ops::Range<u64>,
-        /// Bytes of the other one.
+        /// The bytes of the other one.
         other_bytes: std::ops::Range<u64>,
         /// What is wrong with that.
         reason: String,
@@ -190,29 +190,29 @@ pub enum Error {
     /// A target index outside `0..classes` that is not ignored, found by the checked path.
     #[error("{count} bad target(s); the first is row {row} with target {value}")]
     BadTargets {
-        /// How many rows have one.
+        /// The number of rows with a bad target.
         count: u64,
-        /// The first of them.
+        /// The first of these rows.
         row: u64,
-        /// Its target.
+        /// The target of this row.
         value: i64,
     },
     /// A target, variance or rate outside its domain, found by the checked path.
     #[error("{count} bad value(s); the first is {value}, in row {row}")]
     BadValues {
-        /// How many elements have one.
+        /// The number of elements with a bad value.
         count: u64,
-        /// The row of the first of them.
+        /// The row of the first of these elements.
         row: u64,
-        /// Its value.
+        /// The value of this element.
         value: f32,
     },
-    /// A part of a call was to be recorded whose scratch other calls use too.
+    /// A part of a call was to be recorded, but other calls use the same scratch.
     #[error(
         "{0} shares its scratch with other calls: prepare it with `Request::in_parts` to record it in parts"
     )]
     SharedScratch(String),
-    /// No adapter fits what was asked for.
+    /// No adapter matches what was asked for.
     #[error("no adapter{wanted}; found: {found}")]
     NoAdapter {
         /// What was asked for.
@@ -228,27 +228,28 @@ pub enum Error {
     OutOfMemory {
         /// What was being made.
         what: String,
-        /// Its bytes.
+        /// Its size, in bytes.
         bytes: u64,
     },
-    /// wgpu refused something that the checks here let through, such as a tensor of another device.
+    /// wgpu refused something that the checks here do not cover, such as a tensor of another
+    /// device.
     #[error("wgpu refused {what}: {message}")]
     Refused {
-        /// What was being done.
+        /// What wgpu refused.
         what: String,
-        /// wgpu's words.
+        /// The message of wgpu.
         message: String,
     },
-    /// The commands did not run to their end (the completion word did not move).
+    /// The commands did not run to their end (the completion word did not change).
     #[error("the GPU did not complete the commands of {0}")]
     Incomplete(String),
     /// Every slot of a staging ring is still in flight.
     #[error("all {slots} slots of the watch ring are in flight: await one first")]
     RingFull {
-        /// How many there are.
+        /// The number of slots.
         slots: usize,
     },
-    /// A file could not be read, or is not what it should be.
+    /// A file could not be read, or has the wrong contents.
     #[error("{path}: {reason}")]
     File {
         /// The file.

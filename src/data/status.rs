@@ -1,38 +1,37 @@
-//! What a call found wrong with its data, readable when the caller wants.
+//! What a call found wrong with its data. The caller reads it whenever they want to.
 
 use crate::data::{
     array::Array,
     error::{Error, Result},
 };
 
-/// The status words of a call, decoded; of several calls, where they were asked to
-/// [add to them](crate::Request::accumulate_status).
+/// The decoded status words of a call, or of several calls that [add to them](crate::Request::accumulate_status).
 ///
-/// A call overwrites the words unless it is asked to add to them: they need no zeroing then, and say nothing
-/// of calls before. Words that are added to count completed calls, so that they also tell a call that a driver
-/// ended from the one before it.
+/// A call overwrites the words unless it is asked to add to them. The words then need no zeroing, and do not describe
+/// earlier calls. Calls that add to the words also count how many of them completed, which shows whether a driver
+/// ended one of them early.
 ///
-/// Word 0 counts completed calls (it moves last), 1 the bad targets, 2 the first row that has one
-/// (`u32::MAX`: none), 3 and 4 that target (low and high word), 5 the rows whose logits gave NaN, 6 the
-/// vectors of zeros.
-/// Word 7 is 1 for losses of elements: then 3 holds the bits of a float, and 1 and 5 count elements.
+/// Word 0 counts completed calls (it is written last), word 1 the bad targets. Word 2 is the first row that has one
+/// (`u32::MAX`: none), words 3 and 4 are its target (low and high word). Word 5 counts the rows whose logits gave NaN,
+/// word 6 the vectors of zeros. Word 7 is 1 for element losses: then word 3 holds the bits of a float, and words 1 and
+/// 5 count elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Status {
-    /// How many calls on these words ran to their end.
+    /// The number of calls on these words that ran to their end.
     pub completed: u32,
-    /// Rows whose target is outside `0..classes` and not ignored, or elements whose target is outside
+    /// The number of rows whose target is outside `0..classes` and not ignored, or of elements whose target is outside
     /// its domain.
     pub bad_targets: u32,
-    /// The first of them and its target.
+    /// The first such row and its target.
     pub first_bad_target: Option<(u32, i64)>,
-    /// The row of the first element whose target (or variance, or rate) is outside its domain, and that
-    /// number: losses of elements.
+    /// For element losses: the row of the first element whose target (or variance, or rate) is outside its domain, and
+    /// this number.
     pub first_bad_value: Option<(u32, f32)>,
-    /// Rows with a NaN or +inf logit, or without a finite one; for losses of elements, elements whose
+    /// The number of rows with a NaN or +inf logit, or without a finite logit. For element losses: of elements whose
     /// loss is NaN although their target is good.
     pub bad_rows: u32,
-    /// Vectors that were to be normalised and are zero.
+    /// The number of vectors of zeros that had to be normalised.
     pub zero_vectors: u32,
 }
 
@@ -40,7 +39,7 @@ impl Status {
     /// Words of a status tensor.
     pub const WORDS: u64 = 8;
 
-    /// Decodes status words; missing ones read as 0.
+    /// Decodes status words; words that are missing read as 0.
     pub fn from_words(words: &[u32]) -> Self {
         let word = |index: usize| words.get(index).copied().unwrap_or(0);
         let value = (u64::from(word(4)) << 32 | u64::from(word(3))) as i64;
@@ -61,7 +60,7 @@ impl Status {
         Self::from_words(&words)
     }
 
-    /// An error for the first bad target, if there is one.
+    /// The status, or an error with the first bad target if there is one.
     pub fn checked(self) -> Result<Self> {
         let count = self.bad_targets.into();
         match (self.first_bad_target, self.first_bad_value) {

@@ -1,4 +1,4 @@
-//! A borrowed view of a buffer, and its wgpu-free half: the layout.
+//! A borrowed view of a buffer, and its layout, which does not depend on wgpu.
 
 /// The type of a tensor's elements in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -10,7 +10,7 @@ pub enum Dtype {
     F32,
     /// IEEE binary16; no adapter feature is needed.
     F16,
-    /// The upper half of a binary32.
+    /// bfloat16: the upper half of a binary32.
     Bf16,
     /// Signed 32-bit.
     I32,
@@ -35,7 +35,7 @@ impl Dtype {
         }
     }
 
-    /// The name, as in JSON and on the command line.
+    /// The name in JSON and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -83,28 +83,28 @@ impl std::str::FromStr for Dtype {
     }
 }
 
-/// Where a tensor's elements lie in its buffer: everything about it but the buffer.
+/// Where the elements of a tensor lie in its buffer.
 ///
-/// Element (row, column) lies at `offset + row · row_stride + column`, in elements. With a class
-/// stride S above 1 the columns are planes of S rows each, as the channels of images are: it lies at
-/// `offset + (row / S) · row_stride + row % S + column · S`, and rows are S to an image.
+/// Element (row, column) lies at `offset + row · row_stride + column`, in elements. With a class stride S above 1,
+/// each column is a plane of S rows, as the channels of images are. The element then lies at
+/// `offset + (row / S) · row_stride + row % S + column · S`, and an image has S rows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Layout {
     /// The type of the elements.
     pub dtype: Dtype,
-    /// The extents: one for a vector, more for rows of columns. The last axis is the columns, and all
-    /// axes before it together count the rows.
+    /// The extents: one for a vector, more for rows of columns. The last axis is the columns; all axes before it count
+    /// the rows.
     pub shape: Vec<u64>,
-    /// Elements from one row to the next; from one image to the next with a class stride above 1.
+    /// The distance from one row to the next, in elements; with a class stride above 1, from one image to the next.
     pub row_stride: u64,
-    /// Elements from one column to the next: 1, or height · width where the channels are planes.
+    /// The distance from one column to the next, in elements: 1, or height · width where the channels are planes.
     #[cfg_attr(feature = "serde", serde(default = "one"))]
     pub class_stride: u64,
     /// Elements before the first one.
     pub offset: u64,
-    /// Columns that lie in several stretches: how many there are to each, and where the next one
-    /// begins. Only plans have it: a call with one is refused.
+    /// For columns in several groups: the number of columns of a group, and the distance from one group to the next.
+    /// Only plans have this; a call with it is refused.
     #[cfg_attr(feature = "serde", serde(skip))]
     #[doc(hidden)]
     pub fold: Option<(u64, u64)>,
@@ -142,20 +142,20 @@ impl Layout {
         }
     }
 
-    /// The same with rows (or, with a class stride, images) further apart.
+    /// The same layout with rows (or images, with a class stride) this far apart.
     pub fn row_stride(mut self, elements: u64) -> Self {
         self.row_stride = elements;
         self
     }
 
-    /// The same with every column a plane of so many rows, and one image right behind the other.
+    /// The same layout with columns that are planes of this many rows, and images one right behind the other.
     pub fn class_stride(mut self, elements: u64) -> Self {
         self.class_stride = elements;
         self.row_stride = elements.saturating_mul(self.columns());
         self
     }
 
-    /// Dense images [N, C, H, W], or [N, C, d…] with any other number of axes: a row a pixel, a column a
+    /// Dense images [N, C, H, W], or [N, C, d…] with any other number of axes. A row is a pixel, a column is a
     /// channel.
     pub fn nchw<const AXES: usize>(dtype: Dtype, shape: [u64; AXES]) -> Self {
         let extent = |axis: usize| shape.get(axis).copied().unwrap_or(1);
@@ -168,7 +168,7 @@ impl Layout {
         self.class_stride > 1
     }
 
-    /// Where an element lies, or `None` past `u64`.
+    /// The place of an element in the buffer, or `None` if it does not fit `u64`.
     pub fn place(&self, row: u64, column: u64) -> Option<u64> {
         let plane = self.class_stride.max(1);
         let (row, column) = if let Some((width, stride)) = self.fold {
@@ -181,7 +181,7 @@ impl Layout {
         self.offset.checked_add(row)?.checked_add(column)
     }
 
-    /// Elements that a row (or, with planes, an image's share of one) is from the next.
+    /// The elements that a row extends over (with planes: the part of an image that one row stands for).
     pub(crate) fn row_span(&self) -> u64 {
         match self.fold {
             Some(_) => self.end().unwrap_or(u64::MAX).saturating_sub(self.offset),
@@ -189,23 +189,23 @@ impl Layout {
         }
     }
 
-    /// The same starting further into its buffer.
+    /// The same layout with another offset in the buffer.
     pub fn offset(mut self, elements: u64) -> Self {
         self.offset = elements;
         self
     }
 
-    /// Number of elements, padding not counted.
+    /// The number of elements, without padding.
     pub fn len(&self) -> u64 {
         product(&self.shape)
     }
 
-    /// Whether there is no element.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether elements that follow each other lie apart.
+    /// Whether there are gaps between successive elements.
     pub fn has_gaps(&self) -> bool {
         let apart = self.rows() > 1 && self.row_stride != self.columns();
         apart || self.has_planes() || self.fold.is_some()
@@ -219,7 +219,7 @@ impl Layout {
         }
     }
 
-    /// How many rows the axes before the last one count; the length of a vector.
+    /// The number of rows: the product of the axes before the last one, or the length of a vector.
     pub fn rows(&self) -> u64 {
         match self.shape.as_slice() {
             [leading @ .., _] if !leading.is_empty() => product(leading),
@@ -227,7 +227,7 @@ impl Layout {
         }
     }
 
-    /// The same elements with the axes before the last one as one.
+    /// The same elements with the axes before the last one folded into one.
     pub(crate) fn folded(mut self) -> Self {
         if self.shape.len() > 2 {
             self.shape = vec![self.rows(), self.columns()];
@@ -246,7 +246,8 @@ impl Layout {
         Some(self)
     }
 
-    /// Elements from the buffer's start to the end of the last row, or `None` past `u64`.
+    /// The number of elements from the start of the buffer to the end of the last row, or `None` if it does not fit
+    /// `u64`.
     pub fn end(&self) -> Option<u64> {
         if self.is_empty() {
             return Some(self.offset);
@@ -254,7 +255,7 @@ impl Layout {
         self.place(self.rows() - 1, self.columns() - 1)?.checked_add(1)
     }
 
-    /// Bytes of the buffer that the tensor touches.
+    /// The bytes of the buffer that the tensor extends over.
     pub fn byte_range(&self) -> Option<std::ops::Range<u64>> {
         let size = self.dtype.bytes();
         Some(self.offset.checked_mul(size)?..self.end()?.checked_mul(size)?)
@@ -276,39 +277,39 @@ impl Layout {
 pub struct Tensor<'a> {
     /// The buffer that holds the elements.
     pub buffer: &'a wgpu::Buffer,
-    /// Where in it they lie.
+    /// Where the elements lie in the buffer.
     pub layout: Layout,
 }
 
 impl<'a> Tensor<'a> {
-    /// A tensor with a layout of its own.
+    /// A tensor with this layout.
     pub fn new(buffer: &'a wgpu::Buffer, layout: Layout) -> Self {
         Self { buffer, layout }
     }
 
-    /// A dense vector at the buffer's start.
+    /// A dense vector at the start of the buffer.
     pub fn vector(buffer: &'a wgpu::Buffer, dtype: Dtype, len: u64) -> Self {
         Self::new(buffer, Layout::vector(dtype, len))
     }
 
-    /// A dense tensor of any rank at the buffer's start: the last axis is the columns, all before it
-    /// are the rows.
+    /// A dense tensor of any rank at the start of the buffer: the last axis is the columns, all axes before it are the
+    /// rows.
     pub fn dense(buffer: &'a wgpu::Buffer, dtype: Dtype, shape: &[u64]) -> Self {
         Self::new(buffer, Layout::dense(dtype, shape))
     }
 
-    /// A dense matrix at the buffer's start.
+    /// A dense matrix at the start of the buffer.
     pub fn matrix(buffer: &'a wgpu::Buffer, dtype: Dtype, rows: u64, columns: u64) -> Self {
         Self::new(buffer, Layout::matrix(dtype, rows, columns))
     }
 
-    /// Dense images [N, C, H, W], a row a pixel and a column a channel: no transposed copy is needed.
-    /// Class axis 1 of PyTorch's other shapes, [N, C, d…], is said in the same way.
+    /// Dense images [N, C, H, W]. A row is a pixel and a column is a channel, so no transposed copy is needed.
+    /// PyTorch's other shapes with the classes on axis 1, [N, C, d…], are given in the same way.
     ///
-    /// [`Tensor::matrix`] with [`Tensor::class_stride`] is the general form; images [N, H, W, C] are
-    /// plain matrices of N·H·W rows. Losses of rows ([`crate::CrossEntropy`], [`crate::Dice`]) have
-    /// every channel of a pixel in one binding, so that one image is no larger than that (128 MiB by
-    /// WebGPU's default limits); losses of elements take images of any size.
+    /// [`Tensor::matrix`] with [`Tensor::class_stride`] is the general form; images [N, H, W, C] are plain matrices of
+    /// N·H·W rows. Row losses ([`crate::CrossEntropy`], [`crate::Dice`]) need all channels of a pixel in one binding,
+    /// which limits the size of an image (128 MiB with WebGPU's default limits). Element losses take images of any
+    /// size.
     pub fn nchw<const AXES: usize>(
         buffer: &'a wgpu::Buffer,
         dtype: Dtype,
@@ -317,24 +318,24 @@ impl<'a> Tensor<'a> {
         Self::new(buffer, Layout::nchw(dtype, shape))
     }
 
-    /// The same with rows `elements` apart (or images, with a class stride).
+    /// The same tensor with rows (or images, with a class stride) `elements` apart.
     pub fn row_stride(mut self, elements: u64) -> Self {
         self.layout.row_stride = elements;
         self
     }
 
-    /// The same with every column a plane of `elements` rows, and one image right behind the other.
+    /// The same tensor with columns that are planes of `elements` rows, and images one right behind the other.
     pub fn class_stride(mut self, elements: u64) -> Self {
         self.layout = self.layout.class_stride(elements);
         self
     }
 
-    /// The same, `elements` into the buffer.
+    /// The same tensor, `elements` into the buffer.
     pub fn offset(mut self, elements: u64) -> Self {
         self.layout.offset = elements;
         self
     }
 }
 
-/// Tensors by name: the dynamic form of every loss's inputs and outputs.
+/// Tensors by name: the dynamic form of the inputs and outputs of every loss.
 pub type Named<'a> = std::collections::BTreeMap<String, Tensor<'a>>;

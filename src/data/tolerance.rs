@@ -1,16 +1,16 @@
-//! The one tolerance of this crate.
+//! The tolerance of this crate, the only one.
 
 use crate::data::{
     array::{Array, Data},
     tensor::Dtype,
 };
 
-/// How far an output is from the truth, and how far it may be.
+/// The error of an output, and the largest error that is allowed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Comparison {
-    /// The largest |actual − truth|; infinite where a NaN or an infinity is not where it should be.
+    /// The largest |actual − truth|; infinite if a NaN or an infinity is not where it should be.
     pub max_abs_error: f64,
-    /// The same over the largest |truth|.
+    /// `max_abs_error`, divided by the largest |truth|.
     pub max_rel_error: f64,
     /// The element with the largest error.
     pub worst: usize,
@@ -21,7 +21,7 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Something that no tolerance covers, at this element.
+    /// A failure that no tolerance covers, at this element.
     fn failed(worst: usize) -> Self {
         Self {
             max_abs_error: f64::INFINITY,
@@ -46,10 +46,10 @@ impl Comparison {
 
 /// Compares an output with the f64 reference.
 ///
-/// max|actual − truth| ≤ k·max|naive − truth| + floor·max|truth|, over the finite elements, where k
-/// is 2 (3 for gradients), naive is the textbook computation in f32, rounded to the storage type
-/// `dtype`, and floor is (8 + log2 C)·2^-24 and half an ulp of a 16-bit storage type. NaN and
-/// infinities must be where the truth, once stored, has them; integers must be equal.
+/// The test is max|actual − truth| ≤ k·max|naive − truth| + floor·max|truth| over the finite
+/// elements. k is 2 (3 for gradients). naive is the textbook computation in f32, rounded to the
+/// storage type `dtype`. floor is (8 + log2 C)·2^-24, plus half an ulp of a 16-bit storage type.
+/// NaN and infinities must be where the stored truth has them; integers must be equal.
 pub fn compare(
     output: &str,
     actual: &Array,
@@ -61,8 +61,9 @@ pub fn compare(
     compare_by(output, actual, truth, [naive, truth], dtype, classes)
 }
 
-/// [`compare`] with a truth from elsewhere: what naive f32 costs is measured between the crate's
-/// own two computations, or a truth that disagrees with both would widen its own tolerance.
+/// [`compare`] with a truth from elsewhere. The error of naive f32 is measured between the crate's
+/// own two computations: a wrong truth that disagrees with both would otherwise widen its own
+/// tolerance.
 pub fn compare_by(
     output: &str,
     actual: &Array,
@@ -118,7 +119,7 @@ fn floor(dtype: Dtype, classes: u64) -> f64 {
     }
 }
 
-/// |a − b| of each pair, 0 where one of them is not finite.
+/// |a − b| of each pair; 0 if a or b is not finite.
 fn distances<'a>(a: &'a [f64], b: &'a [f64]) -> impl Iterator<Item = f64> + 'a {
     a.iter().zip(b).map(|(a, b)| {
         let distance = (a - b).abs();
@@ -130,7 +131,7 @@ fn maximum(values: impl Iterator<Item = f64>) -> f64 {
     values.filter(|value| value.is_finite()).fold(0.0, f64::max)
 }
 
-/// NaN, +inf, -inf or finite, as a number.
+/// The class of a number: NaN, +inf, -inf or finite.
 fn class(value: f64) -> u8 {
     match value {
         _ if value.is_nan() => 0,

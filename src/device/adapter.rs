@@ -1,11 +1,11 @@
-//! Finding an adapter, and opening a device on it.
+//! Finds an adapter, and opens a device on it.
 
 use crate::{
     data::error::{Error, Result},
     device::gpu::Gpu,
 };
 
-/// The environment variable that picks an adapter by a part of its name, driver or backend.
+/// The environment variable that chooses an adapter by a part of its name, driver or backend.
 pub const ADAPTER_VARIABLE: &str = "SURPRISAL_ADAPTER";
 
 /// What kind of device an adapter is, in the order in which [`adapters`] has them.
@@ -15,18 +15,18 @@ pub const ADAPTER_VARIABLE: &str = "SURPRISAL_ADAPTER";
 pub enum Kind {
     /// A card with memory of its own.
     Discrete,
-    /// A part of the processor.
+    /// A GPU that is a part of the processor.
     Integrated,
-    /// A GPU that a virtual machine is lent.
+    /// A GPU that a virtual machine has on loan.
     Virtual,
-    /// A device that says nothing about itself.
+    /// A device whose driver does not say what it is.
     Other,
-    /// This machine's processor.
+    /// The processor of this machine.
     Software,
 }
 
 impl Kind {
-    /// What an adapter is, also where its driver calls software something else.
+    /// The kind of an adapter. Software is recognised even where its driver calls it something else.
     pub fn of(info: &wgpu::AdapterInfo) -> Self {
         let name = info.name.to_lowercase();
         let software = ["llvmpipe", "swiftshader", "softpipe"];
@@ -40,31 +40,28 @@ impl Kind {
         }
     }
 
-    /// Whether it is a GPU, and is known to be one.
+    /// Whether the adapter is known to be a GPU.
     pub const fn is_physical(self) -> bool {
         matches!(self, Self::Discrete | Self::Integrated | Self::Virtual)
     }
 }
 
-/// The number of a GPU among these adapters, where the chosen one is software: whoever computes on
-/// that should be told.
+/// The number of a GPU among these adapters if the chosen adapter is software, so that the user can be told.
 pub fn overlooked(kinds: &[Kind], chosen: usize) -> Option<usize> {
     let software = kinds.get(chosen) == Some(&Kind::Software);
     software.then(|| kinds.iter().position(|kind| kind.is_physical())).flatten()
 }
 
-/// Which adapter is asked for by name or number, if one is: in this argument, or else in the
-/// environment's `SURPRISAL_ADAPTER`.
+/// The adapter that is asked for by name or number, if one is: by this argument, or else by `SURPRISAL_ADAPTER` in the
+/// environment.
 pub fn wanted(argument: Option<&str>) -> Option<String> {
     let variable = || std::env::var(ADAPTER_VARIABLE).ok();
     argument.map(str::to_owned).or_else(variable).filter(|wanted| !wanted.is_empty())
 }
 
-/// All adapters there are: discrete first, then integrated, virtual, other, and software last.
-///
-/// wgpu's variable `WGPU_BACKEND` (`vulkan`, `gl`, …, several separated by commas) leaves backends out,
-/// so that one whose driver crashes or hangs is not even loaded. wgpu's other variables for an instance are
-/// obeyed as well:
+/// All adapters of the machine: discrete first, then integrated, virtual, other, and software last.
+/// wgpu's variable `WGPU_BACKEND` (`vulkan`, `gl`, …, several separated by commas) leaves out all other backends, so
+/// that one whose driver crashes or hangs is not even loaded. wgpu's other variables for an instance are read as well:
 ///
 /// - its flags, 0 or 1: `WGPU_VALIDATION`, `WGPU_DEBUG`, `WGPU_DISCARD_HAL_LABELS`,
 ///   `WGPU_GPU_BASED_VALIDATION`, `WGPU_VALIDATION_INDIRECT_CALL`, `WGPU_STRICT_WEBGPU_COMPLIANCE`,
@@ -75,32 +72,32 @@ pub fn wanted(argument: Option<&str>) -> Option<String> {
 ///   `WGPU_DX12_USE_FRAME_LATENCY_WAITABLE_OBJECT`
 /// - `WGPU_NOOP_BACKEND`
 ///
-/// [`Gpu::open`] goes by these adapters. Which of them is opened is [`ADAPTER_VARIABLE`]'s matter alone.
+/// [`Gpu::open`] uses these adapters. Which of them it opens depends only on its argument and on [`ADAPTER_VARIABLE`].
 pub async fn adapters() -> Vec<wgpu::Adapter> {
     let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     let instance = wgpu::Instance::new(descriptor);
     let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
     adapters.sort_by_key(|adapter| {
         let info = adapter.get_info();
-        // The same device through GL comes after its native API.
+        // The OpenGL adapter of a device comes after that of its native API.
         (Kind::of(&info), info.backend == wgpu::Backend::Gl)
     });
     adapters
 }
 
-/// What an adapter is called here: name, backend and driver.
+/// The description of an adapter: name, backend and driver.
 pub fn describe(info: &wgpu::AdapterInfo) -> String {
     format!("{} [{:?}, {}]", info.name, info.backend, info.driver)
 }
 
-/// Which of these adapters is meant: the one of this number, or the first whose name, backend or
-/// driver contains `wanted`, or the environment's `SURPRISAL_ADAPTER`, or simply the first.
+/// The index of the wanted adapter: the one with this number, or the first whose name, backend or driver contains
+/// `wanted`. Without `wanted`, `SURPRISAL_ADAPTER` in the environment decides, or else the first is taken.
 pub fn choose(adapters: &[wgpu::Adapter], wanted: Option<&str>) -> Result<usize> {
     let names: Vec<String> = adapters.iter().map(|a| describe(&a.get_info())).collect();
     choose_named(&names, wanted)
 }
 
-/// [`choose`] among adapters of which only what [`describe`] calls them is known.
+/// [`choose`] among adapters of which only the descriptions (see [`describe`]) are known.
 pub fn choose_named(names: &[impl AsRef<str>], wanted: Option<&str>) -> Result<usize> {
     let wanted = self::wanted(wanted);
     let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
@@ -126,20 +123,20 @@ fn chosen(names: &[&str], wanted: Option<&str>) -> Option<usize> {
 }
 
 impl Gpu {
-    /// Opens a device: the first adapter (see [`adapters`]) whose name, backend or driver contains
-    /// `wanted`, or the environment's `SURPRISAL_ADAPTER`, or simply the first.
+    /// Opens a device: the first adapter (see [`adapters`]) whose name, backend or driver contains `wanted`. Without
+    /// `wanted`, `SURPRISAL_ADAPTER` in the environment decides, or else the first is taken.
     pub async fn open(wanted: Option<&str>) -> Result<Self> {
         let adapters = adapters().await;
         let adapter = &adapters[choose(&adapters, wanted)?];
         Self::open_on(adapter).await
     }
 
-    /// [`Gpu::open`], waiting for it.
+    /// [`Gpu::open`] that blocks until the device is open.
     pub fn open_blocking(wanted: Option<&str>) -> Result<Self> {
         pollster::block_on(Self::open(wanted))
     }
 
-    /// Opens a device on this adapter, with the features and limits that [`Gpu::wishes`] names.
+    /// Opens a device on this adapter, with the features and limits of [`Gpu::wishes`].
     pub async fn open_on(adapter: &wgpu::Adapter) -> Result<Self> {
         let (required_features, required_limits) = Self::wishes(adapter);
         let descriptor = wgpu::DeviceDescriptor {

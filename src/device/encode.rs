@@ -1,4 +1,4 @@
-//! Replays a plan: the only code that turns dispatches into commands.
+//! Replays a plan. Only this code turns dispatches into commands.
 
 use std::{ops::Range, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
     spec::check,
 };
 
-/// Something that compute commands can be recorded on: a command encoder or an open compute pass.
+/// Something that records compute commands: a command encoder or an open compute pass.
 pub trait Record {
     /// Hands a compute pass to `commands`.
     fn with_pass(&mut self, label: &str, commands: &mut dyn FnMut(&mut wgpu::ComputePass<'_>));
@@ -33,27 +33,27 @@ impl Record for wgpu::ComputePass<'_> {
     }
 }
 
-/// A checked, compiled and bound call, to be encoded any number of times.
+/// A call that is checked, compiled and bound, and can be encoded any number of times.
 ///
-/// It keeps its parameters and scratch alive, and works on the tensors it was prepared with.
+/// It keeps its parameters and scratch alive, and works on the tensors that it was prepared with.
 #[derive(Debug)]
 pub struct Prepared {
     plan: Plan,
     steps: Vec<Step>,
-    /// Other calls use the same scratch.
+    /// Whether other calls use the same scratch.
     shares_scratch: bool,
-    /// Parameters, constants and scratch: the bindings keep them alive, this counts them.
+    /// Parameters, constants and scratch. The bindings keep them alive; these handles count their bytes.
     _counted: (Counted, Vec<Counted>, Option<Arc<Counted>>),
 }
 
 /// Where a call's scratch comes from.
 #[derive(Debug)]
 pub(crate) enum ScratchFrom<'a> {
-    /// The handle's, which its calls share.
+    /// The scratch of the handle, which all its calls share.
     Pool,
     /// A buffer of the call's own.
     Own,
-    /// The caller.
+    /// The scratch that the caller passed.
     Caller(&'a Scratch<'a>),
 }
 
@@ -71,17 +71,17 @@ impl Step {
 }
 
 impl Prepared {
-    /// Records the call. Nothing is submitted or read back.
+    /// Records the call, without submitting it or reading anything back.
     pub fn encode(&self, record: &mut impl Record) {
         self.encode_steps(record, 0..self.steps.len());
     }
 
-    /// Records a range of the call's dispatches, for callers that cut a long call into several
-    /// submissions: all ranges, in their order, make the call. [`Plan::submissions`] says where.
+    /// Records a range of the call's dispatches, for callers that cut a long call into several submissions. All ranges
+    /// of [`Plan::submissions`], in their order, make the call.
     ///
-    /// A part of a call that shares its scratch is [`Error::SharedScratch`]: another call might be recorded
-    /// between two parts and overwrite what they hold there. [`Request::in_parts`](crate::Request::in_parts) gives
-    /// a call scratch of its own.
+    /// A part of a call that shares its scratch is [`Error::SharedScratch`]: another call might be recorded between
+    /// two parts and overwrite what they keep there. [`Request::in_parts`](crate::Request::in_parts) gives a call
+    /// scratch of its own.
     pub fn encode_part(&self, record: &mut impl Record, dispatches: Range<usize>) -> Result<()> {
         let whole = dispatches.start == 0 && dispatches.end >= self.steps.len();
         if self.shares_scratch && !whole {
@@ -100,7 +100,7 @@ impl Prepared {
         });
     }
 
-    /// Records only the dispatches of some kernels, for timing the parts of a call.
+    /// Records only the dispatches of some kernels, to time the parts of a call.
     pub fn encode_kernels(&self, record: &mut impl Record, keep: impl Fn(&Kernel) -> bool) {
         record.with_pass(&self.plan.loss, &mut |pass| {
             for (step, dispatch) in self.steps.iter().zip(&self.plan.dispatches) {
@@ -111,15 +111,14 @@ impl Prepared {
         });
     }
 
-    /// The plan that it replays.
+    /// The plan that the call replays.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 }
 
 impl Gpu {
-    /// Submits a prepared call by itself, in as many submissions as [`Plan::submissions`] says, and
-    /// waits for nothing.
+    /// Submits a prepared call by itself, in the submissions of [`Plan::submissions`], and does not wait for it.
     pub fn submit(&self, call: &Prepared) -> Result<()> {
         for dispatches in call.plan.submissions(self.profile()) {
             guarded(self.device(), &call.plan.loss, 0, || {
@@ -139,7 +138,7 @@ pub(crate) fn prepare(
     buffers: &Buffers<'_>,
     scratch: &ScratchFrom<'_>,
 ) -> Result<Prepared> {
-    // The submissions of two threads may take turns.
+    // Submissions of another thread may come between those of this call, so a call that is cut needs its own scratch.
     let is_cut = plan.submissions(gpu.profile()).nth(1).is_some();
     let shares_scratch = matches!(scratch, ScratchFrom::Pool) && !is_cut;
     let (scratch, first_byte, held) = if let ScratchFrom::Caller(scratch) = scratch {
@@ -178,7 +177,7 @@ fn fitting<'a>(scratch: &'a Scratch<'a>, plan: &Plan) -> Result<&'a Scratch<'a>>
     Err(Error::BufferTooSmall { argument, needed: plan.scratch_bytes, found })
 }
 
-/// All parameter blocks in one buffer of the call's own, written before anything is recorded.
+/// A buffer of the call with all parameter blocks, written before anything is recorded.
 fn parameters(gpu: &Gpu, plan: &Plan) -> Result<Counted> {
     if let Some(dispatch) =
         plan.dispatches.iter().find(|d| d.params.len() as u64 * 4 > Plan::PARAMS_STRIDE)
@@ -212,7 +211,7 @@ fn parameters(gpu: &Gpu, plan: &Plan) -> Result<Counted> {
 struct Made<'a> {
     params: &'a wgpu::Buffer,
     constants: &'a [Counted],
-    /// The scratch, and where in the buffer it begins.
+    /// The buffer with the scratch, and the first byte of the scratch in it.
     scratch: (&'a wgpu::Buffer, u64),
 }
 

@@ -1,4 +1,4 @@
-//! The handle on a device, and what is done with a plan on it.
+//! The handle on a device, and what it does with a plan.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -30,10 +30,10 @@ use crate::{
     },
 };
 
-/// A handle on the caller's device and queue, or on one opened for them.
+/// A handle on the caller's device and queue, or on those of a device that was opened here.
 ///
-/// It is cheap to clone, `Send` and `Sync`; pipelines and scratch are shared between clones. It never
-/// submits, reads back or installs a callback unless it is asked to ([`Gpu::run`], [`Gpu::watch`]).
+/// The handle is cheap to clone, `Send` and `Sync`; clones share pipelines and scratch. It submits, reads back or
+/// installs a callback only if it is asked to ([`Gpu::run`], [`Gpu::watch`]).
 #[derive(Clone, Debug)]
 pub struct Gpu(pub(crate) Arc<Inner>);
 
@@ -44,13 +44,13 @@ pub(crate) struct Inner {
     pub info: wgpu::AdapterInfo,
     pub profile: Profile,
     pub ring: Ring,
-    /// By kernel, whatever the profile that chose it.
+    /// Pipelines by kernel, whatever profile chose the kernel.
     pipelines: Arc<Mutex<HashMap<Kernel, Arc<Pipeline>>>>,
     scratch: Mutex<Option<Arc<Counted>>>,
     pub tally: Arc<Tally>,
 }
 
-/// What a call is given and asked for, on the GPU.
+/// What a call on the GPU is given and asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Request<'a> {
     inputs: Named<'a>,
@@ -63,7 +63,7 @@ pub struct Request<'a> {
     accumulates_status: bool,
 }
 
-/// A caller's scratch: a range of a buffer.
+/// Scratch of the caller: a range of a buffer.
 #[derive(Clone, Debug)]
 pub(crate) struct Scratch<'a> {
     pub buffer: &'a wgpu::Buffer,
@@ -83,9 +83,9 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Writes an output over the input that it is declared for ([`Argument::over`](crate::loss::Argument::over)):
-    /// `grad.logits` over `logits`, `parameters` over `parameters`. The own name of a list stands for all of its
-    /// tensors.
+    /// Writes an output over the input for which the output is declared
+    /// ([`Argument::over`](crate::loss::Argument::over)): `grad.logits` over `logits`, `parameters` over `parameters`.
+    /// The name of a list stands for all of its tensors.
     ///
     /// Any other output, and one that also has a tensor of its own, is refused with [`Error::InPlace`].
     pub fn in_place(mut self, output: impl Into<String>) -> Self {
@@ -93,8 +93,8 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Writes the gradient of the first input over it: [`Request::in_place`] with `grad.logits` for losses of logits,
-    /// with `grad.hidden` for losses of a linear layer.
+    /// Writes the gradient of the first input over this input: [`Request::in_place`] with `grad.logits` for losses of
+    /// logits, with `grad.hidden` for losses of a linear layer.
     pub fn gradient_in_place(mut self) -> Self {
         self.gradient_in_place = true;
         self
@@ -107,30 +107,30 @@ impl<'a> Request<'a> {
         self.in_place.iter().cloned().chain(gradient).collect()
     }
 
-    /// Uses the caller's scratch: these bytes of a buffer with usage `STORAGE`, at least
-    /// [`Plan::scratch_bytes`] of them, from a multiple of the device's
-    /// `min_storage_buffer_offset_alignment` on.
+    /// Uses scratch of the caller: these bytes of a buffer with usage `STORAGE`. There must be at least
+    /// [`Plan::scratch_bytes`] bytes, and the first must be at a multiple of the device's
+    /// `min_storage_buffer_offset_alignment`.
     ///
-    /// The call's tensors may lie in the same buffer, apart from these bytes. Calls that are given the same
-    /// scratch are recorded one after another: while one of them is half done, no other may use it.
+    /// The tensors of the call may lie in the same buffer, outside of these bytes. Calls with the same scratch must be
+    /// recorded one after another: between the parts of one call, no other may use it.
     pub fn scratch(mut self, buffer: &'a wgpu::Buffer, bytes: Range<u64>) -> Self {
         self.scratch = Some(Scratch { buffer, bytes });
         self
     }
 
-    /// Lets the call be recorded in parts ([`Prepared::encode_part`]), with other calls between them: it gets
-    /// scratch of its own, where calls otherwise share one. A call that [`Plan::submissions`] cuts on this device
-    /// has it anyway.
+    /// Lets the call be recorded in parts ([`Prepared::encode_part`]) with other calls between the parts: the call
+    /// gets scratch of its own, where calls otherwise share one. A call that [`Plan::submissions`] cuts on this device
+    /// always has scratch of its own.
     pub fn in_parts(mut self) -> Self {
         self.in_parts = true;
         self
     }
 
-    /// Adds what the call finds to the status words instead of overwriting them: counts add up, the first bad
-    /// target of all calls stays. So the calls of several micro-batches share one status, whose words have to be
-    /// zero before the first of them.
+    /// Adds what the call finds to the status words instead of overwriting them: counts add up, and the first bad
+    /// target of all calls is kept. The calls of several micro-batches can share one status this way. Its words must
+    /// be zero before the first call.
     ///
-    /// Otherwise the words are this call's alone, whatever they held.
+    /// Without this, the words hold only what this call finds, whatever they held before.
     pub fn accumulate_status(mut self) -> Self {
         self.accumulates_status = true;
         self
@@ -154,8 +154,8 @@ impl Gpu {
         }))
     }
 
-    /// The same device with another profile: other windows, workgroups, budgets. Kernels that both need are
-    /// compiled once.
+    /// The same device with another profile: other windows, workgroups and budgets. Kernels that both profiles need
+    /// are compiled once.
     pub fn with_profile(&self, profile: Profile) -> Self {
         let inner = &self.0;
         Self(Arc::new(Inner {
@@ -180,17 +180,17 @@ impl Gpu {
         &self.0.queue
     }
 
-    /// The adapter's name, driver and kind.
+    /// The name, driver and kind of the adapter.
     pub fn info(&self) -> &wgpu::AdapterInfo {
         &self.0.info
     }
 
-    /// What the planner goes by on this device.
+    /// The profile that plans for this device are made from.
     pub fn profile(&self) -> &Profile {
         &self.0.profile
     }
 
-    /// Which choices were made for this device, and why, a line each.
+    /// The choices that were made for this device, with reasons, one line each.
     pub fn report(&self) -> Vec<String> {
         let p = &self.0.profile;
         let info = &self.0.info;
@@ -219,15 +219,16 @@ impl Gpu {
         ]
     }
 
-    /// The plan of a call on this device: scratch bytes and dispatches, before anything runs.
+    /// The plan of a call on this device: its scratch bytes and dispatches, before anything runs.
     pub fn plan(&self, loss: &dyn Operation, request: &Request) -> Result<Plan> {
         loss.plan(&self.call(loss, request)?.0, &self.0.profile)
     }
 
-    /// Checks a call, compiles what it needs, and binds it: to be encoded any number of times.
+    /// Checks a call, compiles the kernels it needs, and binds its tensors. The result can be encoded any number of
+    /// times.
     ///
-    /// Each preparation has parameters of its own, so a change of options (another temperature)
-    /// is another cheap preparation and never touches a recording in flight.
+    /// Each preparation has its own parameters, so another option (such as another temperature) is another cheap
+    /// preparation and never changes a recording in flight.
     pub fn prepare(&self, loss: &dyn Operation, request: &Request) -> Result<Prepared> {
         let (call, buffers) = self.call(loss, request)?;
         let plan = loss.plan(&call, &self.0.profile)?;
@@ -239,9 +240,9 @@ impl Gpu {
         encode::prepare(self, plan, &buffers, &scratch)
     }
 
-    /// Records a call on the caller's encoder or open compute pass. Nothing is submitted or read.
+    /// Records a call on the caller's encoder or open compute pass, without submitting it or reading anything back.
     ///
-    /// An open pass keeps neither its pipeline nor its bind group 0.
+    /// On an open pass, the call replaces the pipeline and bind group 0.
     pub fn encode<'a>(
         &self,
         record: &mut impl encode::Record,
@@ -253,7 +254,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// Runs a call by itself, with outputs of its own: the one-line form for scripts and tests.
+    /// Runs a call by itself and allocates its outputs: the one-line form for scripts and tests.
     pub fn run<'a>(
         &self,
         loss: &dyn Operation,
@@ -263,7 +264,7 @@ impl Gpu {
         Run::start(self, loss, inputs.into(), Arrays::new(), wanted)
     }
 
-    /// Checks a request; the buffers come back by the names that a plan's bindings have.
+    /// Checks a request. The buffers that are returned have the names that the plan's bindings use.
     fn call<'a>(&self, loss: &dyn Operation, request: &Request<'a>) -> Result<(Call, Buffers<'a>)> {
         on_device(loss)?;
         let about = loss.about();
@@ -294,7 +295,7 @@ impl Gpu {
         ))
     }
 
-    /// A call with these inputs and no outputs yet: the extents that they agree on.
+    /// A call with these inputs and no outputs yet, and with the extents that the inputs agree on.
     pub(crate) fn checked_inputs(
         &self,
         loss: &dyn Operation,
@@ -306,7 +307,7 @@ impl Gpu {
         call.checked(loss, self.0.profile.offset_alignment)
     }
 
-    /// The compiled form of a kernel, compiled at its first use.
+    /// The compiled form of a kernel. It is compiled at its first use.
     pub(crate) fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
         if let Some(pipeline) = lock(&self.0.pipelines).get(kernel) {
             return Ok(pipeline.clone());
@@ -328,7 +329,7 @@ impl Gpu {
         crate::device::pipeline::ledger::compiled(self, kernel, module)
     }
 
-    /// A scratch buffer of at least this size. Whole recordings share it: on one queue they run in order.
+    /// A scratch buffer of at least this size. Recordings share it, because a queue runs them one after another.
     pub(crate) fn scratch(&self, bytes: u64) -> Result<Arc<Counted>> {
         let mut slot = lock(&self.0.scratch);
         if let Some(buffer) = slot.as_ref()
@@ -341,13 +342,13 @@ impl Gpu {
         Ok(buffer)
     }
 
-    /// A scratch buffer that is nobody else's.
+    /// A scratch buffer that nothing else uses.
     pub(crate) fn own_scratch(&self, bytes: u64) -> Result<Arc<Counted>> {
         let usage = wgpu::BufferUsages::STORAGE;
         Ok(Arc::new(self.buffer("scratch", bytes.max(1), usage)?))
     }
 
-    /// A buffer that [`Gpu::memory`] does not count, or a typed error where there is no memory for it.
+    /// A buffer that [`Gpu::memory`] does not count, or a typed error if memory runs out.
     pub fn uncounted(
         &self,
         what: &str,
@@ -369,7 +370,7 @@ impl Gpu {
         })
     }
 
-    /// A tensor's buffer filled with bytes from the host.
+    /// A buffer for a tensor, filled with bytes of the host.
     pub(crate) fn upload(&self, what: &str, bytes: &[u8]) -> Result<Counted> {
         let size = (bytes.len() as u64).max(1);
         let buffer = self.buffer(what, size, OUTPUT)?;
@@ -386,36 +387,36 @@ impl Gpu {
         Ok(buffer)
     }
 
-    /// A buffer for a dense tensor of this type and shape, for outputs.
+    /// A buffer for an output: a dense tensor of this type and shape.
     pub fn output_buffer(&self, dtype: Dtype, shape: &[u64]) -> Result<wgpu::Buffer> {
         self.uncounted("output", output_bytes(&Layout::dense(dtype, shape)), OUTPUT)
     }
 
-    /// [`Gpu::output_buffer`] for an output of this crate's own.
+    /// [`Gpu::output_buffer`] for an output that this crate allocates for itself.
     pub(crate) fn own_output(&self, layout: &Layout) -> Result<Counted> {
         self.buffer("output", output_bytes(layout), OUTPUT)
     }
 }
 
-/// Bytes that buffers made here are multiples of.
+/// The size of buffers made here is a multiple of this.
 ///
-/// Symptom: a device's allocator holds up to 255 bytes more for a call than its plan says. Cause: the
-/// allocator puts one buffer behind another and charges the gap before an aligned start to the buffer that
-/// begins there. Remedy: no buffer of ours ends between two starts, as no part of a plan does.
+/// Symptom: a device's allocator holds up to 255 bytes more for a call than its plan says. Cause: the allocator puts
+/// buffers one behind another and charges the gap before an aligned start to the buffer that begins there. Remedy:
+/// every buffer made here, and every part of a plan's scratch, ends at an aligned start.
 const BUFFER_UNIT: u64 = 256;
 
-/// What a tensor made here can be used for.
+/// The usages of a tensor that is made here.
 const OUTPUT: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
     .union(wgpu::BufferUsages::COPY_SRC)
     .union(wgpu::BufferUsages::COPY_DST);
 
 fn output_bytes(layout: &Layout) -> u64 {
-    // Planes reach further than their elements count.
+    // With planes, the last byte lies further away than the number of elements says.
     let bytes = layout.byte_range().map_or(u64::MAX >> 8, |range| range.end);
     bytes.max(1)
 }
 
-/// A call's buffers by the names its operands have.
+/// The buffers of a call, by the names of their operands.
 pub(crate) struct Buffers<'a> {
     pub inputs: HashMap<String, &'a wgpu::Buffer>,
     pub outputs: HashMap<String, &'a wgpu::Buffer>,
@@ -458,14 +459,14 @@ fn dump(kernel: &Kernel, wgsl: &str) {
             BuildHasherDefault::<DefaultHasher>::default().hash_one(kernel)
         };
         let path = std::path::Path::new(&folder).join(format!("{}.{hash:016x}.wgsl", kernel.label));
-        // A dump is for looking at: that it cannot be written stops nothing.
+        // A dump is only for reading, so an error in writing it stops nothing.
         let _ = std::fs::create_dir_all(&folder);
         let _ = std::fs::write(path, overrides.concat() + wgsl);
     }
 }
 
-/// Whether an operation can be planned at all: before anything of a call is looked at. What is wrong with the options
-/// may be all that is wrong with the shapes.
+/// Checks that an operation can be planned at all, before the tensors of a call are checked: wrong options may be the
+/// only cause of wrong shapes.
 pub(crate) fn on_device(operation: &dyn Operation) -> Result<()> {
     operation.validate()?;
     if operation.is_host() {

@@ -1,15 +1,16 @@
-//! Error scopes around what is made on a device, and checks of buffers before it.
+//! Error scopes around what is made on a device, and checks of buffers.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::data::error::{Error, Result};
 
-/// A lock whose holders never leave it half-changed, so that a panic elsewhere does no harm.
+/// Takes a lock and ignores poisoning: no holder leaves the data half-changed, so a panic elsewhere
+/// does no harm.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether a buffer was made with the usages that it needs.
+/// Checks that a buffer was made with the usages that it needs.
 pub(crate) fn usable(
     argument: &str,
     buffer: &wgpu::Buffer,
@@ -26,12 +27,13 @@ pub(crate) fn usable(
     })
 }
 
-/// Makes something inside error scopes of its own, so that a refusal is a typed error and never
-/// reaches the caller's handler. The scopes are pushed and popped here, on one thread.
+/// Makes something inside error scopes, so that a refusal becomes a typed error and never reaches
+/// the caller's handler. The scopes are pushed and popped here, on one thread.
 ///
 /// # Errors
 ///
-/// `OutOfMemory` with `bytes`, or the refusal in the device's words; `what` names what was made.
+/// `OutOfMemory` with `bytes`, or the refusal in the words of the device; `what` names the thing
+/// that was made.
 pub fn guarded<T>(
     device: &wgpu::Device,
     what: &str,
@@ -43,7 +45,8 @@ pub fn guarded<T>(
     let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
     let made = make();
     let (validation, internal, memory) = (validation.pop(), internal.pop(), memory.pop());
-    // Natively these futures are ready; a browser answers later and reports through its console.
+    // Outside of browsers these futures are ready. A browser answers later, and reports errors in
+    // its console.
     if cfg!(target_arch = "wasm32") {
         return Ok(made);
     }
@@ -61,7 +64,8 @@ fn refusal(what: &str, error: &wgpu::Error) -> Error {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(": ");
-    // What is made on a lost device is invalid without an error of its own; the first use says so.
+    // A thing made on a lost device is invalid, but making it gives no error. The first use reports
+    // that it is invalid.
     let ours_is_invalid = message.contains("'surprisal") && message.contains("label is invalid");
     if message.contains("lost") || message.contains("destroyed") || ours_is_invalid {
         Error::DeviceLost(message)

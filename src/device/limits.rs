@@ -1,11 +1,11 @@
-//! What a device can do, as the planner sees it.
+//! The limits and features of a device, as the planner sees them.
 
 use super::{adapter::Kind, gpu::Gpu};
 use crate::plan::{limits::previous_power_of_two, profile::Profile};
 
 impl Gpu {
-    /// The features and limits worth asking an adapter for: none of them is needed, all of them
-    /// are within what the adapter has.
+    /// The features and limits that are worth asking an adapter for. None of them is necessary, and the adapter has
+    /// all of them.
     pub fn wishes(adapter: &wgpu::Adapter) -> (wgpu::Features, wgpu::Limits) {
         let has = adapter.limits();
         let limits = wgpu::Limits {
@@ -25,16 +25,16 @@ impl Gpu {
     }
 }
 
-/// How many dispatches one submission may have.
+/// The most dispatches of one submission.
 ///
-/// On OpenGL a submission holds the process's one context until it is done (on llvmpipe it computes
-/// there and then), and another thread that wants it for longer than wgpu has patience panics, after one
-/// second on Windows and six elsewhere. Dispatches are planned to take a tenth of a second at most.
+/// On OpenGL, a submission holds the process's only context until it is done (llvmpipe computes during the
+/// submission). A thread that waits for the context longer than wgpu allows panics: after one second on Windows, after
+/// six elsewhere. Dispatches are planned to take at most a tenth of a second.
 fn submission_dispatches(backend: wgpu::Backend) -> u32 {
     if backend == wgpu::Backend::Gl { 8 } else { u32::MAX }
 }
 
-/// The profile of a device: its limits, and the kernel shapes known to suit its kind.
+/// The profile of a device: its limits, and the kernel shapes that are known to suit its kind.
 pub fn profile(
     info: &wgpu::AdapterInfo,
     limits: &wgpu::Limits,
@@ -54,10 +54,10 @@ pub fn profile(
         ..Profile::default()
     };
     if Kind::of(info) == Kind::Software {
-        // SwiftShader's subgroups are 4 wide, but it runs a workgroup's lanes in one loop.
+        // SwiftShader's subgroups are 4 wide, but it runs all lanes of a workgroup in one loop.
         let swiftshader = info.name.contains("SwiftShader");
         let lanes = if swiftshader { 32 } else { info.subgroup_max_size.clamp(8, 16) };
-        // DirectX's software adapter is left alone: nobody has run it.
+        // DirectX's software adapter gets none of these features, because nobody has tried it.
         let has = |feature| features.contains(feature) && info.backend == wgpu::Backend::Vulkan;
         let shared = has(wgpu::Features::SUBGROUP);
         let mut profile = profile.software(previous_power_of_two(lanes)).sharing(if shared {

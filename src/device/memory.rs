@@ -1,4 +1,4 @@
-//! Bytes of GPU memory that a handle holds.
+//! Counts the bytes of GPU memory that a handle holds.
 
 use std::{
     ops::Deref,
@@ -10,18 +10,17 @@ use std::{
 
 use crate::{data::error::Result, device::gpu::Gpu};
 
-/// Bytes of the buffers that a [`Gpu`] and its clones made for themselves: scratch, parameters,
-/// staging, and the tensors of [`Gpu::run`]. The caller's tensors (also those of
-/// [`Gpu::output_buffer`]) are not among them.
+/// The bytes of the buffers that a [`Gpu`] and its clones made for themselves: scratch, parameters, staging, and the
+/// tensors of [`Gpu::run`]. The caller's tensors (also those of [`Gpu::output_buffer`]) are not counted.
 ///
-/// A buffer counts as long as this crate holds it; one that a recording in flight still needs is freed
-/// a little later than it is subtracted here.
+/// A buffer counts while this crate holds it. A buffer that a recording in flight still needs is freed a little after
+/// it is subtracted here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Memory {
-    /// Now.
+    /// The bytes held now.
     pub held: u64,
-    /// The most at any time.
+    /// The most bytes held at any time.
     pub peak: u64,
 }
 
@@ -32,7 +31,7 @@ pub(crate) struct Tally {
     peak: AtomicU64,
 }
 
-/// A buffer that is counted as long as it is here.
+/// A buffer that is counted until it is dropped.
 #[derive(Debug)]
 pub struct Counted {
     buffer: wgpu::Buffer,
@@ -62,13 +61,13 @@ impl Deref for Counted {
 }
 
 impl Gpu {
-    /// What this handle and its clones hold of the GPU's memory.
+    /// The bytes of GPU memory that this handle and its clones hold.
     pub fn memory(&self) -> Memory {
         let Tally { held, peak } = &*self.0.tally;
         Memory { held: held.load(Ordering::Acquire), peak: peak.load(Ordering::Acquire) }
     }
 
-    /// A buffer that [`Gpu::memory`] counts, or a typed error where there is no memory for it.
+    /// A buffer that [`Gpu::memory`] counts, or a typed error if memory runs out.
     pub fn buffer(&self, what: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Counted> {
         Ok(Counted::new(self.uncounted(what, bytes, usage)?, &self.0.tally))
     }

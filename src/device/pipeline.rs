@@ -1,4 +1,4 @@
-//! Compiled kernels and what is bound to them: for calls, and for recordings that are replayed.
+//! Compiled kernels and their bindings, for calls and for recordings that are replayed.
 
 #[cfg(feature = "cases")]
 pub mod ledger;
@@ -9,11 +9,11 @@ use crate::{
     plan::kernel::{Access, Kernel},
 };
 
-/// What is compiled: a module with one entry point, parameters at binding 0, storage from binding 1.
+/// What is compiled: a module with one entry point. The parameters are at binding 0, storage begins at binding 1.
 pub struct Module<'a> {
-    /// What the device calls it.
+    /// The label on the device.
     pub label: &'a str,
-    /// Its text.
+    /// The WGSL of the module.
     pub wgsl: String,
     /// The entry point.
     pub entry: &'a str,
@@ -43,7 +43,7 @@ pub struct Pipeline {
     layout: wgpu::BindGroupLayout,
 }
 
-/// A range of a buffer: first byte and size.
+/// A range of a buffer: the buffer, the first byte and the size.
 pub type Bound<'a> = (&'a wgpu::Buffer, u64, u64);
 
 impl Pipeline {
@@ -51,7 +51,7 @@ impl Pipeline {
     ///
     /// # Errors
     ///
-    /// Where the device refuses it.
+    /// If the device refuses the module.
     pub fn compile(device: &wgpu::Device, module: Module<'_>) -> Result<Self> {
         let Module { label, wgsl, entry, constants, bindings } = module;
         #[cfg(feature = "cases")]
@@ -79,7 +79,7 @@ impl Pipeline {
                 entry_point: Some(entry),
                 compilation_options: wgpu::PipelineCompilationOptions {
                     constants: &constants,
-                    // Every word is written before it is read.
+                    // Kernels write every word before they read it.
                     zero_initialize_workgroup_memory: false,
                 },
                 cache: None,
@@ -88,7 +88,7 @@ impl Pipeline {
         })
     }
 
-    /// Binds ranges in the order of their numbers, the parameters first.
+    /// Binds ranges in the order of their binding numbers, the parameters first.
     pub fn bind(
         &self,
         device: &wgpu::Device,
@@ -106,7 +106,7 @@ impl Pipeline {
         })
     }
 
-    /// Records a dispatch of it.
+    /// Records a dispatch of the kernel.
     pub fn dispatch(
         &self,
         pass: &mut wgpu::ComputePass<'_>,

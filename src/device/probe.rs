@@ -1,4 +1,4 @@
-//! Whether cooperative matrices are there, right and faster: found out on the device itself.
+//! Tests on the device whether cooperative matrices exist, are correct, and are faster.
 
 use std::time::Instant;
 
@@ -23,57 +23,57 @@ use crate::{
     spec::options::{Reduction, WeightLayout},
 };
 
-/// What a device has to have.
+/// The features that a device must have.
 const FEATURES: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
 
-/// What was found of cooperative matrices on a device, by the element they multiply.
+/// What the probe found about cooperative matrices on a device, by the type of their elements.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Found {
-    /// Of f16 matrices.
+    /// The finding about f16 matrices.
     pub f16: Finding,
-    /// Of f32 matrices.
+    /// The finding about f32 matrices.
     pub f32: Finding,
 }
 
-/// What became of one kind of matrices.
+/// The finding about one kind of matrices.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Finding {
-    /// They are used: right, and so many times as fast as the plain tile.
+    /// The matrices are used: they are correct and faster than the plain tile.
     Chosen {
-        /// Their extent.
+        /// The extent of the matrices.
         side: Side,
-        /// The plain tile's time over theirs.
+        /// The time of the plain tile, divided by that of the matrices.
         speedup: f64,
     },
-    /// Right, and not faster: the plain tile is used.
+    /// The matrices are correct but not faster: the plain tile is used.
     Slower {
-        /// Their extent.
+        /// The extent of the matrices.
         side: Side,
-        /// The plain tile's time over theirs.
+        /// The time of the plain tile, divided by that of the matrices.
         speedup: f64,
     },
-    /// Outside the tolerance: the plain tile is used.
+    /// An output is outside the tolerance: the plain tile is used.
     Wrong {
-        /// Their extent.
+        /// The extent of the matrices.
         side: Side,
-        /// The output that was off.
+        /// The output that is outside the tolerance.
         output: String,
-        /// Its largest error, infinite where a NaN or an infinity was lost.
+        /// The largest error of the output; infinite if a NaN or an infinity was lost.
         error: f64,
-        /// The largest that passes.
+        /// The largest error that passes.
         tolerance: f64,
     },
-    /// The driver did not take the kernel: the plain tile is used.
+    /// The driver refused the kernel: the plain tile is used.
     Refused {
-        /// Their extent.
+        /// The extent of the matrices.
         side: Side,
-        /// What it said.
+        /// The driver's reason.
         reason: String,
     },
-    /// They are not there.
+    /// There are no such matrices.
     Missing(Missing),
 }
 
@@ -85,14 +85,14 @@ pub enum Missing {
     NotAskedFor(wgpu::Features),
     /// The adapter does not have the feature.
     Feature(wgpu::Features),
-    /// The adapter has the feature, and no square matrices of these elements with f32 sums.
+    /// The adapter has the feature, but no square matrices of these elements with f32 sums.
     Shape,
     /// A subgroup has more lanes than a workgroup may have.
     Lanes(u32),
 }
 
 impl Finding {
-    /// The matrices that are used.
+    /// The extent of the matrices, if they are used.
     pub fn chosen(&self) -> Option<Side> {
         match self {
             Self::Chosen { side, .. } => Some(*side),
@@ -135,7 +135,7 @@ impl std::fmt::Display for Missing {
     }
 }
 
-/// The sides that are offered, the largest one first found, for an element type.
+/// The largest side that is offered for an element type, if one is.
 fn offered(
     properties: &[wgpu::CooperativeMatrixProperties],
     element: wgpu::CooperativeScalarType,
@@ -149,7 +149,7 @@ fn offered(
     })
 }
 
-/// Which of these features are missing, and where.
+/// Which of the needed features are missing, on the adapter or on the device.
 fn missing(
     needed: wgpu::Features,
     device: wgpu::Features,
@@ -163,7 +163,7 @@ fn missing(
     (!unasked.is_empty()).then_some(Missing::NotAskedFor(unasked))
 }
 
-/// What is made of a comparison and, where that passed, of the times.
+/// Decides from a comparison and, if it passed, from the times.
 fn decide(
     side: Side,
     off: Option<(String, f64, f64)>,
@@ -173,16 +173,16 @@ fn decide(
         return Ok(Finding::Wrong { side, output, error, tolerance });
     }
     let speedup = speedup()?;
-    // Within a twentieth times say nothing; NaN is not faster either.
+    // A difference of less than 5 % may be noise. NaN is not faster either.
     let faster = speedup > 1.05;
     Ok(if faster { Finding::Chosen { side, speedup } } else { Finding::Slower { side, speedup } })
 }
 
 impl Gpu {
-    /// The features to ask for beside [`Gpu::wishes`] where cooperative matrices are wanted; empty where
-    /// the adapter has none.
+    /// The features to ask for beside [`Gpu::wishes`] where cooperative matrices are wanted; empty if the adapter has
+    /// none.
     ///
-    /// wgpu calls one of them experimental: the caller opens the device and signs for that.
+    /// wgpu calls one of them experimental, so the caller opens the device and agrees to that.
     pub fn cooperative_features(adapter: &wgpu::Adapter) -> wgpu::Features {
         let has = adapter.features();
         if has.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
@@ -192,12 +192,12 @@ impl Gpu {
         }
     }
 
-    /// The same device with large products of score tiles on cooperative matrices, where these are there,
-    /// right (within the one tolerance, awkward shapes and NaN included) and faster than the plain tile;
-    /// and what was found of them. Where they are not, everything goes on as before.
+    /// The same device with large products of score tiles on cooperative matrices, if the device has matrices that are
+    /// correct (within the usual tolerance, also at awkward shapes and with NaN) and faster than the plain tile. Also
+    /// returns what was found. If the matrices are not used, nothing changes.
     ///
-    /// It runs and times small products, which takes some milliseconds and a few compilations, and waits
-    /// for them. Results then differ from the plain tile's in their last bits, see
+    /// This runs and times small products, which takes a few compilations and some milliseconds, and waits for them.
+    /// Results on the matrices differ from those of the plain tile in their last bits; see
     /// [`crate::plan::cooperative`].
     ///
     /// ```no_run
@@ -220,7 +220,7 @@ impl Gpu {
     ///
     /// # Errors
     ///
-    /// A lost device. A kernel that the driver refuses is a finding.
+    /// A lost device. A kernel that the driver refuses is only a finding.
     pub fn with_cooperative_matrices(&self, adapter: &wgpu::Adapter) -> Result<(Self, Found)> {
         let (device, has) = (self.device().features(), adapter.features());
         let properties = adapter.cooperative_matrix_properties();
@@ -249,7 +249,7 @@ impl Gpu {
         Ok((self.with_profile(profile), Found { f16, f32 }))
     }
 
-    /// Tries matrices of this element type on this device, those of plain WGSL included.
+    /// Tests matrices of this element type on this device, or the plain WGSL that replaces them in tests.
     #[doc(hidden)]
     pub fn probe(&self, dtype: Dtype, side: Side, lanes: u32, emulated: bool) -> Result<Finding> {
         let of = |element| (dtype == element).then_some(side);
@@ -269,7 +269,7 @@ impl Gpu {
     }
 }
 
-/// Seeded numbers between -1 and 1, exact in the type.
+/// Seeded numbers between -1 and 1 that the type holds exactly.
 fn numbers(seed: u64, shape: &[u64], dtype: Dtype) -> Array {
     let count = shape.iter().product();
     let mut state = seed;
@@ -288,11 +288,11 @@ fn with(array: &Array, index: usize, value: f64) -> Array {
     Array::float(&array.shape, values)
 }
 
-/// A loss, its inputs, and outputs of a call whose products go through the matrices.
+/// A loss, its inputs, and the outputs of a call whose products use the matrices.
 type Trial = (Box<dyn Operation>, Arrays, &'static [&'static str]);
 
-/// Products of every arrangement of their operands, at awkward shapes: one with a NaN and infinities in
-/// three rows, one long sum, and the gradients of a linear layer with an ignored row of NaN.
+/// Products of every arrangement of their operands, at awkward shapes: one with a NaN and infinities in three rows,
+/// one with a long sum, and the gradients of a linear layer with an ignored row of NaN.
 fn trials(dtype: Dtype) -> Vec<Trial> {
     let mut trials: Vec<Trial> = Vec::new();
     for (rows, columns, depth) in [(37, 83, 45), (33, 48, 2048)] {
@@ -326,7 +326,7 @@ fn trials(dtype: Dtype) -> Vec<Trial> {
     trials
 }
 
-/// The first output outside the tolerance: its name, error and tolerance.
+/// The first output outside the tolerance: its name, its error and the tolerance.
 fn worst(gpu: &Gpu, dtype: Dtype) -> Result<Option<(String, f64, f64)>> {
     for (loss, inputs, wanted) in trials(dtype) {
         let truth = loss.reference(&inputs, wanted, Arithmetic::F64)?;
@@ -349,12 +349,12 @@ fn worst(gpu: &Gpu, dtype: Dtype) -> Result<Option<(String, f64, f64)>> {
     Ok(None)
 }
 
-/// Rounds of timing, each of which runs either tile once.
+/// Rounds of timing. Each round runs each of both tiles once.
 const ROUNDS: usize = 7;
-/// What either tile is given at least, in milliseconds, or there would be more of the clock in its time.
+/// Each timing takes at least this many milliseconds, so that the resolution of the clock does not matter.
 const LEAST_MS: f64 = 2.0;
 
-/// The plain tile's time over the other's: medians of interleaved rounds.
+/// The time of the plain tile, divided by that of the trial: the medians of interleaved rounds.
 fn speedup(plain: &Gpu, trial: &Gpu, dtype: Dtype) -> Result<f64> {
     let software = Kind::of(plain.info()) == Kind::Software;
     let [rows, columns, depth] = if software { [64, 256, 128] } else { [1024, 2048, 1024] };
@@ -364,7 +364,7 @@ fn speedup(plain: &Gpu, trial: &Gpu, dtype: Dtype) -> Result<f64> {
     };
     let (queries, keys) = (upload("queries", 1, rows)?, upload("keys", 2, columns)?);
     let scores = plain.own_output(&Layout::matrix(Dtype::F32, rows, columns))?;
-    // The rival is the tile of large products, whose place they would take.
+    // The matrices compete with the tile of large products, which they would replace.
     let large =
         |gpu: &Gpu| gpu.with_profile(Profile { large_products: 0, ..gpu.profile().clone() });
     let (plain, trial) = (&large(plain), &large(trial));
@@ -376,7 +376,7 @@ fn speedup(plain: &Gpu, trial: &Gpu, dtype: Dtype) -> Result<f64> {
     let loss = Similarity::default();
     let calls =
         [(plain, plain.prepare(&loss, &request)?), (trial, trial.prepare(&loss, &request)?)];
-    // Not timed: what a driver leaves for the first run.
+    // The first run is not timed: drivers delay some of their work until then.
     for (gpu, call) in &calls {
         milliseconds(gpu, call, 1)?;
     }
@@ -384,7 +384,7 @@ fn speedup(plain: &Gpu, trial: &Gpu, dtype: Dtype) -> Result<f64> {
     let repeats = (LEAST_MS / once.max(1e-3)).ceil().clamp(1.0, 64.0) as usize;
     let mut times = [Vec::new(), Vec::new()];
     for round in 0..2 * ROUNDS {
-        // Turn and turn about: plain, trial, trial, plain, …
+        // The order alternates: plain, trial, trial, plain, …
         let which = usize::from(matches!(round % 4, 1 | 2));
         let (gpu, call) = &calls[which];
         times[which].push(milliseconds(gpu, call, repeats)?);
@@ -393,7 +393,7 @@ fn speedup(plain: &Gpu, trial: &Gpu, dtype: Dtype) -> Result<f64> {
     Ok(plain / trial)
 }
 
-/// How long one run of a call takes, of several in a row.
+/// The time of one run of a call, measured over several runs in a row.
 fn milliseconds(gpu: &Gpu, call: &Prepared, repeats: usize) -> Result<f64> {
     let start = Instant::now();
     for _ in 0..repeats {

@@ -1,4 +1,4 @@
-//! Reading back: the one-line form, and tensors to the host.
+//! Runs a call in one line, and reads tensors back to the host.
 
 use crate::{
     data::{
@@ -18,7 +18,7 @@ use crate::{
     spec::check,
 };
 
-/// A call that was submitted with outputs of its own.
+/// A submitted call with outputs that were allocated for it.
 #[derive(Debug)]
 pub struct Run {
     gpu: Gpu,
@@ -57,17 +57,17 @@ impl Run {
         Ok(Self { gpu: gpu.clone(), outputs, prepared })
     }
 
-    /// The prepared call, for its plan.
+    /// The prepared call, which has the plan.
     pub fn prepared(&self) -> &Prepared {
         &self.prepared
     }
 
-    /// The outputs' names and layouts.
+    /// The names and layouts of the outputs.
     pub fn outputs(&self) -> impl Iterator<Item = (&str, &Layout)> {
         self.outputs.iter().map(|(name, _, layout)| (name.as_str(), layout))
     }
 
-    /// The outputs and the status, whatever the status says.
+    /// The outputs and the status. Bad targets are no error here.
     pub async fn outcome(self) -> Result<(Arrays, Status)> {
         let mut arrays = Arrays::new();
         for (name, buffer, layout) in &self.outputs {
@@ -78,7 +78,7 @@ impl Run {
         self.completed(arrays)
     }
 
-    /// [`Run::outcome`], waiting for it.
+    /// [`Run::outcome`] that blocks until the results are there.
     pub fn outcome_blocking(self) -> Result<(Arrays, Status)> {
         let mut arrays = Arrays::new();
         for (name, buffer, layout) in &self.outputs {
@@ -96,14 +96,14 @@ impl Run {
         Ok((arrays, status))
     }
 
-    /// The outputs; a bad target is an error that names the first row and its value.
+    /// The outputs. A bad target is an error with the first such row and its value.
     pub async fn read(self) -> Result<Arrays> {
         let (arrays, status) = self.outcome().await?;
         status.checked()?;
         Ok(arrays)
     }
 
-    /// [`Run::read`], waiting for it.
+    /// [`Run::read`] that blocks until the results are there.
     pub fn read_blocking(self) -> Result<Arrays> {
         let (arrays, status) = self.outcome_blocking()?;
         status.checked()?;
@@ -112,8 +112,8 @@ impl Run {
 }
 
 impl Gpu {
-    /// Uploads host arrays and runs a loss on them, floats stored as `dtype`, a mask of integers as
-    /// bytes, or as words of bits where that is what its shape says.
+    /// Uploads host arrays and runs a loss on them. Floats are stored as `dtype`. A mask of
+    /// integers is stored as bytes, or as words of bits if its shape is that of bits.
     ///
     /// ```no_run
     /// use surprisal::{Array, Arrays, CrossEntropy, Dtype, Gpu};
@@ -154,17 +154,17 @@ impl Gpu {
     }
 }
 
-/// The type that a host array is uploaded as.
+/// The type as which a host array is uploaded.
 pub fn stored_dtype(loss: &dyn Operation, input: &str, dtype: Dtype) -> Dtype {
     loss.about().input(input).map_or(dtype, |argument| argument.stored(dtype))
 }
 
-/// Reads a tensor, after everything submitted so far. Its buffer needs the usage `COPY_SRC`.
+/// Reads a tensor after everything submitted so far. Its buffer needs the usage `COPY_SRC`.
 pub fn tensor_blocking(gpu: &Gpu, name: &str, tensor: &Tensor) -> Result<Array> {
     Reading::start(gpu, name, tensor)?.wait()
 }
 
-/// A tensor on its way to the host.
+/// A tensor that is being read back.
 struct Reading {
     arrival: Arrival,
     layout: Layout,
@@ -233,9 +233,9 @@ fn dense(staging: &wgpu::Buffer, layout: &Layout, first_byte: usize) -> Result<A
 }
 
 impl Status {
-    /// Reads a status tensor, after everything submitted so far.
+    /// Reads a status tensor after everything submitted so far.
     ///
-    /// The tensor's buffer needs the usage `COPY_SRC`.
+    /// The buffer of the tensor needs the usage `COPY_SRC`.
     pub fn read(gpu: &Gpu, tensor: &Tensor) -> Result<Self> {
         Ok(Self::from_array(&tensor_blocking(gpu, "status", tensor)?))
     }

@@ -1,4 +1,4 @@
-//! Staging buffers on their way to the host, awaited or waited for without burning a core.
+//! Staging buffers that are read back, asynchronously or by waiting without keeping a core busy.
 
 use std::{
     future::Future,
@@ -18,12 +18,12 @@ use crate::{
     device::{gpu::Gpu, guard::guarded, memory::Counted},
 };
 
-/// What a mapping answers.
+/// The result of a mapping.
 type Mapping = Result<(), wgpu::BufferAsyncError>;
-/// To be called with the mapping's answer.
+/// The callback that gets the result of a mapping.
 pub(crate) type Answer = Box<dyn FnOnce(Mapping) + Send>;
 
-/// A staging buffer that the GPU will have written and mapped; resolves to the mapped buffer.
+/// A staging buffer that the GPU is about to write. The future resolves to the mapped buffer.
 pub(crate) struct Arrival {
     gpu: Gpu,
     buffer: Option<Counted>,
@@ -39,7 +39,7 @@ impl std::fmt::Debug for Arrival {
 }
 
 impl Gpu {
-    /// A staging buffer that `record` copies to and has mapped, with the callback that it is handed.
+    /// Makes a staging buffer. `record` records the copy, and asks for the mapping with the callback that it gets.
     pub(crate) fn stage(
         &self,
         what: &str,
@@ -50,28 +50,27 @@ impl Gpu {
         let buffer = self.buffer("staging", bytes, usage)?;
         let (sender, receiver) = oneshot_channel();
         let answer: Answer = Box::new(move |mapping| {
-            // The receiver may be gone: then nobody waits for the word.
+            // Sending fails if the receiver was dropped; then nobody waits for the result.
             let _ = sender.send(mapping);
         });
-        // On a lost device mapping is refused twice over: by a validation error and by its callback.
+        // On a lost device, mapping fails twice: with a validation error and through its callback.
         let submission = guarded(self.device(), what, bytes, || record(&buffer, answer))?;
-        // The receiver closes its channel when it goes.
+        // The receiver closes its channel when it is dropped.
         let mapping = Box::pin(async move { receiver.receive().await });
         Ok(Arrival { gpu: self.clone(), buffer: Some(buffer), submission, mapping })
     }
 }
 
 impl Arrival {
-    /// Waits for it, asleep in the driver until its submission is done: as long as that takes and no
-    /// longer, also where later submissions are on their way.
+    /// Waits until the submission is done. The thread sleeps in the driver, and later submissions are not waited for.
     pub fn wait(mut self) -> Result<Counted> {
         let submission_index = self.submission.take();
-        // A lost device answers through the mapping, not through the poll.
+        // A lost device is reported by the mapping, not by the poll.
         let _ = self.gpu.device().poll(wgpu::PollType::Wait { submission_index, timeout: None });
         pollster::block_on(self)
     }
 
-    /// [`Arrival::wait`], for whoever submitted the copy.
+    /// [`Arrival::wait`] for the caller who submitted the copy.
     pub fn wait_for(self, submission: wgpu::SubmissionIndex) -> Result<Counted> {
         Self { submission: Some(submission), ..self }.wait()
     }
@@ -81,10 +80,10 @@ impl Future for Arrival {
     type Output = Result<Counted>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // A lost device answers through the mapping, not through the poll.
+        // A lost device is reported by the mapping, not by the poll.
         let _ = self.gpu.device().poll(wgpu::PollType::Poll);
         let lost = |reason: String| Poll::Ready(Err(Error::DeviceLost(reason)));
-        // Who asks once more after the answer is told so.
+        // A future that has already resolved is polled again: report this instead of waiting for ever.
         let Some(buffer) = self.buffer.take() else {
             return lost("the mapping was taken".to_owned());
         };
@@ -101,30 +100,30 @@ impl Future for Arrival {
     }
 }
 
-/// How long a future that is not ready waits before it polls the device again, if nobody else does.
+/// How long a future that is not ready waits before it polls the device again, if nothing else does.
 const NAP: Duration = Duration::from_millis(1);
 
-/// The wakers of futures that nap; `None` where there is no thread to wake them.
+/// The wakers of the futures that wait; `None` while there is no thread to wake them.
 static NAPPING: Mutex<Option<Vec<Waker>>> = Mutex::new(None);
 
-/// Wakes a task after a nap, by a thread that lives only as long as there are some. It never touches
-/// a device: on GL two threads that do stand in each other's way.
+/// Wakes a task after [`NAP`], by a thread that exists only while futures wait. The thread never touches the device,
+/// because on GL two threads that use a device block each other.
 fn wake_soon(waker: &Waker) {
     if cfg!(target_arch = "wasm32") {
-        // There the browser calls back, and that wakes the task.
+        // In browsers the callback of the mapping wakes the task.
         return;
     }
     let mut napping = NAPPING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(wakers) = napping.as_mut() {
-        // A task that was woken by somebody else meanwhile is here already: once is enough, or it would
-        // look twice a nap from then on.
+        // A task that something else woke before may be in the list already. A second entry would make it poll twice
+        // each time from then on.
         if !wakers.iter().any(|napping| napping.will_wake(waker)) {
             wakers.push(waker.clone());
         }
     } else if thread::Builder::new().name("surprisal.wake".to_owned()).spawn(wake_all).is_ok() {
         *napping = Some(vec![waker.clone()]);
     } else {
-        // Without a thread there is no nap.
+        // Without a thread, the task polls again at once.
         waker.wake_by_ref();
     }
 }
@@ -140,7 +139,7 @@ fn wake_all() {
         }
         drop(napping);
         for waker in wakers {
-            // A waker that panics takes nobody else's call along.
+            // A waker that panics must not stop the wakers behind it.
             let _ = panic::catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
     }

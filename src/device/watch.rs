@@ -1,4 +1,4 @@
-//! Losses and statuses to the host while later steps run: a small staging ring.
+//! Brings losses and statuses to the host while later steps run, through a small ring of staging buffers.
 
 use std::{
     array,
@@ -20,13 +20,13 @@ use crate::{
     device::{gpu::Gpu, guard::usable, staging::Arrival},
 };
 
-/// Watches that may be in flight at once.
+/// The most watches in flight at once.
 pub const RING: usize = 8;
-/// Bytes of a report: a loss, and a status behind it.
+/// Bytes of a report: a loss, and behind it a status.
 const REPORT_BYTES: u64 = 64;
 const STATUS_AT: u64 = 16;
 
-/// How many slots are taken.
+/// The number of slots that are taken.
 #[derive(Debug, Default)]
 pub(crate) struct Ring {
     taken: Arc<AtomicUsize>,
@@ -46,7 +46,7 @@ impl Ring {
     }
 }
 
-/// A slot of the ring, given back when it is dropped.
+/// A slot of the ring, which is returned when it is dropped.
 #[derive(Debug)]
 struct Slot(Arc<AtomicUsize>);
 
@@ -56,7 +56,7 @@ impl Drop for Slot {
     }
 }
 
-/// What a watched loss came to.
+/// The value of a watched loss, with its status.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Report {
     /// The (reduced) loss.
@@ -67,8 +67,8 @@ pub struct Report {
 
 /// A future that resolves to the [`Report`]s of a step's `N` losses once its commands have run.
 ///
-/// Awaiting it burns no core: it polls the device about once a millisecond, and is woken earlier
-/// where something else polls it. [`Watch::wait`] blocks instead. Dropping it gives its slot back.
+/// Awaiting it does not keep a core busy: it polls the device about once a millisecond, and wakes earlier if something
+/// else polls the device. [`Watch::wait`] blocks instead. Dropping it returns its slot.
 #[derive(Debug)]
 pub struct Watch<const N: usize = 1> {
     arrival: Arrival,
@@ -76,11 +76,11 @@ pub struct Watch<const N: usize = 1> {
 }
 
 impl Gpu {
-    /// Records a copy of losses and their statuses into a slot of a staging ring, mapped when the
-    /// encoder's commands are submitted. Nothing waits: a full ring is an error.
+    /// Records a copy of losses and their statuses into a slot of a staging ring, which is mapped when the encoder's
+    /// commands are submitted. Nothing waits: a full ring is an error.
     ///
-    /// Each loss is one `f32`, each status [`Status::WORDS`] words; their buffers need the usage
-    /// `COPY_SRC`. However many losses a step has, it takes one slot.
+    /// Each loss is one `f32`, each status [`Status::WORDS`] words. Their buffers need the usage `COPY_SRC`. A step
+    /// takes one slot, whatever the number of its losses.
     ///
     /// ```no_run
     /// # fn step(gpu: &surprisal::Gpu, mut encoder: wgpu::CommandEncoder,
@@ -119,8 +119,8 @@ impl Gpu {
     }
 }
 
-/// Whether a tensor is so many words of this type that can be copied: else the caller's encoder would
-/// be spoilt.
+/// Checks that a tensor has this type and this many words and can be copied. Otherwise the copy would invalidate the
+/// caller's encoder.
 fn copyable(name: &str, tensor: &Tensor, dtype: Dtype, words: u64) -> Result<()> {
     let argument = || name.to_owned();
     usable(name, tensor.buffer, wgpu::BufferUsages::COPY_SRC)?;
@@ -151,8 +151,8 @@ fn copyable(name: &str, tensor: &Tensor, dtype: Dtype, words: u64) -> Result<()>
 }
 
 impl<const N: usize> Watch<N> {
-    /// Waits until the submission with the watched commands is done, asleep, and no longer than that:
-    /// later submissions are not waited for.
+    /// Blocks until the submission with the watched commands is done. The thread sleeps, and later submissions are not
+    /// waited for.
     pub fn wait(self, submission: wgpu::SubmissionIndex) -> Result<[Report; N]> {
         self.arrival.wait_for(submission).and_then(|staging| reports(&staging))
     }

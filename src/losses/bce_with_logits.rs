@@ -11,33 +11,31 @@ use crate::{
 };
 
 element_loss! {
-    /// Binary cross-entropy on logits, as `torch.nn.functional.binary_cross_entropy_with_logits` and
-    /// more.
+    /// Binary cross-entropy on logits, as `torch.nn.functional.binary_cross_entropy_with_logits`, with focal
+    /// modulation and further options.
     ///
-    /// u = (z + logit_bias)/τ, y' = y·(1 − ε) + ε/2, P = sigmoid(u), and an element's loss is
-    /// weight·mask·a·(1 − p_t)^γ·(pos_weight·y'·softplus(−u) + (1 − y')·softplus(u)), in nats, with
-    /// 1 − p_t = P·(1 − y') + (1 − P)·y' and a = α·y' + (1 − α)·(1 − y') (1 where α < 0).
+    /// u = (z + logit_bias)/τ, y' = y·(1 − ε) + ε/2, P = sigmoid(u), and the loss of an element is weight·mask·a·(1 −
+    /// p_t)^γ·(pos_weight·y'·softplus(−u) + (1 − y')·softplus(u)), in nats, with 1 − p_t = P·(1 − y') + (1 − P)·y' and
+    /// a = α·y' + (1 − α)·(1 − y') (1 where α < 0).
     ///
-    /// - **Shapes**: logits of any rank, whose last axis is the columns and all before it the rows, with
-    ///   any row stride and element offset; targets alike. Weight, pos_weight, logit_bias and mask
-    ///   broadcast to that shape from the last axis on, as in PyTorch: `[columns]`, `[…, 1]` (per row),
-    ///   `[1]` and so on. Upstream is `[1]`, or one value an element with
-    ///   [`Reduction::None`](crate::Reduction::None).
-    /// - **Types**: everything in `f32`, `f16` or `bf16`, computed in f32; gradients are rounded to
-    ///   nearest even.
-    /// - **Slope**: the mean of |∂loss/∂z| over the elements kept, before weights, mask and
-    ///   reduction, which shows gradients that vanish.
-    /// - **Gradient** (γ = 0): ∂z = f·((1 − y')·P − pos_weight·y'·(1 − P))/τ with
-    ///   f = weight·mask·upstream/denominator.
-    /// - **Mean** divides by the number of elements, as PyTorch does, or by Σ mask over the elements
-    ///   that are kept; [`Reduction::Multilabel`](crate::Reduction::Multilabel) by the number of rows.
-    /// - **Edges**: a masked element, or one whose target is `unknown_target`, adds nothing and has a
-    ///   gradient of exactly 0 even where its logit is NaN; at z = ±inf the loss has its limits, 0 or
-    ///   +inf, and the gradient is finite; a NaN logit or target gives NaN for that element, which
-    ///   [`crate::Status`] counts. Targets outside [0, 1] are accepted as in PyTorch, unless
-    ///   `check_targets` is set: then their loss is NaN, their gradient 0, and the status counts them.
+    /// - **Shapes**: logits of any rank, whose last axis is the columns and all axes before it the rows, with any row
+    ///   stride and element offset; targets have the same shape. weight, pos_weight, logit_bias and mask broadcast to
+    ///   that shape from the last axis on, as in PyTorch: `[columns]`, `[…, 1]` (per row), `[1]` and so on. upstream
+    ///   is `[1]`, or one value an element with [`Reduction::None`](crate::Reduction::None).
+    /// - **Types**: everything in `f32`, `f16` or `bf16`, computed in f32; gradients are rounded to nearest even.
+    /// - **Slope**: the mean of |∂loss/∂z| over the elements kept, before weights, mask and reduction. A slope near 0
+    ///   shows that gradients vanish.
+    /// - **Gradient** (γ = 0): ∂z = f·((1 − y')·P − pos_weight·y'·(1 − P))/τ with f =
+    ///   weight·mask·upstream/denominator.
+    /// - **Mean** divides by the number of elements, as PyTorch does, or by Σ mask over the elements that are kept;
+    ///   [`Reduction::Multilabel`](crate::Reduction::Multilabel) divides by the number of rows.
+    /// - **Edges**: an element that is masked, or whose target is `unknown_target`, adds nothing and has a gradient of
+    ///   exactly 0, even where its logit is NaN. At z = ±inf the loss has its limits, 0 or +inf, and the gradient is
+    ///   finite. A NaN logit or target gives NaN for that element, which [`crate::Status`] counts. Targets outside [0,
+    ///   1] are accepted as in PyTorch, unless `check_targets` is set: then their loss is NaN, their gradient 0, and
+    ///   the status counts them.
     /// - **Accuracy**: small losses keep their relative accuracy, down to 1e-30.
-    /// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+    /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
     ///
     /// Sources: focal, Lin et al. 2017 (as torchvision's `sigmoid_focal_loss`).
     ///
@@ -82,7 +80,7 @@ impl BceWithLogits {
         self.focal_gamma > 0.0 || self.focal_alpha >= 0.0
     }
 
-    /// What positives and negatives are weighed by.
+    /// The weights α of positives and 1 − α of negatives.
     fn alphas(&self) -> (f64, f64) {
         if self.focal_alpha < 0.0 { (1.0, 1.0) } else { (self.focal_alpha, 1.0 - self.focal_alpha) }
     }
@@ -186,7 +184,8 @@ impl ElementLoss for BceWithLogits {
         let gamma = T::of(self.focal_gamma);
         let rest = p * (one - y) + q * y;
         let modulation = rest.powf(gamma);
-        // d(1 − p_t)/du = (1 − 2y)·P·(1 − P); where 1 − p_t vanishes, what it multiplies does too.
+        // d(1 − p_t)/du = (1 − 2y)·P·(1 − P). Where 1 − p_t is 0, so is the loss that this derivative is multiplied
+        // by.
         let pull = if rest.is_zero() {
             zero
         } else {

@@ -1,4 +1,4 @@
-//! The hinge of one score, plain, squared or capped (catalogue E4).
+//! The hinge of one score: plain, squared or capped (catalogue E4).
 
 use crate::{
     data::error::{Error, Result},
@@ -11,13 +11,12 @@ element_loss! {
     /// The hinge of one score: weight·mask·min(max(0, margin − t·z)^p, ramp).
     ///
     /// - **Shapes, types, reductions, masks**: as [`crate::BceWithLogits`].
-    /// - **Targets** t = ±1, or between them: 2q − 1 for a probability q. Others are accepted, unless
+    /// - **Targets** t are ±1 or between them: 2q − 1 for a probability q. Other targets are accepted, unless
     ///   `check_targets` is set.
-    /// - **Gradient**: −t·p·(margin − t·z)^(p − 1) where the hinge is open; 0 at its kink and where the
-    ///   ramp caps it.
-    /// - **Edges**: at z = ±inf the loss has its limits, 0 or +inf (or the ramp), and where t = 0 it is
-    ///   margin^p; a NaN logit or target gives NaN, which [`crate::Status`] counts.
-    /// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+    /// - **Gradient**: −t·p·(margin − t·z)^(p − 1) where the hinge is open; 0 at its kink and where the ramp caps it.
+    /// - **Edges**: at z = ±inf the loss has its limits, 0 or +inf (or the ramp); if also t = 0, the loss is margin^p.
+    ///   A NaN logit or target gives NaN, which [`crate::Status`] counts.
+    /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
     ///
     /// Sources: Cortes and Vapnik 1995; ramp, Collobert et al. 2006.
     ///

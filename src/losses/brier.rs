@@ -1,4 +1,4 @@
-//! The Brier score: squared error on a softmax (catalogue R11).
+//! The Brier score: the squared error of a softmax (catalogue R11).
 
 use crate::{
     data::error::Result,
@@ -12,12 +12,12 @@ use crate::{
     spec::{about::Dim, call::Call},
 };
 
-/// How the squares of a row's classes become one number.
+/// How the squared errors of a row's classes become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum OverClasses {
-    /// Their sum, from 0 to 2 for index targets: the score as Brier wrote it.
+    /// Their sum, from 0 to 2 for index targets: the score as Brier defined it.
     #[default]
     Sum,
     /// Their mean: `F.mse_loss` of the softmax and the one-hot targets.
@@ -27,28 +27,28 @@ pub enum OverClasses {
 row_loss! {
     /// The Brier score, which is the squared error of a softmax: row_weight·Σ_c (p_c − q_c)².
     ///
-    /// p = softmax(z), and q is the one-hot row of an index target or a target distribution. The loss is
-    /// bounded: where the softmax is sure of a wrong class the gradient vanishes, unlike
-    /// [`crate::CrossEntropy`]'s.
+    /// p = softmax(z), and q is the one-hot row of an index target, or a target distribution. The loss is bounded:
+    /// where the softmax is sure of a wrong class, the gradient vanishes, unlike that of [`crate::CrossEntropy`].
     ///
-    /// - **Shapes**: logits `[rows, classes]` with any row stride and element offset; targets `[rows]`
-    ///   (`i32`, `u32`, `i64`) or target_probs `[rows, classes]`, used as they are; row_weight `[rows]`;
-    ///   upstream `[1]`, or `[rows]` with [`Reduction::None`](crate::Reduction::None).
+    /// - **Shapes**: logits `[rows, classes]` with any row stride and element offset; targets `[rows]` (`i32`, `u32`,
+    ///   `i64`) or target_probs `[rows, classes]`, used without normalisation; row_weight `[rows]`; upstream `[1]`, or
+    ///   `[rows]` with [`Reduction::None`](crate::Reduction::None).
     /// - **Units**: a squared probability, from 0 to 2 a row for index targets; with `over_classes`
     ///   `"mean"` divided by the number of classes.
     /// - **Types**: logits, target_probs, row_weight and the gradient in `f32`, `f16` or `bf16`;
     ///   everything in between in f32; the gradient is rounded to nearest even.
-    /// - **Gradient**: ∂z = f·2·p∘[(p − q) − ⟨p, p − q⟩] with f = row_weight·upstream/denominator. Index
-    ///   targets take 1 − p_y from the sum of the other classes, so that loss and gradient keep their
-    ///   relative accuracy where p_y is near 1. target_probs have no gradient.
+    /// - **Gradient**: ∂z = f·2·p∘[(p − q) − ⟨p, p − q⟩] with f = row_weight·upstream/denominator. With index targets,
+    ///   1 − p_y is computed as the sum of the other classes, so that loss and gradient keep their relative accuracy
+    ///   where p_y is near 1. target_probs have no gradient.
     /// - **Mean** divides by the number of rows kept, or by Σ row_weight of them.
-    /// - **Edges**: ignored rows add nothing and get a gradient of exactly 0 even where their logits are
-    ///   NaN, and so do rows whose row_weight is 0, which stay in the count; a `-inf` logit has p = 0
-    ///   and gradient 0, also as the target, since the loss is bounded; a NaN or +inf logit, a row that
-    ///   is all `-inf`, or a target probability that is not finite gives NaN for that row, which
-    ///   [`crate::Status`] counts; a target outside `0..classes` is never read through: its row's loss
-    ///   is NaN, its gradient 0, and the status counts it.
-    /// - **Errors**: [`crate::Error`] names the argument and its value, before any GPU work.
+    /// - **Edges**: ignored rows add nothing and have a gradient of exactly 0, even where their logits are NaN. The
+    ///   same holds for rows whose row_weight is 0, but these are counted. A `-inf` logit has p = 0 and gradient 0,
+    ///   even if it is the target's, since the loss is bounded. A NaN or +inf logit, a row that is all `-inf`, or a
+    ///   target probability that is not finite gives NaN for that row, which [`crate::Status`] counts. A target
+    ///   outside `0..classes` is never used as an index: the loss of its row is NaN, the gradient 0, and the status
+    ///   counts it.
+    /// - **Errors**: an invalid call is refused before any GPU work; [`crate::Error`] names the argument and its
+    ///   value.
     ///
     /// Sources: Brier 1950; as a training loss, Hui and Belkin 2021.
     ///
@@ -78,7 +78,7 @@ row_loss! {
 }
 
 impl Brier {
-    /// What a row's sum of squares is multiplied by.
+    /// The factor of a row's sum of squares.
     fn share(&self, classes: u64) -> f64 {
         match self.over_classes {
             OverClasses::Sum => 1.0,
@@ -103,7 +103,7 @@ impl RowFormula for Brier {
         let Some(Softmax { p, others, .. }) = Softmax::of(row.logits, 1.0) else {
             return Point::bad(classes);
         };
-        // p − q of each class.
+        // p − q for each class.
         let off: Vec<T> = match (row.target, row.get("target_probs")) {
             (Some(label), _) => {
                 let off = |(c, (&p, &rest)): (usize, (&T, &T))| if c == label { -rest } else { p };
@@ -120,7 +120,7 @@ impl RowFormula for Brier {
         let mut gradient: Vec<T> = p.iter().zip(&off).map(slope).collect();
         let squares = total(off.iter().map(|&off| off * off));
         if let Some(label) = row.target {
-            // −(1 − p_y) − ⟨p, p − q⟩ is −Σ (p − q)², of which nothing cancels where p_y is near 1.
+            // −(1 − p_y) − ⟨p, p − q⟩ equals −Σ (p − q)², in which nothing cancels where p_y is near 1.
             gradient[label] = -(T::of(2.0) * share * p[label] * squares);
         }
         Point::new(share * squares, gradient)

@@ -27,7 +27,7 @@ use crate::{
 
 pub use crate::spec::options::Denominator;
 
-/// How label smoothing spreads its share ε of an index target.
+/// How label smoothing distributes the share ε of an index target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
@@ -35,39 +35,37 @@ pub enum Smoothing {
     /// q = (1 − ε)·onehot(y) + ε/C.
     #[default]
     Uniform,
-    /// ε/2 to each neighbour of an interior class, ε to the one neighbour of a boundary class; a
-    /// single class is left alone.
+    /// ε/2 to each neighbour of an interior class, ε to the one neighbour of a class at the end; nothing where there
+    /// is only one class.
     Ordinal,
 }
 
-/// Fused softmax cross-entropy, as `torch.nn.functional.cross_entropy` and more.
+/// Fused softmax cross-entropy, as `torch.nn.functional.cross_entropy`, with further options.
 ///
-/// u = (cap·tanh(z/cap) + logit_bias)/τ and a row's loss is
-/// row_weight·((1 − p_y)^γ·Σ_c w_c q_c (lse(u) − u_c) + λ·lse(u)²), in nats.
+/// u = (cap·tanh(z/cap) + logit_bias)/τ, and the loss of a row is row_weight·((1 − p_y)^γ·Σ_c w_c q_c (lse(u) − u_c) +
+/// λ·lse(u)²), in nats.
 ///
-/// - **Shapes**: logits `[rows, classes]` with any row stride and element offset; targets `[rows]`
-///   (`i32`, `u32`, `i64`) or target_probs `[rows, classes]`; weight and logit_bias `[classes]`;
-///   row_weight `[rows]`; upstream `[1]`, or `[rows]` with [`Reduction::None`].
-/// - **Types**: logits, target_probs, weights and gradients in `f32`, `f16` or `bf16`; everything
-///   in between in f32; gradients are rounded to nearest even.
-/// - **Gradient**: ∂u = f·[(Σ_c w_c q_c + 2λ·lse)·p − w∘q] with f = row_weight·upstream/denominator
-///   (γ = 0), then ∂z = ∂u/τ·(1 − tanh²(z/cap)).
-/// - **Mean** divides by Σ w_y over the rows that are kept (index targets), or by the number of
-///   rows (probability targets), as PyTorch does.
-/// - **Edges**: ignored rows add nothing and get a gradient of exactly 0 even where their logits are
-///   NaN; a `-inf` logit has p = 0; a `-inf` target gives +inf; a NaN or +inf logit, or a row that
-///   is all `-inf`, gives NaN for that row alone, which stays in the mean's denominator; a target
-///   outside `0..classes` is never read through: its row's loss is NaN, its gradient 0, and
-///   [`crate::Status`] counts it.
-/// - **By-products**, in the same pass: lse, log_prob, entropy, max_prob, argmax, rank, correct
-///   (see [`CrossEntropyOutputs`]).
-/// - **Shards** of the classes: see [`Shard`]. Class weights are then those of all classes, logit
-///   biases the shard's own; every option and output works but `rank` and a saved lse.
-/// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+/// - **Shapes**: logits `[rows, classes]` with any row stride and element offset; targets `[rows]` (`i32`, `u32`,
+///   `i64`) or target_probs `[rows, classes]`; weight and logit_bias `[classes]`; row_weight `[rows]`; upstream `[1]`,
+///   or `[rows]` with [`Reduction::None`].
+/// - **Types**: logits, target_probs, weights and gradients in `f32`, `f16` or `bf16`; everything in between in f32;
+///   gradients are rounded to nearest even.
+/// - **Gradient**: ∂u = f·[(Σ_c w_c q_c + 2λ·lse)·p − w∘q] with f = row_weight·upstream/denominator (γ = 0), then ∂z =
+///   ∂u/τ·(1 − tanh²(z/cap)).
+/// - **Mean** divides by Σ w_y over the rows that are kept (index targets), or by the number of rows (probability
+///   targets), as PyTorch does.
+/// - **Edges**: ignored rows add nothing and have a gradient of exactly 0, even where their logits are NaN. A `-inf`
+///   logit has p = 0; a target at `-inf` gives +inf. A NaN or +inf logit, or a row that is all `-inf`, gives NaN for
+///   that row alone, which stays in the mean's denominator. A target outside `0..classes` is never used as an index:
+///   the loss of its row is NaN, the gradient 0, and [`crate::Status`] counts it.
+/// - **By-products**, in the same pass: lse, log_prob, entropy, max_prob, argmax, rank, correct (see
+///   [`CrossEntropyOutputs`]).
+/// - **Shards** of the classes: see [`Shard`]. Class weights are then those of all classes, and logit biases those of
+///   the shard's classes. Every option and output can be used except `rank` and a saved lse.
+/// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
 ///
-/// Sources: label smoothing, Szegedy et al. 2016; focal, Lin et al. 2017; logit adjustment, Menon et
-/// al. 2021; z-loss, Chowdhery et al. 2022; soft-cap, Gemma 2 (2024); the online form of the
-/// softmax, Milakov and Gimelshein 2018.
+/// Sources: label smoothing, Szegedy et al. 2016; focal, Lin et al. 2017; logit adjustment, Menon et al. 2021; z-loss,
+/// Chowdhery et al. 2022; soft-cap, Gemma 2 (2024); the online form of the softmax, Milakov and Gimelshein 2018.
 ///
 /// ```
 /// use surprisal::{Array, Arrays, CrossEntropy, cpu};
@@ -86,7 +84,7 @@ pub enum Smoothing {
 pub struct CrossEntropy {
     /// How row losses become one number.
     pub reduction: Reduction,
-    /// What a mean over nothing is.
+    /// The mean over nothing: NaN or 0.
     pub empty: Empty,
     /// Target indices whose rows count for nothing.
     pub ignore_index: IgnoreIndex,
@@ -94,19 +92,19 @@ pub struct CrossEntropy {
     pub denominator: Denominator,
     /// ε in [0, 1].
     pub label_smoothing: f64,
-    /// How ε is spread.
+    /// How ε is distributed.
     pub smoothing: Smoothing,
     /// τ > 0.
     pub temperature: f64,
-    /// cap > 0, or none.
+    /// cap > 0, or `None`.
     pub softcap: Option<f64>,
     /// λ ≥ 0.
     pub z_loss: f64,
     /// γ ≥ 0; index targets only.
     pub focal_gamma: f64,
-    /// What happens to gradient columns past the classes.
+    /// Whether gradient columns past the classes are written.
     pub padding: Padding,
-    /// The logits are a shard of all classes.
+    /// Set where the logits are a shard of all classes.
     pub shard: Option<Shard>,
 }
 
@@ -138,13 +136,13 @@ impl CrossEntropy {
 }
 
 tensors! {
-    /// What [`CrossEntropy`] takes.
+    /// The inputs of [`CrossEntropy`].
     CrossEntropyInputs {
         /// Logits `[rows, classes]`.
         logits = "logits",
-        /// Class indices `[rows]`; these or `target_probs`.
+        /// Class indices `[rows]`; either these or `target_probs`.
         targets = "targets",
-        /// Target distributions `[rows, classes]`, used as they are.
+        /// Target distributions `[rows, classes]`, used without normalisation.
         target_probs = "target_probs",
         /// Class weights `[classes]` (of all shards).
         weight = "weight",
@@ -152,11 +150,11 @@ tensors! {
         logit_bias = "logit_bias",
         /// Row weights `[rows]`.
         row_weight = "row_weight",
-        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
+        /// The upstream gradient (a loss scale), `[1]` or `[rows]`.
         upstream = "upstream",
-        /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+        /// The caller's denominator `[1]` on the GPU; replaces the denominator of the reduction.
         denominator = "denominator",
-        /// A saved `lse` `[rows]`: the gradient is made from it without a first pass.
+        /// A saved `lse` `[rows]`, from which the gradient is made without a first pass.
         lse = "lse",
         /// The statistics of all shards `[shards·rows, 8]`, one shard after another.
         statistics = "statistics",
@@ -164,12 +162,12 @@ tensors! {
 }
 
 tensors! {
-    /// What [`CrossEntropy`] can hand back; which of them are given decides what is computed.
+    /// The outputs of [`CrossEntropy`]. Only those that are given are computed.
     CrossEntropyOutputs {
         /// The loss, `[1]`, or `[rows]` with [`Reduction::None`].
         loss = "loss",
-        /// The gradient of the logits; a tensor equal to the logits' own is not inferred to be in
-        /// place: see [`crate::Request::gradient_in_place`].
+        /// The gradient of the logits. It is not written in place just because its tensor equals that of the logits:
+        /// see [`crate::Request::gradient_in_place`].
         gradient = "grad.logits",
         /// The gradient of the target distributions.
         target_probs_gradient = "grad.target_probs",
@@ -183,14 +181,14 @@ tensors! {
         max_prob = "max_prob",
         /// The class with the largest u, the lowest index on a tie.
         argmax = "argmax",
-        /// How many classes come before the target in a stable descending order: larger u, or equal
-        /// u and a lower index. The target is in the top k if rank < k.
+        /// The number of classes that come before the target in a stable descending order: those with a larger u, or
+        /// an equal u and a lower index. The target is among the top k if rank < k.
         rank = "rank",
-        /// 1 where argmax is the target.
+        /// 1 where argmax is the target, else 0.
         correct = "correct",
         /// The mergeable state of each row (see [`crate::row::STATE_WORDS`]).
         statistics = "statistics",
-        /// Σ of the row losses.
+        /// The sum of the row losses.
         sum = "sum",
         /// What a mean divides by.
         denominator = "denominator",
@@ -248,7 +246,7 @@ pub(super) static ABOUT: About = About {
     options: OPTIONS,
 };
 
-/// The options of [`CrossEntropy`] in words.
+/// The descriptions of the options of [`CrossEntropy`].
 pub(crate) const OPTIONS: &[OptionAbout] = &[
     OptionAbout {
         name: "reduction",
@@ -313,7 +311,7 @@ impl Signature for CrossEntropy {
         if !(0.0..=1.0).contains(&self.label_smoothing) {
             return bad("label_smoothing", self.label_smoothing, "ε lies in [0, 1]");
         }
-        // The GPU computes with the numbers, and with the inverses of the first two, in f32.
+        // The GPU uses these numbers, and the inverses of the first two, in f32.
         let normal = |value: f64| (value as f32).is_normal() && (1.0 / value) as f32 != 0.0;
         if !(self.temperature > 0.0 && normal(self.temperature)) {
             return bad("temperature", self.temperature, "τ is above 0 and within f32");
@@ -388,14 +386,14 @@ impl CrossEntropy {
         self.shard.map_or(classes, |shard| shard.classes)
     }
 
-    /// Whether a term over all columns is needed beside the softmax.
+    /// Whether the loss needs a sum over all columns beside the softmax.
     fn has_term(&self, call: &Call) -> bool {
         call.has("target_probs")
             || self.shard.is_some()
             || (self.label_smoothing > 0.0 && self.smoothing == Smoothing::Uniform)
     }
 
-    /// What shapes the code.
+    /// The overrides: what changes the code.
     fn overrides(&self, call: &Call) -> Vec<(&'static str, u32)> {
         let wants = |names: &[&str]| u32::from(names.iter().any(|name| call.wants(name)));
         let ordinal = self.label_smoothing > 0.0 && self.smoothing == Smoothing::Ordinal;
@@ -420,7 +418,7 @@ impl CrossEntropy {
         ]
     }
 
-    /// What changes without a new pipeline.
+    /// The uniforms: what changes without a new pipeline.
     fn uniforms(&self, call: &Call) -> Vec<(&'static str, Number)> {
         let epsilon = self.label_smoothing;
         let classes = self.all_classes(call.dim(Dim::Classes));
@@ -443,15 +441,15 @@ impl CrossEntropy {
         numbers.into_iter().chain(counts).collect()
     }
 
-    /// What a saved lse spares.
+    /// What a call with a saved lse does not have to compute.
     fn given(&self, call: &Call) -> Given {
-        // Σ w of very many classes is summed in the stream: see `MOST_ITERATIONS`.
+        // For very many classes, Σ w needs the stream: see `MOST_ITERATIONS`.
         let many = call.has("weight") && call.dim(Dim::Classes) > MOST_ITERATIONS;
         let focal = self.focal_gamma > 0.0;
         if self.has_term(call) && (call.has("target_probs") || focal || many) {
             Given::Nothing
         } else if focal {
-            // Its factors look at the target's score.
+            // The factors of the gradient need the target's score.
             Given::Stream
         } else {
             Given::All
@@ -500,7 +498,7 @@ impl RowLoss for CrossEntropy {
 }
 
 impl CrossEntropy {
-    /// What a shard takes and gives.
+    /// Checks the inputs and outputs of a shard's call.
     pub(crate) fn check_shard(
         &self,
         given: &dyn Fn(&str) -> bool,
@@ -511,7 +509,7 @@ impl CrossEntropy {
         Shard::check(self.shard, "cross_entropy", given, wanted)?;
         let Some(shard) = self.shard else { return Ok(()) };
         shard.check_columns("cross_entropy", "logits", classes)?;
-        // The mean counts the weights of targets that lie in other shards.
+        // The denominator of a mean includes the weights of targets that belong to other shards.
         match weights.filter(|&found| found != shard.classes) {
             Some(found) => Err(Error::WrongShape {
                 argument: "weight".to_owned(),
@@ -522,7 +520,7 @@ impl CrossEntropy {
         }
     }
 
-    /// Index or probability targets, one of them, and options that go with it.
+    /// Checks that the call has either index or probability targets, and that the options go with them.
     pub(crate) fn check_targets(&self, targets: bool, probs: bool) -> Result<()> {
         let loss = "cross_entropy";
         row::target_or_probs(loss, targets, probs)?;
@@ -536,7 +534,7 @@ impl CrossEntropy {
         Ok(())
     }
 
-    /// Outputs that need a kind of target.
+    /// Checks outputs that need one kind of target.
     pub(crate) fn check_wanted(probs: bool, wanted: &[&str]) -> Result<()> {
         let (needs, refused): (&str, &[&str]) = if probs {
             ("targets", &["log_prob", "rank", "correct", "correct_count"])

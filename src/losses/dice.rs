@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// What one Dice coefficient is taken over.
+/// The elements that one Dice coefficient covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
@@ -32,33 +32,30 @@ pub enum Per {
     /// A row: a sample, or a channel of a sample.
     #[default]
     Row,
-    /// A column: a channel over all samples and pixels.
+    /// A column: a channel of all samples and pixels.
     Channel,
     /// All elements together.
     Batch,
 }
 
-/// Dice on logits, with a share of binary cross-entropy if asked for.
+/// The Dice loss on logits, optionally with a share of binary cross-entropy.
 ///
-/// With P = sigmoid(z) the loss of a row (or of the batch) of n elements is
-/// 1 − (2·ΣP·y + smooth)/(ΣP + Σy + smooth) + bce/n·ΣBCE(z, y).
+/// With P = sigmoid(z), the loss of a row (or of the batch) of n elements is 1 − (2·ΣP·y + smooth)/(ΣP + Σy +
+/// smooth) + bce/n·ΣBCE(z, y).
 ///
 /// - **Shapes**: logits and targets `[rows, columns]`, with any row stride, class stride and element
 ///   offset. A row is a sample's pixels, or (of images [N, C, H, W]) a channel's of a sample, as
 ///   `[N·C, H·W]`. `per = "channel"` has one coefficient a column of `[N·H·W, C]`, over all samples,
 ///   of channels that lie last or in planes ([`crate::Tensor::nchw`]). `per = "batch"` is one value
-///   whatever the reduction. row_weight has one value a coefficient
-///   (`[1]` over the batch); upstream `[1]`, or one value a
-///   coefficient with [`Reduction::None`]. What one coefficient is over lies within one binding.
+///   whatever the reduction. row_weight has one value a coefficient (`[1]` over the batch); upstream is `[1]`, or one
+///   value a coefficient with [`Reduction::None`]. The elements of one coefficient must fit one binding.
 /// - **Types**: `f32`, `f16`, `bf16`, computed in f32.
-/// - **Gradient**: P·(1 − P)·(D − 2·y)/(ΣP + Σy + smooth), D the coefficient, and
-///   bce/n·(P − y).
+/// - **Gradient**: P·(1 − P)·(D − 2·y)/(ΣP + Σy + smooth), where D is the coefficient, plus bce/n·(P − y).
 /// - **Mean** divides by the number of coefficients.
-/// - **Edges**: two empty masks without smoothing are the same mask: the loss is 0; at z = ±inf P is 0
-///   or 1 (its share of cross-entropy ends at 200), and at no finite z it is 0, however small: an empty mask without
-///   smoothing then has the loss 1; a NaN makes that row's loss and gradient NaN, which
-///   [`crate::Status`] counts.
-/// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+/// - **Edges**: two empty masks without smoothing are equal, so the loss is 0. At z = ±inf, P is 0 or 1 (the share of
+///   cross-entropy is at most 200). At finite z, P is never 0, however small: an empty mask without smoothing then has
+///   the loss 1. A NaN makes the loss and the gradient of its row NaN, which [`crate::Status`] counts.
+/// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
 ///
 /// Source: Milletari et al. 2016 (V-Net).
 ///
@@ -79,15 +76,15 @@ pub enum Per {
 pub struct Dice {
     /// How the losses of rows become one number.
     pub reduction: Reduction,
-    /// What a mean over nothing is.
+    /// The mean over nothing: NaN or 0.
     pub empty: Empty,
-    /// Added above and below the fraction, not below 0.
+    /// Added to the numerator and the denominator of the fraction; not below 0.
     pub smooth: f64,
-    /// What one coefficient is taken over.
+    /// The elements that one coefficient covers.
     pub per: Per,
-    /// The weight of the mean binary cross-entropy beside it, not below 0.
+    /// The weight of the mean binary cross-entropy that is added; not below 0.
     pub bce: f64,
-    /// What happens to gradient columns past the last one.
+    /// Whether gradient columns past the last column are written.
     pub padding: Padding,
 }
 
@@ -109,7 +106,7 @@ impl Dice {
         reduction: Reduction, empty: Empty, smooth: f64, per: Per, bce: f64, padding: Padding,
     }
 
-    /// The plan with a row a coefficient, and what lies between the rows as they were given.
+    /// The plan of a call that is regrouped to one row a coefficient. The gradient is padded as the caller lays it out.
     fn plan_regrouped(&self, call: &Call, per: Per, profile: &Profile) -> Result<Plan> {
         let mut planner = Planner::new("dice", call, profile);
         planner.append(row::plan(self, &regrouped(call, per)?, profile)?, |role| role);
@@ -121,7 +118,7 @@ impl Dice {
         Ok(planner.finish())
     }
 
-    /// How the coefficients become one number: over the batch there is only one.
+    /// How the coefficients become one number; over the batch there is only one.
     pub(crate) fn parts_reduction(&self) -> Reduction {
         match (self.per, self.reduction) {
             (Per::Batch, Reduction::None) => Reduction::Sum,
@@ -131,7 +128,7 @@ impl Dice {
 }
 
 tensors! {
-    /// What [`Dice`] takes.
+    /// The inputs of [`Dice`].
     DiceInputs {
         /// Logits `[rows, columns]`.
         logits = "logits",
@@ -139,21 +136,21 @@ tensors! {
         targets = "targets",
         /// Row weights, one value a coefficient.
         row_weight = "row_weight",
-        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
+        /// The upstream gradient (a loss scale), `[1]` or `[rows]`.
         upstream = "upstream",
-        /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+        /// The caller's denominator `[1]` on the GPU; replaces the denominator of the reduction.
         denominator = "denominator",
     }
 }
 
 tensors! {
-    /// What [`Dice`] can hand back; which of them are given decides what is computed.
+    /// The outputs of [`Dice`]. Only those that are given are computed.
     DiceOutputs {
         /// The loss, `[1]`, or `[rows]` with [`Reduction::None`].
         loss = "loss",
         /// The gradient of the logits.
         gradient = "grad.logits",
-        /// Σ of the rows' losses.
+        /// The sum of the row losses.
         sum = "sum",
         /// What a mean divides by.
         denominator = "denominator",
@@ -166,7 +163,7 @@ tensors! {
 
 const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
 
-/// The description, with what is one value a coefficient.
+/// The description, from the dimensions of a vector with one value a coefficient.
 macro_rules! about {
     ($parts:expr) => { About {
     name: "dice",
@@ -287,7 +284,7 @@ impl Operation for Dice {
     }
 }
 
-/// The same call with a row a coefficient.
+/// The same call with one row a coefficient.
 fn regrouped(call: &Call, per: Per) -> Result<Call> {
     let mut regrouped = call.clone();
     let (rows, columns) = (call.dim(Dim::Rows), call.dim(Dim::Classes));
@@ -301,7 +298,7 @@ fn regrouped(call: &Call, per: Per) -> Result<Call> {
             transpose(layout);
             continue;
         }
-        // Element after element, as they lie: in the same order everywhere.
+        // Elements are taken in their memory order, which must be the same in all tensors.
         let (first, plane) = order.get_or_insert((operand.name.clone(), layout.class_stride));
         if *plane != layout.class_stride {
             return Err(Error::Conflict {
@@ -316,20 +313,20 @@ fn regrouped(call: &Call, per: Per) -> Result<Call> {
     let (rows, columns) = match per {
         Per::Row => (rows, columns),
         Per::Channel => (if rows == 0 { 0 } else { columns }, rows.max(1)),
-        // No rows are no part, and not an empty one.
+        // A batch without rows has no coefficient, not one of an empty mask.
         Per::Batch => (rows.min(1), (rows * columns).max(1)),
     };
     regrouped.dims.extend([(Dim::Rows, rows), (Dim::Classes, columns)]);
     Ok(regrouped)
 }
 
-/// All elements as one row; between rows, or images, there may be gaps.
+/// All elements as one row. There may be gaps between the former rows or images.
 fn flatten(operand: &mut Operand) -> Result<()> {
     let layout = &mut operand.layout;
     let (rows, count, plane) = (layout.rows(), layout.len(), layout.class_stride);
     let together = layout.columns() * plane;
     if rows > 0 && rows < plane {
-        // The top of one image: a stretch of every plane.
+        // Less than one image: a part of every plane.
         layout.fold = Some((rows, plane));
     } else if !rows.is_multiple_of(plane) {
         return Err(Error::WrongShape {
@@ -345,32 +342,32 @@ fn flatten(operand: &mut Operand) -> Result<()> {
     Ok(())
 }
 
-/// Columns as rows.
+/// Columns become rows.
 fn transpose(layout: &mut Layout) {
     let (rows, columns) = (layout.rows(), layout.columns());
     if layout.has_planes() {
         layout.fold = Some((layout.class_stride, layout.row_stride));
         (layout.row_stride, layout.class_stride) = (layout.class_stride, 1);
     } else {
-        // Rows side by side, their columns a row of before apart.
+        // The new rows lie side by side; their columns are one former row apart.
         let apart = layout.row_stride.max(columns);
         (layout.row_stride, layout.class_stride) = (apart * rows, apart);
     }
     layout.shape = vec![if rows == 0 { 0 } else { columns }, rows.max(1)];
 }
 
-/// The smoothing from which on the sums are as they are; below it they are multiplied by 2^64.
+/// From this smoothing on, the sums are used as they are; below it they are multiplied by 2^64.
 const RAISED_BELOW: f64 = 4_294_967_296.0;
 
 impl Dice {
-    /// What changes without another kernel.
+    /// The uniforms: what changes without a new pipeline.
     fn uniforms(&self, call: &Call) -> Vec<(&'static str, Number)> {
         let share = self.bce / call.dim(Dim::Classes).max(1) as f64;
-        // Beside a large smoothing no sum is small, and a raised one would overflow.
+        // With a large smoothing no sum needs to be raised, and a raised sum would overflow.
         let (raised, least_logit) =
             if self.smooth < RAISED_BELOW { (64u32, -130.0) } else { (0, -87.0) };
         let raise = f64::from(raised).exp2();
-        // Without smoothing a sum is 0 where every P is, and then alone; with it, what is so small counts for nothing.
+        // Without smoothing, a sum must be 0 only if every P is 0. With smoothing, so small a P changes nothing.
         let nothing_below = if self.smooth == 0.0 { f64::from(f32::MIN) } else { least_logit };
         vec![
             ("raised", Number::U32(raised)),
@@ -388,7 +385,7 @@ impl RowLoss for Dice {
         RowProgram {
             reduction: self.parts_reduction(),
             empty: self.empty,
-            // Elsewhere a row of the plan is no row of the tensor.
+            // Otherwise the rows of the plan are not those of the tensor.
             padding: if self.per == Per::Row { self.padding } else { Padding::Keep },
             sources: vec![
                 shader!("loss/dice.wgsl"),

@@ -1,4 +1,4 @@
-//! Distillation: a student's softmax held to a teacher's (catalogue R7).
+//! Distillation: a student's softmax is compared with a teacher's (catalogue R7).
 
 use crate::{
     data::error::{Error, Result},
@@ -12,49 +12,47 @@ use crate::{
     spec::{about::Dim, call::Call},
 };
 
-/// How far the student is from the teacher. q is the teacher's softmax, p the student's.
+/// How the distance of the student from the teacher is measured. q is the teacher's softmax, p the student's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Divergence {
-    /// KL(q‖p): the student covers everything that the teacher does.
+    /// KL(q‖p): the student is pulled to cover everything that the teacher covers.
     #[default]
     Kl,
-    /// KL(p‖q): the student keeps to where the teacher is.
+    /// KL(p‖q): the student is pulled to where the teacher's probability is large.
     ReverseKl,
-    /// β·KL(q‖m) + (1 − β)·KL(p‖m) with m = β·q + (1 − β)·p: bounded, and between the two.
+    /// β·KL(q‖m) + (1 − β)·KL(p‖m) with m = β·q + (1 − β)·p: bounded, and between the other two.
     Js,
 }
 
 row_loss! {
-    /// Distillation: row_weight·(α·CE(z, y) + (1 − α)·T²·D(q, p)), the student's logits z held to a
-    /// teacher's t.
+    /// Distillation: row_weight·(α·CE(z, y) + (1 − α)·T²·D(q, p)), with the student's logits z and the teacher's
+    /// logits t.
     ///
-    /// q = softmax(t/T) and p = softmax(z/T); D is KL(q‖p), KL(p‖q) or the Jensen–Shannon divergence,
-    /// see [`Divergence`]. T² keeps the gradient's size as T grows. The hard term is cross-entropy with
-    /// `targets`, at temperature 1 and without T²; without `targets` there is none, and α counts as 0.
+    /// q = softmax(t/T) and p = softmax(z/T). D is KL(q‖p), KL(p‖q) or the Jensen–Shannon divergence; see
+    /// [`Divergence`]. T² keeps the size of the gradient as T grows. The hard term is cross-entropy with `targets`, at
+    /// temperature 1 and without T². Without `targets` there is no hard term, and α counts as 0.
     ///
-    /// - **Shapes**: logits and teacher_logits `[rows, classes]`, each with a row stride and element
-    ///   offset of its own; targets `[rows]` (`i32`, `u32`, `i64`); row_weight `[rows]`; upstream `[1]`,
-    ///   or `[rows]` with [`Reduction::None`](crate::Reduction::None).
+    /// - **Shapes**: logits and teacher_logits `[rows, classes]`, each with its own row stride and element offset;
+    ///   targets `[rows]` (`i32`, `u32`, `i64`); row_weight `[rows]`; upstream `[1]`, or `[rows]` with
+    ///   [`Reduction::None`](crate::Reduction::None).
     /// - **Units**: nats, times T².
-    /// - **Types**: logits, teacher_logits, row_weight and the gradient in `f32`, `f16` or `bf16`;
-    ///   everything in between in f32; the gradient is rounded to nearest even.
-    /// - **Gradient**, of the student alone, with f = row_weight·upstream/denominator:
-    ///   f·(α·(softmax(z) − onehot(y)) + (1 − α)·T·g), where g is p − q for KL(q‖p),
-    ///   p∘(log(p/q) − KL(p‖q)) for KL(p‖q), and (1 − β)·p∘(log(p/m) − KL(p‖m)) for the
-    ///   Jensen–Shannon divergence.
+    /// - **Types**: logits, teacher_logits, row_weight and the gradient in `f32`, `f16` or `bf16`; everything in
+    ///   between in f32; the gradient is rounded to nearest even.
+    /// - **Gradient**, only of the student, with f = row_weight·upstream/denominator: f·(α·(softmax(z) − onehot(y)) +
+    ///   (1 − α)·T·g), where g is p − q for KL(q‖p), p∘(log(p/q) − KL(p‖q)) for KL(p‖q), and (1 − β)·p∘(log(p/m) −
+    ///   KL(p‖m)) for the Jensen–Shannon divergence.
     /// - **Mean** divides by the number of rows kept (PyTorch's `batchmean`), or by Σ row_weight of them.
-    /// - **Edges**: an ignored target drops both terms of its row, whose gradient is exactly 0 even where
-    ///   its logits are NaN, and so does a row_weight of 0, whose row stays in the count. A class that is
-    ///   `-inf` in both rows is not there. Where only the student has it at `-inf`, KL(q‖p) is +inf and
-    ///   its gradient finite; where only the teacher has, KL(p‖q) is +inf, its gradient 0, and
-    ///   [`crate::Status`] counts the row; the Jensen–Shannon divergence stays finite in both cases. A
-    ///   target at `-inf` gives +inf if α > 0. A NaN or +inf logit, the teacher's too, or a row
-    ///   of either that is all `-inf` gives NaN for that row, which the status counts; a target outside
-    ///   `0..classes` is never read through: its row's loss is NaN, its gradient 0, and the status
-    ///   counts it.
-    /// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+    /// - **Edges**: an ignored target removes both terms of its row, whose gradient is exactly 0 even where its logits
+    ///   are NaN. A row_weight of 0 does the same, but the row is counted. A class that is `-inf` for both does not
+    ///   take part. Where only the student has `-inf`, KL(q‖p) is +inf and its gradient is finite. Where only the
+    ///   teacher has `-inf`, KL(p‖q) is +inf, its gradient 0, and [`crate::Status`] counts the row. The Jensen–Shannon
+    ///   divergence is finite in both cases. A target at `-inf` gives +inf if α > 0. A NaN or +inf logit, of the
+    ///   student or the teacher, or a row of either that is all `-inf`, gives NaN for that row, which the status
+    ///   counts. A target outside `0..classes` is never used as an index: the loss of its row is NaN, the gradient 0,
+    ///   and the status counts it.
+    /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
     ///
     /// Sources: Hinton, Vinyals and Dean 2015; the divergences on language models, Agarwal et al. 2024.
     ///
@@ -97,12 +95,12 @@ impl Distillation {
         Err(Error::option("distillation", option, value, reason))
     }
 
-    /// α in a call with or without targets.
+    /// α for a call with or without targets.
     fn hard_share(&self, targets: bool) -> f64 {
         if targets { self.alpha } else { 0.0 }
     }
 
-    /// The divergence of one row and its derivative by z/T; none where the gradient has no limit.
+    /// The divergence of one row and its derivative with respect to z/T; `None` where the gradient has no limit.
     fn divergence_of<T: Real>(&self, q: &Softmax<T>, p: &Softmax<T>) -> Option<(T, Vec<T>)> {
         match self.divergence {
             Divergence::Kl => {
@@ -125,7 +123,7 @@ impl Distillation {
         }
     }
 
-    /// The soft term of one row and its gradient, α left out.
+    /// The soft term of one row and its gradient, without α.
     fn soft<T: Real>(&self, q: &Softmax<T>, p: &Softmax<T>) -> Option<(T, Vec<T>)> {
         let temperature = T::of(self.temperature);
         let (divergence, slopes) = self.divergence_of(q, p)?;
@@ -143,7 +141,7 @@ fn terms<'a, T: Real>(p: &'a Softmax<T>, log_q: &'a [T]) -> impl Iterator<Item =
     p.p.iter().zip(logs).map(term)
 }
 
-/// p∘(log(p/q) − mean), the derivative of KL(p‖q) by the scores of p.
+/// p∘(log(p/q) − mean), the derivative of KL(p‖q) with respect to the scores of p.
 fn pulls<T: Real>(p: &Softmax<T>, log_q: &[T], mean: T) -> Vec<T> {
     terms(p, log_q).zip(&p.p).map(|(term, &p)| term - p * mean).collect()
 }
@@ -152,7 +150,7 @@ impl RowFormula for Distillation {
     const BESIDE: &'static [&'static str] = &["teacher_logits"];
 
     fn check(&self) -> Result<()> {
-        // The GPU computes with the number, its square and its inverse in f32.
+        // The GPU uses the temperature, its square and its inverse in f32.
         let normal = |value: f64| (value as f32).is_normal();
         let squared = self.temperature * self.temperature;
         if !(self.temperature > 0.0 && normal(squared) && normal(1.0 / self.temperature)) {
@@ -217,7 +215,7 @@ impl RowLoss for Distillation {
                 ("soft_share", ((1.0 - alpha) * temperature * temperature).into()),
                 ("soft_slope", ((1.0 - alpha) * temperature * beta_slope).into()),
                 ("double_inverse_temperature", (2.0 / temperature).into()),
-                // What is exponentiated stays within f32: it is a difference over T.
+                // The arguments of exponentials must fit f32; they are differences divided by T.
                 ("half_reach", (1.7e38 * temperature.min(1.0)).into()),
             ],
             ..RowProgram::softmax(shader!("loss/distillation.wgsl"), rounds)

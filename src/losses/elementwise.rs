@@ -1,4 +1,4 @@
-//! Losses of one score of a user's own, in two short WGSL functions and one in Rust.
+//! Element losses of your own, from two short WGSL functions and one in Rust.
 
 use crate::{
     data::{
@@ -25,26 +25,26 @@ use crate::{
 
 /// A loss of one score and its target.
 ///
-/// The WGSL supplies `fn element_loss(z: f32, y: f32) -> f32` and `fn element_slope(z: f32, y: f32) -> f32`
-/// (the derivative with respect to z); numbers are reached as `params.NAME`. [`Elementwise`] makes it
-/// an [`ElementLoss`] with every storage type, reduction, weight, mask and layout of the built-in
-/// ones. Scores and targets that are not finite never reach it: their loss is NaN.
+/// The WGSL supplies `fn element_loss(z: f32, y: f32) -> f32` and `fn element_slope(z: f32, y: f32) -> f32` (the
+/// derivative with respect to z); it reads uniforms as `params.NAME`. [`Elementwise`] makes an [`ElementLoss`] of it,
+/// with every storage type, reduction, weight, mask and layout of the built-in losses. The functions never get scores
+/// or targets that are not finite: the loss of such elements is NaN.
 pub trait ElementFunction: std::fmt::Debug + Send + Sync {
-    /// Its name.
+    /// The name of the loss.
     const NAME: &'static str;
-    /// The two functions.
+    /// The two WGSL functions.
     const WGSL: &'static str;
 
-    /// Numbers that the WGSL reads.
+    /// The uniforms that the WGSL reads.
     fn uniforms(&self) -> Vec<(&'static str, f64)> {
         Vec::new()
     }
 
-    /// The loss and its derivative with respect to z, in f64: what the GPU is held to.
+    /// The loss and its derivative with respect to z, in f64. The GPU's results are compared with it.
     fn at(&self, z: f64, y: f64) -> (f64, f64);
 }
 
-/// A user's [`ElementFunction`] as a loss of `logits` and `targets`.
+/// An [`ElementFunction`] of your own as a loss of `logits` and `targets`.
 ///
 /// ```
 /// use surprisal::{Array, Arrays, ElementFunction, Elementwise, cpu};
@@ -69,7 +69,7 @@ pub trait ElementFunction: std::fmt::Debug + Send + Sync {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Elementwise<L> {
-    /// The loss of an element.
+    /// The function that gives the loss of an element.
     pub function: L,
     /// How losses become one number.
     pub reduction: Reduction,

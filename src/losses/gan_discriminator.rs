@@ -1,4 +1,4 @@
-//! A GAN's discriminator (catalogue E10).
+//! The loss of a GAN's discriminator (catalogue E10).
 
 use std::collections::BTreeMap;
 
@@ -22,28 +22,27 @@ use crate::{
     },
 };
 
-/// A discriminator's loss on its scores of real and of fake samples, in one call: the mean of
-/// BCE(real, real_label) plus the mean of BCE(fake, fake_label), in nats.
+/// The loss of a discriminator on its scores of real and of fake samples, in one call: the mean of BCE(real,
+/// real_label) plus the mean of BCE(fake, fake_label), in nats.
 ///
-/// BCE(z, y) = y·softplus(−z) + (1 − y)·softplus(z); with the labels 1 and 0 that is
-/// softplus(−D(x)) + softplus(D(G)).
+/// BCE(z, y) = y·softplus(−z) + (1 − y)·softplus(z). With the labels 1 and 0 the loss is softplus(−D(x)) +
+/// softplus(D(G)).
 ///
-/// - **Shapes**: real `[n]` or `[n, 1]`, fake `[m]` or `[m, 1]` (scores of patches flattened);
-///   real_targets and fake_targets alike, instead of the labels: soft or noisy ones
-///   ([`crate::targets::flipped`]); upstream `[1]`. One-sided smoothing is `real_label` = 0.9.
+/// - **Shapes**: real `[n]` or `[n, 1]`, fake `[m]` or `[m, 1]` (scores of patches are flattened); real_targets and
+///   fake_targets have the same shapes and replace the labels, for soft or noisy labels ([`crate::targets::flipped`]);
+///   upstream `[1]`. One-sided smoothing is `real_label` = 0.9.
 /// - **Types**: `f32`, `f16`, `bf16`, computed in f32.
-/// - **Gradient**: f·(P − y) with P = sigmoid(z) and f = upstream/n for the real, upstream/m for the
-///   fake ones.
-/// - **Reduction**: of each side by itself; the two are added. `none` is refused.
-/// - **Slopes** `[2]`: the mean of |∂loss/∂z| over the real and over the fake scores, from 0 to 1. Near
-///   0 the discriminator is sure of everything, and a generator that saturates learns nothing.
-/// - **Parts** `[2]`: the losses of the real and of the fake scores; part_sum and part_denominator
-///   combine micro-batches exactly.
-/// - **Edges**: as [`BceWithLogits`], labels outside [0, 1] included. A side without samples is a mean
-///   over nothing of its own: NaN with `empty` = `nan`, and the sum of the two with it, as in PyTorch; 0
-///   with `zero`, which leaves the other side's loss. The other side's part, slope and gradient are the
-///   same in both.
-/// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+/// - **Gradient**: f·(P − y) with P = sigmoid(z), f = upstream/n for the real scores and upstream/m for the fake
+///   scores.
+/// - **Reduction**: each side is reduced separately, and the two results are added. `none` is refused.
+/// - **Slopes** `[2]`: the mean of |∂loss/∂z| over the real and over the fake scores, from 0 to 1. Near 0 the
+///   discriminator is sure of everything, and a generator that saturates learns nothing.
+/// - **Parts** `[2]`: the losses of the real and of the fake scores; part_sum and part_denominator combine
+///   micro-batches exactly.
+/// - **Edges**: as [`BceWithLogits`], also for labels outside [0, 1]. A side without samples is a mean over nothing.
+///   With `empty` = `nan` it is NaN, and so is the sum of both sides, as in PyTorch. With `zero` it is 0, and the loss
+///   is that of the other side. The other side's part, slope and gradient are the same in both cases.
+/// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
 ///
 /// Sources: Goodfellow et al. 2014; one-sided smoothing, Salimans et al. 2016.
 ///
@@ -65,11 +64,11 @@ use crate::{
 pub struct GanDiscriminator {
     /// How the losses of each side become one number.
     pub reduction: Reduction,
-    /// What a mean over nothing is.
+    /// The mean over nothing: NaN or 0.
     pub empty: Empty,
-    /// What the probability of real samples should be.
+    /// The target of real samples.
     pub real_label: f64,
-    /// What the probability of fake samples should be.
+    /// The target of fake samples.
     pub fake_label: f64,
 }
 
@@ -82,7 +81,7 @@ impl Default for GanDiscriminator {
 impl GanDiscriminator {
     setters! { reduction: Reduction, empty: Empty, real_label: f64, fake_label: f64 }
 
-    /// One side: its scores, their targets, and the label without those.
+    /// The part of one side: its scores, and their targets or the label.
     fn side(&self, [scores, targets]: [&'static str; 2], label: f64, has_targets: bool) -> Part {
         let inputs = [("logits", scores), ("targets", targets), ("upstream", "upstream")];
         let loss = BceWithLogits::default()
@@ -100,7 +99,7 @@ impl GanDiscriminator {
 }
 
 tensors! {
-    /// What [`GanDiscriminator`] takes.
+    /// The inputs of [`GanDiscriminator`].
     GanDiscriminatorInputs {
         /// Scores of real samples `[n]` or `[n, 1]`.
         real = "real",
@@ -110,13 +109,13 @@ tensors! {
         real_targets = "real_targets",
         /// Labels of the fake samples, instead of `fake_label`.
         fake_targets = "fake_targets",
-        /// The gradient from above (a loss scale), `[1]`.
+        /// The upstream gradient (a loss scale), `[1]`.
         upstream = "upstream",
     }
 }
 
 tensors! {
-    /// What [`GanDiscriminator`] can hand back; which of them are given decides what is computed.
+    /// The outputs of [`GanDiscriminator`]. Only those that are given are computed.
     GanDiscriminatorOutputs {
         /// The loss `[1]`.
         loss = "loss",
@@ -124,13 +123,13 @@ tensors! {
         real_gradient = "grad.real",
         /// The gradient of the fake samples' scores.
         fake_gradient = "grad.fake",
-        /// The losses of the real and of the fake scores `[2]`.
+        /// The losses of both sides `[2]`.
         parts = "parts",
-        /// Σ of the losses of each `[2]`.
+        /// The sum of the losses of each side `[2]`.
         part_sum = "part_sum",
-        /// What the mean of each divides by `[2]`.
+        /// What the mean of each side divides by `[2]`.
         part_denominator = "part_denominator",
-        /// The mean |∂loss/∂z| of each `[2]`.
+        /// The mean |∂loss/∂z| of each side `[2]`.
         slopes = "slopes",
         /// The status words.
         status = "status",

@@ -1,4 +1,4 @@
-//! A GAN's generator (catalogue E10).
+//! The loss of a GAN's generator (catalogue E10).
 
 use crate::{
     reference::Real,
@@ -9,17 +9,18 @@ use crate::{
 };
 
 element_loss! {
-    /// A generator's loss on the discriminator's scores of what it made: weight·mask·softplus(−z), in
-    /// nats, or the saturating −softplus(z) = log(1 − P) of the minimax game.
+    /// The loss of a generator on the discriminator's scores of its samples: weight·mask·softplus(−z), in nats, or the
+    /// saturating −softplus(z) = log(1 − P) of the minimax game.
     ///
     /// - **Shapes, types, reductions, masks**: `fake` as the logits of [`crate::BceWithLogits`].
-    /// - **Gradient**: P − 1 with P = sigmoid(z), or −P where `saturating`, which vanishes as long as
-    ///   the discriminator tells the fakes.
-    /// - **Slope**: the mean of |∂loss/∂z| over the scores kept, before weights, mask and reduction:
-    ///   1 − P, or P where `saturating`; near 0 nothing reaches the generator any more.
-    /// - **Edges**: at z = ±inf the loss has its limits, and the gradient is finite; a NaN score gives
-    ///   NaN, which [`crate::Status`] counts.
-    /// - **Errors**: [`crate::Error`] names the argument and its value, before any GPU work.
+    /// - **Gradient**: P − 1 with P = sigmoid(z). If `saturating`, it is −P, which vanishes as long as the
+    ///   discriminator recognises the fakes.
+    /// - **Slope**: the mean of |∂loss/∂z| over the scores kept, before weights, mask and reduction: 1 − P, or P if
+    ///   `saturating`. Near 0 nothing reaches the generator any more.
+    /// - **Edges**: at z = ±inf the loss has its limits, and the gradient is finite. A NaN score gives NaN, which
+    ///   [`crate::Status`] counts.
+    /// - **Errors**: an invalid call is refused before any GPU work; [`crate::Error`] names the argument and its
+    ///   value.
     ///
     /// Source: Goodfellow et al. 2014, section 3.
     ///

@@ -8,21 +8,21 @@ use crate::{
 };
 
 element_loss! {
-    /// The negative log-likelihood of a normal distribution, as
-    /// `torch.nn.functional.gaussian_nll_loss`: ½(log v + (y − μ)²/v) [+ ½ log 2π], v = max(σ², eps).
+    /// The negative log-likelihood of a normal distribution, as `torch.nn.functional.gaussian_nll_loss`: ½(log v + (y
+    /// − μ)²/v) [+ ½ log 2π], v = max(σ², eps).
     ///
-    /// - **Shapes, types, reductions, masks**: as [`crate::BceWithLogits`]; the first input is the mean,
-    ///   and the targets have its shape. The variance has it too, or broadcasts to it: `[…, 1]` and
-    ///   `[rows]` are one a row, `[columns]` one a column, `[1]` one for all. Where a vector could be one
-    ///   a row or one a column it is refused; `[rows, 1]` and `[1, columns]` say which.
-    /// - **Gradient**: (μ − y)/v and ½(1/v − (y − μ)²/v²): like PyTorch's it passes through the floor,
-    ///   so that a variance below eps is still pushed up. That of a variance that broadcasts is summed in
-    ///   the variance's own shape, always in the same order; it takes four bytes of scratch an element.
-    /// - With `log_variance` the second input is s = log σ² and its gradient ½(1 − (y − μ)²/v).
-    /// - **Edges**: an element with a negative variance has no loss: it is NaN, its gradients 0, and
-    ///   [`crate::Status`] counts it as a bad target (PyTorch raises); an input that is not finite gives
-    ///   NaN, counted as well.
-    /// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+    /// - **Shapes, types, reductions, masks**: as [`crate::BceWithLogits`]. The first input is the mean, and the
+    ///   targets have its shape. The variance has the same shape or broadcasts to it: `[…, 1]` and `[rows]` are one a
+    ///   row, `[columns]` one a column, `[1]` one for all. A vector that could be one a row or one a column is
+    ///   refused; write `[rows, 1]` or `[1, columns]` instead.
+    /// - **Gradient**: (μ − y)/v and ½(1/v − (y − μ)²/v²). As in PyTorch, the gradient passes through the floor, so
+    ///   that a variance below eps is still pushed up. The gradient of a variance that broadcasts is summed to the
+    ///   variance's shape, always in the same order; this takes four bytes of scratch an element.
+    /// - With `log_variance` the second input is s = log σ², and its gradient is ½(1 − (y − μ)²/v).
+    /// - **Edges**: an element with a negative variance has no loss: the loss is NaN, its gradients are 0, and
+    ///   [`crate::Status`] counts it as a bad target (PyTorch raises). An input that is not finite gives NaN, which
+    ///   the status counts as well.
+    /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
     ///
     /// Source: Nix and Weigend 1994.
     ///

@@ -1,4 +1,4 @@
-//! Counts with a hurdle: whether there are any, and how many (catalogue E8).
+//! Counts with a hurdle: whether a count is above 0, and how large it is (catalogue E8).
 
 use crate::{
     reference::{Real, times},
@@ -10,21 +10,22 @@ use crate::{
 };
 
 element_loss! {
-    /// Counts with a hurdle: a logit for whether there are any, and a zero-truncated Poisson
-    /// distribution for how many.
+    /// Counts with a hurdle: a logit for whether the count is above 0, and a zero-truncated Poisson distribution for
+    /// how large it is.
     ///
-    /// With λ = exp(η) an element's loss is
-    /// BCE(z, 1\[k > 0\]) + 1\[k > 0\]·(λ − k·η + log(1 − exp(−λ)) + log k!), times weight and mask.
+    /// With λ = exp(η), the loss of an element is BCE(z, 1\[k > 0\]) + 1\[k > 0\]·(λ − k·η + log(1 − exp(−λ)) + log
+    /// k!), times weight and mask.
     ///
-    /// - **Shapes, types, reductions, masks**: as [`crate::BceWithLogits`]; logits, log_rate and targets
-    ///   have one shape. Targets are counts, whole numbers from 0 up.
-    /// - **Gradient**: P − 1\[k > 0\], and where k > 0 λ/(1 − exp(−λ)) − k.
-    /// - **Accuracy**: near k·η the terms cancel; the loss is computed without that, for λ from the
+    /// - **Shapes, types, reductions, masks**: as [`crate::BceWithLogits`]; logits, log_rate and targets have the same
+    ///   shape. Targets are counts: whole numbers from 0 up.
+    /// - **Gradient**: P − 1\[k > 0\] for the logit, and λ/(1 − exp(−λ)) − k for η where k > 0.
+    /// - **Accuracy**: near k·η the terms cancel. The loss is computed without this cancellation, for λ from the
     ///   smallest numbers up.
-    /// - **Edges**: a target that is no count has no loss: it is NaN, its gradients 0, and
-    ///   [`crate::Status`] counts it as a bad target; infinite logits and log-rates have their limits; a
-    ///   NaN gives NaN, which the status counts.
-    /// - **Errors**: [`crate::Error`] names the argument and its value, before any GPU work.
+    /// - **Edges**: an element whose target is not a count has no loss: the loss is NaN, its gradients are 0, and
+    ///   [`crate::Status`] counts it as a bad target. Infinite logits and log-rates have their limits. A NaN gives
+    ///   NaN, which the status counts.
+    /// - **Errors**: an invalid call is refused before any GPU work; [`crate::Error`] names the argument and its
+    ///   value.
     ///
     /// Source: Mullahy 1986.
     ///
@@ -69,7 +70,7 @@ fn log_share<T: Real>(rate: T) -> T {
 /// log k!
 fn log_factorial<T: Real>(k: T) -> T {
     let mut sum = T::zero();
-    // From there on Stirling's series is exact in f64.
+    // From 64 on, Stirling's series is exact in f64.
     if k < T::of(64.0) {
         let mut factor = T::of(2.0);
         while factor <= k {
@@ -104,7 +105,7 @@ impl ElementLoss for HurdlePoisson {
         } else if rate.is_zero() {
             (-times(k - one, eta), one - k)
         } else {
-            // log(1 − exp(−λ)) = η + log((1 − exp(−λ))/λ): then one η cancels exactly.
+            // log(1 − exp(−λ)) = η + log((1 − exp(−λ))/λ), so one η of k·η cancels exactly.
             (rate - (k - one) * eta + log_share(rate), rate / -(-rate).exp_m1() - k)
         };
         let loss = softplus(-z) + truncated + log_factorial(k);

@@ -1,4 +1,4 @@
-//! InfoNCE, the softmax contrast of queries with keys (catalogue P2).
+//! InfoNCE: the softmax of each query's positive among all keys (catalogue P2).
 
 use crate::{
     data::{
@@ -21,42 +21,38 @@ use crate::{
     },
 };
 
-/// InfoNCE: each query's positive against all keys, the score matrix never stored.
+/// InfoNCE: the positive of each query against all keys. The score matrix is never stored.
 ///
-/// s_ij = scale·⟨q_i, k_j⟩ (of q/‖q‖ and k/‖k‖ with `normalize`), scale = 1/τ or an input, and a
-/// query's loss is log Σ_j exp(s_ij) − s_i⁺, in nats. With `symmetric` (CLIP) it is the mean of that
-/// and of the same with queries and keys exchanged.
+/// s_ij = scale·⟨q_i, k_j⟩ (of q/‖q‖ and k/‖k‖ with `normalize`), where scale is 1/τ or an input. The loss of a query
+/// is log Σ_j exp(s_ij) − s_i⁺, in nats. With `symmetric` (CLIP) the loss is the mean of this and of the same with
+/// queries and keys exchanged.
 ///
-/// - **Shapes**: queries `[rows, hidden]`, keys `[classes, hidden]`; targets `[rows]` (which key is
-///   the positive; without them key i is query i's, and further keys are extra negatives); scale
-///   `[1]`; labels `[rows]` and key_labels `[classes]`; upstream `[1]`, or `[rows]` with
-///   [`Reduction::None`].
-/// - **False negatives**: a key with the query's label that is not its positive takes no part.
-///   Without key_labels there must be as many keys as queries, and the labels are those of both.
+/// - **Shapes**: queries `[rows, hidden]`, keys `[classes, hidden]`; targets `[rows]`, the index of each query's
+///   positive key (without targets, key i is the positive of query i, and further keys are additional negatives);
+///   scale `[1]`; labels `[rows]` and key_labels `[classes]`; upstream `[1]`, or `[rows]` with [`Reduction::None`].
+/// - **False negatives**: a key that has the query's label but is not its positive takes no part. Without key_labels
+///   there must be as many keys as queries, and the labels hold for both.
 /// - **Types**: vectors, scale and gradients in `f32`, `f16` or `bf16`; everything in between in f32.
-/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`: whole
-///   rows of scores, or some rows of a block of keys, as in [`crate::LinearCrossEntropy`]; for 16-bit
-///   gradients with `normalize` or several chunks their sums in f32 as well. Neither the chunk's size nor
-///   its shape changes a bit (but the last ones of ∂scale from a saved lse or from statistics).
-/// - **Gradient**: with G = ∂loss/∂s, ∂q_i = scale·r_i·(I − q̂q̂ᵀ)·Σ_j G_ij·k̂_j, r = 1/‖q‖ (1 and the
-///   identity without `normalize`), likewise ∂k, and ∂scale = Σ_ij G_ij·⟨q̂_i, k̂_j⟩.
-/// - **Cost**: three products of rows·classes·hidden for loss and gradients; `symmetric` makes the
-///   scores a second time where one chunk does not hold them all, because no gradient is known
-///   before every row has been seen.
-/// - **Mean** divides by the queries that are kept.
-/// - **Edges**: with `normalize` a vector of zeros has score 0 with everything and gradient 0, and
-///   [`crate::Status::zero_vectors`] counts it; a score that is NaN or infinite makes its query's
-///   loss and gradient NaN, masked or not; a target outside `0..classes` is never read through: its
-///   row's loss is NaN, its gradient 0, and [`crate::Status`] counts it.
-/// - **From a saved lse** (with `symmetric`, and `column_lse`) the gradients are made without a first
-///   pass.
-/// - **Shards** of the keys: see [`Shard`]. ∂keys is whole, ∂queries and ∂scale are parts. A shard has
-///   all queries, so with `symmetric` the softmax of its keys is its own: `column_lse` of the first call
-///   goes into the second one and to nobody else. To shard the queries, exchange them with the keys.
-/// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`: whole rows of
+///   scores, or some rows of a block of keys, as in [`crate::LinearCrossEntropy`]. 16-bit gradients with `normalize`
+///   or several chunks also need their sums in f32. Neither the size nor the shape of the chunk changes a bit (except
+///   the last bits of ∂scale from a saved lse or from statistics).
+/// - **Gradient**: with G = ∂loss/∂s, ∂q_i = scale·r_i·(I − q̂q̂ᵀ)·Σ_j G_ij·k̂_j, r = 1/‖q‖ (1 and the identity
+///   without `normalize`), likewise ∂k, and ∂scale = Σ_ij G_ij·⟨q̂_i, k̂_j⟩.
+/// - **Cost**: three products of rows·classes·hidden for loss and gradients. `symmetric` makes the scores a second
+///   time where one chunk does not hold them all, because no gradient is known before every row has been read.
+/// - **Mean** divides by the number of queries that are kept.
+/// - **Edges**: with `normalize`, a vector of zeros has score 0 with everything and gradient 0, and
+///   [`crate::Status::zero_vectors`] counts it. A score that is NaN or infinite makes the loss and the gradient of its
+///   query NaN, even if its key takes no part. A target outside `0..classes` is never used as an index: the loss of
+///   its row is NaN, the gradient 0, and [`crate::Status`] counts it.
+/// - **From a saved lse** (with `symmetric`, also a saved `column_lse`) the gradients are made without a first pass.
+/// - **Shards** of the keys: see [`Shard`]. ∂keys is complete; ∂queries and ∂scale are parts. A shard has all queries,
+///   so with `symmetric` it has the whole softmax of each of its keys: `column_lse` of its first call is an input of
+///   its second call and of no other shard's. To shard the queries, exchange them with the keys.
+/// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
 ///
-/// Sources: van den Oord et al. 2018; CLIP, Radford et al. 2021; chunks as in Inf-CL, Cheng et al.
-/// 2024.
+/// Sources: van den Oord et al. 2018; CLIP, Radford et al. 2021; chunks as in Inf-CL, Cheng et al. 2024.
 ///
 /// ```
 /// use surprisal::{Array, Arrays, InfoNce, cpu};
@@ -76,19 +72,19 @@ use crate::{
 pub struct InfoNce {
     /// How row losses become one number.
     pub reduction: Reduction,
-    /// What a mean over nothing is.
+    /// The mean over nothing: NaN or 0.
     pub empty: Empty,
     /// Targets whose queries count for nothing.
     pub ignore_index: IgnoreIndex,
-    /// τ > 0; the scale is 1/τ where it is not an input.
+    /// τ > 0; the scale is 1/τ if it is not an input.
     pub temperature: f64,
-    /// Queries and keys are divided by their norms.
+    /// Divide queries and keys by their norms.
     pub normalize: bool,
-    /// The mean of both directions.
+    /// Take the mean of both directions.
     pub symmetric: bool,
-    /// The most bytes for the chunk of scores; `None` lets the plan choose.
+    /// The most bytes of the chunk of scores; `None` lets the plan choose.
     pub chunk_bytes: Option<u64>,
-    /// The keys are a shard of all keys.
+    /// Set where the keys are a shard of all keys.
     pub shard: Option<Shard>,
 }
 
@@ -115,23 +111,23 @@ impl InfoNce {
 }
 
 tensors! {
-    /// What [`InfoNce`] takes.
+    /// The inputs of [`InfoNce`].
     InfoNceInputs {
         /// Queries `[rows, hidden]`.
         queries = "queries",
         /// Keys `[classes, hidden]`.
         keys = "keys",
-        /// The key that is each query's positive `[rows]`.
+        /// The index of each query's positive key `[rows]`.
         targets = "targets",
-        /// What similarities are multiplied by `[1]`; overrides the temperature.
+        /// The factor of the similarities `[1]`; replaces the temperature.
         scale = "scale",
-        /// The queries' labels `[rows]`: keys with the same one are no negatives.
+        /// The labels of the queries `[rows]`: keys with the same label are not negatives.
         labels = "labels",
-        /// The keys' labels `[classes]`.
+        /// The labels of the keys `[classes]`.
         key_labels = "key_labels",
-        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
+        /// The upstream gradient (a loss scale), `[1]` or `[rows]`.
         upstream = "upstream",
-        /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+        /// The caller's denominator `[1]` on the GPU; replaces the denominator of the reduction.
         denominator = "denominator",
         /// A saved `lse` `[rows]`.
         lse = "lse",
@@ -143,7 +139,7 @@ tensors! {
 }
 
 tensors! {
-    /// What [`InfoNce`] can hand back.
+    /// The outputs of [`InfoNce`].
     InfoNceOutputs {
         /// The loss, `[1]` or `[rows]`.
         loss = "loss",
@@ -157,9 +153,9 @@ tensors! {
         lse = "lse",
         /// log Σ exp(s) of each key over the queries, with `symmetric`.
         column_lse = "column_lse",
-        /// What a shard knows of each query.
+        /// The mergeable state of each query, for shards.
         statistics = "statistics",
-        /// Σ of the row losses.
+        /// The sum of the row losses.
         sum = "sum",
         /// What a mean divides by.
         denominator = "denominator",
@@ -333,7 +329,7 @@ impl PairLoss for InfoNce {
 }
 
 impl InfoNce {
-    /// A saved lse of the columns is for gradients of both directions, which need it.
+    /// Checks that a saved lse of the columns comes with the call that needs it: gradients of both directions.
     fn check_columns(&self, given: &dyn Fn(&str) -> bool, wanted: &[&str]) -> Result<()> {
         let saved = given("lse") || given("statistics");
         if !self.symmetric && (given("column_lse") || wanted.contains(&"column_lse")) {

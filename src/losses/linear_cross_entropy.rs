@@ -10,31 +10,30 @@ use crate::{
     },
 };
 
-/// Cross-entropy of hidden·Wᵀ + bias, and the gradients of all three, without the logits.
+/// Cross-entropy of hidden·Wᵀ + bias, and the gradients of all three, without storing the logits.
 ///
-/// logits = hidden·Wᵀ + bias, then [`CrossEntropy`] with every one of its options. A chunk of rows
-/// at a time is multiplied, reduced and turned into its gradient in place; the gradient of W is added
-/// up over the chunks in row order, so neither the chunk's size nor its shape changes a bit of any result.
+/// The logits are hidden·Wᵀ + bias, and their loss is [`CrossEntropy`] with all its options. The logits are made a
+/// chunk at a time, reduced, and replaced by their gradient. The gradient of W adds up over the chunks in row order,
+/// so neither the size nor the shape of the chunk changes a bit of any result.
 ///
-/// - **Shapes**: hidden `[rows, hidden]`, weight `[classes, hidden]` (or `[hidden, classes]`, read in
-///   place), bias `[classes]`; the rest as in [`CrossEntropy`], whose `weight` is here `class_weight`.
-/// - **Memory** beside inputs and outputs: O(rows + classes), one chunk of at most `chunk_bytes`, and 256
-///   bytes of parameters a dispatch. The chunk holds some whole rows of logits, or some rows of a block of
-///   classes, whichever the plan finds cheaper ([`crate::Plan::path`] says which, and why): blocks have the
-///   logits made twice, unless a saved lse or the statistics of shards close the rows. The logits of up
-///   to as many rows as W is deep lie in ∂W until it is written, where it is f32, has no gaps (as `[classes,
-///   hidden]`) and is not added to: they are made once, and take no memory of their own. A budget for neither
-///   a row nor a block of one (less than a kilobyte on software adapters, 25 KB elsewhere) is an error. A
-///   16-bit gradient that adds up over several chunks has an f32 sum beside it: ∂W over stretches of rows,
-///   ∂hidden (also in place) over blocks of classes, for the chunk's rows.
-/// - **Gradient**: ∂hidden = G·W, ∂W = Gᵀ·hidden, ∂bias = Σ_rows G, where G is the gradient of the
-///   logits; row weights and the upstream gradient are in G before ∂W is summed.
-/// - **Edges**: those of [`CrossEntropy`]; the hidden state of an ignored row is not used, so a NaN
-///   in it reaches nothing.
-/// - **Shards** of the vocabulary: see [`crate::Shard`]; ∂W and ∂bias are whole, ∂hidden is a part.
+/// - **Shapes**: hidden `[rows, hidden]`, weight `[classes, hidden]` (or `[hidden, classes]`, without a transposed
+///   copy), bias `[classes]`; the rest as in [`CrossEntropy`], whose `weight` is `class_weight` here.
+/// - **Memory** beside inputs and outputs: O(rows + classes), one chunk of at most `chunk_bytes`, and 256 bytes of
+///   parameters a dispatch. The chunk holds some whole rows of logits, or some rows of a block of classes, whichever
+///   the plan finds cheaper ([`crate::Plan::path`] says which, and why). With blocks, the logits are made twice,
+///   unless a saved lse or the statistics of shards close the rows. The logits of up to as many rows as W is deep are
+///   kept in ∂W until it is written, if ∂W is f32, has no gaps (as `[classes, hidden]`) and is not added to: they are
+///   made once, and take no memory of their own. A budget that holds neither a row nor a block of one row (less than a
+///   kilobyte on software adapters, 25 KB elsewhere) is an error. A 16-bit gradient that adds up over several chunks
+///   needs an f32 sum: ∂W over stretches of rows, ∂hidden (also in place) over blocks of classes, for the rows of the
+///   chunk.
+/// - **Gradient**: ∂hidden = G·W, ∂W = Gᵀ·hidden, ∂bias = Σ_rows G, where G is the gradient of the logits; G already
+///   contains row weights and the upstream gradient before ∂W is summed.
+/// - **Edges**: those of [`CrossEntropy`]. The hidden state of an ignored row is not used, so a NaN in it changes
+///   nothing.
+/// - **Shards** of the vocabulary: see [`crate::Shard`]. ∂W and ∂bias are complete; ∂hidden is a part.
 ///
-/// Sources: Liger-Kernel's fused linear cross-entropy (Hsu et al. 2024); Cut Cross-Entropy (Wijmans
-/// et al. 2024).
+/// Sources: Liger-Kernel's fused linear cross-entropy (Hsu et al. 2024); Cut Cross-Entropy (Wijmans et al. 2024).
 ///
 /// ```
 /// use surprisal::{Array, Arrays, CrossEntropy, LinearCrossEntropy, cpu};
@@ -51,23 +50,23 @@ use crate::{
 pub type LinearCrossEntropy = Linear<CrossEntropy>;
 
 tensors! {
-    /// What [`LinearCrossEntropy`] takes.
+    /// The inputs of [`LinearCrossEntropy`].
     LinearCrossEntropyInputs {
         /// Hidden states `[rows, hidden]`.
         hidden = "hidden",
-        /// The classifier `[classes, hidden]` or `[hidden, classes]`.
+        /// The weight of the classifier, `[classes, hidden]` or `[hidden, classes]`.
         weight = "weight",
-        /// The classifier's bias `[classes]`.
+        /// The bias of the classifier `[classes]`.
         bias = "bias",
         /// Class indices `[rows]`.
         targets = "targets",
         /// Class weights `[classes]` (of all shards).
         class_weight = "class_weight",
-        /// Added to the capped logits `[classes]`.
+        /// Added to the logits after the soft cap `[classes]`.
         logit_bias = "logit_bias",
         /// Row weights `[rows]`.
         row_weight = "row_weight",
-        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
+        /// The upstream gradient (a loss scale), `[1]` or `[rows]`.
         upstream = "upstream",
         /// The caller's denominator `[1]` on the GPU.
         denominator = "denominator",
@@ -79,7 +78,7 @@ tensors! {
 }
 
 tensors! {
-    /// What [`LinearCrossEntropy`] can hand back.
+    /// The outputs of [`LinearCrossEntropy`].
     LinearCrossEntropyOutputs {
         /// The loss, `[1]` or `[rows]`.
         loss = "loss",
@@ -99,13 +98,13 @@ tensors! {
         max_prob = "max_prob",
         /// The class with the largest u.
         argmax = "argmax",
-        /// How many classes come before the target.
+        /// The number of classes that come before the target.
         rank = "rank",
-        /// 1 where argmax is the target.
+        /// 1 where argmax is the target, else 0.
         correct = "correct",
         /// The mergeable state of each row (see [`crate::row::STATE_WORDS`]).
         statistics = "statistics",
-        /// Σ of the row losses.
+        /// The sum of the row losses.
         sum = "sum",
         /// What a mean divides by.
         denominator = "denominator",
@@ -164,7 +163,7 @@ pub(super) static ABOUT: About = About {
     options: &OPTIONS,
 };
 
-/// The linear layer's own options, then those of the cross-entropy.
+/// The options of the linear layer, then those of the cross-entropy.
 const OPTIONS: [OptionAbout; OWN_OPTIONS.len() + cross_entropy::OPTIONS.len()] = {
     let mut all = [OWN_OPTIONS[0]; OWN_OPTIONS.len() + cross_entropy::OPTIONS.len()];
     let mut at = 0;
@@ -196,9 +195,9 @@ const OWN_OPTIONS: [OptionAbout; 3] = [
     },
 ];
 
-/// The options as they stand in JSON: those of the linear layer beside those of the cross-entropy.
+/// The options in JSON: those of the linear layer and those of the cross-entropy in one object.
 ///
-/// `serde(flatten)` cannot deny unknown fields, so the two are told apart here.
+/// `serde(flatten)` cannot deny unknown fields, so the options are separated here.
 #[cfg(feature = "serde")]
 mod json {
     use super::{CrossEntropy, LinearCrossEntropy, OWN_OPTIONS};

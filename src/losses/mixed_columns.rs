@@ -1,4 +1,4 @@
-//! Columns of several kinds in one row (catalogue E11).
+//! Rows with columns of several kinds (catalogue E11).
 
 use std::collections::BTreeMap;
 
@@ -24,31 +24,31 @@ use crate::{
 
 const NAME: &str = "mixed_columns";
 
-/// What a span of columns is scored by.
+/// The loss of a span of columns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum SpanKind {
     /// Binary cross-entropy of each column.
     Bce,
-    /// Softmax cross-entropy over the span, its targets one-hot or soft.
+    /// Softmax cross-entropy over the span, with one-hot or soft targets.
     Cce,
-    /// Squared error of each column.
+    /// The squared error of each column.
     #[default]
     Mse,
 }
 
-/// A span of columns that are scored together.
+/// A span of columns that share one loss.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ColumnSpan {
-    /// What it is scored by.
+    /// The loss of the span.
     pub kind: SpanKind,
-    /// How many columns it has; the last span can leave that open and has the rest.
+    /// The number of columns. The last span may have `None`: it takes the rest.
     pub columns: Option<u64>,
-    /// What its loss is multiplied by.
+    /// The weight of the span's loss.
     pub weight: f64,
 }
 
@@ -59,7 +59,7 @@ impl Default for ColumnSpan {
 }
 
 impl ColumnSpan {
-    /// So many columns of a kind, of weight 1.
+    /// A span of this kind and number of columns, with weight 1.
     pub fn new(kind: SpanKind, columns: u64) -> Self {
         Self { kind, columns: Some(columns), weight: 1.0 }
     }
@@ -67,24 +67,24 @@ impl ColumnSpan {
     setters! { kind: SpanKind, columns: Option<u64>, weight: f64 }
 }
 
-/// Rows whose columns are of several kinds, as a tabular autoencoder makes them: a loss a span of
-/// columns, their weighted sum, and one gradient over all columns, in one call.
+/// Rows whose columns are of several kinds, like those of a tabular autoencoder: a loss for each span of columns,
+/// their weighted sum, and one gradient over all columns, in one call.
 ///
-/// loss = Σ_s weight_s·loss_s, in nats where a span is of probabilities. A `bce` span's loss is the
-/// mean of y·softplus(−z) + (1 − y)·softplus(z) over its rows and columns, an `mse` span's that of
-/// (z − y)², and a `cce` span's the mean over the rows of −Σ_c y_c·log softmax(z)_c, the softmax over
-/// the span.
+/// loss = Σ_s weight_s·loss_s, in nats where the span's numbers are probabilities. The loss of a `bce` span is the
+/// mean of y·softplus(−z) + (1 − y)·softplus(z) over its rows and columns. The loss of an `mse` span is the mean of (z
+/// − y)² over its rows and columns. The loss of a `cce` span is the mean over the rows of −Σ_c y_c·log softmax(z)_c,
+/// with the softmax over the span.
 ///
-/// - **Shapes**: logits and targets `[rows, columns]`, with any row stride and element offset;
-///   row_weight `[rows]`, which multiplies a row's losses and gradients and not what a mean divides
-///   by; upstream `[1]`. The spans follow each other and have all columns between them.
+/// - **Shapes**: logits and targets `[rows, columns]`, with any row stride and element offset; row_weight `[rows]`,
+///   which multiplies the losses and gradients of a row, but does not enter the denominator of a mean; upstream `[1]`.
+///   The spans lie one behind the other and cover all columns.
 /// - **Types**: `f32`, `f16`, `bf16`, computed in f32.
-/// - **Gradient**: the weighted sum's, one tensor over all columns.
-/// - **Parts** `[spans]`: the loss of each span, unweighted; part_sum and part_denominator combine
+/// - **Gradient**: that of the weighted sum, in one tensor over all columns.
+/// - **Parts** `[spans]`: the loss of each span, without its weight; part_sum and part_denominator combine
 ///   micro-batches exactly.
-/// - **Reduction**: of each span by itself; `none` is refused.
+/// - **Reduction**: each span is reduced separately; `none` is refused.
 /// - **Edges**: as [`BceWithLogits`], [`CrossEntropy`] and [`Mse`].
-/// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+/// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
 ///
 /// ```
 /// use surprisal::{Array, Arrays, ColumnSpan, MixedColumns, SpanKind, cpu};
@@ -109,9 +109,9 @@ impl ColumnSpan {
 pub struct MixedColumns {
     /// How the losses of each span become one number.
     pub reduction: Reduction,
-    /// What a mean over nothing is.
+    /// The mean over nothing: NaN or 0.
     pub empty: Empty,
-    /// The spans, from the first column on.
+    /// The spans, in the order of the columns.
     pub spans: Vec<ColumnSpan>,
 }
 
@@ -124,7 +124,7 @@ impl Default for MixedColumns {
 impl MixedColumns {
     setters! { reduction: Reduction, empty: Empty, spans: Vec<ColumnSpan> }
 
-    /// A span's loss on these columns.
+    /// The part for a span with these columns.
     fn part(&self, span: &ColumnSpan, rows: u64, first: u64, columns: u64) -> Part {
         let means = if span.kind == SpanKind::Cce { rows } else { rows * columns };
         let reduction = composed::weighted(self.reduction, span.weight, means);
@@ -160,31 +160,31 @@ impl MixedColumns {
 }
 
 tensors! {
-    /// What [`MixedColumns`] takes.
+    /// The inputs of [`MixedColumns`].
     MixedColumnsInputs {
-        /// What the model makes of a row `[rows, columns]`.
+        /// The outputs of the model `[rows, columns]`.
         logits = "logits",
-        /// What it should be `[rows, columns]`.
+        /// The targets `[rows, columns]`.
         targets = "targets",
         /// Row weights `[rows]`.
         row_weight = "row_weight",
-        /// The gradient from above (a loss scale), `[1]`.
+        /// The upstream gradient (a loss scale), `[1]`.
         upstream = "upstream",
     }
 }
 
 tensors! {
-    /// What [`MixedColumns`] can hand back; which of them are given decides what is computed.
+    /// The outputs of [`MixedColumns`]. Only those that are given are computed.
     MixedColumnsOutputs {
         /// The loss `[1]`.
         loss = "loss",
         /// The gradient of the logits.
         gradient = "grad.logits",
-        /// The loss of each span, unweighted `[spans]`.
+        /// The loss of each span without its weight `[spans]`.
         parts = "parts",
-        /// Σ of each span's losses `[spans]`.
+        /// The sum of the losses of each span `[spans]`.
         part_sum = "part_sum",
-        /// What each span's mean divides by `[spans]`.
+        /// What the mean of each span divides by `[spans]`.
         part_denominator = "part_denominator",
         /// The status words.
         status = "status",

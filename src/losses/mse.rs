@@ -1,4 +1,4 @@
-//! Squared error, plain or on a sigmoid (catalogue E5).
+//! Squared error of a score or of its sigmoid (catalogue E5).
 
 use crate::{
     reference::Real,
@@ -8,12 +8,12 @@ use crate::{
     },
 };
 
-/// What is done to a score before it is compared.
+/// The function that is applied to a score before it is compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum Activation {
-    /// Nothing.
+    /// The identity.
     #[default]
     None,
     /// sigmoid(z).
@@ -21,18 +21,18 @@ pub enum Activation {
 }
 
 element_loss! {
-    /// Squared error, as `torch.nn.functional.mse_loss`: weight·mask·(a(z) − y)², a the identity or
-    /// the sigmoid.
+    /// Squared error, as `torch.nn.functional.mse_loss`: weight·mask·(a(z) − y)², where a is the identity or the
+    /// sigmoid.
     ///
     /// - **Shapes, types, reductions, masks**: as [`crate::BceWithLogits`].
-    /// - **Gradient**: 2·(z − y), or 2·(P − y)·P·(1 − P) with P = sigmoid(z), which vanishes where P
-    ///   saturates, also on the wrong side.
-    /// - **Saturation** (with the sigmoid): the mean of 2·P·(1 − P) over the elements kept, the ratio of
-    ///   this gradient to that of [`crate::BceWithLogits`], from 1/2 at z = 0 down to 0 where the
-    ///   gradient has vanished.
-    /// - **Edges**: at z = ±inf the loss is +inf, or with the sigmoid its limit, and the gradient 0
-    ///   then; a NaN logit, or a target that is not finite, gives NaN, which [`crate::Status`] counts.
-    /// - **Errors**: [`crate::Error`] names the argument and its value, before any GPU work.
+    /// - **Gradient**: 2·(z − y). With the sigmoid it is 2·(P − y)·P·(1 − P) with P = sigmoid(z), which vanishes where
+    ///   P saturates, even on the wrong side.
+    /// - **Saturation** (with the sigmoid): the mean of 2·P·(1 − P) over the elements kept. This is the ratio of the
+    ///   gradient to that of [`crate::BceWithLogits`], from 1/2 at z = 0 down to 0 where the gradient has vanished.
+    /// - **Edges**: at z = ±inf the loss is +inf; with the sigmoid the loss has its limit, and the gradient is 0. A
+    ///   NaN logit, or a target that is not finite, gives NaN, which [`crate::Status`] counts.
+    /// - **Errors**: an invalid call is refused before any GPU work; [`crate::Error`] names the argument and its
+    ///   value.
     ///
     /// ```
     /// use surprisal::{Array, Arrays, Mse, cpu};

@@ -8,17 +8,16 @@ use crate::{
 };
 
 element_loss! {
-    /// The negative log-likelihood of a Poisson distribution, as
-    /// `torch.nn.functional.poisson_nll_loss`: exp(x) − y·x, or x − y·log(x + eps) where the input is
-    /// the rate itself, [+ y·log y − y + ½ log(2πy) for y > 1].
+    /// The negative log-likelihood of a Poisson distribution, as `torch.nn.functional.poisson_nll_loss`: exp(x) − y·x,
+    /// or x − y·log(x + eps) where the input is the rate itself, [+ y·log y − y + ½ log(2πy) for y > 1].
     ///
     /// - **Shapes, types, reductions, masks**: as [`crate::BceWithLogits`]; the first input is `rate`.
     /// - **Gradient**: exp(x) − y, or 1 − y/(x + eps).
-    /// - **Edges**: a negative count, or a negative rate, has no loss: it is NaN, its gradient 0, and
-    ///   [`crate::Status`] counts it as a bad target (PyTorch computes on); counts need not be whole; at a
-    ///   log-rate of −inf the loss has its limits, 0 or +inf, at +inf it is +inf; a NaN gives NaN, which
-    ///   the status counts. From a log-rate of 88.7 on exp(x) is +inf in f32.
-    /// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
+    /// - **Edges**: an element with a negative count or a negative rate has no loss: the loss is NaN, its gradient 0,
+    ///   and [`crate::Status`] counts it as a bad target (PyTorch does not check). Counts need not be whole numbers.
+    ///   At a log-rate of −inf the loss has its limits, 0 or +inf; at +inf it is +inf. A NaN gives NaN, which the
+    ///   status counts. From a log-rate of 88.7 on, exp(x) is +inf in f32.
+    /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
     ///
     /// ```
     /// use surprisal::{Array, Arrays, PoissonNll, cpu};
@@ -80,7 +79,7 @@ impl ElementLoss for PoissonNll {
         };
         let (expected, log) =
             if self.log_input { (rate.exp(), rate) } else { (rate, (rate + T::of(self.eps)).ln()) };
-        // At an infinite rate the rate outgrows its logarithm.
+        // For an infinite rate the loss is infinite: the rate grows faster than its logarithm.
         let loss = if expected.is_infinite() { expected } else { expected - times(y, log) };
         let slope = if self.log_input {
             expected - y

@@ -1,4 +1,4 @@
-//! Losses of a user's own, in three short WGSL functions and one in Rust.
+//! Row losses of your own, from three short WGSL functions and one in Rust.
 
 use crate::{
     data::{
@@ -25,37 +25,39 @@ use crate::{
 
 /// The state of `shaders/loss/sums.wgsl`.
 pub(crate) const SUMS_STATE: StateLayout = StateLayout::words(8);
-/// What it leaves for the gradient.
+/// The factors that `shaders/loss/sums.wgsl` leaves for the gradient.
 pub(crate) static SUMS_FACTORS: &[Field] =
     &[Field::vec4("sums"), Field::f32("factor"), Field::u32("label")];
 
-/// A loss of a row that depends on its columns through four sums alone.
+/// A loss of a row that depends on the row's columns only through four sums.
 ///
 /// The WGSL supplies `fn term(label: u32, column: u32, z: f32) -> vec4<f32>` (what a column adds to
 /// the sums), `fn row_loss(label: u32, sums: vec4<f32>) -> f32` and
 /// `fn slope(label: u32, column: u32, z: f32, sums: vec4<f32>) -> f32` (the derivative with respect
-/// to z); numbers are reached as `params.NAME`. [`Separable`] makes it a [`RowLoss`] with every
-/// storage type, reduction, weight and edge rule of the built-in ones, and
-/// [`crate::Linear`] one on scores that are never stored. `examples/own_loss.rs` is one.
+/// to z); it reads uniforms as `params.NAME`. [`Separable`] makes a [`RowLoss`] of it, with every
+/// storage type, reduction, weight and edge rule of the built-in losses, and [`crate::Linear`]
+/// makes a loss on scores that are never stored. `examples/own_loss.rs` is an example.
 pub trait SeparableRow: std::fmt::Debug + Send + Sync {
-    /// Its name.
+    /// The name of the loss.
     const NAME: &'static str;
-    /// The three functions.
+    /// The three WGSL functions.
     const WGSL: &'static str;
 
-    /// Numbers that the WGSL reads.
+    /// The uniforms that the WGSL reads.
     fn uniforms(&self) -> Vec<(&'static str, f64)> {
         Vec::new()
     }
 
-    /// The loss of a row, and its gradient into `gradient`, in f64: what the GPU is held to.
+    /// Returns the loss of a row and writes its gradient to `gradient`, in f64. The GPU's results
+    /// are compared with it.
     fn row(&self, label: usize, z: &[f64], gradient: &mut [f64]) -> f64;
 }
 
-/// A user's [`SeparableRow`] as a loss. Rows need index targets; the mean divides by the rows kept.
+/// A [`SeparableRow`] of your own as a loss. It needs index targets, and its mean divides by the
+/// number of rows kept.
 #[derive(Clone, Debug)]
 pub struct Separable<L> {
-    /// The loss of a row.
+    /// The function that gives the loss of a row.
     pub row: L,
     /// How row losses become one number.
     pub reduction: Reduction,
@@ -162,7 +164,7 @@ impl<L: SeparableRow> Operation for Separable<L> {
     }
 }
 
-/// A call computed on the host.
+/// A call that was computed on the host.
 struct Solved {
     losses: Vec<f64>,
     gradient: Array,
@@ -232,7 +234,7 @@ impl<L: SeparableRow> Separable<L> {
     }
 }
 
-/// One value a row: those of an input, its one value for all, or 1.
+/// One value a row: that of the input, its single value, or 1 if it is not given.
 fn each(inputs: &Arrays, name: &str, rows: usize) -> Vec<f64> {
     match inputs.get(name).map(Array::to_f64) {
         Some(values) if values.len() == rows => values,

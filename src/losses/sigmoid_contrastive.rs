@@ -1,4 +1,4 @@
-//! SigLIP's loss: every pair of a query and a key by itself (catalogue P4).
+//! SigLIP's loss: each pair of a query and a key has a loss of its own (catalogue P4).
 
 use crate::{
     data::{
@@ -21,28 +21,25 @@ use crate::{
     },
 };
 
-/// Sigmoid contrast (SigLIP): a binary decision for every pair, the score matrix never stored.
+/// Sigmoid contrast (SigLIP): a binary decision for every pair. The score matrix is never stored.
 ///
-/// s_ij = scale·⟨q_i, k_j⟩ + bias (of q/‖q‖ and k/‖k‖ with `normalize`), and a query's loss is
-/// Σ_j softplus(−l_ij·s_ij), in nats; l is 1 for its positive and −1 for every other key.
+/// s_ij = scale·⟨q_i, k_j⟩ + bias (of q/‖q‖ and k/‖k‖ with `normalize`), and the loss of a query is Σ_j
+/// softplus(−l_ij·s_ij), in nats. l is 1 for the query's positive and −1 for every other key.
 ///
-/// - **Shapes**: queries `[rows, hidden]`, keys `[classes, hidden]`; targets `[rows]` (which key is
-///   the positive; without them key i is query i's, and further keys are extra negatives); scale and
-///   bias `[1]` (1 and 0 where they are not given); upstream `[1]`, or `[rows]` with
-///   [`Reduction::None`].
-/// - **Types**: vectors, scale, bias and gradients in `f32`, `f16` or `bf16`; everything in between
-///   in f32.
-/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`: whole
-///   rows of scores, or some rows of a block of keys, as in [`crate::LinearCrossEntropy`]; for 16-bit
-///   gradients with `normalize` or several chunks their sums in f32 as well. Neither the chunk's size nor
-///   its shape changes a bit.
-/// - **Gradient**: G_ij = −l_ij·sigmoid(−l_ij·s_ij)·upstream/denominator, then as in
-///   [`crate::InfoNce`]; ∂bias = Σ G, ∂scale = Σ_ij G_ij·⟨q̂_i, k̂_j⟩.
-/// - **Mean** divides by the queries that are kept, as SigLIP's code does.
+/// - **Shapes**: queries `[rows, hidden]`, keys `[classes, hidden]`; targets `[rows]`, the index of each query's
+///   positive key (without targets, key i is the positive of query i, and further keys are additional negatives);
+///   scale and bias `[1]` (1 and 0 if they are not given); upstream `[1]`, or `[rows]` with [`Reduction::None`].
+/// - **Types**: vectors, scale, bias and gradients in `f32`, `f16` or `bf16`; everything in between in f32.
+/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`: whole rows of
+///   scores, or some rows of a block of keys, as in [`crate::LinearCrossEntropy`]. 16-bit gradients with `normalize`
+///   or several chunks also need their sums in f32. Neither the size nor the shape of the chunk changes a bit.
+/// - **Gradient**: G_ij = −l_ij·sigmoid(−l_ij·s_ij)·upstream/denominator, then as in [`crate::InfoNce`]; ∂bias = Σ G,
+///   ∂scale = Σ_ij G_ij·⟨q̂_i, k̂_j⟩.
+/// - **Mean** divides by the number of queries that are kept, as SigLIP's code does.
 /// - **Edges**: those of [`crate::InfoNce`].
-/// - **Shards** of the keys ([`Shard`]): every loss and sum is a part, to be added up over the shards, as
-///   are ∂queries, ∂scale and ∂bias; denominator and count are whole, and so is ∂keys.
-/// - **Errors**: [`crate::Error`] names the argument and its value, before any GPU work.
+/// - **Shards** of the keys ([`Shard`]): every loss and sum is a part, which must be summed over the shards; so are
+///   ∂queries, ∂scale and ∂bias. denominator, count and ∂keys are complete.
+/// - **Errors**: an invalid call is refused before any GPU work; [`crate::Error`] names the argument and its value.
 ///
 /// Source: Zhai et al. 2023.
 ///
@@ -66,15 +63,15 @@ use crate::{
 pub struct SigmoidContrastive {
     /// How row losses become one number.
     pub reduction: Reduction,
-    /// What a mean over nothing is.
+    /// The mean over nothing: NaN or 0.
     pub empty: Empty,
     /// Targets whose queries count for nothing.
     pub ignore_index: IgnoreIndex,
-    /// Queries and keys are divided by their norms.
+    /// Divide queries and keys by their norms.
     pub normalize: bool,
-    /// The most bytes for the chunk of scores; `None` lets the plan choose.
+    /// The most bytes of the chunk of scores; `None` lets the plan choose.
     pub chunk_bytes: Option<u64>,
-    /// The keys are a shard of all keys.
+    /// Set where the keys are a shard of all keys.
     pub shard: Option<Shard>,
 }
 
@@ -99,27 +96,27 @@ impl SigmoidContrastive {
 }
 
 tensors! {
-    /// What [`SigmoidContrastive`] takes.
+    /// The inputs of [`SigmoidContrastive`].
     SigmoidContrastiveInputs {
         /// Queries `[rows, hidden]`.
         queries = "queries",
         /// Keys `[classes, hidden]`.
         keys = "keys",
-        /// The key that is each query's positive `[rows]`.
+        /// The index of each query's positive key `[rows]`.
         targets = "targets",
-        /// What similarities are multiplied by `[1]`.
+        /// The factor of the similarities `[1]`.
         scale = "scale",
-        /// What is added to them `[1]`.
+        /// Added to the similarities after the factor `[1]`.
         bias = "bias",
-        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
+        /// The upstream gradient (a loss scale), `[1]` or `[rows]`.
         upstream = "upstream",
-        /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+        /// The caller's denominator `[1]` on the GPU; replaces the denominator of the reduction.
         denominator = "denominator",
     }
 }
 
 tensors! {
-    /// What [`SigmoidContrastive`] can hand back.
+    /// The outputs of [`SigmoidContrastive`].
     SigmoidContrastiveOutputs {
         /// The loss, `[1]` or `[rows]`.
         loss = "loss",
@@ -131,7 +128,7 @@ tensors! {
         scale_gradient = "grad.scale",
         /// The gradient of the bias.
         bias_gradient = "grad.bias",
-        /// Σ of the row losses.
+        /// The sum of the row losses.
         sum = "sum",
         /// What a mean divides by.
         denominator = "denominator",
@@ -221,7 +218,7 @@ impl Operation for SigmoidContrastive {
 
 static FACTORS: &[Field] = &[Field::f32("factor")];
 
-/// A row's parts of the gradients of scale and bias.
+/// The parts of a row in the gradients of scale and bias.
 static OUTPUTS: &[RowOutput] = &[
     RowOutput::number("scale").reduced(Reduced::Sum("grad.scale")),
     RowOutput::number("bias").reduced(Reduced::Sum("grad.bias")),

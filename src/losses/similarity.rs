@@ -1,4 +1,4 @@
-//! The scores of pairs themselves, and the largest of each row (catalogue P5).
+//! The scores of pairs, and the largest scores of each row (catalogue P5).
 
 mod plan;
 mod reference;
@@ -23,27 +23,25 @@ use crate::{
     },
 };
 
-/// Similarities of queries and keys: the matrix where it is wanted, or the top k of each row without it.
+/// The similarities of queries and keys: the whole matrix, or the top k of each row without storing the matrix.
 ///
-/// s_ij = scale·⟨q_i, k_j⟩ (of q/‖q‖ and k/‖k‖ with `normalize`), scale = 1/τ or an input.
+/// s_ij = scale·⟨q_i, k_j⟩ (of q/‖q‖ and k/‖k‖ with `normalize`), where scale is 1/τ or an input.
 ///
-/// - **Shapes**: queries `[rows, hidden]`, keys `[classes, hidden]`, scale `[1]`; scores
-///   `[rows, classes]` in `f32`, `f16` or `bf16`; top_scores (`f32`) and top_indices (`u32`) `[rows, k]`,
-///   dense.
-/// - **Order** of the top k: from high to low, the lower index where scores are equal; NaN first, as
+/// - **Shapes**: queries `[rows, hidden]`, keys `[classes, hidden]`, scale `[1]`; scores `[rows, classes]` in `f32`,
+///   `f16` or `bf16`; top_scores (`f32`) and top_indices (`u32`) `[rows, k]`, dense.
+/// - **Order** of the top k: from high to low, the lower index first where scores are equal; NaN before all others, as
 ///   in `torch.topk`.
-/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`, in
-///   which the top k wants whole rows of scores: less than one of them is an error there.
-/// - **Shards** of the keys: call once a shard, add the shard's first key to its `top_indices`, put the
-///   shards' lists one after another in the order of their keys, and take the k largest with a stable sort:
-///   equal scores then go to the lowest index, as in one call.
-/// - **Cost** of the top k: k walks over a row of scores, so that it is meant for k up to some tens.
-/// - **Gradient**: none; a loss of the scores has one.
-/// - **Edges**: with `normalize` a vector of zeros has score 0 with everything, and
-///   [`crate::Status::zero_vectors`] counts it; a score that is NaN or infinite is NaN, and
-///   [`crate::Status::bad_rows`] counts its row.
-/// - **Errors**: [`Error`] names the argument and its value, before any GPU work; k is at most the
-///   number of keys.
+/// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`. The top k needs
+///   whole rows of scores: a budget for less than one row is then an error.
+/// - **Shards** of the keys: make one call a shard, add the number of the shard's first key to its `top_indices`, put
+///   the lists of the shards one after another in the order of their keys, and take the k largest with a stable sort.
+///   Of equal scores the lowest index then comes first, as in one call.
+/// - **Cost** of the top k: k walks over a row of scores, so it is meant for k up to a few tens.
+/// - **Gradient**: none; use a loss of the scores instead.
+/// - **Edges**: with `normalize`, a vector of zeros has score 0 with everything, and [`crate::Status::zero_vectors`]
+///   counts it. A score that is NaN or infinite becomes NaN, and [`crate::Status::bad_rows`] counts its row.
+/// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value. k must be
+///   at most the number of keys.
 ///
 /// ```
 /// use surprisal::{Array, Arrays, Similarity, cpu};
@@ -61,13 +59,13 @@ use crate::{
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Similarity {
-    /// τ > 0; the scale is 1/τ where it is not an input.
+    /// τ > 0; the scale is 1/τ if it is not an input.
     pub temperature: f64,
-    /// Queries and keys are divided by their norms (cosines).
+    /// Divide queries and keys by their norms (cosine similarities).
     pub normalize: bool,
-    /// How many of a row's largest scores are wanted.
+    /// The number of largest scores of each row that are wanted.
     pub k: u32,
-    /// The most bytes for the chunk of scores; `None` lets the plan choose.
+    /// The most bytes of the chunk of scores; `None` lets the plan choose.
     pub chunk_bytes: Option<u64>,
 }
 
@@ -84,25 +82,25 @@ impl Similarity {
 }
 
 tensors! {
-    /// What [`Similarity`] takes.
+    /// The inputs of [`Similarity`].
     SimilarityInputs {
         /// Queries `[rows, hidden]`.
         queries = "queries",
         /// Keys `[classes, hidden]`.
         keys = "keys",
-        /// What similarities are multiplied by `[1]`; overrides the temperature.
+        /// The factor of the similarities `[1]`; replaces the temperature.
         scale = "scale",
     }
 }
 
 tensors! {
-    /// What [`Similarity`] can hand back.
+    /// The outputs of [`Similarity`].
     SimilarityOutputs {
         /// The scores `[rows, classes]`.
         scores = "scores",
         /// The k largest scores of each row `[rows, k]`.
         top_scores = "top_scores",
-        /// Their keys `[rows, k]`.
+        /// The keys of these scores `[rows, k]`.
         top_indices = "top_indices",
         /// The status words.
         status = "status",
@@ -136,7 +134,7 @@ pub(super) static ABOUT: About = About {
 };
 
 impl Similarity {
-    /// Whether there are as many keys as are wanted.
+    /// Checks that there are at least k keys.
     pub(crate) fn check_keys(&self, keys: u64) -> Result<()> {
         if u64::from(self.k) <= keys {
             return Ok(());

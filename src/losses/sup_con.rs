@@ -21,35 +21,33 @@ use crate::{
     },
 };
 
-/// Supervised contrast: every vector against all others, those of its label being its positives.
+/// Supervised contrast: every vector against all others. Its positives are the others with its label.
 ///
-/// s_ij = ⟨f_i, f_j⟩/(τ·‖f_i‖·‖f_j‖), and a row's loss is log Σ_{j≠i} exp(s_ij) − the mean of s_ij
-/// over its positives (j ≠ i of the same label), in nats.
+/// s_ij = ⟨f_i, f_j⟩/(τ·‖f_i‖·‖f_j‖), and the loss of a row is log Σ_{j≠i} exp(s_ij) minus the mean of s_ij over its
+/// positives (j ≠ i with the same label), in nats.
 ///
-/// **NT-Xent** (SimCLR) is this loss with label i for both views of sample i: of 2N vectors each has
-/// one positive; [`SupCon::views`] makes the labels.
+/// **NT-Xent** (SimCLR) is this loss with label i for both views of sample i: each of 2N vectors has one positive.
+/// [`SupCon::views`] makes the labels.
 ///
-/// - **Shapes**: features `[rows, hidden]`, labels `[rows]` (`i32`, `u32`, `i64`; any values);
-///   upstream `[1]`, or `[rows]` with [`Reduction::None`].
+/// - **Shapes**: features `[rows, hidden]`, labels `[rows]` (`i32`, `u32`, `i64`; any values); upstream `[1]`, or
+///   `[rows]` with [`Reduction::None`].
 /// - **Types**: features and gradient in `f32`, `f16` or `bf16`; everything in between in f32.
-/// - **Memory** beside inputs and outputs: O(rows) and one chunk of at most `chunk_bytes`: whole rows of
-///   scores, or some rows of a block of the vectors, as in [`crate::LinearCrossEntropy`]; for a 16-bit
-///   gradient the chunk's rows in f32 as well.
-/// - **Gradient**: that of a vector as a query and as a key together. Since s is symmetric, one
-///   product with G + Gᵀ does for both.
-/// - **Cost**: three products of rows²·hidden for loss and gradient, two where one chunk holds all
-///   scores.
-/// - **Mean** divides by the rows that have a positive; a row without one adds nothing as a query
-///   (`count` tells how many have one) and is a negative of the others all the same.
-/// - **Edges**: a vector of zeros has score 0 with everything and gradient 0, and
-///   [`crate::Status::zero_vectors`] counts it; a vector that holds a NaN or an infinity makes every
-///   row's loss NaN.
+/// - **Memory** beside inputs and outputs: O(rows) and one chunk of at most `chunk_bytes`: whole rows of scores, or
+///   some rows of a block of the vectors, as in [`crate::LinearCrossEntropy`]. A 16-bit gradient also needs the rows
+///   of the chunk in f32.
+/// - **Gradient**: that of a vector as a query and as a key together. Since s is symmetric, one product with G + Gᵀ
+///   gives both.
+/// - **Cost**: three products of rows²·hidden for loss and gradient; two where one chunk holds all scores.
+/// - **Mean** divides by the number of rows that have a positive, which is `count`. A row without one adds nothing as
+///   a query, but is a negative of the others.
+/// - **Edges**: a vector of zeros has score 0 with everything and gradient 0, and [`crate::Status::zero_vectors`]
+///   counts it. A vector that contains a NaN or an infinity makes the loss of every row NaN.
 /// - **From a saved lse** the gradient is made without a first pass.
-/// - **Shards** ([`Shard`]): `keys` are vectors `first…` of the features, which every shard has all of.
-///   ∂keys is those vectors' whole gradient; ∂features is a part, the parts' sum being the same.
-/// - **Errors**: [`crate::Error`] names the argument and its value, before any GPU work.
+/// - **Shards** ([`Shard`]): `keys` are the vectors `first…` of the features, and every shard has all features. ∂keys
+///   is the complete gradient of these vectors; ∂features is a part, and the sum of the parts is the same gradient.
+/// - **Errors**: an invalid call is refused before any GPU work; [`crate::Error`] names the argument and its value.
 ///
-/// Unlike the SupContrast code there is no factor temperature/base_temperature.
+/// Unlike the SupContrast code, this loss has no factor temperature/base_temperature.
 ///
 /// Sources: Khosla et al. 2020; NT-Xent, Chen et al. 2020.
 ///
@@ -71,13 +69,13 @@ use crate::{
 pub struct SupCon {
     /// How row losses become one number.
     pub reduction: Reduction,
-    /// What a mean over nothing is.
+    /// The mean over nothing: NaN or 0.
     pub empty: Empty,
     /// τ > 0.
     pub temperature: f64,
-    /// The most bytes for the chunk of scores; `None` lets the plan choose.
+    /// The most bytes of the chunk of scores; `None` lets the plan choose.
     pub chunk_bytes: Option<u64>,
-    /// The vectors to compare with are `keys`, a shard of the features.
+    /// Set where the vectors to compare with are `keys`, a shard of the features.
     pub shard: Option<Shard>,
 }
 
@@ -104,8 +102,8 @@ impl SupCon {
         Self::default().temperature(0.5)
     }
 
-    /// The labels that make this loss NT-Xent: `views` batches of `samples` vectors one after
-    /// another, vector i of each being a view of sample i.
+    /// The labels that make this loss NT-Xent: `views` batches of `samples` vectors one after another, in which vector
+    /// i of each batch is a view of sample i.
     ///
     /// ```
     /// assert_eq!(surprisal::SupCon::views(3, 2), [0, 1, 2, 0, 1, 2]);
@@ -116,7 +114,7 @@ impl SupCon {
 }
 
 tensors! {
-    /// What [`SupCon`] takes.
+    /// The inputs of [`SupCon`].
     SupConInputs {
         /// Features `[rows, hidden]`.
         features = "features",
@@ -124,9 +122,9 @@ tensors! {
         labels = "labels",
         /// The features of a shard `[classes, hidden]`.
         keys = "keys",
-        /// The gradient from above (a loss scale), `[1]` or `[rows]`.
+        /// The upstream gradient (a loss scale), `[1]` or `[rows]`.
         upstream = "upstream",
-        /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+        /// The caller's denominator `[1]` on the GPU; replaces the denominator of the reduction.
         denominator = "denominator",
         /// A saved `lse` `[rows]`.
         lse = "lse",
@@ -136,7 +134,7 @@ tensors! {
 }
 
 tensors! {
-    /// What [`SupCon`] can hand back.
+    /// The outputs of [`SupCon`].
     SupConOutputs {
         /// The loss, `[1]` or `[rows]`.
         loss = "loss",
@@ -144,11 +142,11 @@ tensors! {
         features_gradient = "grad.features",
         /// The gradient of a shard's features.
         keys_gradient = "grad.keys",
-        /// log Σ exp(s) of each row, over the others.
+        /// log Σ exp(s) of each row over the other vectors.
         lse = "lse",
-        /// What a shard knows of each row.
+        /// The mergeable state of each row, for shards.
         statistics = "statistics",
-        /// Σ of the row losses.
+        /// The sum of the row losses.
         sum = "sum",
         /// What a mean divides by.
         denominator = "denominator",
@@ -239,7 +237,7 @@ impl RowLoss for SupCon {
             reduction: self.reduction,
             empty: self.empty,
             shard: self.shard.map(|shard| Shard { first: 0, ..shard }),
-            // What stands for a target is the number of positives: see `pairs`.
+            // The number of positives takes the place of a target: see `pairs`.
             target: Target::Index { ignored: vec![0] },
             overrides: vec![("JOINT", 1), ("SHARDED", self.shard.is_some().into())],
             ..pairs::softmax_program(own, self.pairing(), false)

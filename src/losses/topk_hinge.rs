@@ -14,7 +14,7 @@ use crate::{
     spec::{about::Dim, call::Call},
 };
 
-/// What the target's score is held against.
+/// The score that the target's score is compared with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
@@ -22,12 +22,12 @@ pub enum TopkVariant {
     /// The k-th largest score of the other classes.
     #[default]
     Kth,
-    /// The mean of the k largest of (margin·1[j≠y] + z_j − z_y), the target's own 0 among them.
+    /// The mean of the k largest of (margin·1[j≠y] + z_j − z_y), where the target itself contributes 0.
     Average,
 }
 
 row_loss! {
-    /// The top-k hinge: 0 as soon as the target is among the k best by a margin.
+    /// The top-k hinge: 0 once the target is among the k best classes by a margin.
     ///
     /// - `variant` `"kth"`: row_weight·max(0, margin + z_(k) − z_y), z_(k) the k-th largest score of the
     ///   other classes.
@@ -35,8 +35,7 @@ row_loss! {
     ///   (margin·1[j≠y] + z_j − z_y)), j over all classes. With k = 1 both are the multi-class hinge of
     ///   Crammer and Singer.
     ///
-    /// Of equal scores the class with the lower index comes first. k is any number below that of the
-    /// classes.
+    /// Of equal scores the class with the lower index comes first. k must be below the number of classes.
     ///
     /// - **Shapes**: logits `[rows, classes]` with any row stride and element offset; targets `[rows]`
     ///   (`i32`, `u32`, `i64`); row_weight `[rows]`; upstream `[1]`, or `[rows]` with
@@ -48,14 +47,13 @@ row_loss! {
     ///   k-th best class and −f at the target; `"average"` f/k at each of the k best classes that is not
     ///   the target, and minus their sum at the target. 0 elsewhere, and at the kink.
     /// - **Mean** divides by the number of rows kept, or by Σ row_weight of them.
-    /// - **Edges**: ignored rows add nothing and get a gradient of exactly 0 even where their logits are
-    ///   NaN, and so do rows whose row_weight is 0, which stay in the count. A class at `-inf` comes last
-    ///   and has gradient 0; where it is among the k best, the loss is 0. A target at `-inf` gives
-    ///   +inf. A NaN or +inf logit, or a row that is all `-inf`, gives NaN for that row, which
-    ///   [`crate::Status`] counts; a target outside `0..classes` is never read through: its row's loss
-    ///   is NaN, its gradient 0, and the status counts it.
-    /// - **Errors**: [`Error`] names the argument and its value, before any GPU work; k of the
-    ///   classes' number or more is one.
+    /// - **Edges**: ignored rows add nothing and have a gradient of exactly 0, even where their logits are NaN. The
+    ///   same holds for rows whose row_weight is 0, but these are counted. A class at `-inf` comes last and has
+    ///   gradient 0; where it is among the k best, the loss is 0. A target at `-inf` gives +inf. A NaN or +inf logit,
+    ///   or a row that is all `-inf`, gives NaN for that row, which [`crate::Status`] counts. A target outside
+    ///   `0..classes` is never used as an index: the loss of its row is NaN, the gradient 0, and the status counts it.
+    /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value. A k
+    ///   that is not below the number of classes is such an error.
     ///
     /// Sources: Lapin, Hein and Schiele 2015 (top-k multiclass SVM, "α"); Berrada, Zisserman and Kumar
     /// 2018; with k = 1 Crammer and Singer 2001.
@@ -116,14 +114,14 @@ impl RowFormula for TopkHinge {
         let Some(label) = row.target.filter(|_| !none && z.iter().any(|&z| z != lowest)) else {
             return Point::bad(classes);
         };
-        // The others from high to low; of equal ones the lower index stays first.
+        // The other classes from high to low; of equal scores the lower index stays first.
         let mut others: Vec<usize> = (0..classes).filter(|&c| c != label).collect();
         others.sort_by(|&a, &b| z[b].partial_cmp(&z[a]).unwrap_or(Ordering::Equal));
         others.truncate(k);
-        // What a class is ahead of the target by, the margin included.
+        // How far a class is ahead of the target, including the margin.
         let margin = T::of(self.margin);
         let ahead = |c: usize| if z[c] == lowest { lowest } else { margin + (z[c] - z[label]) };
-        // The target's own 0 takes the last place, if it comes before who has that.
+        // The target contributes 0. It takes the last place if it comes before the class that has this place.
         let first = |c: usize| ahead(c) < T::zero() || (ahead(c) == T::zero() && label < c);
         let counted = match self.variant {
             TopkVariant::Kth => &others[k - 1..],

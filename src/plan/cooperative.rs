@@ -1,20 +1,19 @@
-//! Cooperative matrices: score tiles multiplied by the matrix units of a GPU.
+//! Cooperative matrices: score tiles that the matrix units of a GPU multiply.
 //!
-//! WebGPU has none; wgpu offers them as an experimental feature on Vulkan and Metal. They are never used
-//! unless they are asked for ([`crate::Gpu::with_cooperative_matrices`]), and then only where a probe finds
-//! them right and faster on the very device: what a driver says of them is not always so.
+//! WebGPU has no cooperative matrices; wgpu offers them as an experimental feature on Vulkan and Metal. They are used
+//! only if a caller asks for them ([`crate::Gpu::with_cooperative_matrices`]) and a probe on this device finds them
+//! correct and faster, because what a driver says of them is not always true.
 //!
-//! Products of two tensors stored in f16 go through f16 matrices with f32 sums: a product of two f16
-//! numbers is exact in f32. All others would lose something in f16 (gradients of scores are f32, bf16
-//! reaches further): they take f32 matrices, in which every storage type is exact, where there are some
-//! (Apple's), and else the plain tile.
+//! Products of two tensors stored in f16 use f16 matrices with f32 sums: a product of two f16 numbers is exact in f32.
+//! Other products would lose digits in f16 (gradients of scores are f32, bf16 has a larger range). They use f32
+//! matrices, in which every storage type is exact, where the device has some (Apple's), and otherwise the plain tile.
 //!
-//! In which order the hardware adds, and how it rounds in between, it does not say. Results are within the
-//! tolerance, and not the plain tile's bits; where chunks, blocks or windows of the sum are cut shows in
-//! the last ones. The kernel is chosen by types, classes and depth, not by the number of rows.
+//! The hardware specifies neither the order of its sums nor how it rounds in between. Results are within the
+//! tolerance, but do not have the bits of the plain tile, and their last bits depend on where chunks, blocks or
+//! windows cut a sum. The kernel is chosen by types, classes and depth, not by the number of rows.
 //!
-//! So far the f16 kernels have run on a software driver's matrices alone (lavapipe of Mesa 26.2), the f32
-//! ones on none: naga validates them, and a stand-in in plain WGSL takes the matrices' place in tests.
+//! So far the f16 kernels have run only on the matrices of a software driver (lavapipe of Mesa 26.2), the f32 kernels
+//! on none: naga validates them, and tests replace the matrices by plain WGSL.
 
 use crate::{
     data::{
@@ -27,25 +26,25 @@ use crate::{
     },
 };
 
-/// Which large products of score tiles go through cooperative matrices; none by default.
+/// Which large products of score tiles use cooperative matrices; none by default.
 ///
-/// [`crate::Gpu::with_cooperative_matrices`] fills it in from what it finds; a device without the feature
-/// refuses kernels that need it.
+/// [`crate::Gpu::with_cooperative_matrices`] sets this from what it finds. A device without the feature refuses
+/// kernels that need it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Cooperative {
-    /// Matrices of f16 for products of two tensors that are stored so.
+    /// The f16 matrices for products of two tensors that are stored as f16.
     pub f16: Option<Side>,
-    /// Matrices of f32 for all others.
+    /// The f32 matrices for all other products.
     pub f32: Option<Side>,
-    /// Lanes of a workgroup: a subgroup, or several that all do the same.
+    /// The lanes of a workgroup: one subgroup, or several subgroups that all compute the same.
     pub lanes: u32,
-    /// Plain WGSL in place of the hardware, slow and for tests: needs no feature.
+    /// Replace the hardware by plain WGSL, which is slow but needs no feature. For tests.
     pub emulated: bool,
 }
 
-/// Rows, columns and steps of a cooperative matrix.
+/// The number of rows, columns and steps of a cooperative matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -58,7 +57,7 @@ pub enum Side {
 }
 
 impl Side {
-    /// The number.
+    /// The side as a number.
     pub const fn extent(self) -> u32 {
         match self {
             Self::Eight => 8,
@@ -73,10 +72,10 @@ impl std::fmt::Display for Side {
     }
 }
 
-/// Steps of a sum that one dispatch takes at most.
+/// The most steps of a sum in one dispatch.
 const MOST_STEPS: u64 = 1 << 14;
 
-/// The matrices of one product.
+/// The matrices that one product uses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrices {
     pub side: Side,
@@ -94,7 +93,7 @@ impl Cooperative {
         Some(Matrices { side, lanes, half, emulated })
     }
 
-    /// Whether workgroups have as many lanes as the matrices want.
+    /// Checks that a workgroup may have as many lanes as the matrices need.
     pub(crate) fn check(self, workgroup_size: u32) -> Result<()> {
         let wanted = self.f16.is_some() || self.f32.is_some();
         if !wanted || self.lanes <= workgroup_size {
@@ -120,9 +119,9 @@ impl std::fmt::Display for Cooperative {
 }
 
 impl Matrices {
-    /// Loop iterations of a lane: before and after a sum, and for so many steps of it, a tile's side.
+    /// Loop iterations of a lane before a sum, after it, and for as many steps of it as the side of a tile.
     ///
-    /// What is copied to workgroup memory and back is copied in loops, and the stand-in multiplies in one.
+    /// Copies to and from workgroup memory run in loops, and the plain WGSL for tests multiplies in a loop.
     fn iterations(self) -> [u64; 3] {
         let (side, lanes) = (u64::from(self.side.extent()), u64::from(self.lanes));
         let copy = (side * side).div_ceil(lanes);
@@ -130,13 +129,13 @@ impl Matrices {
         [2 * copy, 1 + 2 + copy + products, 2 * side]
     }
 
-    /// Steps of a sum that one dispatch takes: see [`MOST_ITERATIONS`].
+    /// The steps of a sum that one dispatch takes; see [`MOST_ITERATIONS`].
     pub fn most_steps(self) -> u64 {
         let [once, tile, steps] = self.iterations();
         (MOST_ITERATIONS.saturating_sub(once) / tile * steps).clamp(steps, MOST_STEPS)
     }
 
-    /// The files that say what the matrices are and what is done with them.
+    /// The WGSL files that define the matrices and use them.
     pub fn sources(self) -> Vec<Source> {
         let types = match (self.half, self.side) {
             _ if self.emulated => return vec![shader!("linear/cooperative/emulated.wgsl")],

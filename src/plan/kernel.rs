@@ -1,10 +1,9 @@
-//! The identity of one specialised kernel, and the WGSL it stands for.
+//! The identity of one specialised kernel, and the WGSL that it is compiled from.
 //!
-//! A module is put together from plain files (`shaders/`) behind a prologue that is written here:
-//! the parameter struct, the bindings, and one accessor a stream. A stream that a call does not have
-//! becomes a constant, so the files need neither flags nor dummy buffers for it; a stream's element
-//! type and alignment change its accessor, and at most which file goes through it (`shaders/linear/quads.wgsl`
-//! or `octets.wgsl`).
+//! A module consists of plain files (`shaders/`) behind a prologue that is written here: the parameter struct, the
+//! bindings, and the accessors of each stream. A stream that a call does not have becomes a constant, so the files
+//! need neither flags nor dummy buffers for it. The element type and the alignment of a stream change only its
+//! accessors and, for products, which file is used (`shaders/linear/quads.wgsl` or `octets.wgsl`).
 
 mod overrides;
 
@@ -22,69 +21,69 @@ use crate::data::tensor::Dtype;
 pub enum Access {
     /// `var<storage, read>`
     Read,
-    /// `var<storage, read_write>`, also for inputs that share a buffer with something written.
+    /// `var<storage, read_write>`, also for an input that shares its buffer with something that is written.
     ReadWrite,
 }
 
-/// How a stream's elements are bound and reached.
+/// How the elements of a stream are bound and accessed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Form {
-    /// Not given: every element has these bits; stores go nowhere.
+    /// The stream is not given: every element reads as these bits, and stores do nothing.
     Absent(u32),
-    /// Integers that are not given: every element is 0.
+    /// The stream of integers is not given: every element is 0.
     AbsentIntegers,
-    /// Float elements, four to a load: every row starts at a multiple of four elements.
+    /// Float elements, four a load. Every row starts at a multiple of four elements.
     Quads(Dtype),
-    /// f32 elements, so many (4 or 8) to a load, two of them to a 64-bit word: every row starts at a
-    /// multiple of so many.
+    /// f32 elements as 64-bit words of two elements, with this many elements (4 or 8) a load. Every row starts at a
+    /// multiple of this many elements.
     Wide(u32),
-    /// Float elements wherever they lie.
+    /// Float elements at any place, one a load.
     Elements(Dtype),
     /// Integer elements as two words, sign-extended.
     Integers(Dtype),
-    /// Bytes that read as the floats 0 and 1.
+    /// Bytes that read as 1.0 where they are not 0, else as 0.0.
     Bytes,
-    /// Bits that do, from the lowest of the first word on.
+    /// Bits that read as the floats 0 and 1, starting with the lowest bit of the first word.
     Bits,
     /// Plain words, read and written by index.
     Words,
-    /// An array of a WGSL type of the module's own.
+    /// An array of a WGSL type that the module declares.
     Table(&'static str),
 }
 
-/// How a quad of a walk over all elements, row after row, finds its elements in a stream.
+/// How a quad in a walk over all elements, row after row, finds its elements in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Reach {
-    /// The stream lies there as it is walked, or there is none.
+    /// The stream lies in memory in the order of the walk, or it is not given.
     Flat,
     /// The quad lies inside one row.
     Row,
-    /// Every element by its row and column.
+    /// Each element is found by its row and column.
     Each,
     /// One element a row.
     Rows,
-    /// One element a column, where the walk is over planes.
+    /// One element a column, in a walk along planes.
     Channels,
-    /// One element a row, where the walk is over planes.
+    /// One element a row, in a walk along planes.
     Pixels,
     /// One element for all.
     One,
-    /// One element along some of the axes that count the rows, which are so many groups.
+    /// The stream has only some of the axes that count the rows; these form several groups.
     Axes {
-        /// The groups: `NAME_below0`, `NAME_extent0`, `NAME_step0` and so on.
+        /// The number of groups. Their parameters are `NAME_below0`, `NAME_extent0`, `NAME_step0` and so on.
         groups: u32,
-        /// One element a column, or one for all columns.
+        /// Whether there is one element a column, instead of one for all columns.
         columns: bool,
-        /// The walk is over planes.
+        /// Whether the walk is along planes.
         planes: bool,
     },
 }
 
-/// In which order a stream's elements lie: how `NAME_base` and its strides make an address.
+/// The order of a stream's elements in memory: how `NAME_base` and the strides make an address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -94,34 +93,34 @@ pub enum Order {
     Plain,
     /// Every column is a plane of `NAME_plane` rows.
     Planes,
-    /// So many columns (`NAME_plane`) lie side by side, and the next ones `NAME_fold` further on.
+    /// Groups of `NAME_plane` columns lie side by side; from one group to the next are `NAME_fold` elements.
     Folded,
 }
 
-/// One named tensor of a kernel.
+/// A named tensor of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Stream {
-    /// Its name in WGSL.
+    /// The name in WGSL.
     pub name: &'static str,
-    /// How it is bound.
+    /// How the stream is bound.
     pub form: Form,
-    /// How it is used.
+    /// How the kernel uses the binding.
     pub access: Access,
-    /// Another stream whose binding it shares: it is written over what was read there.
+    /// The stream whose binding this one shares: its elements are overwritten.
     pub in_place_of: Option<&'static str>,
-    /// Whether it is stored to.
+    /// Whether the kernel stores to the stream.
     pub stored: bool,
-    /// The parameter that says how many columns a row has: nothing past them is touched.
+    /// The parameter with the number of columns of a row. Accessors touch nothing past these columns.
     pub columns: &'static str,
-    /// How a walk over all elements reaches it, if the kernel is one.
+    /// How a walk over all elements finds the elements, if the kernel makes such a walk.
     pub reach: Option<Reach>,
-    /// In which order its elements lie.
+    /// The order of the elements in memory.
     pub order: Order,
 }
 
 impl Stream {
-    /// The address of an element, and that of the column `i` further on in a quad.
+    /// The address of an element, as a WGSL expression of its row and column.
     fn address(&self, row: &str, column: &str) -> String {
         let name = self.in_place_of.unwrap_or(self.name);
         let [base, stride, plane, fold] =
@@ -149,18 +148,18 @@ pub enum Scalar {
     F32,
 }
 
-/// A WGSL file of the composition.
+/// A WGSL file that a module contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Source {
-    /// Its path below `shaders/`, for the markers in the assembled module.
+    /// The path below `shaders/`, for the markers in the assembled module.
     pub path: &'static str,
-    /// Its text.
+    /// The text of the file.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub text: &'static str,
 }
 
-/// By its path alone: files are long, and a kernel is looked up at every preparation.
+/// Hashes only the path: the texts are long, and every preparation looks kernels up.
 impl Hash for Source {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.path.hash(state);
@@ -168,7 +167,7 @@ impl Hash for Source {
 }
 
 impl Source {
-    /// The `enable` lines at its top, which belong to the top of the module, and everything after them.
+    /// The `enable` lines at the top of the file, which must be at the top of the module, and the rest of the file.
     fn parts(&self) -> (&'static str, &'static str) {
         let text = self.current();
         let directives = text.split_inclusive('\n').take_while(|l| l.starts_with("enable "));
@@ -198,19 +197,19 @@ macro_rules! shader {
 pub(crate) use overrides::keep_read;
 pub(crate) use shader;
 
-/// Sizes that both sides count with: written into every module, so that there is one place for them.
+/// Sizes that Rust and WGSL share. They are written into every module, so that they are defined in one place.
 pub(crate) mod size {
-    /// Words of a row in the output `statistics`, whatever the loss: its state as shards exchange it.
+    /// Words of a row in the output `statistics`, for every loss: the state that shards exchange.
     pub const STATISTICS: u32 = crate::spec::shard::STATE_WORDS as u32;
-    /// The word of a row's record that is its loss, and the one that is its flags. What follows is the loss's own:
-    /// see `row::RowProgram`.
+    /// The words of a row's record that hold its loss and its flags. The loss defines the words behind them: see
+    /// `row::RowProgram`.
     pub const RECORD_LOSS: u32 = 0;
     pub const RECORD_FLAGS: u32 = 1;
     /// Words of a tally.
     pub const TALLY: u32 = 13;
-    /// Entries of the row table before the first row.
+    /// Entries of the row table before that of the first row.
     pub const HEADER: u32 = 4;
-    /// Rows, or tallies, that one workgroup folds into a tally.
+    /// Rows, or tallies, that one workgroup folds into one tally.
     pub const BLOCK: u32 = 1024;
 
     pub(super) const ALL: [(&str, u32); 6] = [
@@ -223,10 +222,10 @@ pub(crate) mod size {
     ];
 }
 
-/// One specialisation: what is compiled, without the numbers it runs on.
+/// One specialisation of a kernel: what is compiled, without the numbers that it runs on.
 ///
-/// Kernels are equal if they are the same code: a label says for what a dispatch is there, and two labels
-/// may share one compiled kernel.
+/// Kernels are equal if their code is equal. The label only says what a dispatch is for, so two labels may share one
+/// compiled kernel.
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Kernel {
@@ -234,20 +233,20 @@ pub struct Kernel {
     pub label: String,
     /// The entry point.
     pub entry: &'static str,
-    /// WGSL that a skeleton writes for this kernel: constants and structs whose words it counts with.
+    /// WGSL that a skeleton writes for this kernel: constants, and structs that match its words.
     pub declarations: String,
-    /// The files after the prologue.
+    /// The files behind the prologue.
     pub sources: Vec<Source>,
     /// The tensors.
     pub streams: Vec<Stream>,
     /// The parameters, each one word.
     pub fields: Vec<(String, Scalar)>,
-    /// The values of the overrides (booleans as 0 and 1).
+    /// The values of the overrides (booleans are 0 and 1).
     pub overrides: Vec<(&'static str, u32)>,
 }
 
 impl Kernel {
-    /// Everything that makes the code: all but the label.
+    /// Everything that changes the code: all fields but the label.
     fn identity(&self) -> impl Eq + Hash {
         let Self { label: _, entry, declarations, sources, streams, fields, overrides } = self;
         (entry, declarations, sources, streams, fields, overrides)
@@ -269,8 +268,8 @@ impl Hash for Kernel {
 }
 
 impl Kernel {
-    /// The streams that have a binding of their own, in the order of their binding numbers (from 1;
-    /// the parameters are binding 0).
+    /// The streams that have a binding of their own, in the order of their binding numbers (from 1; the parameters are
+    /// binding 0).
     pub fn bound(&self) -> impl Iterator<Item = &Stream> {
         self.streams.iter().filter(|stream| {
             !matches!(stream.form, Form::Absent(_) | Form::AbsentIntegers)
@@ -292,7 +291,7 @@ impl Kernel {
         self.streams.iter().any(is)
     }
 
-    /// The decoders of the 16-bit types, and of the 64-bit words, that the streams use.
+    /// The files that decode the 16-bit types and the 64-bit words of the streams.
     fn decoders(&self) -> Vec<Source> {
         let of = |dtype| {
             self.uses(|s| matches!(s.form, Form::Quads(d) | Form::Elements(d) if d == dtype))
@@ -346,7 +345,7 @@ impl Kernel {
         text
     }
 
-    /// Whether a binding's words are shared between lanes that write halves of them.
+    /// Whether two lanes may write halves of the same word of a binding, so that the words must be atomic.
     fn atomic(&self, stream: &Stream) -> bool {
         let halves = |s: &Stream| matches!(s.form, Form::Elements(d) if d.bytes() == 2);
         halves(stream)
@@ -384,7 +383,7 @@ impl Kernel {
                     Form::Bytes => ("at >> 2u", "(at & 3u) * 8u", 255),
                     _ => ("at >> 5u", "at & 31u", 1),
                 };
-                // The bits of 1.0, or of 0.0.
+                // The bits of the floats 1.0 and 0.0.
                 write!(
                     text,
                     "fn {name}_at(row: u32, column: u32) -> u32 {{ \
@@ -448,7 +447,7 @@ impl Kernel {
         }
     }
 
-    /// `NAME_take` and `NAME_give`: the elements at a `Place` of a walk (`shaders/element.wgsl`).
+    /// `NAME_take` and `NAME_give`: read and write the elements at a `Place` of a walk (`shaders/element.wgsl`).
     fn walk_accessors(stream: &Stream, reach: Reach, text: &mut String) {
         let name = stream.name;
         let of_each = |element: &dyn Fn(u32) -> String| {
@@ -495,7 +494,7 @@ impl Kernel {
         );
     }
 
-    /// One element stored by its row and column.
+    /// The WGSL that stores one element by its row and column.
     fn put(stream: &Stream, i: u32) -> String {
         let buffer = stream.in_place_of.unwrap_or(stream.name);
         let at = stream.address(&format!("p.row[{i}]"), &format!("p.column[{i}]"));
@@ -546,7 +545,7 @@ impl Kernel {
     }
 }
 
-/// The function from a row of the walk to the row of a tensor that lacks some of the axes.
+/// The function that maps a row of the walk to a row of a tensor that lacks some of the axes.
 fn own_row(name: &str, groups: u32, text: &mut String) {
     let index = |k: u32| {
         format!("row / params.{name}_below{k} % params.{name}_extent{k} * params.{name}_step{k}")
@@ -559,8 +558,8 @@ fn own_row(name: &str, groups: u32, text: &mut String) {
     );
 }
 
-/// Loads where rows start at multiples of four elements: a last quad that reaches past the row is
-/// inside the buffer, and its columns past the row are not used.
+/// Loads where rows start at multiples of four elements. A last quad that extends past the row is inside the buffer,
+/// and its columns past the row are not used.
 fn quad_loads(name: &str, dtype: Dtype) -> (String, String) {
     if dtype.bytes() == 4 {
         (format!("{name}[at >> 2u][at & 3u]"), format!("return {name}[at >> 2u];"))
@@ -572,7 +571,7 @@ fn quad_loads(name: &str, dtype: Dtype) -> (String, String) {
     }
 }
 
-/// Loads and stores of 64-bit words: quad by quad, or two quads at a time.
+/// Loads and stores of 64-bit words, one quad or two quads at a time.
 fn wide_accessors(stream: &Stream, elements: u32, text: &mut String) {
     let name = stream.name;
     let buffer = stream.in_place_of.unwrap_or(name);
@@ -616,7 +615,7 @@ fn wide_accessors(stream: &Stream, elements: u32, text: &mut String) {
     }
 }
 
-/// Loads anywhere: the same quad, element by element, and nothing past the row.
+/// Loads of a quad at any address, element by element, without reading past the row.
 fn element_loads(stream: &Stream, dtype: Dtype, atomic: bool) -> (String, String) {
     let Stream { name, columns, .. } = stream;
     let element = |at: &str| element_load(name, dtype, atomic, at);
@@ -649,7 +648,8 @@ fn apart_loads(stream: &Stream, dtype: Dtype, atomic: bool) -> (String, String) 
     (element_load(name, dtype, atomic, "at"), format!("return vec4<u32>({});", elements.join(", ")))
 }
 
-/// Stores of such columns; halves go into their words one by one, which neighbours share.
+/// Stores of columns that do not lie side by side. 16-bit halves are stored one by one, because neighbours share a
+/// word.
 fn apart_store(stream: &Stream, buffer: &str, dtype: Dtype) -> String {
     let put = if dtype.bytes() == 4 {
         format!("{buffer}[here] = bits[i];")
@@ -681,8 +681,8 @@ fn element_store(buffer: &str, columns: &str) -> String {
     })
 }
 
-/// Two rows, or two quads of a row that starts at an odd element, share a word: whole words are
-/// stored, halves go in by and/or, so that neighbours never overwrite each other.
+/// Two rows, or two quads of a row that starts at an odd element, share a word. Therefore whole words are stored, and
+/// halves are combined with and/or, so that neighbours never overwrite each other.
 fn half_store(buffer: &str, dtype: Dtype, columns: &str) -> String {
     format!(
         "let end = at + min(params.{columns} - column, 4u); var i = at; \

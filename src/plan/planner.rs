@@ -1,4 +1,4 @@
-//! Writing a plan, dispatch by dispatch.
+//! Writes a plan, dispatch by dispatch.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::{
     spec::{broadcast::Axes, call::Call},
 };
 
-/// Writes a [`Plan`]: hands out scratch, and turns views into bindings and parameters.
+/// Writes a [`Plan`]: allocates scratch, and turns views into bindings and parameters.
 pub(crate) struct Planner<'a> {
     pub profile: &'a Profile,
     call: &'a Call,
@@ -40,13 +40,13 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// A part of the scratch of its own, zero-sized requests included.
+    /// A new part of the scratch, also for a size of zero.
     pub fn scratch(&mut self, layout: Layout) -> View {
         let mut layout = Layout { offset: 0, ..layout };
         let size = layout.dtype.bytes();
         let start =
             self.plan.scratch_bytes.next_multiple_of(self.profile.offset_alignment.max(256));
-        // A last quad may be loaded past the end.
+        // The last quad may be loaded past the end.
         let bytes = layout.end().unwrap_or(u64::MAX >> 8) * size + 16;
         layout.offset = start / size;
         self.plan.scratch_bytes = (start + bytes).next_multiple_of(256);
@@ -78,12 +78,12 @@ impl<'a> Planner<'a> {
         self.plan.windows = windows;
     }
 
-    /// Sets what storing the logits would have taken.
+    /// Sets the bytes that stored logits would have taken.
     pub fn unstored(&mut self, bytes: u64) {
         self.plan.unstored_bytes = bytes;
     }
 
-    /// Sets how logits that are not stored go by.
+    /// Sets how logits that are not stored are made.
     pub fn path(&mut self, path: Path) {
         self.plan.path = Some(path);
     }
@@ -117,8 +117,8 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Takes over the dispatches of a plan of its own, whose scratch is free again after them;
-    /// `role` says what they are bound to here, and what becomes scratch lies there already.
+    /// Appends the dispatches of another plan. All appended plans use the same scratch, one after another. `role` says
+    /// what each binding is bound to here; a binding that it turns into scratch already has its place there.
     pub fn append(&mut self, part: Plan, role: impl Fn(Role) -> Role) {
         let alignment = self.profile.offset_alignment.max(256);
         let base = *self.base.get_or_insert(self.plan.scratch_bytes.next_multiple_of(alignment));
@@ -141,7 +141,7 @@ impl<'a> Planner<'a> {
         self.plan.scratch_bytes = self.plan.scratch_bytes.max(base + part.scratch_bytes);
     }
 
-    /// The number of a kernel; each is there once under each of its labels.
+    /// The index of a kernel. The plan holds each kernel once under each of its labels.
     fn kernel(&mut self, kernel: Kernel) -> usize {
         let same = |k: &Kernel| k.label == kernel.label && *k == kernel;
         let known = self.plan.kernels.iter().position(same);
@@ -156,27 +156,27 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// The parameter that counts a row's columns, where a stream says nothing else.
+/// The parameter with the number of a row's columns, for streams that name no other.
 const COLUMNS: &str = "classes";
 
-/// A dispatch being written.
+/// A dispatch that is being written.
 pub(crate) struct Step<'p, 'a> {
     planner: &'p mut Planner<'a>,
     kernel: Kernel,
     bindings: Vec<Binding>,
     params: Vec<u32>,
-    /// Elements of a load of the f32 streams to come, as 64-bit words; 0 for quads of 32-bit ones.
+    /// Elements a load, as 64-bit words, for the f32 streams that follow; 0 for quads of 32-bit words.
     wide: u32,
 }
 
 impl Step<'_, '_> {
-    /// WGSL that belongs before the kernel's files.
+    /// Adds WGSL in front of the kernel's files.
     pub fn declare(mut self, declarations: &str) -> Self {
         self.kernel.declarations.push_str(declarations);
         self
     }
 
-    /// A number that changes without a new pipeline.
+    /// Adds a number that changes without a new pipeline.
     pub fn uniform(mut self, name: impl Into<String>, value: impl Into<Number>) -> Self {
         let (scalar, word) = match value.into() {
             Number::U32(value) => (Scalar::U32, value),
@@ -187,30 +187,30 @@ impl Step<'_, '_> {
         self
     }
 
-    /// Several numbers.
+    /// Adds several uniforms.
     pub fn uniforms(self, uniforms: impl IntoIterator<Item = (String, Number)>) -> Self {
         uniforms.into_iter().fold(self, |step, (name, value)| step.uniform(name, value))
     }
 
-    /// A value that shapes the code.
+    /// Sets an override: a value that changes the code.
     pub fn overriding(mut self, name: &'static str, value: impl Into<u32>) -> Self {
         self.kernel.overrides.push((name, value.into()));
         self
     }
 
-    /// Several of them.
+    /// Sets several overrides.
     pub fn overrides(self, overrides: impl IntoIterator<Item = (&'static str, u32)>) -> Self {
         overrides.into_iter().fold(self, |step, (name, value)| step.overriding(name, value))
     }
 
-    /// From here on f32 elements are bound as 64-bit words, so many to a load: 4, where their rows allow it, or 8
-    /// if every view to come lies [in octets](View::in_octets); 0 for 32-bit words again.
+    /// Binds the f32 streams that follow as 64-bit words. `elements` is the number of elements a load: 4 where their
+    /// rows allow it, or 8 if every view that follows lies [in octets](View::in_octets); 0 ends this.
     pub fn wide(mut self, elements: u32) -> Self {
         self.wide = elements;
         self
     }
 
-    /// How a float tensor is bound: several elements to a load where its rows allow it.
+    /// How a float tensor is bound: with several elements a load where its rows allow it.
     fn form(&self, view: &View, aligned: bool) -> Form {
         match view.layout.dtype {
             dtype if !aligned => Form::Elements(dtype),
@@ -219,7 +219,7 @@ impl Step<'_, '_> {
         }
     }
 
-    /// A float tensor that is read, or the value that stands for it.
+    /// A float tensor that is read. Without a view, every element reads as `default`.
     pub fn read(self, name: &'static str, view: Option<View>, default: f32) -> Self {
         let Some(view) = view else {
             return self.absent(name, default.to_bits());
@@ -228,7 +228,7 @@ impl Step<'_, '_> {
         self.bind(name, view, form, false)
     }
 
-    /// A float tensor whose rows have as many columns as parameter `columns` says.
+    /// A float tensor that is read. The parameter `columns` holds the number of its columns.
     pub fn read_operand(
         self,
         name: &'static str,
@@ -252,7 +252,7 @@ impl Step<'_, '_> {
         self.bind(name, view, form, false)
     }
 
-    /// A float tensor that is written: whole quads only where no column past the row is in one.
+    /// A float tensor that is written. It is written in whole quads only where no quad has columns past the row.
     pub fn write(self, name: &'static str, view: Option<View>) -> Self {
         let Some(view) = view else {
             return self.absent(name, 0);
@@ -270,7 +270,7 @@ impl Step<'_, '_> {
         self.bind(name, view, form, true)
     }
 
-    /// A float tensor that is read under one name and then written over under another.
+    /// A float tensor that is read under one name and overwritten under another.
     pub fn read_write(self, name: &'static str, written: &'static str, view: View) -> Self {
         let form = self.form(&view, view.in_quads());
         let order = view.order();
@@ -289,7 +289,7 @@ impl Step<'_, '_> {
         step
     }
 
-    /// A float tensor that a walk over all elements reads, or the value that stands for it.
+    /// A float tensor that a walk over all elements reads. Without a view, every element reads as `default`.
     pub fn take(self, name: &'static str, view: Option<Addressed>, default: f32) -> Self {
         let Some(Addressed { view, reach, axes }) = view.map(Addressed::elementwise_if_unaligned)
         else {
@@ -315,20 +315,19 @@ impl Step<'_, '_> {
         step.reached(1, reach)
     }
 
-    /// A float tensor that a walk over all elements reads under one name and writes over under
-    /// another.
+    /// A float tensor that a walk over all elements reads under one name and overwrites under another.
     pub fn take_give(self, name: &'static str, written: &'static str, view: Addressed) -> Self {
         let Addressed { view, reach, .. } = view.elementwise_if_unaligned();
         self.read_write(name, written, view).reached(2, reach)
     }
 
-    /// How a walk reaches the last streams.
+    /// Sets how a walk finds the elements of the last streams.
     fn reached(mut self, streams: usize, reach: Reach) -> Self {
         self.kernel.streams.iter_mut().rev().take(streams).for_each(|s| s.reach = Some(reach));
         self
     }
 
-    /// The numbers by which a stream finds its own row, if it lacks some of the axes.
+    /// Adds the parameters by which a stream that lacks some axes finds its own row.
     fn along(mut self, name: &'static str, axes: Option<(Axes, u64)>) -> Self {
         let Some((axes, first_row)) = axes else { return self };
         self = self.uniform(format!("{name}_first"), first_row);
@@ -341,7 +340,7 @@ impl Step<'_, '_> {
         self
     }
 
-    /// A mask that a walk over all elements reads, as the floats 0 and 1 where it is bytes or bits.
+    /// A mask that a walk over all elements reads. Bytes and bits read as the floats 0 and 1.
     pub fn take_mask(self, name: &'static str, mask: Option<Addressed>) -> Self {
         match mask.map(Addressed::elementwise_if_unaligned) {
             Some(Addressed { view, reach, axes }) if !view.layout.dtype.is_float() => {
@@ -353,7 +352,7 @@ impl Step<'_, '_> {
         }
     }
 
-    /// Integers that are read, if there are any.
+    /// Integers that are read. Without a view, every integer is 0.
     pub fn integers(self, name: &'static str, view: Option<View>) -> Self {
         let Some(view) = view else { return self.unbound(name, Form::AbsentIntegers) };
         let form = Form::Integers(view.layout.dtype);
@@ -368,7 +367,7 @@ impl Step<'_, '_> {
         self.bind(name, view, Form::Words, false)
     }
 
-    /// An array of a WGSL type of the module, from the view's first byte.
+    /// An array of a WGSL type that the module declares, from the first byte of the view.
     pub fn table(self, name: &'static str, view: &View, element: &'static str) -> Self {
         self.bind(name, view.clone(), Form::Table(element), false)
     }
@@ -407,11 +406,11 @@ impl Step<'_, '_> {
         let quads = matches!(form, Form::Quads(_) | Form::Wide(_));
         let end = if quads { end.next_multiple_of(whole) } else { end };
         if !matches!(form, Form::Table(_)) {
-            // Words are counted as such whatever the elements are (a 64-bit count is two).
+            // `Words` are 32-bit words whatever the elements are (a 64-bit count is two words).
             let unit = if form == Form::Words { 4 } else { size };
             let base = (bytes.start - offset) / unit;
             let base = if form == Form::Bits { 32 * base } else { base };
-            // Below 0 where the first column is not 0: indices are sums that wrap.
+            // The base may wrap below 0 where the first column is not 0; the sum that makes an index wraps back.
             let base = (base as u32).wrapping_sub(view.first_column as u32);
             self = self.uniform(format!("{name}_base"), base);
             let stride = view.layout.row_stride as u32;

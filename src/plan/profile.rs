@@ -1,4 +1,4 @@
-//! What a plan needs to know of a device: limits, and the shapes of kernels that suit it.
+//! What a plan needs to know of a device: its limits, and the kernel shapes that suit it.
 
 use crate::plan::{
     cooperative::Cooperative,
@@ -6,7 +6,7 @@ use crate::plan::{
     tile::{Tile, TileLoads},
 };
 
-/// A device as the planner sees it, free of wgpu. The default is WebGPU's default limits.
+/// A device as the planner sees it, without wgpu. The default has the default limits of WebGPU.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
@@ -17,7 +17,7 @@ pub struct Profile {
     pub buffer_bytes: u64,
     /// Storage buffers a stage.
     pub storage_buffers: u32,
-    /// What a storage binding's offset must be a multiple of.
+    /// The offset of a storage binding must be a multiple of this.
     pub offset_alignment: u64,
     /// Invocations a workgroup.
     pub workgroup_size: u32,
@@ -25,32 +25,32 @@ pub struct Profile {
     pub workgroups: u32,
     /// Bytes of workgroup memory.
     pub workgroup_bytes: u32,
-    /// Lanes of a workgroup in row kernels, a power of two.
+    /// Lanes of a workgroup in row kernels; a power of two.
     pub row_lanes: u32,
-    /// Columns a lane, of a row or of a whole tensor of elements, past which kernels have code for tiles: four
-    /// quads at once. It is most of a kernel, and of the time to compile it.
+    /// Kernels have code for tiles (four quads at once) if each lane has more than this many columns, of a row or of a
+    /// whole tensor of elements. This code is most of a kernel, and most of the time to compile it.
     pub row_tiles_from: u32,
-    /// Columns of a row's segment: the unit that several workgroups share a row by.
+    /// Columns of a segment: the part of a row that one of several workgroups takes.
     pub segment: u32,
-    /// Workgroups that keep the device busy: with fewer rows, rows are split.
+    /// The number of workgroups that keep the device busy. With fewer rows, several workgroups share a row.
     pub busy_workgroups: u32,
-    /// Elements of a workgroup in element kernels: the unit of their sums, a multiple of four.
+    /// Elements that a workgroup of an element kernel takes and sums; a multiple of four.
     pub element_block: u32,
     /// The shape of score tiles.
     pub tile: Tile,
-    /// Multiply-adds from which on a product gets large tiles, which take drivers seconds to compile.
+    /// Products with at least this many multiply-adds use large tiles, which drivers compile for seconds.
     pub large_products: u64,
-    /// Which large products go through cooperative matrices; none, unless they were asked for.
+    /// Which large products use cooperative matrices; none, unless a caller asked for them.
     pub cooperative: Cooperative,
-    /// Elements that one dispatch of a row kernel may stream; keeps a dispatch short.
+    /// The most elements that one dispatch of a row kernel may stream, which keeps the dispatch short.
     pub dispatch_elements: u64,
-    /// Multiply-adds that one dispatch of score tiles may do.
+    /// The most multiply-adds of one dispatch of score tiles.
     pub dispatch_products: u64,
-    /// Dispatches that go into one submission (see [`crate::Plan::submissions`]).
+    /// The most dispatches of one submission (see [`crate::Plan::submissions`]).
     pub submission_dispatches: u32,
-    /// The most bytes for a chunk of scores when the caller names none.
+    /// The most bytes of a chunk of scores where the caller sets no budget.
     pub chunk_bytes: u64,
-    /// The same for a block of classes, which may be small at no cost: it should stay in a cache.
+    /// The most bytes of a block of classes in that case. A small block costs nothing and should stay in a cache.
     pub block_bytes: u64,
 }
 
@@ -81,17 +81,17 @@ impl Default for Profile {
     }
 }
 
-/// Words of a mergeable state in workgroup memory that never cost a workgroup lanes.
+/// A mergeable state of at most this many words never reduces the lanes of a workgroup.
 const SMALL_STATE: u32 = 8;
-/// Bytes of one tally.
+/// The bytes of a tally.
 const TALLY_BYTES: u32 = 52;
 
 impl Profile {
-    /// The shapes that suit a software adapter with subgroups of `lanes`: workgroups of one or two
-    /// subgroups, because barriers are expensive there, and short dispatches.
+    /// Sets the shapes that suit a software adapter with subgroups of `lanes`: workgroups of one or two subgroups,
+    /// because barriers are expensive there, and short dispatches.
     pub fn software(mut self, lanes: u32) -> Self {
         self.row_lanes = lanes;
-        // Where tiles begin to pay: about 1000 columns for 8 lanes, more for 32 of them.
+        // Tiles begin to pay at about 1000 columns for 8 lanes, and later for 32 lanes.
         self.row_tiles_from = 128;
         self.segment = 32_768;
         self.busy_workgroups = 4;
@@ -106,8 +106,8 @@ impl Profile {
         self
     }
 
-    /// Score tiles for a software adapter whose subgroups have at least this many lanes: a load costs
-    /// more than its arithmetic there, and one lane's load can serve them all.
+    /// Sets score tiles for a software adapter whose subgroups have at least this many lanes. A load costs more than
+    /// its arithmetic there, so one lane loads for several.
     pub(crate) fn sharing(mut self, lanes: u32) -> Self {
         let tile = &mut self.tile;
         match lanes {
@@ -118,12 +118,12 @@ impl Profile {
         self
     }
 
-    /// The shape of score tiles, within the limits.
+    /// The shape of score tiles within the limits of the device.
     pub(crate) fn tile(&self) -> Tile {
         self.tile.within(self.workgroup_size, self.workgroup_bytes)
     }
 
-    /// Lanes for tallies: as many as fit.
+    /// The lanes of a workgroup for tallies: as many as fit.
     pub(crate) fn tally_lanes(&self) -> u32 {
         let most = self.workgroup_size.min(self.workgroup_bytes / TALLY_BYTES).min(64);
         let lanes = if self.row_lanes < 64 { self.row_lanes } else { most };
@@ -136,21 +136,21 @@ impl Profile {
         previous_power_of_two(self.row_lanes.min(most).max(1))
     }
 
-    /// Lanes of a workgroup in row kernels whose mergeable state has so many words, within the limits.
+    /// Lanes of a workgroup in row kernels with a mergeable state of this many words, within the limits.
     pub(crate) fn lanes(&self, state_words: u32) -> u32 {
         let bytes = 4 * state_words.max(SMALL_STATE);
         let most = self.workgroup_size.min(self.workgroup_bytes / bytes);
         previous_power_of_two(self.row_lanes.min(most).max(1))
     }
 
-    /// Whether kernels of so many lanes, which take the quads of so many columns in turn, have code for tiles.
+    /// Whether kernels have code for tiles, if `lanes` lanes share the quads of `columns` columns.
     pub(crate) fn has_tiles(&self, columns: u64, lanes: u32) -> bool {
-        // Where the first lane meets none there is nothing to run.
+        // The code would never run if not even the first lane has a whole tile.
         let least = 3 * 4 * u64::from(lanes) + 4;
         columns >= least && columns > u64::from(self.row_tiles_from) * u64::from(lanes)
     }
 
-    /// How many workgroups there are along x, y and z for `groups` of them; `None` where the device has no such grid.
+    /// The workgroups along x, y and z for `groups` workgroups; `None` where the device has no such grid.
     pub fn grid(&self, groups: u64) -> Option<[u32; 3]> {
         let width = groups.clamp(1, u64::from(self.workgroups));
         let height = groups.div_ceil(width).max(1);

@@ -1,4 +1,4 @@
-//! Shaders from a folder in the place of the built-in ones, for whoever edits kernels or tests the tests: see
+//! A folder with shaders that replace the built-in ones, to edit kernels or to test the tests: see
 //! "Editing shaders" and "Mutants" in MAINTAINING.md.
 
 use std::{
@@ -10,9 +10,9 @@ use std::{
 
 use crate::data::error::{Error, Result};
 
-/// Names the folder. It is read once, when the first kernel is assembled.
+/// The variable that names the folder. The folder is read once, when the first kernel is assembled.
 const VARIABLE: &str = "SURPRISAL_SHADERS";
-/// Files of the folder that edit what `Kernel::wgsl` writes before the shaders: a text, and what stands in its place.
+/// Files of the folder that edit what `Kernel::wgsl` writes before the shaders: a text to find, and its replacement.
 const FIND: &str = "generated.find";
 const PUT: &str = "generated.put";
 
@@ -20,7 +20,7 @@ static FOLDER: LazyLock<Result<Folder>> = LazyLock::new(|| {
     std::env::var_os(VARIABLE).map_or_else(|| Ok(Folder::default()), |path| Folder::read(&path))
 });
 
-/// What the folder holds: texts by their path below it.
+/// The contents of the folder: texts by their paths in it.
 #[derive(Default)]
 struct Folder {
     texts: HashMap<String, String>,
@@ -36,7 +36,7 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Adds the files of a folder whose path below the whole one is `below`.
+    /// Adds the files of a subfolder; `below` is its path in the folder.
     fn add(&mut self, folder: &Path, below: &str) -> Result<()> {
         for entry in fs::read_dir(folder).map_err(|error| failed(folder, &error))? {
             let path: PathBuf = entry.map_err(|error| failed(folder, &error))?.path();
@@ -53,7 +53,7 @@ impl Folder {
     }
 }
 
-/// An editor may leave other files there.
+/// Whether a file is read. An editor may leave other files in the folder.
 fn is_taken(below: &str) -> bool {
     Path::new(below).extension().is_some_and(|extension| extension == "wgsl")
         || [FIND, PUT].contains(&below)
@@ -75,12 +75,12 @@ pub(crate) fn check() -> Result<()> {
     FOLDER.as_ref().map(|_| ()).map_err(Clone::clone)
 }
 
-/// The text that stands in the place of the built-in shader with this path.
+/// The text that replaces the built-in shader with this path.
 pub(crate) fn replacement(path: &str) -> Option<&'static str> {
     text(path)
 }
 
-/// What was written before the shaders, as the folder edits it.
+/// The generated text with the edits of the folder.
 pub(crate) fn edited(generated: String) -> String {
     match (text(FIND), text(PUT)) {
         (Some(find), Some(put)) => generated.replace(find, put),

@@ -1,8 +1,8 @@
-//! Ranges cut into stretches.
+//! Cuts ranges into stretches.
 
 use std::ops::Range;
 
-/// The least common multiple, which is large where there is none within `u64`.
+/// The least common multiple, or a very large number where it does not fit `u64`.
 pub(crate) fn least_multiple(a: u64, b: u64) -> u64 {
     let (mut divisor, mut rest) = (a, b);
     while rest > 0 {

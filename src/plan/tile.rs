@@ -1,4 +1,4 @@
-//! The shapes of score tiles: what a lane and a workgroup own of a product, and who loads its operands.
+//! The shapes of score tiles: the part of a product that a lane and a workgroup compute, and who loads its operands.
 
 use std::fmt;
 
@@ -8,35 +8,34 @@ use crate::plan::{
     limits::{MOST_ITERATIONS, previous_power_of_two},
 };
 
-/// Rows of a lane in products too small to be worth a large tile.
+/// Rows of a lane in products that are too small for a large tile.
 const SHORT_ROWS: u32 = 8;
-/// Rows of a lane where its larger tile would be half empty.
+/// Rows of a lane where the largest tile would be half empty.
 const MIDDLE_ROWS: u32 = 24;
 /// Columns of one band of a lane.
 const BAND_COLUMNS: u32 = 4;
-/// Steps of a sum that a workgroup brings into its memory at once, and their bytes of a row (or column) of
-/// its tile.
+/// Steps of a sum that a workgroup copies to its memory at once, and their bytes for one row (or column) of its tile.
 const DEEP: u64 = 16;
 const BROUGHT_BYTES: u32 = 64;
 
-/// Who loads the operands of a score tile. It is a matter of speed: no bit of a result depends on it.
+/// Who loads the operands of a score tile. This changes the speed, but no bit of a result.
 ///
-/// Physical GPUs get [`TileLoads::Workgroup`], which is what their caches and registers are made for, by the
-/// book: it was held to the others' bits on three software drivers, and timed on no physical GPU yet.
+/// Physical GPUs get [`TileLoads::Workgroup`], which the literature recommends for their caches and registers. It was
+/// compared with the others, bit by bit, on three software drivers; it was not timed on a physical GPU yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum TileLoads {
-    /// Each lane, what it needs.
+    /// Each lane loads what it needs.
     Lane,
-    /// Four lanes of a subgroup, for each other; needs `SUBGROUP`, subgroups of four or more, and all lanes
-    /// side by side.
+    /// Four lanes of a subgroup load for each other; needs `SUBGROUP`, subgroups of four or more, and all lanes side
+    /// by side.
     Four,
-    /// Eight lanes of a subgroup, for each other; needs `SUBGROUP`, subgroups of eight or more, and all
-    /// lanes side by side.
+    /// Eight lanes of a subgroup load for each other; needs `SUBGROUP`, subgroups of eight or more, and all lanes side
+    /// by side.
     Eight,
-    /// The workgroup, tiles of both operands into its memory.
+    /// The workgroup loads tiles of both operands into its memory.
     Workgroup,
 }
 
@@ -60,14 +59,14 @@ pub struct Tile {
     pub loads: TileLoads,
     /// Lanes of a workgroup, a power of two.
     pub lanes: u32,
-    /// Lanes of a workgroup side by side, a power of two; the others are below them.
+    /// Lanes of a workgroup that lie side by side, a power of two; the other lanes lie below them.
     pub across: u32,
-    /// Rows that one lane owns: 8, 24 or 48.
+    /// Rows that one lane computes: 8, 24 or 48.
     pub rows: u32,
-    /// Bands of four columns that one lane owns: 1, 2 or 4.
+    /// Bands of four columns that one lane computes: 1, 2 or 4.
     pub bands: u32,
-    /// Whether f32 operands and sums are loaded and stored as 64-bit words; needs `SHADER_INT64`, and was
-    /// tried on Vulkan. Drivers that go through a load lane by lane and word by word have half as many then.
+    /// Whether f32 operands and sums are loaded and stored as 64-bit words; needs `SHADER_INT64`, and was tried on
+    /// Vulkan. Drivers that execute a load lane by lane and word by word then need half as many.
     pub wide: bool,
 }
 
@@ -78,7 +77,7 @@ impl Default for Tile {
 }
 
 impl Tile {
-    /// Why this is no shape, if so.
+    /// The reason why the shape is invalid, if it is.
     pub fn invalid(&self) -> Option<&'static str> {
         let powers = self.lanes.is_power_of_two() && self.across.is_power_of_two();
         if !powers || self.across > self.lanes {
@@ -98,18 +97,18 @@ impl Tile {
         (![1, 2, 4].contains(&self.bands)).then_some("bands is 1, 2 or 4")
     }
 
-    /// Rows of a workgroup's tile.
+    /// The rows of a workgroup's tile.
     pub(crate) fn height(&self) -> u64 {
         u64::from(self.lanes / self.across) * u64::from(self.rows)
     }
 
-    /// Columns of a workgroup's tile.
+    /// The columns of a workgroup's tile.
     pub(crate) fn width(&self) -> u64 {
         u64::from(self.across) * u64::from(self.bands * BAND_COLUMNS)
     }
 
-    /// Loop iterations of a lane for [`DEEP`] steps of a sum: one for four steps, and one for each block of
-    /// four by four that it brings into the workgroup's memory.
+    /// Loop iterations of a lane for [`DEEP`] steps of a sum: one for four steps, and one for each block of four by
+    /// four that the lane copies to the workgroup's memory.
     fn iterations(&self) -> u64 {
         let [lanes, across, rows, bands] =
             [self.lanes, self.across, self.rows, self.bands].map(u64::from);
@@ -120,13 +119,13 @@ impl Tile {
         DEEP / 4 + brought
     }
 
-    /// Steps of a sum that one dispatch takes, here and in tiles [fitted](Self::fitted) from this one: see
+    /// The most steps of a sum in one dispatch, for this tile and those [fitted](Self::fitted) from it: see
     /// [`MOST_ITERATIONS`].
     pub(crate) fn most_steps(&self) -> u64 {
         (MOST_ITERATIONS / self.iterations() * DEEP).min(MOST_ITERATIONS)
     }
 
-    /// The same within a device's limits, and the nearest shape where it is [none](Self::invalid).
+    /// The same shape within the limits of a device, or the nearest valid shape where it is [invalid](Self::invalid).
     pub(crate) fn within(&self, workgroup_size: u32, workgroup_bytes: u32) -> Self {
         let lanes = previous_power_of_two(self.lanes.min(workgroup_size));
         let across = previous_power_of_two(self.across.min(lanes));
@@ -138,7 +137,7 @@ impl Tile {
         let brought = (tile.height() + tile.width()) * u64::from(BROUGHT_BYTES);
         match tile.loads {
             TileLoads::Workgroup if brought <= u64::from(workgroup_bytes) => tile,
-            // Lanes that load rows for each other have the same rows.
+            // Lanes that load for each other must have the same rows.
             TileLoads::Four if lanes >= 4 => Self { across: lanes, ..tile },
             TileLoads::Eight if lanes >= 8 => Self { across: lanes, ..tile },
             TileLoads::Lane => tile,
@@ -146,7 +145,7 @@ impl Tile {
         }
     }
 
-    /// What suits a product of this many outputs: `large` is whether it is worth a large tile.
+    /// The shape for a product of this many outputs; `large` says whether the product is worth a large tile.
     pub(crate) fn fitted(&self, rows: u64, columns: u64, large: bool) -> Self {
         if !large || rows <= u64::from(SHORT_ROWS) {
             let flat = self.loads == TileLoads::Workgroup;
@@ -160,7 +159,7 @@ impl Tile {
         Self { rows: self.rows.min(most), bands: previous_power_of_two(bands), ..self.clone() }
     }
 
-    /// The kernel of this shape; `octets` is whether sums lie eight after eight.
+    /// The kernel of this shape; `octets` says that the rows of sums consist of groups of eight elements.
     pub(crate) fn kernel(&self, octets: bool) -> TileKernel {
         let (loads, sharing) = match self.loads {
             TileLoads::Lane => (shader!("linear/lane.wgsl"), None),
@@ -195,20 +194,20 @@ impl Tile {
     }
 }
 
-/// What multiplies a tile, and how large it is.
+/// The kernel that multiplies a tile, and the size of the tile.
 pub(crate) struct TileKernel {
     pub entry: &'static str,
     pub sources: Vec<Source>,
     pub overrides: Vec<(&'static str, u32)>,
     pub height: u64,
     pub width: u64,
-    /// f32 elements of a load, as 64-bit words, of the operands and of the sums; 0 for 32-bit words.
+    /// f32 elements a load as 64-bit words, for the operands and for the sums; 0 for 32-bit words.
     pub wide_operands: u32,
     pub wide_sums: u32,
 }
 
 impl TileKernel {
-    /// On cooperative matrices, two by two of them.
+    /// The kernel on cooperative matrices: a tile of two by two matrices.
     pub fn cooperative(matrices: Matrices) -> Self {
         let files = [
             shader!("record.wgsl"),
@@ -239,7 +238,7 @@ mod tests {
         let tile = Tile::default();
         assert_eq!(tile.invalid(), None);
         assert_eq!(tile.within(256, 16 << 10), tile);
-        // Too little memory for tiles of both operands, or too few lanes.
+        // The memory is too small for tiles of both operands, or the workgroup has too few lanes.
         assert_eq!(tile.within(256, 8 << 10).loads, TileLoads::Lane);
         assert_eq!(
             (tile.within(64, 16 << 10).height(), tile.within(64, 16 << 10).width()),
@@ -247,7 +246,7 @@ mod tests {
         );
     }
 
-    /// Every legal tile, and every tile that is fitted from it, ends its loops by itself.
+    /// No loop of a legal tile, or of a tile that is fitted from it, exceeds the limit of iterations.
     #[test]
     fn no_shape_iterates_too_often() {
         let loads = [TileLoads::Lane, TileLoads::Four, TileLoads::Eight, TileLoads::Workgroup];
@@ -272,7 +271,7 @@ mod tests {
                 }
             }
         }
-        // A lane alone brings a whole tile: 64 blocks of 16 steps.
+        // The extreme case is one lane that copies a whole tile: 64 blocks for every 16 steps.
         assert_eq!(least, MOST_ITERATIONS / (4 + 64) * DEEP);
     }
 

@@ -1,4 +1,4 @@
-//! A tensor of a dispatch, and how a kernel reaches it.
+//! A tensor of a dispatch, and how a kernel accesses it.
 
 use std::ops::Range;
 
@@ -12,16 +12,16 @@ use crate::{
     },
 };
 
-/// A tensor of a dispatch: an operand or a part of the scratch, or a stretch of rows of one.
+/// A tensor of a dispatch: an operand, a part of the scratch, or a stretch of rows of either.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     pub(super) role: Role,
     pub layout: Layout,
     pub(super) access: Access,
     pub(super) allocation_bytes: u64,
-    /// The column that its first one is to a kernel.
+    /// The number of the first column, as the kernel counts columns.
     pub(super) first_column: u64,
-    /// A factor for every row in products, and how many words apart two of them are.
+    /// Factors for the rows in products, and the distance from one factor to the next, in words.
     pub(super) row_scales: Option<Box<(View, u64)>>,
 }
 
@@ -29,7 +29,7 @@ impl Call {
     /// An input as a view.
     pub(crate) fn input(&self, name: &str) -> Option<View> {
         let operand = self.inputs.get(name)?;
-        // One buffer bound for reading and for writing is refused even where the ranges are apart.
+        // wgpu refuses one buffer that is bound for reading and for writing, even if the ranges are disjoint.
         let shared = self.outputs.values().any(|o| o.allocation == operand.allocation)
             || self.siblings.contains(&operand.allocation);
         let access = if shared { Access::ReadWrite } else { Access::Read };
@@ -67,13 +67,13 @@ impl View {
         }
     }
 
-    /// The same whose rows products multiply by a factor each: words of the other view, so many words apart.
+    /// The same view, whose rows products multiply by factors: words of the view `first`, `step` words apart.
     pub fn scaled_by(mut self, first: Self, step: u64) -> Self {
         self.row_scales = Some(Box::new((first, step)));
         self
     }
 
-    /// The factors of its rows.
+    /// The factors of the rows, and the distance between them.
     pub fn row_scales(&self) -> Option<(Self, u64)> {
         let (scales, step) = self.row_scales.as_deref()?;
         let mut scales = scales.clone();
@@ -85,9 +85,9 @@ impl View {
         Some((scales, *step))
     }
 
-    /// Rows `rows` of this view.
+    /// These rows of the view.
     pub fn rows(mut self, rows: &Range<u64>) -> Self {
-        // With planes, rows are those of whole images, or lie within one.
+        // With planes, the rows must be those of whole images, or lie within one image.
         self.layout.offset = self.layout.place(rows.start, 0).unwrap_or(u64::MAX >> 8);
         self.layout.shape[0] = rows.end - rows.start;
         if let Some((scales, step)) = self.row_scales.as_deref_mut() {
@@ -96,7 +96,7 @@ impl View {
         self
     }
 
-    /// Elements `elements` of a tensor without gaps, as one row.
+    /// These elements of a tensor without gaps, as one row.
     pub fn flat(mut self, elements: &Range<u64>) -> Self {
         let shape = vec![1, elements.end - elements.start];
         let offset = self.layout.offset + elements.start;
@@ -104,7 +104,7 @@ impl View {
         self
     }
 
-    /// Columns `columns` of this matrix.
+    /// These columns of the matrix.
     pub fn columns(mut self, columns: &Range<u64>) -> Self {
         self.layout.offset += columns.start * self.layout.class_stride;
         if let Some(extent) = self.layout.shape.get_mut(1) {
@@ -113,26 +113,27 @@ impl View {
         self
     }
 
-    /// This matrix as columns `first`… of a wider one, of which the rest is nowhere.
+    /// The same matrix, as a kernel sees it that counts its columns from `first`: a part of a wider matrix that does
+    /// not exist.
     pub fn placed_at_column(mut self, first: u64) -> Self {
         self.first_column = first;
         self
     }
 
-    /// A vector over classes as a matrix with one row for all.
+    /// A vector over classes as a matrix whose rows are all this vector.
     pub fn for_every_row(mut self) -> Self {
         let len = self.layout.len();
         self.layout = Layout { shape: vec![1, len], row_stride: 0, ..self.layout };
         self
     }
 
-    /// Another layout of the same element size at the same place.
+    /// Another layout with the same element size at the same place.
     pub fn reshaped(mut self, layout: Layout) -> Self {
         self.layout = Layout { offset: self.layout.offset, ..layout };
         self
     }
 
-    /// In which order its elements lie.
+    /// The order of the elements in memory.
     pub(super) fn order(&self) -> Order {
         match self.layout.fold {
             Some(_) => Order::Folded,
@@ -141,29 +142,29 @@ impl View {
         }
     }
 
-    /// The axes before the last one as one.
+    /// The view with all axes before the last one folded into one.
     pub fn folded(mut self) -> Self {
         self.layout = self.layout.folded();
         self
     }
 
-    /// Bytes of the buffer.
+    /// The bytes of the buffer.
     pub fn room(&self) -> u64 {
         self.allocation_bytes
     }
 
-    /// Whether every row starts at a multiple of four elements, and a last quad that reaches past
-    /// the row still lies inside the buffer.
+    /// Whether every row starts at a multiple of four elements, and a last quad that extends past the row still lies
+    /// inside the buffer.
     pub(super) fn aligned(&self) -> bool {
         self.aligned_to(4)
     }
 
-    /// Whether every row is four elements after four, from a multiple of four on.
+    /// Whether every row consists of whole quads that start at multiples of four elements.
     pub(super) fn in_quads(&self) -> bool {
         self.layout.columns().is_multiple_of(4) && self.aligned()
     }
 
-    /// Whether every row is eight f32 elements after eight, from a multiple of eight on.
+    /// Whether every row is f32 and consists of groups of eight elements that start at multiples of eight.
     pub fn in_octets(&self) -> bool {
         let octets = self.layout.columns().is_multiple_of(8) && self.aligned_to(8);
         octets && self.layout.dtype == Dtype::F32
@@ -184,7 +185,7 @@ impl View {
     }
 }
 
-/// A tensor of a walk over all elements, and how a quad of the walk finds its elements there.
+/// A tensor in a walk over all elements, and how a quad of the walk finds its elements in it.
 #[derive(Clone, Debug)]
 pub(crate) struct Addressed {
     pub view: View,
@@ -198,15 +199,15 @@ impl Addressed {
         Self { view, reach, axes: None }
     }
 
-    /// A tensor that has some of the axes that count the rows, from this row on.
+    /// A tensor that has only some of the axes that count the rows; the walk begins at `first_row`.
     pub fn along(view: View, axes: Axes, first_row: u64, planes: bool) -> Self {
         let groups = axes.groups().len() as u32;
         let reach = Reach::Axes { groups, columns: axes.has_columns(), planes };
         Self { view, reach, axes: Some((axes, first_row)) }
     }
 
-    /// Quads inside rows are loaded and stored whole; where they cannot be, element by element. Those
-    /// of bytes never are: a quad of theirs ends with the window, which is no column of a row.
+    /// Loads and stores whole quads inside rows where possible, otherwise element by element. Bytes are always loaded
+    /// element by element, because their quads are cut off at the end of the window, which is not a column of a row.
     pub(super) fn elementwise_if_unaligned(self) -> Self {
         match self.reach {
             Reach::Row if !self.view.aligned() || !self.view.layout.dtype.is_float() => {

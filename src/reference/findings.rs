@@ -2,9 +2,9 @@
 
 use crate::data::{array::Array, status::Status};
 
-/// How many words a status has, as a length.
+/// The number of words of a status.
 const WORDS: usize = Status::WORDS as usize;
-/// The first bad row where there is none.
+/// The number of the first bad row, if there is none.
 const NONE: u32 = u32::MAX;
 
 /// What a computation on the CPU finds wrong with its data: the output `status` of a
@@ -26,22 +26,22 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Nothing yet, in a loss of rows: targets are indices.
+    /// No findings yet, for a row loss: targets are indices.
     pub fn of_rows() -> Self {
         Self { words: [1, 0, NONE, 0, 0, 0, 0, 0] }
     }
 
-    /// Nothing yet, in a loss of elements: targets are numbers.
+    /// No findings yet, for an element loss: targets are numbers.
     pub fn of_elements() -> Self {
         Self { words: [1, 0, NONE, 0, 0, 0, 0, 1] }
     }
 
-    /// A target that is no class and not ignored.
+    /// Counts a target that is neither a class nor ignored.
     pub fn bad_target(&mut self, row: usize, target: i64) {
         self.bad(row, target as u64);
     }
 
-    /// A number outside its domain, without which an element has no loss.
+    /// Counts a number outside its domain; its element has no loss.
     pub fn bad_value(&mut self, row: usize, value: f64) {
         self.bad(row, (value as f32).to_bits().into());
     }
@@ -53,18 +53,18 @@ impl Findings {
         }
     }
 
-    /// A row whose logits have no softmax, or an element whose loss is NaN.
+    /// Counts a row whose logits have no softmax, or an element whose loss is NaN.
     pub fn bad_row(&mut self) {
         self.words[5] += 1;
     }
 
-    /// A vector of zeros that was to be normalised.
+    /// Counts a vector of zeros that had to be normalised.
     pub fn zero_vector(&mut self) {
         self.words[6] += 1;
     }
 
-    /// Adds what a part of the call found, from its own status; of two first ones in a row, the earlier
-    /// part's stays.
+    /// Adds the findings of a part of the call, from the status of the part. If two parts have a first bad target,
+    /// that of the earlier part is kept.
     pub(crate) fn add(&mut self, part: &Array) {
         let part: Vec<u32> = part.to_i64().into_iter().map(|word| word as u32).collect();
         let Ok(part) = <[u32; WORDS]>::try_from(part) else { return };

@@ -1,5 +1,5 @@
-//! Several losses as one call: each part is planned by itself on its slice of the tensors, all of
-//! them in one recording, and one more dispatch makes the whole of the parts.
+//! Several losses as one call. Each part is planned on its slice of the tensors; all parts share
+//! one recording, and one last dispatch combines their results.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,30 +24,31 @@ use crate::{
     },
 };
 
-/// The most parts: one lane walks them.
+/// The most parts of a composed loss: one lane goes through all of them.
 const MOST_PARTS: usize = 4096;
 
 /// A loss that is a part of another one.
 pub(crate) struct Part {
-    /// It, with the part's weight and the whole's reduction in its own reduction.
+    /// The loss of the part. Its reduction contains the part's weight and the reduction of the
+    /// whole.
     pub loss: Box<dyn Operation>,
-    /// Its inputs.
+    /// The inputs of the part.
     pub inputs: Vec<PartInput>,
-    /// Its output that says how much of its gradient is left.
+    /// The part's output that measures how much of its gradient is left, for `slopes`.
     pub slope: Option<&'static str>,
 }
 
-/// An input of the whole that a part has, and the gradient of it.
+/// An input of the whole that a part uses. The part's gradient of this input has the same slice.
 pub(crate) struct PartInput {
-    /// The part's name of it.
+    /// The name of the input in the part.
     pub part: &'static str,
-    /// The whole's.
+    /// The name of the input in the whole.
     pub whole: &'static str,
-    /// What of it.
+    /// Which slice of the tensor the part uses.
     pub slice: TensorSlice,
 }
 
-/// What of a tensor a part has.
+/// The slice of a tensor that a part uses.
 #[derive(Clone)]
 pub(crate) enum TensorSlice {
     All,
@@ -66,18 +67,18 @@ pub(crate) trait Composed: Operation {
     fn reduced(&self) -> (Reduction, Empty);
 }
 
-/// The reduction of a part with this weight, whose mean is over so many.
+/// The reduction of a part with this weight, where a mean is over `mean_over` losses.
 pub(crate) fn weighted(reduction: Reduction, weight: f64, mean_over: u64) -> Reduction {
     match reduction {
         Reduction::Over(d) => Reduction::Over(d / weight),
         Reduction::Sum => Reduction::Over(1.0 / weight),
-        // The mean over nothing is nothing's, whatever it weighs.
+        // The weight of a part does not change the mean over nothing: `empty` decides what that is.
         _ if mean_over == 0 => Reduction::Mean,
         _ => Reduction::Over(mean_over as f64 / weight),
     }
 }
 
-/// Whether losses of parts can become one number in this way.
+/// Checks that the losses of parts can become one number with this reduction.
 pub(crate) fn check_composed(loss: &str, reduction: Reduction) -> Result<()> {
     if reduction == Reduction::None {
         let reason = "the parts have different numbers of losses";
@@ -110,12 +111,12 @@ const fn of_parts(name: &'static str, about: &'static str) -> Argument {
     Argument::optional(name, Kind::F32, &[&[Dim::Parts]], about)
 }
 
-/// A part's results, in the order of `shaders/compose.wgsl`.
+/// The results of a part, in the order that `shaders/compose.wgsl` expects.
 const RESULTS: [&str; 3] = ["loss", "sum", "denominator"];
 const SLOPE: u64 = 3;
 const STATUS_SLOT: u64 = 4;
 const SLOTS: u64 = 5;
-/// The name under which results lie in the scratch.
+/// The name of the operands in scratch that take the results of parts.
 const RESULT: &str = "result";
 
 fn parts_of(
@@ -135,7 +136,7 @@ fn parts_of(
     Ok(parts)
 }
 
-/// Whether every part of a composed loss can answer its slice of a call.
+/// Checks that every part of a composed loss accepts its slice of a call.
 pub(crate) fn accepts(loss: &dyn Composed, call: &Call) -> Result<()> {
     let parts = parts_of(loss, &call.dims, &|name| call.has(name))?;
     parts.iter().try_for_each(|part| lend(part, call, BTreeMap::new()).map(|_| ()))
@@ -212,7 +213,7 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
     Ok(planner.finish())
 }
 
-/// The call of a part: its slice of the whole's inputs, their gradients, and these outputs.
+/// The call of a part: its slices of the inputs and of their gradients, and these outputs.
 fn lend(part: &Part, call: &Call, mut outputs: BTreeMap<String, Operand>) -> Result<Call> {
     let mut inputs = BTreeMap::new();
     let mut in_place = BTreeSet::new();
@@ -228,7 +229,7 @@ fn lend(part: &Part, call: &Call, mut outputs: BTreeMap<String, Operand>) -> Res
             }
         }
     }
-    // Places were checked for the whole.
+    // Overlaps between tensors were checked for the whole call.
     let own = Call { in_place, ..Call::new(inputs, outputs) }.checked(part.loss.as_ref(), 1)?;
     Ok(Call { siblings: call.siblings.clone(), ..own })
 }
@@ -250,7 +251,7 @@ impl TensorSlice {
         operand
     }
 
-    /// The columns of an array that it is, and how many the array has.
+    /// The columns of an array that belong to the slice, and the number of columns of the array.
     fn columns(&self, shape: &[u64]) -> (Range<usize>, usize) {
         let width = shape.get(1).copied().unwrap_or(1) as usize;
         match self {
@@ -339,7 +340,7 @@ fn solve(part: &Part, inputs: &Arrays, wanted: &[&str], arithmetic: Arithmetic) 
     part.loss.reference(&own, &names, arithmetic)
 }
 
-/// Puts a part's gradient where it belongs.
+/// Copies the gradient of a part into the gradient of the whole.
 fn paste(to: &mut Array, from: &Array, slice: &TensorSlice) {
     let (columns, width) = slice.columns(&to.shape);
     let (mut values, from) = (to.to_f64(), from.to_f64());

@@ -1,4 +1,5 @@
-//! The element skeleton: losses of one score at a time, read once, with their gradients and sums.
+//! The element skeleton: losses whose elements are independent of each other. Each element is read once; its gradients
+//! and its part of the sums come from that read.
 
 mod declare;
 mod elements;
@@ -30,41 +31,40 @@ pub(crate) use elements::plan;
 pub use crate::plan::Number;
 pub use reference::Point;
 
-/// Elements of a word of a mask of bits, and the least that a window begins at a multiple of.
+/// Elements in one word of a bit mask. Windows begin at a multiple of this many elements.
 const BITS: u64 = 32;
 
-/// What all element losses share: which elements count, and how they are reduced.
+/// The options that all element losses share: which elements count, and how they are reduced.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ElementOptions {
     /// How losses become one number.
     pub reduction: Reduction,
-    /// What a mean over nothing is.
+    /// The mean over nothing: NaN or 0.
     pub empty: Empty,
     /// What a masked mean divides by.
     pub denominator: MaskedMean,
-    /// A target that stands for an unknown one.
+    /// A target with this value is unknown.
     pub unknown: Option<f64>,
-    /// What happens to gradient columns between the columns and the row stride.
+    /// Whether gradient columns between the columns and the row stride are written.
     pub padding: Padding,
 }
 
 /// A tensor that the functor reads.
 #[derive(Clone, Copy, Debug)]
 pub struct ElementStream {
-    /// Its name in WGSL, where `NAME_take` reaches it, and the input that it is.
+    /// The name of the input. In WGSL the functor reads the tensor with `NAME_take`.
     pub name: &'static str,
-    /// What an input that is not given reads as.
+    /// The value of every element of an input that is not given.
     pub default: f32,
 }
 
-/// A loss of one score at a time: what the element skeleton needs beside [`Operation`].
+/// A loss whose elements are independent of each other: what the element skeleton needs beside [`Operation`].
 ///
-/// The WGSL contract is at the top of `shaders/element.wgsl`; `shaders/loss/mse.wgsl` is a short
-/// example. The first input has any rank: its last axis is the columns, all before it are the rows.
-/// Every other one has its shape, or what broadcasts to it from the last axis on. The inputs `weight`, `mask`, `upstream` and `denominator`
-/// are the skeleton's.
-/// [`ElementLoss::at`] is the same loss on the CPU: the checks, the options and the names are shared, the
-/// arithmetic is not, so that the two can disagree.
+/// The WGSL contract is at the top of `shaders/element.wgsl`; `shaders/loss/mse.wgsl` is a short example. The first
+/// input has any rank: its last axis is the columns, all axes before it are the rows. Every other input has the same
+/// shape, or a shape that broadcasts to it from the last axis on. The skeleton handles the inputs `weight`, `mask`,
+/// `upstream` and `denominator`. [`ElementLoss::at`] is the same loss on the CPU. Both share the checks, the options
+/// and the names, but not the arithmetic, so that a test can find a difference between them.
 pub trait ElementLoss: Operation {
     /// The functor's WGSL.
     fn sources(&self) -> Vec<Source>;
@@ -72,30 +72,30 @@ pub trait ElementLoss: Operation {
     /// Which elements count, and how they are reduced.
     fn options(&self) -> ElementOptions;
 
-    /// The functor's tensors; its derivatives are by the first and by the second one.
+    /// The tensors that the functor reads. The derivatives are with respect to the first and the second one.
     fn streams(&self) -> &'static [ElementStream];
 
-    /// Values of its overrides: what shapes the code, the inputs that are there included.
+    /// Values of the functor's overrides: what changes the code, such as which inputs are given.
     fn overrides(&self, _given: &dyn Fn(&str) -> bool) -> Vec<(&'static str, u32)> {
         Vec::new()
     }
 
-    /// Its parameters: what changes without a new pipeline.
+    /// The functor's uniforms: what changes without a new pipeline.
     fn uniforms(&self) -> Vec<(&'static str, f64)> {
         Vec::new()
     }
 
-    /// The output that is the mean of what the functor monitors, where its options have it monitor.
+    /// The name of the output that is the mean of what the functor monitors, where the options ask for monitoring.
     fn monitor(&self) -> Option<&'static str> {
         None
     }
 
-    /// Whether its own options are in their domains.
+    /// Checks the domains of the loss's own options.
     fn check(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Whether these inputs, told by their names, go with its options.
+    /// Checks that the given inputs (`_given` answers by name) go with the options.
     fn agrees(&self, _given: &dyn Fn(&str) -> bool) -> Result<()> {
         Ok(())
     }
@@ -106,7 +106,7 @@ pub trait ElementLoss: Operation {
         Self: Sized;
 }
 
-/// Whether a call's inputs and outputs go with a loss's options.
+/// Checks that the inputs and outputs of a call go with the options of the loss.
 pub(crate) fn check_names<'n>(
     loss: &dyn ElementLoss,
     given: &dyn Fn(&str) -> bool,
@@ -131,10 +131,10 @@ pub(crate) fn check_names<'n>(
     }
 }
 
-/// The stream in which an unknown one is looked for.
+/// The stream in which an unknown target is looked for.
 const TARGETS: &str = "targets";
 
-/// The outputs of one element that all such losses have.
+/// The outputs beside gradients that all element losses have.
 const SCALARS: [&str; 5] = ["loss", "sum", "denominator", "count", "status"];
 
 /// Checks the options that all element losses share.
@@ -145,7 +145,8 @@ pub(crate) fn check_options(loss: &str, options: ElementOptions) -> Result<()> {
     }
 }
 
-/// Over what an input, or the gradient of one, extends. A loss and its upstream are the scores' own.
+/// The axes over which an input, or the gradient of an input, extends. A loss and its upstream gradient have the shape
+/// of the scores.
 pub(crate) fn broadcast_of(
     loss: &dyn ElementLoss,
     extents: &Extents,
@@ -167,7 +168,7 @@ pub(crate) fn broadcast_of(
     }
 }
 
-/// Whether an element loss can answer a call. Shapes that follow from the description are checked before.
+/// Checks that an element loss can answer a call. Shapes that follow from the description were checked before.
 pub(crate) fn accepts(loss: &dyn ElementLoss, call: &Call) -> Result<()> {
     let first = loss.streams().first().and_then(|stream| call.inputs.get(stream.name));
     let first = first.ok_or_else(|| Error::MissingInput {
@@ -197,7 +198,7 @@ pub(crate) fn accepts(loss: &dyn ElementLoss, call: &Call) -> Result<()> {
     Ok(())
 }
 
-/// One element a column, as a vector, has no gaps: kernels take its elements side by side.
+/// A tensor that is a vector of one element a column must not have gaps: kernels load its elements side by side.
 fn check_vector(operand: &Operand, extents: &Extents) -> Result<()> {
     let Layout { shape, row_stride, .. } = &operand.layout;
     let columns = matches!(extents.broadcast("", shape), Ok(Broadcast::Columns));
@@ -208,7 +209,8 @@ fn check_vector(operand: &Operand, extents: &Extents) -> Result<()> {
     Ok(())
 }
 
-/// Bits lie as the elements do, so those have to lie in one order; broadcasts lie as they like.
+/// Checks the layouts of a call with a bit mask. The bits are in the memory order of the elements, so all tensors with
+/// one value an element must have the same order. Tensors that broadcast may have any layout.
 fn check_order(loss: &dyn ElementLoss, call: &Call, extents: &Extents) -> Result<()> {
     let planes = |operand: &&Operand| {
         let broadcast = extents.broadcast("", &operand.layout.shape);
@@ -227,7 +229,7 @@ fn check_order(loss: &dyn ElementLoss, call: &Call, extents: &Extents) -> Result
     }
 }
 
-/// One bit an element, in as many words as that takes.
+/// Checks that a bit mask has one bit an element, in as many words as these bits take.
 fn check_bits(mask: &Operand, extents: &Extents) -> Result<()> {
     let words = extents.count().div_ceil(BITS);
     if mask.layout.shape == [words] && !mask.layout.has_gaps() {

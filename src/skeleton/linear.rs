@@ -1,20 +1,20 @@
-//! The linear skeleton: scores = A·Bᵀ a chunk of rows at a time, handed to a row loss, never stored
-//! whole.
+//! The linear skeleton: it computes the scores A·Bᵀ a chunk at a time and hands them to a row loss. The whole matrix
+//! of scores is never stored.
 //!
-//! A chunk of whole rows is multiplied, streamed and turned into its gradient in place by the row kernels,
-//! and the gradient is multiplied on: three products in all. Gradients of B add up over the chunks in row
-//! order in f32, each element by its one owner, so neither the chunk's size nor the way a product is
-//! cut into dispatches changes a bit.
+//! The first path takes chunks of whole rows. The row kernels stream the scores of a chunk and replace them by their
+//! gradient, which is then multiplied with both operands: three products in all. The gradient of B adds up in f32 over
+//! the chunks, in row order, and each element has one owner. Therefore neither the size of a chunk nor the way a
+//! product is cut into dispatches changes a bit.
 //!
-//! The other way is a chunk of many rows of a block of classes. One pass over the blocks closes the rows,
-//! a second one makes the scores again for their gradient: four products, but the operands are gone
-//! through once for many rows, and no budget is too small for a row. What is given may close rows without
-//! the first pass (a saved lse, the statistics of shards): then it is three products. Neither way changes
-//! a bit, and `Layer::walk` takes the cheaper one.
+//! The second path takes chunks of many rows and a block of classes. A first pass over the blocks closes the rows, a
+//! second pass makes the scores again for their gradient: four products, but each pass over the operands serves many
+//! rows, and no budget is too small for a row. Rows that can be closed from what is given (a saved lse, the statistics
+//! of shards) need no first pass, which leaves three products. Both paths give the same bits, and `Layer::walk` takes
+//! the cheaper one.
 //!
-//! Before both comes what costs neither products nor memory: until a block of ∂W is written, its place is
-//! as good as any for the scores of its classes, for as many rows as W is deep. Those rows go by in
-//! blocks whose scores are made once (`Layer::keep`).
+//! Before either path, some rows need neither a second product nor memory for their scores: until a block of ∂W is
+//! written, its memory can hold the scores of the block's classes for as many rows as W is deep. The scores of these
+//! rows are made once, block by block (`Layer::keep`).
 
 mod product;
 mod reference;
@@ -45,24 +45,24 @@ pub(crate) use walk::{RowBlock, Schedule, ScorePasses};
 
 use product::{Along, Product, Start};
 
-/// A row loss on the scores of a linear layer, hidden·Wᵀ + bias, which are never stored whole.
+/// A row loss on the scores of a linear layer, hidden·Wᵀ + bias. The scores are never stored whole.
 ///
-/// Any [`RowLoss`] will do; [`crate::LinearCrossEntropy`] is `Linear<CrossEntropy>`.
+/// Any [`RowLoss`] can be used; [`crate::LinearCrossEntropy`] is `Linear<CrossEntropy>`.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Linear<L> {
-    /// What is done with the scores.
+    /// The loss of the scores.
     pub loss: L,
     /// How the weight lies in memory.
     pub weight_layout: WeightLayout,
-    /// The most bytes for the chunk of scores; `None` lets the plan choose.
+    /// The most bytes of the chunk of scores; `None` lets the plan choose.
     pub chunk_bytes: Option<u64>,
-    /// Add into the gradients of weight and bias instead of overwriting them (micro-batches).
+    /// Add to the gradients of weight and bias instead of overwriting them (micro-batches).
     pub accumulate: bool,
 }
 
 impl<L> Linear<L> {
-    /// This row loss on the scores of a linear layer.
+    /// The given row loss on the scores of a linear layer.
     pub fn new(loss: L) -> Self {
         let weight_layout = WeightLayout::default();
         Self { loss, weight_layout, chunk_bytes: None, accumulate: false }
@@ -74,13 +74,13 @@ impl<L> Linear<L> {
         self
     }
 
-    /// Sets the most bytes for the chunk of scores.
+    /// Sets the most bytes of the chunk of scores.
     pub fn chunk_bytes(mut self, bytes: u64) -> Self {
         self.chunk_bytes = Some(bytes);
         self
     }
 
-    /// Adds into the gradients of weight and bias instead of overwriting them.
+    /// Adds to the gradients of weight and bias instead of overwriting them.
     pub fn accumulate(mut self, accumulate: bool) -> Self {
         self.accumulate = accumulate;
         self
@@ -107,7 +107,7 @@ impl<L: RowLoss> Signature for Linear<L> {
     fn accepts(&self, call: &Call) -> Result<()> {
         check_weight(self.weight_layout, call)?;
         let mut scores = scores_call(call);
-        // Every gradient of the layer is made of that of its scores.
+        // Every gradient of the layer is computed from the gradient of its scores.
         let own = ["grad.hidden", "grad.weight", "grad.bias"];
         if let Some(gradient) = own.iter().find_map(|name| call.outputs.get(*name)) {
             scores.outputs.insert("grad.logits".to_owned(), gradient.clone());
@@ -133,7 +133,7 @@ impl<L: RowLoss> Operation for Linear<L> {
     }
 }
 
-/// What a linear loss adds to the row loss on its scores.
+/// The options that a linear loss adds to those of the row loss on its scores.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LinearOptions {
     pub weight_layout: WeightLayout,
@@ -141,7 +141,7 @@ pub(crate) struct LinearOptions {
     pub accumulate: bool,
 }
 
-/// What a row loss takes and gives on the scores of a linear layer, where it says nothing else.
+/// The description of a row loss on the scores of a linear layer, for losses without one of their own.
 pub(crate) static ABOUT: About = About {
     name: "linear",
     summary: "A row loss on the scores of a linear layer, which are never stored.",
@@ -183,7 +183,7 @@ fn plan(
     let mut layer = Layer::new(options, call, profile)?;
     layer.needs_whole_rows = rows.needs_whole_rows();
     let matrices = [Some(&layer.hidden), layer.hidden_gradient.as_ref()];
-    // Chunks of rows, not windows, keep the dispatches short.
+    // Chunks of rows keep the dispatches short, so windows need not.
     let windows = rows.windows(matrices.into_iter().flatten(), u64::MAX)?;
     rows.begin(&windows)?;
     rows.planner.unstored(layer.rows * layer.classes * 4);
@@ -208,12 +208,13 @@ fn scores_call(call: &Call) -> Call {
     if let Some(weight) = inner.inputs.remove("class_weight") {
         inner.inputs.insert("weight".to_owned(), weight);
     }
-    // Every input keeps its binding mode: what shares a buffer here shares it there.
+    // Every input keeps its binding mode: an input that shares a buffer with an output here also shares it in the
+    // inner call.
     inner.siblings.extend(call.outputs.values().map(|output| output.allocation));
     inner
 }
 
-/// Whether the weight and its gradient lie as the option says.
+/// Checks that the weight and its gradient have the shape that the option says.
 fn check_weight(layout: WeightLayout, call: &Call) -> Result<()> {
     let (classes, depth) = (call.dim(Dim::Classes), call.dim(Dim::Hidden));
     let expected = match layout {
@@ -239,9 +240,9 @@ pub(crate) struct Layer<'a> {
     pub rows: u64,
     pub classes: u64,
     pub depth: u64,
-    /// Of a product over all rows and all classes.
+    /// Multiply-adds of a product over all rows and all classes.
     pub multiply_adds: u64,
-    /// Of the whole weight, also where the classes are a block of it.
+    /// Elements of the whole weight, also where `classes` is only a block of its classes.
     pub weight_elements: u64,
     pub hidden: View,
     pub weight: View,
@@ -251,15 +252,15 @@ pub(crate) struct Layer<'a> {
     pub bias_gradient: Option<View>,
     /// The gradient of the hidden states is written over them.
     pub in_place: bool,
-    /// Bytes beside the chunk that count as a part of it where the caller names no budget.
+    /// Bytes beside the chunk that count as a part of it where the caller sets no budget.
     pub beside: u64,
     /// The most rows of a chunk, and whether a row of scores must be whole.
     pub most_rows: u64,
     pub needs_whole_rows: bool,
 }
 
-/// A gradient that adds up over steps: where it goes, and an f32 sum beside it where the steps cannot add up
-/// there.
+/// A gradient that adds up over steps: its output, and an f32 sum in scratch where the steps cannot add up in the
+/// output.
 #[derive(Clone)]
 struct Sum {
     output: View,
@@ -268,7 +269,7 @@ struct Sum {
 }
 
 impl Sum {
-    /// The start and the destination of a step's product.
+    /// The start and the destination of the product of a step.
     fn at(&self, step: usize, accumulate: bool) -> (Start, View) {
         let (first, last) = (step == 0, step + 1 >= self.steps);
         let target = match &self.wide {
@@ -284,7 +285,7 @@ impl Sum {
         (start, target)
     }
 
-    /// Some rows or columns of it.
+    /// The same sum for some rows or columns.
     fn cut(&self, cut: impl Fn(View) -> View) -> Self {
         let wide = self.wide.clone().map(&cut);
         Self { output: cut(self.output.clone()), wide, ..*self }
@@ -298,7 +299,7 @@ pub(crate) struct Sums {
     bias: Option<Sum>,
 }
 
-/// The gradient of a stretch of rows, which adds up over blocks of classes.
+/// The gradient of the hidden states of a stretch of rows, which adds up over blocks of classes.
 pub(crate) struct RowsSum(Sum);
 
 impl<'a> Layer<'a> {
@@ -333,7 +334,7 @@ impl<'a> Layer<'a> {
         })
     }
 
-    /// The gradients that add up over this many stretches of rows.
+    /// The sums for this many stretches of rows.
     pub fn sums(&self, rows: &mut Rows, steps: usize) -> Sums {
         let mut sum = |output: &Option<View>| {
             let output = output.clone()?;
@@ -345,7 +346,7 @@ impl<'a> Layer<'a> {
         Sums { weight: sum(&self.weight_gradient), bias: sum(&self.bias_gradient) }
     }
 
-    /// Where the gradient of scores in a chunk goes.
+    /// Where the gradient of a chunk's scores goes.
     pub fn gradient(&self) -> Gradient {
         let Self { hidden_gradient, weight_gradient, bias_gradient, .. } = self;
         let wanted =
@@ -353,10 +354,10 @@ impl<'a> Layer<'a> {
         if wanted { Gradient::InPlace } else { Gradient::Nowhere }
     }
 
-    /// Everything of some stretches of rows.
+    /// Plans the losses and all gradients of the rows of a walk.
     fn go(&self, rows: &mut Rows, walk: &Schedule, sums: &Sums) -> Result<()> {
         if walk.parts.is_empty() {
-            // No rows: the gradients of weight and bias are sums over nothing.
+            // Without rows the gradients of weight and bias are sums over nothing.
             return self.columns_step(rows, sums, &RowBlock::NONE, &walk.chunk);
         }
         for part in &walk.parts {
@@ -372,7 +373,7 @@ impl<'a> Layer<'a> {
 
     // --- blocks ---
 
-    /// Makes the scores of some rows block by block, shows each to `see`, and closes the rows.
+    /// Makes the scores of a stretch of rows block by block, passes each block to `see`, and closes the rows.
     pub fn close(
         &self,
         rows: &mut Rows,
@@ -407,7 +408,7 @@ impl<'a> Layer<'a> {
         Ok(())
     }
 
-    /// The scores of a block, at their place among all classes.
+    /// Makes the scores of a block. The view that is returned has them at their columns among all classes.
     pub fn block_scores(
         &self,
         rows: &mut Rows,
@@ -420,7 +421,7 @@ impl<'a> Layer<'a> {
         Ok(scores.placed_at_column(block.start))
     }
 
-    /// The same where they may have been made before, and kept.
+    /// The scores of a block, which are made only where they are not kept from before.
     fn scores_again(
         &self,
         rows: &mut Rows,
@@ -435,7 +436,7 @@ impl<'a> Layer<'a> {
         self.block_scores(rows, walk, part, block)
     }
 
-    /// The gradients of rows that are closed, a block of classes after another.
+    /// The gradients of closed rows, one block of classes after another.
     fn gradients(
         &self,
         rows: &mut Rows,
@@ -459,8 +460,8 @@ impl<'a> Layer<'a> {
         Ok(())
     }
 
-    /// The gradient of some rows, which adds up over the blocks: in place its sum lies elsewhere until the
-    /// last block has read the rows.
+    /// The gradient of a stretch of rows, which adds up over the blocks. Where it is written in place, its sum lies in
+    /// scratch until the last block has read the rows.
     pub fn rows_sum(
         &self,
         rows: &mut Rows,
@@ -477,7 +478,7 @@ impl<'a> Layer<'a> {
         Some(RowsSum(Sum { output, wide, steps: walk.blocks.len() }))
     }
 
-    /// The gradients of both operands from that of a block's scores.
+    /// The gradients of both operands from the gradient of a block's scores.
     pub fn block_gradients(
         &self,
         rows: &mut Rows,
@@ -498,14 +499,14 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// The sums of some of the classes.
+    /// The sums for a block of the classes.
     fn sums_of(&self, sums: &Sums, block: &Range<u64>) -> Sums {
         let weight = |sum: &Sum| sum.cut(|view| self.of_classes(view, block));
         let bias = |sum: &Sum| sum.cut(|view| view.columns(block));
         Sums { weight: sums.weight.as_ref().map(weight), bias: sums.bias.as_ref().map(bias) }
     }
 
-    /// The part of a weight, or of its gradient, that belongs to some of the classes.
+    /// The part of a weight, or of its gradient, that belongs to a block of the classes.
     fn of_classes(&self, view: View, block: &Range<u64>) -> View {
         match self.options.weight_layout {
             WeightLayout::ClassesHidden => view.rows(block),
@@ -513,15 +514,15 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// The layer of some of the classes.
+    /// The same layer with only a block of the classes.
     fn classes(&self, block: &Range<u64>) -> Self {
         let weight = self.of_classes(self.weight.clone(), block);
         let bias = self.bias.clone().map(|view| view.columns(block));
         Self { classes: block.end - block.start, weight, bias, ..self.clone() }
     }
 
-    /// Which index of a product over the depth, and of one over the classes, runs over the weight's
-    /// rows.
+    /// Which index of a product runs over the weight's rows: first for a product that sums over the depth, then for
+    /// one that sums over the classes.
     fn weight_along(&self) -> [Along; 2] {
         match self.options.weight_layout {
             WeightLayout::ClassesHidden => [Along::Owned, Along::Walked],
@@ -529,17 +530,18 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// One chunk of whole rows: scores, their loss and gradient in place, and the gradient multiplied on.
+    /// One chunk of whole rows: makes the scores, replaces them by their gradient, and multiplies it with both
+    /// operands.
     fn step(&self, rows: &mut Rows, walk: &Schedule, sums: &Sums, part: &RowBlock) -> Result<()> {
         let all = 0..self.classes;
         let chunk = walk.block(part, &all);
         let gradient = self.gradient();
-        // Rows that are closed without a stream have no use for scores but their gradient.
+        // Where rows are closed without a stream, only the gradient needs their scores.
         if rows.writes(&gradient) || !rows.closes_unseen() {
             self.scores(rows, part, &chunk)?;
         }
         rows.main(part.index, &part.rows, &Scores { scores: chunk.clone(), gradient })?;
-        // In place, the hidden states are gone once their gradient is there.
+        // The weight's gradient comes first: in place, the gradient of the hidden states overwrites the states.
         self.columns_step(rows, sums, part, &chunk)?;
         match &self.hidden_gradient {
             Some(output) => {
@@ -550,7 +552,7 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// The scores of a stretch of rows.
+    /// Makes the scores of a stretch of rows.
     pub fn scores(&self, rows: &mut Rows, part: &RowBlock, chunk: &View) -> Result<()> {
         let [weight_along, _] = self.weight_along();
         let product = Product {
@@ -568,7 +570,7 @@ impl<'a> Layer<'a> {
         self.product(rows, &product)
     }
 
-    /// The gradient of a stretch of rows, from that of its scores.
+    /// The gradient of the hidden states of a stretch of rows, from the gradient of its scores.
     fn rows_product(
         &self,
         rows: &mut Rows,
@@ -593,7 +595,7 @@ impl<'a> Layer<'a> {
         self.product(rows, &product)
     }
 
-    /// A stretch's part of the gradients that add up over rows.
+    /// The part of a stretch of rows in the gradients that add up over rows.
     pub fn columns_step(
         &self,
         rows: &mut Rows,

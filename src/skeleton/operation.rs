@@ -1,12 +1,13 @@
 //! What an operation is: its options, its description, and the two ways to compute it.
 //!
-//! An operation is a loss, or something beside losses: what makes targets and weights. Its value is plain
-//! data (options only). The GPU path asks it for a [`Plan`], the CPU path for its
-//! [`reference`](Operation::reference); both share one [`validate`](Signature::validate) and one [`About`].
-//! An operation of the host ([`Signature::is_host`]) has the latter alone.
+//! An operation is a loss, or something beside losses that makes targets or weights. Its value is plain data (options
+//! only). The GPU path asks it for a [`Plan`], the CPU path for its [`reference`](Operation::reference); both share
+//! one [`validate`](Signature::validate) and one [`About`]. An operation of the host ([`Signature::is_host`]) has only
+//! the reference.
 //!
-//! What a call may hand it beside tensors of its own is declared argument by argument: a list of tensors
-//! ([`list`](crate::loss::list)), numbers of the host ([`Request::host`](crate::Request::host)), an output over an input ([`Request::in_place`](crate::Request::in_place)).
+//! A call may pass it more than tensors of its own. Each argument declares what it takes: a list of tensors
+//! ([`list`](crate::loss::list)), numbers of the host ([`Request::host`](crate::Request::host)), an output over an
+//! input ([`Request::in_place`](crate::Request::in_place)).
 
 use crate::{
     data::{
@@ -26,7 +27,7 @@ pub trait Operation: Signature {
     ///
     /// # Errors
     ///
-    /// [`Error::HostOnly`] for an operation of the host, and what a device cannot do.
+    /// [`Error::HostOnly`] for an operation of the host; otherwise whatever the device cannot do.
     fn plan(&self, _call: &Call, _profile: &Profile) -> Result<Plan> {
         Err(Error::HostOnly { operation: self.about().name.to_owned() })
     }
@@ -36,14 +37,14 @@ pub trait Operation: Signature {
     -> Result<Arrays>;
 }
 
-/// One line of a registry.
+/// An entry of a registry.
 pub struct Entry {
-    /// What it is.
+    /// The description of the operation.
     pub about: &'static About,
-    /// The operation from its options as JSON.
+    /// Makes the operation from its options as JSON.
     #[cfg(feature = "serde")]
     pub parse: fn(&serde_json::Value) -> Result<Box<dyn Operation>>,
-    /// The operation with its default options.
+    /// Makes the operation with its default options.
     pub default: fn() -> Box<dyn Operation>,
 }
 
@@ -53,7 +54,7 @@ pub(crate) fn parse<L: Operation + serde::de::DeserializeOwned + 'static>(
     name: &'static str,
     options: &serde_json::Value,
 ) -> Result<Box<dyn Operation>> {
-    // A sequence would be taken for the fields in their order.
+    // serde would accept an array as the fields in their order.
     if !options.is_object() {
         return Err(Error::option(name, "options", options, "options are an object"));
     }
@@ -63,9 +64,9 @@ pub(crate) fn parse<L: Operation + serde::de::DeserializeOwned + 'static>(
     Ok(Box::new(loss))
 }
 
-/// One line an operation: its module, what it exports, and its entry in the registry.
+/// One line for each operation: its module, its exports, and its entry in the registry.
 ///
-/// `cargo fmt` does not look inside macros for modules: `rustfmt src/losses/*.rs src/targets/*.rs` formats these files.
+/// `cargo fmt` does not find modules inside macros: `rustfmt src/losses/*.rs src/targets/*.rs` formats these files.
 macro_rules! operations {
     ($(#[$about:meta])* $($module:ident::$operation:ident),* $(,)?) => {
         $(pub mod $module;

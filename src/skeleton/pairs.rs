@@ -1,10 +1,9 @@
-//! The pair skeleton: losses of a score matrix between two sets of vectors, never stored whole.
+//! The pair skeleton: losses of the score matrix between two sets of vectors. The matrix is never stored whole.
 //!
-//! The scores are those of a linear layer whose weight is the other set, so the products, the chunk
-//! and the row kernels are [`crate::linear`]'s and [`crate::row`]'s own. What is added: one entry a
-//! vector (its inverse norm and its label) that the row kernels multiply by, and, where a key has a
-//! softmax of its own, a second walk over the chunks, because no gradient is known before every
-//! row has been seen.
+//! The scores are those of a linear layer whose weight is the other set of vectors, so the products, the chunks and
+//! the row kernels come from [`crate::linear`] and [`crate::row`]. This skeleton adds two things: a table with one
+//! entry a vector (its inverse norm and its label), which the row kernels multiply by; and a second walk over the
+//! chunks where a key has a softmax of its own, because its gradient is not known before every row has been read.
 
 pub(crate) mod reference;
 mod table;
@@ -31,10 +30,10 @@ use crate::{
     spec::{about::Dim, call::Call, check, options::WeightLayout, shard::Shard},
 };
 
-/// How a pair loss pairs.
+/// How a pair loss makes and uses its pairs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pairing {
-    /// Vectors are divided by their norms.
+    /// Whether vectors are divided by their norms.
     pub normalize: bool,
     /// Where the columns' part of the gradient comes from.
     pub columns: Columns,
@@ -42,20 +41,20 @@ pub(crate) struct Pairing {
     pub term: Term,
     /// What products are divided by where the call gives no `scale`.
     pub temperature: f64,
-    /// The most bytes for the chunk of scores.
+    /// The most bytes of the chunk of scores.
     pub chunk_bytes: Option<u64>,
-    /// The keys are a shard of all keys.
+    /// Set where the keys are a shard of all keys.
     pub shard: Option<Shard>,
 }
 
-/// What the columns of the scores are, beside keys.
+/// What the columns of the scores are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Columns {
-    /// Keys and nothing more: a row's gradient follows from the row.
+    /// Only keys: the gradient of a row follows from the row alone.
     Keys,
     /// Keys that have a softmax over the queries.
     Softmax,
-    /// The queries themselves: a column's softmax is that of its row.
+    /// The queries themselves: the softmax of a column is that of the row with the same number.
     Queries,
 }
 
@@ -66,17 +65,17 @@ pub(crate) enum Term {
     Softmax,
     /// A sigmoid of each score.
     Sigmoid,
-    /// There is no loss: the scores themselves are wanted.
+    /// There is no loss: the call asks for the scores themselves.
     Nothing,
 }
 
 /// A loss of pairs.
 pub(crate) trait PairLoss: RowLoss {
-    /// How it pairs.
+    /// How the loss makes and uses its pairs.
     fn pairing(&self) -> Pairing;
 
-    /// What only this loss can refuse, of the inputs given, the outputs wanted, and the numbers of
-    /// queries and keys.
+    /// Checks what only this loss can refuse, by the inputs given, the outputs wanted, and the numbers of queries and
+    /// keys.
     fn check_pairs(
         &self,
         _given: &dyn Fn(&str) -> bool,
@@ -87,7 +86,7 @@ pub(crate) trait PairLoss: RowLoss {
     }
 }
 
-/// The tensors of every pair functor beside the scores.
+/// The tensors that every pair functor reads beside the scores.
 static STREAMS: [RowStream; 5] = [
     RowStream::read("query_table", Broadcast::Elements),
     RowStream::read("key_table", Broadcast::One),
@@ -96,7 +95,8 @@ static STREAMS: [RowStream; 5] = [
     RowStream::read("bias", Broadcast::Rows),
 ];
 
-/// By-products of a row's softmax. `s` and `x` are those of its positive pair, for `join`.
+/// The by-products of the softmax of a row. `s` and `x` belong to the row's positive pair; the kernel `join` reads
+/// them.
 static SOFTMAX_OUTPUTS: &[RowOutput] = &[
     RowOutput::number("lse"),
     RowOutput::number("scale").reduced(Reduced::Sum("grad.scale")),
@@ -107,7 +107,7 @@ static SOFTMAX_OUTPUTS: &[RowOutput] = &[
 static SOFTMAX_FACTORS: &[Field] =
     &[Field::f32("top"), Field::f32("inverse_sum"), Field::f32("factor"), Field::f32("share")];
 
-/// What every pair loss declares. With `diagonal` the positive of each query is the key of the same number.
+/// What every pair loss declares. With `diagonal`, the positive of each query is the key with the same number.
 pub(crate) fn program(own: Source, pairing: Pairing, diagonal: bool) -> RowProgram {
     let Pairing { temperature, columns, shard, .. } = pairing;
     // The loss of two directions is their mean.
@@ -126,7 +126,7 @@ pub(crate) fn program(own: Source, pairing: Pairing, diagonal: bool) -> RowProgr
     }
 }
 
-/// The same for a loss that is a softmax over the keys.
+/// The program of a loss that is a softmax over the keys.
 pub(crate) fn softmax_program(own: Source, pairing: Pairing, diagonal: bool) -> RowProgram {
     RowProgram {
         sources: vec![
@@ -148,7 +148,7 @@ fn first(shard: Option<Shard>) -> u64 {
     shard.map_or(0, |shard| shard.first)
 }
 
-/// Whether a temperature, and the scale that is its inverse, are within f32.
+/// Checks that f32 holds a temperature and its inverse, the scale.
 pub(crate) fn check_temperature(loss: &str, temperature: f64) -> Result<()> {
     let normal = (temperature as f32).is_normal() && ((1.0 / temperature) as f32).is_normal();
     if temperature > 0.0 && normal {
@@ -157,14 +157,14 @@ pub(crate) fn check_temperature(loss: &str, temperature: f64) -> Result<()> {
     Err(Error::option(loss, "temperature", temperature, "τ is above 0 and within f32"))
 }
 
-/// What a pair loss refuses.
+/// Checks what every pair loss refuses.
 pub(crate) fn check(loss: &dyn PairLoss, call: &Call) -> Result<()> {
     let wanted: Vec<&str> = call.outputs.keys().map(String::as_str).collect();
     let extents = [call.dim(Dim::Rows), call.dim(Dim::Classes)];
     check_inputs(loss, &|name| call.has(name), &wanted, extents)
 }
 
-/// The same for a call on the host.
+/// The same checks for a call on the host.
 pub(crate) fn check_inputs(
     loss: &dyn PairLoss,
     given: &dyn Fn(&str) -> bool,
@@ -200,12 +200,12 @@ pub(crate) fn check_inputs(
     loss.check_pairs(given, wanted, [queries, keys])
 }
 
-/// Whether a pair loss can answer a call.
+/// Checks that a pair loss can answer a call.
 pub(crate) fn accepts(loss: &dyn PairLoss, call: &Call) -> Result<()> {
     row::accepts(loss, &paired(loss, call)?)
 }
 
-/// The call with its rows as columns too, where these are the same vectors.
+/// The call with the extent of its columns, also where the columns are the same vectors as the rows.
 fn paired(loss: &dyn PairLoss, call: &Call) -> Result<Call> {
     let mut call = call.clone();
     let Pairing { columns, shard, .. } = loss.pairing();
@@ -246,7 +246,7 @@ pub(crate) struct Pairs<'a> {
     labels: Option<View>,
     key_labels: Option<View>,
     wants_scale: bool,
-    /// Of the columns' softmax: what was saved of it, and where it is to be saved.
+    /// The lse of the columns' softmax: the saved one of an earlier call, and where this call saves it.
     column_lse: [Option<View>; 2],
     statistics: Option<View>,
 }
@@ -259,7 +259,7 @@ impl<'a> Pairs<'a> {
         let keys = if itself && pairing.shard.is_none() { queries } else { "keys" };
         let needed = |name| call.input(name).ok_or_else(|| missing(loss, name));
         let labels = call.input("labels");
-        // By default the f32 sum beside a 16-bit gradient of the keys is a part of the chunk's budget.
+        // The f32 sum beside a 16-bit gradient of the keys counts as a part of the chunk's default budget.
         let keys_gradient = call.output("grad.keys").filter(needs_own_sum);
         let beside =
             keys_gradient.map_or(0, |_| call.dim(Dim::Classes) * call.dim(Dim::Hidden) * 4);
@@ -284,7 +284,7 @@ impl<'a> Pairs<'a> {
             bias_gradient: None,
             in_place: false,
             beside,
-            // A lane walks all rows of a chunk for its columns' softmax.
+            // For the softmax of a column, one lane walks all rows of a chunk.
             most_rows: match pairing.columns {
                 Columns::Softmax => MOST_ITERATIONS,
                 _ => u64::MAX,
@@ -314,7 +314,7 @@ impl<'a> Pairs<'a> {
     }
 }
 
-/// A 16-bit gradient is made in f32 before the normalisation's backward rounds it.
+/// A 16-bit gradient is summed in f32 first; the backward pass of the normalisation then rounds it.
 fn needs_own_sum(output: &View) -> bool {
     output.layout.dtype != Dtype::F32
 }

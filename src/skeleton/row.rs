@@ -1,8 +1,8 @@
-//! The row skeleton: a row of scores is streamed into a mergeable state, closed, and streamed again.
+//! The row skeleton: it streams a row of scores into a mergeable state, closes the row, and streams it again.
 //!
-//! Its plan chooses by shape: several rows a workgroup where rows are short, a workgroup a row, or
-//! several workgroups a row where rows are few and long. The choice changes no bit of a row, because
-//! a row is always the same sequence of segments merged in the same order.
+//! The plan chooses by shape: several rows a workgroup where rows are short, a workgroup a row, or several workgroups
+//! a row where rows are few and long. The choice changes no bit of a row, because a row is always the same sequence of
+//! segments merged in the same order.
 
 mod contract;
 mod declare;
@@ -36,10 +36,10 @@ pub use rows::plan;
 
 /// A loss of a row of scores: what the row skeleton needs beside [`Operation`].
 ///
-/// A loss declares in [`RowLoss::program`] what it needs, and [`plan()`] plans its calls on stored scores
-/// ([`crate::Linear`] those on the scores of a linear layer); the functor is a WGSL file. The WGSL contract is at the top
-/// of `shaders/row.wgsl`. [`RowProgram::softmax`] is a shared base for whatever follows from sums of exponentials, so that
-/// a loss on it says what it adds up and how it is closed; `shaders/loss/cross_entropy.wgsl` is the longest functor,
+/// [`RowLoss::program`] declares what the loss needs. [`plan()`] plans calls on stored scores, [`crate::Linear`] calls
+/// on the scores of a linear layer. The functor is a WGSL file; its contract is at the top of `shaders/row.wgsl`.
+/// [`RowProgram::softmax`] is a shared base for losses that follow from sums of exponentials: a loss on this base only
+/// says what it adds up and how it is closed. `shaders/loss/cross_entropy.wgsl` is the longest functor,
 /// `examples/own_loss.rs` the shortest.
 pub trait RowLoss: Operation {
     /// The description of this loss on the scores of a linear layer ([`crate::linear::Linear`]).
@@ -50,7 +50,7 @@ pub trait RowLoss: Operation {
     /// What a call needs of the skeleton.
     fn program(&self, call: &Call) -> RowProgram;
 
-    /// What only this loss can refuse.
+    /// Checks what only this loss can refuse.
     fn check(&self, call: &Call) -> Result<()>;
 }
 
@@ -62,13 +62,13 @@ pub(crate) fn missing(loss: &dyn RowLoss, argument: &str) -> Error {
     }
 }
 
-/// Whether a row loss can answer a call.
+/// Checks that a row loss can answer a call.
 pub(crate) fn accepts(loss: &dyn RowLoss, call: &Call) -> Result<()> {
     check_outputs(loss, &loss.program(call), call)?;
     loss.check(call)
 }
 
-/// A row has index or probability targets, one of them.
+/// Checks that a call has either index targets or probability targets.
 pub(crate) fn target_or_probs(loss: &str, targets: bool, probs: bool) -> Result<()> {
     match (targets, probs) {
         (true, true) => Err(Error::Conflict {
@@ -86,7 +86,7 @@ pub(crate) fn target_or_probs(loss: &str, targets: bool, probs: bool) -> Result<
     }
 }
 
-/// What every row loss refuses.
+/// Checks what every row loss refuses.
 fn check_outputs(loss: &dyn RowLoss, program: &RowProgram, call: &Call) -> Result<()> {
     let per_row = program.reduction == Reduction::None;
     let rows = call.dim(Dim::Rows);

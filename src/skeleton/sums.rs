@@ -1,4 +1,4 @@
-//! What tallies become: folded in a fixed order until one workgroup can take them, then the scalars.
+//! Folds tallies in a fixed order until one workgroup can take them, and then computes the scalars.
 
 use crate::{
     data::{error::Result, tensor::Dtype},
@@ -12,18 +12,18 @@ use crate::{
     },
 };
 
-/// Words of a tally, and tallies that one workgroup folds.
+/// Words of a tally, and the number of tallies that one workgroup folds.
 pub(crate) const TALLY_WORDS: u64 = size::TALLY as u64;
 pub(crate) const BLOCK: u64 = size::BLOCK as u64;
 
 /// The reductions around a skeleton's main pass, and the labels of its kernels.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Totals {
-    /// The skeleton.
+    /// The name of the skeleton.
     pub skeleton: &'static str,
-    /// The loss.
+    /// The name of the loss.
     pub loss: &'static str,
-    /// The type of its first input.
+    /// The type of the loss's first input.
     pub dtype: Dtype,
 }
 
@@ -43,7 +43,8 @@ impl Totals {
         planner.dispatch(self.label(entry), entry, sources).overriding("WORKGROUP", lanes)
     }
 
-    /// Folds `count` tallies from `first` on until one workgroup can take them.
+    /// Folds `count` tallies, the first of them `first`, until one workgroup can take the rest. Returns the place and
+    /// the number of the rest.
     pub fn fold(
         &self,
         planner: &mut Planner<'_>,
@@ -66,7 +67,7 @@ impl Totals {
         Ok((first, count))
     }
 
-    /// Zeroes a gradient's columns between its last one and the row stride.
+    /// Zeroes a gradient's columns between the last column and the row stride.
     pub fn pad(
         &self,
         planner: &mut Planner<'_>,
@@ -75,14 +76,14 @@ impl Totals {
     ) -> Result<()> {
         let Some(view) = gradient else { return Ok(()) };
         let (rows, stride) = (view.layout.rows(), view.layout.row_stride);
-        // Between planes there are no columns.
+        // A gradient whose columns are planes has no padding columns.
         if stride <= columns || rows == 0 || view.layout.has_planes() {
             return Ok(());
         }
         let mut padding = view;
         padding.layout.offset += columns;
         padding.layout.shape = vec![rows, stride - columns];
-        // The last row's padding need not be there.
+        // The buffer may end before the padding of the last row.
         if padding.layout.byte_range().is_none_or(|bytes| bytes.end > padding.room()) {
             padding.layout.shape[0] = rows - 1;
         }
@@ -98,7 +99,7 @@ impl Totals {
             .groups(rows)
     }
 
-    /// Writes the scalars from `count` tallies at `first` and from the one that a header kept.
+    /// Writes the scalars from `count` tallies at `first`, and from the tally that the header kept.
     pub fn finish(
         &self,
         planner: &mut Planner<'_>,
@@ -137,25 +138,25 @@ impl Totals {
     }
 }
 
-/// How the scalars are made of the tallies.
+/// How the scalars are computed from the tallies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ending {
     /// How losses become one number.
     pub reduction: Reduction,
-    /// What a mean over nothing is.
+    /// The mean over nothing: NaN or 0.
     pub empty: Empty,
     /// Bad targets are floats, not indices.
     pub float_targets: bool,
-    /// The output that is the mean of what the loss has monitored.
+    /// The output that is the mean of what the loss monitors.
     pub monitored: Option<&'static str>,
-    /// The output that is the number of rows counted beside their losses.
+    /// The output that is the number of rows that were counted together with the losses.
     pub counted: Option<&'static str>,
     /// The tally that the header kept.
     pub kept: u64,
 }
 
-/// What a sum is divided by, as `shaders/divisor.wgsl` knows it: a code, and a number of the host's. `given` says
-/// that the caller's denominator lies on the GPU.
+/// What a sum is divided by: a code that `shaders/divisor.wgsl` knows, and a number of the host. `given` says that the
+/// caller's denominator is on the GPU.
 pub(crate) fn divisor(reduction: Reduction, given: bool) -> (u32, f64) {
     match reduction {
         _ if given => (4, 1.0),

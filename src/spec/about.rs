@@ -1,39 +1,40 @@
-//! What an operation looks like from outside: names, shapes, types and words.
+//! The description of an operation: names, shapes, types and texts.
 
 use crate::{
     data::{error::Result, tensor::Dtype},
     spec::{call::Call, list},
 };
 
-/// What a call of an operation may look like: from this names, shapes and types are checked,
+/// The part of an operation that says what its calls may look like. From it, names, shapes and types are checked,
 /// documentation is printed, and the command line is built.
 pub trait Signature: std::fmt::Debug + Send + Sync {
-    /// Names, shapes, types and words: what checks, documentation and the command line go by.
+    /// The description: names, shapes, types and texts.
     fn about(&self) -> &'static About;
 
-    /// Whether every option is in its domain and no two exclude each other.
+    /// Checks that every option is in its domain and that no two options exclude each other.
     fn validate(&self) -> Result<()>;
 
-    /// Whether it can answer a call whose names, types and shapes agree: what its inputs, outputs and
-    /// options ask of each other. CPU and GPU ask it before either begins.
+    /// Checks what the inputs, outputs and options of a call require of each other, once names, types and shapes
+    /// agree. CPU and GPU check this before they begin.
     fn accepts(&self, _call: &Call) -> Result<()> {
         Ok(())
     }
 
-    /// Whether the loss is one value a row instead of one number.
+    /// Whether the loss has one value a row instead of one number.
     fn is_per_row(&self) -> bool;
 
-    /// Whether it is computed on the host alone: what costs nothing beside a step needs no kernel.
+    /// Whether the operation is computed only on the host. Operations that cost nothing beside a training step need no
+    /// kernel.
     fn is_host(&self) -> bool {
         false
     }
 
-    /// The extents that follow from the options and not from the inputs.
+    /// The extents that follow from the options, not from the inputs.
     fn extents(&self) -> Vec<(Dim, u64)> {
         Vec::new()
     }
 
-    /// Whether its matrices of rows and classes can have a class stride (channels that are planes).
+    /// Whether matrices of rows and classes may have a class stride (channels that are planes).
     fn takes_planes(&self) -> bool {
         false
     }
@@ -45,11 +46,11 @@ pub trait Signature: std::fmt::Debug + Send + Sync {
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Dim {
-    /// How many rows (samples, tokens, queries).
+    /// The number of rows (samples, tokens, queries).
     Rows,
-    /// How many classes (columns of the logits), or keys.
+    /// The number of classes (columns of the logits), or of keys.
     Classes,
-    /// The depth of a hidden state, or of any vector whose products are the scores.
+    /// The length of a hidden state, or of any vector whose products are the scores.
     Hidden,
     /// One element.
     One,
@@ -57,22 +58,22 @@ pub enum Dim {
     State,
     /// The words of a status.
     StatusWords,
-    /// The words of one bit an element.
+    /// The words of a mask with one bit an element.
     BitWords,
-    /// How many of the largest ones are wanted.
+    /// The number of the largest scores that are wanted.
     Top,
     /// The rows of all shards, one shard after another.
     Gathered,
     /// The classes of all shards.
     AllClasses,
-    /// The losses that a composed one is made of.
+    /// The losses that a composed loss consists of.
     Parts,
-    /// How many samples a generator has made.
+    /// The number of samples that a generator has made.
     Fakes,
 }
 
 impl Dim {
-    /// The name, as in error messages and on the command line.
+    /// The name in error messages and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Rows => "rows",
@@ -105,7 +106,7 @@ impl<'de> serde::Deserialize<'de> for Dim {
     }
 }
 
-/// What kind of elements a tensor holds.
+/// The kind of a tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -113,22 +114,22 @@ impl<'de> serde::Deserialize<'de> for Dim {
 pub enum Kind {
     /// `f32`, `f16` or `bf16`.
     Float,
-    /// `f32` alone.
+    /// Only `f32`.
     F32,
     /// `i32`, `u32` or `i64`.
     Index,
-    /// The same, of which it only matters which are equal.
+    /// `i32`, `u32` or `i64`, of which only equality matters.
     Label,
-    /// `u32` alone.
+    /// Only `u32`.
     U32,
-    /// `i64` alone (two words).
+    /// Only `i64` (two words).
     I64,
     /// A float type, bytes (`u8`: 0 or not), or one bit an element in `u32` words.
     Mask,
 }
 
 impl Kind {
-    /// The type that host arrays of this kind are stored as, floats as `float`.
+    /// The type as which host arrays of this kind are stored; floats are stored as `float`.
     pub fn stored(self, float: Dtype) -> Dtype {
         match self {
             Self::Index | Self::Label | Self::I64 => Dtype::I64,
@@ -139,73 +140,73 @@ impl Kind {
     }
 }
 
-/// One input or output of a loss.
+/// An input or output of an operation.
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Argument {
     /// The name, as in the catalogue, in JSON and on the command line.
     pub name: &'static str,
-    /// What its elements are.
+    /// The kind of the elements.
     pub kind: Kind,
-    /// The shapes it may have; the first one is the usual one.
+    /// The shapes that are allowed; the first one is the usual one.
     pub shapes: &'static [&'static [Dim]],
     /// Whether a call without it is refused.
     pub required: bool,
-    /// A sentence.
+    /// A description of one sentence.
     pub about: &'static str,
-    /// What its numbers are, for examples and benchmarks.
+    /// The domain of the numbers, for examples and benchmarks.
     pub domain: Domain,
-    /// How its shape follows from that of the first input.
+    /// How the shape follows from that of the first input.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub spread: Spread,
     /// The input that this output may be written over.
     pub over: Option<&'static str>,
-    /// Whether a call takes it from the host: the plan is made from its numbers.
+    /// Whether a call passes it as a host input: the plan is made from its numbers.
     pub host: bool,
-    /// Whether it may be several tensors: see [`list`](crate::loss::list).
+    /// Whether it may be a list of tensors: see [`list`](crate::loss::list).
     pub list: bool,
 }
 
-/// How an argument's shape follows from that of the first input.
+/// How the shape of an argument follows from that of the first input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Spread {
-    /// It is one of [`Argument::shapes`]; the rows may be several axes, the same ones everywhere.
+    /// One of [`Argument::shapes`]. Several axes may count the rows, if they are the same in all arguments.
     #[default]
     Named,
-    /// It is the first input's own shape, of any rank. The gradient of an input that broadcasts has
-    /// that input's.
+    /// The shape of the first input, of any rank. The gradient of an input that broadcasts has the shape of this
+    /// input.
     Elements,
-    /// It broadcasts to the first input's shape, from the last axis on.
+    /// A shape that broadcasts to that of the first input, from the last axis on.
     Broadcast,
-    /// The same, and one element a row may also be given as `[rows]`.
+    /// As `Broadcast`; one element a row may also have the shape `[rows]`.
     BroadcastOrRows,
 }
 
-/// What the numbers of a float tensor are.
+/// The domain of the numbers of a float tensor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Domain {
-    /// Any numbers.
+    /// Any number.
     #[default]
     Any,
-    /// From 0 to 1.
+    /// A number from 0 to 1.
     Probability,
-    /// Above 0.
+    /// A number above 0.
     Positive,
-    /// 0, 1, 2, …
+    /// A count: 0, 1, 2, …
     Count,
-    /// −1 or 1, or between them.
+    /// −1 or 1, or a number between them.
     Sign,
     /// 0 or 1.
     Mask,
 }
 
 impl Argument {
-    /// The shape it has in a call. A loss that is not reduced, and the gradient from above, have one
-    /// value a row, or one an element for losses of elements; `rank` is the first input's.
+    /// The shape in a call. A loss that is not reduced, and the upstream gradient, have one value a row, or one an
+    /// element for element losses. `rank` is that of the first input.
     pub fn shape_in(&self, loss: &dyn Signature, rank: usize) -> &'static [Dim] {
         let usual = self.shapes.first().copied().unwrap_or(&[]);
         if !loss.is_per_row() || !["loss", "upstream"].contains(&self.name) {
@@ -216,46 +217,46 @@ impl Argument {
         of_rank.or_else(|| unreduced.next()).unwrap_or(usual)
     }
 
-    /// The same argument with numbers of this kind.
+    /// The same argument with numbers of this domain.
     pub const fn within(mut self, domain: Domain) -> Self {
         self.domain = domain;
         self
     }
 
-    /// The same argument with a shape that follows from the first input's in this way.
+    /// The same argument with a shape that follows from that of the first input in this way.
     pub const fn spread(mut self, spread: Spread) -> Self {
         self.spread = spread;
         self
     }
 
-    /// The same output, which may be written over an input of the same type and shape
+    /// The same output; it may be written over an input of the same type and shape
     /// ([`Request::in_place`](crate::Request::in_place)).
     pub const fn over(mut self, input: &'static str) -> Self {
         self.over = Some(input);
         self
     }
 
-    /// The same input, which a call takes from the host ([`Request::host`](crate::Request::host)).
+    /// The same input; a call passes it as a host input ([`Request::host`](crate::Request::host)).
     pub const fn from_host(mut self) -> Self {
         self.host = true;
         self
     }
 
-    /// The same argument, which may be several tensors: `parameters.0`, `parameters.1` and so on. Each of them has a
-    /// shape of its own, which the tensors of other lists share that have its number.
+    /// The same argument as a list of tensors: `parameters.0`, `parameters.1` and so on. Each tensor has its own
+    /// shape, and tensors of other lists with the same number have the same shape.
     pub const fn list(mut self) -> Self {
         self.list = true;
         self
     }
 
-    /// What a name adds to the argument's own: nothing, or the number of a list's tensor (`.2`). It is `None` for
-    /// a name that is no tensor of this argument.
+    /// The suffix that a name adds to the name of the argument: nothing, or the number of a list's tensor (`.2`).
+    /// `None` if the name is not that of a tensor of this argument.
     pub fn suffix<'n>(&self, name: &'n str) -> Option<&'n str> {
         let suffix = name.strip_prefix(self.name)?;
         (suffix.is_empty() || (self.list && list::is_suffix(suffix))).then_some(suffix)
     }
 
-    /// The type that a host array is stored as, floats as `float`. What is given on the host keeps all of f32.
+    /// The type as which a host array is stored; floats are stored as `float`, but host inputs as f32.
     pub fn stored(&self, float: Dtype) -> Dtype {
         self.kind.stored(if self.host { Dtype::F32 } else { float })
     }
@@ -265,7 +266,7 @@ impl Argument {
         self.over.or_else(|| self.name.strip_prefix("grad."))
     }
 
-    /// An argument that may be left out.
+    /// An argument that a call may leave out.
     pub const fn optional(
         name: &'static str,
         kind: Kind,
@@ -275,7 +276,7 @@ impl Argument {
         Self { required: false, ..Self::required(name, kind, shapes, about) }
     }
 
-    /// An argument that must be given.
+    /// An argument that a call must give.
     pub const fn required(
         name: &'static str,
         kind: Kind,
@@ -297,40 +298,40 @@ impl Argument {
     }
 }
 
-/// One option of a loss, in words.
+/// The description of an option.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct OptionAbout {
     /// The name, as in JSON and on the command line.
     pub name: &'static str,
-    /// Its default, as JSON.
+    /// The default, as JSON.
     pub default: &'static str,
-    /// A sentence.
+    /// A description of one sentence.
     pub about: &'static str,
 }
 
-/// A loss in words and shapes.
+/// The description of an operation.
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct About {
     /// The name, as in the catalogue.
     pub name: &'static str,
-    /// One sentence.
+    /// A summary of one sentence.
     pub summary: &'static str,
     /// The formula, in plain text.
     pub formula: &'static str,
     /// The nearest PyTorch call.
     pub pytorch: &'static str,
-    /// What it takes.
+    /// The inputs.
     pub inputs: &'static [Argument],
-    /// What it can hand back; which of them are asked for decides what is computed.
+    /// The outputs. Only those that a call asks for are computed.
     pub outputs: &'static [Argument],
-    /// Its options.
+    /// The options.
     pub options: &'static [OptionAbout],
 }
 
 impl About {
-    /// The input that a name is a tensor of.
+    /// The input to which the tensor of this name belongs.
     pub fn input(&self, name: &str) -> Option<&'static Argument> {
         self.inputs.iter().find(|argument| argument.suffix(name).is_some())
     }
@@ -345,7 +346,7 @@ impl About {
         self.outputs.iter().find(|argument| argument.suffix(name).is_some())
     }
 
-    /// What a row is scored against: classes, or (where there are vectors and no classes) the rows.
+    /// What the columns of the scores are: classes, or the rows themselves where there are vectors and no classes.
     pub fn columns(&self) -> Option<Dim> {
         let has = |dim| {
             let required = self.inputs.iter().filter(|input| input.required);

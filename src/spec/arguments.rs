@@ -1,4 +1,4 @@
-//! The arguments that losses share.
+//! The arguments that several losses have.
 
 use super::about::{Argument, Dim, Domain, Kind, OptionAbout, Spread};
 
@@ -35,7 +35,7 @@ pub(crate) const TEACHER_LOGITS: Argument =
 
 pub(crate) const TARGETS: Argument =
     Argument::optional("targets", Kind::Index, ROWS, "class indices");
-/// Class indices that a call cannot do without.
+/// Class indices that a call must give.
 pub(crate) const LABELS: Argument =
     Argument::required("targets", Kind::Index, ROWS, "class indices");
 pub(crate) const ROW_WEIGHT: Argument =
@@ -89,7 +89,7 @@ pub(crate) const STATISTICS_IN: Argument = Argument::optional(
     &[&[Dim::Gathered, Dim::State]],
     "the statistics of all shards, one shard after another",
 );
-/// Class weights: those of all classes where there are shards.
+/// The shapes of class weights; with shards they have all classes.
 pub(crate) const CLASS_WEIGHT_SHAPES: &[&[Dim]] = &[&[Dim::Classes], &[Dim::AllClasses]];
 pub(crate) const SUM: Argument = Argument::optional("sum", Kind::F32, ONE, "Σ of the row losses");
 pub(crate) const DENOMINATOR: Argument =
@@ -106,9 +106,9 @@ pub(crate) const STATUS: Argument = Argument::optional(
     "completion, bad targets, bad rows",
 );
 
-/// Losses of elements: a matrix, or a vector.
+/// The shapes of tensors in element losses: a matrix or a vector.
 const ELEMENTS: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes], &[Dim::Rows]];
-/// The same, or something that is the same for many elements.
+/// The shapes that broadcast to those of the elements.
 const BROADCAST: &[&[Dim]] = &[
     &[Dim::Rows, Dim::Classes],
     &[Dim::Rows],
@@ -123,28 +123,29 @@ pub(crate) const fn elements(name: &'static str, about: &'static str) -> Argumen
     Argument::required(name, Kind::Float, ELEMENTS, about).spread(Spread::Elements)
 }
 
-/// One number an element, which a call may lack.
+/// One number an element, which a call may leave out.
 pub(crate) const fn optional_elements(name: &'static str, about: &'static str) -> Argument {
     Argument::optional(name, Kind::Float, ELEMENTS, about).spread(Spread::Elements)
 }
 
-/// The gradient of a stream of elements, which may be written over it: `name` is `grad.` and the stream's name.
+/// The gradient of a stream of elements, which may be written over the stream. `name` is `grad.` and the stream's
+/// name.
 pub(crate) const fn elements_gradient(name: &'static str, about: &'static str) -> Argument {
     let (_, stream) = name.split_at("grad.".len());
     optional_elements(name, about).over(stream)
 }
 
-/// One number an element, a column, a row, or for all.
+/// One number an element, a column or a row, or one for all.
 pub(crate) const fn broadcast(name: &'static str, about: &'static str) -> Argument {
     Argument::optional(name, Kind::Float, BROADCAST, about).spread(Spread::Broadcast)
 }
 
-/// The same, which must be given, and which may have one number a row as `[rows]`.
+/// As `broadcast`, but a call must give it, and one number a row may have the shape `[rows]`.
 pub(crate) const fn variances(name: &'static str, about: &'static str) -> Argument {
     Argument::required(name, Kind::Float, BROADCAST, about).spread(Spread::BroadcastOrRows)
 }
 
-/// The mean of what a loss of elements monitors.
+/// The mean of what an element loss monitors.
 pub(crate) const fn monitored(name: &'static str, about: &'static str) -> Argument {
     Argument::optional(name, Kind::F32, ONE, about)
 }

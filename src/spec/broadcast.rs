@@ -1,11 +1,11 @@
-//! How a tensor lies over the rows and columns of another one.
+//! How the elements of a tensor belong to the rows and columns of another one.
 
 use crate::data::error::{Error, Result};
 
-/// The most groups of axes that a tensor has between axes along which it is the same.
+/// The most groups of axes in a tensor that has only some of the axes.
 const MOST_GROUPS: usize = 4;
 
-/// Over what a tensor extends: which of its elements belongs to a row and a column.
+/// The axes over which a tensor extends: they say which element belongs to a row and a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broadcast {
     /// One element a row and column.
@@ -14,24 +14,24 @@ pub enum Broadcast {
     Columns,
     /// One element a row, or one for all rows.
     Rows,
-    /// The same elements whatever the row and the column are.
+    /// The same elements for every row and column.
     One,
-    /// One element along some of the axes that count the rows, and the same along the others.
+    /// One element along some of the axes that count the rows. Along the other axes the elements repeat.
     Axes(Axes),
 }
 
-/// Which row of a tensor belongs to a row of a call, where the tensor has only some of the axes that
-/// count the rows. Neighbouring axes that it has are one group.
+/// How a row of a call is mapped to a row of a tensor that has only some of the axes that count the rows. Neighbouring
+/// axes of the tensor form a group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Axes {
     groups: [Group; MOST_GROUPS],
     count: usize,
-    /// Whether it has one element a column; otherwise it has one for all columns.
+    /// Whether the tensor has one element a column; otherwise it has one for all columns.
     has_columns: bool,
 }
 
-/// Neighbouring axes as one: row / `below` % `extent` is the index along them, and the tensor's own
-/// rows are `step` apart there.
+/// Neighbouring axes as one: the index along them is row / `below` % `extent`, and `step` is the distance between the
+/// tensor's rows along them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Group {
     pub below: u64,
@@ -54,14 +54,14 @@ impl Axes {
     }
 }
 
-/// One axis of the elements in the order of a walk, and whether a tensor has it.
+/// An axis of the elements in the order of a walk; `kept` says whether a tensor has this axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Axis {
     pub extent: u64,
     pub kept: bool,
 }
 
-/// The rows and columns of the elements: those of the first input.
+/// The rows and columns of the elements, from the shape of the first input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Extents {
     pub rows: u64,
@@ -69,7 +69,7 @@ pub(crate) struct Extents {
     shape: Vec<u64>,
 }
 
-/// The axes that count the rows, the outermost one first, of a tensor that extends so.
+/// The axes that count the rows, the outermost one first, each with whether a tensor with this broadcast has it.
 pub(crate) fn row_axes(broadcast: Broadcast, rows: u64) -> Vec<Axis> {
     let whole = |kept| vec![Axis { extent: rows, kept }];
     let Broadcast::Axes(axes) = broadcast else {
@@ -87,7 +87,7 @@ pub(crate) fn row_axes(broadcast: Broadcast, rows: u64) -> Vec<Axis> {
 }
 
 impl Extents {
-    /// Those of a tensor of this shape.
+    /// The extents of a tensor of this shape.
     pub fn of(shape: &[u64]) -> Self {
         let (rows, columns) = match shape {
             [leading @ .., columns] if !leading.is_empty() => {
@@ -118,13 +118,13 @@ impl Extents {
         self.shape.len() > 1
     }
 
-    /// Over what a tensor of this shape extends, by PyTorch's rule: from the last axis on, each of its
-    /// axes is as long as the elements' own, or 1.
+    /// How a tensor of this shape broadcasts, by PyTorch's rule: from the last axis on, each axis has the extent of
+    /// the elements' axis, or 1.
     pub fn broadcast(&self, name: &str, shape: &[u64]) -> Result<Broadcast> {
         self.broadcast_of(shape).ok_or_else(|| self.misfit(name, shape))
     }
 
-    /// The same, where one element a row may also be given in the shape of the rows, `[rows]`.
+    /// As `broadcast`; one element a row may also have the shape of the rows or `[rows]`.
     pub fn broadcast_or_rows(&self, name: &str, shape: &[u64]) -> Result<Broadcast> {
         let by_rows = self.has_columns() && (shape == self.leading() || shape == [self.rows]);
         match self.broadcast_of(shape) {
@@ -140,7 +140,7 @@ impl Extents {
         }
     }
 
-    /// How to write one element a row, and one a column, where a shape could be both.
+    /// For a shape that could mean one element a row or one a column: how to write either.
     fn either(&self, shape: &[u64]) -> String {
         let rows = [self.leading(), &[1]].concat();
         let columns = [&[1], shape].concat();
@@ -173,7 +173,7 @@ impl Extents {
         if *shape == self.shape {
             return Some(Broadcast::Elements);
         }
-        // An axis of one element is there, or not, as is convenient.
+        // An axis of extent 1 counts as an axis that the tensor lacks.
         let has = |axis: usize| own(axis).is_some_and(|extent| extent != 1);
         let has_columns = self.has_columns() && has(self.shape.len() - 1);
         let leading = self.leading();
@@ -187,7 +187,7 @@ impl Extents {
         })
     }
 
-    /// The groups of the axes that a tensor has.
+    /// The groups of the axes that the tensor has.
     fn axes(&self, has: &dyn Fn(usize) -> bool, has_columns: bool) -> Option<Axes> {
         let mut axes = Axes { has_columns, ..Axes::default() };
         let (mut below, mut step, mut grows) = (1, 1, false);
@@ -206,7 +206,7 @@ impl Extents {
         Some(axes)
     }
 
-    /// Which element of a tensor, counted row by row, belongs to an element.
+    /// The index of the tensor's element that belongs to element `at`; both are counted row by row.
     pub fn index(&self, broadcast: Broadcast, at: u64) -> u64 {
         let columns = self.columns.max(1);
         let (row, column) = (at / columns, at % columns);
@@ -226,7 +226,7 @@ impl Extents {
 mod tests {
     use super::*;
 
-    /// What PyTorch's rule says: the index of each axis, 0 along those of one element.
+    /// The result of PyTorch's rule: the index along each axis, which is 0 along axes of extent 1.
     fn expected(scores: &[u64], shape: &[u64], at: u64) -> u64 {
         let mut rest = at;
         let mut index = Vec::new();

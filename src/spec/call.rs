@@ -8,22 +8,22 @@ use super::{
 };
 use crate::data::{array::Arrays, error::Result, tensor::Layout};
 
-/// A tensor of a call without its buffer: which allocation it lies in, and where.
+/// A tensor of a call without its buffer: the number of its allocation, and its layout there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Operand {
-    /// The name under which it was given.
+    /// The name that the call gives it.
     pub name: String,
-    /// Where its elements lie.
+    /// Where the elements lie.
     pub layout: Layout,
-    /// Which buffer: operands with the same number share one.
+    /// The number of the buffer; operands with the same number share a buffer.
     pub allocation: usize,
-    /// Bytes of that buffer.
+    /// The size of this buffer, in bytes.
     pub allocation_bytes: u64,
 }
 
-/// A call: shapes, types and places of everything given and asked for. [`Call::checked`] checks it, and finds what
-/// follows from the shapes.
+/// A call: the shapes, types and places of all its tensors. [`Call::checked`] checks it and finds what follows from
+/// the shapes.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Call {
@@ -37,22 +37,22 @@ pub struct Call {
     /// The outputs that are written over an input.
     #[cfg_attr(feature = "serde", serde(default))]
     pub in_place: BTreeSet<String>,
-    /// Buffers that hold something written beside the outputs: the scratch, or what a call writes that this
-    /// one is a part of.
+    /// Other buffers that are written beside the outputs: the scratch, or what is written by the call of which this
+    /// call is a part.
     #[cfg_attr(feature = "serde", serde(default))]
     pub siblings: Vec<usize>,
-    /// The status is added to what its words hold.
+    /// Whether the status is added to the words that are there.
     #[cfg_attr(feature = "serde", serde(default))]
     pub accumulates_status: bool,
     /// The extents that the operands agree on.
     pub dims: BTreeMap<Dim, u64>,
-    /// The axes that count an extent of rows: an output of one value a row has them all.
+    /// The axes that count an extent of rows. An output of one value a row has all of them.
     #[cfg_attr(feature = "serde", serde(default))]
     pub axes: BTreeMap<Dim, Vec<u64>>,
 }
 
 impl Call {
-    /// A call with these inputs and outputs, not checked yet.
+    /// A call with these inputs and outputs, not yet checked.
     pub fn new(inputs: BTreeMap<String, Operand>, outputs: BTreeMap<String, Operand>) -> Self {
         Self { inputs, outputs, ..Self::default() }
     }
@@ -62,12 +62,12 @@ impl Call {
         check::call(operation, self, offset_alignment)
     }
 
-    /// The names of the tensors of an input that is a list, in order.
+    /// The names of the tensors of a list, in order.
     pub fn list(&self, input: &str) -> Vec<&str> {
         list::names(input, self.inputs.keys())
     }
 
-    /// An extent; 0 where no operand has it.
+    /// An extent; 0 if no operand has it.
     pub fn dim(&self, dim: Dim) -> u64 {
         self.dims.get(&dim).copied().unwrap_or(0)
     }

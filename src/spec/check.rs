@@ -1,4 +1,4 @@
-//! Every precondition of a call that follows from its description: names, types, shapes, places.
+//! Checks everything about a call that follows from the description: names, types, shapes and places.
 
 mod shapes;
 
@@ -25,13 +25,13 @@ pub(crate) use shapes::{Folded, with_axes};
 
 /// The most classes of a row.
 const MOST_CLASSES: u64 = 1 << 24;
-/// The most rows of a call: a row is counted in one word on the GPU.
+/// The most rows of a call: the GPU counts rows in one word.
 const MOST_ROWS: u64 = u32::MAX as u64;
 
 /// The name of the scratch in errors.
 pub(crate) const SCRATCH: &str = "scratch";
 
-/// Checks a call against an operation's description and finds the extents that its tensors agree on.
+/// Checks a call against the description of an operation, and finds the extents that its tensors agree on.
 pub fn call(loss: &dyn Signature, mut call: Call, alignment: u64) -> Result<Call> {
     loss.validate()?;
     let about = loss.about();
@@ -57,7 +57,7 @@ pub fn call(loss: &dyn Signature, mut call: Call, alignment: u64) -> Result<Call
     Ok(call)
 }
 
-/// Takes the tensors of one argument.
+/// Checks the tensors of one argument.
 fn take_tensors(
     loss: &dyn Signature,
     shapes: &mut CallShapes,
@@ -75,7 +75,7 @@ fn take_tensors(
     Ok(())
 }
 
-/// Takes a host array; what comes back is its shape with the rows in one axis.
+/// Checks a host array. Returns its shape with the rows folded into one axis.
 fn take_array(
     loss: &dyn Signature,
     shapes: &mut CallShapes,
@@ -91,7 +91,7 @@ fn take_array(
     Ok(folded)
 }
 
-/// The names of an argument's tensors among these: several where it is a list.
+/// Those of these names that are tensors of the argument: several if it is a list.
 fn tensors<'n>(argument: &Argument, names: impl Iterator<Item = &'n String>) -> Vec<String> {
     let own = if argument.list {
         list::names(argument.name, names)
@@ -141,7 +141,7 @@ fn has_all_elements(name: &str, array: &Array) -> Result<()> {
     })
 }
 
-/// A vector with gaps where kernels know of none: those over classes, and words written row by row.
+/// Finds a vector with gaps where kernels allow none: vectors over classes, and outputs that are written as words.
 fn vector_without_stride<'a>(about: &'static About, call: &'a Call) -> Option<&'a Operand> {
     let over_classes = |argument: &Argument| {
         let mut vectors = argument.shapes.iter().filter(|dims| dims.len() == 1).flat_map(|d| *d);
@@ -158,7 +158,7 @@ fn vector_without_stride<'a>(about: &'static About, call: &'a Call) -> Option<&'
     })
 }
 
-/// Checks a call on host arrays, as [`call`] does one on operands: as if each of them lay by itself.
+/// Checks a call on host arrays as [`call`] checks one on operands, as if each array had a buffer of its own.
 pub(crate) fn arrays(loss: &dyn Signature, inputs: &Arrays, wanted: &[&str]) -> Result<()> {
     loss.validate()?;
     let about = loss.about();
@@ -194,7 +194,7 @@ pub(crate) fn arrays(loss: &dyn Signature, inputs: &Arrays, wanted: &[&str]) -> 
     Call { host, ..Call::new(inputs, outputs) }.checked(loss, 1).map(|_| ())
 }
 
-/// The type that a host array of an input stands for.
+/// The storage type that a host array of an input represents.
 fn host_dtype(
     loss: &dyn Signature,
     inputs: &Arrays,
@@ -211,8 +211,8 @@ fn host_dtype(
     })
 }
 
-/// The dense layout of an output, from the extents of the inputs. A gradient, and what may be written over an input,
-/// has the layout of that input.
+/// The dense layout of an output, from the extents of the inputs. A gradient, or an output that may be written over an
+/// input, has the layout of its input.
 pub(crate) fn output_layout<'l>(
     loss: &dyn Signature,
     (dims, axes): (&BTreeMap<Dim, u64>, &BTreeMap<Dim, Vec<u64>>),
@@ -243,7 +243,7 @@ pub(crate) fn dims(loss: &dyn Signature, inputs: &Arrays) -> Result<BTreeMap<Dim
     Ok(shapes_of(loss, inputs)?.0.common.dims)
 }
 
-/// The shapes of host arrays, and each with its rows folded into one axis.
+/// The shapes of host arrays, and the shape of each with its rows folded into one axis.
 fn shapes_of(
     loss: &dyn Signature,
     inputs: &Arrays,
@@ -260,8 +260,8 @@ fn shapes_of(
     Ok((shapes, folded))
 }
 
-/// How a mask of integers is stored: as bytes of 0 and 1, or as words of bits where it has one bit an
-/// element and no shape of a mask of bytes.
+/// How a mask of integers is stored: as bytes of 0 and 1, or as words of bits if its shape fits one bit an element but
+/// not a mask of bytes.
 pub(crate) fn integer_mask(
     loss: &dyn Signature,
     inputs: &Arrays,
@@ -361,7 +361,7 @@ fn kind(argument: &Argument, name: &str, dtype: Dtype) -> Result<()> {
     Err(Error::WrongDtype { argument: name.to_owned(), found: dtype, expected: names.join(" or ") })
 }
 
-/// Whether the extents are within what a row and a call can have.
+/// Checks that the extents are within the limits of a row and of a call.
 pub(crate) fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
     for (dim, limit) in [(Dim::Classes, MOST_CLASSES), (Dim::Rows, MOST_ROWS)] {
         if let Some(&found) = dims.get(&dim)
@@ -370,7 +370,7 @@ pub(crate) fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
             return Err(Error::Limit { what: dim.name().to_owned(), found, limit });
         }
     }
-    // No queries have no keys.
+    // A call without rows may also have no columns.
     let no_rows = dims.get(&Dim::Rows) == Some(&0);
     for dim in [Dim::Classes, Dim::Hidden] {
         if dims.get(&dim) == Some(&0) && !(no_rows && dim == Dim::Classes) {
@@ -384,7 +384,7 @@ pub(crate) fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
     Ok(())
 }
 
-/// Strides, alignment and the end of the buffer.
+/// Checks strides and the end of the buffer.
 fn place(argument: &Argument, operand: &Operand, takes_planes: bool) -> Result<()> {
     let layout = &operand.layout;
     let name = || operand.name.clone();
@@ -408,10 +408,10 @@ fn place(argument: &Argument, operand: &Operand, takes_planes: bool) -> Result<(
     place_end(&operand.name, operand)
 }
 
-/// Whether a tensor ends where its buffer does, or before.
+/// Checks that a tensor does not extend past its buffer.
 fn place_end(name: &str, operand: &Operand) -> Result<()> {
     let layout = &operand.layout;
-    // A binding ends at a whole word, also where its last 16-bit element does not.
+    // A binding ends at a whole word, even if the last 16-bit element does not.
     let needed = layout.byte_range().map(|range| range.end.next_multiple_of(4));
     match needed {
         Some(needed) if needed <= operand.allocation_bytes || layout.is_empty() => Ok(()),
@@ -423,8 +423,8 @@ fn place_end(name: &str, operand: &Operand) -> Result<()> {
     }
 }
 
-/// No written tensor shares bytes with another one, nor (since one buffer is then bound twice, at
-/// offsets that are rounded down) an alignment block.
+/// Checks that no written tensor shares bytes with another tensor. It must not share an alignment block either,
+/// because the buffer is then bound twice, at offsets that are rounded down.
 fn overlaps(about: &'static About, call: &Call, alignment: u64) -> Result<()> {
     for (name, output) in &call.outputs {
         let over = call.written_over(about, name);
@@ -439,8 +439,8 @@ fn overlaps(about: &'static About, call: &Call, alignment: u64) -> Result<()> {
     Ok(())
 }
 
-/// Scratch that lies in a buffer of the call's tensors is apart from all of them, as an output is; tensors there are
-/// bound as scratch is.
+/// Checks that scratch in a buffer of the call's tensors is apart from all of them, like an output. Tensors in this
+/// buffer are bound like the scratch.
 pub fn scratch(call: &mut Call, scratch: &Operand, alignment: u64) -> Result<()> {
     let start = scratch.layout.offset;
     if !start.is_multiple_of(alignment) {

@@ -1,6 +1,6 @@
 //! The macros that declare setters and typed tensors.
 
-/// Declares chained setters, one a field.
+/// Declares chained setters, one for each field.
 macro_rules! setters {
     ($($field:ident: $type:ty),* $(,)?) => {
         $(#[doc = concat!("Sets `", stringify!($field), "`.")]
@@ -12,8 +12,8 @@ macro_rules! setters {
 }
 pub(crate) use setters;
 
-/// Declares the typed inputs or outputs of a loss: named fields, chained setters, and the dynamic
-/// form (name and tensor) that the rest of the crate works on.
+/// Declares the typed inputs or outputs of a loss: named fields, chained setters, and the
+/// conversion to the dynamic form (names and tensors) that the rest of the crate uses.
 macro_rules! tensors {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident = $key:literal),* $(,)? }) => {
         $(#[$doc])*

@@ -1,7 +1,7 @@
-//! Lists: several tensors that are one argument, named `parameters.0`, `parameters.1` and so on.
+//! Lists: arguments of several tensors, named `parameters.0`, `parameters.1` and so on.
 //!
-//! A list of one tensor may have the argument's own name instead. What a name adds to that of its argument is its
-//! suffix; tensors of several lists with the same suffix belong together: `gradient.1` is the gradient of
+//! A list of one tensor may also have just the argument's name. The suffix is what a tensor's name adds to the
+//! argument's name. Tensors of several lists with the same suffix belong together: `gradient.1` is the gradient of
 //! `parameters.1`.
 
 use std::collections::BTreeSet;
@@ -15,16 +15,16 @@ use crate::{
 fn number(suffix: &str) -> Option<usize> {
     let digits = suffix.strip_prefix('.')?;
     let number: usize = digits.parse().ok()?;
-    // One tensor has one name: neither `.02` nor `.+2`.
+    // Every tensor has only one name: `.02` and `.+2` are refused.
     (number.to_string() == digits).then_some(number)
 }
 
-/// Whether this is the suffix of a list's tensor.
+/// Whether this is a valid suffix of a list's tensor.
 pub(super) fn is_suffix(suffix: &str) -> bool {
     suffix.is_empty() || number(suffix).is_some()
 }
 
-/// The names among these that are tensors of a list, in the order of their numbers.
+/// The names among these that are tensors of the list, in the order of their numbers.
 ///
 /// ```
 /// use surprisal::loss::list;
@@ -39,8 +39,8 @@ pub fn names<'n>(argument: &str, names: impl IntoIterator<Item = &'n String>) ->
     own.into_iter().map(|(_, name)| name).collect()
 }
 
-/// Whether the lists of a call agree: as many tensors in each of them, numbered from 0 without a gap, and outputs of
-/// tensors that are there.
+/// Checks that the lists of a call agree: all have equally many tensors, numbered from 0 without a gap, and each
+/// output belongs to a tensor that is given.
 pub(super) fn check<'n>(
     about: &About,
     inputs: &[&'n String],

@@ -1,4 +1,4 @@
-//! Options that several families of operations share.
+//! Options that several families of operations have.
 
 use crate::data::error::{Error, Result};
 
@@ -8,44 +8,44 @@ use crate::data::error::{Error, Result};
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum Reduction {
-    /// One value a row, or an element for losses of elements.
+    /// One value a row, or one an element for element losses.
     None,
-    /// Their sum.
+    /// The sum of the losses.
     Sum,
     /// The sum divided by the loss's own denominator, as in PyTorch.
     #[default]
     Mean,
-    /// Losses of elements: the sum over a row, then the mean over the rows.
+    /// For element losses: the sum over a row, then the mean over the rows.
     Multilabel,
     /// The sum divided by the caller's denominator.
     Over(f64),
 }
 
-/// What a mean over nothing is.
+/// The value of a mean over nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum Empty {
-    /// NaN, as in PyTorch. The gradient is 0 all the same.
+    /// NaN, as in PyTorch. The gradient is 0 nevertheless.
     #[default]
     Nan,
     /// 0.
     Zero,
 }
 
-/// What happens to a gradient's columns between the classes and the row stride.
+/// Whether a gradient's columns between the classes and the row stride are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum Padding {
-    /// They are left as they are.
+    /// They keep what they hold.
     #[default]
     Keep,
-    /// They are written 0 (padded vocabularies, in-place gradients).
+    /// They become 0 (for padded vocabularies and in-place gradients).
     Zero,
 }
 
-/// What a mean divides by where elements are masked or their targets unknown.
+/// What a mean divides by where elements are masked or their targets are unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
@@ -74,14 +74,14 @@ pub(crate) const MOST_IGNORED: usize = 4;
 
 /// Target indices whose rows count for nothing.
 ///
-/// In JSON one number or a list. With `u32` targets a negative index matches nothing.
+/// In JSON this is one number or a list. With `u32` targets a negative index matches nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(untagged))]
 pub enum IgnoreIndex {
     /// One index.
     One(i64),
-    /// Up to [`IgnoreIndex::MOST`] of them.
+    /// Up to [`IgnoreIndex::MOST`] indices.
     List(Vec<i64>),
 }
 
@@ -97,7 +97,7 @@ impl IgnoreIndex {
         }
     }
 
-    /// Whether the list is not too long.
+    /// Checks the length of the list.
     pub(crate) fn validate(&self, loss: &str) -> Result<()> {
         match self.as_slice().len() {
             0..=Self::MOST => Ok(()),
@@ -118,7 +118,8 @@ pub enum Denominator {
     Weights,
 }
 
-/// Whether a caller's denominator is one.
+/// Checks that a denominator of the caller is a normal f32, and that the reduction is one for row
+/// losses.
 pub(crate) fn check_reduction(loss: &str, reduction: Reduction) -> Result<()> {
     match reduction {
         Reduction::Over(d) if !(d as f32).is_normal() => {

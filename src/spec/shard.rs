@@ -1,32 +1,32 @@
-//! Losses whose columns (classes, keys) lie in several places (catalogue P6).
+//! Losses whose columns (classes, keys) are split into several shards (catalogue P6).
 
 use crate::data::error::{Error, Result};
 
-/// Words of a row's mergeable state, as the output `statistics` hands it out: for softmax losses
-/// (max u, Σ exp(u − max), Σ exp(u − max)·(u − max), Σ coefficient, Σ coefficient·(u − max),
-/// argmax, rank, flags), the last three as the bits of a `u32`. A coefficient is what the loss weighs
-/// −log p of a column with; of a [`Shard`] the seventh word is the target's u instead of a rank.
+/// Words of a row's mergeable state in the output `statistics`. For softmax losses they are (max u, Σ exp(u − max),
+/// Σ exp(u − max)·(u − max), Σ coefficient, Σ coefficient·(u − max), argmax, rank, flags), the last three as the bits
+/// of a `u32`. The coefficient of a column is the weight that the loss gives to −log p of this column. With a [`Shard`],
+/// the seventh word is the target's u instead of a rank.
 pub const STATE_WORDS: u64 = 8;
-/// Which of all columns a call has, where they lie in several shards: other bindings, other GPUs,
-/// other machines.
+/// The columns of a call, where all columns are split into several shards: on other bindings, other GPUs or other
+/// machines.
 ///
-/// One sequence serves [`crate::CrossEntropy`], [`crate::LinearCrossEntropy`], [`crate::InfoNce`] and
-/// [`crate::SupCon`]. Every shard holds all rows, its own columns, and targets that count over all
-/// columns; it makes two calls of one loss value, whose option `shard` says where it is:
+/// The same steps serve [`crate::CrossEntropy`], [`crate::LinearCrossEntropy`], [`crate::InfoNce`] and
+/// [`crate::SupCon`]. Every shard has all rows, its own columns, and targets that are indices among all columns. It
+/// makes two calls of one loss value, whose option `shard` gives the place of its columns:
 ///
-/// 1. output `statistics` `[rows, 8]`: what the shard's columns leave behind of each row;
-/// 2. an all-gather of those, one shard after another: `[shards·rows, 8]` (of several shards in one
-///    process: slices of one buffer);
-/// 3. input `statistics`, on every shard alike: they are merged in the order in which they lie, so
-///    loss, lse and by-products have the same bits on every shard (with the same device and driver), and
-///    the gradients are made from them. All statistics lie within one binding: 4 M rows of shards at
-///    WebGPU's default limits.
+/// 1. The first call writes the output `statistics` `[rows, 8]`: the state of each row over the shard's columns.
+/// 2. An all-gather collects the statistics, one shard after another: `[shards·rows, 8]`. (For several shards in one
+///    process these are slices of one buffer.)
+/// 3. The second call has them as input `statistics`, the same on every shard. They are merged in their order, so
+///    loss, lse and by-products have the same bits on every shard (with the same device and driver), and the gradients
+///    are made from them. All statistics must fit one binding, which allows 4 M rows of shards at WebGPU's default
+///    limits.
 ///
-/// Gradients of columns (logits, W, bias, keys) are whole; those of what all shards share (hidden
-/// states, queries, features, scale) are parts, to be added up over the shards.
+/// The gradients of columns (logits, W, bias, keys) are complete. The gradients of what all shards share (hidden
+/// states, queries, features, scale) are parts, which must be summed over the shards.
 ///
-/// Eight zeros are the statistics of no columns: what a shard that has none puts in.
-/// [`crate::SigmoidContrastive`] needs no statistics: the sums of its shards are added up as they are.
+/// Eight zeros are the statistics of a row without columns; a shard without columns contributes these.
+/// [`crate::SigmoidContrastive`] needs no statistics: the sums of its shards are simply added.
 ///
 /// Source: the vocabulary-parallel cross-entropy of Megatron-LM (Shoeybi et al. 2019).
 ///
@@ -57,20 +57,20 @@ pub const STATE_WORDS: u64 = 8;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Shard {
-    /// The first of the call's columns.
+    /// The number of the call's first column among all columns.
     pub first: u64,
-    /// How many there are in all shards.
+    /// The number of columns in all shards.
     pub classes: u64,
 }
 
-/// Outputs that a shard alone can give.
+/// Outputs that a shard can give without the others.
 const OF_ONE: [&str; 5] = ["statistics", "column_lse", "status", "denominator", "count"];
 
-/// The most columns of all shards: a class is a word of the statistics.
+/// The most columns of all shards: a class must fit a word of the statistics.
 const MOST_COLUMNS: u64 = i32::MAX as u64;
 
 impl Shard {
-    /// Whether there are columns from the first one on.
+    /// Checks that the first column is one of all columns.
     pub(crate) fn validate(shard: Option<Self>, loss: &str) -> Result<()> {
         match shard {
             Some(shard) if shard.first >= shard.classes => {
@@ -86,7 +86,7 @@ impl Shard {
         }
     }
 
-    /// Whether so many columns lie within all of them.
+    /// Checks that this many columns, from the first one on, are among all columns.
     pub(crate) fn check_columns(self, loss: &str, argument: &str, columns: u64) -> Result<()> {
         if columns <= self.classes.saturating_sub(self.first) {
             return Ok(());
@@ -94,7 +94,8 @@ impl Shard {
         conflict(loss, argument, &format!("{columns} columns reach past those of {self:?}"))
     }
 
-    /// What a shard takes and gives: statistics, or everything else from those of all shards.
+    /// Checks that a shard's call either asks only for what a shard alone can give, or has the statistics of all
+    /// shards.
     pub(crate) fn check(
         shard: Option<Self>,
         loss: &str,
@@ -135,7 +136,7 @@ fn conflict(loss: &str, argument: &str, reason: &str) -> Result<()> {
     })
 }
 
-/// How many shards' statistics there are.
+/// The number of shards whose statistics are given.
 pub(crate) fn gathered(found: u64, rows: u64) -> Result<u64> {
     if (rows == 0 && found == 0) || (rows > 0 && found > 0 && found.is_multiple_of(rows)) {
         return Ok(found / rows.max(1));

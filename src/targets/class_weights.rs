@@ -1,4 +1,4 @@
-//! Weights that make rare classes count (catalogue, section 5).
+//! Weights that make rare classes count more (catalogue, section 5).
 
 use crate::{
     data::{
@@ -10,13 +10,14 @@ use crate::{
     spec::about::{About, Argument, Dim, Kind, OptionAbout, Signature},
 };
 
-/// How a class's weight follows from how often it occurs.
+/// How the weight of a class follows from its number of occurrences n.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Weighting {
     /// 1/n.
     Inverse,
-    /// (1 − β)/(1 − βⁿ): one over the effective number of samples, of which each one more adds less (Cui et al. 2019,
-    /// arXiv:1901.05555). β = 0 weighs all classes alike, β → 1 is [`Weighting::Inverse`].
+    /// (1 − β)/(1 − βⁿ): the inverse of the effective number of samples, to which each further sample adds less (Cui
+    /// et al. 2019, arXiv:1901.05555). β = 0 gives all classes the same weight; β → 1 approaches
+    /// [`Weighting::Inverse`].
     Effective {
         /// β, from 0 to below 1.
         beta: f64,
@@ -28,7 +29,7 @@ impl Weighting {
         let n = T::of(count.max(1) as f64);
         match self {
             Self::Inverse => T::one() / n,
-            // Both differences from 1 keep their digits where β is near 1.
+            // `exp_m1` and the like keep the digits of both differences from 1 where β is near 1.
             Self::Effective { beta } => {
                 let log_beta = T::of(beta).ln();
                 log_beta.exp_m1() / (n * log_beta).exp_m1()
@@ -46,9 +47,9 @@ impl Weighting {
     }
 }
 
-/// Class weights from how often each class occurs, for the input `weight` of a loss; their mean is 1.
+/// Class weights for the input `weight` of a loss, from the number of occurrences of each class. Their mean is 1.
 ///
-/// A class that does not occur counts as one that occurs once. No classes give no weights.
+/// A class that does not occur counts as if it occurred once. No classes give no weights.
 ///
 /// # Errors
 ///
@@ -75,7 +76,7 @@ fn weights<T: Real>(counts: &[u64], weighting: Weighting) -> Vec<T> {
     weights.into_iter().map(|weight| weight / mean).collect()
 }
 
-/// Which [`Weighting`], as an option.
+/// The [`Weighting`], as an option.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
@@ -92,7 +93,7 @@ pub enum Method {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct ClassWeights {
-    /// How weights follow from counts.
+    /// How the weights follow from the counts.
     pub method: Method,
     /// β of the effective number of samples.
     pub beta: f64,
@@ -113,7 +114,7 @@ impl ClassWeights {
     }
 }
 
-/// What it is.
+/// The description.
 pub static ABOUT: About = About {
     name: "class_weights",
     summary: "Class weights from how often each class occurs.",
@@ -183,7 +184,7 @@ impl Operation for ClassWeights {
     }
 }
 
-/// The counts, none of them negative.
+/// The counts, of which none may be negative.
 fn counts(inputs: &Arrays) -> Result<Vec<u64>> {
     let counts = inputs.get("counts").map(Array::to_i64).unwrap_or_default();
     let count = |(element, &found): (usize, &i64)| {

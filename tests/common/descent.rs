@@ -1,5 +1,5 @@
-//! An operation of a user's own that is no loss: a step of gradient descent on a list of tensors, with a rate from the
-//! host for each of them, written over the parameters or beside them.
+//! A user's own operation that is not a loss: a step of gradient descent on a list of tensors, with a learning rate
+//! from the host for each tensor. The results are written over the parameters or to other tensors.
 
 use surprisal::{
     Arithmetic, Array, Arrays, Dtype, Operation, Plan, Profile, Result, Signature,

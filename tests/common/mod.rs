@@ -1,4 +1,4 @@
-//! What the tests share: planned calls that cover the specialisations.
+//! What several test programs share: planned calls that cover the specialisations.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
 mod own;
@@ -13,12 +13,12 @@ use surprisal::{
     plan::{self, Operand},
 };
 
-/// Profiles that differ in what shapes the code.
+/// Profiles that differ in values that change the code.
 pub fn profiles() -> Vec<Profile> {
     vec![Profile::default(), Profile::default().software(8)]
 }
 
-/// Profiles whose score tiles go through cooperative matrices, of every kind, whatever their size.
+/// Profiles whose score tiles use cooperative matrices of every kind, whatever the size of the product.
 pub fn cooperative_profiles() -> Vec<Profile> {
     let sides = [Side::Eight, Side::Sixteen];
     let kinds = sides.into_iter().flat_map(|side| [(side, false), (side, true)]);
@@ -30,7 +30,7 @@ pub fn cooperative_profiles() -> Vec<Profile> {
     kinds.map(profile).collect()
 }
 
-/// Profiles of large score tiles whose operands are loaded in every way, in words of 32 and of 64 bits.
+/// Profiles of large score tiles that load operands in every way, in words of 32 and of 64 bits.
 pub fn tile_profiles() -> Vec<Profile> {
     [
         (TileLoads::Lane, 8, 8, 48, 4, false),
@@ -48,7 +48,7 @@ pub fn tile_profiles() -> Vec<Profile> {
     .to_vec()
 }
 
-/// Plans of the losses on score tiles with such a profile.
+/// Plans of the losses on score tiles with this profile.
 pub fn tile_plans(profile: &Profile) -> Vec<Plan> {
     let mut plans = Vec::new();
     for (name, options) in [
@@ -69,7 +69,7 @@ pub fn tile_plans(profile: &Profile) -> Vec<Plan> {
     plans
 }
 
-/// Option sets that differ in what shapes the code.
+/// Sets of options that differ in values that change the code.
 pub fn options() -> Vec<Value> {
     vec![
         json!({}),
@@ -95,18 +95,18 @@ pub fn options() -> Vec<Value> {
     ]
 }
 
-/// Plans of every registered loss over types, shapes, options and outputs, and of a user's own ones.
+/// Plans of every registered loss, and of a user's own losses, over types, shapes, options and outputs.
 pub fn plans() -> Vec<Plan> {
     let mut plans = Vec::new();
     for entry in loss::REGISTRY {
-        // A loss has the option sets that it knows.
+        // A loss has the sets of options that it can parse.
         for loss in options().iter().filter_map(|options| (entry.parse)(options).ok()) {
             plans.extend(plans_of(loss.as_ref()));
         }
     }
     plans.extend(own::losses().iter().flat_map(|loss| plans_of(loss.as_ref())));
     plans.extend(profiles().iter().flat_map(shards));
-    // So many rows that their tallies are folded.
+    // So many rows that their tallies need folding.
     let (given, wanted) = (["logits", "targets"], ["loss", "status"]);
     let many = |profile| planned(&CrossEntropy::default(), &given, &wanted, [1 << 22, 3], profile);
     plans.extend(profiles().iter().map(many));
@@ -126,7 +126,7 @@ fn plans_of(loss: &dyn surprisal::Operation) -> Vec<Plan> {
                     let call = shape.call(loss, &profile);
                     match call.and_then(|call| loss.plan(&call, &profile)) {
                         Ok(plan) => plans.push(plan),
-                        // Options that exclude a variant's targets, and the like.
+                        // Options that exclude the targets of a variant, and similar conflicts.
                         Err(
                             surprisal::Error::InvalidOption { .. }
                             | surprisal::Error::WrongShape { .. }
@@ -144,7 +144,7 @@ fn plans_of(loss: &dyn surprisal::Operation) -> Vec<Plan> {
     plans
 }
 
-/// What a shard gives, and what it makes of the statistics of all shards.
+/// Plans of both calls of a shard: its statistics, and the results from the statistics of all shards.
 fn shards(profile: &Profile) -> Vec<Plan> {
     type Given<'a> = (&'a str, Value, &'a [&'a str], [u64; 2]);
     let ordinal = json!({"focal_gamma": 2.0, "label_smoothing": 0.1, "smoothing": "ordinal"});
@@ -182,7 +182,7 @@ fn shards(profile: &Profile) -> Vec<Plan> {
         let given = with(&with(given, &["statistics"]), columns);
         plans.push(planned(&*loss, &given, &outputs, extents, profile));
     }
-    // Gradients from what was saved of both directions.
+    // Gradients from what was saved for both directions.
     let loss = (surprisal::operations::find("info_nce").unwrap().parse)(&both).unwrap();
     let given = ["queries", "keys", "scale", "lse", "column_lse"];
     let gradients = ["grad.queries", "grad.keys", "grad.scale"];
@@ -211,7 +211,7 @@ fn planned(
     loss.plan(&call(loss, inputs, outputs, profile).unwrap(), profile).unwrap()
 }
 
-/// A call to plan: which inputs it has is the variant.
+/// A call that will be planned; the variant decides which inputs it has.
 #[derive(Debug)]
 pub struct Shape {
     pub rows: u64,
@@ -244,14 +244,14 @@ impl Shape {
             _ => &["targets", "row_weight", "upstream", "denominator"],
         };
         for argument in about.inputs {
-            // Of shards there are plans of their own.
+            // Shards have plans of their own.
             let of_shards = ["statistics", "column_lse", "keys"].contains(&argument.name);
             if !(skip.contains(&argument.name) || of_shards) || argument.required {
                 inputs.insert(argument.name.to_owned(), self.operand(loss, argument, inputs.len()));
             }
         }
         let lse = inputs.contains_key("lse");
-        // What saturates must be a sigmoid.
+        // Only a sigmoid has the output `saturation`.
         let saturates = format!("{loss:?}").contains("Sigmoid");
         for argument in about.outputs {
             let by_product = !argument.name.starts_with("grad.");
@@ -293,12 +293,12 @@ impl Shape {
         let rank = loss.about().inputs[0].shapes[0].len();
         let usual = argument.shape_in(loss, rank);
         let sharded = loss.extents().iter().any(|(dim, _)| *dim == Dim::AllClasses);
-        // The weights of all classes, where the classes are those of a shard.
+        // The weights of all classes, where the call's classes are a shard.
         let all = argument.shapes.iter().find(|s| sharded && s.contains(&Dim::AllClasses));
         let shape = all.copied().unwrap_or(usual);
         let shape: Vec<u64> = shape.iter().map(extent).collect();
         let dtype = match argument.kind {
-            // Bytes and bits.
+            // A mask of bytes, and one of bits.
             Kind::Mask if self.variant == 1 => Dtype::U8,
             Kind::Mask if self.variant == 3 => Dtype::U32,
             Kind::Float | Kind::Mask => self.dtype,

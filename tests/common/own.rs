@@ -1,10 +1,10 @@
-//! Losses of a user's own, with numbers that their WGSL reads.
+//! A user's own losses, whose WGSL reads uniforms.
 
 use surprisal::{
     ElementFunction, Elementwise, Linear, Operation, Reduction, Separable, SeparableRow,
 };
 
-/// On stored scores, on those of a linear layer, and element by element.
+/// The losses on stored scores, on the scores of a linear layer, and on single elements.
 pub fn losses() -> Vec<Box<dyn Operation>> {
     let all = |reduction| -> [Box<dyn Operation>; 3] {
         let rows = || Separable::new(Margin).reduction(reduction);
@@ -43,7 +43,7 @@ impl SeparableRow for Margin {
     }
 }
 
-/// A user's loss of one score.
+/// A user's loss of one score and its target.
 #[derive(Debug)]
 pub struct LogCosh;
 

@@ -1,4 +1,5 @@
-//! Calls of an operation with lists and an input of the host, and outputs over inputs: what is refused, and as what.
+//! Calls of an operation with lists, a host input, and outputs over inputs: which calls are refused, and with which
+//! error.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +21,7 @@ fn operands(first: usize, tensors: &[(&str, &[u64])]) -> BTreeMap<String, Operan
     tensors.iter().enumerate().map(operand).collect()
 }
 
-/// Checks a call with a rate for three tensors.
+/// Checks a call with learning rates for three tensors.
 fn checked(inputs: &[(&str, &[u64])], outputs: &[(&str, &[u64])]) -> Result<Call> {
     let host = named([("rates", vector(&[1.0; 3]))]);
     Call { host, ..Call::new(operands(0, inputs), operands(100, outputs)) }.checked(&Descent, 256)

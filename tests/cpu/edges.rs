@@ -277,7 +277,7 @@ fn what_does_not_go_together_is_refused() {
     refused(none(), &named([("logits", vector(&[1.0])), ("targets", indices(&[0]))]), "loss");
 }
 
-/// The status is an output like any other: what is wrong with the data, counted, and the first of it.
+/// The output `status` counts what is wrong with the data, and has the first bad target.
 #[test]
 fn what_is_wrong_is_told() {
     const NAN: f64 = f64::NAN;

@@ -1,4 +1,4 @@
-//! Reference-case files, and the tolerance.
+//! The files of reference cases, and the tolerance.
 
 use std::path::{Path, PathBuf};
 
@@ -84,7 +84,8 @@ fn file_of(dtype: &str, size: usize, format: &str, list: &str) -> Vec<u8> {
     raw_file(&header.to_string(), size)
 }
 
-/// Logits of 8 bits are read, with their signs; no loss takes them yet, and says what it takes.
+/// Logits of 8 bits are read with their signs. No loss accepts them yet, and the error names the
+/// accepted types.
 #[test]
 fn bytes_with_a_sign() {
     let case =

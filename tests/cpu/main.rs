@@ -1,4 +1,4 @@
-//! The f64 reference against reference cases, finite differences and identities. No GPU.
+//! Compares the f64 reference with reference cases, finite differences and identities. No GPU.
 #![cfg(feature = "cases")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -26,9 +26,9 @@ use surprisal::{
 };
 use surprisal_cli::conformance;
 
-/// What f64 justifies, relative to the tensor's largest value.
+/// The error that f64 allows, relative to the largest value of the tensor.
 const EXACT: f64 = 1e-10;
-/// What central differences in f64 justify.
+/// The error that central differences in f64 allow.
 const DIFFERENCES: f64 = 1e-6;
 
 const NO_CLASS: i64 = u32::MAX as i64;
@@ -87,7 +87,7 @@ fn vectors() -> PathBuf {
 
 // --- reference cases ---
 
-/// Every case of the folder whose operation, options, inputs and outputs are here; those that ask for more are named.
+/// Runs every case of the folder whose operation, options, inputs and outputs exist here, and names the other cases.
 #[test]
 fn reference_cases() {
     let mut passed = BTreeMap::<String, usize>::new();
@@ -131,7 +131,7 @@ fn reference_cases() {
     assert!(without.is_none(), "no cases: {}", without.unwrap().about.name);
 }
 
-/// A case that is ahead of the crate is told from one that it gets wrong.
+/// A case that asks for what the crate does not have is distinguished from a case with a wrong result.
 #[test]
 fn what_a_case_asks_for_in_vain() {
     let case = |loss: &str, options: serde_json::Value, input: &str, output: &str| Case {
@@ -280,7 +280,7 @@ fn offset_changes_nothing() {
     let plain = full_inputs(4, 33);
     for offset in [1e4, 1e6, -1e6] {
         let mut shifted = plain.clone();
-        // Through f32 first, so that both have the same digits.
+        // The numbers are rounded through f32 first, so that both ways give the same digits.
         let rounded = plain["logits"].rounded(Dtype::F16).to_f64();
         shifted.insert("logits".to_owned(), logits(4, &rounded));
         let moved: Vec<f64> = rounded.iter().map(|z| z + offset).collect();

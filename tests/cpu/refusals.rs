@@ -1,5 +1,5 @@
-//! The CPU path and the GPU path refuse the same calls, with the same error: every operation of the registry, from
-//! its description, with calls that cannot be answered.
+//! The CPU path and the GPU path refuse the same calls with the same error. Invalid calls are made for every operation
+//! of the registry from its description.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,8 @@ use surprisal::{
 
 use crate::{indices, named, none, vector};
 
-/// What a GPU makes of a call on host arrays, up to its plan; and whether its inputs alone are refused already, as
-/// they are where outputs are made for them.
+/// The result of a call on host arrays on the GPU, up to its plan; and whether the inputs alone are already refused,
+/// as happens where outputs are made for them.
 fn planned(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> (Result<()>, bool) {
     let operand = |(at, (name, layout)): (usize, (String, Layout))| {
         let operand =
@@ -42,7 +42,7 @@ fn planned(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> (Result<()
             Err(error) => return (Err(error), true),
         };
     let output = |name: &str| {
-        // As it was given: a checked call has its rows in one axis.
+        // The given shape is used, because a checked call has its rows in one axis.
         let of_input = name.strip_prefix("grad.").and_then(|name| given.get(name));
         let argument = loss.about().outputs.iter().find(|output| output.name == name);
         let layout = match (of_input, argument) {
@@ -73,7 +73,7 @@ fn planned(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> (Result<()
     (call.and_then(|call| loss.plan(&call, &profile).map(|_| ())), false)
 }
 
-/// One call more than the good ones: what was done to it, its inputs, and what it asks for.
+/// An invalid call: what was changed in a valid call, its inputs, and the outputs it asks for.
 type Bad = (String, Arrays, Vec<String>);
 
 fn bad_calls(about: &About, inputs: &Arrays) -> Vec<Bad> {
@@ -123,7 +123,7 @@ fn bad_calls(about: &About, inputs: &Arrays) -> Vec<Bad> {
         let mut short = floats(&[5]);
         short.shape = vec![6];
         calls.push((format!("{name} with too few elements"), changed(name, short), loss()));
-        // Beside every single output: some exclude each other.
+        // Each shape is tried with every single output, because some outputs exclude each other.
         let usual = input.shapes[0].iter().map(|dim| match dim {
             Dim::Rows => 5,
             Dim::Classes | Dim::AllClasses => 7,
@@ -179,12 +179,13 @@ fn both_paths_refuse_the_same() {
             {
                 let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
                 let on_cpu = cpu::run(&*loss, &inputs, &wanted).map(|_| ());
-                // A row's state without a shard is a by-product of the kernels, which the reference has no use for.
+                // The state of a row is an output only of the kernels if there are no shards; the reference does not
+                // have it.
                 let has_no_reference = about.name.ends_with("cross_entropy")
                     && options.get("shard").is_none()
                     && wanted.contains(&"statistics");
-                // An array that lies about its length has no counterpart on a GPU; a mask of integers is stored by
-                // what its shape says.
+                // An array whose length contradicts its shape cannot exist on a GPU; a mask of integers is stored as
+                // its shape says.
                 if !has_no_reference && !what.contains("too few") && what != "mask of another type"
                 {
                     let (on_gpu, early) = planned(&*loss, &inputs, &wanted);
@@ -202,7 +203,7 @@ fn both_paths_refuse_the_same() {
     assert!(refused > 1000 && tried > refused + 300, "{refused} of {tried} calls were refused");
 }
 
-/// A saved lse is for gradients alone, wherever they are made.
+/// A saved lse is only for gradients, on the CPU and on the GPU.
 #[test]
 fn a_saved_lse_beside_a_loss() {
     let logits = crate::logits(1, &[1.0, 2.0]);

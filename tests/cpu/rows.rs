@@ -1,4 +1,4 @@
-//! Losses of a row of scores: their cases, their gradients, their edges.
+//! Row losses: their cases, their gradients, their edges.
 
 use serde_json::{Value, json};
 use surprisal::{
@@ -26,7 +26,7 @@ fn parse(name: &str, options: &Value) -> Box<dyn Operation> {
     (operations::find(name).unwrap().parse)(options).unwrap()
 }
 
-/// Four rows, the last one ignored, with everything that weighs them.
+/// Four rows, of which the last is ignored, with every kind of weight.
 fn weighted(seed: u64, classes: usize) -> Arrays {
     let mut targets = testing::targets(seed, 4, classes as u64);
     targets[3] = -100;
@@ -95,7 +95,7 @@ fn gradients() {
     }
 }
 
-/// Each loss with inputs that it can be called with, of these logits and targets.
+/// Each loss with the inputs that it needs, with these logits and targets.
 fn every(logits: &Array, targets: &[i64]) -> Vec<(Box<dyn Operation>, Arrays)> {
     let none = json!({"reduction": "none"});
     let index = named([("logits", logits.clone()), ("targets", indices(targets))]);
@@ -150,7 +150,7 @@ fn bad_rows() {
     for bad in [[NAN, 0.0, 1.0], [INF, 0.0, 1.0], [0.0, INF, 1.0], [-INF; 3]] {
         let z = logits(2, &[&bad[..], &[0.5, 1.0, 2.0]].concat());
         let mut calls = every(&z, &[0, 1]);
-        // The teacher's rows count as much as the student's.
+        // A bad row of the teacher is a bad row too.
         for divergence in [Divergence::Kl, Divergence::ReverseKl, Divergence::Js] {
             let loss = Distillation::default().reduction(Reduction::None).divergence(divergence);
             let student = logits(2, &[0.0, 1.0, 2.0, 2.0, 1.0, 0.0]);
@@ -212,7 +212,7 @@ fn common_offsets_do_not_matter() {
 
 #[test]
 fn sure_and_right_keeps_its_digits() {
-    // 1 − p_y = 2·e^(−60)/(1 + 2·e^(−60)), of which 1 − p has no digit left.
+    // 1 − p_y = 2·e^(−60)/(1 + 2·e^(−60)); computed as 1 − p it would have no correct digit.
     let inputs = named([("logits", logits(1, &[60.0, 0.0, 0.0])), ("targets", indices(&[0]))]);
     let small = (-60.0_f64).exp();
     let expected = 6.0 * small * small;
@@ -232,7 +232,7 @@ fn brier_is_bounded_at_minus_infinity() {
 
 // --- distillation ---
 
-/// Which of a student and a teacher at -inf makes which divergence infinite.
+/// Which divergence is infinite for -inf logits of the student or the teacher.
 #[test]
 fn masked_classes_of_either() {
     let masked = logits(1, &[-INF, 0.5, 1.0]);
@@ -327,14 +327,14 @@ fn ties_go_to_the_lowest_index() {
     assert_eq!(call(&kth(3), &z, 1), (2.0, vec![0.0, -1.0, 0.0, 1.0]));
     let average = |k| kth(k).variant(TopkVariant::Average);
     assert_eq!(call(&average(2), &z, 1), (2.0, vec![0.5, -1.0, 0.5, 0.0]));
-    // The target's own 0 is one of the k; of equal ones it, too, goes by its index.
+    // The target contributes 0 to the k largest; on a tie its place follows from its index.
     let z = [2.0, 3.0, 4.0];
     assert_eq!(call(&average(2), &z, 1), (1.0, vec![0.5, -1.0, 0.5]));
     let z = [3.0, 2.0, 4.0];
     assert_eq!(call(&average(2), &z, 0), (1.0, vec![-0.5, 0.0, 0.5]));
     let z = [2.0, 5.0, 3.0];
     assert_eq!(call(&average(2), &z, 2), (1.5, vec![0.5, 0.5, -1.0]));
-    // At the kink and below it nothing comes down.
+    // At the kink and below it the gradient is 0.
     assert_eq!(call(&kth(1), &[1.0, 2.0], 1), (0.0, vec![0.0; 2]));
     assert_eq!(call(&average(1), &[1.0, 2.0], 1), (0.0, vec![0.0; 2]));
 }
@@ -348,7 +348,7 @@ fn masked_classes_come_last() {
     let (kth, average) =
         (TopkHinge::default().k(2), TopkHinge::default().k(2).variant(TopkVariant::Average));
     for loss in [&kth, &average] {
-        // The target and one other are all there is; the other is far below, or far above.
+        // Only the target and one other class take part; the other class is far below, or far above.
         assert_eq!(call(loss, &[-INF, 1.0, 5.0, -INF], 1).0, if *loss == kth { 0.0 } else { 2.5 });
         assert_eq!(call(loss, &[-INF, 5.0, 1.0, -INF], 1), (0.0, vec![0.0; 4]));
         assert_eq!(call(loss, &[1.0, -INF, 3.0, 2.0], 1).0, INF, "a target at -inf");

@@ -1,4 +1,4 @@
-//! Operations of the host: what makes targets and weights.
+//! Operations of the host, which make targets and weights.
 
 use serde_json::json;
 use surprisal::{
@@ -23,14 +23,15 @@ fn class_weights_have_a_mean_of_one() {
     ] {
         let mean = weights.iter().sum::<f64>() / counts.len() as f64;
         assert!((mean - 1.0).abs() < 1e-12, "{weights:?}");
-        // What occurs never counts as what occurs once; what occurs more often weighs no more.
+        // A class that never occurs counts as if it occurred once; a class that occurs more often
+        // has no larger weight.
         assert_eq!(weights[1], weights[2]);
         assert!(weights[2] >= weights[0] && weights[0] >= weights[3] && weights[3] >= weights[4]);
     }
     assert_eq!(class_weights(&[], Weighting::Inverse).unwrap(), Vec::<f64>::new());
 }
 
-/// β = 0 weighs all classes alike, β → 1 by 1/n.
+/// β = 0 gives all classes the same weight; β → 1 approaches 1/n.
 #[test]
 fn effective_numbers_have_both_limits() {
     let counts = [1, 10, 1000];
@@ -65,7 +66,8 @@ fn bad_class_weights_are_refused() {
     assert!(matches!(run(&empty, "weights"), Error::WrongShape { .. }));
 }
 
-/// An operation of the host has no plan, and says so; every other one is found by its name, too.
+/// An operation of the host has no plan, and the error says so. Every other operation is found by
+/// its name too.
 #[test]
 fn operations_of_the_host_have_no_plan() {
     for entry in targets::REGISTRY {

@@ -1,4 +1,4 @@
-//! A layer whose weight no default binding holds.
+//! A linear layer whose weight does not fit a default binding.
 
 use std::ops::Range;
 
@@ -15,8 +15,8 @@ use crate::{
 
 tests![weights_past_a_default_binding];
 
-/// 128.25 MiB of W under WebGPU's default limits, its gradient too. The rows of W repeat (the biases do not),
-/// so that the truth is cheap: what is held to it of ∂W is its start, its end, and around the limit.
+/// W has 128.25 MiB under WebGPU's default limits, and so has its gradient. The rows of W repeat (the biases do not),
+/// so that the reference is cheap. Of ∂W, only the start, the end and the rows around the limit are compared.
 fn weights_past_a_default_binding(context: &Context) {
     const CLASSES: u64 = 131_330;
     const DEPTH: u64 = 256;
@@ -71,9 +71,9 @@ fn weights_past_a_default_binding(context: &Context) {
     }
 }
 
-/// A layer of two rows whose classes share few rows of W, each with a bias of its own.
+/// A layer with two rows of hidden states. Its classes share a few rows of W, but each has its own bias.
 struct Repeated {
-    /// A prime number of rows: no window is a multiple of it.
+    /// The number of different rows is prime: no window is a multiple of it.
     rows: Array,
     hidden: Array,
     bias: Array,
@@ -81,7 +81,7 @@ struct Repeated {
 }
 
 impl Repeated {
-    /// Rows of ∂W: without a target, around 128 MiB (a KiB a row), and up to the last one.
+    /// The rows of ∂W that are compared: the first, those around 128 MiB (a KiB a row), and the last.
     const LOOKED_AT: [Range<u64>; 3] = [0..40, 131_040..131_104, 131_190..131_330];
 
     fn new(classes: usize, depth: usize) -> Self {
@@ -104,7 +104,7 @@ impl Repeated {
         gpu.device().poll(wgpu::PollType::wait_indefinitely()).unwrap();
     }
 
-    /// The loss, the gradient of the hidden states, and the parts of ∂W that are looked at.
+    /// The loss, the gradient of the hidden states, and the parts of ∂W that are compared.
     fn solve(&self, arithmetic: Arithmetic) -> Vec<Array> {
         let round = |value: f64| match arithmetic {
             Arithmetic::F64 => value,

@@ -1,4 +1,4 @@
-//! Linear cross-entropy in chunks, windows, tiles and blocks of classes that change no bit; scratch.
+//! Linear cross-entropy: chunks, windows, tiles and blocks of classes change no bit; scratch.
 
 use serde_json::{Value, json};
 use surprisal::{
@@ -32,7 +32,7 @@ tests![
 
 // --- what changes no bit ---
 
-/// Per-row losses and every gradient, compared bit by bit with one chunk on the device's own profile.
+/// Compares per-row losses and every gradient, bit by bit, with those of one chunk on the device's own profile.
 fn assert_same(
     context: &Context,
     gpu: &Gpu,
@@ -66,7 +66,7 @@ fn chunks(context: &Context) {
     }
 }
 
-/// The tile is a matter of speed: every one gives the same bits.
+/// The tile changes only the speed: all tiles give the same bits.
 fn tiles(context: &Context) {
     let own = |rows, bands| {
         let mut tile = Tile::default();
@@ -97,10 +97,11 @@ fn tiles(context: &Context) {
         }
     }
     for (number, layout) in layouts().into_iter().enumerate() {
-        // Of shapes with the same loads each layout meets every other one; words of 32 bits the first layout.
+        // Among shapes with the same loads, each weight layout meets every other shape; words of 32 bits meet the
+        // first layout.
         let shapes: Vec<&Tile> = apart.iter().skip(number).step_by(2).chain(&shared).collect();
         let aligned: Vec<&Tile> = aligned.iter().skip(number).collect();
-        // Elements anywhere; and words of 32 and of 64 bits, with a gradient of W that adds up.
+        // Elements at any address; words of 32 and of 64 bits, with a gradient of W that adds up.
         let samples = [
             (sample(24, 57, 301, 19, layout), 57 * 1216, shapes),
             (sample(25, 200, 304, 128, layout), 48 * 1216, aligned),
@@ -124,7 +125,7 @@ fn windows_of_products(context: &Context) {
         let inputs = sample(15, 21, 139, 70, layout);
         for (second, chunk) in [5000, 1 << 24].into_iter().enumerate() {
             let options = json!({"reduction": "none", "chunk_bytes": chunk});
-            // Many small products: each 16-bit type meets those of one layout and walk.
+            // Many small products: each 16-bit type meets the tiles of one layout and walk.
             let narrow = [Dtype::F16, Dtype::Bf16][first];
             for dtype in [Dtype::F32, narrow].into_iter().take(if second == first { 2 } else { 1 })
             {
@@ -134,7 +135,7 @@ fn windows_of_products(context: &Context) {
     }
 }
 
-/// W (240 KB) reaches past a binding of 64 KiB.
+/// W (240 KB) does not fit a binding of 64 KiB.
 fn windows_of_bindings(context: &Context) {
     let gpu = context.with(|profile| profile.binding_bytes = 64 << 10);
     for layout in layouts() {
@@ -153,7 +154,7 @@ fn windows_of_bindings_in_sixteen_bits(context: &Context) {
     }
 }
 
-/// From a saved lse, blocks of classes give the bits that chunks of rows give.
+/// From a saved lse, blocks of classes give the same bits as chunks of rows.
 fn blocks_of_classes(context: &Context) {
     let (rows, classes, depth) = (20, 203, 18);
     let block = 4 * rows as u64 * 64;
@@ -194,7 +195,7 @@ fn blocks_of_classes(context: &Context) {
     }
 }
 
-/// Less than a row of scores (several segments long): blocks of classes close the rows with the same bits.
+/// With a budget below a row of scores (several segments long), blocks of classes close the rows with the same bits.
 fn small_budgets(context: &Context) {
     let gpu = context.with(|profile| {
         tiled(profile);
@@ -208,7 +209,7 @@ fn small_budgets(context: &Context) {
             let wanted = [&GRADIENTS[..], &BY_PRODUCTS].concat();
             let expected = outcome(&gpu, &*whole, &inputs, dtype, &wanted).0;
             Reference::new(&*whole, &inputs, dtype, &wanted).assert(&expected);
-            // How rows and classes are cut is the same for every type.
+            // Rows and classes are cut in the same way for every type.
             let chunks: &[u64] =
                 if dtype == Dtype::F32 { &[900, 2000, 3500, 25_000] } else { &[2000] };
             for chunk in chunks {
@@ -222,10 +223,10 @@ fn small_budgets(context: &Context) {
     }
 }
 
-/// Every option takes both ways with the same bits, also from a saved lse.
+/// Every option gives the same bits on both paths, also from a saved lse.
 fn small_budgets_of_every_option(context: &Context) {
     let gpu = context.with(tiled);
-    // Whole quads: the last columns of odd rows are `small_budgets`'.
+    // Whole quads only: `small_budgets` covers the last columns of odd rows.
     let (rows, classes, depth) = (23, 304, 11);
     for layout in layouts() {
         let inputs = with(
@@ -236,7 +237,7 @@ fn small_budgets_of_every_option(context: &Context) {
                 ("logit_bias", vector(&testing::gaussian(65, classes))),
             ],
         );
-        // The label, or one beside it, at the ends of the row and of a block.
+        // The label is at the ends of the row and of a block, or one class beside them.
         let mut targets = inputs["targets"].to_i64();
         for (row, target) in [0, 1, 127, 128, 129, 255, 256, 302, 303, 304, -5].iter().enumerate() {
             targets[2 * row] = *target;
@@ -275,7 +276,7 @@ fn small_budgets_of_every_option(context: &Context) {
     }
 }
 
-/// The hidden states are read by every block: their gradient goes over them with the last one.
+/// Every block reads the hidden states, so their gradient is written over them only with the last block.
 fn small_budgets_in_place(context: &Context) {
     let gpu = &context.with(|profile| profile.row_lanes = 8);
     for dtype in FLOATS {
@@ -295,8 +296,8 @@ fn small_budgets_in_place(context: &Context) {
     }
 }
 
-/// Scores that lie in the gradient of the weight until it is written, of all rows or of the first ones: the
-/// same bits, also where rows go by in blocks or as a whole after them.
+/// Scores that are kept in the gradient of the weight, of all rows or of the first ones, give the same bits, also if
+/// the other rows then go through blocks or chunks of whole rows.
 fn kept_scores(context: &Context) {
     let gpu = &context.with(|profile| {
         tiled(profile);
@@ -338,8 +339,8 @@ fn kept_scores(context: &Context) {
     }
 }
 
-/// The gradient of the weight at an odd place, or with gaps between its rows, which nothing may touch; one that
-/// is added to, and a narrow one, have no room for scores.
+/// The gradient of the weight has an odd offset, or gaps between its rows, which nothing may touch. A gradient that is
+/// added to, and a 16-bit one, cannot keep scores.
 fn kept_scores_in_places_of_their_own(context: &Context) {
     let gpu = &context.with(|profile| profile.row_lanes = 8);
     let (rows, classes, depth) = (50, 1001, 64);
@@ -353,7 +354,7 @@ fn kept_scores_in_places_of_their_own(context: &Context) {
         for (place, options, keeps) in [
             (dense(), &small, true),
             (dense().offset(3), &small, true),
-            // Gaps are the caller's. Only between rows of as many classes as there are, they do no harm.
+            // Gaps belong to the caller. Gaps between rows of as many classes as there are do no harm.
             (dense().row_stride(shape[1] + 5), &small, transposed),
             (dense(), &adds, false),
             (Layout::dense(Dtype::Bf16, shape), &small, false),
@@ -383,7 +384,7 @@ fn kept_scores_in_places_of_their_own(context: &Context) {
     }
 }
 
-/// Neither a row nor a block of one fits: refused, with the bytes given and the bytes needed.
+/// A budget that holds neither a row nor a block of one row is refused, with the bytes given and the bytes needed.
 fn too_small_budgets(context: &Context) {
     let inputs = sample(67, 5, 301, 3, WeightLayout::ClassesHidden);
     let small = loss(&json!({"chunk_bytes": 100}), WeightLayout::ClassesHidden);
@@ -397,7 +398,7 @@ fn too_small_budgets(context: &Context) {
     assert!(context.gpu.run_arrays(&*less, &inputs, Dtype::F32, &["loss"]).is_err());
 }
 
-/// The caller's scratch of exactly the size that the plan says is enough, and that size is small.
+/// Caller's scratch of exactly the size in the plan is enough, and this size is small.
 fn scratch(context: &Context) {
     let gpu = &context.gpu;
     let (rows, classes, depth) = (150, 997, 24);
@@ -420,7 +421,7 @@ fn scratch(context: &Context) {
             let small = chunk + narrow as u64 + 128 * (rows + classes) as u64 + 8192;
             assert!(plan.scratch_bytes <= small, "{} > {small}", plan.scratch_bytes);
             assert_eq!(plan.unstored_bytes, (rows * classes * 4) as u64);
-            // Dirty scratch, with a guard behind it that the plan does not know of.
+            // The scratch is dirty, with a guard band behind it that the plan does not know of.
             let buffer = crate::support::storage(gpu, plan.scratch_bytes + 256);
             let dirt = vec![0xff; buffer.size() as usize];
             gpu.queue().write_buffer(&buffer, 0, &dirt);

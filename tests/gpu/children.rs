@@ -1,5 +1,5 @@
-//! The adapters' child processes, side by side: software drivers compile a shader on one core, and that is
-//! most of what a first run does.
+//! Runs the child processes of the adapters in parallel: software drivers compile a shader on one core, which is most
+//! of the time of a first run.
 
 use std::{
     io::{self, IsTerminal as _, PipeReader, Write as _},
@@ -13,8 +13,8 @@ use surprisal_cli::survey::Survey;
 
 use crate::{CHILD, FAILED};
 
-/// How many of the adapters fail. What their children print comes in the adapters' order: the first
-/// one's as it comes, a later one's when its turn has come.
+/// The number of adapters that fail. The output of the children is printed in the order of the adapters: the first
+/// one's at once, a later one's when its turn has come.
 pub fn failed(names: &[String], survey: &Survey, arguments: &Arguments) -> usize {
     let at_once = arguments.test_threads.unwrap_or(names.len()).max(1);
     let numbered: Vec<(usize, &String)> = names.iter().enumerate().collect();
@@ -33,7 +33,7 @@ pub fn failed(names: &[String], survey: &Survey, arguments: &Arguments) -> usize
     groups.sum()
 }
 
-/// An adapter's tests in a process of their own, and what it prints.
+/// The process with the tests of one adapter, and its output.
 struct Running {
     child: Child,
     printed: Receiver<Vec<u8>>,
@@ -41,7 +41,7 @@ struct Running {
 
 impl Running {
     fn start(number: usize, survey: &Survey, arguments: &Arguments) -> Self {
-        // One pipe for both: a panic's message stays beside the name of its test.
+        // stdout and stderr share one pipe, so that a panic's message stays beside the name of its test.
         let (reader, stdout) = io::pipe().unwrap();
         let stderr = stdout.try_clone().unwrap();
         let mut command = Command::new(std::env::current_exe().unwrap());
@@ -51,11 +51,12 @@ impl Running {
             command.args(["--color", "always"]);
         }
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-        // `command` ends with this function, and with it our own ends of the pipe: else it never closes.
+        // `command` is dropped at the end of this function, and with it our ends of the pipe; otherwise it would never
+        // close.
         Self { child: command.spawn().unwrap(), printed: drained(reader) }
     }
 
-    /// Prints what the child prints until it has ended, and says whether its tests passed.
+    /// Prints the output of the child until it ends, and returns whether its tests passed.
     fn passes(mut self, name: &str) -> bool {
         for bytes in self.printed {
             let mut stdout = io::stdout().lock();
@@ -69,7 +70,7 @@ impl Running {
     }
 }
 
-/// Reads a pipe to its end, whoever listens: a child must not wait for its turn to print.
+/// Reads a pipe to its end even if nobody listens, because a child must not wait for its turn to print.
 fn drained(mut pipe: PipeReader) -> Receiver<Vec<u8>> {
     let (sender, printed) = mpsc::channel();
     thread::spawn(move || {

@@ -1,7 +1,7 @@
-//! The ratchet on compilations: compiling kernels is nine tenths of a first run of these tests, so each
-//! adapter's child says how many kernels its tests compiled, and fails past its budget.
+//! A budget for compilations. Compiling kernels is nine tenths of a first run of these tests, so the child of each
+//! adapter reports how many kernels its tests compiled, and fails if they exceed the budget.
 //!
-//! With `SURPRISAL_COMPILATIONS=FILE` the child also writes a line a compilation: test, label, code, seconds.
+//! With `SURPRISAL_COMPILATIONS=FILE` the child also writes one line for each compilation: test, label, code, seconds.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -12,24 +12,24 @@ use std::{
 use libtest_mimic::Arguments;
 use surprisal::ledger::{self, Compilation};
 
-/// The most different kernels that the tests of one adapter may need. It only ever falls, but for a new
-/// operation: that may raise it by 40.
+/// The most different kernels that the tests of one adapter may need. The number may only fall, except for a new
+/// operation, which may raise it by 40.
 const BUDGET: &[(&str, usize)] =
     &[("lavapipe", 2540), ("swiftshader", 2640), ("llvmpipe_gl", 2620)];
-/// For adapters that have no number of their own.
+/// The budget of adapters that have no number of their own.
 const OTHERS: usize = 2640;
-/// So many of the most expensive kernels are named.
+/// The number of expensive kernels that are named.
 const NAMED: usize = 10;
 
-/// Each test that has begun, and how many compilations there were by then.
+/// Each test that has begun, and the number of compilations before it.
 static BEGUN: Mutex<Vec<(String, usize)>> = Mutex::new(Vec::new());
 
-/// A test begins.
+/// Records that a test begins.
 pub fn begin(test: &str) {
     BEGUN.lock().unwrap().push((test.to_owned(), ledger::entries().len()));
 }
 
-/// Reports what was compiled. Whether it is within the budget is asked of the whole suite alone.
+/// Reports what was compiled. The budget is checked only if the whole suite has run.
 pub fn within_budget(adapter: &str, arguments: &Arguments) -> bool {
     if arguments.list {
         return true;
@@ -51,7 +51,7 @@ pub fn within_budget(adapter: &str, arguments: &Arguments) -> bool {
     !whole || kernels <= budget
 }
 
-/// The kernels that took longest, all their compilations together.
+/// The kernels that took longest, each with the time of all its compilations.
 fn most_expensive(entries: &[Compilation]) -> String {
     let mut kernels: BTreeMap<u64, (f64, usize, &str)> = BTreeMap::new();
     for Compilation { label, code, seconds } in entries {
@@ -66,7 +66,7 @@ fn most_expensive(entries: &[Compilation]) -> String {
     kernels.iter().take(NAMED).map(line).collect()
 }
 
-/// Writes what `SURPRISAL_COMPILATIONS` asks for.
+/// Writes the file that `SURPRISAL_COMPILATIONS` names.
 fn write_all(adapter: &str, entries: &[Compilation]) {
     let Some(path) = std::env::var_os("SURPRISAL_COMPILATIONS") else { return };
     let begun = BEGUN.lock().unwrap();

@@ -1,4 +1,4 @@
-//! Losses that are made of others: a GAN's, and rows of mixed columns.
+//! Losses that consist of others: those of a GAN, and rows of mixed columns.
 
 use serde_json::{Value, json};
 use surprisal::{
@@ -31,7 +31,7 @@ const SIDES: [&str; 7] =
     ["loss", "grad.real", "grad.fake", "parts", "part_sum", "part_denominator", "slopes"];
 const SPANS: [&str; 5] = ["loss", "grad.logits", "parts", "part_sum", "part_denominator"];
 
-/// As many scores of real samples and of fake ones.
+/// This many scores of real samples and of fake ones.
 fn scores(real: usize, fake: usize) -> Arrays {
     named([
         ("real", vector(&testing::outliers(1, real))),
@@ -61,7 +61,7 @@ fn discriminators(context: &Context) {
             check(gpu, &GanDiscriminator::default(), &upstream, dtype, &SIDES);
         }
     }
-    // The two calls that everybody writes.
+    // The two calls that one would write without the composed loss.
     let inputs = scores(12, 7);
     let loss = GanDiscriminator::default().real_label(0.9);
     let (outputs, _) = check(gpu, &loss, &inputs, Dtype::F32, &SIDES);
@@ -124,7 +124,7 @@ fn generators(context: &Context) {
     }
 }
 
-/// A discriminator that tells every fake leaves the saturating generator nothing.
+/// A discriminator that recognises every fake leaves no gradient for a saturating generator.
 fn vanishing_gradients(context: &Context) {
     let gpu = &context.gpu;
     let slope = |saturating: bool, score: f64| {
@@ -204,7 +204,7 @@ fn mixed_columns(context: &Context) {
     }
 }
 
-/// The loss of each span is that of its columns alone, and the gradient too, to the bit.
+/// The loss and the gradient of each span have the bits of a call on its columns alone.
 fn mixed_columns_as_slices(context: &Context) {
     let gpu = &context.gpu;
     let inputs = sample(21, 20);
@@ -236,7 +236,7 @@ fn mixed_columns_as_slices(context: &Context) {
     }
 }
 
-/// Hundreds of spans, as tables have them.
+/// Hundreds of spans, as real tables have.
 fn spans_of_a_table(context: &Context) {
     let kinds = ["bce", "cce", "mse"];
     let list: Vec<(&str, u64, f64)> = (0..240)
@@ -281,7 +281,7 @@ fn spans_that_do_not_fit(context: &Context) {
     refuse(json!([{"kind": "huber"}]), "unknown variant");
 }
 
-/// What is wrong in a part is wrong in the whole, and said.
+/// What is wrong in a part is wrong in the whole, and the status reports it.
 fn bad_parts(context: &Context) {
     let gpu = &context.gpu;
     let loss = spans(&[("bce", 3, 1.0), ("cce", 4, 1.0), ("mse", 1, 1.0)]);
@@ -294,7 +294,7 @@ fn bad_parts(context: &Context) {
         assert_eq!(nans, [part == 0, part == 1, part == 2]);
         assert_eq!((status.completed, status.bad_rows), (1, 1));
     }
-    // An infinite loss is one of the sum, and the gradients stay finite.
+    // An infinite loss of a part makes the sum infinite, and the gradients stay finite.
     let far = with(&inputs, [("logits", set(&inputs["logits"], 0, INF))]);
     let (outputs, status) = check(gpu, &loss, &far, Dtype::F32, &SPANS);
     assert_eq!(value(&outputs, "loss"), INF);
@@ -317,8 +317,8 @@ fn nothing_to_compose(context: &Context) {
     }
 }
 
-/// A side without samples is a mean over nothing: its own part, and the whole, which is the sum. The
-/// other side goes on.
+/// A side without samples is a mean over nothing. This concerns its own part, and the whole, which is the sum; not the
+/// other side.
 fn one_sided_batches(context: &Context) {
     let gpu = &context.gpu;
     for (side, other, label, nth) in [("real", "fake", 1.0, 0), ("fake", "real", 0.0, 1)] {

@@ -1,5 +1,5 @@
-//! The reference cases of tests/vectors, in f32; a part of them in each 16-bit type. Such a type changes how an element
-//! is loaded and stored, which the cases of a loss share.
+//! The reference cases of tests/vectors in f32, and some of them in each 16-bit type. A 16-bit type changes only how
+//! an element is loaded and stored, which the cases of a loss have in common.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -29,7 +29,7 @@ pub mod linear {
     tests![linear_cross_entropy_f32, linear_cross_entropy_f16, linear_cross_entropy_bf16];
 }
 
-/// Of elements.
+/// Element losses.
 pub mod elements {
     use super::{elements_bf16, elements_f16, elements_f32};
 
@@ -60,7 +60,7 @@ fn linear_cross_entropy_bf16(context: &Context) {
     every(context, "linear_cross_entropy", Dtype::Bf16, 2, 1);
 }
 
-/// The other losses of a row of logits.
+/// The other row losses on logits.
 const ROWS: [&str; 3] = ["brier", "distillation", "topk_hinge"];
 
 fn rows_f32(context: &Context) {
@@ -81,8 +81,9 @@ fn rows_bf16(context: &Context) {
     }
 }
 
-/// The losses of one score at a time, Dice, and what is composed of such losses. One skeleton loads and stores for them all, and most cases
-/// have a kernel of their own, which takes Mesa's OpenGL half a minute a type: a sixth shows each 16-bit one.
+/// The element losses, Dice, and the losses that are composed of them. They all load and store through one skeleton,
+/// but most cases have a kernel of their own, for which Mesa's OpenGL needs half a minute a type: a sixth of the cases
+/// runs in each 16-bit type.
 const ELEMENTS: [&str; 10] = [
     "bce_with_logits",
     "binary_hinge",
@@ -114,7 +115,7 @@ fn elements_bf16(context: &Context) {
     }
 }
 
-/// Cases `first`, `first + step`, … of a loss, from all files, without those that ask for what is not here yet.
+/// Runs cases `first`, `first + step`, … of a loss, from all files, except those that ask for what does not exist yet.
 pub fn every(context: &Context, loss: &str, dtype: Dtype, step: usize, first: usize) {
     let cases = cases::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors")).unwrap();
     let backend = Backend::Gpu(context.gpu.clone());
@@ -131,10 +132,10 @@ pub fn every(context: &Context, loss: &str, dtype: Dtype, step: usize, first: us
     assert!(failed.is_empty(), "{} of {} failed: {failed:#?}", failed.len(), outcomes.len());
 }
 
-/// The losses whose cases are run here and in the tests of pairs.
+/// The losses whose cases run here and in the tests of pairs.
 const RUN: [&str; 4] = ["info_nce", "sup_con", "sigmoid_contrastive", "similarity"];
 
-/// No case of the folder is left out without a word: it is one of a loss whose cases are run, or it is named.
+/// Every case of the folder belongs to a loss whose cases run, or is named as left out.
 fn left_out(_: &Context) {
     let cases = cases::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors")).unwrap();
     let mut missing = BTreeMap::<(String, String), usize>::new();
@@ -144,7 +145,7 @@ fn left_out(_: &Context) {
             continue;
         }
         let rows = ["cross_entropy", "linear_cross_entropy"];
-        // Those of the host are run in tests/cpu.
+        // The cases of operations of the host run in tests/cpu.
         let host = targets::REGISTRY.iter().any(|entry| entry.about.name == case.loss);
         let run = host || [&rows[..], &ROWS, &ELEMENTS, &RUN].concat().contains(&&*case.loss);
         assert!(run, "no test runs {}", case.id);
@@ -154,7 +155,7 @@ fn left_out(_: &Context) {
     }
 }
 
-/// Logits of 8 bits come back from a GPU as they went there; a loss says which types it takes.
+/// Logits of 8 bits come back from a GPU unchanged; the error of a loss names the types it accepts.
 fn bytes_with_a_sign(context: &Context) {
     let gpu = &context.gpu;
     let array = Array::int(&[3, 5], (0..15).map(|at| at * 17 - 128).collect());

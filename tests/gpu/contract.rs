@@ -1,5 +1,5 @@
-//! What a row loss can declare, on losses that exist for that: two reducing rounds, by-products of its own, and the
-//! column in some place of a row.
+//! What a row loss can declare, on losses made for this purpose: two rounds of reduction, its own by-products, and the
+//! column in a given place of a row.
 
 use surprisal::{
     Arithmetic, Arrays, Dtype, Gpu, Linear, Operation, Plan, Profile, Request, Result, Separable,
@@ -21,7 +21,7 @@ use crate::support::{
 
 tests![two_rounds, two_rounds_in_blocks, by_products, selected_columns];
 
-/// A loss whose reference is that of a [`Separable`] one, and whose program is its own.
+/// A loss with the reference of a [`Separable`] loss and its own program.
 #[derive(Debug)]
 struct Declared<L> {
     reference: Separable<L>,
@@ -96,7 +96,7 @@ impl<L: SeparableRow> RowLoss for Declared<L> {
     }
 }
 
-/// Σ_c p_c², whose second round knows the probabilities.
+/// Σ_c p_c², whose second round uses the probabilities.
 #[derive(Debug)]
 struct Purity;
 
@@ -212,7 +212,7 @@ fn purity() -> Declared<Purity> {
     Declared { reference: Separable::new(Purity), program }
 }
 
-/// max(0, 1 + z₁ − z_y), z₁ the largest of the other scores: no round at all.
+/// max(0, 1 + z₁ − z_y), where z₁ is the largest of the other scores: without any round.
 #[derive(Debug)]
 struct Rival;
 
@@ -282,7 +282,7 @@ fn rival() -> Declared<Rival> {
     Declared { reference: Separable::new(Rival), program }
 }
 
-/// Rows with everything that can be wrong with one.
+/// Rows with every kind of fault.
 fn rows(count: usize, classes: usize) -> Arrays {
     let mut targets = testing::targets(3, count, classes as u64);
     (targets[1], targets[4]) = (-100, classes as i64);
@@ -298,7 +298,7 @@ fn rows(count: usize, classes: usize) -> Arrays {
     ])
 }
 
-/// All rows in one dispatch each, and every row by several workgroups.
+/// A device that takes all rows in one dispatch, and one on which several workgroups share each row.
 fn one_and_many(context: &Context) -> [Gpu; 2] {
     [0, u32::MAX].map(|busy| {
         context.with(|profile| {
@@ -315,7 +315,7 @@ fn assert_both(context: &Context, loss: &dyn Operation, inputs: &Arrays, dtype: 
     assert_same_bits(&many, &one, "several workgroups a row");
 }
 
-/// One workgroup a row, several workgroups a row: both rounds of both give the same bits.
+/// One workgroup a row and several workgroups a row give the same bits in both rounds.
 fn two_rounds(context: &Context) {
     for (count, classes) in [(9, 5), (9, 601)] {
         for dtype in FLOATS {
@@ -324,7 +324,7 @@ fn two_rounds(context: &Context) {
     }
 }
 
-/// Scores that go by in blocks of classes are made once a round, and once for the gradient.
+/// Scores in blocks of classes are made once for each round, and once for the gradient.
 fn two_rounds_in_blocks(context: &Context) {
     let gpu = &context.with(|profile| profile.row_lanes = 8);
     let (rows, classes, depth) = (19, 301, 7);
@@ -356,7 +356,7 @@ fn two_rounds_in_blocks(context: &Context) {
     }
 }
 
-/// A by-product a row, and its mean over the rows that are kept: not those that are ignored, and NaN as the sum is.
+/// A by-product of each row, and its mean over the rows that are kept, without ignored rows; NaN if the sum is NaN.
 fn by_products(context: &Context) {
     let mut inputs = rows(9, 33);
     let run = |inputs: &Arrays| {
@@ -378,7 +378,7 @@ fn by_products(context: &Context) {
     assert!((purities[0] - first).abs() < 1e-6 * first, "{} is not {first}", purities[0]);
 }
 
-/// A row is closed from its best other column, on stored scores and on those of a linear layer.
+/// A row is closed from the best of the other columns, on stored scores and on those of a linear layer.
 fn selected_columns(context: &Context) {
     for (count, classes) in [(9, 5), (9, 601)] {
         for dtype in FLOATS {

@@ -1,5 +1,5 @@
-//! Score tiles on cooperative matrices: on those of the hardware where the adapter has some, and with
-//! plain WGSL in their place, so that all but the matrix units themselves is tested (`is_for` in `main.rs` says where).
+//! Score tiles on cooperative matrices: on those of the hardware if the adapter has some, and on plain WGSL in their
+//! place, so that everything but the matrix units is tested (`is_for` in `main.rs` says where).
 
 use surprisal::{
     Dtype, Gpu, LinearCrossEntropy, Profile,
@@ -29,20 +29,20 @@ tests![
 
 const LOSSES: [&str; 4] = ["linear_cross_entropy", "info_nce", "sup_con", "sigmoid_contrastive"];
 
-/// A device whose products all go through these matrices, whatever their size.
+/// A device whose products all use these matrices, whatever their size.
 fn on(gpu: &Gpu, cooperative: Cooperative, context: &Context) -> Context {
     let profile = Profile { large_products: 0, cooperative, ..gpu.profile().clone() };
     Context { gpu: gpu.with_profile(profile), adapter: context.adapter.clone() }
 }
 
-/// Stand-ins of this size.
+/// A device with plain WGSL in place of matrices of this size.
 fn emulated(context: &Context, side: Side) -> Context {
     let sides = Some(side);
     let cooperative = Cooperative { f16: sides, f32: sides, lanes: 64, emulated: true };
     on(&context.gpu, cooperative, context)
 }
 
-/// A device opened for the matrices of its hardware, if it has any.
+/// A device that is opened for the matrices of its hardware, if it has any.
 #[expect(
     unsafe_code,
     reason = "wgpu's word for experimental features: these tests are the experiment"
@@ -64,7 +64,7 @@ fn opened(context: &Context) -> Option<Gpu> {
     Some(Gpu::from_wgpu(&device, &queue))
 }
 
-/// What the hardware offers, faster or not.
+/// The matrices that the hardware offers, even if they are slower.
 fn hardware(context: &Context) -> Option<Context> {
     let gpu = opened(context)?;
     let (_, found) = gpu.with_cooperative_matrices(&context.adapter).unwrap();
@@ -80,7 +80,7 @@ fn hardware(context: &Context) -> Option<Context> {
 
 fn missing_where_the_device_has_none(context: &Context) {
     let (gpu, found) = context.gpu.with_cooperative_matrices(&context.adapter).unwrap();
-    // The tests' own device was opened without.
+    // The device of the tests was opened without the features.
     for finding in [&found.f16, &found.f32] {
         let Finding::Missing(missing) = finding else { panic!("{finding}") };
         let there = !Gpu::cooperative_features(&context.adapter).is_empty();
@@ -115,14 +115,14 @@ fn storage_types(context: &Context) {
     pairs::storage_types(context);
 }
 
-/// Ignored rows of NaN, rows that are kept and bad, no rows.
+/// Ignored rows of NaN, bad rows that are kept, no rows.
 fn edges(context: &Context) {
     linear::edges(context);
     linear::no_rows(context);
 }
 
-/// Chunks, blocks and windows, places in memory, sums onto what is there: within the tolerance, whatever
-/// the bits are.
+/// Chunks, blocks and windows, places in memory, and gradients that are added to what is there: all within the
+/// tolerance, whatever the bits are.
 fn windows(context: &Context) {
     let profile = context.gpu.profile().clone();
     let profile = Profile { dispatch_products: 30_000, ..profile };
@@ -135,7 +135,7 @@ fn windows(context: &Context) {
     linear::run_to_run(context);
 }
 
-/// The kernels are in use, in every type.
+/// Asserts that the kernels are used, in every type.
 fn assert_uses_them(context: &Context) {
     let Cooperative { f16, f32, .. } = context.gpu.profile().cooperative;
     for dtype in FLOATS {
@@ -155,7 +155,7 @@ fn emulated_shapes(context: &Context) {
     shapes(&emulated(context, Side::Sixteen));
 }
 
-/// The larger ones meet every type in the reference cases.
+/// The larger matrices meet every type in the reference cases.
 fn emulated_storage_types(context: &Context) {
     storage_types(&emulated(context, Side::Eight));
 }
@@ -169,13 +169,13 @@ fn emulated_windows(context: &Context) {
     windows(&emulated(context, Side::Eight));
 }
 
-/// The whole probe runs: what plain WGSL computes in the matrices' place is right, and not faster.
-/// In f32 alone: large tiles of 16 bits take software drivers a minute to compile.
+/// The whole probe runs: the plain WGSL in place of the matrices is correct, and not faster. Only in f32: software
+/// drivers take a minute to compile large tiles of 16 bits.
 fn emulated_probe(context: &Context) {
     let finding = context.gpu.probe(Dtype::F32, Side::Eight, 64, true).unwrap();
     let Finding::Slower { speedup, .. } = finding else { panic!("{finding}") };
     assert!(speedup < 1.0, "{speedup}");
-    // Matrices of the hardware that this device was not opened for.
+    // Matrices of the hardware, for which this device was not opened.
     let refused = context.gpu.probe(Dtype::F32, Side::Eight, 32, false).unwrap();
     assert!(matches!(refused, Finding::Refused { .. }), "{refused}");
 }
@@ -200,7 +200,7 @@ fn hardware_windows(context: &Context) {
     hardware(context).iter().for_each(windows);
 }
 
-/// What is found is right, and what is used is what was found.
+/// The findings are right, and exactly the matrices that were found are used.
 fn hardware_probe(context: &Context) {
     let Some(gpu) = opened(context) else { return };
     let (chosen, found) = gpu.with_cooperative_matrices(&context.adapter).unwrap();

@@ -1,4 +1,4 @@
-//! Losses of one score at a time: what users expect of them, and what others get wrong.
+//! Element losses: what users expect of them, and what other libraries get wrong.
 
 pub(super) mod places;
 pub(super) mod values;
@@ -48,7 +48,7 @@ pub fn positive(seed: u64, shape: &[u64]) -> Array {
     Array::float(shape, crate::support::positive(seed, count))
 }
 
-/// Logits and targets of single elements, with one value each.
+/// Logits and targets that are single elements, with the given values.
 fn each(logits: &[f64], targets: &[f64]) -> Arrays {
     named([("logits", vector(logits)), ("targets", vector(targets))])
 }
@@ -100,14 +100,14 @@ fn masks(context: &Context) {
         let divisor = if denominator == MaskedMean::All { 66 } else { kept };
         assert_eq!(outputs["denominator"].to_f64(), [divisor as f64]);
     }
-    // A fractional mask weighs, in the sum and in what it is divided by; per column and per row too.
+    // A fractional mask multiplies the sum and the denominator; also per column and per row.
     for shape in [&[6, 11][..], &[11], &[6, 1]] {
         let inputs = with(&sample(1, 6, 11), [("mask", positive(4, shape))]);
         check(&context.gpu, &BceWithLogits::default(), &inputs, Dtype::F32, &GRADIENT);
     }
 }
 
-/// A host mask that is neither bytes of 0 and 1 nor surely bits is refused, on both sides alike.
+/// A host mask of integers that is neither bytes of 0 and 1 nor clearly bits is refused, on the CPU and on the GPU.
 fn masks_of_other_integers(context: &Context) {
     let loss = BceWithLogits::default();
     let refuse = |rows, columns, mask: Array, text: &str| {
@@ -117,7 +117,7 @@ fn masks_of_other_integers(context: &Context) {
         assert!(error.to_string().contains(text), "{error}");
         assert_eq!(cpu::run(&loss, &inputs, &["loss"]).unwrap_err(), error);
     };
-    // 32 · 2 bits are 2 words, and so are a mask of 2 columns.
+    // 32 · 2 bits are 2 words, and a mask of 2 columns has 2 elements too.
     refuse(32, 2, Array::int(&[2], vec![1, 5]), "words of one bit");
     refuse(1, 3, Array::int(&[1, 3], vec![0, 256, 1]), "has 256 as element 1");
     refuse(1, 3, Array::int(&[3], vec![0, 1, -1]), "0 or 1");
@@ -125,7 +125,7 @@ fn masks_of_other_integers(context: &Context) {
     check(&context.gpu, &loss, &columns, Dtype::F32, &GRADIENT);
 }
 
-/// A mask of bytes and one of bits are the mask of floats, to the bit.
+/// A mask of bytes and a mask of bits give the same bits as the mask of floats.
 fn masks_of_bytes_and_bits(context: &Context) {
     let gpu = &context.gpu;
     for (rows, columns) in [(6, 11), (4, 32), (9, 70)] {
@@ -137,7 +137,7 @@ fn masks_of_bytes_and_bits(context: &Context) {
         let (mut expected, _) = check(gpu, &loss, &inputs, Dtype::F32, &GRADIENT);
         expected.remove("status");
         let shape = [rows as u64, columns as u64];
-        // Any byte but 0 keeps.
+        // Any byte that is not 0 keeps its element.
         let bytes = Array::int(&shape, mask.iter().map(|&m| 3 * m as i64).collect());
         let word = |part: &[f64]| {
             part.iter().enumerate().fold(0, |word, (bit, &m)| word | ((m as i64) << bit))
@@ -167,7 +167,7 @@ fn masks_of_bytes_and_bits(context: &Context) {
             let actual = named([("grad.logits", gradient.array(gpu)), ("loss", value.array(gpu))]);
             assert_same_bits(&actual, &expected, &format!("{dtype} {rows}×{columns} +{offset}"));
         }
-        // Integers on the host are uploaded as what their shape says.
+        // Integers on the host are uploaded as their shape says.
         let places = ["loss", "grad.logits"];
         let host = Array::int(&shape, mask.iter().map(|&m| m as i64).collect());
         for mask in [&host, &bits] {
@@ -190,7 +190,7 @@ fn masks_of_bytes_and_bits(context: &Context) {
 fn unknown_targets(context: &Context) {
     for (turn, unknown) in [-1.0, NAN].into_iter().enumerate() {
         let inputs = sample(8, 5, 9);
-        // A NaN with another sign is unknown too.
+        // A NaN with the other sign is unknown too.
         let other = if unknown.is_nan() { -unknown } else { unknown };
         let targets = [(2, unknown), (17, unknown), (44, other)]
             .iter()
@@ -265,7 +265,7 @@ fn reductions(context: &Context) {
     }
     let over = with(&inputs, [("denominator", vector(&[12.0]))]);
     check(gpu, &BceWithLogits::default(), &over, Dtype::F32, &GRADIENT);
-    // Shards combine by their sums and denominators.
+    // The results of two parts combine by their sums and denominators.
     let halves = |first: usize| {
         let half = |name: &str| {
             let values = inputs[name].to_f64();
@@ -331,7 +331,7 @@ fn dice_per_row_and_batch(context: &Context) {
             }
         }
     }
-    // A weight a coefficient: one over the batch, and as many as rows by row.
+    // Row weights have one value a coefficient: one over the batch, and one for each row otherwise.
     let weighed = with(&inputs, [("row_weight", vector(&[2.5]))]);
     check(gpu, &Dice::default().per(Per::Batch), &weighed, Dtype::F32, &GRADIENT);
     for per in [Per::Row, Per::Channel] {
@@ -340,7 +340,7 @@ fn dice_per_row_and_batch(context: &Context) {
         let run = gpu.run_arrays(&Dice::default().per(per), &weighed, Dtype::F32, &["loss"]);
         assert_eq!(run.unwrap_err(), error);
     }
-    // An empty mask that is found empty is right; one that is not is wrong.
+    // An empty mask that is predicted as empty is right; otherwise it is wrong.
     let masks = named([
         ("logits", matrix(2, 3, vec![-INF, -INF, -INF, INF, -INF, -INF])),
         ("targets", matrix(2, 3, vec![0.0; 6])),
@@ -354,7 +354,7 @@ fn dice_per_row_and_batch(context: &Context) {
     assert_eq!(status.bad_rows, 1);
 }
 
-/// How much of its gradient a loss has left: weights do not count, masked elements neither.
+/// The saturation measures how much of its gradient a loss has left, without weights and masked elements.
 fn saturation(context: &Context) {
     let gpu = &context.gpu;
     let sigmoid = parse("mse", &json!({"activation": "sigmoid"}));
@@ -367,7 +367,7 @@ fn saturation(context: &Context) {
         check(gpu, sigmoid.as_ref(), &inputs, dtype, &["saturation", "loss", "grad.logits"]);
         check(gpu, &none().focal_gamma(1.5).temperature(2.0), &inputs, dtype, &["slope"]);
     }
-    // The ratio of the two losses' gradients, element by element.
+    // The ratio of the two losses' gradients for each element.
     let alone = each(&[1.25], &[0.0]);
     let slope = |loss: &dyn Operation| {
         outcome(gpu, loss, &alone, Dtype::F32, &["grad.logits"]).0["grad.logits"].to_f64()[0]

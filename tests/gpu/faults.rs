@@ -1,4 +1,5 @@
-//! Bad input is a typed error that names what is wrong, before any GPU work; the device works on.
+//! Bad input is a typed error that names what is wrong, before any GPU work, and the device works
+//! afterwards.
 
 pub(super) mod buffers;
 pub(super) mod devices;
@@ -21,7 +22,7 @@ fn none() -> CrossEntropy {
     CrossEntropy::default().reduction(Reduction::None)
 }
 
-/// Good tensors for a call of 4 rows and 6 classes, to be spoilt one at a time.
+/// Valid tensors for a call of 4 rows and 6 classes, which the tests make invalid one at a time.
 struct Good {
     logits: Placed,
     targets: Placed,
@@ -48,13 +49,13 @@ impl Good {
         CrossEntropyOutputs::default().loss(self.loss.tensor()).gradient(self.gradient.tensor())
     }
 
-    /// One number, as a watch takes it.
+    /// One number, as a watch expects it.
     fn one_loss(&self) -> Tensor<'_> {
         Tensor::vector(&self.loss.buffer, Dtype::F32, 1)
     }
 }
 
-/// Why a call is refused; nothing is written, and a good call works afterwards.
+/// The error with which a call is refused. Nothing is written, and a valid call works afterwards.
 #[track_caller]
 fn refused<'a>(
     gpu: &Gpu,
@@ -139,7 +140,7 @@ fn wrong_shapes(context: &Context) {
     let expected = wrong_shape("upstream", &[4], "[1], since the losses are reduced");
     let outputs = good.outputs().loss(Tensor::vector(&good.loss.buffer, Dtype::F32, 1));
     assert_eq!(refused(gpu, &mean, upstream, outputs), expected);
-    // Host arrays too.
+    // Host arrays are refused too.
     let arrays = named([("logits", gaussian(1, 3, 4)), ("targets", indices(&[0, 1]))]);
     let error = gpu.run_arrays(&none(), &arrays, Dtype::F32, &["loss"]).unwrap_err();
     assert_eq!(error, wrong_shape("targets", &[2], "[3]"));
@@ -179,7 +180,7 @@ fn wrong_dtypes(context: &Context) {
     let arrays = named([("logits", gaussian(1, 3, 4)), ("targets", vector(&[0.0; 3]))]);
     let error = gpu.run_arrays(&none(), &arrays, Dtype::F32, &["loss"]).unwrap_err();
     assert_eq!(error, wrong("targets", Dtype::F32, "i32 or u32 or i64"));
-    // A gradient of another float type than the logits' is fine.
+    // The gradient may have another float type than the logits.
     let narrow = Placed::output(gpu, Layout::matrix(Dtype::Bf16, 4, 6));
     submit(gpu, &none(), &Request::new(good.inputs(), good.outputs().gradient(narrow.tensor())));
 }
@@ -220,7 +221,7 @@ fn limits(context: &Context) {
     let loss = Tensor::vector(&good.loss.buffer, Dtype::F32, 1);
     let error = refused(&narrow, &none(), inputs, CrossEntropyOutputs::default().loss(loss));
     assert!(matches!(&error, Error::Limit { limit: 4096, .. }), "{error}");
-    // An output buffer past what the device has.
+    // An output buffer that is larger than the device allows.
     let error = gpu.output_buffer(Dtype::F32, &[1 << 40]).unwrap_err();
     assert!(matches!(&error, Error::Limit { found, .. } if *found == 1 << 42), "{error}");
     works(gpu);
@@ -254,7 +255,7 @@ fn malformed_vectors(context: &Context) {
     assert!(matches!(&missing, Error::File { .. }), "{missing}");
     std::fs::remove_dir_all(&folder).unwrap();
     assert!(matches!(cases::load(&folder), Err(Error::File { .. })));
-    // A case that is well-formed and makes no sense is an error of that case, not a crash.
+    // A well-formed case that makes no sense is an error of this case, not a crash.
     let case = Case {
         id: "nonsense".to_owned(),
         loss: "cross_entropy".to_owned(),

@@ -44,7 +44,7 @@ fn word(layout: WeightLayout) -> &'static str {
     }
 }
 
-/// Logits of about ±3, targets (every fifth row ignored), and a bias.
+/// Logits of about ±3, targets (every fifth row is ignored), and a bias.
 pub fn sample(
     seed: u64,
     rows: usize,
@@ -96,8 +96,8 @@ pub fn awkward_shapes(context: &Context) {
     }
 }
 
-/// The gradient of the hidden states is a sum over the classes: past the 65,535 iterations that some
-/// drivers end every loop at.
+/// The gradient of the hidden states is a sum over the classes, here over more than the 65,535 iterations after which
+/// some drivers end every loop.
 pub fn many_classes(context: &Context) {
     for layout in layouts() {
         let inputs = sample(31, 2, 70_003, 1, layout);
@@ -137,9 +137,9 @@ pub fn options(context: &Context) {
         over.remove("bias");
         let mean = loss(&json!({}), layout);
         check(&context.gpu, &*mean, &over, Dtype::F32, &GRADIENTS[..3]);
-        // A bias that is not given has a gradient all the same.
+        // A bias that is not given still has a gradient.
         check(&context.gpu, &*mean, &over, Dtype::F32, &["grad.bias"]);
-        // Each gradient alone, and none.
+        // Each gradient alone, and no gradient.
         for name in ["loss", "grad.hidden", "grad.weight", "grad.bias"] {
             check(&context.gpu, &*mean, &inputs, Dtype::F32, &[name]);
         }
@@ -161,7 +161,7 @@ fn storage_types(context: &Context) {
     stored(context, &[(7, 129, 65), (33, 1000, 20), (5, 7, 3)]);
 }
 
-/// Rows, classes and depths in f32 and in one of the 16-bit types, which both meet either layout and either walk.
+/// Rows, classes and depths in f32 and in one of the 16-bit types. Both 16-bit types meet both layouts and both walks.
 pub fn stored(context: &Context, shapes: &[(usize, usize, usize)]) {
     for (first, layout) in layouts().into_iter().enumerate() {
         for (second, &(rows, classes, depth)) in shapes.iter().enumerate() {
@@ -191,8 +191,8 @@ pub fn no_rows(context: &Context) {
     }
 }
 
-/// Ignored rows and rows of weight 0 whose hidden state is NaN reach nothing; bad targets neither;
-/// a row that is kept and bad shows.
+/// The NaN hidden states of ignored rows and of rows of weight 0 change no sum; neither do bad targets. A NaN in a row
+/// that is kept does.
 pub fn edges(context: &Context) {
     for layout in layouts() {
         for chunk in [None, Some(3000_u64)] {
@@ -211,7 +211,7 @@ pub fn edges(context: &Context) {
             );
             let options = json!({"chunk_bytes": chunk, "reduction": "sum"});
             let loss = loss(&options, layout);
-            // Rows 2 and 7 are ignored; row 5 has weight 0, its loss is NaN all the same.
+            // Rows 2 and 7 are ignored; row 5 has weight 0, but its loss is NaN nevertheless.
             let (outputs, status) =
                 check(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENTS[1..]);
             assert_eq!((status.bad_rows, status.bad_targets), (1, 0));
@@ -221,12 +221,12 @@ pub fn edges(context: &Context) {
             let (outputs, status) = check(&context.gpu, &*loss, &bad, Dtype::F32, &GRADIENTS);
             assert_eq!((status.bad_targets, status.first_bad_target), (1, Some((9, 70))));
             assert!(outputs["grad.weight"].to_f64().iter().all(|g| g.is_finite()));
-            // A kept row with a NaN: everything that it is part of is NaN, nothing is laundered.
+            // A NaN in a row that is kept makes everything NaN that it is part of.
             let row_weight = vector(&positive(12, 24));
             let kept = with(&inputs, [("row_weight", row_weight)]);
             let (outputs, _) = check(&context.gpu, &*loss, &kept, Dtype::F32, &GRADIENTS);
             assert!(outputs["grad.weight"].to_f64().iter().all(|g| g.is_nan()));
-            // A NaN in the weight spoils every row, but what counts for nothing keeps its gradient of 0.
+            // A NaN in the weight makes every row NaN, but the gradient of rows that count for nothing stays 0.
             let weight = set(&inputs["weight"], 3, f64::NAN);
             let spoilt = with(&inputs, [("weight", weight)]);
             let (outputs, _) = check(&context.gpu, &*loss, &spoilt, Dtype::F32, &GRADIENTS);
@@ -235,7 +235,7 @@ pub fn edges(context: &Context) {
             }
         }
     }
-    // No row is kept: the mean is empty, every gradient 0.
+    // If no row is kept, the mean is over nothing and every gradient is 0.
     let inputs = with(
         &sample(13, 3, 12, 4, WeightLayout::ClassesHidden),
         [("targets", indices(&[-100; 3])), ("hidden", matrix(3, 4, vec![f64::NAN; 12]))],
@@ -244,14 +244,14 @@ pub fn edges(context: &Context) {
     check(&context.gpu, &*zero, &inputs, Dtype::F32, &GRADIENTS);
 }
 
-/// What every physical GPU gets, whatever the product's size.
+/// The tile that every physical GPU gets, whatever the size of the product.
 fn tiles_of_a_workgroup(context: &Context) {
     let gpu = context.with(|profile| {
         profile.large_products = 0;
         profile.tile = Tile::default();
     });
     let context = Context { gpu, adapter: context.adapter.clone() };
-    // Fewer rows get small tiles all the same.
+    // Few rows get small tiles nevertheless.
     stored(&context, &[(33, 1000, 20)]);
     edges(&context);
     accumulated_micro_batches(&context);
@@ -259,7 +259,7 @@ fn tiles_of_a_workgroup(context: &Context) {
 
 // --- accumulation ---
 
-/// Runs parts of the rows one after another into the same gradients of weight and bias.
+/// Runs parts of the rows one after another, which add to the same gradients of weight and bias.
 fn accumulated(
     context: &Context,
     inputs: &Arrays,
@@ -319,7 +319,7 @@ fn accumulated_sixteen_bit_gradients(context: &Context) {
             let [weight, bias] = accumulated(context, &inputs, &[(0, 24)], dtype, layout);
             assert_eq!(bits(&weight), bits(&expected["grad.weight"]));
             assert_eq!(bits(&bias), bits(&expected["grad.bias"]));
-            // Two roundings instead of one.
+            // The sum is rounded twice instead of once.
             let [twice, _] = accumulated(context, &inputs, &[(0, 11), (11, 24)], dtype, layout);
             let largest = weight.to_f64().iter().fold(0.0, |m: f64, v| m.max(v.abs()));
             let near = |(a, b): (&f64, &f64)| (a - b).abs() <= 4.0 * dtype.half_ulp() * largest;
@@ -328,7 +328,7 @@ fn accumulated_sixteen_bit_gradients(context: &Context) {
     }
 }
 
-/// f32 gradients of 16-bit operands: what 16-bit ones are rounded from.
+/// The f32 gradients of 16-bit operands are what 16-bit gradients are rounded from.
 fn wide_gradients_of_sixteen_bit_operands(context: &Context) {
     let gpu = &context.gpu;
     for layout in layouts() {
@@ -419,7 +419,7 @@ fn fitting(targets: &Array) -> Array {
     indices(&targets.to_i64().iter().map(|&y| i64::from(y as u32)).collect::<Vec<_>>())
 }
 
-/// The gradient of the hidden states over the hidden states, which that of the weight needs as well.
+/// The gradient of the hidden states is written over the hidden states, which the gradient of the weight needs too.
 pub fn in_place(context: &Context) {
     let gpu = &context.gpu;
     for dtype in FLOATS {
@@ -457,7 +457,7 @@ pub fn backward_from_a_saved_lse(context: &Context) {
     }
 }
 
-/// Linear = the row loss on logits that were multiplied on the CPU.
+/// The linear loss equals the row loss on logits that were multiplied on the CPU.
 fn equal_to_stored_logits(context: &Context) {
     let layout = WeightLayout::ClassesHidden;
     let mut inputs = sample(23, 9, 70, 1, layout);

@@ -1,11 +1,11 @@
-//! The GPU tests, on every adapter of this machine: each adapter in a child process of its own, which
-//! runs its tests one after another, beside the other adapters' children. A child that dies is a failure,
-//! as is a driver that does not even name its adapters.
+//! Runs the GPU tests on every adapter of this machine. Each adapter has a child process, which runs its tests one
+//! after another; the children run in parallel. A child that dies is a failure, and so is a driver that does not even
+//! name its adapters.
 //!
-//! With `SURPRISAL_GPU=require` no adapter is a failure, as is (on Linux) a missing one of those that
-//! `SURPRISAL_ADAPTERS` names, separated by commas: `lavapipe,swiftshader,llvmpipe_gl`, or parts of
-//! adapters' descriptions. Arguments are libtest's: `cargo test --test gpu -- section0`;
-//! `--test-threads` is how many adapters run at once.
+//! With `SURPRISAL_GPU=require` it is a failure if there is no adapter, or (on Linux) if an adapter is missing that
+//! `SURPRISAL_ADAPTERS` names, separated by commas: `lavapipe,swiftshader,llvmpipe_gl`, or parts of the adapters'
+//! descriptions. The arguments are those of libtest: `cargo test --test gpu -- section0`. `--test-threads` is the
+//! number of adapters that run at once.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 /// Lists a module's tests by their functions' names.
@@ -64,9 +64,10 @@ use surprisal_cli::survey::{Survey, worker};
 /// A test's name and body.
 type Test = (&'static str, fn(&Context));
 
-/// The tests by what they compile: those of one list share a device, so that a kernel is compiled once for them.
-/// Lists follow one another, and a device closes before the next one opens: a kernel is megabytes of memory on
-/// software drivers, and those of all tests, of all adapters side by side, more than most machines have.
+/// The tests, grouped by the kernels they compile: the tests of one list share a device, so that each kernel is
+/// compiled once for them. The lists run one after another, and a device closes before the next one opens. A kernel
+/// takes megabytes of memory on software drivers, and those of all tests, on all adapters in parallel, exceed most
+/// machines.
 const FAMILIES: &[&[(&str, &[Test])]] = &[
     // Rows of stored scores.
     &[
@@ -86,7 +87,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
         ("faults", faults::devices::TESTS),
         ("faults", faults::options::TESTS),
     ],
-    // Elements, and what is put together of losses.
+    // Element losses and composed losses.
     &[
         ("registry", registry::TESTS),
         ("conformance", conformance::elements::TESTS),
@@ -115,14 +116,15 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
     ],
 ];
 
-/// A driver's own bugs: the adapter's short name, the test, and what is wrong (MAINTAINING.md says
-/// what else has to be there). A test that passes in spite of its entry fails.
+/// Bugs of drivers: the adapter's short name, the test, and what is wrong (MAINTAINING.md says what else is required).
+/// A test that passes in spite of its entry fails.
 const EXPECTED_FAILURES: &[(&str, &str, &str)] = &[];
 
-/// The child's adapter: its number in the default order, or `LIST` for one that names them all.
+/// The variable with the child's adapter: its number in the default order, or `LIST` for a child that names all
+/// adapters.
 const CHILD: &str = "SURPRISAL_TEST_ADAPTER";
 const LIST: &str = "list";
-/// How long a driver may take to name its adapters.
+/// The longest time that a driver may take to name its adapters.
 const PATIENCE: Duration = Duration::from_secs(60);
 const FAILED: u8 = 101;
 
@@ -165,7 +167,7 @@ fn parent() -> ExitCode {
     if good { ExitCode::SUCCESS } else { FAILED.into() }
 }
 
-/// Names the adapters, a line each.
+/// Prints the names of the adapters, one a line.
 fn list() -> ExitCode {
     for adapter in pollster::block_on(adapter::adapters()) {
         let info = adapter.get_info();
@@ -174,7 +176,7 @@ fn list() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// What is required and not there.
+/// The adapters that are required but missing.
 fn missing(names: &[String]) -> Vec<String> {
     if std::env::var("SURPRISAL_GPU").as_deref() != Ok("require") {
         return Vec::new();
@@ -204,14 +206,14 @@ fn child(number: usize) -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Devices of one adapter, one after another; each for the tests of a family.
+/// The devices of one adapter, one after another, each for the tests of one family.
 struct Devices {
     adapter: wgpu::Adapter,
     open: Mutex<Option<(usize, Arc<Context>)>>,
 }
 
 impl Devices {
-    /// The device of a family's tests.
+    /// The device for the tests of a family.
     fn of(&self, family: usize) -> Arc<Context> {
         let mut open = self.open.lock().unwrap();
         if let Some((of, context)) = &*open
@@ -219,7 +221,7 @@ impl Devices {
         {
             return context.clone();
         }
-        // The last one closes before this one opens.
+        // The last device closes before this one opens.
         *open = None;
         let gpu = pollster::block_on(Gpu::open_on(&self.adapter)).unwrap();
         let context = Arc::new(Context { gpu, adapter: self.adapter.clone() });
@@ -240,15 +242,15 @@ fn short_name(info: &wgpu::AdapterInfo) -> String {
     }
 }
 
-/// Whether a test is one of this adapter's. What stands in for matrix units is plain WGSL in workgroup memory, the same
-/// on every driver, and takes 170 kernels to test in full: the first software driver does that, the other two run the
-/// edges alone.
+/// Whether a test runs on this adapter. The plain WGSL that replaces matrix units uses only workgroup memory and is the
+/// same on every driver, but testing it in full takes 170 kernels: the first software driver does that, the other two
+/// run only the edges.
 fn is_for(adapter: &str, test: &str) -> bool {
     let in_full = test.starts_with("emulated_") && test != "emulated_edges";
     !(in_full && ["swiftshader", "llvmpipe_gl"].contains(&adapter))
 }
 
-/// All tests on an adapter.
+/// All tests on one adapter.
 fn trials<'a>(
     adapter: &'a str,
     devices: Option<&'a Arc<Devices>>,

@@ -1,4 +1,4 @@
-//! What a device's allocator holds for a call is what its plan says.
+//! The device's allocator holds as many bytes for a call as the plan says.
 
 use serde_json::{Value, json};
 use surprisal::{Dtype, Plan, loss::Dim};
@@ -8,8 +8,7 @@ use crate::support::{Context, parse};
 
 tests![pairs, linear, backward_passes];
 
-/// Makes a call on a device of its own, holds the bytes that are allocated for it to its plan, and hands
-/// that out.
+/// Makes a call on a device of its own, compares the bytes allocated for it with its plan, and returns the plan.
 #[track_caller]
 fn held(
     context: &Context,
@@ -57,7 +56,7 @@ fn linear(context: &Context) {
     }
 }
 
-/// Whatever the forward pass took that saved their lse.
+/// A backward pass from a saved lse, whatever path the forward pass took.
 fn backward_passes(context: &Context) {
     let extents = [(Dim::Rows, 300), (Dim::Classes, 2000), (Dim::Hidden, 8)];
     // The forward pass takes chunks of 64 rows, the backward pass blocks of 64 classes.

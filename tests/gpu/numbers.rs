@@ -1,5 +1,5 @@
-//! Numbers at the ends of what a float holds, and numbers that are none, in whatever a result is multiplied or
-//! divided by: nothing hides a NaN, and nothing finite is lost.
+//! The largest and smallest floats, infinities and NaN as weights, scales and denominators: nothing hides a NaN, and
+//! nothing finite is lost.
 
 use serde_json::{Value, json};
 use surprisal::{Arithmetic, Arrays, Dtype, Operation, Reduction, cpu, testing};
@@ -21,7 +21,7 @@ tests![
 
 const NAN: f64 = f64::NAN;
 
-/// Calls of every kind, with the gradients that go with them.
+/// Calls of every kind, with their gradients.
 fn calls() -> Vec<(&'static str, Value, Arrays, Vec<&'static str>)> {
     let gradient = || vec!["loss", "grad.logits"];
     let masks = |seed| matrix(4, 6, positive(seed, 24).iter().map(|p| p.min(1.0)).collect());
@@ -55,14 +55,14 @@ fn calls() -> Vec<(&'static str, Value, Arrays, Vec<&'static str>)> {
     ]
 }
 
-/// What a call has to give where the kernels and the reference have nothing but their classes in common.
+/// Compares all outputs of a call in f32 with the reference. Their NaN and infinities must be at the same places.
 #[track_caller]
 fn check_all(context: &Context, loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> Arrays {
     check(&context.gpu, loss, inputs, Dtype::F32, wanted).0
 }
 
-/// As `check_all`, of one output. WGSL lets a device flush subnormal numbers to zero: where all of the output are
-/// subnormal, it may differ from the truth by one.
+/// As `check_all`, for one output. WGSL allows a device to flush subnormal numbers to zero: an output of which all
+/// numbers are subnormal may differ from the reference by the smallest normal number.
 fn check_normal(
     context: &Context,
     loss: &dyn Operation,
@@ -86,12 +86,12 @@ fn is_nan(outputs: &Arrays, name: &str) -> bool {
     outputs[name].to_f64().iter().all(|value| value.is_nan())
 }
 
-/// A caller's denominator, or an upstream gradient, that is NaN, infinite, 0 or below 0, over losses that are
-/// finite, infinite or NaN.
+/// A caller's denominator, or an upstream gradient, that is NaN, infinite, 0 or negative, with losses that are finite,
+/// infinite or NaN.
 fn no_divisor_hides_a_nan(context: &Context) {
     for (name, options, inputs, wanted) in calls() {
         let first = inputs.keys().next().unwrap().clone();
-        // Dice's share of cross-entropy ends before infinity.
+        // Dice's share of cross-entropy is never infinite.
         let has_limits = inputs.contains_key("logits") && options.get("bce").is_none();
         let spoilt: &[f64] = if has_limits { &[-INF, NAN] } else { &[NAN] };
         for spoil in [None].into_iter().chain(spoilt.iter().map(|&value| Some(value))) {
@@ -99,7 +99,7 @@ fn no_divisor_hides_a_nan(context: &Context) {
             if let Some(value) = spoil {
                 let name = if inputs.contains_key("logits") { "logits" } else { &first };
                 let spoilt = crate::support::fill(&inputs[name], 1, value);
-                // The target of the row is -inf and another class is not.
+                // The target of the row is at -inf, and another class is not.
                 let spoilt =
                     crate::support::set(&spoilt, 6, if value.is_nan() { NAN } else { 1.0 });
                 inputs.insert(name.to_owned(), spoilt);
@@ -163,14 +163,14 @@ fn no_weight_hides_a_nan(context: &Context) {
         let inputs = with(&elements, [("row_weight", of_rows(NAN))]);
         check_all(context, &*loss, &inputs, &["loss", "grad.logits"]);
     }
-    // Infinite weights: their mean is no number.
+    // The mean over infinite weights is NaN.
     let loss = parse("cross_entropy", &json!({}));
     let inputs = with(&sample(9, 4, 6), [("weight", vector(&[INF; 6]))]);
     let outputs = outcome(&context.gpu, &*loss, &inputs, Dtype::F32, &["loss", "denominator"]).0;
     assert!(is_nan(&outputs, "loss") && outputs["denominator"].to_f64() == [INF]);
 }
 
-/// What is ignored, masked or weighs nothing has the gradient 0, whatever it would be divided by.
+/// What is ignored, masked or has weight 0 has the gradient 0, whatever the denominator is.
 fn gradients_of_nothing_are_zero(context: &Context) {
     let nan = ("denominator", vector(&[NAN]));
     let rows = with(
@@ -197,7 +197,7 @@ fn gradients_of_nothing_are_zero(context: &Context) {
     assert!(gradient[..2].iter().all(|&g| g == 0.0) && gradient[2].is_nan(), "{gradient:?}");
 }
 
-/// Sigmoids that underflow, in every column of a row: their quotient does not.
+/// The sigmoids of a row underflow in every column, but their quotient does not.
 fn dice_of_tiny_probabilities(context: &Context) {
     let tiny = f64::from(f32::from_bits(3));
     for per in ["row", "channel", "batch"] {
@@ -221,7 +221,7 @@ fn dice_of_tiny_probabilities(context: &Context) {
     }
 }
 
-/// Beside a large smoothing the sums are as they are.
+/// With a large smoothing the sums are not raised.
 fn dice_of_large_smoothing(context: &Context) {
     let targets = matrix(2, 9, positive(1, 18).iter().map(|p| p.min(1.0)).collect());
     let inputs = named([("logits", gaussian(2, 2, 9)), ("targets", targets)]);
@@ -240,7 +240,7 @@ fn dice_of_large_smoothing(context: &Context) {
     assert!((truth[0] - actual[0]).abs() < 1e-6, "{truth:?} {actual:?}");
 }
 
-/// Vectors from the smallest normal numbers to the largest, each with the others, and with ordinary ones.
+/// Vectors from the smallest to the largest normal numbers, each with all others and with ordinary ones.
 fn vectors_of_every_size(context: &Context) {
     let sizes = [1e-37, 3e-30, 1e-20, 1e-13, 1.0, 1e13, 1e20, 3e30, 3e38];
     let (count, depth) = (2 * sizes.len(), 13);
@@ -249,7 +249,7 @@ fn vectors_of_every_size(context: &Context) {
         for (row, vector) in values.chunks_mut(depth).enumerate() {
             let top = vector.iter().fold(0.0_f64, |top, v| top.max(v.abs()));
             let size = sizes[(row + shift) % sizes.len()];
-            // The largest element has this size; none is below 1e-37.
+            // The largest element has this size, and none is below 1e-37.
             for v in vector {
                 let scaled = *v * size / top;
                 *v = if scaled.abs() < 1e-37 { 0.0 } else { scaled };
@@ -260,7 +260,7 @@ fn vectors_of_every_size(context: &Context) {
     let units = named([("queries", vectors(1, 0)), ("keys", vectors(2, 4))]);
     let labels = (0..count as i64).map(|row| row % 3).collect::<Vec<_>>();
     let features = named([("features", vectors(3, 0)), ("labels", indices(&labels))]);
-    // A gradient is as small as its vector is large: enough comes down for it to be a normal number.
+    // The larger a vector, the smaller its gradient: the upstream gradient is large enough to make it a normal number.
     let upstream = ("upstream", vector(&[1e10]));
     for dtype in [Dtype::F32, Dtype::Bf16] {
         for chunk in [json!(null), json!(4 * 24 * 3)] {
@@ -309,8 +309,8 @@ fn vectors_of_every_size(context: &Context) {
     }
 }
 
-/// Gradients of vectors of every size: each vector's is held to the tolerance by itself, since the largest of them
-/// would hide all others.
+/// Compares the gradient of each vector with the tolerance separately, because the largest gradients would hide errors
+/// in all others.
 #[track_caller]
 fn check_by_row(
     context: &Context,
@@ -339,7 +339,7 @@ fn check_by_row(
     }
 }
 
-/// A large bias costs scores no more than a naive sum loses by it.
+/// A large bias costs the scores no more digits than a naive sum loses.
 fn scores_near_256(context: &Context) {
     let (rows, classes, depth) = (16, 64, 8);
     let within = |seed: u64, count: usize| {

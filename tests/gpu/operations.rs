@@ -1,4 +1,4 @@
-//! What an operation may ask for beside tensors of its own: lists, inputs of the host, outputs over any input.
+//! What an operation may have beside single tensors: lists, host inputs, and outputs over any input.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ use crate::{
 
 tests![lists, host_streams, host_inputs_replay, every_gradient_in_place];
 
-/// Eleven tensors, so that number 10 is not taken for the one after number 1.
+/// Eleven tensors, so that number 10 must not be taken for the one after number 1.
 fn lists(context: &Context) {
     let gpu = &context.gpu;
     let mut inputs = Arrays::new();
@@ -49,7 +49,7 @@ fn lists(context: &Context) {
         let worst = pairs.map(|(actual, expected)| (actual - expected).abs()).fold(0.0, f64::max);
         assert!(worst < 1e-5 && actual.shape == expected[name].shape, "{name}: {worst}");
     };
-    // Two of them beside the parameters, the others untouched.
+    // Two of the results go to other tensors, and the parameters stay as they are.
     let layout = |name: &str| Layout::dense(Dtype::F32, &inputs[name].shape);
     let beside = ["parameters.2", "parameters.10"]
         .map(|name| (name.to_owned(), Placed::output(gpu, layout(name))));
@@ -62,7 +62,7 @@ fn lists(context: &Context) {
     for (name, tensor) in &placed {
         assert_eq!(tensor.array(gpu), inputs[name].rounded(Dtype::F32), "{name} is only read");
     }
-    // All of them over the parameters.
+    // All results go over the parameters.
     let request = Request::new(tensors(&placed), Named::new()).in_place("parameters");
     submit(gpu, &Descent, &request.host("rates", vector(&rates)));
     for (name, tensor) in &placed {
@@ -73,7 +73,7 @@ fn lists(context: &Context) {
     }
 }
 
-/// Σ_c cost_c·z_c², where the costs come from the host.
+/// Σ_c cost_c·z_c², where the costs are a host input.
 #[derive(Debug, Default)]
 struct Costs(Vec<f64>);
 
@@ -193,7 +193,7 @@ fn host_streams(context: &Context) {
     }
 }
 
-/// A recording has what came from the host, and replays without the operation.
+/// A recording contains the host inputs, and replays without the operation.
 fn host_inputs_replay(context: &Context) {
     let gpu = &context.gpu;
     let loss = Costly(Separable::new(Costs::default()));

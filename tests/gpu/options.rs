@@ -1,4 +1,4 @@
-//! The options of R1 to R6 and their by-products.
+//! The options of R1 to R6 and the by-products.
 
 use serde_json::json;
 use surprisal::{Arrays, CrossEntropy, Dtype, loss::cross_entropy::Denominator};
@@ -48,7 +48,7 @@ fn by_products(context: &Context) {
     for classes in [1, 2, 5, 64, 500, 4099] {
         for dtype in [Dtype::F32, Dtype::Bf16] {
             let inputs = some_ignored(&sample(27, 13, classes));
-            // Each alone, and all of them.
+            // Each by-product alone, and all of them.
             if dtype == Dtype::F32 && [5, 500].contains(&classes) {
                 for name in BY_PRODUCTS {
                     check(&context.gpu, &CrossEntropy::default(), &inputs, dtype, &[name]);
@@ -64,7 +64,7 @@ fn by_products(context: &Context) {
     check(&context.gpu, &CrossEntropy::default(), &probs, Dtype::F32, &wanted);
 }
 
-/// exp of a mean of almost any size; past f32's range it is +inf.
+/// The perplexity is exp of a mean of almost any size; outside f32's range it is +inf.
 fn perplexities(context: &Context) {
     for size in [0.0, 0.7, 5.0, 18.3, 40.0, 80.0, 88.5, 100.0] {
         let logits = matrix(1, 3, vec![-size, 0.0, -INF]);
@@ -109,7 +109,7 @@ fn probability_targets(context: &Context) {
             }
         }
     }
-    // Not normalised: used as they are.
+    // The target distributions are not normalised, and are used as they are.
     let inputs = sample_probs(32, 4, 20);
     let probs = inputs["target_probs"].to_f64().iter().map(|q| q * 3.0).collect();
     let inputs = with(&inputs, [("target_probs", matrix(4, 20, probs))]);
@@ -138,7 +138,7 @@ fn smoothing(context: &Context) {
             }
         }
     }
-    // One class has no neighbour.
+    // A single class has no neighbour.
     let ordinal = json!({"label_smoothing": 0.3, "smoothing": "ordinal"});
     let loss = parse("cross_entropy", &ordinal);
     check(&context.gpu, &*loss, &sample(35, 3, 1), Dtype::F32, &GRADIENT);
@@ -152,7 +152,7 @@ fn focal(context: &Context) {
             check(&context.gpu, &loss, &inputs, Dtype::F32, &GRADIENT);
         }
     }
-    // Saturated: p_y rounds to 1, and γ in (0, 1) must not make a NaN of it.
+    // Saturated logits: p_y rounds to 1, and γ in (0, 1) must not give NaN.
     let logits = matrix(3, 3, vec![200.0, 0.0, 0.0, 20.0, 0.0, 0.0, 0.0, 90.0, -INF]);
     let inputs = named([("logits", logits), ("targets", indices(&[0, 0, 1]))]);
     for gamma in [0.3, 0.99, 1.0, 3.0] {
@@ -162,7 +162,7 @@ fn focal(context: &Context) {
     }
 }
 
-/// Small logits under a cap: an f32 softcap's gradient factor is 1 − tanh², not what saturates.
+/// Small logits under a cap: the gradient's factor is 1 − tanh², which must keep its digits in f32.
 fn soft_cap_and_bias(context: &Context) {
     for (turn, classes) in [5, 70, 1001].into_iter().enumerate() {
         let mut bias = gaussian(38, 1, classes).to_f64();
@@ -185,7 +185,7 @@ fn soft_cap_and_bias(context: &Context) {
     // A cap far above the logits hardly changes them.
     let far = CrossEntropy::default().softcap(Some(1e4));
     check(&context.gpu, &far, &sample(41, 4, 70), Dtype::F32, &GRADIENT);
-    // z = -inf stays -inf under a cap, z = ±inf and NaN are told apart; a target whose bias is -inf.
+    // z = -inf stays -inf under a cap; z = ±inf and NaN are distinguished; one target has a bias of -inf.
     let logits = matrix(4, 3, vec![-INF, 1.0, 2.0, INF, 1.0, 2.0, NAN, 1.0, 2.0, 9.0, -1e30, 0.0]);
     let inputs = named([("logits", logits), ("targets", indices(&[1, 1, 1, 2]))]);
     let (outputs, status) =
@@ -195,7 +195,7 @@ fn soft_cap_and_bias(context: &Context) {
     let biased = with(&inputs, [("logit_bias", vector(&[0.0, -INF, 0.0]))]);
     let (outputs, _) = check(&context.gpu, &none(), &biased, Dtype::F32, &GRADIENT);
     assert_eq!(outputs["loss"].to_f64()[0], INF);
-    // A bias that is no number spoils every row, also those whose logits are all numbers.
+    // A bias that is NaN or +inf makes every row NaN, even rows of finite logits.
     for bad in [NAN, INF] {
         let logits = ("logits", gaussian(40, 4, 3));
         let biased = with(&inputs, [logits, ("logit_bias", vector(&[0.0, bad, 0.0]))]);
@@ -204,7 +204,7 @@ fn soft_cap_and_bias(context: &Context) {
     }
 }
 
-/// R6: log π with a class that has none.
+/// R6: log π with a class whose π is 0.
 fn logit_adjustment(context: &Context) {
     let prior = [0.5, 0.3, 0.2, 0.0];
     for sign in [1.0, -1.0] {
@@ -255,7 +255,7 @@ fn options_together(context: &Context) {
     }
 }
 
-/// Without outliers: what rounding a large lse to f32 costs, no gradient made from it can undo.
+/// Logits without outliers: a gradient cannot recover what rounding a large lse to f32 has lost.
 fn mild(seed: u64, inputs: &Arrays) -> Arrays {
     let [rows, classes] = inputs["logits"].shape[..] else { unreachable!() };
     with(inputs, [("logits", gaussian(seed, rows as usize, classes as usize))])
@@ -302,8 +302,8 @@ fn backward_from_a_saved_lse(context: &Context) {
     }
 }
 
-/// Two equal logits: the gradient is ±upstream/2, in every type exactly where it is representable,
-/// and to the even neighbour where it lies halfway.
+/// Two equal logits: the gradient is ±upstream/2, exact in every type if it is representable, and the even neighbour
+/// if it lies halfway.
 fn sixteen_bit_gradients_round_to_even(context: &Context) {
     // Halfway between two bf16 numbers (8 significant bits), two f16 numbers (11) and two subnormal f16 numbers.
     let subnormal = f64::powi(2.0, -24);

@@ -1,4 +1,4 @@
-//! A row loss of a user's own with a gradient of its own, on scores that are never stored.
+//! A user's own row loss with an additional gradient, on scores that are never stored.
 
 use surprisal::{
     Arithmetic, Array, Arrays, Layout, Linear, Operation, Plan, Profile, Request, Result,
@@ -40,7 +40,7 @@ impl SeparableRow for Squares {
     }
 }
 
-/// The same with a gradient more, half that of the scores.
+/// The same loss with one more gradient, which is half that of the scores.
 #[derive(Debug)]
 struct Hinted(Separable<Squares>);
 
@@ -112,7 +112,7 @@ impl RowLoss for Hinted {
 
     fn program(&self, call: &Call) -> RowProgram {
         let mut program = self.0.program(call);
-        // The functor's own `emit`, under another name, and one that calls it.
+        // The functor's own `emit` under another name, and an `emit` that calls it.
         let sums =
             include_str!("../../shaders/loss/sums.wgsl").replace("fn emit(", "fn emit_scores(");
         program.sources.retain(|source| source.path != "loss/sums.wgsl");
@@ -133,8 +133,8 @@ impl RowLoss for Hinted {
     }
 }
 
-/// It is written whether others are wanted or not, and whether the scores go by in whole rows or in
-/// blocks of classes; what is written of it counts as a pass over the scores.
+/// The additional gradient is written with and without others, with whole rows and with blocks of
+/// classes. Writing it counts as a pass over the scores.
 fn gradients_of_its_own(context: &Context) {
     let gpu = &context.with(|profile| profile.row_lanes = 8);
     let (rows, classes, depth) = (19, 301, 7);

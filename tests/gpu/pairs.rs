@@ -1,5 +1,4 @@
-//! Losses of pairs: every option against the reference at awkward shapes, edges, and what changes no
-//! bit.
+//! Pair losses: every option against the reference at awkward shapes, edges, and what changes no bit.
 
 use serde_json::{Value, json};
 use surprisal::{Array, Arrays, Dtype, Error, Layout, Named, Operation, Request, testing};
@@ -60,7 +59,7 @@ fn similarity_cases(context: &Context) {
     cases(context, "similarity");
 }
 
-/// Inputs made from the descriptions alone, in every storage type.
+/// Inputs that are made only from the descriptions, in every storage type.
 fn described(context: &Context) {
     for name in ["info_nce", "sup_con", "sigmoid_contrastive"] {
         for checked in testing::check(&*parse(name, &json!({})), &context.gpu).unwrap() {
@@ -69,7 +68,7 @@ fn described(context: &Context) {
     }
 }
 
-/// Vectors whose scores are of the size of one.
+/// Vectors whose scores are about as large as 1.
 pub fn sample(seed: u64, queries: usize, keys: usize, depth: usize) -> Arrays {
     let size = 1.0 / (depth as f64).sqrt().sqrt();
     let scaled = |seed, count| {
@@ -144,7 +143,7 @@ fn options(context: &Context) {
     }
 }
 
-/// A learnable scale in a GPU buffer, 0 and negative ones included.
+/// A learnable scale in a GPU buffer, also 0 and negative.
 fn scales(context: &Context) {
     let wanted = ["loss", "grad.scale", "grad.queries", "grad.keys"];
     let inputs = sample(6, 21, 21, 9);
@@ -197,10 +196,10 @@ fn zero_vectors(context: &Context) {
         }
         assert!(row(&outputs["grad.keys"], 7).iter().all(|&g| g == 0.0));
     }
-    // Without normalisation a zero is a vector like any other.
+    // Without normalisation, zero is a vector like any other.
     let (_, status) = check(&context.gpu, &*info_nce(&json!({})), &inputs, Dtype::F32, &GRADIENTS);
     assert_eq!(status.zero_vectors, 0);
-    // Squares that would overflow, or vanish.
+    // Squares that would overflow or underflow.
     let size = |exponent: i32| {
         let values = inputs["queries"].to_f64().iter().map(|v| v * 2f64.powi(exponent)).collect();
         with(&inputs, [("queries", matrix(12, 5, values))])
@@ -238,7 +237,7 @@ fn rows_without_positives(context: &Context) {
     );
     let (outputs, _) = check(&context.gpu, &*loss, &lonely, Dtype::F32, &wanted);
     assert_eq!(outputs["count"].to_i64(), [5]);
-    // 0 and 2^32 differ in one word alone, and nobody has a positive.
+    // 0 and 2^32 differ in only one word, and no query has a positive.
     for empty in ["nan", "zero"] {
         let loss = parse("sup_con", &json!({"empty": empty}));
         let labels = indices(&[1, 2, 3, 4, 0, 1 << 32, 7, 8, 9]);
@@ -249,7 +248,7 @@ fn rows_without_positives(context: &Context) {
     }
     let equal = with(&lonely, [("labels", indices(&[5; 9]))]);
     check(&context.gpu, &*loss, &equal, Dtype::F32, &wanted);
-    // Queries whose target is to be ignored, one of them a NaN.
+    // Some queries have an ignored target, and one of them is NaN.
     let inputs = sample(12, 9, 13, 4);
     let queries = set(&inputs["queries"], 4 * 4 + 1, f64::NAN);
     let targets = indices(&[0, 12, 3, 3, -100, 5, -100, 7, 12]);
@@ -293,7 +292,7 @@ fn few(context: &Context) {
     }
 }
 
-/// Losses of a loss's own kind on copies of one vector, and of vectors of depth 1.
+/// Each loss on copies of one vector, and on vectors of depth 1.
 fn all_alike(context: &Context) {
     let gpu = &context.gpu;
     let copies = |count: usize| matrix(count, 3, [0.5, -1.0, 2.0].repeat(count));
@@ -309,7 +308,7 @@ fn all_alike(context: &Context) {
                     check(gpu, &*loss, &inputs, Dtype::F32, &wanted);
                     continue;
                 }
-                // Equal directions have no gradient: what comes out is rounding, in the reference too.
+                // Vectors of equal direction have no gradient: the result is only rounding, in the reference too.
                 check(gpu, &*loss, &inputs, Dtype::F32, &["loss", "lse"]);
                 let (outputs, _) = outcome(gpu, &*loss, &inputs, Dtype::F32, &wanted[2..]);
                 for name in &wanted[2..] {
@@ -332,7 +331,7 @@ fn all_alike(context: &Context) {
     }
 }
 
-/// A learnable temperature stays on the GPU: its numbers change between two runs of one recording.
+/// A learnable temperature stays on the GPU, and may change between two runs of one recording.
 fn resident_scale(context: &Context) {
     let gpu = &context.gpu;
     let inputs = with(&sample(36, 11, 11, 5), [("scale", vector(&[2.0]))]);
@@ -359,7 +358,7 @@ fn resident_scale(context: &Context) {
     }
 }
 
-/// False negatives: keys with the query's label.
+/// False negatives: keys with the query's label take no part.
 fn labels(context: &Context) {
     let gpu = &context.gpu;
     let inputs = sample(18, 23, 23, 6);
@@ -372,7 +371,7 @@ fn labels(context: &Context) {
             check(gpu, &*loss, &inputs, Dtype::F32, &wanted);
         }
     }
-    // Labels whose lower halves are the same are not the same label.
+    // Labels with the same lower word are not the same label.
     let halves: Vec<i64> = (0..23).map(|i| i % 4 + ((i % 3) << 32)).collect();
     let apart = with(&inputs, [("labels", indices(&halves))]);
     check(gpu, &*info_nce(&json!({})), &apart, Dtype::F32, &GRADIENTS);
@@ -398,7 +397,7 @@ fn bad_targets(context: &Context) {
     }
 }
 
-/// A NaN or an infinity shows in everything that it is part of, and is counted.
+/// A NaN or an infinity makes everything NaN that it is part of, and is counted.
 fn not_numbers(context: &Context) {
     let inputs = sample(25, 9, 9, 4);
     for value in [f64::NAN, f64::INFINITY] {
@@ -429,7 +428,7 @@ fn not_numbers(context: &Context) {
     }
 }
 
-/// What cannot be meant is refused, by name and value.
+/// Calls that cannot be meant are refused, with name and value.
 fn refusals(context: &Context) {
     let refused = |loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]| {
         let host = surprisal::cpu::run(loss, inputs, wanted).unwrap_err();
@@ -471,7 +470,7 @@ fn similarities(context: &Context) {
             let loss = parse("similarity", &json!({"normalize": normalize, "k": k}));
             let wanted = ["scores", "top_scores", "top_indices"];
             let (all, _) = check(gpu, &*loss, &inputs, Dtype::F32, &wanted);
-            // Chunks change no bit, and each output comes alone.
+            // Chunks change no bit, and each output can be asked for alone.
             let options = json!({"normalize": normalize, "k": k, "chunk_bytes": 5 * keys * 4});
             for name in wanted {
                 let small = parse("similarity", &options);
@@ -485,11 +484,11 @@ fn similarities(context: &Context) {
             check(gpu, &*parse("similarity", &json!({"k": k})), &scaled, dtype, &wanted);
         }
     }
-    // Ranks in several dispatches.
+    // The ranks need several dispatches.
     let inputs = sample(32, 2, 5_000, 2);
     let loss = parse("similarity", &json!({"k": 3000}));
     check(gpu, &*loss, &inputs, Dtype::F32, &["top_scores", "top_indices"]);
-    // Ties go to the lower index, NaN comes first, zeros have score 0.
+    // On a tie the lower index comes first, NaN comes before all, and vectors of zeros have score 0.
     let keys = matrix(6, 1, vec![1.0, 2.0, f64::NAN, 2.0, 0.0, -1.0]);
     let ties = named([("queries", matrix(2, 1, vec![1.0, 0.0])), ("keys", keys)]);
     let loss = parse("similarity", &json!({"k": 6}));
@@ -500,7 +499,7 @@ fn similarities(context: &Context) {
     assert!(gpu.run_arrays(&*loss, &ties, Dtype::F32, &["top_scores"]).is_err());
 }
 
-/// With `normalize` a vector of zeros is like nothing, counted, and makes no other score a NaN.
+/// With `normalize`, a vector of zeros has score 0, is counted, and makes no other score NaN.
 fn similarities_of_zero_vectors(context: &Context) {
     let inputs = sample(37, 6, 9, 5);
     let queries = fill(&fill(&inputs["queries"], 1, 0.0), 4, -0.0);
@@ -514,7 +513,7 @@ fn similarities_of_zero_vectors(context: &Context) {
             assert_eq!((status.zero_vectors, status.bad_rows), (3, 0));
             for at in [1, 4] {
                 assert!(row(&outputs["scores"], at).iter().all(|&score| score == 0.0));
-                // All keys are alike: the lower ones come first.
+                // All keys are equal: the lower indices come first.
                 let places: Vec<f64> = (0..9).map(f64::from).collect();
                 assert_eq!(row(&outputs["top_indices"], at), places);
             }

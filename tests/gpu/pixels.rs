@@ -1,4 +1,4 @@
-//! Images: classes and channels that lie in planes (NCHW) or last (NHWC), without a transposed copy.
+//! Images: classes and channels in planes (NCHW) or last (NHWC), without a transposed copy.
 
 pub(super) mod dice;
 pub(super) mod pytorch;
@@ -33,7 +33,7 @@ tests![
     refused,
 ];
 
-/// Images: how many, channels, height · width.
+/// The numbers of images, channels, and pixels (height · width).
 #[derive(Clone, Copy, Debug)]
 struct Images(u64, u64, u64);
 
@@ -42,7 +42,7 @@ impl Images {
         self.0 * self.2
     }
 
-    /// Where the channels lie.
+    /// The layouts for the different places of the channels.
     fn layouts(self, dtype: Dtype) -> [(&'static str, Layout); 4] {
         let Self(_, channels, plane) = self;
         let last = Layout::matrix(dtype, self.pixels(), channels);
@@ -53,7 +53,7 @@ impl Images {
     }
 }
 
-/// The types to try: what they change does not depend on the shape.
+/// The types to test; their effect does not depend on the shape.
 fn dtypes(images: Images) -> &'static [Dtype] {
     if images.0 == 3 { &FLOATS } else { &[Dtype::F32] }
 }
@@ -61,7 +61,7 @@ fn dtypes(images: Images) -> &'static [Dtype] {
 const SHAPES: [Images; 5] =
     [Images(3, 5, 35), Images(1, 2, 64), Images(2, 21, 12), Images(4, 1, 6), Images(2, 1100, 3)];
 
-/// A call with every tensor where `place` says: the outputs as arrays.
+/// Makes a call whose tensors have the layouts that `place` gives; returns the outputs as arrays.
 fn call(
     context: &Context,
     loss: &dyn Operation,
@@ -108,7 +108,7 @@ fn segmentation() -> CrossEntropy {
 fn classes_in_planes(context: &Context) {
     for images in SHAPES {
         let inputs = labelled(images);
-        // Ignored pixels hold NaN.
+        // The ignored pixels are NaN.
         let inputs =
             with(&inputs, [("logits", set(&inputs["logits"], 3 * images.1 as usize, f64::NAN))]);
         for &dtype in dtypes(images) {
@@ -132,7 +132,7 @@ fn classes_in_planes(context: &Context) {
     }
 }
 
-/// Target distributions, and their gradient, need not lie as the scores do.
+/// Target distributions and their gradient may have another layout than the scores.
 fn probabilities_in_planes(context: &Context) {
     let loss = CrossEntropy::default();
     for images in [Images(3, 5, 35), Images(2, 6, 4)] {
@@ -160,7 +160,7 @@ fn probabilities_in_planes(context: &Context) {
     }
 }
 
-/// Whole images at a time, or a part of one, and what is one lane's is the same.
+/// Windows of whole images or of parts of one give the same bits, also where one lane takes a pixel.
 fn windows_of_images(context: &Context) {
     let images = Images(3, 5, 700);
     let (wanted, layouts) = (["loss", "grad.logits"], images.layouts(Dtype::F32));
@@ -219,8 +219,8 @@ fn elements_in_planes(context: &Context) {
                 ),
             ],
         );
-        // The 16-bit types differ in how an element is packed, which no reduction changes: each meets one. Nor does a
-        // shape: the first one meets all reductions.
+        // The 16-bit types differ only in how an element is packed, which no reduction changes: each reduction meets
+        // one of them. The shape does not change it either: the first shape meets all reductions.
         let reductions = [
             (Reduction::Mean, None),
             (Reduction::Multilabel, Some(Dtype::F16)),
@@ -233,7 +233,7 @@ fn elements_in_planes(context: &Context) {
                 let reference = Reference::new(&loss, &inputs, dtype, &["loss", "grad.logits"]);
                 let layouts = images.layouts(dtype);
                 for (nth, (_, layout)) in layouts.iter().enumerate() {
-                    // The targets in the scores' order, or in the other one.
+                    // The targets have the layout of the scores, or another one.
                     let apart = 2 * ((first + second + nth) % 2);
                     let other = &layouts[(nth + apart) % 4].1;
                     let value = if loss.reduction == Reduction::None {
@@ -254,7 +254,7 @@ fn elements_in_planes(context: &Context) {
             }
         }
     }
-    // A bad target is that of its pixel, however the walk goes.
+    // A bad target is reported with its pixel, whatever the order of the walk is.
     let images = Images(2, 3, 10);
     let inputs = masked(images);
     let inputs = with(&inputs, [("targets", set(&inputs["targets"], 3 * 14 + 2, 7.0))]);
@@ -267,7 +267,7 @@ fn elements_in_planes(context: &Context) {
     }
 }
 
-/// Bits lie as the elements do.
+/// A bit mask has the memory order of the elements.
 fn bits_in_planes(context: &Context) {
     let images = Images(2, 3, 10);
     let inputs = masked(images);
@@ -302,7 +302,7 @@ fn bits_in_planes(context: &Context) {
     assert!(matches!(error, Error::Conflict { .. }), "{error}");
 }
 
-/// Rows that are taken in parts have to be parts of every tensor's images.
+/// Windows of a part of an image must be parts of an image in every tensor.
 fn images_of_two_sizes(context: &Context) {
     let inputs = masked(Images(1, 2, 12));
     let inputs =
@@ -322,7 +322,7 @@ fn images_of_two_sizes(context: &Context) {
     assert!(matches!(error, Error::Conflict { .. }), "{error}");
 }
 
-/// One lane a pixel, which takes classes from four planes at once.
+/// One lane takes a pixel, and classes from four planes at once.
 fn tiles_in_planes(context: &Context) {
     let gpu = context.with(tiled);
     let context = &Context { gpu, adapter: context.adapter.clone() };
@@ -376,7 +376,7 @@ fn in_place(context: &Context) {
     }
 }
 
-/// The one-line form gives a gradient that lies as its input does.
+/// The one-line form returns a gradient with the layout of its input.
 fn run_hands_planes_back(context: &Context) {
     let (gpu, images) = (&context.gpu, Images(2, 5, 12));
     let (inputs, loss) = (masked(images), BceWithLogits::default());
@@ -428,7 +428,7 @@ fn refused(context: &Context) {
     let error =
         refuse(&segmentation(), &inputs, "logits", |layout| Layout { class_stride: 0, ..layout });
     assert!(matches!(error, Error::ClassStride { found: 0, .. }), "{error}");
-    // Images that would lie in each other.
+    // Images that would overlap each other.
     let error =
         refuse(&segmentation(), &inputs, "logits", |layout| layout.class_stride(6).row_stride(29));
     assert!(matches!(error, Error::WrongStride { least: 30, .. }), "{error}");

@@ -1,5 +1,4 @@
-//! Tensors of any rank: the axes before the last one are rows, and what broadcasts does so from the last
-//! axis on.
+//! Tensors of any rank: the axes before the last one are rows, and broadcasts go from the last axis on.
 
 use serde_json::json;
 use surprisal::{
@@ -41,7 +40,7 @@ fn gaussian(seed: u64, shape: &[u64]) -> Array {
     Array::float(shape, testing::gaussian(seed, count(shape)))
 }
 
-/// Seeded inputs of a loss of elements, all of this shape.
+/// Seeded inputs of an element loss, all of this shape.
 fn example(loss: &dyn Operation, shape: &[u64]) -> Arrays {
     let required =
         loss.about().inputs.iter().filter(|input| input.required || input.name == "targets");
@@ -75,7 +74,7 @@ const ELEMENTS: [&str; 7] = [
     "gan_generator",
 ];
 
-/// The outputs have the scores' shape, and the bits that they have in a matrix.
+/// The outputs have the shape of the scores, and the same bits as for a matrix.
 fn losses_of_elements(context: &Context) {
     let gpu = &context.gpu;
     for name in ELEMENTS {
@@ -95,7 +94,7 @@ fn losses_of_elements(context: &Context) {
             assert_same_bits(&without_status(outputs), &expected, name);
         }
     }
-    // A sum a row, and the mean over the rows, which are all axes but the last one.
+    // A sum over the last axis, and the mean over all other axes.
     let loss = parse("bce_with_logits", &json!({"reduction": "multilabel"}));
     let inputs = example(loss.as_ref(), &[3, 4, 5]);
     let (outputs, _) = check(gpu, loss.as_ref(), &inputs, Dtype::F32, &["loss", "denominator"]);
@@ -152,7 +151,7 @@ fn losses_of_rows(context: &Context) {
     same(gan.as_ref(), &patches, &["loss", "grad.real", "grad.fake"]);
 }
 
-/// Class axis 1 is said by the layout, and targets are [N, d…], as well as one vector.
+/// The layout says that the classes are axis 1; targets may be [N, d…] or one vector.
 fn images_as_pytorch_has_them(context: &Context) {
     let gpu = &context.gpu;
     let loss = CrossEntropy::default().reduction(Reduction::None);
@@ -188,7 +187,7 @@ fn given<'a>(logits: &'a Placed, targets: &'a Placed) -> Named<'a> {
     Named::from([("logits".to_owned(), logits.tensor()), ("targets".to_owned(), targets.tensor())])
 }
 
-/// Rows may lie apart, whatever axes count them; one value a row lies side by side.
+/// Rows may have gaps between them, whatever axes count the rows; outputs with one value a row may not.
 fn strides_between_rows(context: &Context) {
     let gpu = &context.gpu;
     let loss = CrossEntropy::default().reduction(Reduction::None);
@@ -218,7 +217,7 @@ fn strides_between_rows(context: &Context) {
     assert_eq!(error, Error::WrongStride { argument: "targets".to_owned(), found: 4, least: 3 });
 }
 
-/// Targets of another shape are refused, on both sides alike, and not spread.
+/// Targets of another shape are refused, on the CPU and on the GPU, and do not broadcast.
 fn targets_do_not_broadcast(context: &Context) {
     for name in ELEMENTS.into_iter().filter(|name| *name != "gan_generator") {
         let loss = parse(name, &json!({"reduction": "none"}));
@@ -267,7 +266,7 @@ fn shapes_in_errors(context: &Context) {
     );
 }
 
-/// Every way to leave out axes, by every input that broadcasts.
+/// Every way to leave out axes, for every input that broadcasts.
 fn weights_broadcast_from_the_last_axis(context: &Context) {
     let gpu = &context.gpu;
     let scores = [2, 3, 2, 8];
@@ -302,7 +301,7 @@ fn weights_broadcast_from_the_last_axis(context: &Context) {
             assert_same_bits(&run(&small), &run(&whole), "windows");
         }
     }
-    // Beside planes the axes of pixels are those of the layout, and channels come last.
+    // Beside planes, the axes of the pixels are those of the layout, and the channels come last.
     let none = BceWithLogits::default().reduction(Reduction::None);
     let dense = example(&none, &[2, 3, 2, 5]);
     for shape in [&[3, 1, 5][..], &[2, 1, 2, 1], &[3, 2, 1], &[5]] {
@@ -336,7 +335,7 @@ fn gaussian_inputs(scores: &[u64], shape: &[u64]) -> Arrays {
     ])
 }
 
-/// The gradient of a variance is summed in the variance's own shape.
+/// The gradient of a variance has the shape of the variance, and is summed to it.
 fn variances_of_every_shape(context: &Context) {
     let gpu = &context.gpu;
     for (scores, shapes) in [
@@ -359,7 +358,7 @@ fn variances_of_every_shape(context: &Context) {
             }
         }
     }
-    // Mask, weight and an upstream an element go into the sums.
+    // Mask, weight and an upstream gradient for each element multiply the terms of the sums.
     let inputs = with(
         &gaussian_inputs(&[7, 5], &[7]),
         [
@@ -372,7 +371,7 @@ fn variances_of_every_shape(context: &Context) {
     check(gpu, &none, &inputs, Dtype::F32, &VARIANCE);
 }
 
-/// Where windows are cut and in which order elements lie changes no sum.
+/// Neither the cuts of windows nor the order of the elements changes a sum.
 fn variances_in_windows_and_planes(context: &Context) {
     let loss = GaussianNll::default();
     let run =
@@ -401,7 +400,7 @@ fn variances_in_windows_and_planes(context: &Context) {
             (name.clone(), Placed::input(gpu, array, layout))
         };
         let placed: Vec<_> = inputs.iter().map(place).collect();
-        // Rows of the gradient lie apart, and what is between them is written 0.
+        // The rows of the gradient have gaps between them, which are written 0.
         let own = Layout::dense(Dtype::F32, shape);
         let own = if shape.len() > 1 { own.row_stride(own_columns(shape) + 2) } else { own };
         let mut gradient = Placed::output(gpu, own);
@@ -413,7 +412,7 @@ fn variances_in_windows_and_planes(context: &Context) {
             assert!((actual - expected).abs() <= 1e-6 * (1.0 + expected.abs()), "{shape:?}");
         }
         gradient.assert_zero_padding(gpu);
-        // The last row's padding is written where there is room for it.
+        // The padding of the last row is written if the buffer has room for it.
         let end = 4 * gradient.layout.end().unwrap() as usize;
         if shape.len() > 1 {
             gradient.forgive_zeros(gpu, end..end + 4 * 2);
@@ -433,12 +432,12 @@ fn variances_that_are_not_finite(context: &Context) {
     let (outputs, _) = check(&context.gpu, &loss, &poisoned, Dtype::F32, &VARIANCE);
     let gradient = outputs["grad.variance"].to_f64();
     assert!(gradient[1].is_nan() && gradient[0].is_finite() && gradient[2].is_finite());
-    // A masked element is no part of the sum.
+    // A masked element is not in the sum.
     let mask = Array::int(&[40, 3], (0..120).map(|at| i64::from(at != 4)).collect());
     let masked = with(&poisoned, [("mask", mask)]);
     let (outputs, _) = check(&context.gpu, &loss, &masked, Dtype::F32, &VARIANCE);
     assert!(outputs["grad.variance"].to_f64().iter().all(|value| value.is_finite()));
-    // Sums that f16 does not hold are infinite, as the terms of a sum may be.
+    // Sums outside the range of f16 are infinite, and so may be the terms of a sum.
     let far = with(&inputs, [("variance", Array::float(&[3], vec![1e-4; 3]))]);
     let sum = GaussianNll::default().reduction(Reduction::Sum);
     let (outputs, _) = check(&context.gpu, &sum, &far, Dtype::F16, &VARIANCE);
@@ -468,12 +467,12 @@ fn a_variance_that_could_be_rows_or_columns(context: &Context) {
         let close = found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4);
         assert!(close, "{found:?} {expected:?}");
     };
-    // PyTorch's for one a row.
+    // PyTorch's results for one variance a row.
     near(variance(&[2, 1]), [0.0, 0.5, 1.1931, 1.8181]);
     near(variance(&[1, 2]), [0.0, 0.8181, 2.0, 1.8181]);
 }
 
-/// A target that is NaN, or a number, may stand for an unknown one, in options as in JSON.
+/// A NaN or any other number may mark an unknown target, in the options and in JSON.
 fn unknown_targets_of_every_loss(context: &Context) {
     for name in ELEMENTS.into_iter().filter(|name| *name != "gan_generator") {
         for (unknown, value) in [(json!("nan"), NAN), (json!(0.5), 0.5)] {

@@ -1,4 +1,5 @@
-//! Recording on the caller's encoder or pass, with the caller's buffers and scratch; watching.
+//! Recording on the caller's encoder or pass, with the caller's buffers and scratch; watching
+//! losses.
 
 use std::{
     collections::VecDeque,
@@ -46,7 +47,7 @@ fn none() -> CrossEntropy {
     CrossEntropy::default().reduction(Reduction::None)
 }
 
-/// A call with buffers of its own, and what it must give.
+/// A call with its own buffers, and its expected results.
 struct Call {
     inputs: Vec<(String, Placed)>,
     loss: Placed,
@@ -126,7 +127,7 @@ fn several_losses_in_one_submission(context: &Context) {
     }
 }
 
-/// Hands out slices of one buffer, each on alignment blocks of its own.
+/// Allocates slices of one buffer, each on its own alignment blocks.
 struct Pool {
     buffer: wgpu::Buffer,
     used: u64,
@@ -152,7 +153,7 @@ impl Pool {
     }
 }
 
-/// Inputs and outputs of every kind as slices of one buffer.
+/// Inputs and outputs of every kind are slices of one buffer.
 fn one_pooled_buffer(context: &Context) {
     let gpu = &context.gpu;
     for dtype in [Dtype::F32, Dtype::Bf16] {
@@ -241,7 +242,8 @@ fn pooled_linear(context: &Context) {
     }
 }
 
-/// One preparation, encoded in two submissions and twice in a third one, with new logits between.
+/// One preparation, encoded in two submissions and twice in a third one, with new logits between
+/// them.
 fn prepared_twice(context: &Context) {
     let gpu = &context.gpu;
     let call = Call::new(gpu, &none(), 7, 12, 100);
@@ -286,7 +288,8 @@ fn own_scratch(context: &Context) {
     assert_eq!(refused, expected);
 }
 
-/// Scratch and tensors in one buffer: apart, it works, with the same bits; together, it is refused.
+/// Scratch and tensors share one buffer: with the same bits if they are disjoint, refused if they
+/// overlap.
 fn pooled_scratch(context: &Context) {
     let gpu = &context.gpu;
     let alignment = gpu.profile().offset_alignment;
@@ -317,7 +320,7 @@ fn pooled_scratch(context: &Context) {
         let at = |(name, layout): &(String, Layout)| {
             (name.clone(), Tensor::new(&pool.buffer, layout.clone()))
         };
-        // The outputs in buffers of their own: nothing but the scratch is written in this one.
+        // The outputs have their own buffers: only the scratch is written in this one.
         let outputs = wanted.map(|name| {
             (name.to_owned(), Placed::output(gpu, Layout::dense(Dtype::F32, &expected[name].shape)))
         });
@@ -347,7 +350,7 @@ fn pooled_scratch(context: &Context) {
     }
 }
 
-/// Two calls recorded in parts, in turn, find what each finds alone.
+/// Two calls that are recorded in parts, alternately, give the same results as each alone.
 fn parts_in_turn(context: &Context) {
     let gpu = &context.gpu;
     let mean = CrossEntropy::default();
@@ -375,7 +378,7 @@ fn parts_in_turn(context: &Context) {
     }
 }
 
-/// Where calls are cut on their own, those of two threads may take turns: none shares its scratch.
+/// Calls that are cut automatically share no scratch, because those of two threads may alternate.
 fn short_submissions_in_turn(context: &Context) {
     let gpu = context.with(|profile| profile.submission_dispatches = 1);
     let mean = CrossEntropy::default();
@@ -394,7 +397,7 @@ fn short_submissions_in_turn(context: &Context) {
     }
 }
 
-/// Encoding alone changes nothing; a recording that is dropped never runs.
+/// Encoding alone changes nothing, and a recording that is dropped never runs.
 fn nothing_is_submitted(context: &Context) {
     let gpu = &context.gpu;
     let call = Call::new(gpu, &none(), 10, 5, 30);
@@ -415,7 +418,7 @@ fn nothing_is_submitted(context: &Context) {
     call.assert_ran(gpu, 1);
 }
 
-/// Where submissions have to be short a call is cut into several, and no bit changes.
+/// Where submissions must be short, a call is cut into several, and no bit changes.
 fn short_submissions(context: &Context) {
     let loss = parse("linear_cross_entropy", &json!({"chunk_bytes": 3000}));
     let arrays = named([
@@ -436,14 +439,14 @@ fn short_submissions(context: &Context) {
     for name in wanted {
         assert_eq!(bits(&cut[name]), bits(&whole[name]), "{name}");
     }
-    // On OpenGL nobody has to ask for it.
+    // On OpenGL this happens without asking.
     let gl = context.gpu.info().backend == wgpu::Backend::Gl;
     assert_eq!(context.gpu.profile().submission_dispatches < 20, gl);
 }
 
-/// Everything that a handle makes for itself is counted, as long as it is held.
+/// Everything that a handle allocates for itself is counted while it is held.
 fn memory(context: &Context) {
-    // A count of its own.
+    // A handle with its own count.
     let gpu = context.with(|_| ());
     assert_eq!(gpu.memory(), surprisal::Memory::default());
     let call = Call::new(&context.gpu, &none(), 16, 5, 3000);
@@ -472,13 +475,13 @@ fn memory(context: &Context) {
 
 // --- watching ---
 
-/// What the one loss of a watch came to.
+/// The report of the only loss of a watch.
 fn report(watch: surprisal::Watch) -> surprisal::Report {
     let [report] = pollster::block_on(watch).unwrap();
     report
 }
 
-/// Steps are recorded and submitted while earlier reports are still on their way.
+/// Steps are recorded and submitted while earlier reports are still in flight.
 fn watch_without_a_stall(context: &Context) {
     let gpu = &context.gpu;
     let mean = CrossEntropy::default();
@@ -506,7 +509,7 @@ fn watch_without_a_stall(context: &Context) {
     }
 }
 
-/// One slot serves all losses of a step, awaited or waited for.
+/// All losses of a step use one slot, with awaiting and with blocking.
 fn watch_of_several_losses(context: &Context) {
     let gpu = &context.gpu;
     let mean = CrossEntropy::default();
@@ -535,7 +538,7 @@ fn watch_of_several_losses(context: &Context) {
     }
 }
 
-/// A watch that is awaited and not ready sleeps between its looks at the device.
+/// A watch that is awaited but not ready sleeps between its polls of the device.
 fn watch_without_a_busy_loop(context: &Context) {
     let gpu = &context.gpu;
     let call = Call::new(gpu, &CrossEntropy::default(), 15, 4, 10);
@@ -549,14 +552,14 @@ fn watch_without_a_busy_loop(context: &Context) {
         assert!(Pin::new(&mut watch).poll(task).is_pending(), "its encoder was not submitted");
         if start.elapsed() < span { Poll::Pending } else { Poll::Ready(()) }
     }));
-    // One look a millisecond, and a few for the start and the end.
+    // One poll a millisecond, and a few at the start and at the end.
     assert!(polls <= 3 + span.as_millis(), "{polls} looks in {span:?}");
     gpu.queue().submit([encoder.finish()]);
     assert_eq!(report(watch).status.completed, 0);
 }
 
 fn full_ring(context: &Context) {
-    // A ring of its own.
+    // A handle with its own ring.
     let gpu = context.with(|_| ());
     let call = Call::new(&gpu, &CrossEntropy::default(), 12, 4, 10);
     let mut encoder = encoder(&gpu);
@@ -578,7 +581,7 @@ fn full_ring(context: &Context) {
     assert_eq!(report(again).status.completed, 1);
 }
 
-/// A watch that nobody awaits, and one whose encoder is never submitted, give their slots back.
+/// A watch that nobody awaits, and one whose encoder is never submitted, return their slots.
 fn dropped_watches(context: &Context) {
     let gpu = context.with(|_| ());
     let call = Call::new(&gpu, &CrossEntropy::default(), 13, 4, 10);
@@ -617,7 +620,7 @@ fn send_and_sync(context: &Context) {
     assert_record(&encoder(&context.gpu));
 }
 
-/// A device of the caller's with WebGPU's default limits and no feature.
+/// A device of the caller with WebGPU's default limits and without features.
 fn webgpu_default_limits(context: &Context) {
     let descriptor = wgpu::DeviceDescriptor {
         required_limits: wgpu::Limits::default().or_worse_values_from(&context.adapter.limits()),

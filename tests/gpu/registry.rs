@@ -1,5 +1,5 @@
-//! The conventions that hold for every loss, tried on every loss of the registry, from its description
-//! alone: a new loss is held to them without an edit here.
+//! The conventions that hold for every loss, tested on every loss of the registry from its description alone: a new
+//! loss is tested without any change here.
 
 #![expect(clippy::panic, reason = "tests")]
 
@@ -22,7 +22,7 @@ tests![
     losses_of_a_user,
 ];
 
-/// Rows, classes and depth that no kernel likes.
+/// Awkward numbers of rows, classes and depth.
 const SHAPE: [u64; 3] = [5, 7, 3];
 
 /// A loss with these options, if it has them.
@@ -38,12 +38,12 @@ fn has_output(about: &About, name: &str) -> bool {
     about.outputs.iter().any(|output| output.name == name)
 }
 
-/// Losses, without the metrics of the registry.
+/// The losses of the registry, without its metrics.
 fn losses() -> impl Iterator<Item = &'static Entry> {
     loss::REGISTRY.iter().filter(|entry| has_output(entry.about, "loss"))
 }
 
-/// The loss, what makes it up, and every gradient of what is given.
+/// The loss, its sums and counts, and every gradient of an input that is given.
 pub fn wanted(about: &About, inputs: &Arrays) -> Vec<&'static str> {
     let names = about.outputs.iter().map(|output| output.name);
     let parts = ["loss", "sum", "denominator", "count"];
@@ -55,10 +55,10 @@ fn example(entry: &Entry, seed: u64) -> Arrays {
     testing::example_inputs(entry.about, seed, SHAPE)
 }
 
-/// No rows: sum 0, count 0, the loss what `empty` says, and gradients of what is there exactly 0.
+/// Without rows, sum and count are 0, the loss is what `empty` says, and the gradients that exist are exactly 0.
 fn no_rows(context: &Context) {
     for entry in losses() {
-        // Where the columns are a batch of their own (the fakes of a GAN) there are none of them either.
+        // Where the columns are a batch of their own (the fakes of a GAN), this batch is empty too.
         let required = entry.about.inputs.iter().filter(|input| input.required);
         let mut batches = required.filter_map(|input| input.shapes.first());
         let classes = if batches.any(|dims| *dims == [Dim::Fakes]) { 0 } else { SHAPE[1] };
@@ -79,8 +79,8 @@ fn no_rows(context: &Context) {
     }
 }
 
-/// `none`, `sum`, `mean` and a denominator of the caller's, each with the parts that shards and
-/// micro-batches are put together from.
+/// `none`, `sum`, `mean` and a caller's denominator, each with the outputs from which shards and micro-batches are
+/// combined.
 fn reductions(context: &Context) {
     for entry in losses() {
         let inputs = example(entry, 2);
@@ -111,7 +111,7 @@ fn storage_types(context: &Context) {
     }
 }
 
-/// The same inputs with another one, where the loss has it.
+/// The same inputs with one more, if the loss has it.
 fn and(entry: &Entry, inputs: &Arrays, name: &str, array: Array) -> Option<Arrays> {
     let known = entry.about.inputs.iter().any(|input| input.name == name);
     known.then(|| {
@@ -121,7 +121,7 @@ fn and(entry: &Entry, inputs: &Arrays, name: &str, array: Array) -> Option<Array
     })
 }
 
-/// A number from above scales every gradient and leaves the loss alone.
+/// An upstream gradient scales every gradient and does not change the loss.
 fn gradients_from_above(context: &Context) {
     for entry in losses() {
         let inputs = example(entry, 4);
@@ -141,7 +141,7 @@ fn gradients_from_above(context: &Context) {
     }
 }
 
-/// A denominator in a buffer is the one that a number as an option is, and 0 is an empty mean.
+/// A denominator in a buffer has the effect of the option with the same number, and 0 is a mean over nothing.
 fn denominators_of_the_caller(context: &Context) {
     for entry in losses() {
         let inputs = example(entry, 5);
@@ -178,7 +178,7 @@ fn run_to_run(context: &Context) {
     }
 }
 
-/// A user's own row loss, on stored scores and on those of a linear layer, is held to the same.
+/// A user's own row loss, on stored scores and on those of a linear layer, follows the same conventions.
 fn losses_of_a_user(context: &Context) {
     for loss in crate::users::losses() {
         if loss.about().inputs.iter().all(|input| input.kind != Kind::Index) {

@@ -1,4 +1,4 @@
-//! The losses of a row of logits beside cross-entropy: Brier, distillation, top-k hinge.
+//! The row losses beside cross-entropy: Brier, distillation, top-k hinge.
 
 use serde_json::{Value, json};
 use surprisal::{Array, Arrays, Dtype, Gpu, Layout, Named, Operation, Padding, Request, testing};
@@ -28,10 +28,10 @@ tests![
 const NAN: f64 = f64::NAN;
 const GRADIENT: [&str; 2] = ["loss", "grad.logits"];
 
-/// A loss and what it is called with.
+/// A loss and the inputs of its call.
 type Call = (Box<dyn Operation>, Arrays);
 
-/// Every kind of call, with these options besides its own, of inputs with this many rows and classes.
+/// Calls of every kind, with these additional options, and inputs with this many rows and classes.
 fn calls(options: &Value, seed: u64, rows: usize, classes: usize) -> Vec<Call> {
     let index = crate::support::sample(seed, rows, classes);
     let probs = sample_probs(seed + 2, rows, classes);
@@ -73,8 +73,8 @@ fn none() -> Value {
     json!({"reduction": "none"})
 }
 
-/// Short rows, which a lane walks alone, and long ones, with tiles: the two numbers of classes of most tests here, since
-/// each takes kernels of its own.
+/// Short rows, which a lane walks alone, and long ones with tiles. Most tests here use only these two numbers of
+/// classes, because each needs its own kernels.
 const CLASSES: [usize; 2] = [7, 1100];
 
 fn classes_of_every_number(context: &Context) {
@@ -87,10 +87,10 @@ fn classes_of_every_number(context: &Context) {
     }
 }
 
-/// Rows of several workgroups.
+/// Rows that several workgroups share.
 const LONG: usize = 32_769;
 
-/// A second round comes after all of a row's workgroups.
+/// The second round begins after all workgroups of a row have finished the first one.
 fn long_rows(context: &Context) {
     let (rows, classes) = (2, LONG);
     for (loss, inputs) in calls(&json!({}), classes as u64, rows, classes) {
@@ -122,7 +122,7 @@ fn weights_and_reductions(context: &Context) {
     }
 }
 
-/// Rows ignored, of weight 0 or with a bad target are not looked at, whatever they hold.
+/// Rows that are ignored, have weight 0 or have a bad target are not read, whatever they contain.
 fn rows_that_do_not_count(context: &Context) {
     for classes in CLASSES {
         for (loss, inputs) in calls(&none(), 8, 6, classes) {
@@ -170,7 +170,7 @@ fn bad_rows(context: &Context) {
     }
 }
 
-/// -inf in a quarter of either row, in both, and in whole tiles at the start.
+/// -inf in a quarter of the student's row, of the teacher's row, of both, and in whole tiles at the start.
 fn masked_classes(context: &Context) {
     for classes in CLASSES {
         for (loss, inputs) in calls(&none(), 10, 8, classes) {
@@ -196,7 +196,7 @@ fn masked_classes(context: &Context) {
     }
 }
 
-/// The bits of loss and gradient do not depend on a common offset, at temperatures that are no powers of two either.
+/// A common offset changes no bit of loss and gradient, even at temperatures that are not powers of two.
 fn common_offsets(context: &Context) {
     for classes in CLASSES {
         for (loss, inputs) in calls(&none(), 13, 4, classes) {
@@ -245,7 +245,7 @@ fn huge_logits(context: &Context) {
     }
 }
 
-/// Strides, offsets, padding and in place: the bits of a dense call, and nothing else written.
+/// Strides, offsets, padding and in-place gradients give the bits of a dense call, and nothing else is written.
 fn places_in_memory(context: &Context) {
     let gpu = &context.gpu;
     for dtype in FLOATS {
@@ -292,7 +292,7 @@ fn places_in_memory(context: &Context) {
     }
 }
 
-/// Matrices with strides and offsets of their own.
+/// Matrices that each have their own stride and offset.
 fn placed_anywhere(
     gpu: &Gpu,
     loss: &dyn Operation,
@@ -311,7 +311,7 @@ fn placed_anywhere(
     inputs.iter().enumerate().map(place).collect()
 }
 
-/// Bindings too small for all rows, dispatches too short for them, rows of several workgroups: the same bits.
+/// Bindings too small for all rows, dispatches too short for them, and rows of several workgroups give the same bits.
 fn windows(context: &Context) {
     let narrow = context.with(|profile| profile.binding_bytes = 32 << 10);
     let short = context.with(|profile| profile.dispatch_elements = 2000);
@@ -366,7 +366,7 @@ fn students_near_their_teachers(context: &Context) {
     }
 }
 
-/// Scores that are equal, and as far ahead as the target's own place: the lowest index comes first.
+/// Equal scores, and scores exactly as far ahead as the target: the lowest index comes first.
 fn ties(context: &Context) {
     for classes in [CLASSES[0], CLASSES[1], LONG] {
         let coarse = testing::gaussian(20, 4 * classes).iter().map(|z| z.round()).collect();

@@ -52,7 +52,7 @@ fn is_nan(values: &[f64]) -> bool {
     values.iter().all(|value| value.is_nan())
 }
 
-/// Rows 1, 4, … ignored.
+/// The same inputs with rows 1, 4, … ignored.
 pub fn some_ignored(inputs: &Arrays) -> Arrays {
     let targets = inputs["targets"].to_i64().into_iter().enumerate();
     let targets: Vec<i64> = targets.map(|(i, y)| if i % 3 == 1 { -100 } else { y }).collect();
@@ -88,7 +88,7 @@ fn reductions(context: &Context) {
     }
 }
 
-/// (sum, denominator, count) of two parts make those of the whole.
+/// (sum, denominator, count) of two parts combine to those of the whole.
 fn sums_of_shards(context: &Context) {
     let inputs = some_ignored(&sample(5, 24, 10));
     let part = |from: usize, to: usize| {
@@ -129,12 +129,12 @@ fn empty_means(context: &Context) {
             assert_eq!((status.bad_rows, status.bad_targets), (0, 0));
         }
     }
-    // A caller's denominator that is 0 is an empty mean too.
+    // A caller's denominator of 0 is also a mean over nothing.
     let inputs = with(&sample(7, 3, 5), [("denominator", vector(&[0.0]))]);
     let zero = parse("cross_entropy", &json!({"empty": "zero"}));
     let (outputs, _) = check(&context.gpu, &*zero, &inputs, Dtype::F32, &GRADIENT);
     assert!(is_zero(&outputs["grad.logits"].to_f64()));
-    // A NaN stays one, also over nothing.
+    // A NaN stays NaN, also in a mean over nothing.
     let spoilt = with(&inputs, [("logits", set(&inputs["logits"], 2, NAN))]);
     let (outputs, _) = check(&context.gpu, &*zero, &spoilt, Dtype::F32, &["loss"]);
     assert!(outputs["loss"].to_f64()[0].is_nan());
@@ -266,19 +266,19 @@ fn minus_infinite_targets(context: &Context) {
     let (outputs, _) = check(&context.gpu, &CrossEntropy::default(), &inputs, Dtype::F32, &REDUCED);
     assert_eq!(outputs["loss"].to_f64(), [INF]);
     assert_eq!(outputs["perplexity"].to_f64(), [INF]);
-    // Before it come the finite ones and the first -inf, and nothing that is no column.
+    // The finite classes and the first -inf come before it; the padding is not counted.
     let tied = named([
         ("logits", matrix(1, 5, vec![1.0, -INF, 0.0, -INF, -INF])),
         ("targets", indices(&[3])),
     ]);
     let (outputs, _) = check(&context.gpu, &none(), &tied, Dtype::F32, &["rank"]);
     assert_eq!(outputs["rank"].to_i64(), [3]);
-    // Smoothing gives a class with -inf a share: the loss is +inf though the target is finite.
+    // Smoothing gives a class at -inf a share: the loss is +inf though the target is finite.
     let inputs = with(&inputs, [("targets", indices(&[0, 2]))]);
     let loss = none().label_smoothing(0.1);
     let (outputs, _) = check(&context.gpu, &loss, &inputs, Dtype::F32, &GRADIENT);
     assert_eq!(outputs["loss"].to_f64()[0], INF);
-    // A negative factor turns the sign, +inf and -inf make NaN.
+    // A negative factor changes the sign, and the sum of +inf and -inf is NaN.
     let negative = with(&inputs, [("row_weight", vector(&[-1.0, 1.0]))]);
     check(&context.gpu, &loss, &negative, Dtype::F32, &GRADIENT);
 }
@@ -293,7 +293,7 @@ fn zero_times_minus_infinity(context: &Context) {
     assert!(losses[0].is_finite() && losses[1].is_finite() && losses[2] == INF);
     assert!(outputs["grad.logits"].to_f64().iter().all(|value| value.is_finite()));
     check(&context.gpu, &none(), &inputs, Dtype::F32, &wanted);
-    // The same through a class weight of 0, where the target has -inf, or a share of ε.
+    // The same with a class weight of 0 where the target is at -inf, or with a share of ε.
     let weight = ("weight", vector(&[1.0, 0.0, 0.0, 1.0]));
     let inputs = named([("logits", logits), ("targets", indices(&[1, 2, 1])), weight]);
     for loss in [none(), none().label_smoothing(0.2)] {
@@ -357,7 +357,7 @@ fn bad_rows(context: &Context) {
         let (outputs, _) =
             check(&context.gpu, &CrossEntropy::default(), &spoilt, Dtype::F32, &REDUCED);
         assert!(outputs["loss"].to_f64()[0].is_nan());
-        // Even where the other options would hide it.
+        // Even where other options would hide the NaN.
         for options in [
             json!({"softcap": 30.0}),
             json!({"label_smoothing": 0.1, "empty": "zero"}),
@@ -409,12 +409,12 @@ fn bad_targets(context: &Context) {
         assert!(outputs["sum"].to_f64()[0].is_nan());
         check(&context.gpu, &CrossEntropy::default(), &inputs, Dtype::F32, &REDUCED);
     }
-    // Its logits are not read either: NaN there is no bad row.
+    // The logits of the row are not read either: a NaN in them makes no bad row.
     let logits = set(&gaussian(17, 2, 5), 0, NAN);
     let inputs = named([("logits", logits), ("targets", indices(&[9, 0]))]);
     let (_, status) = check(&context.gpu, &none(), &inputs, Dtype::F32, &GRADIENT);
     assert_eq!((status.bad_targets, status.bad_rows), (1, 0));
-    // A row table in several windows still finds the first one.
+    // A row table in several windows still finds the first bad target.
     let mut targets = vec![0; 3000];
     (targets[1500], targets[2500]) = (77, 88);
     let inputs = named([("logits", gaussian(19, 3000, 3)), ("targets", indices(&targets))]);
@@ -430,7 +430,7 @@ fn bad_targets_on_the_checked_path(context: &Context) {
     assert_eq!(run.read_blocking().unwrap_err(), expected);
 }
 
-/// The loss of targets stored as `dtype`, and the status.
+/// The loss with targets stored as `dtype`, and the status.
 fn typed(context: &Context, targets: &Array, dtype: Dtype, ignored: i64) -> (Array, Status) {
     let gpu = &context.gpu;
     let rows = targets.shape[0];
@@ -455,12 +455,12 @@ fn integer_types(context: &Context) {
     assert_eq!(all[0], all[1]);
     assert_eq!(all[0], all[2]);
     assert_eq!(all[0].1.bad_targets, 0);
-    // -100 as u32 is a large class, not the ignored one.
+    // -100 as u32 is a large class, not the ignored index.
     let large = indices(&[0, 4_294_967_196, 1]);
     let (losses, status) = typed(context, &large, Dtype::U32, -100);
     assert!(losses.to_f64()[1].is_nan());
     assert_eq!(status.first_bad_target, Some((1, 4_294_967_196)));
-    // The same words as i32 are -100, and as i64 they are not.
+    // As i32 the same words are -100, but as i64 they are not.
     assert_eq!(typed(context, &indices(&[0, -100, 1]), Dtype::I32, -100).1.bad_targets, 0);
     assert_eq!(typed(context, &large, Dtype::I64, -100).1.bad_targets, 1);
     assert_eq!(typed(context, &large, Dtype::U32, 4_294_967_196).1.bad_targets, 0);
@@ -471,7 +471,7 @@ fn integer_types(context: &Context) {
 
 fn common_offsets(context: &Context) {
     for classes in [3_usize, 70, 5000] {
-        // Multiples of 1/16, exact also beside the offset.
+        // Multiples of 1/16, which stay exact with the offset.
         let coarse: Vec<f64> = gaussian(22, 4, classes)
             .to_f64()
             .iter()
@@ -492,8 +492,8 @@ fn common_offsets(context: &Context) {
     }
 }
 
-/// Finite logits of any size: a difference is a difference.
-/// The lowest finite number is a logit like any other, also beside -inf.
+/// Finite logits of any size, whose differences must not overflow. The lowest finite number is a
+/// logit like any other, even beside -inf.
 fn lowest_logits(context: &Context) {
     let low = f64::from(f32::MIN);
     let logits = [

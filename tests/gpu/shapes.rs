@@ -1,5 +1,5 @@
-//! Class counts around every boundary, places in memory, windows, split rows: a row's bits depend on
-//! nothing but the row.
+//! Numbers of classes around every boundary, places in memory, windows, split rows: the bits of a row depend only on
+//! the row.
 
 use serde_json::{Value, json};
 use surprisal::{
@@ -64,27 +64,27 @@ fn check_classes(context: &Context, classes: impl IntoIterator<Item = usize>, ro
     }
 }
 
-/// A quad and its neighbours, on the path of several rows a workgroup.
+/// Around a quad, where a workgroup takes several rows.
 fn few_classes(context: &Context) {
     check_classes(context, 1..=9, 37);
 }
 
-/// p = q = 1, however the smoothing's shares are rounded.
+/// p = q = 1, however the shares of the smoothing are rounded.
 fn one_smoothed_class(context: &Context) {
     let loss = CrossEntropy::default().label_smoothing(0.1);
     check(&context.gpu, &loss, &sample(1, 37, 1), Dtype::F32, &["loss", "grad.logits"]);
 }
 
-/// Tiles and workgroups of every size, ±1, and an awkward number. (One vendor's softmax was wrong just past powers
-/// of two, and nowhere else.)
+/// The sizes of tiles and workgroups ±1, and an awkward number. (One vendor's softmax was wrong only just past powers
+/// of two.)
 fn classes_around_powers_of_two(context: &Context) {
     let around = |power: u32| [(1 << power) - 1, 1 << power, (1 << power) + 1];
     let classes = [4].into_iter().chain(6..=14).flat_map(around);
     check_classes(context, classes.chain([1000, 4099]), 5);
 }
 
-/// GPT-2's, and a prime near 2^17; 32769 is one more than a software adapter's segment, and 131,070 is what
-/// the others are not: 2 modulo 4.
+/// The vocabulary of GPT-2, and a prime near 2^17; 32769 is one more than the segment of a software adapter, and
+/// 131,070 is 2 modulo 4, unlike the others.
 fn real_vocabularies(context: &Context) {
     check_classes(context, [32_769, 50_257, 131_070, 131_071], 3);
 }
@@ -95,7 +95,7 @@ fn quarter_of_a_million_classes(context: &Context) {
 
 // --- places in memory ---
 
-/// A call whose matrices and vectors lie anywhere.
+/// A call whose matrices and vectors have any stride and offset.
 struct Anywhere {
     logits: Placed,
     targets: Placed,
@@ -135,7 +135,7 @@ impl Anywhere {
         named_outputs([("grad.logits", gradient), ("loss", &self.loss), ("lse", &self.lse)], gpu)
     }
 
-    /// Nothing around a tensor has changed, padding kept.
+    /// Asserts that nothing around a tensor has changed, including its padding.
     fn assert_surroundings(&self, gpu: &Gpu) {
         let all = [&self.logits, &self.targets, &self.loss, &self.lse];
         for placed in all.into_iter().chain(&self.gradient) {
@@ -161,7 +161,7 @@ struct Place {
     over_logits: bool,
 }
 
-/// All residues modulo 4 of classes, offset and stride, for every type; guard bands around everything.
+/// All residues modulo 4 of classes, offset and stride, for every type, with guard bands around all tensors.
 fn places_in_memory(context: &Context) {
     let gpu = &context.gpu;
     for dtype in FLOATS {
@@ -190,7 +190,7 @@ fn places_in_memory(context: &Context) {
     }
 }
 
-/// With `padding = zero` the columns up to the stride become 0, and nothing else is touched.
+/// With `padding = zero` the columns up to the stride become 0, and nothing else changes.
 fn zero_padding(gpu: &Gpu, inputs: &Arrays, place: &Place) {
     let mut call = Anywhere::new(gpu, inputs, place);
     call.run(gpu, &none().padding(Padding::Zero));
@@ -198,7 +198,7 @@ fn zero_padding(gpu: &Gpu, inputs: &Arrays, place: &Place) {
     let gradient = call.gradient.as_mut().unwrap_or(&mut call.logits);
     let last = gradient.layout.clone();
     gradient.assert_zero_padding(gpu);
-    // The padding behind the last row is the tensor's too where the buffer has room for it.
+    // The padding behind the last row belongs to the tensor too, if the buffer has room for it.
     let width = last.dtype.bytes();
     let start = (last.offset + (rows - 1) * last.row_stride + last.columns()) * width;
     let end = (last.offset + rows * last.row_stride) * width;
@@ -210,7 +210,7 @@ fn only(arrays: &Arrays, names: &[&str]) -> Arrays {
     names.iter().map(|&name| (name.to_owned(), arrays[name].clone())).collect()
 }
 
-/// A lane that closes its row late must not meet a gradient where the target's logit was.
+/// A lane that closes its row late must not read a gradient in place of the target's logit.
 fn in_place_with_every_option(context: &Context) {
     for classes in [3, 133, 1024] {
         let inputs = sample(8, 40, classes);
@@ -327,7 +327,7 @@ fn options() -> [Value; 3] {
     ]
 }
 
-/// What every profile gives, compared bit by bit with the device's own.
+/// Compares the results of every profile, bit by bit, with those of the device's own profile.
 fn assert_profile_is_invisible(
     context: &Context,
     other: &Gpu,
@@ -363,7 +363,7 @@ fn windows_of_elements(context: &Context) {
     assert_profile_is_invisible(context, &short, &inputs, 16);
 }
 
-/// Neighbouring rows of two windows share a word.
+/// The neighbouring rows of two windows share a word.
 fn windows_of_sixteen_bit_rows(context: &Context) {
     let small = context.with(|profile| profile.binding_bytes = 16 << 10);
     for dtype in [Dtype::F16, Dtype::Bf16] {
@@ -380,7 +380,7 @@ fn windows_of_sixteen_bit_rows(context: &Context) {
     }
 }
 
-/// Several workgroups a row and one workgroup a row.
+/// Several workgroups a row, and one workgroup a row.
 fn split_rows(context: &Context) {
     let segment = context.gpu.profile().segment as usize;
     let inputs = sample(13, 3, 3 * segment + 77);
@@ -396,16 +396,16 @@ fn split_rows(context: &Context) {
     assert!(labels(&split).contains(&"partial") && labels(&fused).contains(&"fused"));
     assert_profile_is_invisible(context, &split, &inputs, 1);
     assert_profile_is_invisible(context, &fused, &inputs, 1);
-    // A row's state can be asked for, and is the same either way.
+    // The state of a row can be an output, and is the same in both cases.
     let wanted = ["statistics", "loss"];
     let run = |gpu| outcome(gpu, &none(), &inputs, Dtype::F32, &wanted).0;
     assert_eq!(bits(&run(&split)["statistics"]), bits(&run(&fused)["statistics"]));
 }
 
-/// More workgroups than one dimension of a grid holds, of every skeleton: the same bits. The last row of a
+/// More workgroups than one dimension of a grid holds, for every skeleton, give the same bits. The last row of the
 /// grid is not full, so that some workgroups have nothing to do.
 fn grids_of_two_dimensions(context: &Context) {
-    // Where, a loss with options, inputs, outputs, and kernels that many workgroups run.
+    // The device, a loss with options, inputs, outputs, and the kernels that many workgroups run.
     type Call<'a> = (&'a Gpu, &'a str, Value, Arrays, &'a [&'a str], &'a [&'a str]);
     let kernels = |gpu: &Gpu, workgroups| {
         let mut profile = gpu.profile().clone();
@@ -497,7 +497,8 @@ fn run_to_run(context: &Context) {
     }
 }
 
-/// 130 MiB of bf16 logits under WebGPU's default limits: windows, in place, every row like one alone.
+/// 130 MiB of bf16 logits under WebGPU's default limits: windows, in place; every row has the bits of a call with only
+/// this row.
 fn more_data_than_a_default_binding(context: &Context) {
     let gpu = context.with(|profile| profile.binding_bytes = 128 << 20);
     let (rows, classes) = (2100_usize, 32_500_usize);
@@ -537,7 +538,7 @@ fn more_data_than_a_default_binding(context: &Context) {
     }
 }
 
-/// 2^24 classes, all alike: every probability is 2^-24 to the bit, and every sum along the way is exact.
+/// 2^24 equal classes: every probability is exactly 2^-24, and every intermediate sum is exact.
 fn as_many_classes_as_there_can_be(context: &Context) {
     let gpu = &context.gpu;
     let classes = 1_u64 << 24;

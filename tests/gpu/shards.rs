@@ -1,4 +1,4 @@
-//! Losses whose columns lie in several shards: statistics, gathered, closed on every shard alike.
+//! Losses whose columns are split into shards: statistics are made, gathered, and closed on every shard.
 
 pub(super) mod losses;
 mod whole;
@@ -24,7 +24,7 @@ tests![
     refusals,
 ];
 
-/// The two types differ in how an element is packed, which no cut changes: each cut meets one of them.
+/// The two 16-bit types differ only in how an element is packed, which no cut changes: each cut meets one of them.
 fn sixteen_bits(context: &Context) {
     let run = |dtype| {
         move |loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]| {
@@ -53,8 +53,8 @@ fn sixteen_bits(context: &Context) {
     }
 }
 
-/// A budget below a row of each shard: blocks of its columns, both before and after the statistics of all
-/// are gathered.
+/// With a budget below a row of each shard, its columns are cut into blocks, both before and after the statistics of
+/// all shards are gathered.
 fn blocks_of_columns(context: &Context) {
     // With eight lanes a row, 128 columns make a block.
     let gpu = context.with(tiled);
@@ -67,7 +67,7 @@ fn blocks_of_columns(context: &Context) {
     };
     let options = json!({"chunk_bytes": 1000, "label_smoothing": 0.1});
     for whole in layers(&options, [23, 500, 9]) {
-        // Where a type matters: the scores and all that is made of them are f32 in any case.
+        // The type matters only for the inputs: the scores and everything made from them are f32.
         for dtype in [Dtype::F32, Dtype::Bf16] {
             whole.check_parts(&cuts, dtype, &run(dtype));
         }
@@ -83,7 +83,7 @@ fn blocks_of_columns(context: &Context) {
     labelled(json!({"chunk_bytes": 1000}), 500).check_parts(&cuts, Dtype::F32, &run);
 }
 
-/// The k best of all keys are among the k best of each shard; ties go to the lowest index.
+/// The k best of all keys are among the k best of each shard; on a tie the lowest index comes first.
 fn top_of_shards(context: &Context) {
     let mut keys = gaussian(86, 40, 6).to_f64();
     keys.copy_within(6 * 3..6 * 4, 6 * 20);
@@ -110,7 +110,7 @@ fn top_of_shards(context: &Context) {
     }
 }
 
-/// A row whose live columns lie in other shards is not a bad one, whatever it is alone.
+/// A row whose finite columns are in other shards is not a bad row, though it would be one alone.
 fn live_columns_elsewhere(context: &Context) {
     let dead = matrix(2, 3, vec![f64::NEG_INFINITY; 6]);
     let inputs = named([("logits", dead), ("targets", indices(&[5, 6]))]);
@@ -120,7 +120,7 @@ fn live_columns_elsewhere(context: &Context) {
     let nan = with(&inputs, [("logits", matrix(2, 3, vec![f64::NAN; 6]))]);
     let status = check_status(&context.gpu, &*shard, &nan, Dtype::F32, &["statistics"]);
     assert_eq!(status.bad_rows, 2, "NaN is bad wherever it is");
-    // The only key of the shard is one of the queries itself.
+    // The only key of the shard is the query itself.
     let features = gaussian(60, 3, 4);
     let keys = slice(&features, 0, 1, 2);
     let labels = indices(&[0, 0, 0]);
@@ -130,8 +130,7 @@ fn live_columns_elsewhere(context: &Context) {
     assert_eq!(status.bad_rows, 0, "sup_con");
 }
 
-/// A chunk of few keys holds many queries: more than the 65,535 iterations that some drivers end every
-/// loop at.
+/// A chunk of few keys holds many queries: more than the 65,535 iterations after which some drivers end every loop.
 fn many_queries(context: &Context) {
     let queries = 70_000;
     let inputs = named([("queries", gaussian(61, queries, 1)), ("keys", gaussian(62, 8, 1))]);
@@ -140,7 +139,7 @@ fn many_queries(context: &Context) {
     crate::support::check(&context.gpu, &*loss, &inputs, Dtype::F32, &["column_lse"]);
 }
 
-/// What a shard alone cannot know is refused, by name.
+/// What a shard cannot know alone is refused, by name.
 fn refusals(context: &Context) {
     let shard = parse("cross_entropy", &json!({"shard": {"first": 4, "classes": 9}}));
     let logits =

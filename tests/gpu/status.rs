@@ -1,4 +1,4 @@
-//! What a call finds wrong with its data: the same words as the reference's, whatever the loss.
+//! The status of a call has the same words as that of the reference, for every loss.
 
 use serde_json::{Value, json};
 use surprisal::{Array, Arrays, Dtype, Layout, Named, Operation, Request, Status};
@@ -26,11 +26,11 @@ tests![
 const NAN: f64 = f64::NAN;
 const GRADIENT: [&str; 2] = ["loss", "grad.logits"];
 
-/// Bad targets, rows without a softmax, and ignored rows, which are neither.
+/// Rows with bad targets, rows without a softmax, and ignored rows, which are neither.
 fn bad_rows() -> Arrays {
     let logits = sample(1, 8, 5)["logits"].clone();
     let logits = set(&set(&logits, 6, NAN), 12, INF);
-    // A bad target wins over bad logits; an ignored row is not looked at.
+    // A row with a bad target and bad logits counts as a bad target; an ignored row is not read.
     let logits = set(&set(&fill(&logits, 3, -INF), 20, NAN), 28, NAN);
     let targets = indices(&[0, 1, 2, 3, 7, -100, -1, 1 << 32]);
     named([("logits", logits), ("targets", targets)])
@@ -40,7 +40,7 @@ fn linear(inputs: &Arrays) -> Arrays {
     let mut inputs = inputs.clone();
     let logits = inputs.remove("logits").unwrap();
     let classes = logits.shape[1] as usize;
-    // Row i of the scores is hidden state i, but for what is no number.
+    // The scores of row i are hidden state i, except for the numbers that are not finite.
     let identity = (0..classes * classes).map(|at| f64::from(u8::from(at % (classes + 1) == 0)));
     with(&inputs, [("hidden", logits), ("weight", matrix(classes, classes, identity.collect()))])
 }
@@ -85,7 +85,7 @@ fn rows_of_users(context: &Context) {
     }
 }
 
-/// A gradient made from what was saved finds what the first pass found.
+/// A gradient made from a saved lse finds what the first pass found.
 fn saved_lse(context: &Context) {
     let gpu = &context.gpu;
     let again = |loss: &dyn Operation, inputs: &Arrays, saved: &[&str], gradients: &[&str]| {
@@ -110,7 +110,7 @@ fn saved_lse(context: &Context) {
     again(&*both, &inputs, &["lse", "column_lse"], &gradients);
 }
 
-/// A coefficient is a row, whatever it is over.
+/// The status counts a coefficient as one row, whatever elements it covers.
 fn parts_of_dice(context: &Context) {
     for (per, expected) in [("row", 2), ("channel", 3), ("batch", 1)] {
         let targets = matrix(4, 6, positive(5, 24).iter().map(|p| p.min(1.0)).collect());
@@ -124,7 +124,7 @@ fn parts_of_dice(context: &Context) {
     }
 }
 
-/// Rows where columns share a softmax, elements where they do not.
+/// Spans with a softmax count rows, other spans count elements.
 fn columns_of_several_kinds(context: &Context) {
     let spans = json!({"spans": [
         {"kind": "bce", "columns": 2}, {"kind": "cce", "columns": 3}, {"kind": "mse"}
@@ -145,7 +145,7 @@ fn columns_of_several_kinds(context: &Context) {
     assert_eq!(found.bad_rows, 1);
 }
 
-/// Every kind of number that an element cannot have.
+/// Every kind of value that an element must not have.
 fn values(context: &Context) {
     let column = |values: &[f64]| matrix(values.len(), 1, values.to_vec());
     let count = |rate: &str, rates: &[f64], targets: &[f64]| {
@@ -199,13 +199,13 @@ fn values(context: &Context) {
             let mut options = options.clone();
             options["reduction"] = json!(reduction);
             let loss = parse(name, &options);
-            // In f16 some of them would be rounded to good ones.
+            // f16 would round some of them to valid values.
             let types = [Dtype::F32, Dtype::Bf16].into_iter().take(1 + (first + second) % 2);
             for dtype in types {
                 let found = check_status(&context.gpu, &*loss, &inputs, dtype, &["loss"]);
                 assert_eq!(found.bad_targets, expected, "{name} {options} {dtype}");
             }
-            // What is masked is not looked at.
+            // Masked elements are not read.
             let mask = vector(&[0.0]);
             let masked = with(&inputs, [("mask", mask)]);
             let found = check_status(&context.gpu, &*loss, &masked, Dtype::F32, &["loss"]);
@@ -214,7 +214,7 @@ fn values(context: &Context) {
     }
 }
 
-/// Of several in one row it is the one of the lowest column, whichever lane meets it: lane 0 has the
+/// Of several bad values in one row the status has that of the lowest column, whichever lane finds it: lane 0 has the
 /// other columns.
 fn the_first_value_of_a_row(context: &Context) {
     let (rows, columns) = (2, 3001);
@@ -232,7 +232,7 @@ fn the_first_value_of_a_row(context: &Context) {
     }
 }
 
-/// Vectors of zeros, and rows of scores that are no numbers.
+/// Vectors of zeros, and rows of scores that are not finite.
 fn vectors(context: &Context) {
     let gpu = &context.gpu;
     let zeros = |vectors: &Array| fill(&fill(vectors, 1, 0.0), 4, -0.0);
@@ -279,7 +279,7 @@ fn status_alone<'a>(inputs: &'a [(String, Placed)], status: &'a Placed) -> Reque
     Request::new(tensors(inputs), Named::from([("status".to_owned(), status.tensor())]))
 }
 
-/// Calls share a status word by word, or each one's overwrites it, whatever was there.
+/// Several calls add to one status word by word, or each overwrites it, whatever it contained.
 fn of_several_calls(context: &Context) {
     let gpu = &context.gpu;
     let spans = json!({"spans": [{"kind": "cce", "columns": 2}, {"kind": "mse", "columns": 3}]});
@@ -326,7 +326,7 @@ fn of_several_calls(context: &Context) {
         assert_eq!(all.bad_rows, sum(|status| status.bad_rows), "{name}");
         assert_eq!(all.zero_vectors, sum(|status| status.zero_vectors), "{name}");
         assert!(all.bad_targets + all.bad_rows + all.zero_vectors > 1, "{name}");
-        // The first call's, although a later one has one in an earlier row.
+        // The first bad target is that of the first call, even if a later call has one in an earlier row.
         assert_eq!(all.first_bad_target, alone[0].first_bad_target, "{name}");
         assert_eq!(all.first_bad_value, alone[0].first_bad_value, "{name}");
     }

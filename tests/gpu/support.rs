@@ -1,4 +1,4 @@
-//! What the GPU tests share: the device, tensors with guard bands, and comparison with the reference.
+//! What the GPU tests share: the device, tensors with guard bands, and the comparison with the reference.
 
 use surprisal::{
     Arithmetic, Array, Arrays, Data, Dtype, Gpu, Layout, Operation, Profile, Request, Status,
@@ -9,19 +9,19 @@ pub const INF: f64 = f64::INFINITY;
 pub const NO_CLASS: i64 = u32::MAX as i64;
 pub const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
 
-/// f32 always, in one turn of three beside f16 and in one beside bf16. A type says how an element is loaded and
-/// stored, and nothing else: each type meets each value of an option, and not each pair of values.
+/// The types for a turn: always f32; in one turn of three also f16, in another one also bf16. A type changes only how
+/// an element is loaded and stored, so each type must meet each value of an option, but not each pair of values.
 pub fn in_turn(turn: usize) -> impl Iterator<Item = Dtype> {
     const TURNS: [&[Dtype]; 3] =
         [&[Dtype::F32, Dtype::F16], &[Dtype::F32, Dtype::Bf16], &[Dtype::F32]];
     TURNS[turn % TURNS.len()].iter().copied()
 }
 
-/// Every per-row by-product that index targets have.
+/// Every per-row by-product for index targets.
 pub const BY_PRODUCTS: [&str; 7] =
     ["lse", "log_prob", "entropy", "max_prob", "argmax", "rank", "correct"];
 
-/// One adapter and the device that its tests share.
+/// An adapter, and the device that its tests share.
 pub struct Context {
     pub gpu: Gpu,
     pub adapter: wgpu::Adapter,
@@ -33,7 +33,7 @@ impl Context {
         pollster::block_on(Gpu::open_on(&self.adapter)).unwrap()
     }
 
-    /// The device under a profile that differs from its own.
+    /// The device with a profile that differs from its own.
     pub fn with(&self, change: impl FnOnce(&mut Profile)) -> Gpu {
         let mut profile = self.gpu.profile().clone();
         change(&mut profile);
@@ -64,7 +64,7 @@ pub fn gaussian(seed: u64, rows: usize, columns: usize) -> Array {
     matrix(rows, columns, testing::gaussian(seed, rows * columns))
 }
 
-/// Numbers from 0.1 upwards.
+/// Numbers from 0.1 on.
 pub fn positive(seed: u64, count: usize) -> Vec<f64> {
     testing::gaussian(seed, count).iter().map(|value| value.abs() + 0.1).collect()
 }
@@ -103,7 +103,7 @@ pub fn set(array: &Array, index: usize, value: f64) -> Array {
     Array::float(&array.shape, values)
 }
 
-/// Row `at` of a matrix set to a value.
+/// The matrix with row `at` set to a value.
 pub fn fill(array: &Array, at: usize, value: f64) -> Array {
     let columns = array.shape[1] as usize;
     let mut values = array.to_f64();
@@ -117,7 +117,7 @@ pub fn row(array: &Array, row: usize) -> Vec<f64> {
     array.to_f64()[row * columns..(row + 1) * columns].to_vec()
 }
 
-/// The values' bits, NaN and signed zero included.
+/// The bits of the values, so that NaN and signed zeros count.
 pub fn bits(array: &Array) -> Vec<u64> {
     match &array.data {
         Data::Float(values) => values.iter().map(|value| value.to_bits()).collect(),
@@ -132,7 +132,7 @@ pub fn parse(loss: &str, options: &serde_json::Value) -> Box<dyn Operation> {
     (operations::find(loss).unwrap().parse)(options).unwrap()
 }
 
-/// Runs, whatever the status says.
+/// Runs a call, whatever the status says.
 #[track_caller]
 pub fn outcome(
     gpu: &Gpu,
@@ -147,7 +147,7 @@ pub fn outcome(
     (outputs, status)
 }
 
-/// Runs a call whose scores go by in blocks of classes, and in no other way.
+/// Runs a call, and asserts that its scores are made in blocks of classes.
 #[track_caller]
 pub fn in_blocks(
     gpu: &Gpu,
@@ -164,7 +164,7 @@ pub fn in_blocks(
     outputs
 }
 
-/// Runs, and compares every wanted output with the reference.
+/// Runs a call, and compares every wanted output with the reference.
 #[track_caller]
 pub fn check(
     gpu: &Gpu,
@@ -178,7 +178,7 @@ pub fn check(
     (outputs, status)
 }
 
-/// Runs, and compares the status with the reference's: what it found is the same, word by word.
+/// Runs a call, and compares the status with that of the reference, word by word.
 #[track_caller]
 pub fn check_status(
     gpu: &Gpu,
@@ -194,7 +194,7 @@ pub fn check_status(
     status
 }
 
-/// What a call must give: the f64 reference on the stored inputs, and the yardstick in f32.
+/// The expected results of a call: the f64 reference on the stored inputs, and the f32 computation for the tolerance.
 pub struct Reference {
     truth: Arrays,
     naive: Arrays,
@@ -209,7 +209,7 @@ impl Reference {
         let wanted = &[wanted, &["status"]].concat();
         let rounded = testing::rounded(loss, inputs, dtype);
         let mut plain = rounded.clone();
-        // A saved lse changes where a gradient comes from, not what it is; beside statistics it is a shard's.
+        // A saved lse changes how a gradient is computed, not its value; beside statistics it belongs to a shard.
         if plain.remove("lse").is_some() {
             plain.remove("column_lse");
         }
@@ -227,7 +227,7 @@ impl Reference {
     #[track_caller]
     pub fn assert(&self, outputs: &Arrays) {
         for (name, truth) in &self.truth {
-            // A status of a call that nobody asked for one is not here.
+            // The status is compared only if the call asked for it.
             if name == "status" && !outputs.contains_key(name) {
                 continue;
             }
@@ -263,10 +263,10 @@ pub fn assert_same_bits(actual: &Arrays, expected: &Arrays, what: &str) {
 
 // --- tensors in buffers with guard bands ---
 
-/// Elements behind a tensor that nothing may touch.
+/// The elements behind a tensor that nothing may touch.
 const GUARD: u64 = 40;
 
-/// A tensor somewhere in a buffer of its own, everything around it filled with a pattern.
+/// A tensor in its own buffer; everything around it is filled with a pattern.
 pub struct Placed {
     pub buffer: wgpu::Buffer,
     pub layout: Layout,
@@ -274,7 +274,7 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// An input; around its elements there are NaNs (ones in every bit).
+    /// An input, with NaNs around its elements (every bit is 1).
     pub fn input(gpu: &Gpu, array: &Array, layout: Layout) -> Self {
         assert_eq!(array.shape, layout.shape);
         let mut bytes = vec![0xff; size(&layout)];
@@ -286,7 +286,7 @@ impl Placed {
         Self::filled(gpu, layout, bytes)
     }
 
-    /// An output, poisoned with a pattern that differs from byte to byte.
+    /// An output, filled with a pattern that differs from byte to byte.
     pub fn output(gpu: &Gpu, layout: Layout) -> Self {
         let bytes = (0..size(&layout)).map(|at| (at * 37 + 11) as u8).collect();
         Self::filled(gpu, layout, bytes)
@@ -306,7 +306,7 @@ impl Placed {
         tensor_blocking(gpu, "placed", &self.tensor()).unwrap()
     }
 
-    /// Panics where a byte outside the tensor has changed.
+    /// Panics if a byte outside the tensor has changed.
     #[track_caller]
     pub fn assert_surroundings(&self, gpu: &Gpu) {
         let mut expected = self.before.clone();
@@ -319,7 +319,7 @@ impl Placed {
         assert_eq!(changed, None, "a byte outside of {:?} was written", self.layout);
     }
 
-    /// The elements between a row's end and the next row's start, which must all be 0.
+    /// The elements between the end of a row and the start of the next, which must all be 0.
     #[track_caller]
     pub fn assert_zero_padding(&mut self, gpu: &Gpu) {
         let after = bytes(gpu, &self.buffer);
@@ -337,7 +337,7 @@ impl Placed {
 }
 
 impl Placed {
-    /// Lets zeros be where the bytes before them were not.
+    /// Accepts zeros in this range, where other bytes were before.
     pub fn forgive_zeros(&mut self, gpu: &Gpu, range: std::ops::Range<usize>) {
         let after = bytes(gpu, &self.buffer);
         if after[range.clone()].iter().all(|&byte| byte == 0) {
@@ -382,7 +382,7 @@ pub fn bytes(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<u8> {
     array.to_i64().iter().flat_map(|&word| (word as u32).to_le_bytes()).collect()
 }
 
-/// The inputs in buffers of their own, dense, with the types that they would be uploaded as.
+/// The inputs in their own buffers, dense, with the types as which they would be uploaded.
 pub fn placed_inputs(
     gpu: &Gpu,
     loss: &dyn Operation,

@@ -1,4 +1,4 @@
-//! The code for whole tiles, which short rows and small tensors have only if the profile says so.
+//! The code for whole tiles, which kernels for short rows and small tensors have only if the profile says so.
 
 use serde_json::json;
 use surprisal::{Arrays, BceWithLogits, Dtype, Gpu, Operation, Profile, loss, testing};
@@ -13,16 +13,17 @@ use crate::{
 
 tests![every_loss, options_of_cross_entropy, options_of_contrasts, broadcasts];
 
-/// Rows share up to eight lanes, as they do on a software adapter in any case, and have code for tiles wherever a
-/// lane meets a tile: from 12 columns a lane and 4 more on.
+/// Up to eight lanes share a row, as they do on a software adapter anyway, and kernels have code for tiles if a lane
+/// has a whole tile: from 12 columns a lane plus 4 on.
 pub fn tiled(profile: &mut Profile) {
     (profile.row_lanes, profile.row_tiles_from) = (8, 0);
 }
 
-/// Eight lanes: at 171 columns each meets a tile, a whole quad after it or two, and one of them a part of one.
+/// With eight lanes and 171 columns, each lane has a tile and one or two whole quads behind it, and one lane a part of
+/// one.
 const COLUMNS: usize = 171;
 
-/// Against the reference; by kernels that have tiles.
+/// Compares with the reference, on kernels that have code for tiles.
 fn held(gpu: &Gpu, loss: &dyn Operation, inputs: &Arrays, dtype: Dtype, wanted: &[&str]) {
     let run = gpu.run_arrays(loss, inputs, dtype, wanted).unwrap();
     let mut kernels = run.prepared().plan().kernels.iter();
@@ -43,7 +44,7 @@ fn every_loss(context: &Context) {
     }
 }
 
-/// What a tile leaves in a row's state: everything that a loss or a by-product of it needs.
+/// What a tile adds to the state of a row: everything that the loss or a by-product needs.
 fn options_of_cross_entropy(context: &Context) {
     let gpu = context.with(tiled);
     let plain = sample(61, 9, COLUMNS);
@@ -77,7 +78,7 @@ fn options_of_cross_entropy(context: &Context) {
     }
 }
 
-/// Softmaxes over keys with a learnable scale, in both directions, and with more positives than one.
+/// Softmaxes over keys with a learnable scale, in both directions, and with several positives.
 fn options_of_contrasts(context: &Context) {
     let gpu = context.with(tiled);
     let pairs = named([
@@ -95,7 +96,7 @@ fn options_of_contrasts(context: &Context) {
     }
 }
 
-/// Elements that are found by their quad's row, or each by its own.
+/// Elements that are found by the row of their quad, or each by its own row.
 fn broadcasts(context: &Context) {
     let gpu = context.with(tiled);
     for (columns, dtypes) in [(COLUMNS, [Dtype::F32, Dtype::F16]), (172, [Dtype::Bf16, Dtype::F32])]

@@ -1,4 +1,4 @@
-//! Pairs whose scores go by in chunks and blocks: what changes no bit; places and memory; a saved lse.
+//! Pair losses whose scores are made in chunks and blocks: what changes no bit; places and memory; a saved lse.
 
 use serde_json::{Value, json};
 use surprisal::{Array, Arrays, Dtype, Gpu, Layout, Request, plan::Dispatch, testing};
@@ -61,7 +61,7 @@ fn chunks(context: &Context) {
     }
 }
 
-/// Less than a row of scores: blocks of keys give the bits that whole rows give, in one walk and in two.
+/// With a budget below a row of scores, blocks of keys give the same bits as whole rows, in one walk and in two.
 fn small_budgets(context: &Context) {
     let gpu = context.with(|profile| {
         tiled(profile);
@@ -108,7 +108,7 @@ fn small_budgets(context: &Context) {
             }
         }
     }
-    // The best k are looked for in whole rows.
+    // The search for the k best needs whole rows.
     let top = parse("similarity", &json!({"chunk_bytes": 2000, "k": 3}));
     let refused = gpu.run_arrays(&*top, &pairs, Dtype::F32, &["top_scores"]).unwrap_err();
     assert!(refused.to_string().contains("2800 bytes"), "{refused}");
@@ -129,19 +129,19 @@ fn windows(context: &Context) {
             assert_same(context, &gpu, None, dtype);
         }
     }
-    // 27 records to a binding: rows in several windows, whose parts of a sum are added up in another order.
+    // A binding holds 27 records: the rows are in several windows, so the terms of a sum are added in another order.
     let narrow = bound(2 << 10);
     for (name, options, inputs, wanted) in kinds() {
         check(&narrow, &*parse(name, &options), &inputs, Dtype::F32, &wanted);
     }
 }
 
-/// More keys than 65,535 tiles, which is more than one dimension of a grid holds.
+/// More keys than 65,535 tiles, the most of one dimension of a grid.
 fn many_tiles(context: &Context) {
-    // Eight lanes side by side on every adapter: wider tiles would take too many keys for the host.
+    // Eight lanes side by side on every adapter: wider tiles would need too many keys for the host.
     let gpu = context.with(|profile| (profile.tile.lanes, profile.tile.across) = (8, 8));
     let keys = 65_536 * 32 + 5;
-    // One key among millions weighs nothing, but for the one that is meant: it is in the last tile.
+    // One key among millions hardly counts, except the target, which is in the last tile.
     let inputs = with(&sample(28, 1, keys, 1), [("targets", indices(&[keys as i64 - 1]))]);
     let loss = info_nce(&json!({"reduction": "sum"}));
     let wanted = ["loss", "grad.queries", "grad.keys"];
@@ -158,7 +158,7 @@ fn many_tiles(context: &Context) {
     assert_eq!(outputs["grad.keys"].len(), keys);
 }
 
-/// NT-Xent is supervised contrast with one positive a vector.
+/// NT-Xent is supervised contrast in which each vector has one positive.
 fn views(context: &Context) {
     let labels: Vec<i64> = surprisal::SupCon::views(11, 2).into_iter().map(i64::from).collect();
     let inputs = with(&features(29, 22, 8, 3), [("labels", indices(&labels))]);
@@ -166,7 +166,7 @@ fn views(context: &Context) {
     let (outputs, _) =
         check(&context.gpu, &loss, &inputs, Dtype::F32, &["loss", "count", "grad.features"]);
     assert_eq!(outputs["count"].to_i64(), [22]);
-    // As cross-entropy of each vector against the others, written out in f64.
+    // The same as cross-entropy of each vector against the others, written out in f64.
     let unit = |at: usize| {
         let vector = row(&inputs["features"], at);
         let norm = vector.iter().map(|v| v * v).sum::<f64>().sqrt();
@@ -184,7 +184,7 @@ fn views(context: &Context) {
 
 // --- places and memory ---
 
-/// Any stride and offset give the same bits, and nothing beside the tensors is touched.
+/// Any stride and offset give the same bits, and nothing beside the tensors changes.
 fn places_in_memory(context: &Context) {
     let gpu = &context.gpu;
     for dtype in FLOATS {
@@ -228,7 +228,7 @@ fn places_in_memory(context: &Context) {
     }
 }
 
-/// The plan's bytes are enough: dirty scratch of that size, with a guard behind it.
+/// Scratch of the plan's size is enough: it is dirty, with a guard band behind it.
 fn scratch(context: &Context) {
     let gpu = &context.gpu;
     for dtype in [Dtype::F32, Dtype::F16] {
@@ -260,7 +260,7 @@ fn scratch(context: &Context) {
     }
 }
 
-/// Gradients from a saved lse, in chunks or not.
+/// Gradients from a saved lse, in one chunk or several.
 fn saved(context: &Context) {
     let gpu = &context.gpu;
     let mut inputs = with(&sample(33, 21, 21, 9), [("scale", vector(&[2.0]))]);
@@ -292,7 +292,7 @@ fn saved(context: &Context) {
         let lse = check(gpu, &*loss, &features, Dtype::F32, &["lse"]).0["lse"].clone();
         check(gpu, &*loss, &with(&features, [("lse", lse)]), Dtype::F32, &["grad.features"]);
     }
-    // What is missing or out of place is named.
+    // What is missing or conflicts is named.
     let lse = with(&inputs, [("lse", vector(&[1.0; 21]))]);
     for (options, inputs, wanted, named) in [
         (json!({"symmetric": true}), &lse, "grad.keys", "column_lse"),
@@ -305,7 +305,7 @@ fn saved(context: &Context) {
     }
 }
 
-/// From a saved lse, blocks of keys give the bits that chunks of whole rows give, but for the scale's.
+/// From a saved lse, blocks of keys give the same bits as chunks of whole rows, except for the gradient of the scale.
 fn saved_in_blocks(context: &Context) {
     let gpu = &context.gpu;
     let pairs = with(&sample(91, 301, 301, 5), [("scale", vector(&[2.0]))]);

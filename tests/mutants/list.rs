@@ -1,31 +1,31 @@
-//! The list of mutants, `list.toml`: faults put into the kernels on purpose, to see that the tests notice.
+//! The list of mutants, `list.toml`: deliberate faults in the kernels, which the tests must notice.
 
 use std::path::Path;
 
-/// The `file` of mutants in what `Kernel::wgsl` writes before the shaders.
+/// The `file` of mutants of the text that `Kernel::wgsl` writes before the shaders.
 pub const GENERATED: &str = "generated";
 
-/// One fault.
+/// A mutant: one fault.
 #[derive(Default)]
 pub struct Mutant {
     pub name: String,
-    /// The shader's path below `shaders/`, or `GENERATED`.
+    /// The path of the shader below `shaders/`, or `GENERATED`.
     pub file: String,
     /// The text that is replaced.
     pub find: String,
-    /// Which occurrence of it, from 1, where the file has several.
+    /// The number of the occurrence that is replaced, from 1, if the file has several.
     pub occurrence: Option<usize>,
     pub put: String,
-    /// What is wrong then, in a sentence.
+    /// What is wrong with the mutant, in a sentence.
     pub breaks: String,
-    /// Parts of the names of tests that should notice, tried before all others.
+    /// Parts of the names of the tests that should notice; they are run before all others.
     pub tests: Vec<String>,
-    /// The adapter that shows the fault, where the usual one cannot.
+    /// The adapter that shows the fault, if the usual one cannot.
     pub adapter: Option<String>,
 }
 
 impl Mutant {
-    /// The mutated file.
+    /// The text of the file with the mutant.
     pub fn mutated(&self, text: &str) -> Result<String, String> {
         let places: Vec<usize> = text.match_indices(&self.find).map(|(at, _)| at).collect();
         let at = match (places.as_slice(), self.occurrence) {
@@ -40,7 +40,7 @@ impl Mutant {
         Ok(format!("{before}{}{}", self.put, &rest[self.find.len()..]))
     }
 
-    /// The mutated text of the shader as it is now.
+    /// The present text of the shader with the mutant.
     pub fn mutated_shader(&self) -> Result<String, String> {
         let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders")).join(&self.file);
         let text = std::fs::read_to_string(&path)
@@ -72,7 +72,7 @@ impl Mutant {
     }
 }
 
-/// All mutants, from the part of TOML that the list keeps to: `[name]` and `key = 'value'`.
+/// All mutants, from the subset of TOML that the list uses: `[name]` and `key = 'value'`.
 pub fn mutants() -> Vec<Mutant> {
     let mut mutants: Vec<Mutant> = Vec::new();
     for (line, number) in include_str!("list.toml").lines().zip(1..) {

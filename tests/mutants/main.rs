@@ -1,8 +1,8 @@
-//! Mutants: faults put into the kernels, one after another, to see that the GPU tests notice each of them.
+//! Mutants: deliberate faults in the kernels, one at a time, to check that the GPU tests notice each of them.
 //!
-//! `cargo test` checks that every mutant of `list.toml` still applies. `scripts/mutants` runs the GPU tests on
-//! them, a mutant at a time, until a test fails. Kernels are not rebuilt for that: `SURPRISAL_SHADERS` names a
-//! folder that holds the mutated shader.
+//! `cargo test` checks that every mutant of `list.toml` can still be applied. `scripts/mutants` runs the GPU tests on
+//! the mutants, one after another, until a test fails. This needs no new build: `SURPRISAL_SHADERS` names a folder
+//! with the mutated shader.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod list;
@@ -17,12 +17,12 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.split_first() {
         Some((command, rest)) if command == "run" => mutants_are_killed(rest),
-        // What `cargo test` runs, with or without arguments of its own.
+        // `cargo test`, with or without its own arguments, arrives here.
         _ => every_mutant_applies(),
     }
 }
 
-/// A mutant of what `Kernel::wgsl` writes is held against kernels in `tests/shaders.rs`.
+/// `tests/shaders.rs` checks the mutants of what `Kernel::wgsl` writes.
 fn every_mutant_applies() -> ExitCode {
     let mutants = list::mutants();
     let mut all = ExitCode::SUCCESS;
@@ -36,17 +36,17 @@ fn every_mutant_applies() -> ExitCode {
     all
 }
 
-/// What `scripts/mutants` asks for.
+/// The arguments that `scripts/mutants` passes.
 struct Options {
-    /// The GPU tests' binary.
+    /// The program of the GPU tests.
     tests: String,
-    /// The adapter for all mutants, also for those that name another one.
+    /// The adapter for all mutants, also for those that name another adapter.
     adapter: Option<String>,
-    /// Seconds that one test may take.
+    /// The most seconds that a test may take.
     seconds: u64,
-    /// Only the tests that the list names.
+    /// Run only the tests that the list names.
     named: bool,
-    /// Parts of the names of the mutants that are wanted; all of them if there are none.
+    /// Parts of the names of the wanted mutants; if empty, all mutants are wanted.
     wanted: Vec<String>,
 }
 
@@ -117,7 +117,7 @@ fn mutants_are_killed(arguments: &[String]) -> ExitCode {
     if survivors.is_empty() && failing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// A test that fails anyway has killed nothing.
+/// A test that also fails without a mutant has not noticed the mutant.
 fn fail_without_a_mutant(runner: &Runner, killers: &BTreeSet<(&str, String)>) -> Vec<String> {
     let failing = |(adapter, test): &(&str, String)| {
         let outcome = runner.unmutated(adapter, test);

@@ -1,4 +1,4 @@
-//! The GPU tests in a child process, until the first one fails.
+//! Runs the GPU tests in a child process until the first test fails.
 
 use std::{
     fmt, fs,
@@ -14,14 +14,14 @@ use serde_json::Value;
 
 use crate::list::{GENERATED, Mutant};
 
-/// The GPU tests' own variable (`tests/gpu/main.rs`): the child's adapter, or `list`.
+/// The variable of the GPU tests (`tests/gpu/main.rs`) that names the child's adapter, or is `list`.
 const CHILD: &str = "SURPRISAL_TEST_ADAPTER";
 const SHADERS: &str = "SURPRISAL_SHADERS";
 
-/// What became of a mutant.
+/// The outcome of a mutant.
 pub enum Outcome {
     Killed(String),
-    /// The test's process ended while it ran.
+    /// The process ended during this test.
     Died(String),
     TimedOut(String),
     Survived,
@@ -41,11 +41,11 @@ impl fmt::Display for Outcome {
 /// Runs the GPU tests.
 pub struct Runner {
     tests: PathBuf,
-    /// How long a test may take.
+    /// The longest time that a test may take.
     patience: Duration,
-    /// The adapters' short names, by number.
+    /// The short names of the adapters, by number.
     adapters: Vec<String>,
-    /// Where mutated shaders are written.
+    /// The folder for mutated shaders.
     folder: PathBuf,
 }
 
@@ -62,7 +62,7 @@ impl Runner {
         Self { tests: tests.into(), patience: Duration::from_secs(seconds), adapters, folder }
     }
 
-    /// A name that no test has would not be noticed.
+    /// Checks that the tests that a mutant names exist.
     pub fn has_tests(&self, mutant: &Mutant, adapter: &str) {
         for test in &mutant.tests {
             let listed = self.command(adapter, &[test, "--list"]).output().unwrap();
@@ -71,7 +71,7 @@ impl Runner {
         }
     }
 
-    /// A test without a mutant.
+    /// Runs a test without a mutant.
     pub fn unmutated(&self, adapter: &str, test: &str) -> Outcome {
         let name = format!("{adapter}::{test}");
         let mut command = self.command(adapter, &["--format", "json", "--exact", &name]);
@@ -79,7 +79,7 @@ impl Runner {
         self.watched(command)
     }
 
-    /// The tests that are named with a mutant and, if it survives these and not `only` they are wanted, all tests.
+    /// Runs the tests that the mutant names. If the mutant survives them and `only` is not set, runs all tests.
     pub fn outcome(&self, mutant: &Mutant, adapter: &str, only: bool) -> (Outcome, f64) {
         let begin = Instant::now();
         self.write(mutant);
@@ -97,7 +97,7 @@ impl Runner {
         (Outcome::Survived, begin.elapsed().as_secs_f64())
     }
 
-    /// Leaves the mutant alone in the folder.
+    /// Writes the mutant as the only file of the folder.
     fn write(&self, mutant: &Mutant) {
         if self.folder.exists() {
             fs::remove_dir_all(&self.folder).unwrap();
@@ -128,7 +128,7 @@ impl Runner {
         let mut child = command.spawn().unwrap();
         let events = events(&mut child);
         let outcome = self.first_failure(&events);
-        // It has ended by itself, or what is left of it does not matter.
+        // The process has ended, or what is left of it does not matter.
         let _ = child.kill();
         child.wait().unwrap();
         outcome
@@ -152,13 +152,13 @@ impl Runner {
     }
 }
 
-/// A test's name without its adapter.
+/// The name of a test without its adapter.
 fn name_of(event: &Value) -> String {
     let name = event["name"].as_str().unwrap_or_default();
     name.split_once("::").map_or(name, |(_, name)| name).to_owned()
 }
 
-/// What the tests report, a JSON object a line; a driver may print to stdout as well.
+/// The reports of the tests, one JSON object a line. A driver may also print to stdout.
 fn events(child: &mut Child) -> Receiver<Value> {
     let stdout = BufReader::new(child.stdout.take().unwrap());
     let (sender, events) = mpsc::channel();

@@ -1,4 +1,4 @@
-//! Which products go through cooperative matrices, and that such plans keep to the limits.
+//! Which products use cooperative matrices, and that plans with such products keep to the limits.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use surprisal::{
 
 use crate::{assert_within_limits, common, layouts, linear};
 
-/// The products of a plan on cooperative matrices, by what they make, and those that are not.
+/// The products of a plan on cooperative matrices, by their labels, and those on plain tiles.
 fn products(plan: &Plan) -> [BTreeSet<String>; 2] {
     let of = |cooperative: bool| {
         let kernels = plan.kernels.iter().filter(|kernel| {
@@ -23,7 +23,7 @@ fn products(plan: &Plan) -> [BTreeSet<String>; 2] {
     [of(true), of(false)]
 }
 
-/// The profile alone says which products go through cooperative matrices, and by default none.
+/// Only the profile decides which products use cooperative matrices; by default none do.
 #[test]
 fn cooperative_matrices_are_for_products_of_their_type() {
     let side = Some(Side::Sixteen);
@@ -33,7 +33,7 @@ fn cooperative_matrices_are_for_products_of_their_type() {
     for (cooperative, dtype, chosen) in [
         (Cooperative::default(), Dtype::F16, vec![]),
         (of(side, None), Dtype::F16, scores.to_vec()),
-        // Gradients of scores are f32, and bf16 reaches past f16.
+        // Gradients of scores are f32, and bf16 has a larger range than f16.
         (of(side, None), Dtype::F32, vec![]),
         (of(side, None), Dtype::Bf16, vec![]),
         (of(None, side), Dtype::F16, [&scores[..], &gradients].concat()),
@@ -48,14 +48,14 @@ fn cooperative_matrices_are_for_products_of_their_type() {
             let [found, plain] = products(&plan);
             let what = format!("{cooperative:?} {dtype} {weight_layout:?}");
             assert_eq!(found, chosen.iter().map(|&name| name.to_owned()).collect(), "{what}");
-            // A sum over rows has no second operand.
+            // A sum over rows has only one operand.
             assert!(plain.contains("bias_gradient"), "{what}: {plain:?}");
             assert!(found.is_disjoint(&plain), "{what}: {found:?} and {plain:?}");
         }
     }
 }
 
-/// Small layers stay on the plain tile, whatever the number of rows, and however narrow blocks of classes are.
+/// Small layers use the plain tile, whatever the number of rows is, and however narrow blocks of classes are.
 #[test]
 fn cooperative_matrices_are_for_large_layers() {
     let cooperative = Cooperative { f32: Some(Side::Eight), lanes: 32, ..Cooperative::default() };
@@ -73,7 +73,7 @@ fn cooperative_matrices_are_for_large_layers() {
     }
 }
 
-/// Every specialisation, small products too, within the limits; walks that no driver ends early.
+/// Every specialisation, also for small products, keeps to the limits, and no walk is so long that a driver ends it.
 #[test]
 fn plans_on_cooperative_matrices_are_within_the_default_limits() {
     for profile in common::cooperative_profiles() {
@@ -108,7 +108,7 @@ fn a_profile_with_cooperative_matrices_survives_json() {
         let text = serde_json::to_string(&profile).unwrap();
         assert_eq!(serde_json::from_str::<Profile>(&text).unwrap(), profile, "{text}");
     }
-    // Profiles written before there were any.
+    // Profiles in JSON from before cooperative matrices existed still parse.
     assert_eq!(serde_json::from_str::<Profile>("{}").unwrap(), Profile::default());
     let given = json!({"cooperative": {"f16": "sixteen", "lanes": 32}});
     let profile: Profile = serde_json::from_value(given).unwrap();

@@ -1,4 +1,4 @@
-//! Images: windows over channels that lie in planes or last, and what no binding holds.
+//! Images: windows over channels in planes or last, and images that no binding holds.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use surprisal::{
 
 use crate::{MIB, assert_within_limits, operands};
 
-/// The plan of a loss of elements with its sum and gradient, the tensors as they are placed.
+/// The plan of an element loss with its sum and gradient; `place` gives the layouts of the tensors.
 fn elements(
     inputs: &[(&str, Layout)],
     gradient: &Layout,
@@ -32,7 +32,7 @@ fn elements(
     loss.plan(&call, profile)
 }
 
-/// A parameter of every dispatch of a kernel.
+/// The values of a parameter in all dispatches of a kernel.
 fn parameters(plan: &Plan, entry: &str, name: &str) -> Vec<u64> {
     let dispatches = plan.dispatches.iter().filter(|d| plan.kernels[d.kernel].entry == entry);
     let parameter = |dispatch: &Dispatch| {
@@ -42,7 +42,7 @@ fn parameters(plan: &Plan, entry: &str, name: &str) -> Vec<u64> {
     dispatches.map(parameter).collect()
 }
 
-/// Fewer rows of an image [N, C, H, W] reach over as many planes.
+/// A few rows of an image [N, C, H, W] extend over as many planes as the whole image.
 #[test]
 fn an_image_that_no_binding_holds_is_refused() {
     let profile = Profile { binding_bytes: 4096, ..Profile::default() };
@@ -62,7 +62,7 @@ fn an_image_that_no_binding_holds_is_refused() {
     assert!(what.contains("image of `logits`"), "{what}");
 }
 
-/// Every window knows where it begins, in images of 2^32 elements and more too.
+/// Every window knows its first element, also in images of 2^32 elements and more.
 #[test]
 fn large_images_are_counted_by_planes() {
     let profile = Profile { element_block: 16_384, ..Profile::default() };
@@ -94,7 +94,7 @@ fn odd_images_in_two_orders_are_windowed() {
     assert_within_limits(&plan.unwrap(), &profile);
 }
 
-/// Whole images and whole blocks, where a window holds as many.
+/// Windows hold whole images and whole blocks if they are large enough.
 #[test]
 fn windows_of_images_are_whole_blocks() {
     let profile = Profile { element_block: 64, dispatch_elements: 100, ..Profile::default() };
@@ -113,7 +113,8 @@ fn weights_of_pixels_with_gaps_are_windowed() {
     assert_within_limits(&elements(&inputs, &planes, &profile).unwrap(), &profile);
 }
 
-/// Bits lie as the elements do; a weight a pixel may lie as it likes.
+/// A bit mask needs the memory order of the elements; a weight with one element a pixel may have
+/// any layout.
 #[test]
 fn bits_beside_a_weight_of_pixels() {
     let profile = Profile { element_block: 64, dispatch_elements: 100, ..Profile::default() };
@@ -125,7 +126,7 @@ fn bits_beside_a_weight_of_pixels() {
         ("weight", Layout::nchw(Dtype::F32, [20, 1, 2, 5])),
     ];
     let windows = parameters(&elements(&inputs, &last, &profile).unwrap(), "forward", "classes");
-    // Images of 30 elements, words of 32.
+    // An image has 30 elements, a word 32 bits.
     assert_eq!(windows, [480, 120]);
 }
 
@@ -137,7 +138,7 @@ fn odd_strides_neither_panic_nor_wrap() {
     let call = |logits: Layout| {
         elements(&[("logits", logits), ("targets", last.clone())], &last, &profile)
     };
-    // One image has none after it.
+    // A single image has no image after it, so its stride does not matter.
     assert_eq!(call(planes(4, 0)).unwrap().windows, 1);
     assert_eq!(call(planes(5, 0)).unwrap().windows, 1);
     for wide in [1 << 32, u64::MAX] {

@@ -1,4 +1,5 @@
-//! Layers: budgets for the chunk of scores, the way that is taken, what stays beside inputs and gradients.
+//! Linear layers: budgets for the chunk of scores, the path that is chosen, and the memory beside inputs and
+//! gradients.
 
 use serde_json::json;
 use surprisal::{CrossEntropy, Dtype, LinearCrossEntropy, Profile, plan::Dispatch};
@@ -11,7 +12,7 @@ fn weights_past_a_binding_are_windowed() {
         for weight_layout in layouts() {
             for dtype in [Dtype::F32, Dtype::Bf16] {
                 let loss = LinearCrossEntropy::default().weight_layout(weight_layout);
-                // Gemma 2's: W is 2.4 GB in f32.
+                // The layer of Gemma 2: W has 2.4 GB in f32.
                 let plan = linear([64, 256_000, 2304], dtype, &loss, &profile);
                 let plan =
                     plan.unwrap_or_else(|error| panic!("{weight_layout:?} {dtype}: {error}"));
@@ -21,7 +22,7 @@ fn weights_past_a_binding_are_windowed() {
     }
 }
 
-/// One chunk, O(rows + classes), and f32 sums beside 16-bit gradients that several chunks make.
+/// The scratch is one chunk, O(rows + classes), and f32 sums for 16-bit gradients that several chunks contribute to.
 #[test]
 fn scratch_of_a_linear_loss_is_what_was_promised() {
     for profile in common::profiles() {
@@ -48,7 +49,7 @@ fn scratch_of_a_linear_loss_is_what_was_promised() {
             }
         }
     }
-    // The shape: below 5% of the logits' bytes, parameters and all.
+    // The shape of the requirement: below 5% of the logits' bytes, including parameters.
     let profile = Profile::default().software(8);
     for weight_layout in layouts() {
         let loss = LinearCrossEntropy::default().weight_layout(weight_layout);
@@ -59,7 +60,7 @@ fn scratch_of_a_linear_loss_is_what_was_promised() {
     }
 }
 
-/// From a saved lse all rows of a block of classes go at once, and ∂W is written once.
+/// From a saved lse, each block of classes takes all rows at once, and ∂W is written once.
 #[test]
 fn a_saved_lse_makes_blocks_of_classes() {
     let profile = Profile::default().software(8);
@@ -95,7 +96,7 @@ fn a_saved_lse_makes_blocks_of_classes() {
     }
 }
 
-/// Budgets below a row of scores and around one: the scratch keeps to them.
+/// Budgets below a row of scores and around it: the scratch stays within them.
 #[test]
 fn budgets_are_kept() {
     let (rows, classes, hidden) = (1000, 50_257, 64);
@@ -111,7 +112,7 @@ fn budgets_are_kept() {
                 assert_within_limits(&plan, &profile);
                 let path = plan.path.clone().unwrap();
                 assert!(path.rows * path.classes * 4 <= budget, "{path}");
-                // An f32 sum beside what 16-bit gradients add up to.
+                // The f32 sums of 16-bit gradients.
                 let narrow = (classes * (hidden + 1) + path.rows * hidden) * 4;
                 let narrow = if dtype == Dtype::F32 { 0 } else { narrow };
                 let most = budget + narrow + 128 * rows + 16_384;
@@ -122,7 +123,7 @@ fn budgets_are_kept() {
     }
 }
 
-/// Chunks of whole rows where they are large or nothing is gained, blocks of classes where they are not.
+/// Chunks of whole rows where they are large or blocks gain nothing; otherwise blocks of classes.
 #[test]
 fn the_cheaper_way_is_taken() {
     let profile = Profile::default().software(8);
@@ -145,10 +146,10 @@ fn the_cheaper_way_is_taken() {
         let path = path(chunk_bytes, shape);
         assert_eq!((path.whole_rows, path.passes), (whole_rows, passes), "{chunk_bytes:?}: {path}");
     }
-    // One chunk holds all rows: nothing is read again.
+    // One chunk holds all rows, so nothing is read again.
     assert!(path(None, [32, 128_256, 256]).whole_rows);
-    // The gradient of the weight holds the scores of as many rows as the weight is deep, or of some fewer, so
-    // that the chunks of the others are full.
+    // The gradient of the weight keeps the scores of as many rows as the weight is deep, or of slightly fewer, so that
+    // the chunks of the other rows are full.
     for (rows, depth, kept_rows) in [
         (32, 256, 0),
         (200, 256, 200),
@@ -168,7 +169,7 @@ fn the_cheaper_way_is_taken() {
     assert!(text.contains("`chunk_bytes` = 500") && text.contains("800 bytes"), "{text}");
 }
 
-/// Directions of a contrast need two passes over the scores, unless one chunk holds them all.
+/// The two directions of a contrast need two passes over the scores, unless one chunk holds all scores.
 #[test]
 fn held_scores_are_made_once() {
     let passes = |chunk_bytes: Option<u64>| {
@@ -187,12 +188,12 @@ fn held_scores_are_made_once() {
     assert_eq!(passes(Some(8 * 160)), (2, 2));
 }
 
-/// What stretches of rows share is as large as the largest of its uses, and there once.
+/// Scratch that stretches of rows share is allocated once, with the size of its largest use.
 #[test]
 fn shared_scratch_is_there_once() {
     let profile = Profile { dispatch_products: 1 << 14, ..Profile::default() };
     let scratch = |rows: u64| {
-        // A stretch's gradient of the weight, and then the larger one of its hidden states.
+        // First the gradient of the weight of a stretch, then the larger gradient of its hidden states.
         let loss = LinearCrossEntropy::default().chunk_bytes(400 * 200 * 4);
         linear([rows, 200, 8], Dtype::F16, &loss, &profile).unwrap().scratch_bytes
     };
@@ -200,8 +201,8 @@ fn shared_scratch_is_there_once() {
     assert!(more <= 2000 * (64 + 16) + 4096, "{more} bytes for 2000 rows");
 }
 
-/// The headline: beside inputs and gradients less than 32 MiB, where the scores alone are
-/// 4 GiB (pairs) and 2 GiB (a vocabulary).
+/// The requirement: less than 32 MiB beside inputs and gradients, where the scores alone would take 4 GiB (pairs) and
+/// 2 GiB (a vocabulary).
 #[test]
 fn large_scores_fit_thirty_two_mebibytes() {
     let profile = Profile::default().software(8);

@@ -82,7 +82,7 @@ fn layouts() -> [WeightLayout; 2] {
     [WeightLayout::ClassesHidden, WeightLayout::HiddenClasses]
 }
 
-/// What WebGPU demands of every dispatch.
+/// Asserts what WebGPU requires of every dispatch.
 #[track_caller]
 fn assert_within_limits(plan: &Plan, profile: &Profile) {
     assert!(!plan.dispatches.is_empty(), "{plan}");
@@ -123,7 +123,7 @@ fn assert_within_limits(plan: &Plan, profile: &Profile) {
     }
 }
 
-/// wgpu and browsers refuse one buffer bound for reading and for writing in one dispatch.
+/// wgpu and browsers refuse a buffer that is bound for reading and for writing in one dispatch.
 #[track_caller]
 fn assert_no_mixed_access(bindings: &[surprisal::plan::Binding], label: &str) {
     for a in bindings {
@@ -167,7 +167,7 @@ fn logits_past_a_binding_are_windowed() {
     }
 }
 
-/// Every row is in one window, and the windows' bindings cover the tensor.
+/// Every row is in exactly one window, and the bindings of the windows cover the tensor.
 #[test]
 fn windows_cover_every_row_once() {
     let profile = Profile { binding_bytes: MIB, ..Profile::default() };
@@ -193,7 +193,7 @@ fn windows_cover_every_row_once() {
 #[test]
 fn short_dispatches_and_many_rows() {
     let profile = Profile::default();
-    // 65,535 groups a dimension: one workgroup a row needs two dimensions.
+    // 65,535 groups a dimension: one workgroup a row needs a second dimension.
     let plan = cross_entropy(
         200_000,
         4096,
@@ -225,7 +225,7 @@ fn a_row_that_no_binding_holds_is_refused() {
     assert!(what.contains("logits"), "{what}");
 }
 
-/// Fakes are samples, not classes.
+/// The fakes of a GAN are samples, not classes.
 #[test]
 fn fakes_are_not_counted_as_classes() {
     let fakes = (1 << 24) + 1;
@@ -239,7 +239,7 @@ fn fakes_are_not_counted_as_classes() {
     assert!(planned.is_ok(), "{planned:?}");
 }
 
-/// A plan that is a list of dispatches and does not change from one time to the next.
+/// The plan of the same call is always the same list of dispatches.
 #[test]
 fn plans_can_be_printed_and_serialised() {
     for plan in common::plans() {
@@ -256,7 +256,7 @@ fn plans_can_be_printed_and_serialised() {
     assert_eq!(serde_json::from_str::<Profile>(&json).unwrap(), profile);
 }
 
-/// A call (shapes and places) is data as well.
+/// A call (shapes and places) is plain data too.
 #[test]
 fn calls_round_trip() {
     let inputs = operands(0, &[("logits", Dtype::F16, &[3, 7]), ("targets", Dtype::U32, &[3])]);

@@ -1,5 +1,5 @@
-//! What a process compiles, written down where somebody asks for it: compiling is most of what the GPU tests
-//! do, so they count it and hold it to a budget.
+//! A ledger of the kernels that a process compiles. Compiling is most of the work of the GPU tests, so they count
+//! compilations and compare them with a budget.
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
@@ -22,15 +22,15 @@ use crate::{
 pub struct Compilation {
     /// The label under which it was first used on its device.
     pub label: String,
-    /// A number of its code: WGSL, entry point, values of overrides.
+    /// A hash of the kernel's code: WGSL, entry point and values of overrides.
     pub code: u64,
-    /// How long the driver took, its part at the first dispatch included.
+    /// The seconds that the driver took, including what it does at the first dispatch.
     pub seconds: f64,
 }
 
 static LEDGER: Mutex<Option<Vec<Compilation>>> = Mutex::new(None);
 
-/// Writes down what is compiled from now on, on any device.
+/// Starts to record what is compiled, on any device.
 pub fn open() {
     lock(&LEDGER).get_or_insert_default();
 }
@@ -40,7 +40,7 @@ pub fn entries() -> Vec<Compilation> {
     lock(&LEDGER).clone().unwrap_or_default()
 }
 
-/// Compiles a kernel, and writes that down if the ledger is open.
+/// Compiles a kernel, and records that if the ledger is open.
 pub(crate) fn compiled(gpu: &Gpu, kernel: &Kernel, module: Module<'_>) -> Result<Pipeline> {
     let counts = lock(&LEDGER).is_some();
     if !counts {
@@ -64,11 +64,11 @@ fn code(kernel: &Kernel) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(code)
 }
 
-/// Dispatches no workgroup, and waits for it: Mesa's drivers compile at the first dispatch, not before.
+/// Dispatches no workgroup and waits for it, because Mesa's drivers compile at the first dispatch and not before.
 fn dispatch_nothing(gpu: &Gpu, pipeline: &Pipeline, bindings: usize) -> Result<()> {
     let device = gpu.device();
     guarded(device, "a first dispatch", 0, || {
-        // One buffer a binding: of a shared one no binding could be written while another is read.
+        // Each binding gets its own buffer: one buffer cannot be bound for reading and for writing at once.
         let buffer = |usage| {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: None,
@@ -90,11 +90,11 @@ fn dispatch_nothing(gpu: &Gpu, pipeline: &Pipeline, bindings: usize) -> Result<(
         drop(pass);
         let submission = gpu.queue().submit([encoder.finish()]);
         let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
-        // A device that is lost says so at its next use.
+        // The next use of a lost device reports the loss.
         let _ = device.poll(wait);
         Ok(())
     })?
 }
 
-/// More than any kernel's parameters and the elements of its tables take.
+/// More bytes than the parameters of any kernel and the element of any table need.
 const BYTES: u64 = 256;

@@ -1,4 +1,4 @@
-//! Softmax cross-entropy as a textbook writes it (catalogue R1 to R6).
+//! The f64 reference of softmax cross-entropy, as a textbook writes it (catalogue R1 to R6).
 
 mod batch;
 mod gradient;
@@ -24,7 +24,7 @@ use target::Fate;
 
 const NAME: &str = "cross_entropy";
 
-/// What `argmax` and `rank` are of a row that has none.
+/// The value of `argmax` and `rank` in a row that has none.
 const NO_CLASS: i64 = u32::MAX as i64;
 
 /// Computes every output in `wanted`.
@@ -52,11 +52,11 @@ fn compute<T: Real>(loss: &CrossEntropy, inputs: &Arrays, wanted: &[&str]) -> Re
     wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(name)?))).collect()
 }
 
-/// What is known of a row after the first pass. All 0 unless it is kept.
+/// The results of a row after the first pass. All of them are 0 unless the row is kept.
 struct Row<T> {
     fate: Fate,
     loss: T,
-    /// What it adds to the mean's denominator.
+    /// The row's term of the mean's denominator.
     share: T,
     lse: T,
     log_prob: T,
@@ -70,7 +70,7 @@ struct Row<T> {
 impl<T: Real> Row<T> {
     fn dropped(fate: Fate) -> Self {
         let zero = T::zero();
-        // Numbers that describe logits without a softmax are NaN; those of rows not looked at are 0.
+        // Numbers that describe logits without a softmax are NaN; those of rows that are not read are 0.
         let number = if matches!(fate, Fate::BadLogits(_)) { T::nan() } else { zero };
         Self {
             fate,
@@ -87,7 +87,7 @@ impl<T: Real> Row<T> {
     }
 }
 
-/// Σ over the rows.
+/// Sums over the rows.
 struct Totals<T> {
     sum: T,
     denominator: T,
@@ -105,7 +105,7 @@ struct Solved<'a, T> {
 }
 
 impl<'a, T: Real> Solved<'a, T> {
-    /// Makes the first pass.
+    /// Makes the first pass over all rows.
     fn new(loss: &'a CrossEntropy, batch: &'a Batch<T>) -> Self {
         let mut solved = Self::empty(loss, batch);
         for index in 0..batch.rows {
@@ -118,7 +118,7 @@ impl<'a, T: Real> Solved<'a, T> {
         solved
     }
 
-    /// A call of which no row has been seen yet.
+    /// A call before its first row.
     fn empty(loss: &'a CrossEntropy, batch: &'a Batch<T>) -> Self {
         let zero = T::zero();
         let totals = Totals { sum: zero, denominator: zero, count: 0, correct: 0 };
@@ -139,7 +139,7 @@ impl<'a, T: Real> Solved<'a, T> {
         self.rows.push(row);
     }
 
-    /// One output, by its name.
+    /// The output of this name.
     fn output(&self, name: &str) -> Result<Array> {
         let Batch { rows, classes, .. } = *self.batch;
         Ok(match name {
@@ -175,8 +175,8 @@ impl<'a, T: Real> Solved<'a, T> {
         Array::int(&[self.rows.len() as u64], self.rows.iter().map(value).collect())
     }
 
-    /// u = (cap·tanh(z/cap) + bias)/τ of a row. `-inf` masks a class, with a cap too; a logit that
-    /// is +inf is none, and the cap must not hide that.
+    /// u = (cap·tanh(z/cap) + bias)/τ of a row. `-inf` masks a class even with a cap. A logit of +inf has no softmax,
+    /// and the cap must not hide it.
     fn scores(&self, row: usize) -> Vec<T> {
         let tau = T::of(self.loss.temperature);
         let cap = self.loss.softcap.map(T::of);
@@ -234,7 +234,7 @@ impl<'a, T: Real> Solved<'a, T> {
     fn row_loss(&self, row: usize, target: Option<usize>, u: &[T], softmax: &Softmax<T>) -> T {
         let smoothed = smoothed_sum(&self.weighted_target(row, target), u, softmax);
         let mut loss = match self.focal(target, u, softmax) {
-            // A class at -inf that should have a share makes the loss +inf, whatever scales it.
+            // A class at -inf that has a share makes the loss +inf, whatever its factor is.
             Some((scale, _)) if !smoothed.is_infinite() => scale * smoothed,
             _ => smoothed,
         };
@@ -244,19 +244,19 @@ impl<'a, T: Real> Solved<'a, T> {
         times(self.batch.row_weight(row), loss)
     }
 
-    /// `(1 − p_y)^γ`, and `γ·(1 − p_y)^(γ−1)·p_y` with its limit 0 at both ends; none if γ = 0.
+    /// `(1 − p_y)^γ`, and `γ·(1 − p_y)^(γ−1)·p_y` with its limit 0 at both ends; `None` if γ = 0.
     ///
-    /// At `p_y = 1` the second one may grow without bound, but what it multiplies vanishes faster.
+    /// At `p_y = 1` the second factor may grow without bound, but what it is multiplied by vanishes faster.
     fn focal(&self, target: Option<usize>, u: &[T], softmax: &Softmax<T>) -> Option<(T, T)> {
         self.focal_at(target, softmax.surprisal(u[target?]))
     }
 
-    /// The same from the target's −log p.
+    /// The same as `focal`, from −log p of the target.
     fn focal_at(&self, target: Option<usize>, surprisal: T) -> Option<(T, T)> {
         target.filter(|_| self.loss.focal_gamma != 0.0)?;
         let gamma = T::of(self.loss.focal_gamma);
         let log_prob = -surprisal;
-        // Rounding, or a given lse, can put p_y a little above 1.
+        // Rounding, or a given lse, can make p_y slightly larger than 1.
         let rest = (-log_prob.exp_m1()).max(T::zero());
         let prob = log_prob.exp();
         let pull = if prob.is_zero() || rest.is_zero() {
@@ -267,7 +267,7 @@ impl<'a, T: Real> Solved<'a, T> {
         Some((rest.powf(gamma), pull))
     }
 
-    /// What a kept row adds to the mean's denominator.
+    /// The term of a kept row in the mean's denominator.
     fn share(&self, row: usize, target: Option<usize>) -> T {
         let class_weight =
             target.map_or(T::one(), |class| Batch::or_one(self.batch.weight.as_ref(), class));
@@ -277,7 +277,7 @@ impl<'a, T: Real> Solved<'a, T> {
         }
     }
 
-    /// What the sum is divided by: 1 where it is not.
+    /// What the sum is divided by: 1 where the reduction does not divide.
     fn divisor(&self) -> T {
         let own = match self.loss.reduction {
             Reduction::None | Reduction::Sum => T::one(),
@@ -291,7 +291,7 @@ impl<'a, T: Real> Solved<'a, T> {
         self.mean(self.divisor())
     }
 
-    /// The sum divided by this; nothing over nothing is what the caller says it is.
+    /// The sum divided by `denominator`; `empty` decides what a mean over nothing is.
     fn mean(&self, denominator: T) -> T {
         let sum = self.totals.sum;
         match self.loss.empty {

@@ -1,4 +1,4 @@
-//! Dice as a textbook writes it: three sums of a row.
+//! The f64 reference of Dice, as a textbook writes it: from three sums of each row.
 
 use crate::{
     data::{
@@ -33,7 +33,7 @@ fn compute<T: Real>(loss: &Dice, inputs: &Arrays, wanted: &[&str]) -> Result<Arr
     let (rows, columns) = extents(NAME, inputs, "logits")?;
     let logits: Vec<T> = floats(inputs, "logits", &[rows, columns])?.unwrap_or_default();
     let targets: Vec<T> = floats(inputs, "targets", &[rows, columns])?.unwrap_or_default();
-    // The elements of each part.
+    // The elements of each coefficient.
     let groups: Vec<Vec<usize>> = match loss.per {
         Per::Row => (0..rows).map(|row| (row * columns..(row + 1) * columns).collect()).collect(),
         Per::Channel if rows == 0 => Vec::new(),
@@ -102,14 +102,14 @@ fn compute<T: Real>(loss: &Dice, inputs: &Arrays, wanted: &[&str]) -> Result<Arr
     wanted.iter().map(|&name| Ok((name.to_owned(), output(name)?))).collect()
 }
 
-/// sigmoid(z). Without smoothing it is 0 at −∞ alone: of two sums that would both underflow the quotient is still
+/// sigmoid(z). Without smoothing it is 0 only at −∞: the quotient of two sums that would both underflow then stays
 /// right.
 fn probability<T: Real>(loss: &Dice, z: T) -> T {
     let never_zero = loss.smooth == 0.0 && z > T::neg_infinity();
     if never_zero { sigmoid(z).max(T::min_positive_value()) } else { sigmoid(z) }
 }
 
-/// The loss of one part, and its gradient.
+/// The loss of one coefficient, and its gradient.
 fn part<T: Real>(loss: &Dice, z: &[T], y: &[T]) -> (T, Vec<T>) {
     if z.iter().any(|z| z.is_nan()) || y.iter().any(|y| !y.is_finite()) {
         return (T::nan(), vec![T::nan(); z.len()]);
@@ -136,7 +136,7 @@ fn part<T: Real>(loss: &Dice, z: &[T], y: &[T]) -> (T, Vec<T>) {
         dice + share * ((one - y) * p - y * q)
     };
     let slopes = z.iter().zip(y).map(slope).collect();
-    // As one minus the quotient it would be nothing but rounding beside a large smoothing.
+    // One minus the quotient would lose all its digits to rounding beside a large smoothing.
     let apart = p_sum + y_sum - two * both;
     let dice = if empty { T::zero() } else { apart / whole };
     (dice + times(share, bce), slopes)

@@ -1,4 +1,4 @@
-//! The scores themselves as a result, and the largest of each row.
+//! The plan of scores as results, and of the largest scores of each row.
 
 use crate::{
     data::{
@@ -15,8 +15,8 @@ use crate::{
     spec::call::Call,
 };
 
-/// The plan of the scores themselves: written by the row kernels' second stream in the place of a
-/// gradient, and searched for the largest while a chunk is there.
+/// The plan of the scores. The second stream of the row kernels writes them like a gradient, and
+/// the largest scores are found while their chunk is in memory.
 pub(crate) fn similarity(loss: &Similarity, call: &Call, profile: &Profile) -> Result<Plan> {
     let mut rows = Rows::new(loss, call, profile)?;
     let mut pairs = Pairs::new(loss, call, profile)?;

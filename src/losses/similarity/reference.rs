@@ -1,4 +1,4 @@
-//! The scores themselves as a textbook writes them, and the largest of each row.
+//! The f64 reference of scores as results, and of the largest scores of each row.
 
 use std::cmp::Ordering;
 
@@ -48,7 +48,8 @@ fn scores<T: Real>(loss: &Similarity, inputs: &Arrays, wanted: &[&str]) -> Resul
     wanted.iter().map(|&name| Ok((name.to_owned(), output(name)?))).collect()
 }
 
-/// The k largest: NaN first, then from high to low, the lower index where they are equal.
+/// The k largest scores: NaN first, then from high to low, the lower index first where they are
+/// equal.
 fn ranked<T: Real>(row: &[T], k: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|&a, &b| {

@@ -1,7 +1,8 @@
-//! Which overrides the code under an entry point depends on.
+//! Finds the overrides that the code of an entry point depends on.
 //!
-//! A functor's file has the code of several kernels, and a call gives every kernel the values of all its overrides.
-//! Those that one kernel's code does not read would only make two kernels of one.
+//! The file of a functor has the code of several kernels, and a call gives every kernel the values of all its
+//! overrides. Overrides that the code of a kernel does not read are left out, because they would make two kernels of
+//! equal code.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,13 +11,14 @@ use std::{
 
 use super::{Kernel, Source};
 
-/// By the places of the sources' texts, and the entry point.
+/// Results by the addresses of the sources' texts, and by the entry point.
 type Known = HashMap<(Vec<(usize, usize)>, &'static str), Arc<HashSet<&'static str>>>;
 
-/// Sources are static and few, and plans are made at every step of a training loop: each is read once.
+/// Each combination of sources is parsed only once: the sources are static and few, but a training loop plans at every
+/// step.
 static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 
-/// Leaves out the values of overrides that nothing under the entry point reads.
+/// Removes the values of overrides that no code of the entry point reads.
 pub(crate) fn keep_read(kernel: &mut Kernel) {
     let places =
         kernel.sources.iter().map(|s| (s.current().as_ptr() as usize, s.current().len())).collect();
@@ -30,7 +32,7 @@ pub(crate) fn keep_read(kernel: &mut Kernel) {
     kernel.overrides.retain(|(name, _)| !unread.contains(name));
 }
 
-/// The overrides that have a default and that no function under `entry` and no declaration reads.
+/// The overrides with a default that neither a function below `entry` nor a declaration reads.
 fn unread(sources: &[Source], entry: &'static str) -> HashSet<&'static str> {
     let mut functions: HashMap<&'static str, Vec<Token>> = HashMap::new();
     let mut declarations: Vec<Token> = Vec::new();
@@ -56,16 +58,16 @@ fn unread(sources: &[Source], entry: &'static str) -> HashSet<&'static str> {
         .collect()
 }
 
-/// A name, and what comes behind it.
+/// A name, and what follows it.
 #[derive(Clone, Copy)]
 struct Token {
     name: &'static str,
     is_called: bool,
-    /// Its statement goes on to an `=`.
+    /// Whether its statement goes on to an `=`.
     has_default: bool,
 }
 
-/// Sorts a file's names into those of its functions and those outside of any.
+/// Splits the names of a file into those in functions and those outside of functions.
 fn split(
     text: &'static str,
     functions: &mut HashMap<&'static str, Vec<Token>>,
@@ -135,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_an_entry_point_does_not_reach_is_unread() {
-        // A variable that is called like a function does not call it.
+        // A variable with the name of a function is not a call of the function.
         assert_eq!(unread(&[FILE], "first"), HashSet::from(["THERE", "MENTIONED"]));
         assert_eq!(unread(&[FILE], "second"), HashSet::from(["HERE", "MENTIONED"]));
     }

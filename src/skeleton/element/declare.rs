@@ -1,8 +1,8 @@
-//! How a loss of elements is declared.
+//! The macros that declare an element loss.
 
-/// Declares a loss of elements: its options and tensors with those that all such losses have, its
-/// description, and how it hangs together. What it computes is its
-/// [`ElementLoss`](crate::ElementLoss), which begins with [`declared`], and its WGSL.
+/// Declares an element loss: its options, inputs and outputs (with those that all element losses have), its
+/// description, and its implementations of the traits. The loss itself adds its WGSL file and its
+/// [`ElementLoss`](crate::ElementLoss), which begins with [`declared`].
 macro_rules! element_loss {
     (
         $(#[$doc:meta])*
@@ -19,17 +19,17 @@ macro_rules! element_loss {
         #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
         #[non_exhaustive]
         pub struct $name {
-            /// How losses become one number.
+            /// How the losses become one number.
             pub reduction: $crate::spec::options::Reduction,
-            /// What a mean over nothing is.
+            /// The mean over nothing: NaN or 0.
             pub empty: $crate::spec::options::Empty,
-            /// What a mean divides by where elements are masked or their targets unknown.
+            /// What a mean divides by where elements are masked or their targets are unknown.
             pub denominator: $crate::spec::options::MaskedMean,
-            /// A target that stands for an unknown one: its element counts for nothing. In JSON it is a
+            /// The value that marks an unknown target; an element with this target counts for nothing. In JSON it is a
             /// number or `"nan"`.
             #[cfg_attr(feature = "serde", serde(with = "crate::skeleton::element::unknown"))]
             pub unknown_target: Option<f64>,
-            /// What happens to gradient columns between the last one and the row stride.
+            /// Whether the gradient's columns between the last column and the row stride are written.
             pub padding: $crate::spec::options::Padding,
             $(#[doc = $about] pub $option: $type,)*
         }
@@ -64,11 +64,11 @@ macro_rules! element_loss {
                 $(#[doc = concat!("The input `", $input_key, "`.")] $input = $input_key,)*
                 /// Multiplies losses and gradients.
                 weight = "weight",
-                /// Multiplies losses, gradients and what a mean divides by; 0 takes an element out.
+                /// Multiplies losses, gradients and the terms of a mean's denominator; 0 removes an element.
                 mask = "mask",
-                /// The gradient from above (a loss scale), `[1]`, or one value an element with reduction `none`.
+                /// The upstream gradient (a loss scale), `[1]`, or one value an element with reduction `none`.
                 upstream = "upstream",
-                /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+                /// The caller's denominator `[1]` on the GPU; replaces the denominator of the reduction.
                 denominator = "denominator",
             }
         }
@@ -80,7 +80,7 @@ macro_rules! element_loss {
                 loss = "loss",
                 $(#[doc = concat!("The ", $gradient_about, ".")] $gradient = $gradient_key,)*
                 $(#[doc = concat!("The ", $monitored_about, ", `[1]`.")] $monitored = $monitored_key,)?
-                /// Σ of the losses.
+                /// The sum of the losses.
                 sum = "sum",
                 /// What a mean divides by.
                 denominator = "denominator",
@@ -188,7 +188,7 @@ macro_rules! element_loss {
 }
 pub(crate) use element_loss;
 
-/// The part of a loss's [`ElementLoss`](crate::ElementLoss) that [`element_loss`] has declared.
+/// The methods of [`ElementLoss`](crate::ElementLoss) that [`element_loss`] has already declared.
 macro_rules! declared {
     () => {
         fn sources(&self) -> Vec<$crate::plan::kernel::Source> {

@@ -1,7 +1,7 @@
-//! The walk over all elements, row after row, whatever their layout: a tensor without gaps is loaded
-//! quad by quad across its rows, one with gaps or a broadcast one by row and column. A workgroup
-//! takes a fixed block of elements, so offsets, strides and windows of whole blocks do not change the
-//! order of a sum. Planes are walked in another order; `windows` says where blocks are cut.
+//! The walk over all elements, row after row, for any layout. A tensor without gaps is loaded quad by quad across its
+//! rows; a tensor with gaps or a broadcast is loaded element by element, by row and column. A workgroup takes a fixed
+//! block of elements, so offsets, strides and windows of whole blocks do not change the order of a sum. Tensors whose
+//! columns are planes are walked along the planes instead; `windows` decides where blocks are cut.
 
 use std::ops::Range;
 
@@ -28,8 +28,8 @@ use crate::{
     },
 };
 
-/// Elements that a window, or a plane of a walk along planes, has fewer of: together one word counts
-/// them.
+/// A window, or a plane in a walk along planes, has fewer elements than this, so that the sum of two such numbers fits
+/// one word.
 const HALF_WORD: u64 = 1 << 31;
 
 /// The plan of an element loss.
@@ -45,19 +45,19 @@ pub(crate) fn plan(loss: &dyn ElementLoss, call: &Call, profile: &Profile) -> Re
     elements.finish()
 }
 
-/// Plans the passes over the elements, what comes before them and what comes after.
+/// Plans the passes over the elements, the dispatches before them and those after them.
 struct Elements<'a> {
     planner: Planner<'a>,
     loss: &'a dyn ElementLoss,
     call: &'a Call,
     extents: Extents,
-    /// Rows of an image whose columns are planes, if the walk goes along them; otherwise 1.
+    /// The class stride where the walk goes along planes (the pixels of one plane); otherwise 1.
     plane: u64,
     totals: Totals,
     windows: Vec<Range<u64>>,
     tallies: View,
     blocks: u64,
-    /// Gradients of inputs that broadcast.
+    /// The gradients of inputs that broadcast.
     summed: [Option<Summed>; 2],
 }
 
@@ -77,7 +77,8 @@ impl<'a> Elements<'a> {
         planner.windows(windows.len() as u64);
         let block = u64::from(profile.element_block);
         let blocks: u64 = windows.iter().map(|w| (w.end - w.start).div_ceil(block)).sum();
-        // Tallies with room to fold into; behind them the one that the header keeps, and its factor.
+        // The tallies with room to fold into. Behind them lie the tally that the header keeps and the factor of the
+        // gradients.
         let words = (2 * blocks + 4) * TALLY_WORDS;
         let tallies = planner.scratch(Layout::vector(Dtype::U32, words));
         let totals = Totals { skeleton: "element", loss: loss.about().name, dtype };
@@ -87,7 +88,7 @@ impl<'a> Elements<'a> {
         Ok(Self { planner, loss, call, extents, plane, totals, windows, tallies, blocks, summed })
     }
 
-    /// Where the header leaves what it found; the factor of the gradients is behind it.
+    /// The tally in which the header leaves what it found; the factor of the gradients lies behind it.
     fn kept_tally(&self) -> u64 {
         2 * self.blocks + 1
     }
@@ -97,7 +98,7 @@ impl<'a> Elements<'a> {
         self.call.has("mask") || self.loss.options().unknown.is_some()
     }
 
-    /// The output that is the mean of what the functor monitors, if it is asked for.
+    /// The output that is the mean of what the functor monitors, if the call asks for it.
     fn monitor(&self) -> Option<&'static str> {
         self.loss.monitor().filter(|name| self.call.wants(name))
     }
@@ -106,7 +107,7 @@ impl<'a> Elements<'a> {
         self.loss.options().reduction == Reduction::None
     }
 
-    /// Begins a dispatch over a window with what all passes have.
+    /// Begins a dispatch over a window, with the constants and uniforms that all passes have.
     fn pass(&mut self, entry: &'static str, index: usize, sources: &[Source]) -> Step<'_, 'a> {
         let window = self.windows[index].clone();
         let (columns, plane) = (self.extents.columns, self.plane);
@@ -133,14 +134,14 @@ impl<'a> Elements<'a> {
             .uniform("first_tally", first_tally)
     }
 
-    /// A tensor of a window, and how a quad finds its elements there.
+    /// A tensor of a window, and how a quad finds its elements in it.
     fn reached(&self, name: &str, view: View, index: usize) -> Result<Addressed> {
         let window = &self.windows[index];
         let columns = self.extents.columns;
         let broadcast = broadcast_of(self.loss, &self.extents, name, &view.layout.shape)?;
         let view = in_rows(name, view, broadcast)?;
         if self.plane > 1 {
-            // As it lies in memory.
+            // Along planes, the walk takes tensors in the order of memory.
             let image = columns * self.plane;
             let first = window.start / image * self.plane;
             let rows = first..(window.end.div_ceil(image) * self.plane).min(self.extents.rows);
@@ -166,7 +167,7 @@ impl<'a> Elements<'a> {
         })
     }
 
-    /// The mask of a window; one of bits lies as the elements are walked.
+    /// The mask of a window. A bit mask lies in the order in which the elements are walked.
     fn mask(&self, index: usize) -> Result<Option<Addressed>> {
         match self.call.input("mask") {
             Some(mut view) if view.layout.dtype == Dtype::U32 => {
@@ -187,7 +188,7 @@ impl<'a> Elements<'a> {
         self.call.output(name).map(|view| self.reached(name, view, index)).transpose()
     }
 
-    /// The denominator, and the factor of the gradients.
+    /// Plans the kernel that finds the denominator and the factor of the gradients.
     fn header(&mut self) -> Result<()> {
         let options = self.loss.options();
         let rows = self.extents.rows;
@@ -227,7 +228,7 @@ impl<'a> Elements<'a> {
             .groups(1)
     }
 
-    /// Counts the elements that are kept.
+    /// Counts the elements that are not masked and whose targets are known.
     fn measure(&mut self) -> Result<(u64, u64)> {
         let unknown = self.loss.options().unknown.is_some();
         for index in 0..self.windows.len() {
@@ -255,10 +256,10 @@ impl<'a> Elements<'a> {
         (window.end - window.start).div_ceil(u64::from(self.planner.profile.element_block))
     }
 
-    /// What `element/place.wgsl` has to find: nothing, the quad's row, or every element's.
+    /// Which places `element/place.wgsl` has to compute: none, that of the quad, or that of every element.
     fn places<'r>(&self, tensors: impl IntoIterator<Item = &'r Option<Addressed>>) -> u32 {
         let flat = |r: &Addressed| matches!(r.reach, Reach::Flat | Reach::One);
-        // Along planes rows and columns are found where they are needed.
+        // In a walk along planes, rows and columns are computed where they are needed.
         if self.plane > 1 || tensors.into_iter().flatten().all(flat) {
             0
         } else if self.extents.columns.is_multiple_of(4) {
@@ -268,8 +269,8 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// The losses and the gradients of a window: in one pass, or in two where one would need more
-    /// buffers than a dispatch may bind.
+    /// The losses and the gradients of a window: in one pass, or in two where one pass would need more buffers than a
+    /// dispatch may bind.
     fn main(&mut self, index: usize) -> Result<()> {
         let tensors = Tensors::new(self, index)?;
         if tensors.bindings() < self.planner.profile.storage_buffers {
@@ -320,11 +321,11 @@ impl<'a> Elements<'a> {
             .uniforms(loss.uniforms().into_iter().map(number))
     }
 
-    /// Zeroes the gradients' columns between the columns and the row stride.
+    /// Zeroes the gradients' columns between the last column and the row stride.
     fn pad(&mut self, index: usize) -> Result<()> {
         let window = &self.windows[index];
         let columns = self.extents.columns;
-        // Rows that end in this window.
+        // The rows that end in this window.
         let rows = window.start / columns..window.end / columns;
         for (nth, stream) in self.loss.streams().iter().enumerate() {
             if self.summed.get(nth).is_some_and(Option::is_some) {
@@ -360,7 +361,7 @@ impl<'a> Elements<'a> {
     }
 }
 
-/// The tensors of a pass.
+/// The tensors of a pass over the elements.
 struct Tensors {
     streams: Vec<(ElementStream, Option<Addressed>)>,
     weight: Option<Addressed>,
@@ -368,11 +369,11 @@ struct Tensors {
     upstream: Option<Addressed>,
     loss: Option<Addressed>,
     gradients: [Option<Addressed>; 2],
-    /// Whether each of the gradients is written over its stream.
+    /// For each of the two gradients: whether it is written over its stream.
     in_place: [bool; 2],
 }
 
-/// The gradients of a loss's first two streams, by their names in WGSL.
+/// The names in WGSL of the gradients of a loss's first two streams.
 const GRADIENTS: [&str; 2] = ["first", "second"];
 
 impl Tensors {
@@ -409,13 +410,13 @@ impl Tensors {
             .chain(&self.gradients)
     }
 
-    /// Buffers that a pass with all of them binds, the tallies aside.
+    /// The number of buffers that a pass with all these tensors binds, without the tallies.
     fn bindings(&self) -> u32 {
         let shared = self.in_place.iter().filter(|in_place| **in_place).count() as u32;
         self.all().flatten().count() as u32 - shared
     }
 
-    /// What the losses need, and what the gradients need.
+    /// Splits the tensors into those of the losses and those of the gradients.
     fn split(self) -> (Self, Self) {
         let gradients = Self {
             streams: self.streams.clone(),
@@ -455,7 +456,7 @@ impl Tensors {
     }
 }
 
-/// A tensor with its rows as one axis; one element a row may come as a vector or as a matrix.
+/// A tensor with its rows as one axis. A tensor of one element a row may be a vector or a matrix.
 pub(super) fn in_rows(name: &str, view: View, broadcast: Broadcast) -> Result<View> {
     let layout = &view.layout;
     if broadcast != Broadcast::Rows || layout.columns() == 1 {
@@ -468,8 +469,8 @@ pub(super) fn in_rows(name: &str, view: View, broadcast: Broadcast) -> Result<Vi
     Ok(view.reshaped(flat))
 }
 
-/// The class stride that all tensors of elements share, where their images lie one behind the other:
-/// then the walk goes along the planes, as memory does. Otherwise 1.
+/// The class stride that all tensors of elements share, where their images lie one behind the other. The walk then
+/// goes along the planes, in the order of memory. Otherwise 1.
 pub(super) fn plane(loss: &dyn ElementLoss, call: &Call, extents: &Extents) -> u64 {
     let mut planes = call.inputs.values().chain(call.outputs.values()).filter_map(|operand| {
         let Layout { shape, class_stride, row_stride, .. } = &operand.layout;
@@ -477,7 +478,7 @@ pub(super) fn plane(loss: &dyn ElementLoss, call: &Call, extents: &Extents) -> u
             && (extents.rows == *class_stride || *row_stride == class_stride * extents.columns);
         match broadcast_of(loss, extents, &operand.name, shape) {
             Ok(Broadcast::Elements) => Some(if dense { *class_stride } else { 1 }),
-            // One element a pixel is cut where the walk's images are.
+            // A tensor of one element a pixel is cut at the images of the walk.
             Ok(Broadcast::Rows) if operand.layout.has_planes() => Some(*class_stride),
             _ => None,
         }
@@ -486,7 +487,7 @@ pub(super) fn plane(loss: &dyn ElementLoss, call: &Call, extents: &Extents) -> u
     if first < HALF_WORD && planes.all(|plane| plane == first) { first } else { 1 }
 }
 
-/// Stretches of elements whose every tensor fits one binding and one short dispatch.
+/// Stretches of elements for which every tensor fits one binding and every pass is one short dispatch.
 fn windows(
     loss: &dyn ElementLoss,
     call: &Call,
@@ -494,7 +495,7 @@ fn windows(
     plane: u64,
     profile: &Profile,
 ) -> Vec<Range<u64>> {
-    // A window's binding begins up to one alignment block early and ends inside a quad.
+    // A window's binding may begin up to one alignment block early and end inside a quad.
     let room = profile.binding_bytes.saturating_sub(profile.offset_alignment + 64);
     let is_bits = |operand: &Operand| operand.name == "mask" && operand.layout.dtype == Dtype::U32;
     let most = |operand: &Operand| {
@@ -505,12 +506,12 @@ fn windows(
         }
         match broadcast_of(loss, extents, &operand.name, &layout.shape) {
             Ok(Broadcast::Elements) if plane > 1 || !layout.has_gaps() => elements,
-            // A gradient that is summed has a term an element, in f32 whatever its own type is.
+            // A summed gradient has one f32 term an element, whatever its own type is.
             Ok(other) if other != Broadcast::Elements && operand.name.starts_with("grad.") => {
                 room / Dtype::F32.bytes()
             }
             Ok(Broadcast::Elements | Broadcast::Rows) => {
-                // Rows, or images; one more where the first and the last one are there in part.
+                // Rows, or images; one more because the first and the last one may be there only in part.
                 let rows = plane.max(layout.class_stride);
                 let image = layout.class_stride.saturating_mul(layout.columns());
                 let image = layout.row_stride.max(image).max(1);
@@ -524,15 +525,15 @@ fn windows(
     let operands = || call.inputs.values().chain(call.outputs.values());
     let fits = operands().map(most).min().unwrap_or(u64::MAX);
     let fits = fits.min(profile.dispatch_elements).min(HALF_WORD);
-    // Blocks are tallied whole where they fit, so that an element's place in a sum does not move.
+    // Windows hold whole blocks where possible, so that an element keeps its place in a sum.
     let block = u64::from(profile.element_block);
     let apart = operands().map(|operand| operand.layout.class_stride).fold(1, least_multiple);
     if apart > 1 && plane == 1 {
-        // Whole images: within one, rows are found from its first one.
+        // Windows hold whole images, because kernels compute rows from the first row of an image.
         let image = apart.saturating_mul(extents.columns).max(1);
         let bits = if operands().any(is_bits) { BITS } else { 1 };
         let image = least_multiple(image, bits);
-        // Between blocks where that is so many: then windows may change a sum's last bits.
+        // Where a multiple of both does not fit, windows cut blocks and may change the last bits of a sum.
         let whole = least_multiple(image, block);
         let unit = if fits >= whole { whole } else { image };
         return stretches(extents.count(), (fits - fits % unit).max(unit));

@@ -1,4 +1,4 @@
-//! Losses of one score at a time as a textbook writes them: element after element.
+//! The f64 reference of element losses, as a textbook writes them: element after element.
 
 use crate::{
     data::{
@@ -15,16 +15,17 @@ use crate::{
     },
 };
 
-/// What a loss says of one element.
+/// What a loss computes for one element.
 #[derive(Clone, Copy, Debug)]
 pub struct Point<T> {
-    /// Its loss.
+    /// The loss of the element.
     pub loss: T,
-    /// The derivatives by the first and by the second input.
+    /// The derivatives with respect to the first and the second input.
     pub slopes: [T; 2],
-    /// What was given and is no such thing, such as a negative count: there is no loss then.
+    /// An input outside the domain of the loss, such as a negative count: the element then has no
+    /// loss.
     pub bad: Option<T>,
-    /// What is monitored beside it.
+    /// The value that is monitored.
     pub monitored: T,
 }
 
@@ -39,17 +40,17 @@ impl<T: Real> Point<T> {
         Self { loss, slopes, bad: None, monitored: T::zero() }
     }
 
-    /// No loss, because of this number.
+    /// An element without a loss because of this input.
     pub fn bad(value: T) -> Self {
         Self { bad: Some(value), ..Self::of_two(T::nan(), [T::zero(); 2]) }
     }
 
-    /// NaN, where an input is.
+    /// An element with a NaN among its inputs: loss and derivatives are NaN.
     pub fn nan() -> Self {
         Self::of_two(T::nan(), [T::nan(); 2])
     }
 
-    /// The same with something to monitor.
+    /// The same result with a monitored value.
     pub fn monitoring(self, monitored: T) -> Self {
         Self { monitored, ..self }
     }
@@ -96,7 +97,7 @@ impl<T: Real> Spread<T> {
         Self { values: vec![value], broadcast: Broadcast::One }
     }
 
-    /// An input of this name, or what stands for it.
+    /// The input of this name, or its default.
     fn read<L: ElementLoss>(
         loss: &L,
         inputs: &Arrays,
@@ -121,7 +122,7 @@ impl<T: Real> Spread<T> {
     }
 }
 
-/// A mask of bytes, which keep where they are not 0, or of bits.
+/// A mask of bytes (an element counts where its byte is not 0) or of bits.
 fn integer_mask<L: ElementLoss, T: Real>(
     loss: &L,
     inputs: &Arrays,
@@ -149,14 +150,14 @@ fn integer_mask<L: ElementLoss, T: Real>(
     Ok(Spread { values, broadcast: Broadcast::Elements })
 }
 
-/// The gradient of an input, summed over the elements that share one of the input's.
+/// The gradient of an input, summed over the elements that share one element of the input.
 struct Gradient<T> {
     shape: Vec<u64>,
     own: Spread<T>,
 }
 
 impl<T: Real> Gradient<T> {
-    /// Zeros in the shape of a stream's input, if it is there.
+    /// A gradient of zeros in the shape of the stream's input, if the call has this input.
     fn of<L: ElementLoss>(
         loss: &L,
         inputs: &Arrays,
@@ -184,12 +185,13 @@ impl<T: Real> Gradient<T> {
     }
 }
 
-/// A call, computed.
+/// A call whose elements have been computed.
 struct Solved<T> {
     extents: Extents,
     losses: Vec<T>,
     gradients: [Option<Gradient<T>>; 2],
-    /// The slopes of each element, and what multiplies them: 0 where it counts for nothing.
+    /// The derivatives of each element, and the factor that multiplies them: 0 where the element
+    /// counts for nothing.
     slopes: Vec<[T; 2]>,
     above: Vec<T>,
     sum: T,
@@ -272,7 +274,7 @@ impl<T: Real> Solved<T> {
         Ok(solved)
     }
 
-    /// Finds what the sum is divided by, and divides the gradients by it.
+    /// Finds what the sum is divided by, and divides the gradients by the same number.
     fn divide(&mut self, inputs: &Arrays) -> Result<()> {
         let given: Option<Vec<T>> = floats(inputs, "denominator", &[1])?;
         if self.options.denominator == MaskedMean::All {

@@ -1,8 +1,8 @@
-//! The gradient of an input that broadcasts, summed over the elements that share one of the input's.
+//! The gradient of an input that broadcasts: the sum over the elements that share one element of the input.
 //!
-//! The pass over the elements writes one term an element into scratch, in the order of its walk. Then
-//! the axes that the input lacks are summed away, one after another, from 32 terms to one at a time:
-//! the order of a sum depends on the shapes alone, so the same call has the same bits again.
+//! The pass over the elements writes one term an element into scratch, in the order of its walk. Further dispatches
+//! then sum over the axes that the input lacks, one axis after another, at most 32 terms at a time. The order of a sum
+//! depends on the shapes alone, so the same call always gives the same bits.
 
 use std::ops::Range;
 
@@ -24,9 +24,9 @@ use crate::{
     },
 };
 
-/// Terms of one sum.
+/// The most terms of one sum.
 const MOST_TERMS: u64 = 32;
-/// Terms before the end of the scratch that a last quad may write: see [`Planner::scratch`].
+/// The last quad of a window may write up to this many terms past the window; see [`Planner::scratch`] for the room.
 const QUAD: u64 = 4;
 
 /// A gradient that has to be summed.
@@ -37,27 +37,27 @@ pub(super) struct Summed {
     terms: Option<View>,
 }
 
-/// Where the sums of a step go.
+/// Where a step writes its sums.
 #[derive(Clone, Copy)]
 enum Into<'v> {
     /// Into scratch, for the next step.
     Scratch(&'v View),
-    /// Into the gradient: a sum's number is that of a row within one plane and a column.
+    /// Into the gradient. The number of a sum gives the row within one plane, and the column.
     Gradient { pixels: u64, columns: u64 },
 }
 
-/// A step of the sums: terms `[outer, length, inner]` become `[outer, parts, inner]`.
+/// A step of summing: terms `[outer, length, inner]` become `[outer, parts, inner]`.
 struct Fold {
     outer: u64,
     length: u64,
     inner: u64,
-    /// Terms of one sum.
+    /// The most terms of one sum.
     most: u64,
     parts: u64,
 }
 
 impl Summed {
-    /// The gradient of a loss's stream, if it is asked for and the input broadcasts.
+    /// The gradient of the stream, if the call asks for it and the input broadcasts.
     pub fn of(
         loss: &dyn ElementLoss,
         call: &Call,
@@ -83,13 +83,13 @@ impl Summed {
         Ok(Some(Self { gradient, broadcast, terms: None }))
     }
 
-    /// The same with scratch for a term an element.
+    /// The same gradient with scratch for one term an element.
     pub fn placed(self, planner: &mut Planner<'_>, count: u64) -> Self {
         let layout = Layout::vector(Dtype::F32, count.next_multiple_of(QUAD));
         Self { terms: Some(planner.scratch(layout)), ..self }
     }
 
-    /// Where a window's pass writes its terms: whole quads, whose end nothing reads.
+    /// Where the pass over a window writes its terms: whole quads, of which nothing reads the end.
     pub fn terms(&self, window: &Range<u64>) -> Option<Addressed> {
         let end = window.start + (window.end - window.start).next_multiple_of(QUAD);
         let view = self.terms.clone()?.flat(&(window.start..end));
@@ -130,7 +130,7 @@ impl Summed {
         totals.pad(planner, Some(self.gradient.clone()), columns)
     }
 
-    /// The axes of the elements in the order of the walk, and where their sums go at the end.
+    /// The axes of the elements in the order of the walk, and where the last step writes its sums.
     fn walked(&self, extents: &Extents, plane: u64) -> Result<(Vec<Axis>, Into<'static>)> {
         let has_columns = match self.broadcast {
             Broadcast::Axes(axes) => axes.has_columns(),
@@ -197,7 +197,7 @@ impl Summed {
             }
             Into::Gradient { pixels, columns } => (pixels, columns),
         };
-        // One sum a row: the gradient may be longer than a binding, and a dispatch has its own rows.
+        // A gradient of one sum a row may be longer than a binding, so each dispatch binds only its own rows.
         let layout = &self.gradient.layout;
         let (gradient, first) = if layout.columns() == 1 && !layout.has_planes() {
             (self.gradient.clone().rows(&sums), 0)
@@ -212,20 +212,20 @@ impl Summed {
 struct Written {
     sums: Option<View>,
     gradient: Option<View>,
-    /// The number of its first sum in what it writes.
+    /// The number of the dispatch's first sum, counted in the tensor that the dispatch writes.
     first: u64,
     pixels: u64,
     columns: u64,
 }
 
-/// Terms that fit one binding; a window's binding begins up to one alignment block early.
+/// The number of terms that fit one binding. A window's binding may begin up to one alignment block early.
 fn room(planner: &Planner<'_>) -> u64 {
     let profile = planner.profile;
     profile.binding_bytes.saturating_sub(profile.offset_alignment + 64) / Dtype::F32.bytes()
 }
 
 impl Fold {
-    /// A step along an axis, or none where no axis is left to sum along.
+    /// A step along axis `at`, or a plain copy where no axis is left to sum over.
     fn new(axes: &[Axis], at: Option<usize>, planner: &Planner<'_>) -> Result<Self> {
         let count = |axes: &[Axis]| axes.iter().map(|axis| axis.extent).product::<u64>();
         let Some((at, length)) = at.and_then(|at| Some((at, axes.get(at)?.extent))) else {
@@ -233,7 +233,7 @@ impl Fold {
         };
         let part = |range: Range<usize>| count(axes.get(range).unwrap_or_default());
         let (outer, inner) = (part(0..at), part(at + 1..axes.len()));
-        // Fewer terms to a sum where a row of sums is so long that more would not fit one binding.
+        // Take fewer terms a sum where the sums side by side are so many that more terms would not fit one binding.
         let room = room(planner);
         let mut most = MOST_TERMS;
         while most > 1 && most.saturating_mul(inner) > room {
@@ -253,7 +253,7 @@ impl Fold {
         self.outer * self.parts * self.inner
     }
 
-    /// The terms of these parts, counted over all of `outer`.
+    /// The terms of these parts, numbered over all of `outer`.
     fn terms(&self, parts: &Range<u64>) -> Range<u64> {
         let from = |part: u64| {
             let within = (part % self.parts * self.most).min(self.length);
@@ -263,7 +263,7 @@ impl Fold {
     }
 }
 
-/// The axes of images, and those of the pixels of one.
+/// Splits the axes of the rows into those over images and those over the pixels of one image.
 fn split(mut rows: Vec<Axis>, plane: u64) -> Option<(Vec<Axis>, Vec<Axis>)> {
     let (mut pixels, mut inner) = (Vec::new(), 1);
     while inner < plane {

@@ -1,4 +1,4 @@
-//! Products of a linear layer: which operands run along which index, and how a product is cut into dispatches.
+//! The products of a linear layer: which index runs along which operand, and how a product is cut into dispatches.
 
 use std::ops::Range;
 
@@ -12,19 +12,19 @@ use crate::{
     skeleton::row::Rows,
 };
 
-/// Tiles side by side whose rows are gone through together: what they share of a row is then a page or
-/// so, where a page is what a memory is quick at.
+/// Tiles side by side that are walked along their rows together. Their common part of a row is then about one page,
+/// the unit that memory reads fast.
 const RUN_TILES: u64 = 4;
-/// Rows that stand for any number of them where a kernel is chosen.
+/// The number of rows that the choice of a kernel assumes, whatever the real number is.
 const USUAL_ROWS: u64 = 256;
 
-/// What a product's sums start from.
+/// What the sums of a product start from.
 #[derive(Clone)]
 pub(super) enum Start {
     Zero,
-    /// What the output holds.
+    /// The present contents of the output.
     There,
-    /// Another tensor of the output's shape, or one row for all.
+    /// Another tensor of the output's shape, or one row that is used for every row.
     From(View),
 }
 
@@ -35,7 +35,7 @@ pub(super) enum Along {
     Walked,
 }
 
-/// An operand of a product; `None` reads as 1.
+/// An operand of a product; `None` is an operand of ones.
 pub(super) type Factor = Option<(View, Along)>;
 
 /// output[i, j] = (start[i, j] + Σ_k a(i, k)·b(j, k)) + addend[j].
@@ -44,20 +44,20 @@ pub(super) struct Product<'v> {
     pub a: Factor,
     pub b: Factor,
     pub start: Start,
-    /// A row that is added to every row of sums, last.
+    /// A row that is added to every row of the output after the sums.
     pub addend: Option<View>,
     pub output: View,
     pub depth: u64,
-    /// Whether i or k runs over rows of the loss, some of which count for nothing.
+    /// The index (i or k) that runs over rows of the loss, if one does. Rows that count for nothing are skipped.
     pub rows_along: Option<Along>,
-    /// Those of the product over all rows and classes, of which this may be a chunk's: neither a last chunk
-    /// nor a small one falls back to small tiles.
+    /// Multiply-adds of the product over all rows and classes, even if this product is that of a chunk. Small chunks
+    /// and the last chunk then use the same large tiles.
     pub multiply_adds: u64,
     pub at: &'v RowBlock,
 }
 
 impl Layer<'_> {
-    /// Plans a product, cut so that every operand fits a binding and every dispatch stays short.
+    /// Plans a product, cut so that every operand fits a binding and every dispatch is short.
     pub(super) fn product(&self, rows: &mut Rows, product: &Product) -> Result<()> {
         let (outputs, columns) = (product.output.layout.rows(), product.output.layout.columns());
         let [i_step, j_step, k_step] = self.steps(product, outputs, columns);
@@ -90,7 +90,7 @@ impl Layer<'_> {
         Ok(())
     }
 
-    /// How far i, j and k run in one dispatch.
+    /// The lengths of i, j and k in one dispatch.
     fn steps(&self, product: &Product, outputs: u64, columns: u64) -> [u64; 3] {
         let most = match self.matrices(product) {
             Some(matrices) => matrices.most_steps(),
@@ -100,7 +100,7 @@ impl Layer<'_> {
         let mut steps = [outputs.max(1), columns.max(1), walked];
         let room = self.room();
         let mut fit = |view: &View, index: usize| {
-            // A 16-bit sum may be held in f32 meanwhile.
+            // A 16-bit sum may be held in f32 until its last step.
             let row = view.layout.row_stride * view.layout.dtype.bytes().max(4);
             steps[index] = steps[index].min((room / row.max(1)).max(1));
         };
@@ -120,8 +120,8 @@ impl Layer<'_> {
         steps
     }
 
-    /// What multiplies outputs i and columns j of a product; `octets` is whether its sums lie eight after
-    /// eight.
+    /// The kernel for outputs i and columns j of a product. `octets` says that the rows of its sums consist of groups
+    /// of eight elements.
     fn kernel(&self, product: &Product, [i, j]: [&Range<u64>; 2], octets: bool) -> TileKernel {
         if let Some(matrices) = self.matrices(product) {
             return TileKernel::cooperative(matrices);
@@ -130,8 +130,8 @@ impl Layer<'_> {
         self.profile.tile().fitted(i.end - i.start, j.end - j.start, large).kernel(octets)
     }
 
-    /// The cooperative matrices for a product, where they are chosen and it is large enough: whatever
-    /// the number of rows is, so that a row's bits do not depend on those beside it.
+    /// The cooperative matrices for a product, where they are chosen and the product is large enough. The number of
+    /// rows does not enter the choice, so that the bits of a row do not depend on the other rows.
     fn matrices(&self, product: &Product) -> Option<cooperative::Matrices> {
         let dtype = |factor: &Factor| Some(factor.as_ref()?.0.layout.dtype);
         let (a, b) = (dtype(&product.a)?, dtype(&product.b)?);
@@ -139,7 +139,7 @@ impl Layer<'_> {
         self.profile.cooperative.matrices(a, b).filter(|_| large)
     }
 
-    /// One dispatch: outputs i, columns j, summed over k.
+    /// Plans one dispatch: outputs i, columns j, summed over k.
     fn tile(
         &self,
         rows: &mut Rows,
@@ -161,10 +161,10 @@ impl Layer<'_> {
         let tile = self.kernel(product, [i, j], octets);
         let tile_rows = (i.end - i.start).div_ceil(tile.height);
         let tile_columns = (j.end - j.start).div_ceil(tile.width);
-        // The larger operand's tiles are held while the other's go by.
+        // A workgroup keeps tiles of the larger operand while those of the other operand change.
         let wide = i.end - i.start <= j.end - j.start;
         let run = if wide { tile_columns.clamp(1, RUN_TILES) } else { tile_columns };
-        // Without rows there are no records, and nothing that would look at them.
+        // Without rows there are no records, and no kernel reads any.
         let (records, first_row) = rows.records(product.at.index, &product.at.rows).unzip();
         let first_row = first_row.unwrap_or(0);
         let record_words = rows.record_words();
@@ -220,13 +220,13 @@ impl Layer<'_> {
         step.groups(tile_rows * tile_columns)
     }
 
-    /// Bytes that a binding has for sure, wherever it has to begin.
+    /// Bytes that fit a binding wherever it has to begin.
     pub(super) fn room(&self) -> u64 {
         self.profile.binding_bytes.saturating_sub(self.profile.offset_alignment + 64)
     }
 }
 
-/// The stretch of a factor that a dispatch needs, and whether its columns run along the walked index.
+/// The part of a factor that a dispatch needs, and whether its columns run along the walked index.
 fn cut(factor: &Factor, owned: &Range<u64>, walked: &Range<u64>) -> (Option<View>, bool) {
     match factor {
         None => (None, true),

@@ -1,4 +1,4 @@
-//! A row loss of a linear layer as a textbook writes it: the scores, then their loss.
+//! The f64 reference of a row loss on a linear layer: first the scores, then their loss.
 
 use crate::{
     data::{
@@ -10,10 +10,10 @@ use crate::{
     spec::options::WeightLayout,
 };
 
-/// The layer's own inputs, which the loss on its scores does not see.
+/// The inputs of the layer, which the loss of its scores does not see.
 const OWN: [&str; 3] = ["hidden", "weight", "bias"];
 
-/// Computes every output in `wanted`. Gradients are plain ones: `accumulate` has nothing to add to.
+/// Computes every output in `wanted`. Gradients overwrite: `accumulate` has nothing to add to here.
 pub(crate) fn run(
     loss: &dyn Operation,
     layout: WeightLayout,
@@ -53,7 +53,7 @@ fn compute<T: Real>(
     let mut outputs = loss.reference(&scores, &inner, arithmetic)?;
     if let Some(gradient) = outputs.remove("grad.logits") {
         let gradient: Vec<T> = gradient.to_f64().into_iter().map(T::of).collect();
-        // A row without a gradient reaches nothing, whatever its hidden state holds.
+        // A row without a gradient must change no sum, even if its hidden state is NaN.
         let live: Vec<bool> =
             gradient.chunks(layer.classes).map(|row| row.iter().any(|g| !g.is_zero())).collect();
         for name in own {
@@ -113,7 +113,7 @@ impl<T: Real> Layer<T> {
         }
     }
 
-    /// Where in `weight` the element of a class and a depth lies.
+    /// The index in `weight` of the element for a class and a depth.
     fn at(&self, class: usize, depth: usize) -> usize {
         match self.layout {
             WeightLayout::ClassesHidden => class * self.hidden + depth,
@@ -136,7 +136,7 @@ impl<T: Real> Layer<T> {
         logits
     }
 
-    /// G·W. A row without a gradient is 0 whatever W holds.
+    /// G·W. The result of a row without a gradient is 0 whatever W contains.
     fn hidden_gradient(&self, gradient: &[T], live: &[bool]) -> Vec<T> {
         let mut result = vec![T::zero(); self.rows * self.hidden];
         for row in (0..self.rows).filter(|&row| live[row]) {
@@ -150,7 +150,7 @@ impl<T: Real> Layer<T> {
         result
     }
 
-    /// Gᵀ·hidden. A row without a gradient adds nothing even if its state is NaN (0·NaN is NaN).
+    /// Gᵀ·hidden. A row without a gradient is skipped, because 0·NaN is NaN.
     fn weight_gradient(&self, gradient: &[T], live: &[bool]) -> Vec<T> {
         let mut result = vec![T::zero(); self.classes * self.hidden];
         for row in (0..self.rows).filter(|&row| live[row]) {
@@ -164,7 +164,7 @@ impl<T: Real> Layer<T> {
         result
     }
 
-    /// Σ of G over the rows.
+    /// The sum of G over the rows.
     fn bias_gradient(&self, gradient: &[T], live: &[bool]) -> Vec<T> {
         let mut result = vec![T::zero(); self.classes];
         for row in (0..self.rows).filter(|&row| live[row]) {

@@ -1,5 +1,5 @@
-//! How the scores of a linear layer go by: in chunks of whole rows, in blocks of classes, or kept in the
-//! gradient of the weight; what each takes, and which is taken.
+//! The paths that the scores of a linear layer can take: chunks of whole rows, blocks of classes, or scores kept in
+//! the memory of the weight's gradient. This file models what each path costs and chooses one.
 
 use std::ops::Range;
 
@@ -13,17 +13,18 @@ use crate::{
     skeleton::row::Rows,
 };
 
-/// A block of classes is a multiple of this.
+/// The classes of a block are a multiple of this.
 const BLOCK_CLASSES: u64 = 64;
-/// Multiply-adds that take as long as a byte to and from memory: 3 were measured on lavapipe, physical
-/// GPUs have 4 to 12.
+/// Multiply-adds that take as long as moving one byte to or from memory: 3 were measured on lavapipe, physical GPUs
+/// have 4 to 12.
 const PRODUCTS_A_BYTE: f64 = 3.0;
-/// Blocks that make the scores twice have to be this much cheaper: they are more dispatches.
+/// Blocks of classes that make the scores twice must cost at most this share of the other path, because they need more
+/// dispatches.
 const WORTH_BLOCKS: f64 = 0.9;
-/// How much oftener kept scores are read and written than those of a chunk: their gradient goes elsewhere.
+/// How many more reads or writes of the scores the kept path needs, because their gradient goes elsewhere.
 const KEPT_PASSES: f64 = 2.0;
 
-/// How often the scores are made: all in one chunk, in chunks of whole rows, and in blocks of classes.
+/// How often the scores are made: with all scores in one chunk, in chunks of whole rows, and in blocks of classes.
 #[derive(Clone, Copy)]
 pub(crate) struct ScorePasses {
     pub held: u64,
@@ -31,7 +32,7 @@ pub(crate) struct ScorePasses {
     pub blocks: u64,
 }
 
-/// A stretch of rows: its number, its window, and the rows.
+/// A stretch of rows: its number, the index of its window, and the rows.
 #[derive(Clone)]
 pub(crate) struct RowBlock {
     pub number: usize,
@@ -44,24 +45,24 @@ impl RowBlock {
     pub const NONE: Self = Self { number: 0, index: 0, rows: 0..0 };
 }
 
-/// How the scores go by: stretches of rows one after another, of each one block of classes after another,
-/// all of them in one chunk.
+/// The order in which the scores are made: one stretch of rows after another, and for each stretch one block of
+/// classes after another. All of them use the same chunk.
 pub(crate) struct Schedule {
     pub chunk: View,
     pub parts: Vec<RowBlock>,
     pub blocks: Vec<Range<u64>>,
-    /// Where the scores stay between the passes; without it they are made for each.
+    /// Where the scores stay between the passes. Without it every pass makes them again.
     pub(super) kept: Option<HeldScores>,
 }
 
-/// The gradient of the weight, which keeps the scores of its classes until it is written.
+/// The weight's gradient, whose memory keeps the scores of its classes until it is written.
 pub(super) struct HeldScores {
     gradient: View,
     weight_layout: WeightLayout,
 }
 
 impl HeldScores {
-    /// The place of a block's scores, none of which is that of another block's gradient.
+    /// The memory of a block's scores. It does not overlap the gradient of any other block.
     fn block(&self, rows: u64, block: &Range<u64>) -> View {
         let gradient = self.gradient.clone();
         match self.weight_layout {
@@ -75,17 +76,17 @@ impl HeldScores {
 }
 
 impl Schedule {
-    /// Whether a block has all classes.
+    /// Whether one block has all classes.
     pub fn is_whole(&self) -> bool {
         self.blocks.len() < 2
     }
 
-    /// Whether one chunk has all scores, for as long as it takes.
+    /// Whether the one chunk holds all scores from the first pass to the last.
     pub fn is_held(&self) -> bool {
         self.is_whole() && self.parts.len() < 2
     }
 
-    /// The place of a block's scores.
+    /// The memory of a block's scores.
     pub(super) fn scores(&self, part: &RowBlock, block: &Range<u64>) -> View {
         match &self.kept {
             Some(kept) => kept.block(part.rows.end - part.rows.start, block),
@@ -93,7 +94,7 @@ impl Schedule {
         }
     }
 
-    /// The chunk's part that holds a block of some rows.
+    /// The part of the chunk that holds a block of a stretch of rows.
     pub fn block(&self, part: &RowBlock, block: &Range<u64>) -> View {
         let (rows, columns) = (part.rows.end - part.rows.start, block.end - block.start);
         self.chunk.clone().rows(&(0..rows)).columns(&(0..columns))
@@ -101,21 +102,21 @@ impl Schedule {
 }
 
 impl Layer<'_> {
-    /// The most bytes of a chunk: the caller's, or else the device's.
+    /// The most bytes of a chunk: the caller's number, or the default.
     fn budget(&self, default: u64) -> u64 {
         let default = default.saturating_sub(self.beside).max(default / 2);
         let budget = self.options.chunk_bytes.unwrap_or(default);
         budget.min(self.profile.binding_bytes.saturating_sub(64))
     }
 
-    /// Whole tiles, where there are more than one.
+    /// Rounds down to whole tiles where the rows are more than one tile.
     fn whole_tiles(&self, rows: u64) -> u64 {
         let tile = self.profile.tile().height();
         if rows > tile { rows - rows % tile } else { rows }
     }
 
-    /// The most rows of a chunk of whole rows: whole tiles where it is more than one; 0 where the budget
-    /// holds no row.
+    /// The most rows of a chunk of whole rows, in whole tiles where it is more than one tile; 0 where the budget holds
+    /// no row.
     fn whole_rows(&self, short: u64) -> u64 {
         let rows = self.budget(self.profile.chunk_bytes) / (stride(self.classes) * 4);
         let rows = rows.min(short).min(self.most_rows);
@@ -125,8 +126,8 @@ impl Layer<'_> {
         self.whole_tiles(rows)
     }
 
-    /// Rows and classes of a chunk that holds a block, as square as may be, so that both operands are gone
-    /// through seldom; no rows where the budget holds no block.
+    /// The rows and classes of a chunk that holds a block. It is as square as possible, so that both operands are read
+    /// few times. 0 rows where the budget holds no block.
     fn block(&self, rows: &Rows) -> [u64; 2] {
         let [unit, waiting] = Self::block_needs(rows);
         let bytes = self.budget(self.profile.block_bytes);
@@ -134,7 +135,8 @@ impl Layer<'_> {
             let elements = self.profile.dispatch_elements / classes;
             (bytes / (4 * classes + waiting)).min(elements).min(self.most_rows).min(self.rows)
         };
-        // 16-bit gradients of the weight that rows add up to would want a sum of their own.
+        // A 16-bit gradient of the weight that adds up over stretches of rows would need an f32 sum, so one stretch
+        // has all rows.
         let narrow = self.weight_gradient.as_ref().is_some_and(|g| g.layout.dtype != Dtype::F32);
         let square = if narrow { self.rows } else { (bytes / 4).isqrt() };
         let height = fit(unit).min(square.next_multiple_of(self.profile.tile().height()));
@@ -142,7 +144,7 @@ impl Layer<'_> {
         if height == 0 { [0, unit] } else { [height, self.width(rows, height, bytes)] }
     }
 
-    /// Classes of a block of this many rows.
+    /// The number of classes of a block with this many rows.
     fn width(&self, rows: &Rows, height: u64, bytes: u64) -> u64 {
         let [unit, waiting] = Self::block_needs(rows);
         let width = (bytes / height).saturating_sub(waiting) / 4;
@@ -150,7 +152,7 @@ impl Layer<'_> {
         (width - width % unit).max(unit)
     }
 
-    /// What the classes of a block are a multiple of, and the bytes of a row's states between blocks.
+    /// The number that the classes of a block are a multiple of, and the bytes of a row's states between blocks.
     fn block_needs(rows: &Rows) -> [u64; 2] {
         if rows.closes_unseen() {
             [BLOCK_CLASSES, 0]
@@ -159,14 +161,14 @@ impl Layer<'_> {
         }
     }
 
-    /// The modelled cost of chunks of so many rows and classes, per multiply-add of one product: the
-    /// products, the operands that are gone through anew for each chunk, and the scores.
+    /// The modelled cost of chunks with these rows and classes, per multiply-add of one product: the products, the
+    /// operands that are read again for each chunk, and the scores.
     fn cost(&self, [rows, classes]: [u64; 2], passes: u64) -> f64 {
         let made = passes.max(1) as f64;
         let hidden = f64::from(u8::from(self.hidden_gradient.is_some()));
         let weight = f64::from(u8::from(self.weight_gradient.is_some()));
         let products = made + hidden + weight;
-        // A gradient that adds up is read and written.
+        // A gradient that adds up is both read and written.
         let of_weight = made + hidden + 2.0 * weight;
         let of_hidden = made + weight + 2.0 * hidden;
         let again = |extent: u64, times: f64, all: u64| {
@@ -177,13 +179,13 @@ impl Layer<'_> {
         products + 4.0 * PRODUCTS_A_BYTE * moved + self.scores_cost(scores)
     }
 
-    /// The same of going through the scores so often.
+    /// The modelled cost of going through the scores this many times.
     fn scores_cost(&self, times: f64) -> f64 {
         4.0 * PRODUCTS_A_BYTE * times / self.depth.max(1) as f64
     }
 
-    /// How the scores go by: whole rows where the budget holds them all, and otherwise the cheaper of whole
-    /// rows and blocks of classes.
+    /// Chooses how the scores are made: in one chunk of whole rows where the budget holds them all, and otherwise in
+    /// the cheaper of whole rows and blocks of classes.
     pub fn walk(
         &self,
         rows: &mut Rows,
@@ -194,7 +196,7 @@ impl Layer<'_> {
         Ok(self.walk_of(rows, windows, passes, &path))
     }
 
-    /// Which of the two it is, and how large its chunk.
+    /// Which of the two paths is taken, and the size of its chunk.
     fn path(&self, rows: &Rows, passes: ScorePasses) -> Result<Path> {
         self.profile.cooperative.check(self.profile.workgroup_size)?;
         let [whole, block] = [[self.whole_rows(rows.short()), self.classes], self.block(rows)];
@@ -221,7 +223,7 @@ impl Layer<'_> {
         self.cost(block, passes.blocks) < self.cost(whole, passes.whole) * worth
     }
 
-    /// Stretches of rows of every window, and blocks of classes.
+    /// The schedule of a path: the stretches of rows of every window, and the blocks of classes.
     fn walk_of(
         &self,
         rows: &mut Rows,
@@ -245,7 +247,8 @@ impl Layer<'_> {
         walk
     }
 
-    /// The rows whose scores the gradient of the weight keeps until it is written, and then the others.
+    /// The schedules of a call: first that of the rows whose scores stay in the weight's gradient, then that of the
+    /// others.
     pub(super) fn walks(
         &self,
         rows: &mut Rows,
@@ -257,7 +260,7 @@ impl Layer<'_> {
         };
         let count = first.rows;
         let mut rest = Self { rows: self.rows - count, ..self.clone() };
-        // Both share a chunk, and a table of the states of rows between blocks.
+        // Both schedules share one chunk and one table of the states that rows have between blocks.
         let [unit, waiting] = Self::block_needs(rows);
         rest.options.chunk_bytes =
             self.options.chunk_bytes.map(|bytes| bytes.saturating_sub(count * waiting));
@@ -288,8 +291,9 @@ impl Layer<'_> {
         Ok(walks)
     }
 
-    /// Rows whose scores the gradient of the weight keeps until it is written, where that is worth it, and
-    /// that gradient. It has to be f32 without gaps, which are the caller's, and hold nothing yet.
+    /// The path of the rows whose scores stay in the weight's gradient until it is written, and this gradient; none
+    /// where that does not pay. The gradient must be f32, must not have gaps (they belong to the caller), and must
+    /// hold nothing yet.
     fn keep(
         &self,
         rows: &Rows,
@@ -309,7 +313,7 @@ impl Layer<'_> {
         };
         let [unit, waiting] = Self::block_needs(rows);
         let bytes = self.budget(self.profile.block_bytes).min(self.room());
-        // A gradient of the hidden states that cannot add up in its place does so beside it.
+        // A gradient of the hidden states that cannot add up in its output needs a sum in scratch.
         let apart = self.hidden_gradient.as_ref();
         let apart = apart.is_some_and(|g| self.in_place || g.layout.dtype != Dtype::F32);
         let beside = waiting + if apart { 4 * self.depth } else { 0 };
@@ -323,7 +327,7 @@ impl Layer<'_> {
         let count = if most == self.rows {
             most
         } else if rest_is_whole {
-            // The chunks of the other rows are full, the last one too.
+            // The other rows then fill all their chunks, the last one too.
             self.rows.saturating_sub((self.rows - most).next_multiple_of(whole))
         } else {
             self.whole_tiles(most)
@@ -347,7 +351,7 @@ impl Layer<'_> {
         (kept < WORTH_BLOCKS * chunks && kept < blocks).then_some((path, gradient))
     }
 
-    /// A budget that holds neither a row of scores nor a block of one row.
+    /// The error for a budget that holds neither a row of scores nor a block of one row.
     fn too_little(&self, rows: &Rows, unit: u64) -> Error {
         let whole = stride(self.classes) * 4;
         let [_, waiting] = Self::block_needs(rows);
@@ -358,7 +362,7 @@ impl Layer<'_> {
     }
 }
 
-/// Elements from one row of a chunk to the next.
+/// The row stride of a chunk, in elements.
 fn stride(classes: u64) -> u64 {
     classes.next_multiple_of(4).max(4)
 }

@@ -1,4 +1,4 @@
-//! Losses of pairs as a textbook writes them: normalise, multiply, then look at the whole matrix
+//! The f64 reference of pair losses, as a textbook writes them: normalise, multiply, then use the whole matrix
 //! (catalogue P2 to P4).
 
 use crate::{
@@ -35,15 +35,15 @@ fn compute<T: Real>(loss: &dyn PairLoss, inputs: &Arrays, wanted: &[&str]) -> Re
     wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(loss, name)?))).collect()
 }
 
-/// Vectors, and what normalisation makes of them.
+/// Vectors with their norms.
 pub(crate) struct Vectors<T> {
     pub count: usize,
     depth: usize,
     values: Vec<T>,
-    /// The power of two that a vector of `values` was multiplied by where it is normalised, so that its square
-    /// neither overflows nor underflows.
+    /// The power of two by which each normalised vector in `values` was multiplied, so that its squares neither
+    /// overflow nor underflow.
     scale: Vec<T>,
-    /// 1/‖v‖; 0 for a vector of zeros, and 1 where nothing is normalised.
+    /// 1/‖v‖ of each vector; 0 for a vector of zeros, and 1 where vectors are not normalised.
     inverse: Vec<T>,
     normalized: bool,
 }
@@ -82,7 +82,7 @@ impl<T: Real> Vectors<T> {
         vector.iter().map(|&v| v * self.inverse[index]).collect()
     }
 
-    /// ∂v of a gradient of v/‖v‖: r·(∂ − û·⟨∂, û⟩), r = scale/‖scale·v‖.
+    /// The gradient of v from that of v/‖v‖: r·(∂ − û·⟨∂, û⟩), r = scale/‖scale·v‖.
     fn backward(&self, index: usize, gradient: &[T]) -> Vec<T> {
         let inverse = self.inverse[index];
         if !self.normalized || inverse.is_nan() {
@@ -103,7 +103,7 @@ fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     sum
 }
 
-/// The numbers of one call, all in one type.
+/// The inputs of one call, all in one type.
 pub(crate) struct Pairs<T> {
     pairing: Pairing,
     pub queries: Vectors<T>,
@@ -111,14 +111,14 @@ pub(crate) struct Pairs<T> {
     targets: Option<Vec<i64>>,
     labels: Option<[Vec<i64>; 2]>,
     ignored: Vec<i64>,
-    /// ⟨q̂_i, k̂_j⟩, and the scores.
+    /// The products ⟨q̂_i, k̂_j⟩; `scores` holds the scores.
     x: Vec<T>,
     pub scores: Vec<T>,
-    /// The softmax of each column over the rows, none where a score is no number.
+    /// The softmax of each column over the rows; `None` where a score is not finite.
     columns: Vec<Option<Softmax<T>>>,
-    /// The softmax of each row over the keys, where it is given.
+    /// The softmax of each row over the keys, where the call gives it.
     given: Option<Vec<Given<T>>>,
-    /// The first key, and how many there are, in all shards.
+    /// The number of the first key among the keys of all shards, and the number of all these keys.
     first: usize,
     all_keys: usize,
     scale: T,
@@ -152,7 +152,7 @@ impl<T: Real> Pairs<T> {
             if itself { labels[first..first + keys.count].to_vec() } else { labels.clone() }
         };
         let key_labels = integers("key_labels", keys.count)?.or_else(|| labels.as_ref().map(own));
-        // The options in it are the same for every call.
+        // The options in the program are the same for every call.
         let options = loss.program(&Call::default());
         let per_row = options.reduction == Reduction::None
             && matches!(inputs.get("upstream"), Some(up) if up.len() != 1);
@@ -209,7 +209,7 @@ impl<T: Real> Pairs<T> {
         }
     }
 
-    /// Whether a pair takes part at all.
+    /// Whether a pair is part of a softmax.
     fn candidate(&self, row: usize, key: usize) -> bool {
         match self.pairing.columns {
             Columns::Queries => row != self.first + key,
@@ -238,7 +238,7 @@ impl<T: Real> Pairs<T> {
         if bad { Fate::BadScores } else { Fate::Kept }
     }
 
-    /// How many positives a row has, in all shards.
+    /// The number of positives of a row, in all shards.
     fn positives(&self, row: usize) -> usize {
         match (self.pairing.columns, &self.labels) {
             (Columns::Queries, Some([labels, _])) => {
@@ -249,24 +249,24 @@ impl<T: Real> Pairs<T> {
         }
     }
 
-    /// −log p of a row's own pair in its column, where that is here and has a softmax: NaN where one of
-    /// the column's scores is no number.
+    /// −log p of a row's own pair in its column, where this shard has the column and columns have a softmax. NaN where
+    /// one of the column's scores is not finite.
     fn own_back(&self, row: usize) -> Option<T> {
         let key = row.checked_sub(self.first)?;
         let column = self.columns.get(key)?;
         Some(column.map_or_else(T::nan, |softmax| softmax.surprisal(self.score(row, key))))
     }
 
-    /// Whether a row's part of the loss over its own column is no number.
+    /// Whether the part of a row's loss that comes from its own column is NaN.
     fn has_bad_column(&self, row: usize) -> bool {
         let merged = self.given.as_ref().is_some_and(|given| given[row].back.is_nan());
         merged || self.own_back(row).is_some_and(T::is_nan)
     }
 
-    /// What is wrong with the vectors and the rows.
+    /// The findings about the vectors and the rows, for the status.
     pub fn found(&self) -> Findings {
         let mut found = Findings::of_rows();
-        // What is compared with itself has no other keys.
+        // Where vectors are compared with themselves there are no other keys.
         let keys = (self.pairing.columns != Columns::Queries).then_some(&self.keys);
         let vectors = [Some(&self.queries), keys].into_iter().flatten();
         let inverse = vectors.flat_map(|vectors| &vectors.inverse);
@@ -286,8 +286,8 @@ impl<T: Real> Pairs<T> {
         (0..self.keys.count).any(|key| !self.score(row, key).is_finite())
     }
 
-    /// What a shard knows of a row: maximum, Σ exp, –, positives, Σ of their scores less the maximum,
-    /// −log p of the positive in its column, –, flags.
+    /// The statistics of a row in this shard: maximum, Σ exp, –, positives, Σ of their scores less the maximum, −log p
+    /// of the positive in its column, –, flags.
     fn statistics(&self, row: usize) -> [T; 8] {
         let zero = T::zero();
         if matches!(self.fate(row), Fate::Ignored | Fate::BadTarget(_)) {
@@ -348,7 +348,7 @@ impl<T: Real> Pairs<T> {
         }
     }
 
-    /// −l·s.
+    /// −l·s, where l is 1 for a positive pair and −1 for any other pair.
     fn misfit(&self, row: usize, key: usize) -> T {
         let score = self.score(row, key);
         if self.positive(row, key) { -score } else { score }
@@ -380,10 +380,10 @@ fn sigmoid<T: Real>(t: T) -> T {
     if t < T::zero() { e / (T::one() + e) } else { T::one() / (T::one() + e) }
 }
 
-/// What is given of a row: its lse, or what all shards know of it.
+/// What the call gives for a row: its lse, or the statistics of all shards.
 struct Given<T> {
     softmax: Softmax<T>,
-    /// Σ of the positives' scores less the maximum.
+    /// The sum of the positives' scores less the maximum.
     term: T,
     /// −log p of the positive in its column.
     back: T,
@@ -420,7 +420,7 @@ impl<T: Real> Given<T> {
     }
 }
 
-/// What is given of every row, if it is.
+/// What the call gives for every row, if it gives anything.
 fn given<T: Real>(inputs: &Arrays, rows: usize) -> Result<Option<Vec<Given<T>>>> {
     if inputs.contains_key("statistics") {
         let (found, _) = extents("pairs", inputs, "statistics")?;
@@ -438,7 +438,7 @@ fn given<T: Real>(inputs: &Arrays, rows: usize) -> Result<Option<Vec<Given<T>>>>
     Ok(lse.map(|lse| lse.into_iter().map(Given::of_lse).collect()))
 }
 
-/// exp(s − max)/sum.
+/// A softmax, exp(s − max)/sum.
 #[derive(Clone, Copy)]
 struct Softmax<T> {
     max: T,
@@ -455,7 +455,7 @@ impl<T: Real> Softmax<T> {
         Self { max, sum }
     }
 
-    /// From its lse, where that is a number.
+    /// The softmax of a saved lse, where the lse is finite.
     fn saved(lse: T) -> Option<Self> {
         lse.is_finite().then(|| Self { max: lse, sum: T::one() })
     }
@@ -474,14 +474,14 @@ impl<T: Real> Softmax<T> {
     }
 }
 
-/// What becomes of a row.
+/// What the target, the labels and the scores of a row decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// It has no positive: as a query it does not exist.
+    /// The row has no positive, so it counts for nothing as a query.
     Ignored,
-    /// Its target, this one, is no key: the loss is NaN, the gradient 0.
+    /// The target of the row, given here, is not a key: the loss is NaN, the gradient 0.
     BadTarget(i64),
-    /// A score is no number: loss and gradient are NaN.
+    /// A score is not finite: loss and gradient are NaN.
     BadScores,
     Kept,
 }
@@ -498,7 +498,7 @@ struct Solved<'a, T> {
     reduction: Reduction,
     empty: Empty,
     rows: Vec<Row<T>>,
-    /// The rows' softmax over the keys, where columns need it.
+    /// The softmax of each row over the keys, where columns use it.
     of_rows: Vec<Softmax<T>>,
     sum: T,
     count: i64,
@@ -555,7 +555,7 @@ impl<'a, T: Real> Solved<'a, T> {
         })
     }
 
-    /// What the sum is divided by: 1 where it is not.
+    /// What the sum is divided by: 1 where the reduction does not divide.
     fn divisor(&self) -> T {
         let own = match self.reduction {
             Reduction::None | Reduction::Sum => T::one(),
@@ -575,7 +575,7 @@ impl<'a, T: Real> Solved<'a, T> {
         }
     }
 
-    /// `upstream/denominator`, 0 for a row that has no gradient.
+    /// `upstream/denominator`; 0 for a row without a gradient.
     fn factor(&self, row: usize) -> T {
         let divisor = self.divisor();
         let dropped = matches!(self.rows[row].fate, Fate::Ignored | Fate::BadTarget(_));
@@ -587,14 +587,14 @@ impl<'a, T: Real> Solved<'a, T> {
         factor(upstream, divisor)
     }
 
-    /// ∂loss/∂s of a row.
+    /// ∂loss/∂s of each score of a row.
     fn slopes(&self, row: usize) -> Vec<T> {
         let pairs = self.pairs;
         let all = 0..pairs.keys.count;
         let factor = self.factor(row);
         let sides = match pairs.pairing.columns {
             Columns::Softmax => Some(T::of(2.0)),
-            // Both directions of one score, each a row's loss of its own.
+            // Each score is in two losses: in that of its row, and in that of the row with the number of its column.
             Columns::Queries => Some(T::one()),
             Columns::Keys => None,
         };
@@ -615,7 +615,7 @@ impl<'a, T: Real> Solved<'a, T> {
         all.map(slope).collect()
     }
 
-    /// f·(p − [positive]/P).
+    /// The derivatives from the softmax of the row: f·(p − [positive]/P).
     fn softmax_slopes(&self, row: usize, factor: T) -> Vec<T> {
         let pairs = self.pairs;
         let keys = pairs.keys.count;
@@ -635,7 +635,7 @@ impl<'a, T: Real> Solved<'a, T> {
         (0..keys).map(slope).collect()
     }
 
-    /// f_j·(p − [positive]/P) of the softmax of column j over the rows.
+    /// The derivative from the softmax of column j over the rows: f_j·(p − [positive]/P).
     fn back(&self, row: usize, key: usize) -> T {
         let pairs = self.pairs;
         let of = pairs.first + key;
@@ -657,12 +657,12 @@ impl<'a, T: Real> Solved<'a, T> {
         factor * (prob - share / T::of(pairs.positives(of) as f64))
     }
 
-    /// Whether a row's gradient reaches anything, whatever its vector holds.
+    /// Whether the gradient of a row enters any sum. A row that is not kept changes none, even if its vector is NaN.
     fn live(&self, row: usize) -> bool {
         self.pairs.pairing.columns != Columns::Keys || !self.factor(row).is_zero()
     }
 
-    /// Σ G·weight.
+    /// The sum of G·weight over all pairs.
     fn total(&self, weight: impl Fn(usize) -> T) -> T {
         let keys = self.pairs.keys.count;
         let mut sum = T::zero();

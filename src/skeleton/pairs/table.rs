@@ -1,5 +1,5 @@
-//! What is known of a vector by itself: its inverse norm and its label, read before any score is made, and
-//! the way of a gradient back through the normalisation.
+//! The table of vectors: the inverse norm and the label of each vector, read before any score is made. Also the
+//! backward pass of the normalisation.
 
 use std::ops::Range;
 
@@ -13,24 +13,24 @@ use crate::{
     skeleton::{linear::Layer, row::Rows},
 };
 
-/// A vector's inverse norm and label, and how far apart entries and their words are.
+/// The inverse norms and labels of vectors, and the distances between entries and between the words of an entry.
 #[derive(Clone)]
 pub(crate) struct Table {
     view: View,
     entry_step: u64,
     pub word_step: u64,
-    /// The word of an entry that its vector is multiplied by in products.
+    /// The number of the word of an entry that its vector is multiplied by in products.
     scale_word: u64,
     pub count: u64,
 }
 
 impl Table {
-    /// Where the scale of a vector lies, in words from its entry.
+    /// The distance from an entry to the scale of its vector, in words.
     fn scale_at(&self) -> u64 {
         self.scale_word * self.word_step
     }
 
-    /// These vectors with what they are multiplied by.
+    /// The vectors with the scales that products multiply them by.
     fn scaling(&self, vectors: View) -> View {
         let mut scales = self.view.clone();
         scales.layout.offset += self.scale_at();
@@ -44,8 +44,8 @@ pub(crate) struct Tables {
 }
 
 impl Pairs<'_> {
-    /// Reads norms and labels, and gives the row kernels what they found; and the products, what vectors that are
-    /// normalised are multiplied by.
+    /// Reads the norms and labels of all vectors into tables, which the row kernels read. Where vectors are
+    /// normalised, products multiply them by the scales in these tables.
     pub fn tables(&mut self, rows: &mut Rows) -> Result<Tables> {
         let Layer { rows: queries, classes: keys, .. } = self.layer;
         let view = rows.planner.scratch(Layout::matrix(Dtype::F32, queries, 4));
@@ -112,8 +112,8 @@ impl Pairs<'_> {
         stretches(count, fits.min(self.profile.dispatch_elements / row).max(1))
     }
 
-    /// How many other vectors have each vector's label: what stands for a target where positives are
-    /// found by label. A row with none of them is ignored.
+    /// The number of other vectors with the same label as each vector. Where labels define the positives, this number
+    /// takes the place of a target: a row whose number is 0 is ignored.
     fn partners(&self, rows: &mut Rows, table: &Table) -> Result<View> {
         let count = table.count;
         let counts = rows.planner.scratch(Layout::vector(Dtype::U32, count));
@@ -133,7 +133,7 @@ impl Pairs<'_> {
         Ok(counts)
     }
 
-    /// Takes a gradient through the normalisation of its vectors, `part` of them.
+    /// Takes the gradient of `part` of the vectors back through their normalisation.
     pub(super) fn tangent(
         &self,
         rows: &mut Rows,

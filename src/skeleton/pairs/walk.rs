@@ -1,5 +1,6 @@
-//! The walks over the chunks of scores: one, where a row's gradient follows from the row; two, where columns
-//! have a softmax of their own or rows are closed block by block; and the gradients that come of them.
+//! The walks over the chunks of scores, and the gradients that they make. One walk is enough where the gradient of a
+//! row follows from the row; two are needed where columns have a softmax of their own or rows are closed block by
+//! block.
 
 use std::ops::Range;
 
@@ -19,7 +20,7 @@ use crate::{
     },
 };
 
-/// Planes of the table of columns that have a softmax of their own.
+/// Planes of the table for columns that have a softmax of their own.
 const COLUMN_PLANES: u64 = 5;
 
 impl Pairs<'_> {
@@ -27,7 +28,7 @@ impl Pairs<'_> {
         self.layer.hidden_gradient.is_some() || self.layer.weight_gradient.is_some()
     }
 
-    /// Every chunk's loss and gradient at once, where it holds whole rows.
+    /// Each chunk's loss and gradient in one walk, where a chunk holds whole rows.
     pub(super) fn one_walk(&self, rows: &mut Rows, tables: &Tables, walk: &Schedule) -> Result<()> {
         if rows.closes() || !walk.is_whole() {
             self.first_walk(rows, walk, |_, _, _, _| Ok(()))?;
@@ -49,7 +50,7 @@ impl Pairs<'_> {
         gradients.finish(self, rows, &tables.keys)
     }
 
-    /// Every chunk's loss; then, where gradients are wanted, the scores again.
+    /// One walk for the loss of every chunk, then a second walk over the scores where gradients are wanted.
     pub(super) fn two_walks(
         &self,
         rows: &mut Rows,
@@ -68,7 +69,7 @@ impl Pairs<'_> {
         self.second_walk(rows, tables, walk)
     }
 
-    /// Closes all rows, and shows their scores to `see`, if any are made.
+    /// Closes all rows, and passes their scores to `see`, if any scores are made.
     fn first_walk(
         &self,
         rows: &mut Rows,
@@ -91,7 +92,7 @@ impl Pairs<'_> {
         Ok(())
     }
 
-    /// The gradients of rows that are closed.
+    /// The gradients of closed rows.
     fn second_walk(&self, rows: &mut Rows, tables: &Tables, walk: &Schedule) -> Result<()> {
         let scale = rows.closes() && self.wants_scale;
         if !self.wants_gradients() && !scale {
@@ -125,8 +126,8 @@ impl Pairs<'_> {
         gradients.finish(self, rows, &tables.keys)
     }
 
-    /// The rows' parts of the gradient of the scale, as far as a dispatch's loops allow at a time. They add up
-    /// over the blocks of keys: its last bits depend on these.
+    /// The parts of the rows in the gradient of the scale. Each dispatch takes as many keys as the limit of its loops
+    /// allows. The parts add up over the blocks of keys, so the last bits of the gradient depend on the blocks.
     fn slope(rows: &mut Rows, part: &RowBlock, block: &Range<u64>, scores: &View) -> Result<()> {
         let reach = MOST_ITERATIONS * 4 * u64::from(rows.lanes().0);
         for keys in stretches(block.end - block.start, reach) {
@@ -143,7 +144,7 @@ impl Pairs<'_> {
         Ok(())
     }
 
-    /// Takes a block of some rows into the columns' own states.
+    /// Adds a block of a stretch of rows to the states of the columns.
     fn columns(
         rows: &mut Rows,
         part: &RowBlock,
@@ -166,7 +167,8 @@ impl Pairs<'_> {
             .groups((block.end - block.start).div_ceil(4 * u64::from(lanes)))
     }
 
-    /// Where the columns' softmax comes from, as `join` numbers it; nowhere where nobody needs it.
+    /// The number by which the kernel `join` knows where the columns' softmax comes from; `None` where it is not
+    /// needed.
     fn source(&self, rows: &Rows) -> Option<u32> {
         let gradients = self.wants_gradients() || self.wants_scale;
         match (self.pairing.columns, rows.closes()) {
@@ -177,7 +179,7 @@ impl Pairs<'_> {
         }
     }
 
-    /// Closes the columns, and the pairs' losses with them.
+    /// Closes the columns, and adds their part to the losses of the pairs.
     fn join(
         &self,
         rows: &mut Rows,
@@ -213,11 +215,11 @@ impl Pairs<'_> {
     }
 }
 
-/// The gradients of a walk: raw ones (of the products), turned into those of the vectors.
+/// The gradients of a walk: raw ones (of the products) and, made from these, those of the vectors.
 struct Gradients<'a> {
     layer: Layer<'a>,
     sums: Sums,
-    /// Where the raw gradient of a chunk's queries goes, if not straight to the caller.
+    /// Where the raw gradient of a chunk's queries goes, if it does not go to the output directly.
     query_rows: Option<View>,
 }
 
@@ -241,7 +243,7 @@ impl<'a> Gradients<'a> {
         self.layer.columns_step(rows, &self.sums, &RowBlock::NONE, &walk.chunk)
     }
 
-    /// Where the raw gradient of some queries goes, and what it is turned into.
+    /// Where the raw gradient of a stretch of queries goes, and the gradient that is made from it.
     fn of_rows(&self, part: &RowBlock) -> Option<[View; 2]> {
         let output = self.layer.hidden_gradient.clone()?.rows(&part.rows);
         let count = part.rows.end - part.rows.start;
@@ -254,7 +256,7 @@ impl<'a> Gradients<'a> {
         self.layer.rows_sum(rows, walk, part, raw.as_ref())
     }
 
-    /// A block's part.
+    /// Adds the part of a block to the gradients.
     fn block(
         &self,
         rows: &mut Rows,
@@ -265,7 +267,7 @@ impl<'a> Gradients<'a> {
         self.layer.block_gradients(rows, walk, at, &self.sums, sum)
     }
 
-    /// The gradient of some queries, once every block is in it.
+    /// Finishes the gradient of a stretch of queries after its last block.
     fn rows_end(
         &self,
         pairs: &Pairs,
@@ -282,7 +284,7 @@ impl<'a> Gradients<'a> {
         }
     }
 
-    /// The keys' gradient, once every chunk is in it.
+    /// Finishes the gradient of the keys after the last chunk.
     fn finish(self, pairs: &Pairs, rows: &mut Rows, table: &Table) -> Result<()> {
         let ends = (&self.layer.weight_gradient, &pairs.layer.weight_gradient);
         if let (Some(raw), Some(output)) = ends

@@ -1,8 +1,9 @@
-//! What a row loss declares to its skeleton, as plain data, and the WGSL that follows from it.
+//! What a row loss declares to its skeleton, as plain data, and the WGSL that is generated from this declaration.
 //!
 //! A [`RowProgram`] names every word that a row leaves behind: its by-products ([`RowOutput`]), the factors of its
-//! gradient and, between two rounds, what the first round found ([`Field`]). [`RowProgram::declarations`] writes the
-//! WGSL structs, their loads and stores, and the constants from that one table, so no functor counts words.
+//! gradient and, between two rounds, what the first round found ([`Field`]). From this one table
+//! [`RowProgram::declarations`] writes the WGSL structs, their loads and stores, and the constants. A functor
+//! therefore never counts words itself.
 
 use std::fmt::Write as _;
 
@@ -22,16 +23,17 @@ use crate::{
 
 /// What a row functor needs of its skeleton: plain data, made from a call.
 ///
-/// Whatever a loss does not need keeps its default. The WGSL side of the contract is at the top of `shaders/row.wgsl`.
+/// A field that a loss does not need keeps its default. The WGSL side of the contract is at the top of
+/// `shaders/row.wgsl`.
 #[derive(Clone, Debug, Default)]
 pub struct RowProgram {
     /// How row losses become one number.
     pub reduction: Reduction,
-    /// What a mean over nothing is.
+    /// The mean over nothing: NaN or 0.
     pub empty: Empty,
-    /// What happens to gradient columns past the classes.
+    /// Whether gradient columns past the classes are written.
     pub padding: Padding,
-    /// The columns are a shard of all classes, over which targets count.
+    /// Set where the columns are a shard of all classes. Targets are indices among all classes.
     pub shard: Option<Shard>,
     /// The functor's WGSL files.
     pub sources: Vec<Source>,
@@ -39,28 +41,28 @@ pub struct RowProgram {
     pub streams: Vec<RowStream>,
     /// What the input `targets` holds.
     pub target: Target,
-    /// What a mean counts of a row that is kept.
+    /// What each row that is kept adds to the denominator of a mean.
     pub counted: Counted,
-    /// The mergeable state of a stretch of columns.
+    /// The mergeable state that a stretch of columns is reduced to.
     pub state: StateLayout,
-    /// By-products of a row: words of its record, and fields of the WGSL struct `Closed`, under their names.
+    /// By-products of a row: words of its record, and fields of the WGSL struct `Closed` with the same names.
     pub outputs: &'static [RowOutput],
     /// What `close` leaves for `emit`: fields of the WGSL struct `Closed`.
     pub factors: &'static [Field],
-    /// What `settle` leaves for the second round: fields of the WGSL struct `Settled`. With another number of rounds they
-    /// are there, so that a functor may name them, and nothing is in them.
+    /// What `settle` leaves for the second round: fields of the WGSL struct `Settled`. With fewer than two rounds the
+    /// fields exist, so that a functor may name them, but they hold nothing.
     pub settled: &'static [Field],
     /// How often a row is reduced before its gradient is written.
     pub rounds: Rounds,
-    /// The column in this place of each row, from high to low, is found before anything else; 0 for none.
+    /// Before each row is reduced, the column of its `select`-th largest score is found; 0 for no search.
     pub select: u32,
-    /// When the functor looks at the score of the label, or of a column beside it.
+    /// When the functor reads the score of the label, or of a column beside the label.
     pub label_score: LabelScore,
-    /// What a saved `lse` spares a call.
+    /// What a call with a saved `lse` does not have to compute.
     pub given: Given,
-    /// Values of the functor's overrides: what shapes the code. Each combination is compiled by itself.
+    /// Values of the functor's overrides: what changes the code. Each combination is compiled separately.
     pub overrides: Vec<(&'static str, u32)>,
-    /// The functor's parameters, reached as `params.NAME`: what changes without a new pipeline.
+    /// The functor's uniforms, read as `params.NAME`: what changes without a new pipeline.
     pub uniforms: Vec<(&'static str, Number)>,
 }
 
@@ -69,37 +71,37 @@ pub struct RowProgram {
 pub struct RowStream {
     /// Its name in WGSL.
     pub name: &'static str,
-    /// The input that it is, or the output where it is written.
+    /// The name of the input that is read, or of the output that is written.
     pub argument: &'static str,
-    /// Over what it extends.
+    /// The axes over which it extends.
     pub broadcast: Broadcast,
     /// Whether it is read or written.
     pub access: StreamAccess,
     /// How its elements are reached.
     pub element: StreamElement,
-    /// What an input that is not given reads as.
+    /// The value of every element of an input that is not given.
     pub default: f32,
 }
 
 impl RowStream {
-    /// A float input under its own name, which reads as 0 where it is not given.
+    /// A float input under its own name. Its elements read as 0 where it is not given.
     pub const fn read(name: &'static str, broadcast: Broadcast) -> Self {
         let (access, element) = (StreamAccess::Read, StreamElement::Float);
         Self { name, argument: name, broadcast, access, element, default: 0.0 }
     }
 
-    /// A float output, which is stored nowhere if it is not wanted.
+    /// A float output. It is stored only where the call asks for it.
     pub const fn write(name: &'static str, argument: &'static str, broadcast: Broadcast) -> Self {
         let access = StreamAccess::Write;
         Self { argument, access, ..Self::read(name, broadcast) }
     }
 
-    /// The same with what an input that is not given reads as.
+    /// The same stream with another value for an input that is not given.
     pub const fn or(self, default: f32) -> Self {
         Self { default, ..self }
     }
 
-    /// The same with other elements than floats.
+    /// The same stream with another type of elements.
     pub const fn of(self, element: StreamElement) -> Self {
         Self { element, ..self }
     }
@@ -108,18 +110,18 @@ impl RowStream {
 /// What a functor does with a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamAccess {
-    /// It reads an input.
+    /// The functor reads an input.
     Read,
-    /// It writes an output, while it emits.
+    /// The functor writes an output in `emit`.
     Write,
 }
 
-/// What a stream's elements are, and the accessors that reach them.
+/// The type of a stream's elements, with the accessors that the functor gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamElement {
     /// `f32`, `f16` or `bf16`: `NAME_at(row, column)`, `NAME_quad(row, column)`, `NAME_store(row, column, bits)`.
     Float,
-    /// Integers of a row: `NAME_at(row)`, two words, sign-extended.
+    /// Integers of a row: `NAME_at(row)` gives two words, sign-extended.
     Integer,
     /// `u32` words by index: `NAME_read(at)`.
     Words,
@@ -128,12 +130,12 @@ pub enum StreamElement {
 /// What the input `targets` holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Target {
-    /// There is none, or it is the functor's own stream.
+    /// There is no such input, or it is one of the functor's own streams.
     #[default]
     None,
     /// The index of a column; rows with one of the ignored indices (at most four) count for nothing.
     Index {
-        /// Those indices.
+        /// The ignored indices.
         ignored: Vec<i64>,
     },
 }
@@ -148,26 +150,26 @@ impl Target {
     }
 }
 
-/// What a mean counts of a row that is kept: 1 where neither is said, or the product of both.
+/// What a row that is kept adds to the denominator of a mean: the product of the weights named here, or 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// Its `row_weight`.
+    /// The row's `row_weight`.
     pub row_weights: bool,
-    /// The weight of its target's class: the stream of this name, over the classes (of all shards).
+    /// The weight of the target's class: the stream of this name, over the classes of all shards.
     pub class_weights: Option<&'static str>,
 }
 
 /// The size of the WGSL struct `State`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StateLayout {
-    /// Its words, the padding behind a `vec4` included. 0 where a row is never reduced.
+    /// The words of `State`, with the padding behind a `vec4`. 0 where rows are never reduced.
     pub words: u32,
-    /// The functor has `state_publish` and `state_gathered`: shards can be merged.
+    /// The functor has `state_publish` and `state_gathered`, so that shards can be merged.
     pub shardable: bool,
 }
 
 impl StateLayout {
-    /// A state of so many words.
+    /// A state of this many words.
     pub const fn words(words: u32) -> Self {
         Self { words, shardable: false }
     }
@@ -176,12 +178,12 @@ impl StateLayout {
 /// A by-product of a row, as one word of its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowOutput {
-    /// The field of `Closed` in WGSL (a `u32`, the bits of a float), and the per-row output of that name, if the loss
-    /// has one.
+    /// The name of the field of `Closed` in WGSL (a `u32`, or the bits of a float), and of the per-row output, if the
+    /// loss has one.
     pub name: &'static str,
     /// What the word holds.
     pub kind: OutputKind,
-    /// The output that all rows' words add up to, if the loss has one.
+    /// The output that the words of all rows are reduced to, if the loss has one.
     pub reduced: Reduced,
 }
 
@@ -191,7 +193,7 @@ impl RowOutput {
         Self { name, kind: OutputKind::Number, reduced: Reduced::None }
     }
 
-    /// A number of things, as `u32`.
+    /// A count, as `u32`.
     pub const fn count(name: &'static str) -> Self {
         Self { kind: OutputKind::Count, ..Self::number(name) }
     }
@@ -201,31 +203,31 @@ impl RowOutput {
         Self { kind: OutputKind::Index, ..Self::number(name) }
     }
 
-    /// The same with an output that all rows' words add up to.
+    /// The same by-product with an output that the words of all rows are reduced to.
     pub const fn reduced(self, reduced: Reduced) -> Self {
         Self { reduced, ..self }
     }
 }
 
-/// What a by-product is, and what it reads as in a row that has none.
+/// The type of a by-product, and its value in a row that has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputKind {
-    /// An `f32`: 0 in a row that counts for nothing, NaN in a bad one.
+    /// An `f32`: 0 in a row that counts for nothing, NaN in a bad row.
     Number,
-    /// A `u32` that is then 0.
+    /// A `u32`: 0 in a row that counts for nothing and in a bad row.
     Count,
-    /// A `u32` that is then the largest one.
+    /// A `u32`: the largest `u32` in a row that counts for nothing and in a bad row.
     Index,
 }
 
-/// What the words of all rows become.
+/// What the words of all rows are reduced to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduced {
     /// Nothing.
     None,
-    /// Their sum, as this output. A program sums up one [`OutputKind::Count`] at most.
+    /// Their sum, as this output. A program has at most one [`OutputKind::Count`] that is summed.
     Sum(&'static str),
-    /// Their mean over the rows that are kept, as this output.
+    /// Their mean over the rows that count, as this output.
     Mean(&'static str),
 }
 
@@ -284,7 +286,7 @@ impl Field {
         }
     }
 
-    /// The expression that loads it from there.
+    /// The expression that loads this field from word `at + word` on.
     fn load(self, word: u32) -> String {
         let words = |count| (0..count).map(|i| format!("records[at + {}u]", word + i));
         match self.kind {
@@ -312,12 +314,12 @@ pub enum FieldKind {
 /// How often a row is reduced before its gradient is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rounds {
-    /// Never: it is closed from what is given and from the column found before ([`RowProgram::select`]).
+    /// Never: the row is closed from what is given and from the column found before ([`RowProgram::select`]).
     None,
     /// Once.
     #[default]
     One,
-    /// Twice: the second round knows what the first one found (a normaliser, say).
+    /// Twice: the second round uses what the first one found (a normaliser, for example).
     Two,
 }
 
@@ -331,7 +333,7 @@ impl Rounds {
     }
 }
 
-/// When a functor looks at the score of the label, or of a column beside it, by `label_score`.
+/// When a functor calls `label_score`, for the score of the label or of a column beside it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LabelScore {
     /// Never.
@@ -339,41 +341,41 @@ pub enum LabelScore {
     Unused,
     /// In `close`.
     Closing,
-    /// Already in `open`: every score of the row is compared with it.
+    /// Already in `open`: every score of the row is compared with that of the label.
     Streaming,
 }
 
-/// What a saved `lse` spares a call that gives it.
+/// What a call with a saved `lse` does not have to compute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Given {
-    /// Nothing: the row is reduced all the same.
+    /// Nothing: rows are reduced all the same.
     #[default]
     Nothing,
-    /// The reducing rounds; `close` looks at the score of the label.
+    /// The rounds of the reduction. `close` still reads the score of the label.
     Stream,
-    /// Every look at a score before the gradient.
+    /// Everything that reads scores before the gradient.
     All,
 }
 
-/// The word of a record after its loss and its flags.
+/// The first word of a record behind its loss and its flags.
 const FIRST_OUTPUT: u32 = size::RECORD_FLAGS + 1;
-/// Words for what is known of a row before it is closed: its saved lse, and three scores about its label. They lie
-/// where the factors will be.
+/// Words for what is known of a row before it is closed: its saved lse, and the scores of its label and of both
+/// columns beside the label. The factors later use the same words.
 const BEFORE_CLOSING: u32 = 4;
 
-/// What most functors know of a row, for those that have no more to know: `struct Row`, `open`, `reopen`, `row_streams`.
+/// `struct Row`, `open`, `reopen` and `row_streams` for functors that need no further knowledge of a row.
 pub const OPEN: Source = shader!("row/open.wgsl");
-/// Scores of a softmax as finite numbers: `score_of`, `live`, `exponential`.
+/// The scores of a softmax as finite numbers: `score_of`, `live`, `exponential`.
 pub const SCORES: Source = shader!("row/scores.wgsl");
-/// How rows without a loss of their own are closed: `row_is_dropped`, `closed_dropped`, `closed_bad`.
+/// How rows that have no loss of their own are closed: `row_is_dropped`, `closed_dropped`, `closed_bad`.
 pub const DROPPED: Source = shader!("row/dropped.wgsl");
-/// The order of a row's columns, for functors that look at the selected one ([`RowProgram::select`]).
+/// The order of a row's columns, for functors that use the selected column ([`RowProgram::select`]).
 pub const PLACE: Source = shader!("row/place.wgsl");
 /// The state of `shaders/row/softmax.wgsl`.
 const SOFTMAX_STATE: StateLayout = StateLayout::words(16);
 
 impl RowProgram {
-    /// A functor on the shared softmax of `shaders/row/softmax.wgsl`, reduced in so many rounds.
+    /// A functor on the shared softmax of `shaders/row/softmax.wgsl`, reduced in this many rounds.
     pub fn softmax(own: Source, rounds: Rounds) -> Self {
         let mut sources = vec![OPEN, DROPPED, SCORES, shader!("row/softmax.wgsl")];
         sources.extend((rounds == Rounds::Two).then_some(shader!("row/settle.wgsl")));
@@ -381,7 +383,7 @@ impl RowProgram {
         Self { sources, rounds, state: SOFTMAX_STATE, ..Self::default() }
     }
 
-    /// Whether a workgroup has room for a state.
+    /// Checks that a workgroup has room for a state.
     pub(crate) fn check(&self, profile: &Profile) -> Result<()> {
         let (found, limit) = (u64::from(self.state.words) * 4, profile.workgroup_bytes.into());
         if found <= limit {
@@ -396,13 +398,13 @@ impl RowProgram {
         self.first_settled() + if self.rounds == Rounds::Two { settled } else { 0 }
     }
 
-    /// The word of a by-product.
+    /// The word of a record that holds a by-product.
     pub(crate) fn output_word(&self, name: &str) -> Option<u32> {
         let index = self.outputs.iter().position(|output| output.name == name)?;
         Some(FIRST_OUTPUT + index as u32)
     }
 
-    /// The word where a saved lse waits for its row to be closed.
+    /// The word of a record that holds a saved lse until the row is closed.
     pub(crate) fn saved_lse_word(&self) -> u32 {
         FIRST_OUTPUT + self.outputs.len() as u32
     }
@@ -431,8 +433,8 @@ impl RowProgram {
         text
     }
 
-    /// The structs `Closed` and `Settled`, their loads and stores, and an empty function for each that the program
-    /// has no use for.
+    /// The structs `Closed` and `Settled`, their loads and stores, and an empty function in place of each function
+    /// that the program does not use.
     pub(crate) fn declarations(&self) -> String {
         let mut text = self.constants();
         self.declare_closed(&mut text);

@@ -1,7 +1,7 @@
-//! How a loss of rows is declared.
+//! The macro that declares a row loss.
 
-/// Declares a loss of rows: its options and tensors with those that all such losses have, its
-/// description, and how it hangs together. What it computes is its
+/// Declares a row loss: its options, inputs and outputs (with those that all row losses have), its description, and
+/// its implementations of the traits. The loss itself adds its
 /// [`RowFormula`](crate::skeleton::row::reference::RowFormula) and its [`RowLoss`](crate::skeleton::row::RowLoss).
 macro_rules! row_loss {
     (
@@ -20,13 +20,13 @@ macro_rules! row_loss {
         pub struct $name {
             /// How row losses become one number.
             pub reduction: $crate::spec::options::Reduction,
-            /// What a mean over nothing is.
+            /// The mean over nothing: NaN or 0.
             pub empty: $crate::spec::options::Empty,
             /// Target indices whose rows count for nothing.
             pub ignore_index: $crate::spec::options::IgnoreIndex,
-            /// What a mean divides by: the rows kept, or their weights.
+            /// What a mean divides by: the number of rows kept, or their weights.
             pub denominator: $crate::spec::options::Denominator,
-            /// What happens to gradient columns past the classes.
+            /// Whether gradient columns past the classes are written.
             pub padding: $crate::spec::options::Padding,
             $(#[doc = $about] pub $option: $type,)*
         }
@@ -54,7 +54,7 @@ macro_rules! row_loss {
                 $($option: $type,)*
             }
 
-            /// A program with how its rows are kept, weighed and reduced.
+            /// The same program with the options that say how rows are kept, weighed and reduced.
             fn ruled(&self, program: $crate::skeleton::row::RowProgram) -> $crate::skeleton::row::RowProgram {
                 let row_weights = self.denominator == $crate::spec::options::Denominator::Weights;
                 let ignored = self.ignore_index.as_slice().to_vec();
@@ -77,9 +77,9 @@ macro_rules! row_loss {
                 $(#[doc = concat!("The input `", $input_key, "`.")] $input = $input_key,)*
                 /// Row weights `[rows]`.
                 row_weight = "row_weight",
-                /// The gradient from above (a loss scale), `[1]` or `[rows]`.
+                /// The upstream gradient (a loss scale), `[1]` or `[rows]`.
                 upstream = "upstream",
-                /// The caller's denominator `[1]` on the GPU; overrides the reduction's.
+                /// The caller's denominator `[1]` on the GPU; replaces the denominator of the reduction.
                 denominator = "denominator",
             }
         }
@@ -89,10 +89,10 @@ macro_rules! row_loss {
             $outputs {
                 /// The loss, `[1]`, or `[rows]` with [`Reduction::None`](crate::Reduction::None).
                 loss = "loss",
-                /// The gradient of the logits; in place if asked for by
-                /// [`Request::gradient_in_place`](crate::Request::gradient_in_place).
+                /// The gradient of the logits, written in place if
+                /// [`Request::gradient_in_place`](crate::Request::gradient_in_place) asks for that.
                 gradient = "grad.logits",
-                /// Σ of the row losses.
+                /// The sum of the row losses.
                 sum = "sum",
                 /// What a mean divides by.
                 denominator = "denominator",

@@ -1,7 +1,7 @@
-//! Losses of a row of scores as a textbook writes them: row after row.
+//! The f64 reference of row losses, as a textbook writes them: row after row.
 //!
-//! A loss says what one row's loss and gradient are ([`RowFormula`]); which rows are kept, what they
-//! weigh and how they are reduced is the same for all of them and stands here.
+//! A loss gives the loss and the gradient of one row ([`RowFormula`]). This file decides for all row losses which rows
+//! are kept, what they weigh and how they are reduced.
 
 use crate::{
     data::{
@@ -23,21 +23,21 @@ pub(crate) struct Rules {
     pub weighted_rows: bool,
 }
 
-/// A loss of rows with the options that all of them have.
+/// A row loss with the options that all row losses have.
 pub(crate) trait Ruled: Operation {
     /// How rows are kept, weighed and reduced.
     fn rules(&self) -> Rules;
 }
 
-/// A loss of rows by the formula of one row.
+/// A row loss that is given by the formula of one row.
 pub(crate) trait RowFormula: Ruled + Sized {
-    /// Its inputs of rows and classes beside the logits.
+    /// The names of its inputs `[rows, classes]` beside the logits.
     const BESIDE: &'static [&'static str];
 
-    /// What only this loss can refuse: its own options, and options that exclude each other.
+    /// Checks what only this loss can refuse: its own options, and options that exclude each other.
     fn check(&self) -> Result<()>;
 
-    /// What only this loss can refuse of a call with these inputs and so many classes.
+    /// Checks what only this loss can refuse of a call with these inputs and this number of classes.
     fn check_given(&self, given: &dyn Fn(&str) -> bool, classes: u64) -> Result<()>;
 
     /// The loss of one row, and its gradient.
@@ -46,15 +46,15 @@ pub(crate) trait RowFormula: Ruled + Sized {
 
 /// The numbers of one row.
 pub(crate) struct Row<'a, T> {
-    /// Its scores.
+    /// The scores of the row.
     pub logits: &'a [T],
-    /// Its class, where targets are indices.
+    /// The class of the row, where targets are indices.
     pub target: Option<usize>,
     beside: Vec<(&'static str, &'a [T])>,
 }
 
 impl<T> Row<'_, T> {
-    /// Its part of another matrix, if the call has that.
+    /// The row's part of another matrix, if the call has this matrix.
     pub fn get(&self, name: &str) -> Option<&[T]> {
         self.beside.iter().find(|(beside, _)| *beside == name).map(|(_, values)| *values)
     }
@@ -64,21 +64,21 @@ impl<T> Row<'_, T> {
 pub(crate) struct Point<T> {
     /// The loss.
     pub loss: T,
-    /// Its derivative by each score.
+    /// The derivative with respect to each score.
     pub gradient: Vec<T>,
     /// Whether the status counts the row.
     pub bad: bool,
-    /// Whether the gradient is 0 whatever multiplies it.
+    /// Whether the gradient is 0 whatever it is multiplied by.
     flat: bool,
 }
 
 impl<T: Real> Point<T> {
-    /// A row with a loss.
+    /// A row with a finite loss.
     pub fn new(loss: T, gradient: Vec<T>) -> Self {
         Self { loss, gradient, bad: false, flat: false }
     }
 
-    /// A row whose numbers have no loss: NaN, its gradient too.
+    /// A row whose numbers have no loss: the loss and the gradient are NaN.
     pub fn bad(classes: usize) -> Self {
         Self { loss: T::nan(), gradient: vec![T::nan(); classes], bad: true, flat: false }
     }
@@ -94,18 +94,18 @@ impl<T: Real> Point<T> {
     }
 }
 
-/// softmax of a row, and its logarithm.
+/// The softmax of a row, and its logarithm.
 pub(crate) struct Softmax<T> {
     /// p of each class.
     pub p: Vec<T>,
     /// log p of each class.
     pub log_p: Vec<T>,
-    /// Σ of the other classes' p, which is 1 − p without cancellation.
+    /// The sum of the other classes' p, which is 1 − p without cancellation.
     pub others: Vec<T>,
 }
 
 impl<T: Real> Softmax<T> {
-    /// softmax(z/τ); none if a score is NaN or +inf, or if all are -inf.
+    /// softmax(z/τ); `None` if a score is NaN or +inf, or if all scores are -inf.
     pub fn of(z: &[T], temperature: f64) -> Option<Self> {
         if z.iter().any(|z| z.is_nan()) {
             return None;
@@ -114,7 +114,7 @@ impl<T: Real> Softmax<T> {
         if max.is_infinite() {
             return None;
         }
-        // First the difference, so that a common offset costs no digit.
+        // Subtract before dividing, so that a common offset of the scores costs no digit.
         let u: Vec<T> = z.iter().map(|&z| (z - max) / T::of(temperature)).collect();
         let e: Vec<T> = u.iter().map(|&u| u.exp()).collect();
         let sum = total(e.iter().copied());
@@ -133,7 +133,7 @@ impl<T: Real> Softmax<T> {
     }
 }
 
-/// Σ in the order of the elements.
+/// The sum in the order of the elements.
 pub(crate) fn total<T: Real>(values: impl Iterator<Item = T>) -> T {
     let mut sum = T::zero();
     for value in values {
@@ -164,7 +164,7 @@ fn compute<T: Real, L: RowFormula>(loss: &L, inputs: &Arrays, wanted: &[&str]) -
     wanted.iter().map(output).collect()
 }
 
-/// What is given for rows as such.
+/// The inputs that have one element a row, or one element for all rows.
 struct Given<T> {
     targets: Option<Vec<i64>>,
     row_weight: Option<Vec<T>>,
@@ -200,7 +200,7 @@ impl<T: Real> Given<T> {
         })
     }
 
-    /// One row's element of a vector that may be left out (1) or be the same for all rows.
+    /// The element of a row. A vector that is left out gives 1, a vector of one element the same value for every row.
     fn of(values: Option<&Vec<T>>, row: usize) -> T {
         let value = values.and_then(|values| values.get(row).or_else(|| values.first()));
         value.copied().unwrap_or_else(T::one)
@@ -211,9 +211,9 @@ impl<T: Real> Given<T> {
     }
 }
 
-/// What a row's target says before its scores are looked at.
+/// What the target of a row decides before the scores of the row are read.
 enum Fate {
-    /// It counts, with this class if targets are indices.
+    /// The row is kept. If targets are indices, this is its class.
     Kept(Option<usize>),
     Ignored,
     BadTarget(i64),
@@ -233,7 +233,7 @@ fn of_row<T>(values: &[T], row: usize, classes: usize) -> &[T] {
     values.get(row * classes..(row + 1) * classes).unwrap_or_default()
 }
 
-/// A call of which every row has been computed.
+/// A call whose rows have been computed.
 struct Solved<T> {
     shape: [usize; 2],
     rules: Rules,
@@ -288,7 +288,7 @@ impl<T: Real> Solved<T> {
                 row.target = class;
                 self.count += 1;
                 self.denominator += if self.rules.weighted_rows { weight } else { T::one() };
-                // What weighs nothing is not looked at.
+                // The scores of a row with weight 0 are not read, so a NaN in them changes nothing.
                 if weight.is_zero() { Point::dropped(T::zero(), classes) } else { loss.at(&row) }
             }
         };
@@ -300,7 +300,7 @@ impl<T: Real> Solved<T> {
         self.points.push(point);
     }
 
-    /// What the sum is divided by: 1 where it is not.
+    /// What the sum is divided by: 1 where the reduction does not divide.
     fn divisor(&self) -> T {
         let own = match self.rules.reduction {
             Reduction::None | Reduction::Sum => T::one(),
@@ -332,7 +332,7 @@ impl<T: Real> Solved<T> {
         self.points.iter().enumerate().flat_map(of_row).collect()
     }
 
-    /// One output, if there is one of this name.
+    /// The output of this name, if the loss has one.
     fn output(&self, name: &str) -> Result<Option<Array>> {
         let per_row = self.rules.reduction == Reduction::None;
         Ok(Some(match name {

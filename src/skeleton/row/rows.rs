@@ -1,4 +1,4 @@
-//! The plan of a row loss: the row table before the stream, the stream's kernels, the reductions.
+//! The plan of a row loss: the row table before the stream, the kernels of the stream, and the reductions after it.
 
 mod blocks;
 mod select;
@@ -25,7 +25,7 @@ use crate::{
 
 pub(crate) use stream::functor_streams;
 
-/// Words of an entry of the row table, and of its header.
+/// Words of an entry of the row table, and of the table's header.
 const ENTRY_WORDS: u64 = 4;
 const HEADER_WORDS: u64 = size::HEADER as u64 * ENTRY_WORDS;
 
@@ -33,7 +33,7 @@ const HEADER_WORDS: u64 = size::HEADER as u64 * ENTRY_WORDS;
 pub(crate) struct Scores {
     /// The scores of a stretch of rows.
     pub scores: View,
-    /// Their gradient.
+    /// Where the gradient of the scores goes.
     pub gradient: Gradient,
 }
 
@@ -48,7 +48,7 @@ pub(crate) enum Gradient {
 ///
 /// # Errors
 ///
-/// What the loss and its skeleton refuse of the call.
+/// Everything that the loss and its skeleton refuse of the call.
 pub fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result<Plan> {
     let mut rows = Rows::new(loss, call, profile)?;
     let Some(logits) = call.input("logits") else {
@@ -75,17 +75,17 @@ pub fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result<Plan> 
     rows.end(&windows)
 }
 
-/// A functor's tensors, each with what it is bound to.
+/// The functor's tensors, each with the view that is bound to it.
 pub(crate) type FunctorViews = Vec<(RowStream, Option<View>)>;
 
-/// A table of vectors, some of which may be zeros, for the status.
+/// A table of vectors. The status counts its vectors of zeros.
 struct Vectors {
     table: View,
     entry_step: u64,
     count: u64,
 }
 
-/// What the planner keeps for a stretch of rows that share bindings.
+/// What the planner keeps for a window: a stretch of rows that share bindings.
 struct Window {
     rows: Range<u64>,
     table: View,
@@ -108,7 +108,7 @@ pub(crate) struct Rows<'a> {
     given: BTreeMap<&'static str, View>,
     vectors: Vec<Vectors>,
     blocks: u64,
-    /// Tallies before the header: those of the rows, and of what else was counted.
+    /// The number of tallies that are folded before the header: those of the rows, and those of the vectors.
     counted: u64,
 }
 
@@ -140,7 +140,7 @@ impl<'a> Rows<'a> {
         Ok(rows)
     }
 
-    /// Gives a tensor of the plan's own under the name of an input.
+    /// Lets the kernels read a tensor of the plan under the name of an input.
     pub fn give(&mut self, name: &'static str, view: View) {
         self.given.insert(name, view);
     }
@@ -155,7 +155,7 @@ impl<'a> Rows<'a> {
         self.program.record_words().into()
     }
 
-    /// Where in a record its words are, as WGSL constants.
+    /// The places of a record's words, as WGSL constants.
     pub fn record_constants(&self) -> String {
         self.program.constants()
     }
@@ -172,17 +172,17 @@ impl<'a> Rows<'a> {
         self.totals.label(kernel)
     }
 
-    /// Rows whose stream is one short dispatch.
+    /// The most rows whose stream is one short dispatch.
     pub fn short(&self) -> u64 {
         (self.profile().dispatch_elements / self.classes.max(1)).max(1)
     }
 
-    /// Reads what is given for rows, and finds the denominator.
+    /// Reads what the call gives for rows, and finds the denominator.
     pub fn begin(&mut self, windows: &[Range<u64>]) -> Result<()> {
         self.planner.windows(windows.len() as u64);
         let blocks: u64 = windows.iter().map(|w| (w.end - w.start).div_ceil(BLOCK)).sum();
-        // Two sets of tallies (before and after the stream), each with room to fold into, and one
-        // tally for what the header found.
+        // Two sets of tallies (before and after the stream), each with room to fold into, and one tally for what the
+        // header finds.
         let vectors: u64 = self.vectors.iter().map(|v| v.count.div_ceil(BLOCK)).sum();
         let counted = blocks + vectors;
         let words = (2 * counted + 2 * blocks + 4) * TALLY_WORDS;
@@ -261,7 +261,7 @@ impl<'a> Rows<'a> {
         .groups(count.div_ceil(BLOCK))
     }
 
-    /// Counts the vectors of zeros, into tallies behind those of the rows.
+    /// Counts the vectors of zeros, in tallies behind those of the rows.
     fn zeros(&mut self, tallies: &View, first_tally: u64) -> Result<()> {
         let mut first_tally = first_tally;
         for Vectors { table, entry_step, count } in std::mem::take(&mut self.vectors) {
@@ -284,7 +284,7 @@ impl<'a> Rows<'a> {
         Some(self.call.input(stream.argument)?.for_every_row())
     }
 
-    /// Folds `count` tallies from `first` on until one workgroup can take them.
+    /// Folds `count` tallies, the first of them `first`, until one workgroup can take the rest.
     fn fold(&mut self, tallies: &View, first: u64, count: u64) -> Result<(u64, u64)> {
         self.totals.fold(&mut self.planner, tallies, first, count)
     }
@@ -294,14 +294,14 @@ impl<'a> Rows<'a> {
         self.totals.around(&mut self.planner, entry, sources)
     }
 
-    /// Where the header leaves what it found, and where the second set of tallies begins.
+    /// The tally in which the header leaves what it found. The second set of tallies begins behind it.
     fn kept_tally(&self) -> u64 {
         2 * self.counted + 1
     }
 
     fn header(&mut self, tallies: &View, table: &View, first: u64, count: u64) -> Result<()> {
         let weight = self.class_weight();
-        // Only a gradient made from a saved lse alone needs Σ w: a stream finds it by itself.
+        // The header sums the class weights only for gradients from a saved lse: a stream computes Σ w itself.
         let sums_weights = self.call.has("lse") && weight.is_some();
         let denominator = self.call.input("denominator");
         let (reduction, over) = sums::divisor(self.program.reduction, denominator.is_some());
@@ -325,7 +325,7 @@ impl<'a> Rows<'a> {
         .groups(1)
     }
 
-    /// Scratch that one stretch of rows after another uses again.
+    /// Scratch that is used by one stretch of rows after another.
     pub fn shared(&mut self, name: &'static str, layout: Layout) -> View {
         let bytes = layout.end().unwrap_or(u64::MAX >> 8) * layout.dtype.bytes();
         if let Some((_, view)) = self.shared.get(name).filter(|(held, _)| *held >= bytes) {
@@ -336,13 +336,13 @@ impl<'a> Rows<'a> {
         view
     }
 
-    /// The records of window `index`, and where in it `rows` begin.
+    /// The records of window `index`, and the place of the first of `rows` among them.
     pub fn records(&self, index: usize, rows: &Range<u64>) -> Option<(View, u64)> {
         let window = self.windows.get(index)?;
         Some((window.records.clone(), rows.start - window.rows.start))
     }
 
-    /// The functor's own tensors for a stretch of rows.
+    /// The functor's tensors for a stretch of rows.
     pub fn streams(&self, rows: &Range<u64>, writes: bool) -> FunctorViews {
         let view = |stream: &RowStream| {
             let view = match stream.access {
@@ -353,7 +353,7 @@ impl<'a> Rows<'a> {
                 Broadcast::Columns => self.own_classes(view.for_every_row()),
                 Broadcast::Rows => per_row(view, self.count).rows(rows),
                 Broadcast::Elements => view.rows(rows),
-                // The axes of the rows are folded into one, so a row stream has all of them or none.
+                // The axes of the rows are folded into one, so a stream extends over all of them or over none.
                 Broadcast::One | Broadcast::Axes(_) => view,
             })
         };
@@ -361,7 +361,7 @@ impl<'a> Rows<'a> {
         streams.map(|stream| (*stream, view(stream))).collect()
     }
 
-    /// The stretch of a vector over the classes of all shards that is the call's own.
+    /// The part of a vector over the classes of all shards that belongs to this call.
     fn own_classes(&self, view: View) -> View {
         match self.program.shard {
             Some(Shard { first, .. }) if view.layout.columns() > self.classes => {
@@ -377,7 +377,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// A scalar as a vector that has the same element for every row.
+/// A scalar as a vector with the same element for every row.
 fn per_row(mut view: View, rows: u64) -> View {
     if view.layout.len() == 1 && rows != 1 {
         view.layout.row_stride = 0;

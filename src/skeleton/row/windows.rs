@@ -1,4 +1,4 @@
-//! Where rows are cut, so that every tensor of a stretch fits one binding.
+//! Cuts the rows into windows, so that every tensor of a window fits one binding.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl<'a> Rows<'a> {
-    /// Stretches of at most `most` rows whose every tensor fits one binding.
+    /// Stretches of at most `most` rows for which every tensor fits one binding.
     pub fn windows<'v>(
         &self,
         matrices: impl Iterator<Item = &'v View>,
@@ -32,11 +32,11 @@ impl<'a> Rows<'a> {
             .chain([self.record_words() * 4])
             .max()
             .unwrap_or(64);
-        // A window's binding begins up to one alignment block early and ends inside a quad.
+        // A window's binding may begin up to one alignment block early and end inside a quad.
         let room = profile.binding_bytes.saturating_sub(profile.offset_alignment + 64);
         let fits = (room / widest).max(1);
         self.images_fit(room)?;
-        // Blocks of rows are tallied whole, so that a row's place in a sum does not move.
+        // Windows hold whole blocks of tallied rows, so that a row keeps its place in a sum.
         let step = fits.min(most);
         let step = if step > BLOCK { step - step % BLOCK } else { step };
         let image = self.image();
@@ -49,7 +49,7 @@ impl<'a> Rows<'a> {
         if step < self.count {
             self.same_images()?;
         }
-        // Rows of one image at a time: a stretch lies within one.
+        // A window with fewer rows than an image must lie within one image.
         let images = stretches(self.count, image).into_iter();
         let within = |image: Range<u64>| {
             let parts = stretches(image.end - image.start, step).into_iter();
@@ -58,7 +58,7 @@ impl<'a> Rows<'a> {
         Ok(images.flat_map(within).collect())
     }
 
-    /// Rows after which every tensor whose columns are planes begins anew.
+    /// The number of rows after which every tensor whose columns are planes begins a new image.
     fn image(&self) -> u64 {
         self.planes().map(|operand| operand.layout.class_stride).fold(1, least_multiple)
     }
@@ -69,7 +69,7 @@ impl<'a> Rows<'a> {
         operands.filter(|operand| operand.layout.has_planes())
     }
 
-    /// Whether a binding holds an image: fewer of its rows reach as far, over all planes but the last.
+    /// Checks that a binding holds an image. Even a few rows of an image extend over all its planes but the last.
     fn images_fit(&self, room: u64) -> Result<()> {
         for Operand { name, layout, .. } in self.planes().filter(|o| !o.layout.is_empty()) {
             let rows = layout.rows().min(layout.class_stride);
@@ -84,7 +84,8 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    /// Whether a part of one tensor's image is a part of every other's.
+    /// Checks that the images of all tensors have the same number of rows, so that the same parts of them can be
+    /// taken.
     fn same_images(&self) -> Result<()> {
         let Some(first) = self.planes().next() else {
             return Ok(());

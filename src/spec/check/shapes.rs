@@ -1,7 +1,7 @@
-//! Which shapes the tensors of one call may have, and the extents that they agree on.
+//! The shapes that the tensors of a call may have, and the extents that they agree on.
 //!
-//! Rows may be counted by several axes, the same ones in every tensor. The skeletons know of rows and
-//! columns alone, so a tensor of rows is handed to them with those axes folded into one.
+//! Several axes may count the rows, if they are the same in every tensor. The skeletons know only rows and columns, so
+//! they get tensors of rows with these axes folded into one.
 
 use std::collections::BTreeMap;
 
@@ -17,24 +17,25 @@ use crate::{
     },
 };
 
-/// The shapes of a call. Tensors of lists agree with those of other lists that have their number, and with no others.
+/// The shapes of a call. A tensor of a list agrees with the tensors of other lists that have its number, and with no
+/// others.
 pub(crate) struct CallShapes {
-    /// Those of all arguments that are no lists.
+    /// The shapes of all arguments that are not lists.
     pub common: Shapes,
-    /// Those of lists, by what their names add to the argument's.
+    /// The shapes of lists, by the suffix of their tensors.
     lists: BTreeMap<String, Shapes>,
-    /// None taken yet.
+    /// Shapes without any tensor.
     empty: Shapes,
 }
 
 impl CallShapes {
-    /// None taken yet; the first input lies so, if that is known.
+    /// Shapes without any tensor yet; `first` is the layout of the first input, if that is known.
     pub fn new(loss: &dyn Signature, first: Option<&Layout>) -> Self {
         let (common, empty) = (Shapes::new(loss, first), Shapes::new(loss, None));
         Self { common, lists: BTreeMap::new(), empty }
     }
 
-    /// Takes an argument's tensor of this shape: see [`Shapes::take`].
+    /// Checks and remembers the shape of an argument's tensor: see [`Shapes::take`].
     pub fn take(
         &mut self,
         argument: &Argument,
@@ -63,35 +64,35 @@ impl CallShapes {
     }
 }
 
-/// Shapes that agree, found argument by argument in the order of the loss's description.
+/// Shapes that agree with each other, found argument by argument in the order of the description.
 #[derive(Clone)]
 pub(crate) struct Shapes {
     /// The extents.
     pub dims: BTreeMap<Dim, u64>,
-    /// The axes that count an extent of rows.
+    /// The axes that count each extent of rows.
     pub axes: BTreeMap<Dim, Vec<u64>>,
-    /// The first input's shape, in a loss of elements.
+    /// The shape of the first input, in an element loss.
     scores: Option<Extents>,
-    /// What has been taken, by name.
+    /// The shapes found so far, by name.
     taken: BTreeMap<&'static str, Vec<u64>>,
-    /// How many images there are, where the rows of the first input are pixels in planes.
+    /// The number of images, where the rows of the first input are pixels in planes.
     images: Option<u64>,
-    /// Whether the losses become one number.
+    /// Whether the losses are reduced to one number.
     is_reduced: bool,
 }
 
-/// How many elements a tensor of this shape has.
+/// The number of elements of a tensor of this shape.
 pub(crate) fn count(shape: &[u64]) -> u64 {
     shape.iter().copied().fold(1, u64::saturating_mul)
 }
 
-/// Whether this extent may be counted by several axes.
+/// Whether several axes may count this extent.
 fn counts_rows(dim: Dim) -> bool {
     matches!(dim, Dim::Rows | Dim::Fakes)
 }
 
 impl Shapes {
-    /// None taken yet; the first input lies so, if that is known.
+    /// Shapes without any tensor yet; `first` is the layout of the first input, if that is known.
     pub fn new(loss: &dyn Signature, first: Option<&Layout>) -> Self {
         let images = |layout: &&Layout| layout.has_planes() && layout.shape.len() == 2;
         let first = first.filter(images);
@@ -105,8 +106,8 @@ impl Shapes {
         }
     }
 
-    /// Takes an argument of this shape. What comes back is the shape with the rows folded into one
-    /// axis; in a loss of elements tensors keep their axes.
+    /// Checks and remembers the shape of an argument. Returns the shape with the rows folded into one axis; in an
+    /// element loss, tensors keep their axes.
     fn take(
         &mut self,
         argument: &Argument,
@@ -143,7 +144,7 @@ impl Shapes {
         self.element(argument, name, dtype, found, &scores)
     }
 
-    /// A tensor of a loss of elements, after the first one.
+    /// Checks a tensor of an element loss, after the first one.
     fn element(
         &self,
         argument: &Argument,
@@ -153,7 +154,7 @@ impl Shapes {
         scores: &Extents,
     ) -> Result<Vec<u64>> {
         match argument.spread {
-            // Words of bits have a shape of their own, which the skeleton checks.
+            // A bit mask has a shape of its own, which the skeleton checks.
             Spread::Broadcast if argument.kind == Kind::Mask && dtype == Dtype::U32 => {}
             Spread::Broadcast => {
                 scores.broadcast(name, found)?;
@@ -168,8 +169,8 @@ impl Shapes {
         Ok(found.to_vec())
     }
 
-    /// A tensor that has the scores' shape, or that of the input whose gradient it is; where losses are
-    /// reduced, the loss and the gradient from above are one number.
+    /// Checks a tensor that must have the shape of the scores, or of the input whose gradient it is. If losses are
+    /// reduced, the loss and the upstream gradient must be one number.
     fn like_scores(
         &self,
         argument: &Argument,
@@ -188,8 +189,8 @@ impl Shapes {
         fits.ok_or_else(|| wrong(name, found, format!("{expected:?}")))
     }
 
-    /// The ways to read a shape. Where the rows of the first input are pixels of images in planes, those
-    /// of another tensor may be written as the axes of the images.
+    /// The ways to read a shape. Where the rows of the first input are pixels of images in planes, another tensor may
+    /// have the axes of the images instead of one axis of rows.
     fn written_so(&self, found: &[u64]) -> Vec<Vec<u64>> {
         let mut shapes = vec![found.to_vec()];
         if let Some((last, [first, rest @ ..])) = found.split_last()
@@ -214,7 +215,7 @@ impl Shapes {
                 (true, true) => self.is_reduced || argument.name == "upstream",
                 (false, _) => true,
             })
-            // Without shards there are no classes of all shards.
+            // Without shards, no shape has the classes of all shards.
             .filter(|s| !s.contains(&Dim::AllClasses) || self.dims.contains_key(&Dim::AllClasses))
             .collect();
         for shape in self.written_so(found) {
@@ -247,7 +248,7 @@ impl Shapes {
         rows && dims.len() == rest.len() && dims.iter().zip(rest).all(|(dim, &e)| known(dim, e))
     }
 
-    /// Keeps what a shape says of the extents, and folds it.
+    /// Remembers the extents of a shape, and folds its rows.
     fn bind(&mut self, dims: &[Dim], found: &[u64]) -> Vec<u64> {
         let (leading, rest) = split(dims, found);
         let mut folded = Vec::new();
@@ -260,7 +261,7 @@ impl Shapes {
         folded
     }
 
-    /// A shape in words: numbers where they are known.
+    /// A shape as a text, with numbers where they are known.
     fn words(&self, dims: &[Dim]) -> String {
         let axes = |dim: &Dim| match (self.axes.get(dim), self.dims.get(dim)) {
             (Some(axes), _) => axes.iter().map(u64::to_string).collect(),
@@ -272,7 +273,7 @@ impl Shapes {
     }
 }
 
-/// The axes that count the rows, if a shape begins with those, and the others.
+/// Splits a shape into the axes that count the rows, if it begins with such axes, and the other axes.
 fn split<'s>(dims: &[Dim], found: &'s [u64]) -> (Option<&'s [u64]>, &'s [u64]) {
     if !dims.first().is_some_and(|dim| counts_rows(*dim)) {
         return (None, found);
@@ -283,7 +284,7 @@ fn split<'s>(dims: &[Dim], found: &'s [u64]) -> (Option<&'s [u64]>, &'s [u64]) {
     }
 }
 
-/// The one number that losses become.
+/// Checks the shape of a loss that is one number.
 fn one(name: &str, found: &[u64]) -> Result<Vec<u64>> {
     if found == [1] {
         return Ok(found.to_vec());
@@ -295,7 +296,7 @@ fn wrong(argument: &str, found: &[u64], expected: String) -> Error {
     Error::WrongShape { argument: argument.to_owned(), found: found.to_vec(), expected }
 }
 
-/// A layout with the shape that [`Shapes::take`] has made of its own.
+/// A layout with the folded shape that [`Shapes::take`] returned for it.
 pub(super) fn folded(name: &str, layout: Layout, shape: &[u64]) -> Result<Layout> {
     if layout.shape == shape {
         return Ok(layout);
@@ -305,7 +306,7 @@ pub(super) fn folded(name: &str, layout: Layout, shape: &[u64]) -> Result<Layout
     folded.ok_or_else(|| Error::WrongStride { argument: name.to_owned(), found, least })
 }
 
-/// Host arrays with the rows folded into one axis, as the references take them.
+/// Host arrays with the rows folded into one axis, as the references expect them.
 pub(crate) struct Folded {
     /// The arrays.
     pub inputs: Arrays,
@@ -313,7 +314,7 @@ pub(crate) struct Folded {
 }
 
 impl Folded {
-    /// The arrays of a call, whose shapes are checked on the way.
+    /// Folds the arrays of a call, and checks their shapes.
     pub fn new(loss: &dyn Signature, inputs: &Arrays) -> Result<Self> {
         let (shapes, folded) = super::shapes_of(loss, inputs)?;
         let mut inputs = inputs.clone();
@@ -325,7 +326,7 @@ impl Folded {
         Ok(Self { inputs, shapes })
     }
 
-    /// Gives the outputs their own axes.
+    /// Gives the outputs the axes of the call.
     pub fn unfold(&self, loss: &dyn Signature, outputs: &mut Arrays) {
         for (name, array) in outputs {
             let Some(argument) = loss.about().output(name) else { continue };
@@ -343,13 +344,13 @@ impl Folded {
 }
 
 impl Shapes {
-    /// The shape of an output that is no gradient, with the rows' own axes.
+    /// The shape of an output that is not a gradient, with the axes of the rows.
     fn of_output(&self, loss: &dyn Signature, output: &Argument) -> Vec<u64> {
         with_axes(output.shape_in(loss, 2), &self.dims, &self.axes)
     }
 }
 
-/// The extents of a shape, those of rows as the axes that count them.
+/// The extents of a shape; an extent of rows is replaced by the axes that count the rows.
 pub(crate) fn with_axes(
     shape: &[Dim],
     dims: &BTreeMap<Dim, u64>,

@@ -1,4 +1,5 @@
-//! Where the tensors lie and how a call is cut: neither changes a bit, nor touches what lies around.
+//! The layouts of the tensors and the cuts of a call: neither changes a bit, and nothing around the tensors is
+//! touched.
 
 use surprisal::{
     Array, BceWithLogits, Dtype, Layout, Mse, Request, Tensor, tensor::Named, tensor_blocking,
@@ -70,7 +71,7 @@ fn windows(context: &Context) {
     let whole = context.with(small);
     let loss = BceWithLogits::default();
     let (expected, _) = check(&whole, &loss, &inputs, Dtype::F32, &wanted);
-    // The tallies still have to fit one binding.
+    // The tallies must still fit one binding.
     let cuts: [fn(&mut surprisal::Profile); 2] =
         [|profile| profile.dispatch_elements = 128, |profile| profile.binding_bytes = 16_384];
     for cut in cuts {
@@ -85,7 +86,7 @@ fn windows(context: &Context) {
     }
 }
 
-/// A window's last columns may be past its element count.
+/// The last columns of a window may be past its number of elements.
 fn windows_of_byte_masks(context: &Context) {
     let gpu = context.with(|profile| {
         profile.element_block = 64;
@@ -137,7 +138,7 @@ fn everything_at_once(context: &Context) {
     }
 }
 
-/// 2^26 elements keep the tolerance: a running f32 sum would be off by percents.
+/// 2^26 elements stay within the tolerance: a running f32 sum would be wrong by percents.
 fn sums_of_many(context: &Context) {
     let gpu = &context.gpu;
     let (count, block) = (1u64 << 26, 1usize << 16);

@@ -1,4 +1,4 @@
-//! Extreme, infinite and bad values: what is exact at them, what is counted, and that NaN stays NaN.
+//! Extreme, infinite and bad values: what is exact, what is counted, and that NaN stays NaN.
 
 use serde_json::json;
 use surprisal::{
@@ -21,7 +21,7 @@ tests![
     infinite_scores_of_the_others,
 ];
 
-/// Largest |actual − truth|/|truth|, element by element.
+/// The largest |actual − truth|/|truth| of all elements.
 fn relative(actual: &Array, truth: &Array) -> f64 {
     let pairs = actual.to_f64().into_iter().zip(truth.to_f64());
     pairs.map(|(a, t)| if a == t { 0.0 } else { (a - t).abs() / t.abs() }).fold(0.0, f64::max)
@@ -46,7 +46,7 @@ fn infinite_logits(context: &Context) {
     assert_eq!(outputs["loss"].to_f64(), [0.0, INF, INF, 0.0, INF, INF]);
     assert_eq!(outputs["grad.logits"].to_f64(), [0.0, 1.0, -1.0, 0.0, 0.5, -0.25]);
     assert_eq!(status.bad_rows, 0);
-    // The sum has the infinity, the gradient stays finite; a weight of 0 takes both out.
+    // The infinity is in the sum, and the gradient stays finite; a weight of 0 removes both.
     let sum = BceWithLogits::default().reduction(Reduction::Sum);
     let (outputs, _) = check(&context.gpu, &sum, &inputs, Dtype::F32, &GRADIENT);
     assert_eq!(outputs["loss"].to_f64(), [INF]);
@@ -56,7 +56,7 @@ fn infinite_logits(context: &Context) {
     let rewarded = with(&inputs, [("weight", vector(&[-1.0; 6]))]);
     let (outputs, _) = check(&context.gpu, &sum, &rewarded, Dtype::F32, &GRADIENT);
     assert_eq!(outputs["loss"].to_f64(), [-INF]);
-    // Infinities of both signs have no sum; divided by a negative number, one has the other sign.
+    // The sum of infinities of both signs is NaN; a negative denominator changes the sign of an infinity.
     let both = with(&inputs, [("weight", vector(&[1.0, 1.0, -1.0, 1.0, 1.0, 1.0]))]);
     let (outputs, _) = check(&context.gpu, &sum, &both, Dtype::F32, &GRADIENT);
     assert!(outputs["loss"].to_f64()[0].is_nan());
@@ -66,7 +66,7 @@ fn infinite_logits(context: &Context) {
 }
 
 fn small_losses(context: &Context) {
-    // Down to 1e-30, and their gradients.
+    // Losses down to 1e-30, and their gradients.
     let logits: Vec<f64> = (0..70).map(f64::from).collect();
     for target in [0.0, 1.0] {
         let sign = if target == 1.0 { 1.0 } else { -1.0 };
@@ -99,7 +99,7 @@ fn hurdles_from_tiny_to_huge_rates(context: &Context) {
     let wanted = ["loss", "grad.logits", "grad.log_rate"];
     let (outputs, status) = check(&context.gpu, &loss, &inputs, Dtype::F32, &wanted);
     assert_eq!((status.bad_rows, status.bad_targets), (0, 0));
-    // One count at a small rate: λ/2, all of it after cancellation.
+    // One count at a small rate: the loss is λ/2, all that is left after cancellation.
     let truth = cpu::run(&loss, &inputs, &wanted).unwrap();
     let at = pairs.iter().position(|&(_, k)| k == 1.0).unwrap();
     for name in ["loss", "grad.log_rate"] {
@@ -130,7 +130,7 @@ fn bad_values(context: &Context) {
     };
     bad(&BceWithLogits::default().check_targets(true), &targets(1.5), "grad.logits", 2, 1.5);
     bad(&BinaryHinge::default().check_targets(true), &targets(-2.0), "grad.logits", 2, -2.0);
-    // Without being asked, they are what PyTorch makes of them.
+    // If the option is not set, such targets have the loss that PyTorch computes.
     let (_, status) = check(gpu, &BceWithLogits::default(), &targets(1.5), Dtype::F32, &GRADIENT);
     assert_eq!(status.bad_targets, 0);
     let counts = |at: usize, value: f64, rate: &str| {

@@ -1,4 +1,4 @@
-//! Buffers: their usages, sizes, strides and offsets, and what may not share one.
+//! Buffers: their usages, sizes, strides and offsets, and which tensors may not share one.
 
 use surprisal::{
     CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Layout, Request, Status, Tensor,
@@ -46,7 +46,7 @@ fn missing_usages(context: &Context) {
     works(gpu);
 }
 
-/// What cannot be copied is refused before it spoils the caller's encoder.
+/// A tensor that cannot be copied is refused before it invalidates the caller's encoder.
 fn watches(context: &Context) {
     let gpu = &context.gpu;
     let good = Good::new(gpu);
@@ -130,8 +130,8 @@ fn strides(context: &Context) {
     assert_eq!(error, Error::WrongStride { argument: "loss".to_owned(), found: 2, least: 1 });
 }
 
-/// Offsets are in elements, so only what lies inside a word can be misaligned: nothing. What a device
-/// cannot bind at a tensor's own offset is bound earlier.
+/// Offsets are in elements, so only an offset inside a word could be misaligned, and this is handled: a binding begins
+/// at an earlier place if the device cannot bind the tensor's own offset.
 fn misaligned_words(context: &Context) {
     let gpu = &context.gpu;
     let targets = Placed::input(gpu, &indices(&[0, 1, 2]), Layout::vector(Dtype::I64, 3).offset(3));

@@ -14,7 +14,8 @@ tests![
     destroyed_device_while_watching,
 ];
 
-/// A tensor of another device: refused by name of the kernel, both devices usable afterwards.
+/// A tensor of another device is refused with the name of the kernel, and both devices work
+/// afterwards.
 fn another_device(context: &Context) {
     let (gpu, other) = (&context.gpu, context.another());
     let (good, foreign) = (Good::new(gpu), Good::new(&other));
@@ -112,7 +113,7 @@ fn destroyed_device_while_watching(context: &Context) {
     let never = gpu.watch(&mut unsubmitted, [(&good.one_loss(), &status.tensor())]).unwrap();
     gpu.queue().submit([recorded.finish()]);
     gpu.device().destroy();
-    // Either it was copied before the end, or it says what happened: it does not hang.
+    // The report either was copied before the end or is an error; it never hangs.
     let report = pollster::block_on(watch);
     assert!(report.is_ok() || matches!(report, Err(Error::DeviceLost(_))), "{report:?}");
     drop(unsubmitted);

@@ -1,4 +1,4 @@
-//! Options out of range, names that no loss has, and what does not go together.
+//! Options outside their domain, names that no loss has, and combinations that exclude each other.
 
 use serde_json::{Value, json};
 use surprisal::{
@@ -58,7 +58,7 @@ fn options(context: &Context) {
     }
 }
 
-/// As many as there are keys, and not one more; the same on the host and on the device.
+/// k may be as large as the number of keys, but not larger, on the host and on the device.
 fn top_k_out_of_range(context: &Context) {
     let (queries, keys) = (gaussian(1, 3, 4), gaussian(2, 5, 4));
     let inputs = named([("queries", queries), ("keys", keys)]);
@@ -75,7 +75,7 @@ fn top_k_out_of_range(context: &Context) {
     works(&context.gpu);
 }
 
-/// What is computed on the host alone is refused before anything is made for it.
+/// An operation of the host is refused before anything is allocated for it.
 fn operations_of_the_host(context: &Context) {
     let inputs = named([("counts", surprisal::Array::int(&[2], vec![3, 1]))]);
     let operation = surprisal::targets::ClassWeights::default();
@@ -94,7 +94,7 @@ fn operations_of_the_host(context: &Context) {
     works(&context.gpu);
 }
 
-/// A list by position is no set of options.
+/// An array of values is not accepted as a set of options.
 fn options_are_an_object(_: &Context) {
     for entry in loss::REGISTRY {
         let error = (entry.parse)(&json!([])).err();
@@ -102,7 +102,7 @@ fn options_are_an_object(_: &Context) {
     }
 }
 
-/// Numbers that f32, and so the GPU, does not have.
+/// Numbers outside the range of f32, which the GPU uses.
 fn options_outside_f32(context: &Context) {
     let base = CrossEntropy::default;
     let bad = vec![

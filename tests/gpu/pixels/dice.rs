@@ -1,4 +1,4 @@
-//! The Dice loss of images: a coefficient a channel, a sample, or over everything.
+//! The Dice loss of images: one coefficient a channel, a sample, or over everything.
 
 use surprisal::{
     Dice, Dtype, Error, Layout, Padding, Reduction, Request, Tensor, loss::dice::Per, tensor::Named,
@@ -43,7 +43,8 @@ fn dice_of_channels(context: &Context) {
     }
 }
 
-/// A coefficient a sample and channel: [N·C, H·W] as it lies, from channels in planes or last.
+/// One coefficient a sample and channel: [N·C, H·W] without a copy, from channels in planes or
+/// last.
 fn dice_of_samples(context: &Context) {
     let Images(samples, channels, plane) = Images(3, 4, 30);
     let rows = samples * channels;
@@ -51,7 +52,7 @@ fn dice_of_samples(context: &Context) {
     let loss = Dice::default().reduction(Reduction::None);
     let reference = Reference::new(&loss, &inputs, Dtype::F32, &["loss", "grad.logits"]);
     let in_planes = Layout::matrix(Dtype::F32, rows, plane);
-    // Element (n·C + c, p) at (n·H·W + p)·C + c.
+    // Element (n·C + c, p) is at (n·H·W + p)·C + c.
     let last = in_planes.clone().class_stride(channels);
     for layout in [in_planes, last] {
         let outputs = [("loss", Layout::vector(Dtype::F32, rows)), ("grad.logits", layout.clone())];
@@ -60,7 +61,7 @@ fn dice_of_samples(context: &Context) {
     }
 }
 
-/// One coefficient over everything, wherever it lies.
+/// One coefficient over everything, whatever the layout.
 fn dice_over_gaps(context: &Context) {
     for images in [Images(3, 5, 35), Images(1, 4, 16), Images(2, 200, 70)] {
         let inputs = masked(images);
@@ -85,7 +86,7 @@ fn dice_over_gaps(context: &Context) {
     }
 }
 
-/// The top of one image: nothing between the planes is read or written, padding or not.
+/// The top of one image: nothing between the planes is read or written, with and without padding.
 fn dice_of_a_crop(context: &Context) {
     let gpu = &context.gpu;
     let inputs = masked(Images(1, 2, 3));
@@ -96,13 +97,13 @@ fn dice_of_a_crop(context: &Context) {
         let outputs = [("loss", Layout::vector(Dtype::F32, 1)), ("grad.logits", crop.clone())];
         let place = |_: &str, _| crop.clone();
         reference.assert(&call(context, &loss, (&inputs, Dtype::F32), &outputs, place));
-        // The one-line form makes a gradient that reaches as far.
+        // The one-line form allocates a gradient that extends as far.
         let placed = ["logits", "targets"]
             .map(|name| (name.to_owned(), Placed::input(gpu, &inputs[name], crop.clone())));
         let run = gpu.run(&loss, tensors(&placed), &["loss", "grad.logits"]).unwrap();
         reference.assert(&run.read_blocking().unwrap());
     }
-    // A part of a second image is no whole number of stretches.
+    // A part of a second image is refused.
     let inputs = masked(Images(1, 2, 7));
     let placed = ["logits", "targets"].map(|name| {
         let layout = Layout::matrix(Dtype::F32, 7, 2).class_stride(5);
@@ -113,7 +114,7 @@ fn dice_of_a_crop(context: &Context) {
     assert!(matches!(error, Error::WrongShape { .. }), "{error}");
 }
 
-/// Zeros go between the rows as they were given, whatever a coefficient is over.
+/// Zeros are written between the rows of the tensor, whatever a coefficient covers.
 fn dice_pads_rows(context: &Context) {
     let gpu = &context.gpu;
     let inputs = masked(Images(1, 3, 6));

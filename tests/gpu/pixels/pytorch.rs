@@ -1,4 +1,4 @@
-//! Images as PyTorch takes them: its results, and nothing of this crate's to compare with.
+//! Images with the layouts of PyTorch, compared only with the results of PyTorch.
 
 use surprisal::{Array, BceWithLogits, Dice, Dtype, Layout, Reduction, loss::dice::Per};
 

@@ -1,4 +1,4 @@
-//! Every loss that takes shards, with its options: all shards together are the whole.
+//! Every loss that has shards, with its options: all shards together give the result of the whole.
 
 use serde_json::{Value, json};
 use surprisal::{Arrays, Dtype, Operation, testing};
@@ -24,7 +24,7 @@ const BY_PRODUCTS: [&str; 11] = [
     "correct_count",
 ];
 
-/// Option sets that have more than the target's class in them.
+/// Sets of options in which other classes than the target matter.
 fn options() -> Vec<Value> {
     vec![
         json!({}),
@@ -66,13 +66,13 @@ fn cross_entropy(context: &Context) {
     for (nth, options) in options().into_iter().enumerate() {
         (whole.options, whole.inputs) = (options, plain.clone());
         whole.check(&context.gpu, &[0, 111, 111, 112, 300]);
-        // Weights and biases are the functor's streams, whatever its options: every other one meets them.
+        // Weights and biases are streams of the functor, whatever its options: every second set has them.
         if nth % 2 == 1 {
             continue;
         }
         whole.inputs = weighed.clone();
         whole.check(&context.gpu, &[0, 300]);
-        // Where a shard's weights and biases begin is no matter of the options.
+        // The options do not change where the weights and biases of a shard begin.
         let cuts: &[usize] = if nth == 0 {
             &[0, 0, 64, 111, 192, 256, 299, 300]
         } else {
@@ -80,7 +80,7 @@ fn cross_entropy(context: &Context) {
         };
         whole.check(&context.gpu, cuts);
     }
-    // Classes at -inf (targets among them), a NaN, a bad target, a common offset.
+    // Classes at -inf (some of them targets), a NaN, a bad target, a common offset.
     let mut logits = testing::masked(45, rows * classes);
     logits[4 * classes + 111] = f64::NEG_INFINITY;
     logits[8 * classes..8 * classes + 120].fill(f64::NEG_INFINITY);
@@ -186,7 +186,7 @@ fn info_nce(context: &Context) {
             whole.check(&context.gpu, cuts);
         }
     }
-    // A NaN in one shard is everybody's.
+    // A NaN in one shard makes the row NaN in all shards.
     let keys = crate::support::set(&whole.inputs["keys"], 20 * 6 + 1, f64::NAN);
     whole.inputs = with(&whole.inputs, [("keys", keys)]);
     whole.outputs = &["loss", "lse"];
@@ -208,7 +208,7 @@ fn sup_con(context: &Context) {
             whole.options = options;
             whole.check(&context.gpu, cuts);
         }
-        // The keys' gradients are the features', whole.
+        // The gradients of the keys are the complete gradients of the features.
         let on_gpu = |loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]| {
             outcome(&context.gpu, loss, inputs, Dtype::F32, wanted).0
         };
@@ -223,7 +223,7 @@ fn sup_con(context: &Context) {
     }
 }
 
-/// Sums that are added up as they are.
+/// The sums of the shards are simply added.
 fn sigmoid_contrastive(context: &Context) {
     let inputs = with(&pairs(17, 40, 6), [("bias", vector(&[-1.0]))]);
     let targets = indices(&testing::targets(59, 17, 40));

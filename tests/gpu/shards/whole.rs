@@ -1,4 +1,4 @@
-//! A call over all columns, cut into shards: both calls of every shard, and what they make together.
+//! A call over all columns, cut into shards: both calls of every shard, and their combined results.
 
 use serde_json::{Value, json};
 use surprisal::{Array, Arrays, Dtype, Gpu, Operation, cpu, testing};
@@ -7,13 +7,13 @@ use crate::support::{
     Reference, bits, gaussian, indices, matrix, named, outcome, parse, positive, vector, with,
 };
 
-/// What computes a call.
+/// What computes a call: the GPU or the host.
 pub(super) type Run<'a> = &'a dyn Fn(&dyn Operation, &Arrays, &[&str]) -> Arrays;
 
-/// How a loss is cut: inputs with a part of each shard, and the axis that is cut.
+/// How a loss is cut: the inputs that are cut, and along which axis.
 pub(super) type Cut = &'static [(&'static str, usize)];
 
-/// A call over all columns, and where it is cut.
+/// A call over all columns, with what is needed to cut it.
 pub(super) struct Whole<'a> {
     pub name: &'a str,
     pub options: Value,
@@ -85,7 +85,7 @@ impl Whole<'_> {
         part
     }
 
-    /// Both calls of every shard. An empty one puts zeros in.
+    /// Makes both calls of every shard. A shard without columns contributes zeros.
     pub fn run(&self, cuts: &[usize], run: Run) -> (Arrays, Arrays) {
         let rows = self.rows;
         let shards: Vec<(usize, usize)> = cuts.windows(2).map(|ends| (ends[0], ends[1])).collect();
@@ -109,7 +109,7 @@ impl Whole<'_> {
             let mut inputs = with(&self.part(from, to), [("statistics", statistics.clone())]);
             inputs.extend(own.map(|lse| ("column_lse".to_owned(), lse)));
             let outputs = run(&*self.loss(from), &inputs, &wanted);
-            // Every shard finds the same loss, alone or beside gradients.
+            // Every shard finds the same loss, with and without gradients.
             for &name in self.outputs {
                 let first = closed.first().unwrap_or(&outputs);
                 assert_eq!(bits(&outputs[name]), bits(&first[name]), "{name}");
@@ -126,7 +126,7 @@ impl Whole<'_> {
         (outputs.collect(), self.gradients.iter().map(gradient).collect())
     }
 
-    /// All shards together are the whole, on the GPU and on the host.
+    /// Checks that all shards together give the results of the whole, on the GPU and on the host.
     pub fn check(&self, gpu: &Gpu, cuts: &[usize]) {
         let whole = parse(self.name, &self.options);
         let everything = self.everything();
@@ -157,7 +157,7 @@ impl Whole<'_> {
         }
     }
 
-    /// What one call over all columns is given.
+    /// The inputs of the one call over all columns.
     fn everything(&self) -> Arrays {
         let mut everything = self.inputs.clone();
         if self.name == "sup_con" {
@@ -166,8 +166,8 @@ impl Whole<'_> {
         everything
     }
 
-    /// In any storage type: every shard's outputs and gradients are what the host makes of the same
-    /// statistics, and the whole gradients are those of one call.
+    /// In any storage type: the outputs and gradients of every shard are those that the host computes from the same
+    /// statistics, and the combined gradients are those of one call.
     pub fn check_parts(&self, cuts: &[usize], dtype: Dtype, run: Run) {
         let checked = |loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]| {
             let outputs = run(loss, inputs, wanted);
@@ -190,7 +190,7 @@ impl Whole<'_> {
     }
 }
 
-/// Linear cross-entropies in both layouts of the weight, with these options.
+/// Linear cross-entropies with both layouts of the weight and these options.
 pub(super) fn layers<'a>(options: &Value, [rows, classes, depth]: [usize; 3]) -> [Whole<'a>; 2] {
     let cuts: [Cut; 2] = [&[("weight", 0), ("bias", 0)], &[("weight", 1), ("bias", 0)]];
     [0, 1].map(|axis| {
@@ -216,7 +216,7 @@ pub(super) fn layers<'a>(options: &Value, [rows, classes, depth]: [usize; 3]) ->
     })
 }
 
-/// Contrasts of as many queries with as many keys.
+/// Contrasts of this many queries with this many keys.
 pub(super) fn contrasts<'a>(options: Value, [queries, keys]: [usize; 2]) -> Whole<'a> {
     Whole {
         name: "info_nce",
@@ -251,7 +251,7 @@ pub(super) fn labelled<'a>(options: Value, count: usize) -> Whole<'a> {
     }
 }
 
-/// Vectors whose scores are of the size of one, one of them zeros.
+/// Vectors whose scores are about as large as 1; one of them is zero.
 pub(super) fn pairs(queries: usize, keys: usize, depth: usize) -> Arrays {
     let mut vectors = gaussian(52, queries, depth).to_f64();
     vectors[2 * depth..3 * depth].fill(0.0);

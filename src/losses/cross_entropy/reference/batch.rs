@@ -1,4 +1,4 @@
-//! The numbers of one call, read from its inputs.
+//! The inputs of one call as numbers.
 
 use super::{
     NAME,
@@ -14,13 +14,13 @@ use crate::{
     spec::options::Reduction,
 };
 
-/// What the rows should be.
+/// The targets of the rows.
 pub(super) enum Targets<T> {
     Index(Vec<i64>),
     Probs(Vec<T>),
 }
 
-/// The numbers of one call, all in one type.
+/// The inputs of one call, all in one type.
 pub(super) struct Batch<T> {
     pub(super) rows: usize,
     pub(super) classes: usize,
@@ -32,12 +32,12 @@ pub(super) struct Batch<T> {
     pub(super) upstream: Option<Vec<T>>,
     pub(super) denominator: Option<T>,
     pub(super) lse: Option<Vec<T>>,
-    /// The rows as all shards together know them.
+    /// The rows merged from the statistics of all shards.
     pub(super) merged: Option<Vec<Merged<T>>>,
 }
 
 impl<T: Real> Batch<T> {
-    /// Reads every input but the logits; class weights go by another name in the linear layer.
+    /// Reads every input but the logits. Class weights have another name in the linear layer.
     pub(super) fn read(
         loss: &CrossEntropy,
         inputs: &Arrays,
@@ -67,7 +67,7 @@ impl<T: Real> Batch<T> {
         })
     }
 
-    /// One element of a tensor that may be left out, and is 1 then.
+    /// An element of a tensor; 1 if the tensor is left out.
     pub(super) fn or_one(values: Option<&Vec<T>>, index: usize) -> T {
         values.map_or(T::one(), |values| values[index])
     }

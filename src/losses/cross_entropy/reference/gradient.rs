@@ -21,7 +21,7 @@ impl<T: Real> Solved<'_, T> {
         (0..self.batch.rows).flat_map(|row| self.backward(row)).collect()
     }
 
-    /// `f = row_weight·upstream/denominator`, 0 for a row that has no gradient.
+    /// `f = row_weight·upstream/denominator`; 0 for a row without a gradient.
     fn factor(&self, row: usize) -> T {
         let divisor = self.divisor();
         let dropped = matches!(self.rows[row].fate, Fate::Ignored | Fate::BadTarget(_));
@@ -31,7 +31,7 @@ impl<T: Real> Solved<'_, T> {
         factor(times(self.batch.row_weight(row), self.batch.upstream(row)), divisor)
     }
 
-    /// ∂z of a row: the second pass.
+    /// ∂z of a row, which is the second pass.
     fn backward(&self, row: usize) -> Vec<T> {
         let classes = self.batch.classes;
         let factor = self.factor(row);
@@ -69,7 +69,7 @@ impl<T: Real> Solved<'_, T> {
         }
         let merged = self.batch.merged.as_ref().map(|merged| &merged[row]);
         if let Some(merged) = merged {
-            // A shard holds a part of the target distribution.
+            // A shard has only a part of the target distribution.
             total = merged.coefficient;
         }
         let focal = match merged {
@@ -81,7 +81,7 @@ impl<T: Real> Solved<'_, T> {
             Some((scale, pull)) => {
                 let smoothed =
                     merged.map_or_else(|| smoothed_sum(share, u, softmax), Merged::total);
-                // +inf by a class at -inf: the gradient keeps its finite part.
+                // A class at -inf made the loss +inf; the gradient keeps its finite part.
                 let finite = !smoothed.is_infinite();
                 (scale, if finite { times(smoothed, pull) } else { T::zero() })
             }

@@ -1,4 +1,4 @@
-//! A shard of the classes: what its rows leave behind, and rows merged from all shards.
+//! Shards of the classes: the statistics of their rows, and rows merged from all shards.
 
 use super::{Fate, NAME, NO_CLASS, Row, Solved};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     spec::shard::{self, STATE_WORDS},
 };
 
-/// What is known of a row over all shards.
+/// The merged state of a row over all shards.
 pub(super) struct Merged<T> {
     pub(super) max: T,
     pub(super) sum: T,
@@ -16,9 +16,9 @@ pub(super) struct Merged<T> {
     pub(super) coefficient: T,
     pub(super) term: T,
     pub(super) argmax: i64,
-    /// The target's score.
+    /// The score of the target.
     pub(super) target: T,
-    /// A class at −inf should have a share.
+    /// Whether a class at −inf has a share.
     pub(super) infinite: bool,
     pub(super) bad: bool,
 }
@@ -67,12 +67,12 @@ impl<T: Real> Merged<T> {
     }
 }
 
-/// A word that stands in a float.
+/// The word whose bits are stored in a float.
 fn word<T: Real>(value: T) -> i64 {
     i64::from((value.wide() as f32).to_bits())
 }
 
-/// The rows as all shards together know them, where their statistics are given.
+/// The rows merged from the statistics of all shards, if these are given.
 pub(super) fn read_merged<T: Real>(inputs: &Arrays, rows: usize) -> Result<Option<Vec<Merged<T>>>> {
     if !inputs.contains_key("statistics") {
         return Ok(None);
@@ -90,7 +90,7 @@ pub(super) fn read_merged<T: Real>(inputs: &Arrays, rows: usize) -> Result<Optio
 }
 
 impl<T: Real> Solved<'_, T> {
-    /// What is known of a row in one shard, beside its statistics.
+    /// The results of a row in one shard, beside its statistics.
     pub(super) fn part(&self, index: usize) -> Row<T> {
         let fate = self.fate(index, &self.scores(index));
         match fate {

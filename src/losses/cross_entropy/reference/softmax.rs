@@ -1,11 +1,11 @@
-//! softmax of a row of scores.
+//! The softmax of a row of scores.
 
 use crate::reference::{Real, times};
 
 /// softmax(u) of a row: p = exp(u − max)/sum.
 ///
-/// A given lse is a maximum with the sum 1. log p never goes through max + log sum, where a large
-/// common offset would swallow the digits.
+/// A given lse is used as the maximum, with the sum 1. log p is never computed from max + log sum,
+/// in which a large common offset would cost digits.
 pub(super) struct Softmax<T> {
     pub(super) max: T,
     pub(super) sum: T,
@@ -61,12 +61,12 @@ pub(super) fn smoothed_sum<T: Real>(share: &[T], u: &[T], softmax: &Softmax<T>) 
     sum
 }
 
-/// The class with the largest score, the lowest one on a tie.
+/// The class with the largest score; the lowest one on a tie.
 pub(super) fn argmax<T: Real>(u: &[T]) -> usize {
     (1..u.len()).fold(0, |best, class| if u[class] > u[best] { class } else { best })
 }
 
-/// How many classes come before this one in a stable descending order.
+/// The number of classes that come before this one in a stable descending order.
 pub(super) fn rank<T: Real>(u: &[T], target: usize) -> i64 {
     let before = |&(class, &score): &(usize, &T)| {
         score > u[target] || (score == u[target] && class < target)

@@ -1,4 +1,4 @@
-//! What a row should be: its target's class, and w∘q, the weighted target distribution.
+//! The target of a row: its class, and w∘q, the weighted target distribution.
 
 use super::{Solved, batch::Targets};
 use crate::{
@@ -7,24 +7,24 @@ use crate::{
     spec::shard::Shard,
 };
 
-/// What becomes of a row.
+/// What the target and the logits of a row decide.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Fate {
-    /// Its target is to be ignored: it does not exist.
+    /// The target is ignored: the row counts for nothing.
     Ignored,
-    /// Its target, this one, is no class: the loss is NaN, the gradient 0.
+    /// The target, given here, is not a class: the loss is NaN, the gradient 0.
     BadTarget(i64),
-    /// Its logits have no softmax: loss and gradient are NaN.
+    /// The logits have no softmax: loss and gradient are NaN.
     ///
-    /// It is counted like any other row: what a mean divides by is known from the targets alone.
+    /// The row is counted like any other row: the denominator of a mean follows from the targets alone.
     BadLogits(Option<usize>),
-    /// It counts. The target's class, if there is one.
+    /// The row is kept. Contains the target's class, if there is one.
     Kept(Option<usize>),
 }
 
 impl<T: Real> Solved<'_, T> {
-    /// The target's class, over all shards, if the row has one; or what becomes of the row without a
-    /// look at it.
+    /// The target's class among the classes of all shards, if the row has one; or the fate of the row, if the target
+    /// already decides it.
     pub(super) fn target_fate(&self, row: usize) -> Result<Option<usize>, Fate> {
         let Targets::Index(targets) = &self.batch.targets else { return Ok(None) };
         let target = targets[row];
@@ -41,12 +41,12 @@ impl<T: Real> Solved<'_, T> {
         self.loss.all_classes(self.batch.classes as u64) as usize
     }
 
-    /// The first class here.
+    /// The number of the shard's first class.
     pub(super) fn first(&self) -> usize {
         self.loss.shard.map_or(0, |Shard { first, .. }| first as usize)
     }
 
-    /// Which column a class is, if it is one of them.
+    /// The column of a class, if the class is in this shard.
     pub(super) fn own(&self, class: usize) -> Option<usize> {
         class.checked_sub(self.first()).filter(|&column| column < self.batch.classes)
     }
@@ -57,7 +57,7 @@ impl<T: Real> Solved<'_, T> {
             Err(fate) => return fate,
         };
         let no_softmax = |&u: &T| u.is_nan() || u == T::infinity();
-        // The other classes of a shard that is all -inf lie elsewhere.
+        // A row that is all -inf in one shard may have other classes in other shards.
         let none = self.loss.shard.is_none() && u.iter().all(|&u| u == T::neg_infinity());
         let saved = self.batch.lse.as_ref().is_some_and(|lse| !lse[row].is_finite());
         if u.iter().any(no_softmax) || none || saved {
@@ -66,7 +66,7 @@ impl<T: Real> Solved<'_, T> {
         Fate::Kept(target)
     }
 
-    /// w∘q of a row, the label smoothing in q.
+    /// w∘q of a row, with label smoothing in q.
     pub(super) fn weighted_target(&self, row: usize, target: Option<usize>) -> Vec<T> {
         let mut q = match (&self.batch.targets, target) {
             (Targets::Probs(probs), _) => {
@@ -78,7 +78,7 @@ impl<T: Real> Solved<'_, T> {
         };
         if let Some(weight) = &self.batch.weight {
             for (q, &weight) in q.iter_mut().zip(&weight[self.first()..]) {
-                // An index takes no notice of the weights of other classes.
+                // With an index target, the weights of classes without a share are not read.
                 let nothing = q.is_zero() && matches!(self.batch.targets, Targets::Index(_));
                 *q = if nothing { T::zero() } else { times(*q, weight) };
             }
@@ -86,7 +86,7 @@ impl<T: Real> Solved<'_, T> {
         q
     }
 
-    /// The smoothed one-hot row of a class, at the columns that are here.
+    /// The smoothed one-hot row of a class, for the columns of this shard.
     fn smooth(&self, target: usize) -> Vec<T> {
         let first = self.first();
         self.smooth_all(target)[first..first + self.batch.classes].to_vec()

@@ -1,4 +1,5 @@
-//! Rows whose columns go by in blocks: what waits in between, and how they are closed.
+//! Rows whose columns are streamed in blocks: the states that stay in memory between blocks, and how the rows are
+//! closed.
 
 use std::ops::Range;
 
@@ -12,42 +13,42 @@ use crate::{
     skeleton::row::LabelScore,
 };
 
-/// States that wait in memory while blocks of columns go by: one a row, then one a lane of each row.
+/// The states that stay in memory between blocks of columns: first one a row, then one for each lane of each row.
 pub(crate) struct Waiting {
     states: View,
-    /// Where those of the lanes begin.
+    /// The index of the first state of a lane.
     lanes: u64,
 }
 
 impl Rows<'_> {
-    /// Columns of a block are a multiple of this: a tile of all lanes of a row.
+    /// The columns of a block are a multiple of this: one tile for all lanes of a row.
     pub fn block_unit(&self) -> u64 {
         16 * u64::from(self.lanes().1)
     }
 
-    /// The most columns of a block: see `MOST_ITERATIONS`.
+    /// The most columns of a block; see `MOST_ITERATIONS`.
     pub fn block_most(&self) -> u64 {
         MOST_ITERATIONS / 5 * self.block_unit()
     }
 
-    /// Bytes of the states that wait between blocks, a row.
+    /// Bytes of the states of one row between blocks.
     pub fn waiting_bytes(&self) -> u64 {
         (1 + u64::from(self.lanes().1)) * self.state_words() * 4
     }
 
-    /// The states of rows whose columns go by in blocks.
+    /// The states of rows whose columns are streamed in blocks.
     pub fn waiting(&mut self, rows: &Range<u64>) -> Waiting {
         let count = rows.end - rows.start;
         let words = count * (1 + u64::from(self.lanes().1)) * self.state_words();
         Waiting { states: self.shared("states", Layout::vector(Dtype::U32, words)), lanes: count }
     }
 
-    /// When the loss looks at the score of a row's label.
+    /// When the loss reads the score of a row's label.
     pub fn label_score(&self) -> LabelScore {
         self.program.label_score
     }
 
-    /// Keeps the scores of labels and of the columns beside them, as far as a block of columns holds them.
+    /// Keeps the scores of labels and of the columns beside them, where this block of columns holds them.
     pub fn label_scores(
         &mut self,
         index: usize,
@@ -69,7 +70,7 @@ impl Rows<'_> {
             .groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
     }
 
-    /// The reducing stream of a block of columns, which are all that `scores` holds.
+    /// The reducing stream over a block of columns; `scores` holds only this block.
     pub fn block(
         &mut self,
         index: usize,
@@ -96,7 +97,7 @@ impl Rows<'_> {
             .groups((rows.end - rows.start).div_ceil(u64::from(workgroup / lanes)))
     }
 
-    /// Ends a round of rows whose columns have all gone by in blocks.
+    /// Ends a round of rows after the last of their blocks.
     pub fn end_blocks(
         &mut self,
         index: usize,

@@ -1,4 +1,4 @@
-//! The column in some place of each row, found before the row is reduced.
+//! Finds the column in a given place of each row, before the row is reduced.
 
 use std::{ops::Range, slice};
 
@@ -12,24 +12,25 @@ use crate::{
     skeleton::row::{Broadcast, RowStream, StreamElement},
 };
 
-/// What the functor reads of it: the key of its score, the column, and what only the search needs.
+/// The selection of a row, as the functor reads it: the key of the score, the column, and a word that only the search
+/// uses.
 static SELECTED: RowStream =
     RowStream::read("selected", Broadcast::Elements).of(StreamElement::Words);
 const SELECTED_WORDS: u64 = 3;
 
-/// Bytes of a score's key, how many values a byte has, and loop iterations around a walk: counts are set to 0 and
-/// searched.
+/// Bytes of the key of a score, the number of values of a byte, and the loop iterations before and after a walk, which
+/// set the counts to 0 and search them.
 const KEY_BYTES: u64 = 4;
 const VALUES: u64 = 256;
 const AROUND: u64 = 2 * VALUES;
 
 impl Rows<'_> {
-    /// The stream that a functor reads it by, where the loss asks for one.
+    /// The stream by which a functor reads the selection, where the program asks for one.
     pub(super) fn selected_streams(&self) -> slice::Iter<'static, RowStream> {
         if self.program.select > 0 { slice::from_ref(&SELECTED).iter() } else { [].iter() }
     }
 
-    /// Makes room for the selected columns of all rows.
+    /// Makes scratch for the selected columns of all rows.
     pub(super) fn selection(&mut self) {
         if self.program.select > 0 {
             let words = Layout::matrix(Dtype::U32, self.count, SELECTED_WORDS);
@@ -38,12 +39,13 @@ impl Rows<'_> {
         }
     }
 
-    /// Whether a row's scores have to be in memory at once.
+    /// Whether all scores of a row must be in memory at once.
     pub fn needs_whole_rows(&self) -> bool {
         self.program.select > 0
     }
 
-    /// Lanes that search a row together: as few as suit the adapter, as many as its longest loop needs.
+    /// The lanes that search a row together: the usual lanes of the adapter, or more where the longest loop needs
+    /// them.
     fn select_lanes(&self) -> u64 {
         let most = u64::from(self.profile().workgroup_size).min(VALUES);
         let mut lanes = u64::from(self.lanes().0).min(most);
@@ -53,8 +55,8 @@ impl Rows<'_> {
         lanes
     }
 
-    /// Finds the column in the program's place of a stretch of rows, where the loss asks for one: a byte a walk, as
-    /// many a dispatch as its loops allow.
+    /// Finds the selected column of each row, where the program asks for one. One walk finds one byte of the key, and
+    /// a dispatch makes as many walks as the limit of its loops allows.
     pub(super) fn select(&mut self, index: usize, rows: &Range<u64>, scores: &View) -> Result<()> {
         let k = self.program.select;
         if k == 0 {

@@ -1,4 +1,4 @@
-//! The kernels of the stream: a whole row at once, its segments apart, its gradient alone.
+//! The kernels of the stream: for a whole row at once, for its segments one by one, and for its gradient alone.
 
 use std::ops::Range;
 
@@ -17,36 +17,37 @@ use crate::{
     spec::shard,
 };
 
-/// Classes that one lane walks by itself where they are planes.
+/// The most classes that one lane walks alone where the columns are planes.
 const FEW_CLASSES: u64 = 1024;
 
 impl<'a> Rows<'a> {
-    /// Lanes that share a row: enough for a tile each, so a choice by the classes and whether they are
-    /// planes, which may change a row's last bits; what lies beside the row may not.
+    /// The lanes of a workgroup, and the lanes that share a row. The latter are enough for one tile each. They may
+    /// change the last bits of a row, so they depend only on the classes and on whether the columns are planes, not on
+    /// the other rows.
     pub fn lanes(&self) -> (u32, u32) {
         let workgroup = self.profile().lanes(self.program.state.words);
         let planes = self.call.inputs.get("logits").is_some_and(|l| l.layout.has_planes());
         if planes && self.classes <= FEW_CLASSES {
-            // Neighbouring rows lie side by side, a row's classes far apart.
+            // Neighbouring rows lie side by side in memory, but the classes of a row lie far apart.
             return (workgroup, 1);
         }
         let wanted = self.classes.div_ceil(16).next_power_of_two();
         (workgroup, wanted.min(u64::from(workgroup)) as u32)
     }
 
-    /// Columns of a segment: a whole number of tiles.
+    /// The columns of a segment: a whole number of tiles.
     fn segment(&self, lanes: u32) -> u64 {
         u64::from(self.profile().segment).next_multiple_of(u64::from(lanes) * 16)
     }
 
-    /// The stream of a stretch of rows, which lies inside window `index`.
+    /// Streams a stretch of rows, which lies inside window `index`.
     pub fn main(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
         let (workgroup, lanes) = self.lanes();
         let segments = self.classes.div_ceil(self.segment(lanes));
         let count = rows.end - rows.start;
         let groups = count.div_ceil(u64::from(workgroup / lanes));
         let few = segments > 1 && groups < u64::from(self.profile().busy_workgroups);
-        // See `MOST_ITERATIONS`: a workgroup that walks a very long row once a round and for its gradient would exceed it.
+        // A workgroup that walks a very long row in each round and for its gradient would exceed `MOST_ITERATIONS`.
         let walks = 4 + u64::from(self.rounds());
         let long = walks * self.classes / (16 * u64::from(lanes)) > MOST_ITERATIONS;
         self.select(index, rows, &scores.scores)?;
@@ -66,8 +67,8 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Whether rows are closed without a reducing stream: the loss has none, or the statistics of all shards are
-    /// given, or an lse that spares it.
+    /// Whether rows are closed without a reducing stream: the loss has no rounds, or the call gives the statistics of
+    /// all shards, or it gives an lse that replaces the stream.
     pub fn closes(&self) -> bool {
         let saved = self.call.has("lse") && self.program.given != Given::Nothing;
         self.program.rounds == Rounds::None || saved || self.call.has("statistics")
@@ -78,12 +79,12 @@ impl<'a> Rows<'a> {
         self.program.state.words.into()
     }
 
-    /// Reducing streams over the scores.
+    /// The number of reducing streams over the scores.
     pub fn rounds(&self) -> u32 {
         self.program.rounds.count()
     }
 
-    /// Closes rows from what is given.
+    /// Closes rows from what the call gives.
     pub fn close(
         &mut self,
         index: usize,
@@ -96,13 +97,13 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Whether that can be done without a look at their scores.
+    /// Whether rows can be closed without reading their scores.
     pub fn closes_unseen(&self) -> bool {
         let spared = self.call.has("lse") && self.program.given == Given::All;
         self.call.has("statistics") || spared
     }
 
-    /// Begins a dispatch over a stretch of rows with everything that all row kernels have.
+    /// Begins a dispatch over a stretch of rows, with everything that all row kernels have.
     pub fn step(
         &mut self,
         entry: &'static str,
@@ -176,8 +177,8 @@ impl<'a> Rows<'a> {
             .groups(((rows.end - rows.start) * segments).div_ceil(u64::from(workgroup / lanes)))
     }
 
-    /// Merges the partial states of rows, so many a row, and ends the round: the first of two settles the rows, the
-    /// last one closes them.
+    /// Merges the partial states of each row and ends the round: the first of two rounds settles the rows, the last
+    /// round closes them.
     pub(super) fn merge(
         &mut self,
         index: usize,
@@ -202,7 +203,7 @@ impl<'a> Rows<'a> {
         optional_scores(step, scores).groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
     }
 
-    /// Closes rows that are not reduced, from their saved lse or from their largest columns.
+    /// Closes rows that are not reduced, from their saved lse or from their selected columns.
     fn close_unstreamed(
         &mut self,
         index: usize,
@@ -220,7 +221,7 @@ impl<'a> Rows<'a> {
         optional_scores(step, scores).groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
     }
 
-    /// Closes rows from the statistics of their shards.
+    /// Closes rows from the statistics of all shards.
     fn merge_shards(&mut self, index: usize, rows: &Range<u64>, gathered: &View) -> Result<()> {
         let shards = shard::gathered(gathered.layout.rows(), self.count)?;
         let (workgroup, _) = self.lanes();
@@ -238,12 +239,12 @@ impl<'a> Rows<'a> {
             .groups((rows.end - rows.start).div_ceil(u64::from(workgroup)))
     }
 
-    /// The second stream alone, of rows that were closed before.
+    /// Only the second stream, for rows that are already closed.
     pub fn gradient(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
         self.gradient_of(index, rows, &(0..self.classes), scores)
     }
 
-    /// The second stream of some columns, which are all that `scores` holds.
+    /// The second stream over a block of columns; `scores` holds only this block.
     pub fn gradient_of(
         &mut self,
         index: usize,
@@ -269,15 +270,15 @@ impl<'a> Rows<'a> {
             .groups(((rows.end - rows.start) * segments).div_ceil(u64::from(workgroup / lanes)))
     }
 
-    /// Whether the second stream is wanted.
+    /// Whether the second stream has anything to write.
     pub fn writes(&self, gradient: &Gradient) -> bool {
-        // Beside the gradient of the scores, a functor may write some of its own.
+        // Beside the gradient of the scores, a functor may write outputs of its own.
         !matches!(gradient, Gradient::Nowhere)
             || self.program.streams.iter().any(|s| self.call.wants(s.argument))
     }
 }
 
-/// Adds the functor's own tensors.
+/// Binds the functor's own tensors.
 pub(crate) fn functor_streams<'p, 'a>(step: Step<'p, 'a>, streams: FunctorViews) -> Step<'p, 'a> {
     streams.into_iter().fold(step, |step, (stream, view)| {
         let RowStream { name, access, element, broadcast, default, .. } = stream;
@@ -291,7 +292,7 @@ pub(crate) fn functor_streams<'p, 'a>(step: Step<'p, 'a>, streams: FunctorViews)
     })
 }
 
-/// Adds the scores, if any are there to look at.
+/// Binds the scores, if the call has them.
 fn optional_scores<'p, 'a>(step: Step<'p, 'a>, scores: Option<&Scores>) -> Step<'p, 'a> {
     match scores {
         Some(scores) => gradient_stream(step, scores, false),
@@ -299,7 +300,7 @@ fn optional_scores<'p, 'a>(step: Step<'p, 'a>, scores: Option<&Scores>) -> Step<
     }
 }
 
-/// Adds the scores and their gradient.
+/// Binds the scores and their gradient.
 fn gradient_stream<'p, 'a>(step: Step<'p, 'a>, scores: &Scores, writes: bool) -> Step<'p, 'a> {
     let logits = scores.scores.clone();
     match &scores.gradient {

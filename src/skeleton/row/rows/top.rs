@@ -1,4 +1,4 @@
-//! The largest columns of each row, in their order: for few of them. Any place alone is found by `select`.
+//! Finds the largest columns of each row in their order, where only a few are wanted. `select` finds a single place.
 
 use std::ops::Range;
 
@@ -9,8 +9,8 @@ use crate::{
 };
 
 impl Rows<'_> {
-    /// Finds the `k` largest columns of a stretch of rows, one walk after another, as many ranks a dispatch as its loops
-    /// allow: their scores and their columns.
+    /// Finds the scores and the columns of the `k` largest scores of each row. One walk finds one rank, and a dispatch
+    /// makes as many walks as the limit of its loops allows.
     pub fn largest(
         &mut self,
         index: usize,

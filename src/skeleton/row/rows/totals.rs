@@ -1,4 +1,4 @@
-//! What comes after the stream: records to per-row outputs, and their sums to scalars.
+//! What follows the stream: per-row outputs are copied from the records, and sums become scalars.
 
 use std::ops::Range;
 
@@ -16,11 +16,11 @@ use crate::{
     spec::options::{Empty, Reduction},
 };
 
-/// The word that none of a record is.
+/// A word number that no record has.
 const NO_WORD: u32 = u32::MAX;
 
 impl Rows<'_> {
-    /// Expands records into per-row outputs, reduces the losses, and writes the scalars.
+    /// Copies per-row outputs from the records, reduces the losses, and writes the scalars.
     pub fn end(mut self, windows: &[Range<u64>]) -> Result<Plan> {
         for index in 0..windows.len() {
             self.copies(index)?;
@@ -36,7 +36,7 @@ impl Rows<'_> {
         Ok(self.planner.finish())
     }
 
-    /// The word of the by-product that is counted with the losses, and the output that it adds up to.
+    /// The word of the by-product that is counted together with the losses, and the output that is its sum.
     fn counted(&self) -> Option<(u32, &'static str)> {
         self.program.outputs.iter().find_map(|output| match (output.kind, output.reduced) {
             (OutputKind::Count, Reduced::Sum(name)) => {
@@ -46,7 +46,7 @@ impl Rows<'_> {
         })
     }
 
-    /// The other outputs that by-products add up to.
+    /// The other outputs that are sums or means of by-products.
     fn sums(&mut self) -> Result<()> {
         for output in self.program.outputs {
             let (name, mean) = match (output.kind, output.reduced) {
@@ -87,8 +87,8 @@ impl Rows<'_> {
         Ok(())
     }
 
-    /// Sums one word of all records, in a fixed order, into an element of the caller's: floats or integers, their sum
-    /// or their mean over the rows that are kept.
+    /// Sums one word of all records, in a fixed order, into an output of one element. The words are floats or
+    /// integers; the result is their sum or their mean over the rows that are kept.
     fn sum_word(&mut self, word: u32, integers: bool, mean: bool, output: View) -> Result<()> {
         let Some(tallies) = self.tallies.clone() else {
             return Ok(());
@@ -110,8 +110,8 @@ impl Rows<'_> {
         .groups(1)
     }
 
-    /// One word of all records as tallies, and beside it a word that is counted: where they begin, and how many there
-    /// are.
+    /// Tallies of one word of all records and, beside it, of a word that is counted. Returns the first tally and the
+    /// number of tallies.
     fn total(
         &mut self,
         tallies: &View,
