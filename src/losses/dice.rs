@@ -58,6 +58,8 @@ pub enum Per {
 ///   or 1 (its share of cross-entropy ends at 200), and at no finite z it is 0, however small: an empty mask without
 ///   smoothing then has the loss 1; a NaN makes that row's loss and gradient NaN, which
 ///   [`crate::Status`] counts.
+/// - **Range**: masks are from 0 to 1; larger numbers are computed as they are, as long as a mask adds up to less than
+///   1e24.
 /// - **Errors**: [`Error`] names the argument and its value, before any GPU work.
 ///
 /// Source: Milletari et al. 2016 (V-Net).
@@ -359,7 +361,8 @@ fn transpose(layout: &mut Layout) {
     layout.shape = vec![if rows == 0 { 0 } else { columns }, rows.max(1)];
 }
 
-/// The smoothing from which on the sums are as they are; below it they are multiplied by 2^64.
+/// The smoothing from which on the sums are as they are; below it they are multiplied by 2^48. Then products P·y are
+/// told from 0 down to 2^-174, and masks do not overflow before they add up to 2^80.
 const RAISED_BELOW: f64 = 4_294_967_296.0;
 
 impl Dice {
@@ -368,7 +371,7 @@ impl Dice {
         let share = self.bce / call.dim(Dim::Classes).max(1) as f64;
         // Beside a large smoothing no sum is small, and a raised one would overflow.
         let (raised, least_logit) =
-            if self.smooth < RAISED_BELOW { (64u32, -130.0) } else { (0, -87.0) };
+            if self.smooth < RAISED_BELOW { (48u32, -120.5) } else { (0, -87.0) };
         let raise = f64::from(raised).exp2();
         // Without smoothing a sum is 0 where every P is, and then alone; with it, what is so small counts for nothing.
         let nothing_below = if self.smooth == 0.0 { f64::from(f32::MIN) } else { least_logit };
