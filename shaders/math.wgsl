@@ -47,12 +47,18 @@ fn times(a: u32, b: u32) -> u32 {
     return times4(vec4<u32>(a), vec4<u32>(b)).x;
 }
 
-// weight·upstream/divisor, given by their bits, the divisor by its inverse too. It is 0 where the product above is,
-// whatever the divisor, and may be NaN. A mean over nothing has the gradient 0.
+// The factors of gradients: above/divisor, given by their bits, the divisor by its inverse too. They are 0 where what
+// is above is 0, whatever the divisor, and where the divisor is 0: a mean over nothing has the gradient 0. They may
+// be NaN, as infinity/infinity is.
+fn factor4(above: vec4<u32>, divisor: u32, inverse: u32) -> vec4<u32> {
+    let no_number = !finite(above) & vec4<bool>(!finite_one(divisor));
+    let factor = select(times4(above, vec4<u32>(inverse)), vec4<u32>(NAN_BITS), no_number);
+    return select(factor, vec4<u32>(0u), is_zero4(above) | vec4<bool>(is_zero(divisor)));
+}
+
+// That of a row: weight·upstream/divisor.
 fn row_factor(weight: u32, upstream: u32, divisor: u32, inverse: u32) -> f32 {
-    let above = times(weight, upstream);
-    let factor = select(times(above, inverse), NAN_BITS, !finite_one(above) && !finite_one(divisor));
-    return bitcast<f32>(select(factor, 0u, is_zero(above) || is_zero(divisor)));
+    return bitcast<f32>(factor4(vec4<u32>(times(weight, upstream)), divisor, inverse).x);
 }
 
 // Below 0; not -0, not NaN. By bits, since a number below 2^-126 may compare as 0.

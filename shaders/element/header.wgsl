@@ -1,4 +1,5 @@
-// One workgroup: the denominator and, in the tally behind it, the factor of every gradient.
+// One workgroup: the denominator and the divisor (as the sum). The tally behind it holds what every gradient is
+// multiplied by: the upstream gradient (as the sum) and 1/divisor (as the denominator).
 //
 // Where no element is masked or unknown (params.counted is 0) there are no tallies, and the host knows the
 // count; it knows what a mean divides by where that does not depend on the count (params.known_denominator).
@@ -26,6 +27,7 @@ fn header(@builtin(local_invocation_index) lane: u32) {
     known.denominator = bitcast<f32>(denominator);
     known.sum = bitcast<f32>(divisor);
     tallies[params.kept] = known;
-    known.sum = row_factor(bitcast<u32>(1.0), upstream_at(0u, 0u), divisor, inverse_of(divisor));
+    known.sum = bitcast<f32>(upstream_at(0u, 0u));
+    known.denominator = bitcast<f32>(inverse_of(divisor));
     tallies[params.kept + 1u] = known;
 }

@@ -77,7 +77,7 @@ impl<'a> Elements<'a> {
         planner.windows(windows.len() as u64);
         let block = u64::from(profile.element_block);
         let blocks: u64 = windows.iter().map(|w| (w.end - w.start).div_ceil(block)).sum();
-        // Tallies with room to fold into; behind them the one that the header keeps, and its factor.
+        // Tallies with room to fold into; behind them the header's, which has two.
         let words = (2 * blocks + 4) * TALLY_WORDS;
         let tallies = planner.scratch(Layout::vector(Dtype::U32, words));
         let totals = Totals { skeleton: "element", loss: loss.about().name, dtype };
@@ -87,7 +87,7 @@ impl<'a> Elements<'a> {
         Ok(Self { planner, loss, call, extents, plane, totals, windows, tallies, blocks, summed })
     }
 
-    /// Where the header leaves what it found; the factor of the gradients is behind it.
+    /// Where the header leaves what it found; what multiplies the gradients is behind it.
     fn kept_tally(&self) -> u64 {
         2 * self.blocks + 1
     }
@@ -187,7 +187,7 @@ impl<'a> Elements<'a> {
         self.call.output(name).map(|view| self.reached(name, view, index)).transpose()
     }
 
-    /// The denominator, and the factor of the gradients.
+    /// The denominator, and what multiplies and divides the gradients.
     fn header(&mut self) -> Result<()> {
         let options = self.loss.options();
         let rows = self.extents.rows;
