@@ -5,12 +5,12 @@ use crate::data::{
     error::{Error, Result},
 };
 
-/// The status words of a call, decoded; of several calls, where they were asked to
-/// [add to them](crate::Request::accumulate_status).
+/// The status words of a call, decoded; or of several calls, where each of them was asked to
+/// [add to the words](crate::Request::accumulate_status).
 ///
-/// A call overwrites the words unless it is asked to add to them: they need no zeroing then, and say nothing
-/// of calls before. Words that are added to count completed calls, so that they also tell a call that a driver
-/// ended from the one before it.
+/// A call that is not asked to add overwrites the words: they need no zeroing before it, and say nothing of calls before
+/// it. A call that adds counts itself in word 0 when it is complete, after all other words: where a driver ended a call
+/// early, the count has not moved.
 ///
 /// Word 0 counts completed calls (it moves last), 1 the bad targets, 2 the first row that has one
 /// (`u32::MAX`: none), 3 and 4 that target (low and high word), 5 the rows whose logits gave NaN, 6 the
