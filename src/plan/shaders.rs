@@ -1,6 +1,8 @@
 //! Shaders from a folder in the place of the built-in ones, for whoever edits kernels or tests the tests: see
 //! "Editing shaders" and "Mutants" in MAINTAINING.md.
 
+mod built_in;
+
 use std::{
     collections::HashMap,
     fs,
@@ -9,6 +11,7 @@ use std::{
 };
 
 use crate::data::error::{Error, Result};
+use built_in::BUILT_IN;
 
 /// Names the folder. It is read once, when the first kernel is assembled.
 const VARIABLE: &str = "SURPRISAL_SHADERS";
@@ -32,6 +35,13 @@ impl Folder {
         folder.add(path.as_ref(), "")?;
         if folder.texts.contains_key(FIND) != folder.texts.contains_key(PUT) {
             return Err(failed(path.as_ref(), &format!("{FIND} and {PUT} belong together")));
+        }
+        let mut unknown: Vec<&str> = folder.texts.keys().map(String::as_str).collect();
+        unknown.retain(|below| ![FIND, PUT].contains(below) && !BUILT_IN.contains(below));
+        unknown.sort_unstable();
+        if !unknown.is_empty() {
+            let reason = format!("no shader is called {}", unknown.join(", "));
+            return Err(failed(path.as_ref(), &reason));
         }
         Ok(folder)
     }
@@ -91,7 +101,7 @@ pub(crate) fn edited(generated: String) -> String {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use super::{FIND, Folder};
+    use super::{BUILT_IN, FIND, Folder};
     use crate::data::error::Error;
     use std::fs;
 
@@ -109,11 +119,25 @@ mod tests {
             };
             found.contains(reason)
         };
+        fs::write(folder.join("loss/msee.wgsl"), "mine").unwrap();
+        fs::write(folder.join("mse.wgsl"), "mine").unwrap();
+        assert!(refused("no shader is called loss/msee.wgsl, mse.wgsl"));
+        fs::remove_file(folder.join("loss/msee.wgsl")).unwrap();
+        fs::remove_file(folder.join("mse.wgsl")).unwrap();
         fs::write(folder.join(FIND), "half of an edit").unwrap();
         assert!(refused("belong together"));
         fs::write(folder.join("loss/dice.wgsl"), [0xff]).unwrap();
         assert!(refused("UTF-8"));
         fs::remove_dir_all(&folder).unwrap();
         assert!(refused("SURPRISAL_SHADERS"));
+    }
+
+    #[test]
+    fn every_shader_is_listed() {
+        let mut all = Folder::default();
+        all.add(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders").as_ref(), "").unwrap();
+        let mut found: Vec<&str> = all.texts.keys().map(String::as_str).collect();
+        found.sort_unstable();
+        assert_eq!(found, BUILT_IN);
     }
 }
