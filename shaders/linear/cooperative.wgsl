@@ -12,8 +12,9 @@
 // A workgroup is meant to be one subgroup. Where it holds several, each computes the same and stores the
 // same: a waste, and not wrong.
 //
-// `Left`, `Right`, `Sums` and `Element` are of linear/cooperative/ELEMENT_SIDE.wgsl, what is done with them
-// of hardware.wgsl there (or both of emulated.wgsl).
+// `Left`, `Right`, `Sums` and `Element` are those of a file of one element type and side, such as
+// linear/cooperative/f16_8.wgsl; what is done with them is in linear/cooperative/hardware.wgsl. Where there are no
+// matrices, linear/cooperative/emulated.wgsl has both.
 
 override SIDE: u32 = 16u;
 override TILE: u32 = 2u * SIDE;

@@ -43,7 +43,7 @@ struct Row {
     target_key: u32,
 }
 
-// The mergeable state of a stretch of columns (public: see row.rs).
+// The mergeable state of a stretch of columns (public: see src/spec/shard.rs).
 struct State {
     top: f32,
     sum: f32,

@@ -4,7 +4,7 @@
 //! the parameter struct, the bindings, and one accessor a stream. A stream that a call does not have
 //! becomes a constant, so the files need neither flags nor dummy buffers for it; a stream's element
 //! type and alignment change its accessor, and at most which file goes through it (`shaders/linear/quads.wgsl`
-//! or `octets.wgsl`).
+//! or `shaders/linear/octets.wgsl`).
 
 mod overrides;
 
