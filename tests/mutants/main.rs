@@ -44,7 +44,9 @@ fn every_mutant_applies() -> ExitCode {
 fn a_child_without_a_test_kills_nothing() {
     let judged = |events: &[Value], ends: bool| {
         let (sender, receiver) = mpsc::channel();
-        events.iter().for_each(|event| sender.send(event.clone()).unwrap());
+        for event in events {
+            sender.send(event.clone()).unwrap();
+        }
         let hanging = (!ends).then_some(sender);
         let outcome = first_failure(&receiver, Duration::from_millis(1));
         drop(hanging);
