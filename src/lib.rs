@@ -85,10 +85,10 @@ pub mod low_level {
         data::array::round,
         device::{
             guard::guarded,
-            memory::Counted,
+            memory::{Counted, buffer, uncounted},
             pipeline::{Bound, Module, Pipeline},
         },
-        spec::call::{Call, Operand},
+        plan::limits::grid,
     };
 }
 
@@ -96,7 +96,6 @@ pub mod low_level {
 pub mod loss {
     pub use crate::{
         losses::*,
-        skeleton::operation::{Entry, Operation},
         spec::{
             about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature, Spread},
             options::{Empty, IgnoreIndex, Padding, Reduction, WeightLayout},

@@ -1,6 +1,6 @@
 //! Every operation there is, by name: losses, and what makes their targets and weights.
 
-pub use crate::skeleton::operation::{Entry, Operation};
+pub use crate::skeleton::operation::Entry;
 use crate::{losses, targets};
 
 /// All operations, the losses first.

@@ -1,9 +1,11 @@
 //! The handle on a device, and what is done with a plan on it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
     ops::Range,
-    sync::{Arc, Mutex},
+    path::PathBuf,
+    sync::{Arc, LazyLock, Mutex},
 };
 
 use super::limits;
@@ -15,7 +17,7 @@ use crate::{
     device::{
         encode::{self, Prepared, ScratchFrom},
         guard::{guarded, lock, usable},
-        memory::{Counted, Tally},
+        memory::{self, Counted, Tally},
         pipeline::{Module, Pipeline},
         run::Run,
         watch::Ring,
@@ -312,35 +314,13 @@ impl Gpu {
     /// A scratch buffer that is nobody else's.
     pub(crate) fn own_scratch(&self, bytes: u64) -> Result<Arc<Counted>> {
         let usage = wgpu::BufferUsages::STORAGE;
-        Ok(Arc::new(self.buffer("scratch", bytes.max(1), usage)?))
-    }
-
-    /// A buffer that [`Gpu::memory`] does not count, or a typed error where there is no memory for it.
-    pub fn uncounted(
-        &self,
-        what: &str,
-        bytes: u64,
-        usage: wgpu::BufferUsages,
-    ) -> Result<wgpu::Buffer> {
-        let limit = self.0.profile.buffer_bytes;
-        if bytes > limit {
-            return Err(Error::Limit { what: format!("bytes of {what}"), found: bytes, limit });
-        }
-        let size = bytes.next_multiple_of(BUFFER_UNIT).min(limit - limit % 4).max(bytes);
-        guarded(&self.0.device, what, bytes, || {
-            self.0.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some(&format!("surprisal.{what}")),
-                size,
-                usage,
-                mapped_at_creation: false,
-            })
-        })
+        Ok(Arc::new(memory::buffer(self, "scratch", bytes.max(1), usage)?))
     }
 
     /// A tensor's buffer filled with bytes from the host.
     pub(crate) fn upload(&self, what: &str, bytes: &[u8]) -> Result<Counted> {
         let size = (bytes.len() as u64).max(1);
-        let buffer = self.buffer(what, size, OUTPUT)?;
+        let buffer = memory::buffer(self, what, size, OUTPUT)?;
         let whole = bytes.len() - bytes.len() % 4;
         let (words, rest) = bytes.split_at(whole);
         guarded(&self.0.device, what, size, || {
@@ -356,21 +336,14 @@ impl Gpu {
 
     /// A buffer for a dense tensor of this type and shape, for outputs.
     pub fn output_buffer(&self, dtype: Dtype, shape: &[u64]) -> Result<wgpu::Buffer> {
-        self.uncounted("output", output_bytes(&Layout::dense(dtype, shape)), OUTPUT)
+        memory::uncounted(self, "output", output_bytes(&Layout::dense(dtype, shape)), OUTPUT)
     }
 
     /// [`Gpu::output_buffer`] for an output of this crate's own.
     pub(crate) fn own_output(&self, layout: &Layout) -> Result<Counted> {
-        self.buffer("output", output_bytes(layout), OUTPUT)
+        memory::buffer(self, "output", output_bytes(layout), OUTPUT)
     }
 }
-
-/// Bytes that buffers made here are multiples of.
-///
-/// Symptom: a device's allocator holds up to 255 bytes more for a call than its plan says. Cause: the
-/// allocator puts one buffer behind another and charges the gap before an aligned start to the buffer that
-/// begins there. Remedy: no buffer of ours ends between two starts, as no part of a plan does.
-const BUFFER_UNIT: u64 = 256;
 
 /// What a tensor made here can be used for.
 const OUTPUT: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE

@@ -468,7 +468,7 @@ impl Bench {
 
 impl Arguments {
     /// The loss with its options.
-    pub fn parse_loss(&self) -> Result<Box<dyn loss::Operation>> {
+    pub fn parse_loss(&self) -> Result<Box<dyn surprisal::Operation>> {
         let loss = (losses::find(&self.loss)?.parse)(&self.loss_options()?)?;
         if loss.is_host() {
             return Err(Error::HostOnly { operation: self.loss.clone() });
