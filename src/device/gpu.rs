@@ -278,12 +278,11 @@ impl Gpu {
 
     /// The compiled form of a kernel, compiled at its first use.
     pub(crate) fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
+        dump(kernel);
         if let Some(pipeline) = lock(&self.0.pipelines).get(kernel) {
             return Ok(pipeline.clone());
         }
-        let module = Module::from(kernel);
-        dump(kernel, &module.wgsl);
-        let pipeline = Arc::new(self.compiled(kernel, module)?);
+        let pipeline = Arc::new(self.compiled(kernel, Module::from(kernel))?);
         lock(&self.0.pipelines).insert(kernel.clone(), pipeline.clone());
         Ok(pipeline)
     }
@@ -389,20 +388,23 @@ fn operand<'a>(
     Ok(Operand { name: name.to_owned(), layout, allocation, allocation_bytes: buffer.size() })
 }
 
-/// Writes an assembled module to the folder that `SURPRISAL_DUMP` names.
-fn dump(kernel: &Kernel, wgsl: &str) {
-    if let Some(folder) = std::env::var_os("SURPRISAL_DUMP") {
-        let overrides: Vec<String> =
-            kernel.overrides.iter().map(|(name, value)| format!("// {name} = {value}\n")).collect();
-        let hash = {
-            use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-            BuildHasherDefault::<DefaultHasher>::default().hash_one(kernel)
-        };
-        let path = std::path::Path::new(&folder).join(format!("{}.{hash:016x}.wgsl", kernel.label));
-        // A dump is for looking at: that it cannot be written stops nothing.
-        let _ = std::fs::create_dir_all(&folder);
-        let _ = std::fs::write(path, overrides.concat() + wgsl);
+/// Writes an assembled module to the folder that `SURPRISAL_DUMP` names, once for every label that it is used under.
+/// Labels that share one compiled kernel have the same number behind them.
+fn dump(kernel: &Kernel) {
+    static FOLDER: LazyLock<Option<PathBuf>> =
+        LazyLock::new(|| std::env::var_os("SURPRISAL_DUMP").map(PathBuf::from));
+    static WRITTEN: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
+    let Some(folder) = &*FOLDER else { return };
+    let number = BuildHasherDefault::<DefaultHasher>::default().hash_one(kernel);
+    let path = folder.join(format!("{}.{number:016x}.wgsl", kernel.label));
+    if !lock(&WRITTEN).insert(path.clone()) {
+        return;
     }
+    let overrides: Vec<String> =
+        kernel.overrides.iter().map(|(name, value)| format!("// {name} = {value}\n")).collect();
+    // A dump is for looking at: that it cannot be written stops nothing.
+    let _ = std::fs::create_dir_all(folder);
+    let _ = std::fs::write(path, overrides.concat() + &kernel.wgsl());
 }
 
 /// Whether an operation can be planned at all: before anything of a call is looked at. What is wrong with the options
