@@ -302,8 +302,8 @@ fn dice_of_large_masks(context: &Context) {
         for smooth in [0.0, 1e-7, 1.0, 1e20] {
             let loss = parse("dice", &json!({"per": per, "smooth": smooth}));
             let outputs = check_all(context, &*loss, &inputs, &["loss", "grad.logits"]);
-            let numbers = outputs.values().flat_map(|array| array.to_f64());
-            assert!(numbers.into_iter().all(f64::is_finite), "{per} {smooth}: {outputs:?}");
+            let numbers: Vec<f64> = outputs.values().flat_map(Array::to_f64).collect();
+            assert!(numbers.iter().all(|number| number.is_finite()), "{per} {smooth}: {outputs:?}");
         }
     }
 }

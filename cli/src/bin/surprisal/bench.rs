@@ -11,10 +11,7 @@ use std::{
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
-use surprisal::{
-    Dtype, Error, Gpu, Prepared, Result, adapter,
-    loss::{self, Dim},
-};
+use surprisal::{Dtype, Error, Gpu, Prepared, Result, adapter, loss::Dim};
 use surprisal_cli::bench::{
     CopyKernel, Mode, Sample, Spread, Task, Timer, Workload, allocated_bytes, interleave,
     streamed_bytes,
