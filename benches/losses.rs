@@ -9,7 +9,8 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use surprisal::{
     Dtype, Gpu, Result, adapter,
-    loss::{About, Dim, Entry, REGISTRY},
+    loss::{About, Dim, REGISTRY},
+    operations::Entry,
 };
 use surprisal_cli::bench::{Mode, Task, Timer, Workload, streamed_bytes};
 

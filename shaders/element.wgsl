@@ -35,19 +35,28 @@ struct Visited {
     monitored: vec4<f32>,
 }
 
-// A product in which a first factor of 0 wins even over NaN: where the upstream gradient is 0, the gradient is 0.
-fn handed_down(above: vec4<u32>, bits: vec4<u32>) -> vec4<u32> {
-    return select(times4(above, bits), vec4<u32>(0u), is_zero4(above));
+// What the gradients of all elements are multiplied and divided by, as bits.
+struct Scaling {
+    upstream: u32,
+    divisor: u32,
+    // 1/divisor
+    inverse: u32,
 }
 
-fn visit(p: Place, inside: vec4<bool>, factor: f32) -> Visited {
+// A product in which a first factor of 0 wins even over NaN: where the upstream gradient is 0, the gradient is 0.
+fn handed_down(factor: vec4<u32>, bits: vec4<u32>) -> vec4<u32> {
+    return select(times4(factor, bits), vec4<u32>(0u), is_zero4(factor));
+}
+
+fn visit(p: Place, inside: vec4<bool>, scaling: Scaling) -> Visited {
     let keep = kept(p, inside);
     let e = element(p);
     let bad = e.bad & keep;
     let weight = times4(weight_take(p), mask_take(p));
     let loss = select(times4(e.loss, weight), vec4<u32>(NAN_BITS), bad);
-    let above = handed_down(times4(weight, upstream_take(p)), vec4<u32>(bitcast<u32>(factor)));
-    let share = select(vec4<u32>(0u), above, keep & !bad);
+    let upstream = times4(upstream_take(p), vec4<u32>(scaling.upstream));
+    let factor = factor4(times4(weight, upstream), scaling.divisor, scaling.inverse);
+    let share = select(vec4<u32>(0u), factor, keep & !bad);
     first_give(p, inside, handed_down(share, e.first));
     second_give(p, inside, handed_down(share, e.second));
     let monitored = select(vec4<f32>(0.0), e.monitored, keep & vec4<bool>(MONITORS));

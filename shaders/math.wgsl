@@ -47,12 +47,18 @@ fn times(a: u32, b: u32) -> u32 {
     return times4(vec4<u32>(a), vec4<u32>(b)).x;
 }
 
-// weight·upstream/divisor. The arguments are bits; `inverse` is 1/divisor. The factor is 0 where weight·upstream is 0,
-// whatever the divisor, and it may be NaN. A mean over nothing has the gradient 0.
+// The factors of gradients: above/divisor. The arguments are bits; `inverse` is 1/divisor. A factor is 0 where `above` is
+// 0, whatever the divisor, and where the divisor is 0: a mean over nothing has the gradient 0. It may be NaN, as
+// infinity/infinity is.
+fn factor4(above: vec4<u32>, divisor: u32, inverse: u32) -> vec4<u32> {
+    let no_number = !finite(above) & vec4<bool>(!finite_one(divisor));
+    let factor = select(times4(above, vec4<u32>(inverse)), vec4<u32>(NAN_BITS), no_number);
+    return select(factor, vec4<u32>(0u), is_zero4(above) | vec4<bool>(is_zero(divisor)));
+}
+
+// The factor of a row: weight·upstream/divisor.
 fn row_factor(weight: u32, upstream: u32, divisor: u32, inverse: u32) -> f32 {
-    let above = times(weight, upstream);
-    let factor = select(times(above, inverse), NAN_BITS, !finite_one(above) && !finite_one(divisor));
-    return bitcast<f32>(select(factor, 0u, is_zero(above) || is_zero(divisor)));
+    return bitcast<f32>(factor4(vec4<u32>(times(weight, upstream)), divisor, inverse).x);
 }
 
 // Whether a number is below 0; false for -0 and NaN. Tests the bits, because a number below 2^-126 may compare as 0.

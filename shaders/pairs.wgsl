@@ -8,7 +8,7 @@
 override HAS_LABELS: bool = false;
 override HAS_SCALE: bool = false;
 
-// Words of an entry of the query table, and planes of the key table (vectors.wgsl).
+// Words of an entry of the query table, and planes of the key table (pairs/vectors.wgsl).
 const VECTOR_FACTOR: u32 = 0u;
 const VECTOR_LABEL: u32 = 1u;
 

@@ -84,13 +84,11 @@ pub mod low_level {
         data::array::round,
         device::{
             guard::guarded,
-            memory::Counted,
+            memory::{Counted, buffer, uncounted},
             pipeline::{Bound, Module, Pipeline},
         },
-        spec::{
-            call::{Call, Operand},
-            in_place,
-        },
+        plan::limits::grid,
+        spec::in_place,
     };
 }
 
@@ -98,7 +96,6 @@ pub mod low_level {
 pub mod loss {
     pub use crate::{
         losses::*,
-        skeleton::operation::{Entry, Operation},
         spec::{
             about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature, Spread},
             list,

@@ -1,6 +1,6 @@
 //! Every operation by name: the losses, and the operations that make their targets and weights.
 
-pub use crate::skeleton::operation::{Entry, Operation};
+pub use crate::skeleton::operation::Entry;
 use crate::{losses, targets};
 
 /// All operations, the losses first.

@@ -1,5 +1,5 @@
 //! The floors of `src/`: a file imports only from its own floor and from those below it. Only the device floor (and
-//! the tensor, which borrows a buffer) names wgpu.
+//! the tensor, which borrows a buffer) names wgpu. And every file that a comment names exists.
 
 #![expect(clippy::unwrap_used, reason = "a file that cannot be read fails the test")]
 
@@ -30,14 +30,14 @@ fn floor(module: &str) -> Option<usize> {
     FLOORS.iter().position(|modules| modules.contains(&module))
 }
 
-/// The Rust files below a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
+/// The files below a folder with this extension.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            found.extend(files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|found| found == extension) {
             found.push(path);
         }
     }
@@ -128,10 +128,53 @@ fn faults(source: &Path, file: &Path) -> Vec<String> {
 #[test]
 fn files_import_from_their_own_floor_and_below() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let files = files(&source);
+    let files = files(&source, "rs");
     assert!(files.len() > 60, "only {} files in {}", files.len(), source.display());
     let faults: Vec<String> = files.iter().flat_map(|file| faults(&source, file)).collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// What the comments of a file call a file or a folder of this repository.
+fn paths_in_comments(text: &str) -> BTreeSet<String> {
+    const EXTENSIONS: [&str; 4] = [".rs", ".wgsl", ".md", ".toml"];
+    const FOLDERS: [&str; 6] = ["src/", "shaders/", "tests/", "scripts/", "docs/", "cli/"];
+    let comments = text.lines().filter_map(|line| line.split_once("//"));
+    let is_part = |c: char| c.is_alphanumeric() || "_-./*".contains(c);
+    let words = comments.flat_map(|(_, comment)| comment.split(move |c| !is_part(c)));
+    let words = words.map(|word| word.trim_start_matches('/').trim_end_matches(['.', '-']));
+    let is_path = |word: &&str| {
+        FOLDERS.iter().any(|folder| word.starts_with(folder))
+            || EXTENSIONS.iter().any(|end| word.len() > end.len() && word.ends_with(end))
+    };
+    words.filter(is_path).map(str::to_owned).collect()
+}
+
+/// A path may begin at the root, in `src/`, in `shaders/`, or where the file with the comment is.
+#[test]
+fn files_that_comments_name_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let shaders = files(&root.join("shaders"), "wgsl");
+    let sources = ["src", "cli/src"].map(|folder| files(&root.join(folder), "rs")).concat();
+    let (mut paths, mut missing) = (0, Vec::new());
+    for file in shaders.iter().chain(&sources) {
+        for path in paths_in_comments(&fs::read_to_string(file).unwrap()) {
+            let named = path.split('*').next().unwrap_or_default();
+            let bases = [root, &root.join("src"), &root.join("shaders"), file.parent().unwrap()];
+            paths += 1;
+            if !bases.iter().any(|base| base.join(named).exists()) {
+                missing.push(format!("{}: {path}", file.display()));
+            }
+        }
+    }
+    assert!(paths > 50, "only {paths} paths");
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+#[test]
+fn paths_are_found_in_comments_alone() {
+    let text = "let a = \"no/file.rs\"; // See `tests/gpu.rs` and row/*.wgsl.\n/// x.rs, scripts/test; a/b";
+    let paths: Vec<String> = paths_in_comments(text).into_iter().collect();
+    assert_eq!(paths, ["row/*.wgsl", "scripts/test", "tests/gpu.rs", "x.rs"]);
 }
 
 #[test]

@@ -368,7 +368,8 @@ fn upload(folder: &Path, gpu: &Gpu, recording: &Recording) -> Result<Vec<Counted
         | wgpu::BufferUsages::COPY_DST
         | wgpu::BufferUsages::COPY_SRC;
     let make = |buffer: &Buffer| {
-        let made = gpu.buffer(&buffer.name, buffer.bytes.next_multiple_of(4).max(4), usage)?;
+        let made =
+            low_level::buffer(gpu, &buffer.name, buffer.bytes.next_multiple_of(4).max(4), usage)?;
         if let Some(file) = &buffer.file {
             let path = inside(folder, file)?;
             let mut bytes = fs::read(&path).map_err(|error| bad_file(&path, error))?;

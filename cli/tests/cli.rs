@@ -5,7 +5,7 @@ mod command;
 
 use std::fs;
 
-use command::{adapters, folder, refusal, stdout, surprisal};
+use command::{adapters, folder, program, refusal, stdout, surprisal};
 use serde_json::Value;
 use surprisal::{
     Array, Arrays,
@@ -231,4 +231,23 @@ fn recordings_replay_where_they_were_recorded() {
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert_eq!(text.matches("FAILED").count(), 1, "{text}");
     }
+}
+
+/// A module that several losses share is found under the label of each.
+#[test]
+fn shared_kernels_are_dumped_under_every_label() {
+    if adapters() == 0 {
+        return;
+    }
+    let folder = folder("dump");
+    let cases = ["mse", "bce_with_logits"].map(|loss| format!("self/{loss}/infinities/f32"));
+    let words = ["check", "--adapter", "0", "--case", &cases[0], "--case", &cases[1]];
+    stdout(&program(&words).env("SURPRISAL_DUMP", &folder).output().unwrap());
+    let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+    let [first, second] = ["mse", "bce_with_logits"].map(|loss| {
+        let label = format!("surprisal.element.header.{loss}.f32.");
+        names.iter().find_map(|name| name.strip_prefix(&label))
+    });
+    assert!(first.is_some() && first == second, "{names:?}");
 }

@@ -9,9 +9,11 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
     let blocks = (params.classes + ELEMENTS - 1u) / ELEMENTS;
     let first = min(block, blocks) * ELEMENTS;
     let end = min(first + ELEMENTS, params.classes);
+    let one = bitcast<u32>(1.0);
+    let unscaled = Scaling(one, one, one);
     var at = first + lane * 4u;
     for (; at < end; at += WORKGROUP * 4u) {
         let inside = vec4<u32>(at, at + 1u, at + 2u, at + 3u) < vec4<u32>(end);
-        visit(place(at), inside, 1.0);
+        visit(place(at), inside, unscaled);
     }
 }

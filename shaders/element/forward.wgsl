@@ -9,7 +9,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let blocks = (params.classes + ELEMENTS - 1u) / ELEMENTS;
     let first = min(block, blocks) * ELEMENTS;
     let end = min(first + ELEMENTS, params.classes);
-    let factor = tallies[params.kept + 1u].sum;
+    let scaling = scaling_found();
     let step = WORKGROUP * 4u;
     let all4 = vec4<bool>(true);
     var at = first + lane * 4u;
@@ -21,14 +21,14 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
             four.sums = vec4<f32>(0.0);
             if (PLACES == PLACES_FLAT || PLACES == PLACES_ROW) {
                 // Written out: a loop's overhead is paid once per four quads.
-                four = taken(four, at, all4, factor);
-                four = taken(four, at + step, all4, factor);
-                four = taken(four, at + 2u * step, all4, factor);
-                four = taken(four, at + 3u * step, all4, factor);
+                four = taken(four, at, all4, scaling);
+                four = taken(four, at + step, all4, scaling);
+                four = taken(four, at + 2u * step, all4, scaling);
+                four = taken(four, at + 3u * step, all4, scaling);
             } else {
                 // Element by element, the body is so large that a loop costs no time, and compiles in half the time.
                 for (var quad = 0u; quad < 4u; quad += 1u) {
-                    four = taken(four, at + quad * step, all4, factor);
+                    four = taken(four, at + quad * step, all4, scaling);
                 }
             }
             four.sums += all.sums;
@@ -36,7 +36,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         }
     }
     for (; at < end; at += step) {
-        all = taken(all, at, vec4<u32>(at, at + 1u, at + 2u, at + 3u) < vec4<u32>(end), factor);
+        all = taken(all, at, vec4<u32>(at, at + 1u, at + 2u, at + 3u) < vec4<u32>(end), scaling);
     }
     let tally = tally_reduce(tally_of(all), lane);
     if (lane == 0u && block < blocks) {
@@ -51,8 +51,18 @@ struct Stretch {
     odd: Odd,
 }
 
-fn taken(given: Stretch, at: u32, inside: vec4<bool>, factor: f32) -> Stretch {
-    let visited = visit(place(at), inside, factor);
+// What `header` found.
+fn scaling_found() -> Scaling {
+    let upstream_and_inverse = tallies[params.kept + 1u];
+    return Scaling(
+        bitcast<u32>(upstream_and_inverse.sum),
+        bitcast<u32>(tallies[params.kept].sum),
+        bitcast<u32>(upstream_and_inverse.denominator),
+    );
+}
+
+fn taken(given: Stretch, at: u32, inside: vec4<bool>, scaling: Scaling) -> Stretch {
+    let visited = visit(place(at), inside, scaling);
     return Stretch(given.sums + finite_part(visited.loss), given.monitored + visited.monitored, counted(given.odd, at, visited));
 }
 

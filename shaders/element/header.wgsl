@@ -1,4 +1,6 @@
-// Runs as one workgroup: writes the denominator into one tally and the factor of every gradient into the next.
+// Runs as one workgroup. It writes one tally with the denominator, and with the divisor in the place of the sum. The next
+// tally holds what every gradient is multiplied by: the upstream gradient in the place of the sum, and 1/divisor in that
+// of the denominator.
 //
 // Where no element is masked or unknown (params.counted is 0), there are no tallies, because the host knows the count.
 // The host also knows a mean's denominator where the denominator does not depend on the count
@@ -27,6 +29,7 @@ fn header(@builtin(local_invocation_index) lane: u32) {
     known.denominator = bitcast<f32>(denominator);
     known.sum = bitcast<f32>(divisor);
     tallies[params.kept] = known;
-    known.sum = row_factor(bitcast<u32>(1.0), upstream_at(0u, 0u), divisor, inverse_of(divisor));
+    known.sum = bitcast<f32>(upstream_at(0u, 0u));
+    known.denominator = bitcast<f32>(inverse_of(divisor));
     tallies[params.kept + 1u] = known;
 }

@@ -12,8 +12,9 @@
 // A workgroup should be one subgroup. Where it holds several, each computes and stores the same values: wasteful, but
 // correct.
 //
-// `Left`, `Right`, `Sums` and `Element` are defined in linear/cooperative/ELEMENT_SIDE.wgsl, and the functions on them
-// in hardware.wgsl beside it (for tests, emulated.wgsl defines both).
+// `Left`, `Right`, `Sums` and `Element` are defined in a file for one element type and side, such as
+// linear/cooperative/f16_8.wgsl, and the functions on them in linear/cooperative/hardware.wgsl. For tests,
+// linear/cooperative/emulated.wgsl defines both.
 
 override SIDE: u32 = 16u;
 override TILE: u32 = 2u * SIDE;

@@ -43,7 +43,7 @@ struct Row {
     target_key: u32,
 }
 
-// The mergeable state of a stretch of columns, published as the statistics of a shard.
+// The mergeable state of a stretch of columns, published as the statistics of a shard (src/spec/shard.rs).
 struct State {
     top: f32,
     sum: f32,

@@ -65,8 +65,8 @@ fn close(row: Row, state: State) -> Closed {
     }
     var out: Closed;
     out.loss = bitcast<u32>(state.sum);
-    out.scale = bitcast<u32>(row.factor * state.moment);
-    out.bias = bitcast<u32>(row.factor * state.slope);
+    out.scale = times(bitcast<u32>(row.factor), bitcast<u32>(state.moment));
+    out.bias = times(bitcast<u32>(row.factor), bitcast<u32>(state.slope));
     out.factor = row.factor;
     out.flags = flags;
     return out;

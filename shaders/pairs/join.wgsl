@@ -47,9 +47,13 @@ fn from_state(row: u32, at: u32, column: u32) -> Softmax {
     let factor = bitcast<f32>(records[at + FACTOR_FACTOR]);
     let moment = bitcast<f32>(state_word(COLUMN_MOMENT, column));
     let reference = bitcast<f32>(state_word(COLUMN_REFERENCE, column));
-    let slope = factor * (moment * inverse_sum + (reference - bitcast<f32>(records[at + OUT_X])));
-    let scale = bitcast<f32>(records[at + OUT_SCALE]) + slope;
-    records[at + OUT_SCALE] = select(bitcast<u32>(scale), select(NAN_BITS, 0u, is_nothing(factor)), either);
+    let mean = moment * inverse_sum + (reference - bitcast<f32>(records[at + OUT_X]));
+    let forth = records[at + OUT_SCALE];
+    let slope = times(bitcast<u32>(factor), bitcast<u32>(mean));
+    // Of two infinities nothing is known.
+    let known = finite_one(forth) && finite_one(slope) && !either;
+    let scale = bitcast<u32>(bitcast<f32>(forth) + bitcast<f32>(slope));
+    records[at + OUT_SCALE] = select(select(NAN_BITS, 0u, is_nothing(factor)), scale, known);
     let published = (params.origin + row) * STATISTICS_WORDS;
     statistics_write(published + 5u, select(bitcast<u32>(back), 0u, bad));
     statistics_write(published + 7u, statistics_read(published + 7u) | select(0u, STATE_COLUMN_BAD, bad));

@@ -211,7 +211,7 @@ fn close(row: Row, streamed: State) -> Closed {
         out.x = bitcast<u32>(x);
         out.s = bitcast<u32>(row.scale * x);
         let mean = state.moment * out.inverse_sum;
-        out.scale = bitcast<u32>(row.factor * (mean + (state.reference - x)));
+        out.scale = times(bitcast<u32>(row.factor), bitcast<u32>(mean + (state.reference - x)));
     } else if (JOINT) {
         out.s = bitcast<u32>(row.scale * similarity(row, row.label));
     }

@@ -209,9 +209,16 @@ pub enum Error {
     },
     /// A part of a call was to be recorded, but other calls use the same scratch.
     #[error(
-        "{0} shares its scratch with other calls: prepare it with `Request::in_parts` to record it in parts"
+        "{loss}: dispatches {part:?} of {all} were to be recorded alone, and other calls use the same scratch: prepare the call with `Request::in_parts`"
     )]
-    SharedScratch(String),
+    SharedScratch {
+        /// The loss.
+        loss: String,
+        /// The dispatches that were to be recorded.
+        part: std::ops::Range<usize>,
+        /// How many dispatches the call has.
+        all: usize,
+    },
     /// No adapter matches what was asked for.
     #[error("no adapter{wanted}; found: {found}")]
     NoAdapter {

@@ -8,8 +8,8 @@ use crate::data::{
 /// The decoded status words of a call, or of several calls that [add to them](crate::Request::accumulate_status).
 ///
 /// A call overwrites the words unless it is asked to add to them. The words then need no zeroing, and do not describe
-/// earlier calls. Calls that add to the words also count how many of them completed, which shows whether a driver
-/// ended one of them early.
+/// earlier calls. A call that adds to the words counts itself in word 0 when it is complete, after all other words. If a
+/// driver ended the call early, that count has not moved.
 ///
 /// Word 0 counts completed calls (it is written last), word 1 the bad targets. Word 2 is the first row that has one
 /// (`u32::MAX`: none), words 3 and 4 are its target (low and high word). Word 5 counts the rows whose logits gave NaN,

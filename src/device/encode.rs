@@ -81,11 +81,15 @@ impl Prepared {
     ///
     /// A part of a call that shares its scratch is [`Error::SharedScratch`]: another call might be recorded between
     /// two parts and overwrite what they keep there. [`Request::in_parts`](crate::Request::in_parts) gives a call
-    /// scratch of its own.
+    /// scratch of its own. An empty range records nothing.
     pub fn encode_part(&self, record: &mut impl Record, dispatches: Range<usize>) -> Result<()> {
-        let whole = dispatches.start == 0 && dispatches.end >= self.steps.len();
-        if self.shares_scratch && !whole {
-            return Err(Error::SharedScratch(self.plan.loss.clone()));
+        let all = self.steps.len();
+        if dispatches.is_empty() || dispatches.start >= all {
+            return Ok(());
+        }
+        if self.shares_scratch && (dispatches.start > 0 || dispatches.end < all) {
+            let loss = self.plan.loss.clone();
+            return Err(Error::SharedScratch { loss, part: dispatches, all });
         }
         self.encode_steps(record, dispatches);
         Ok(())

@@ -1,9 +1,11 @@
 //! The handle on a device, and what it does with a plan.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
     ops::Range,
-    sync::{Arc, Mutex},
+    path::PathBuf,
+    sync::{Arc, LazyLock, Mutex},
 };
 
 use super::limits;
@@ -16,7 +18,7 @@ use crate::{
     device::{
         encode::{self, Prepared, ScratchFrom},
         guard::{guarded, lock, usable},
-        memory::{Counted, Tally},
+        memory::{self, Counted, Tally},
         pipeline::{Module, Pipeline},
         run::Run,
         watch::Ring,
@@ -309,12 +311,11 @@ impl Gpu {
 
     /// The compiled form of a kernel. It is compiled at its first use.
     pub(crate) fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
+        dump(kernel);
         if let Some(pipeline) = lock(&self.0.pipelines).get(kernel) {
             return Ok(pipeline.clone());
         }
-        let module = Module::from(kernel);
-        dump(kernel, &module.wgsl);
-        let pipeline = Arc::new(self.compiled(kernel, module)?);
+        let pipeline = Arc::new(self.compiled(kernel, Module::from(kernel))?);
         lock(&self.0.pipelines).insert(kernel.clone(), pipeline.clone());
         Ok(pipeline)
     }
@@ -345,35 +346,13 @@ impl Gpu {
     /// A scratch buffer that nothing else uses.
     pub(crate) fn own_scratch(&self, bytes: u64) -> Result<Arc<Counted>> {
         let usage = wgpu::BufferUsages::STORAGE;
-        Ok(Arc::new(self.buffer("scratch", bytes.max(1), usage)?))
-    }
-
-    /// A buffer that [`Gpu::memory`] does not count, or a typed error if memory runs out.
-    pub fn uncounted(
-        &self,
-        what: &str,
-        bytes: u64,
-        usage: wgpu::BufferUsages,
-    ) -> Result<wgpu::Buffer> {
-        let limit = self.0.profile.buffer_bytes;
-        if bytes > limit {
-            return Err(Error::Limit { what: format!("bytes of {what}"), found: bytes, limit });
-        }
-        let size = bytes.next_multiple_of(BUFFER_UNIT).min(limit - limit % 4).max(bytes);
-        guarded(&self.0.device, what, bytes, || {
-            self.0.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some(&format!("surprisal.{what}")),
-                size,
-                usage,
-                mapped_at_creation: false,
-            })
-        })
+        Ok(Arc::new(memory::buffer(self, "scratch", bytes.max(1), usage)?))
     }
 
     /// A buffer for a tensor, filled with bytes of the host.
     pub(crate) fn upload(&self, what: &str, bytes: &[u8]) -> Result<Counted> {
         let size = (bytes.len() as u64).max(1);
-        let buffer = self.buffer(what, size, OUTPUT)?;
+        let buffer = memory::buffer(self, what, size, OUTPUT)?;
         let whole = bytes.len() - bytes.len() % 4;
         let (words, rest) = bytes.split_at(whole);
         guarded(&self.0.device, what, size, || {
@@ -389,21 +368,14 @@ impl Gpu {
 
     /// A buffer for an output: a dense tensor of this type and shape.
     pub fn output_buffer(&self, dtype: Dtype, shape: &[u64]) -> Result<wgpu::Buffer> {
-        self.uncounted("output", output_bytes(&Layout::dense(dtype, shape)), OUTPUT)
+        memory::uncounted(self, "output", output_bytes(&Layout::dense(dtype, shape)), OUTPUT)
     }
 
     /// [`Gpu::output_buffer`] for an output that this crate allocates for itself.
     pub(crate) fn own_output(&self, layout: &Layout) -> Result<Counted> {
-        self.buffer("output", output_bytes(layout), OUTPUT)
+        memory::buffer(self, "output", output_bytes(layout), OUTPUT)
     }
 }
-
-/// The size of buffers made here is a multiple of this.
-///
-/// Symptom: a device's allocator holds up to 255 bytes more for a call than its plan says. Cause: the allocator puts
-/// buffers one behind another and charges the gap before an aligned start to the buffer that begins there. Remedy:
-/// every buffer made here, and every part of a plan's scratch, ends at an aligned start.
-const BUFFER_UNIT: u64 = 256;
 
 /// The usages of a tensor that is made here.
 const OUTPUT: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
@@ -449,20 +421,23 @@ fn operand<'a>(
     Ok(Operand { name: name.to_owned(), layout, allocation, allocation_bytes: buffer.size() })
 }
 
-/// Writes an assembled module to the folder that `SURPRISAL_DUMP` names.
-fn dump(kernel: &Kernel, wgsl: &str) {
-    if let Some(folder) = std::env::var_os("SURPRISAL_DUMP") {
-        let overrides: Vec<String> =
-            kernel.overrides.iter().map(|(name, value)| format!("// {name} = {value}\n")).collect();
-        let hash = {
-            use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-            BuildHasherDefault::<DefaultHasher>::default().hash_one(kernel)
-        };
-        let path = std::path::Path::new(&folder).join(format!("{}.{hash:016x}.wgsl", kernel.label));
-        // A dump is only for reading, so an error in writing it stops nothing.
-        let _ = std::fs::create_dir_all(&folder);
-        let _ = std::fs::write(path, overrides.concat() + wgsl);
+/// Writes an assembled module to the folder that `SURPRISAL_DUMP` names, once for each label of the kernel. Labels that
+/// share one compiled kernel have the same number in the file's name.
+fn dump(kernel: &Kernel) {
+    static FOLDER: LazyLock<Option<PathBuf>> =
+        LazyLock::new(|| std::env::var_os("SURPRISAL_DUMP").map(PathBuf::from));
+    static WRITTEN: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
+    let Some(folder) = &*FOLDER else { return };
+    let number = BuildHasherDefault::<DefaultHasher>::default().hash_one(kernel);
+    let path = folder.join(format!("{}.{number:016x}.wgsl", kernel.label));
+    if !lock(&WRITTEN).insert(path.clone()) {
+        return;
     }
+    let overrides: Vec<String> =
+        kernel.overrides.iter().map(|(name, value)| format!("// {name} = {value}\n")).collect();
+    // A dump is for looking at: that it cannot be written stops nothing.
+    let _ = std::fs::create_dir_all(folder);
+    let _ = std::fs::write(path, overrides.concat() + &kernel.wgsl());
 }
 
 /// Checks that an operation can be planned at all, before the tensors of a call are checked: wrong options may be the

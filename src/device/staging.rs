@@ -15,7 +15,11 @@ use futures_intrusive::channel::shared::oneshot_channel;
 
 use crate::{
     data::error::{Error, Result},
-    device::{gpu::Gpu, guard::guarded, memory::Counted},
+    device::{
+        gpu::Gpu,
+        guard::guarded,
+        memory::{self, Counted},
+    },
 };
 
 /// The result of a mapping.
@@ -47,7 +51,7 @@ impl Gpu {
         record: impl FnOnce(&wgpu::Buffer, Answer) -> Option<wgpu::SubmissionIndex>,
     ) -> Result<Arrival> {
         let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
-        let buffer = self.buffer("staging", bytes, usage)?;
+        let buffer = memory::buffer(self, "staging", bytes, usage)?;
         let (sender, receiver) = oneshot_channel();
         let answer: Answer = Box::new(move |mapping| {
             // Sending fails if the receiver was dropped; then nobody waits for the result.

@@ -55,6 +55,8 @@ pub enum Per {
 /// - **Edges**: two empty masks without smoothing are equal, so the loss is 0. At z = ±inf, P is 0 or 1 (the share of
 ///   cross-entropy is at most 200). At finite z, P is never 0, however small: an empty mask without smoothing then has
 ///   the loss 1. A NaN makes the loss and the gradient of its row NaN, which [`crate::Status`] counts.
+/// - **Range**: masks are from 0 to 1. Larger numbers are computed as they are, as long as the sum of a mask is below
+///   1e24.
 /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
 ///
 /// Source: Milletari et al. 2016 (V-Net).
@@ -356,7 +358,8 @@ fn transpose(layout: &mut Layout) {
     layout.shape = vec![if rows == 0 { 0 } else { columns }, rows.max(1)];
 }
 
-/// From this smoothing on, the sums are used as they are; below it they are multiplied by 2^64.
+/// From this smoothing on, the sums are used as they are; below it they are multiplied by 2^48. Then products P·y down to
+/// 2^-174 differ from 0, and a mask does not overflow before its sum reaches 2^80.
 const RAISED_BELOW: f64 = 4_294_967_296.0;
 
 impl Dice {
@@ -365,7 +368,7 @@ impl Dice {
         let share = self.bce / call.dim(Dim::Classes).max(1) as f64;
         // With a large smoothing no sum needs to be raised, and a raised sum would overflow.
         let (raised, least_logit) =
-            if self.smooth < RAISED_BELOW { (64u32, -130.0) } else { (0, -87.0) };
+            if self.smooth < RAISED_BELOW { (48u32, -120.5) } else { (0, -87.0) };
         let raise = f64::from(raised).exp2();
         // Without smoothing, a sum must be 0 only if every P is 0. With smoothing, so small a P changes nothing.
         let nothing_below = if self.smooth == 0.0 { f64::from(f32::MIN) } else { least_logit };

@@ -3,7 +3,8 @@
 //! A module consists of plain files (`shaders/`) behind a prologue that is written here: the parameter struct, the
 //! bindings, and the accessors of each stream. A stream that a call does not have becomes a constant, so the files
 //! need neither flags nor dummy buffers for it. The element type and the alignment of a stream change only its
-//! accessors and, for products, which file is used (`shaders/linear/quads.wgsl` or `octets.wgsl`).
+//! accessors and, for products, which file is used (`shaders/linear/quads.wgsl` or
+//! `shaders/linear/octets.wgsl`).
 
 mod overrides;
 

@@ -13,6 +13,7 @@ use crate::{
     },
     plan::{
         kernel::{Access, Form, Kernel, Order, Reach, Scalar, Source, Stream, keep_read},
+        limits,
         profile::Profile,
     },
     spec::{broadcast::Axes, call::Call},
@@ -441,7 +442,7 @@ impl Step<'_, '_> {
 
     /// Ends the dispatch with this many workgroups.
     pub fn groups(self, groups: u64) -> Result<()> {
-        let Some(grid) = self.planner.profile.grid(groups) else {
+        let Some(grid) = limits::grid(self.planner.profile, groups) else {
             return Err(Error::Limit {
                 what: format!("workgroups of {}", self.kernel.label),
                 found: groups,

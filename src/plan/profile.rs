@@ -149,11 +149,4 @@ impl Profile {
         let least = 3 * 4 * u64::from(lanes) + 4;
         columns >= least && columns > u64::from(self.row_tiles_from) * u64::from(lanes)
     }
-
-    /// The workgroups along x, y and z for `groups` workgroups; `None` where the device has no such grid.
-    pub fn grid(&self, groups: u64) -> Option<[u32; 3]> {
-        let width = groups.clamp(1, u64::from(self.workgroups));
-        let height = groups.div_ceil(width).max(1);
-        (height <= u64::from(self.workgroups)).then_some([width as u32, height as u32, 1])
-    }
 }

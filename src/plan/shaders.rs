@@ -33,6 +33,13 @@ impl Folder {
         if folder.texts.contains_key(FIND) != folder.texts.contains_key(PUT) {
             return Err(failed(path.as_ref(), &format!("{FIND} and {PUT} belong together")));
         }
+        let mut unknown: Vec<&str> = folder.texts.keys().map(String::as_str).collect();
+        unknown.retain(|below| ![FIND, PUT].contains(below) && !is_there(below));
+        unknown.sort_unstable();
+        if !unknown.is_empty() {
+            let reason = format!("no shader is called {}", unknown.join(", "));
+            return Err(failed(path.as_ref(), &reason));
+        }
         Ok(folder)
     }
 
@@ -57,6 +64,13 @@ impl Folder {
 fn is_taken(below: &str) -> bool {
     Path::new(below).extension().is_some_and(|extension| extension == "wgsl")
         || [FIND, PUT].contains(&below)
+}
+
+/// Whether the checkout that this was built from has a shader of this path. Without a checkout there is none to look at,
+/// and every path passes.
+fn is_there(below: &str) -> bool {
+    let shaders = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders"));
+    !shaders.is_dir() || shaders.join(below).is_file()
 }
 
 fn failed(path: &Path, reason: &impl ToString) -> Error {
@@ -109,6 +123,11 @@ mod tests {
             };
             found.contains(reason)
         };
+        fs::write(folder.join("loss/msee.wgsl"), "mine").unwrap();
+        fs::write(folder.join("mse.wgsl"), "mine").unwrap();
+        assert!(refused("no shader is called loss/msee.wgsl, mse.wgsl"));
+        fs::remove_file(folder.join("loss/msee.wgsl")).unwrap();
+        fs::remove_file(folder.join("mse.wgsl")).unwrap();
         fs::write(folder.join(FIND), "half of an edit").unwrap();
         assert!(refused("belong together"));
         fs::write(folder.join("loss/dice.wgsl"), [0xff]).unwrap();

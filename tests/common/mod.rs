@@ -266,9 +266,9 @@ impl Shape {
                 .strip_prefix("grad.")
                 .is_some_and(|input| !inputs.contains_key(input));
             let of_shards = argument.name == "column_lse";
-            let unwatched = argument.name == "saturation" && !saturates;
+            let unmonitored = argument.name == "saturation" && !saturates;
             let refused = refused.contains(&argument.name);
-            if !(of_shards || lse && by_product || refused || unknown || unwatched) {
+            if !(of_shards || lse && by_product || refused || unknown || unmonitored) {
                 let number = inputs.len() + outputs.len();
                 outputs.insert(argument.name.to_owned(), self.operand(loss, argument, number));
             }

@@ -73,7 +73,7 @@ fn operations_of_the_host_have_no_plan() {
     for entry in targets::REGISTRY {
         let operation = (entry.parse)(&json!({})).unwrap();
         assert!(operation.is_host(), "{}", entry.about.name);
-        let plan = operation.plan(&surprisal::low_level::Call::default(), &Profile::default());
+        let plan = operation.plan(&surprisal::plan::Call::default(), &Profile::default());
         assert!(matches!(plan, Err(Error::HostOnly { .. })), "{plan:?}");
     }
     for entry in operations::all() {

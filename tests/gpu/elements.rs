@@ -380,9 +380,9 @@ fn saturation(context: &Context) {
     assert_eq!(outputs["saturation"].to_f64(), [0.25]);
     let unknown = each(&[NAN, 0.0], &[0.0, 0.0]);
     for loss in [sigmoid.as_ref(), &BceWithLogits::default()] {
-        let watched = if loss.about().name == "mse" { "saturation" } else { "slope" };
-        let (outputs, _) = check(gpu, loss, &unknown, Dtype::F32, &[watched]);
-        assert!(outputs[watched].to_f64()[0].is_nan(), "NaN is not laundered");
+        let monitored = if loss.about().name == "mse" { "saturation" } else { "slope" };
+        let (outputs, _) = check(gpu, loss, &unknown, Dtype::F32, &[monitored]);
+        assert!(outputs[monitored].to_f64()[0].is_nan(), "NaN is not laundered");
     }
     let plain = gpu.run_arrays(&Mse::default(), &alone, Dtype::F32, &["saturation"]).unwrap_err();
     assert!(matches!(plain, Error::Conflict { .. }), "{plain}");

@@ -2,7 +2,7 @@
 //! nothing finite is lost.
 
 use serde_json::{Value, json};
-use surprisal::{Arithmetic, Arrays, Dtype, Operation, Reduction, cpu, testing};
+use surprisal::{Arithmetic, Array, Arrays, Dtype, Operation, Reduction, cpu, testing};
 
 use crate::support::{
     Context, INF, check, gaussian, indices, matrix, named, outcome, parse, positive, sample,
@@ -12,9 +12,11 @@ use crate::support::{
 tests![
     no_divisor_hides_a_nan,
     no_weight_hides_a_nan,
+    weights_and_divisors_of_every_kind,
     gradients_of_nothing_are_zero,
     dice_of_tiny_probabilities,
     dice_of_large_smoothing,
+    dice_of_large_masks,
     vectors_of_every_size,
     scores_near_256,
 ];
@@ -28,6 +30,7 @@ fn calls() -> Vec<(&'static str, Value, Arrays, Vec<&'static str>)> {
     let rows = sample(1, 4, 6);
     let elements = named([("logits", gaussian(2, 4, 6)), ("targets", masks(3))]);
     let units = named([("queries", gaussian(4, 4, 6)), ("keys", gaussian(5, 4, 6))]);
+    let scaled = with(&units, [("scale", vector(&[1.5]))]);
     let labels = ("labels", indices(&[0, 1, 0, 1]));
     let linear = [("hidden", gaussian(6, 4, 3)), ("weight", gaussian(7, 6, 3))];
     let linear = with(&named(linear), [("targets", rows["targets"].clone())]);
@@ -45,7 +48,15 @@ fn calls() -> Vec<(&'static str, Value, Arrays, Vec<&'static str>)> {
             units.clone(),
             vec!["loss", "grad.queries", "grad.keys"],
         ),
+        ("info_nce", json!({"symmetric": true}), scaled.clone(), vec!["loss", "grad.scale"]),
+        ("info_nce", json!({}), scaled.clone(), vec!["loss", "grad.scale"]),
         ("sigmoid_contrastive", json!({}), units, vec!["loss", "grad.queries", "grad.keys"]),
+        (
+            "sigmoid_contrastive",
+            json!({}),
+            with(&scaled, [("bias", vector(&[-0.5]))]),
+            vec!["loss", "grad.scale", "grad.bias"],
+        ),
         (
             "sup_con",
             json!({}),
@@ -90,7 +101,8 @@ fn is_nan(outputs: &Arrays, name: &str) -> bool {
 /// infinite or NaN.
 fn no_divisor_hides_a_nan(context: &Context) {
     for (name, options, inputs, wanted) in calls() {
-        let first = inputs.keys().next().unwrap().clone();
+        let is_matrix = |(_, array): &(&String, &Array)| array.shape.len() == 2;
+        let first = inputs.iter().find(is_matrix).unwrap().0.clone();
         // Dice's share of cross-entropy is never infinite.
         let has_limits = inputs.contains_key("logits") && options.get("bce").is_none();
         let spoilt: &[f64] = if has_limits { &[-INF, NAN] } else { &[NAN] };
@@ -121,6 +133,48 @@ fn no_divisor_hides_a_nan(context: &Context) {
                 check_all(context, &*loss, &inputs, &wanted);
             }
         }
+    }
+}
+
+/// Weights and masks that are infinite or NaN, over divisors that are: the gradient of a mean over nothing is 0, and
+/// infinity over infinity is no number.
+fn weights_and_divisors_of_every_kind(context: &Context) {
+    let masks = matrix(4, 6, positive(3, 24).iter().map(|p| p.min(1.0)).collect());
+    let elements = named([("logits", gaussian(2, 4, 6)), ("targets", masks)]);
+    let rows = named([("logits", gaussian(2, 4, 6)), ("targets", indices(&[0, 3, 2, 5]))]);
+    let none = [NAN, INF, -INF, 0.0];
+    let any = [NAN, INF, -INF, 0.0, 2.0];
+    let calls: [(_, _, _, _, &[f64]); 4] = [
+        ("bce_with_logits", &elements, "weight", 6, &any),
+        ("bce_with_logits", &elements, "mask", 6, &any),
+        ("cross_entropy", &rows, "row_weight", 4, &none),
+        ("cross_entropy", &rows, "weight", 6, &none),
+    ];
+    for (name, inputs, argument, count, divisors) in calls {
+        let loss = parse(name, &json!({}));
+        let given = divisors.iter().map(|&divisor| ("denominator", divisor));
+        let given: Vec<_> = given.chain([("upstream", NAN), ("upstream", 0.0)]).collect();
+        for weight in [NAN, INF, -INF, 0.0] {
+            let mut weights = [1.0, 2.0, 0.5, weight, 1.5, 1.0];
+            weights[0] = 0.0;
+            for &(other, value) in &given {
+                let weights = (argument, vector(&weights[..count]));
+                let inputs = with(inputs, [weights, (other, vector(&[value]))]);
+                let outputs = check_all(context, &*loss, &inputs, &["loss", "grad.logits"]);
+                let gradient = outputs["grad.logits"].to_f64();
+                let is_zero = gradient.iter().all(|&g| g == 0.0);
+                let nothing = (other, value) == ("denominator", 0.0);
+                assert!(is_zero || !nothing, "{name} {argument} {weight}: {gradient:?}");
+            }
+        }
+    }
+    // The mean's own divisor is infinite then.
+    let loss = parse("bce_with_logits", &json!({}));
+    for mask in [INF, -INF] {
+        let mask = ("mask", vector(&[1.0, 2.0, 0.5, mask, 0.0, 1.0]));
+        let inputs = with(&elements, [mask]);
+        let outputs = check_all(context, &*loss, &inputs, &["loss", "grad.logits"]);
+        assert!(outputs["grad.logits"].to_f64()[3].is_nan());
     }
 }
 
@@ -238,6 +292,20 @@ fn dice_of_large_smoothing(context: &Context) {
     let truth = cpu::run(&loss, &large, &["loss"]).unwrap()["loss"].to_f64();
     let actual = check_all(context, &loss, &large, &["loss"])["loss"].to_f64();
     assert!((truth[0] - actual[0]).abs() < 1e-6, "{truth:?} {actual:?}");
+}
+
+/// Masks far above 1 do not overflow, whatever the smoothing.
+fn dice_of_large_masks(context: &Context) {
+    let masks = positive(1, 18).iter().map(|p| 1e20 * p).collect();
+    let inputs = named([("logits", gaussian(2, 2, 9)), ("targets", matrix(2, 9, masks))]);
+    for per in ["row", "channel", "batch"] {
+        for smooth in [0.0, 1e-7, 1.0, 1e20] {
+            let loss = parse("dice", &json!({"per": per, "smooth": smooth}));
+            let outputs = check_all(context, &*loss, &inputs, &["loss", "grad.logits"]);
+            let numbers: Vec<f64> = outputs.values().flat_map(Array::to_f64).collect();
+            assert!(numbers.iter().all(|number| number.is_finite()), "{per} {smooth}: {outputs:?}");
+        }
+    }
 }
 
 /// Vectors from the smallest to the largest normal numbers, each with all others and with ordinary ones.

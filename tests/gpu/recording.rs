@@ -359,8 +359,12 @@ fn parts_in_turn(context: &Context) {
     let mut encoder = encoder(gpu);
     let several = whole.plan().submissions(gpu.profile()).count() > 1;
     let refused = whole.encode_part(&mut encoder, 0..1);
-    let expected = Error::SharedScratch("cross_entropy".to_owned());
+    let (loss, all) = ("cross_entropy".to_owned(), whole.plan().dispatches.len());
+    let expected = Error::SharedScratch { loss, part: 0..1, all };
     assert!(several || refused == Err(expected), "{refused:?}");
+    for nothing in [0..0, 1..1, all..all + 1] {
+        whole.encode_part(&mut encoder, nothing).unwrap();
+    }
     drop(encoder);
     let mut encoder = self::encoder(gpu);
     let prepared =

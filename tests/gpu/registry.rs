@@ -6,7 +6,8 @@
 use serde_json::{Value, json};
 use surprisal::{
     Array, Arrays, Dtype, Error, Operation,
-    loss::{self, About, Dim, Entry, Kind},
+    loss::{self, About, Dim, Kind},
+    operations::Entry,
     testing,
 };
 

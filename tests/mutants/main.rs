@@ -8,17 +8,21 @@
 mod list;
 mod run;
 
-use std::{collections::BTreeSet, process::ExitCode};
+use std::{collections::BTreeSet, process::ExitCode, sync::mpsc, time::Duration};
 
 use list::{GENERATED, Mutant};
-use run::{Outcome, Runner};
+use run::{NoTestRan, Outcome, Runner, first_failure};
+use serde_json::{Value, json};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.split_first() {
         Some((command, rest)) if command == "run" => mutants_are_killed(rest),
         // `cargo test`, with or without its own arguments, arrives here.
-        _ => every_mutant_applies(),
+        _ => {
+            a_child_without_a_test_kills_nothing();
+            every_mutant_applies()
+        }
     }
 }
 
@@ -34,6 +38,28 @@ fn every_mutant_applies() -> ExitCode {
     }
     println!("{} mutants", mutants.len());
     all
+}
+
+/// A process that ends or hangs while a test runs kills its mutant. One that does so before its first test is broken.
+fn a_child_without_a_test_kills_nothing() {
+    let judged = |events: &[Value], ends: bool| {
+        let (sender, receiver) = mpsc::channel();
+        for event in events {
+            sender.send(event.clone()).unwrap();
+        }
+        let hanging = (!ends).then_some(sender);
+        let outcome = first_failure(&receiver, Duration::from_millis(1));
+        drop(hanging);
+        outcome
+    };
+    let suite = json!({"type": "suite", "event": "started"});
+    let test = json!({"type": "test", "event": "started", "name": "lavapipe::rows::one"});
+    let none = [suite.clone()];
+    assert_eq!(judged(&none, true), Err(NoTestRan("ended")));
+    assert_eq!(judged(&none, false), Err(NoTestRan("hung")));
+    let one = [suite, test];
+    assert_eq!(judged(&one, true), Ok(Outcome::Died("rows::one".to_owned())));
+    assert_eq!(judged(&one, false), Ok(Outcome::TimedOut("rows::one".to_owned())));
 }
 
 /// The arguments that `scripts/mutants` passes.
@@ -97,7 +123,13 @@ fn mutants_are_killed(arguments: &[String]) -> ExitCode {
     let (mut survivors, mut killers) = (Vec::new(), BTreeSet::new());
     for mutant in &mutants {
         let adapter = options.adapter_of(mutant);
-        let (outcome, seconds) = runner.outcome(mutant, adapter, options.named);
+        let (outcome, seconds) = match runner.outcome(mutant, adapter, options.named) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                eprintln!("mutant {} on {adapter}: {error}", mutant.name);
+                return ExitCode::FAILURE;
+            }
+        };
         println!("{:<44} {adapter:<12} {seconds:>7.1}  {outcome}", mutant.name);
         match outcome {
             Outcome::Survived => survivors.push(mutant),
@@ -119,9 +151,10 @@ fn mutants_are_killed(arguments: &[String]) -> ExitCode {
 
 /// A test that also fails without a mutant has not noticed the mutant.
 fn fail_without_a_mutant(runner: &Runner, killers: &BTreeSet<(&str, String)>) -> Vec<String> {
-    let failing = |(adapter, test): &(&str, String)| {
-        let outcome = runner.unmutated(adapter, test);
-        (!matches!(outcome, Outcome::Survived)).then(|| format!("{adapter}: {test}: {outcome}"))
+    let failing = |(adapter, test): &(&str, String)| match runner.unmutated(adapter, test) {
+        Ok(Outcome::Survived) => None,
+        Ok(outcome) => Some(format!("{adapter}: {test}: {outcome}")),
+        Err(error) => Some(format!("{adapter}: {test}: {error}")),
     };
     killers.iter().filter_map(failing).collect()
 }

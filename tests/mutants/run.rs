@@ -18,7 +18,18 @@ use crate::list::{GENERATED, Mutant};
 const CHILD: &str = "SURPRISAL_TEST_ADAPTER";
 const SHADERS: &str = "SURPRISAL_SHADERS";
 
+/// A child process that ended or hung before its first test: this tells nothing about a mutant.
+#[derive(Debug, PartialEq)]
+pub struct NoTestRan(pub &'static str);
+
+impl fmt::Display for NoTestRan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the tests' process {} before its first test", self.0)
+    }
+}
+
 /// The outcome of a mutant.
+#[derive(Debug, PartialEq)]
 pub enum Outcome {
     Killed(String),
     /// The process ended during this test.
@@ -72,15 +83,20 @@ impl Runner {
     }
 
     /// Runs a test without a mutant.
-    pub fn unmutated(&self, adapter: &str, test: &str) -> Outcome {
+    pub fn unmutated(&self, adapter: &str, test: &str) -> Result<Outcome, NoTestRan> {
         let name = format!("{adapter}::{test}");
         let mut command = self.command(adapter, &["--format", "json", "--exact", &name]);
         command.env_remove(SHADERS).stderr(Stdio::null());
-        self.watched(command)
+        self.until_one_fails(command)
     }
 
     /// Runs the tests that the mutant names. If the mutant survives them and `only` is not set, runs all tests.
-    pub fn outcome(&self, mutant: &Mutant, adapter: &str, only: bool) -> (Outcome, f64) {
+    pub fn outcome(
+        &self,
+        mutant: &Mutant,
+        adapter: &str,
+        only: bool,
+    ) -> Result<(Outcome, f64), NoTestRan> {
         let begin = Instant::now();
         self.write(mutant);
         let filters =
@@ -89,12 +105,12 @@ impl Runner {
             let mut command = self.command(adapter, &["--format", "json"]);
             command.args(filter);
             command.env(SHADERS, &self.folder).stderr(Stdio::null());
-            let outcome = self.watched(command);
+            let outcome = self.until_one_fails(command)?;
             if !matches!(outcome, Outcome::Survived) {
-                return (outcome, begin.elapsed().as_secs_f64());
+                return Ok((outcome, begin.elapsed().as_secs_f64()));
             }
         }
-        (Outcome::Survived, begin.elapsed().as_secs_f64())
+        Ok((Outcome::Survived, begin.elapsed().as_secs_f64()))
     }
 
     /// Writes the mutant as the only file of the folder.
@@ -124,30 +140,35 @@ impl Runner {
     }
 
     /// Runs tests until one fails.
-    fn watched(&self, mut command: Command) -> Outcome {
+    fn until_one_fails(&self, mut command: Command) -> Result<Outcome, NoTestRan> {
         let mut child = command.spawn().unwrap();
         let events = events(&mut child);
-        let outcome = self.first_failure(&events);
+        let outcome = first_failure(&events, self.patience);
         // The process has ended, or what is left of it does not matter.
         let _ = child.kill();
         child.wait().unwrap();
         outcome
     }
+}
 
-    fn first_failure(&self, events: &Receiver<Value>) -> Outcome {
-        let mut running = "no test".to_owned();
-        loop {
-            let event = match events.recv_timeout(self.patience) {
-                Ok(event) => event,
-                Err(RecvTimeoutError::Timeout) => return Outcome::TimedOut(running),
-                Err(RecvTimeoutError::Disconnected) => return Outcome::Died(running),
-            };
-            match (event["type"].as_str(), event["event"].as_str()) {
-                (Some("test"), Some("started")) => running = name_of(&event),
-                (Some("test"), Some("failed")) => return Outcome::Killed(name_of(&event)),
-                (Some("suite"), Some("ok")) => return Outcome::Survived,
-                _ => {}
+/// What the events of a child say, each of which may take so long.
+pub fn first_failure(events: &Receiver<Value>, patience: Duration) -> Result<Outcome, NoTestRan> {
+    let mut running = None;
+    loop {
+        let event = match events.recv_timeout(patience) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout) => {
+                return running.map(Outcome::TimedOut).ok_or(NoTestRan("hung"));
             }
+            Err(RecvTimeoutError::Disconnected) => {
+                return running.map(Outcome::Died).ok_or(NoTestRan("ended"));
+            }
+        };
+        match (event["type"].as_str(), event["event"].as_str()) {
+            (Some("test"), Some("started")) => running = Some(name_of(&event)),
+            (Some("test"), Some("failed")) => return Ok(Outcome::Killed(name_of(&event))),
+            (Some("suite"), Some("ok")) => return Ok(Outcome::Survived),
+            _ => {}
         }
     }
 }

@@ -4,7 +4,11 @@ use super::{
     fill::{BLOCK, fill},
     timer::Timer,
 };
-use surprisal::{Array, Dtype, Gpu, Result, low_level::guarded, testing, wgpu};
+use surprisal::{
+    Array, Dtype, Gpu, Result,
+    low_level::{grid, guarded},
+    testing, wgpu,
+};
 
 /// A copy from one buffer to another: the fastest over several workgroup sizes.
 #[derive(Debug)]
@@ -156,7 +160,7 @@ impl CopyShape {
                     entries: &[entry(0, source), entry(1, destination)],
                 });
                 let groups = (size / 16).div_ceil(u64::from(workgroup * quads));
-                (bindings, gpu.profile().grid(groups).unwrap_or([1, 1, 1]))
+                (bindings, grid(gpu.profile(), groups).unwrap_or([1, 1, 1]))
             };
             let windows = ranges.iter().map(window).collect();
             Self { workgroup, quads, pipeline, windows, best_ms: f64::INFINITY }

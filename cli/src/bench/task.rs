@@ -6,7 +6,7 @@ use super::fill::{BLOCK, fill};
 use surprisal::{
     Array, Dtype, Error, Gpu, Layout, Operation, Plan, Profile, Result, Status,
     loss::{About, Argument, Dim, Domain},
-    low_level::{Call, Operand},
+    plan::{Call, Operand},
     row::STATE_WORDS,
     stored_dtype, testing, wgpu,
 };

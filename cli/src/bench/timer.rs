@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use surprisal::{
     Dtype, Error, Gpu, Prepared, Result, Tensor,
-    low_level::{Counted, guarded},
+    low_level::{Counted, buffer, guarded},
     tensor_blocking, wgpu,
 };
 
@@ -37,7 +37,7 @@ impl Timer {
         let device = gpu.device();
         let timestamps = if device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
             let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-            let buffer = gpu.buffer("timestamps", 16, usage)?;
+            let buffer = buffer(gpu, "timestamps", 16, usage)?;
             let descriptor = wgpu::QuerySetDescriptor {
                 label: Some("surprisal.timestamps"),
                 ty: wgpu::QueryType::Timestamp,

@@ -5,6 +5,7 @@ use surprisal::{
     Gpu, Layout, Named, Operation, Plan, Prepared, Request, Result, Tensor,
     kernel::{Form, Kernel, Stream},
     loss::{Dim, Domain},
+    low_level::uncounted,
     plan::Dispatch,
     wgpu,
 };
@@ -102,7 +103,7 @@ fn save_lse(
     let outputs = Named::from([("lse".to_owned(), lse)]);
     let request = Request::new(given, outputs);
     let bytes = gpu.plan(loss, &request)?.scratch_bytes.max(256);
-    let scratch = gpu.uncounted("forward_scratch", bytes, wgpu::BufferUsages::STORAGE)?;
+    let scratch = uncounted(gpu, "forward_scratch", bytes, wgpu::BufferUsages::STORAGE)?;
     let prepared = gpu.prepare(loss, &request.scratch(&scratch, 0..bytes))?;
     let mut encoder =
         gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());

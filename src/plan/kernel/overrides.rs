@@ -9,38 +9,34 @@ use std::{
     sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
-use super::{Kernel, Source};
+use super::{Kernel, Stream};
 
-/// Results by the addresses of the sources' texts, and by the entry point.
-type Known = HashMap<(Vec<(usize, usize)>, &'static str), Arc<HashSet<&'static str>>>;
+/// All that a module is written from but its label and its parameters: the places of the sources' texts, the entry
+/// point, what a skeleton declares, and the streams, whose accessors call functions of the sources.
+type Code = (Vec<(usize, usize)>, &'static str, String, Vec<Stream>);
 
-/// Each combination of sources is parsed only once: the sources are static and few, but a training loop plans at every
-/// step.
-static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
+/// Plans are made at every step of a training loop: each module is read once.
+static KNOWN: LazyLock<Mutex<HashMap<Code, Arc<HashSet<String>>>>> = LazyLock::new(Mutex::default);
 
 /// Removes the values of overrides that no code of the entry point reads.
 pub(crate) fn keep_read(kernel: &mut Kernel) {
     let places =
         kernel.sources.iter().map(|s| (s.current().as_ptr() as usize, s.current().len())).collect();
-    let key = (places, kernel.entry);
-    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+    let code = (places, kernel.entry, kernel.declarations.clone(), kernel.streams.clone());
+    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(&code).cloned();
     let unread = known.unwrap_or_else(|| {
-        let unread = Arc::new(unread(&kernel.sources, kernel.entry));
-        KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(key, unread.clone());
+        let unread = Arc::new(unread(&kernel.wgsl(), kernel.entry));
+        KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(code, unread.clone());
         unread
     });
-    kernel.overrides.retain(|(name, _)| !unread.contains(name));
+    kernel.overrides.retain(|(name, _)| !unread.contains(*name));
 }
 
-/// The overrides with a default that neither a function below `entry` nor a declaration reads.
-fn unread(sources: &[Source], entry: &'static str) -> HashSet<&'static str> {
-    let mut functions: HashMap<&'static str, Vec<Token>> = HashMap::new();
-    let mut declarations: Vec<Token> = Vec::new();
-    for source in sources {
-        split(source.current(), &mut functions, &mut declarations);
-    }
+/// The overrides of a module that have a default and that no function under `entry` and no declaration reads.
+fn unread(module: &str, entry: &str) -> HashSet<String> {
+    let (functions, declarations) = split(module);
     let (mut reached, mut waiting) = (HashSet::from([entry]), vec![entry]);
-    let mut read: HashSet<&'static str> = HashSet::new();
+    let mut read: HashSet<&str> = HashSet::new();
     while let Some(function) = waiting.pop() {
         for token in functions.get(function).into_iter().flatten() {
             read.insert(token.name);
@@ -49,33 +45,31 @@ fn unread(sources: &[Source], entry: &'static str) -> HashSet<&'static str> {
             }
         }
     }
-    let is_override = |pair: &&[Token]| matches!(pair, [word, _] if word.name == "override");
+    let is_override = |pair: &&[Token<'_>]| matches!(pair, [word, _] if word.name == "override");
     let declared = declarations.windows(2).filter(is_override).filter_map(|pair| pair.get(1));
     let times = |name| declarations.iter().filter(|token| token.name == name).count();
     declared
         .filter(|token| token.has_default && times(token.name) == 1 && !read.contains(token.name))
-        .map(|token| token.name)
+        .map(|token| token.name.to_owned())
         .collect()
 }
 
 /// A name, and what follows it.
 #[derive(Clone, Copy)]
-struct Token {
-    name: &'static str,
+struct Token<'a> {
+    name: &'a str,
     is_called: bool,
     /// Whether its statement goes on to an `=`.
     has_default: bool,
 }
 
-/// Splits the names of a file into those in functions and those outside of functions.
-fn split(
-    text: &'static str,
-    functions: &mut HashMap<&'static str, Vec<Token>>,
-    declarations: &mut Vec<Token>,
-) {
-    let mut function: Option<&'static str> = None;
+/// Sorts a module's names into those of its functions and those outside of any.
+fn split(module: &str) -> (HashMap<&str, Vec<Token<'_>>>, Vec<Token<'_>>) {
+    let mut functions: HashMap<&str, Vec<Token<'_>>> = HashMap::new();
+    let mut declarations = Vec::new();
+    let mut function = None;
     let (mut depth, mut begins) = (0_usize, false);
-    for line in text.lines().map(|line| line.split("//").next().unwrap_or_default()) {
+    for line in module.lines().map(|line| line.split("//").next().unwrap_or_default()) {
         let mut rest = line;
         while let Some(first) = rest.chars().next() {
             let is_part = |c: char| c.is_alphanumeric() || c == '_';
@@ -111,11 +105,12 @@ fn split(
             rest = behind;
         }
     }
+    (functions, declarations)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Source, *};
 
     const FILE: Source = Source {
         path: "file.wgsl",
@@ -132,13 +127,41 @@ mod tests {
             fn first() { let taken = helper(1u); lanes[taken] = taken; }
             @compute @workgroup_size(1)
             fn second() { taken(); }
+            @compute @workgroup_size(1)
+            fn third() { between(); }
         ",
     };
 
+    fn kernel(entry: &'static str, declarations: &str) -> Kernel {
+        let names = ["SIZE", "BARE", "HERE", "THERE", "MENTIONED"];
+        Kernel {
+            label: String::new(),
+            entry,
+            declarations: declarations.to_owned(),
+            sources: vec![FILE],
+            streams: Vec::new(),
+            fields: Vec::new(),
+            overrides: names.map(|name| (name, 1)).to_vec(),
+        }
+    }
+
+    fn kept(mut kernel: Kernel) -> Vec<&'static str> {
+        keep_read(&mut kernel);
+        kernel.overrides.into_iter().map(|(name, _)| name).collect()
+    }
+
     #[test]
     fn what_an_entry_point_does_not_reach_is_unread() {
-        // A variable with the name of a function is not a call of the function.
-        assert_eq!(unread(&[FILE], "first"), HashSet::from(["THERE", "MENTIONED"]));
-        assert_eq!(unread(&[FILE], "second"), HashSet::from(["HERE", "MENTIONED"]));
+        // A variable that is called like a function does not call it.
+        assert_eq!(kept(kernel("first", "")), ["SIZE", "BARE", "HERE"]);
+        assert_eq!(kept(kernel("second", "")), ["SIZE", "BARE", "THERE"]);
+    }
+
+    #[test]
+    fn what_is_written_before_the_files_is_read_too() {
+        let written = "var<workgroup> more: array<u32, MENTIONED>;\nfn written() { taken(); }\n";
+        assert_eq!(kept(kernel("first", written)), ["SIZE", "BARE", "HERE", "MENTIONED"]);
+        let between = "fn between() { taken(); }\n";
+        assert_eq!(kept(kernel("third", between)), ["SIZE", "BARE", "THERE"]);
     }
 }

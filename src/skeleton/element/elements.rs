@@ -77,8 +77,7 @@ impl<'a> Elements<'a> {
         planner.windows(windows.len() as u64);
         let block = u64::from(profile.element_block);
         let blocks: u64 = windows.iter().map(|w| (w.end - w.start).div_ceil(block)).sum();
-        // The tallies with room to fold into. Behind them lie the tally that the header keeps and the factor of the
-        // gradients.
+        // The tallies with room to fold into. Behind them lie the two tallies of the header.
         let words = (2 * blocks + 4) * TALLY_WORDS;
         let tallies = planner.scratch(Layout::vector(Dtype::U32, words));
         let totals = Totals { skeleton: "element", loss: loss.about().name, dtype };
@@ -88,7 +87,7 @@ impl<'a> Elements<'a> {
         Ok(Self { planner, loss, call, extents, plane, totals, windows, tallies, blocks, summed })
     }
 
-    /// The tally in which the header leaves what it found; the factor of the gradients lies behind it.
+    /// The tally in which the header leaves what it found; what multiplies the gradients lies behind it.
     fn kept_tally(&self) -> u64 {
         2 * self.blocks + 1
     }
@@ -188,7 +187,7 @@ impl<'a> Elements<'a> {
         self.call.output(name).map(|view| self.reached(name, view, index)).transpose()
     }
 
-    /// Plans the kernel that finds the denominator and the factor of the gradients.
+    /// Plans the kernel that finds the denominator, and what multiplies and divides the gradients.
     fn header(&mut self) -> Result<()> {
         let options = self.loss.options();
         let rows = self.extents.rows;

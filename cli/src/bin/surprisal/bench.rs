@@ -11,10 +11,7 @@ use std::{
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
-use surprisal::{
-    Dtype, Error, Gpu, Prepared, Result, adapter,
-    loss::{self, Dim},
-};
+use surprisal::{Dtype, Error, Gpu, Prepared, Result, adapter, loss::Dim};
 use surprisal_cli::bench::{
     CopyKernel, Mode, Sample, Spread, Task, Timer, Workload, allocated_bytes, interleave,
     streamed_bytes,
@@ -468,7 +465,7 @@ impl Bench {
 
 impl Arguments {
     /// The loss with its options.
-    pub fn parse_loss(&self) -> Result<Box<dyn loss::Operation>> {
+    pub fn parse_loss(&self) -> Result<Box<dyn surprisal::Operation>> {
         let loss = (losses::find(&self.loss)?.parse)(&self.loss_options()?)?;
         if loss.is_host() {
             return Err(Error::HostOnly { operation: self.loss.clone() });

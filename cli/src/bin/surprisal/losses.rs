@@ -22,7 +22,7 @@ pub struct Arguments {
 }
 
 /// The operation of this name, or an error that names all of them.
-pub fn find(name: &str) -> Result<&'static loss::Entry> {
+pub fn find(name: &str) -> Result<&'static operations::Entry> {
     operations::find(name).ok_or_else(|| Error::UnknownName {
         loss: "surprisal".to_owned(),
         kind: "operation",

@@ -11,7 +11,7 @@ use surprisal::{
     cases::Case,
     cpu,
     loss::{self, Argument, Dim, Domain, Kind},
-    testing,
+    operations, testing,
 };
 
 /// A case that is computed when its turn comes.
@@ -119,7 +119,7 @@ pub fn all(dtypes: &[Dtype]) -> Vec<SelfCheck> {
     checks
 }
 
-fn add_shapes(entry: &loss::Entry, dtype: Dtype, checks: &mut Vec<SelfCheck>) {
+fn add_shapes(entry: &operations::Entry, dtype: Dtype, checks: &mut Vec<SelfCheck>) {
     let about = entry.about;
     // Option sets that differ in what they compute. A loss gets those whose options it has.
     let options: Vec<Value> = [
@@ -183,7 +183,7 @@ fn has_probs(about: &loss::About) -> bool {
     about.inputs.iter().any(is_matrix)
 }
 
-fn add_edges(entry: &loss::Entry, dtype: Dtype, checks: &mut Vec<SelfCheck>) {
+fn add_edges(entry: &operations::Entry, dtype: Dtype, checks: &mut Vec<SelfCheck>) {
     let about = entry.about;
     for &(name, edge, rows, classes, options) in EDGES {
         let options = options
