@@ -209,7 +209,7 @@ pub enum Error {
     },
     /// A part of a call was to be recorded, but other calls use the same scratch.
     #[error(
-        "{loss}: dispatches {part:?} of {all} were to be recorded alone, and other calls use the same scratch: prepare the call with `Request::in_parts`"
+        "{loss}: dispatches {part:?} of {all} cannot be recorded alone, because other calls use the same scratch: prepare the call with `Request::in_parts`"
     )]
     SharedScratch {
         /// The loss.

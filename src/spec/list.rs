@@ -51,15 +51,12 @@ pub(super) fn check<'n>(
     let all: BTreeSet<&str> = lists()
         .flat_map(|list| given(list).into_iter().filter_map(|name| list.suffix(name)))
         .collect();
-    let Some(longest) = lists().map(given).max_by_key(Vec::len) else {
-        return Ok(());
-    };
     if all.contains("") && all.len() > 1 {
         return Err(mixed(about, lists().flat_map(given)));
     }
     if let Some(last) = all.iter().filter_map(|suffix| number(suffix)).max() {
         for list in lists().filter(|list| !given(list).is_empty()) {
-            check_numbers(about, list, &given(list), last, &longest)?;
+            check_numbers(about, list, &given(list), last)?;
         }
     }
     for name in outputs {
@@ -81,25 +78,15 @@ pub(super) fn check<'n>(
 }
 
 /// Whether a list has a tensor of each number from 0 to `last`.
-fn check_numbers(
-    about: &About,
-    list: &Argument,
-    names: &[&str],
-    last: usize,
-    longest: &[&str],
-) -> Result<()> {
+fn check_numbers(about: &About, list: &Argument, names: &[&str], last: usize) -> Result<()> {
     // The names are in the order of their numbers: the first one that is out of place shows a gap.
     let gap = (0..=last)
         .find(|&nth| names.get(nth).and_then(|name| number(list.suffix(name)?)) != Some(nth));
     let Some(gap) = gap else { return Ok(()) };
-    let (first, all) = (longest.first().unwrap_or(&""), longest.len());
     Err(Error::MissingInput {
         loss: about.name.to_owned(),
         argument: format!("{}.{gap}", list.name),
-        reason: format!(
-            "the tensors of a list are numbered from 0 without a gap, as many in each list of a call, and there are \
-             {all} from `{first}` to `.{last}`"
-        ),
+        reason: format!("every list of this call has tensors 0 to {last}, or none"),
     })
 }
 
@@ -111,7 +98,8 @@ fn mixed<'n>(about: &About, mut names: impl Iterator<Item = &'n str> + Clone) ->
         loss: about.name.to_owned(),
         argument: bare.unwrap_or_default().to_owned(),
         other: numbered.unwrap_or_default().to_owned(),
-        reason: "either every list has one tensor under its own name, or all tensors are numbered"
-            .to_owned(),
+        reason:
+            "every list has one tensor under its own name, or the tensors of all lists are numbered"
+                .to_owned(),
     }
 }
