@@ -182,16 +182,19 @@ const OWN_OPTIONS: [OptionAbout; 3] = [
     OptionAbout {
         name: "weight_layout",
         default: "\"classes_hidden\"",
+        samples: &["\"hidden_classes\""],
         about: "\"classes_hidden\" or \"hidden_classes\"",
     },
     OptionAbout {
         name: "chunk_bytes",
         default: "null",
+        samples: &["1024"],
         about: "the most bytes for the chunk of logits",
     },
     OptionAbout {
         name: "accumulate",
         default: "false",
+        samples: &["true"],
         about: "add into grad.weight and grad.bias instead of overwriting them",
     },
 ];

@@ -252,6 +252,9 @@ pub struct OptionAbout {
     pub name: &'static str,
     /// Its default, as JSON.
     pub default: &'static str,
+    /// Other values that it may have, as JSON: what tests try beside the default. Each way of computing has
+    /// one.
+    pub samples: &'static [&'static str],
     /// A sentence.
     pub about: &'static str,
 }

@@ -177,6 +177,7 @@ pub(crate) const ELEMENT_LOSS: Argument = Argument::optional(
 pub(crate) const ELEMENT_REDUCTION: OptionAbout = OptionAbout {
     name: "reduction",
     default: "\"mean\"",
+    samples: &["\"none\"", "\"sum\"", "\"multilabel\"", "{\"over\": 2.5}"],
     about: "\"none\", \"sum\", \"mean\", \"multilabel\" (Σ of a row, mean of the rows) or {\"over\": D}",
 };
 const KEYS_SHAPE: &[&[Dim]] = &[&[Dim::Classes, Dim::Hidden]];
@@ -207,45 +208,54 @@ pub(crate) const SCALE_GRADIENT: Argument =
 pub(crate) const CHUNK_BYTES: OptionAbout = OptionAbout {
     name: "chunk_bytes",
     default: "null",
+    samples: &["1024"],
     about: "the most bytes for the chunk of scores",
 };
 pub(crate) const REDUCTION: OptionAbout = OptionAbout {
     name: "reduction",
     default: "\"mean\"",
+    samples: &["\"none\"", "\"sum\"", "{\"over\": 2.5}"],
     about: "\"none\", \"sum\", \"mean\" or {\"over\": D}",
 };
 pub(crate) const EMPTY: OptionAbout = OptionAbout {
     name: "empty",
     default: "\"nan\"",
+    samples: &["\"zero\""],
     about: "a mean over nothing: \"nan\" or \"zero\"",
 };
 pub(crate) const MASKED_MEAN: OptionAbout = OptionAbout {
     name: "denominator",
     default: "\"mask\"",
+    samples: &["\"all\""],
     about: "a mean divides by Σ mask of the known targets (\"mask\") or by all elements (\"all\")",
 };
 pub(crate) const UNKNOWN_TARGET: OptionAbout = OptionAbout {
     name: "unknown_target",
     default: "null",
+    samples: &["1.0", "\"nan\""],
     about: "a number or \"nan\", a target that stands for an unknown one: its element counts for nothing",
 };
 pub(crate) const SHARD: OptionAbout = OptionAbout {
     name: "shard",
     default: "null",
+    samples: &["{\"first\": 2, \"classes\": 8}", "{\"first\": 3, \"classes\": 1000}"],
     about: "{\"first\": F, \"classes\": C}: the columns are those from F on of C in all shards",
 };
 pub(crate) const PADDING: OptionAbout = OptionAbout {
     name: "padding",
     default: "\"keep\"",
+    samples: &["\"zero\""],
     about: "gradient columns past the last one: \"keep\" or \"zero\"",
 };
 pub(crate) const ROWS_MEAN: OptionAbout = OptionAbout {
     name: "denominator",
     default: "\"targets\"",
+    samples: &["\"weights\""],
     about: "a mean divides by the rows kept (\"targets\") or by Σ row_weight of them (\"weights\")",
 };
 pub(crate) const IGNORE_INDEX: OptionAbout = OptionAbout {
     name: "ignore_index",
     default: "-100",
+    samples: &["1", "[0, 2]"],
     about: "a target, or a list of up to 4, whose rows count for nothing",
 };

@@ -4,6 +4,7 @@
 
 mod edges;
 mod files;
+mod options;
 mod refusals;
 mod rows;
 mod targets;
