@@ -16,7 +16,7 @@ use crate::{
         },
     },
     spec::{
-        about::{About, Argument, Dim, Kind, OptionAbout, Signature},
+        about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature},
         arguments as arg,
         call::Call,
         declare::{setters, tensors},
@@ -217,8 +217,9 @@ pub(super) static ABOUT: About = About {
     inputs: &[
         Argument::required("logits", Kind::Float, MATRIX, "logits"),
         arg::TARGETS,
-        Argument::optional("target_probs", Kind::Float, MATRIX, "target distributions"),
-        Argument::optional("weight", Kind::Float, arg::CLASS_WEIGHT_SHAPES, "class weights"),
+        arg::TARGET_PROBS,
+        Argument::optional("weight", Kind::Float, arg::CLASS_WEIGHT_SHAPES, "class weights")
+            .within(Domain::Positive),
         Argument::optional("logit_bias", Kind::Float, CLASSES, "added to the logits"),
         arg::ROW_WEIGHT,
         arg::UPSTREAM,

@@ -4,7 +4,7 @@ use super::{CrossEntropy, cross_entropy};
 use crate::{
     skeleton::linear::Linear,
     spec::{
-        about::{About, Argument, Dim, Kind, OptionAbout},
+        about::{About, Argument, Dim, Domain, Kind, OptionAbout},
         arguments as arg,
         declare::tensors,
     },
@@ -133,7 +133,8 @@ pub(super) static ABOUT: About = About {
         arg::WEIGHT,
         arg::BIAS,
         arg::TARGETS,
-        Argument::optional("class_weight", Kind::Float, arg::CLASS_WEIGHT_SHAPES, "class weights"),
+        Argument::optional("class_weight", Kind::Float, arg::CLASS_WEIGHT_SHAPES, "class weights")
+            .within(Domain::Positive),
         Argument::optional("logit_bias", Kind::Float, CLASSES, "added to the capped logits"),
         arg::ROW_WEIGHT,
         arg::UPSTREAM,
@@ -188,7 +189,7 @@ const OWN_OPTIONS: [OptionAbout; 3] = [
     OptionAbout {
         name: "chunk_bytes",
         default: "null",
-        samples: &["1024"],
+        samples: &["256", "1152"],
         about: "the most bytes for the chunk of logits",
     },
     OptionAbout {

@@ -27,7 +27,8 @@ pub(crate) const LOGITS: Argument = Argument::required("logits", Kind::Float, MA
 pub(crate) const LOGITS_GRADIENT: Argument =
     Argument::optional("grad.logits", Kind::Float, MATRIX, "gradient of the logits");
 pub(crate) const TARGET_PROBS: Argument =
-    Argument::optional("target_probs", Kind::Float, MATRIX, "target distributions");
+    Argument::optional("target_probs", Kind::Float, MATRIX, "target distributions")
+        .within(Domain::Probability);
 
 pub(crate) const TEACHER_LOGITS: Argument =
     Argument::required("teacher_logits", Kind::Float, MATRIX, "logits of the teacher");
@@ -38,7 +39,8 @@ pub(crate) const TARGETS: Argument =
 pub(crate) const LABELS: Argument =
     Argument::required("targets", Kind::Index, ROWS, "class indices");
 pub(crate) const ROW_WEIGHT: Argument =
-    Argument::optional("row_weight", Kind::Float, ROWS, "multiplies a row's loss and gradient");
+    Argument::optional("row_weight", Kind::Float, ROWS, "multiplies a row's loss and gradient")
+        .within(Domain::Positive);
 pub(crate) const UPSTREAM: Argument = Argument::optional(
     "upstream",
     Kind::F32,
@@ -46,7 +48,8 @@ pub(crate) const UPSTREAM: Argument = Argument::optional(
     "the gradient from above (a loss scale); one value a row with reduction `none`",
 );
 pub(crate) const DENOMINATOR_IN: Argument =
-    Argument::optional("denominator", Kind::F32, ONE, "the caller's denominator, on the GPU");
+    Argument::optional("denominator", Kind::F32, ONE, "the caller's denominator, on the GPU")
+        .within(Domain::Positive);
 pub(crate) const LSE_IN: Argument = Argument::optional(
     "lse",
     Kind::F32,
@@ -197,7 +200,8 @@ pub(crate) const SCALE: Argument = Argument::optional(
     Kind::Float,
     ONE,
     "what similarities are multiplied by, on the GPU; overrides temperature",
-);
+)
+.within(Domain::Positive);
 pub(crate) const QUERIES_GRADIENT: Argument =
     Argument::optional("grad.queries", Kind::Float, HIDDEN_SHAPE, "gradient of the queries");
 pub(crate) const KEYS_GRADIENT: Argument =
@@ -208,7 +212,7 @@ pub(crate) const SCALE_GRADIENT: Argument =
 pub(crate) const CHUNK_BYTES: OptionAbout = OptionAbout {
     name: "chunk_bytes",
     default: "null",
-    samples: &["1024"],
+    samples: &["256", "1152"],
     about: "the most bytes for the chunk of scores",
 };
 pub(crate) const REDUCTION: OptionAbout = OptionAbout {

@@ -1,7 +1,10 @@
 //! What the tests share: planned calls that cover the specialisations.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
-mod own;
+pub mod catalogue;
+pub mod covering;
+pub mod own;
+pub mod values;
 
 use std::collections::BTreeMap;
 

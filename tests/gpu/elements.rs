@@ -10,11 +10,11 @@ use surprisal::{
 };
 
 use crate::{
+    common::own::LogCosh,
     support::{
         Context, FLOATS, INF, Placed, assert_same_bits, check, gaussian, in_turn, matrix, named,
         outcome, parse, placed_inputs, set, storage, submit, tensors, vector, with,
     },
-    users::LogCosh,
 };
 
 tests![

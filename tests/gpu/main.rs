@@ -17,7 +17,10 @@ macro_rules! tests {
 
 mod bindings;
 mod budgets;
+mod catalogue;
 mod children;
+#[path = "../common/mod.rs"]
+mod common;
 mod compilations;
 mod composed;
 mod conformance;
@@ -42,8 +45,6 @@ mod shards;
 mod status;
 mod support;
 mod tiles;
-#[path = "../common/own.rs"]
-mod users;
 mod walks;
 
 use std::{
@@ -68,6 +69,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
     // Rows of stored scores.
     &[
         ("conformance", conformance::TESTS),
+        ("catalogue", catalogue::TESTS),
         ("contract", contract::TESTS),
         ("rows", rows::TESTS),
         ("shapes", shapes::TESTS),
@@ -85,6 +87,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
     ],
     // Elements, and what is put together of losses.
     &[
+        ("catalogue", catalogue::elements::TESTS),
         ("registry", registry::TESTS),
         ("conformance", conformance::elements::TESTS),
         ("elements", elements::TESTS),
@@ -99,6 +102,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
     // Score tiles, and rows of scores that are never stored.
     &[
         ("conformance", conformance::linear::TESTS),
+        ("catalogue", catalogue::layers::TESTS),
         ("linear", linear::TESTS),
         ("budgets", budgets::TESTS),
         ("bindings", bindings::TESTS),

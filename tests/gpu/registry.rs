@@ -180,7 +180,7 @@ fn run_to_run(context: &Context) {
 
 /// A user's own row loss, on stored scores and on those of a linear layer, is held to the same.
 fn losses_of_a_user(context: &Context) {
-    for loss in crate::users::losses() {
+    for loss in crate::common::own::losses() {
         if loss.about().inputs.iter().all(|input| input.kind != Kind::Index) {
             continue; // A loss of elements, which has tests of its own.
         }

@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 use surprisal::{Array, Arrays, Dtype, Layout, Named, Operation, Request, Status};
 
 use crate::{
+    common::own,
     support::{
         Context, FLOATS, INF, Placed, check_status, fill, gaussian, indices, matrix, named,
         outcome, parse, placed_inputs, positive, sample, set, submit, tensors, vector, with,
     },
-    users,
 };
 
 tests![
@@ -70,7 +70,7 @@ fn rows(context: &Context) {
 fn rows_of_users(context: &Context) {
     let inputs = bad_rows();
     let elements = with(&inputs, [("targets", gaussian(2, 8, 5))]);
-    for loss in users::losses() {
+    for loss in own::losses() {
         let is_linear = loss.about().inputs.iter().any(|input| input.name == "hidden");
         let has_labels = format!("{loss:?}").contains("Margin");
         let found = match (is_linear, has_labels) {
