@@ -181,7 +181,8 @@ macro_rules! about {
             Kind::Float,
             &[$parts],
             "multiplies a coefficient's loss and gradient",
-        ),
+        )
+        .within(Domain::Positive),
         Argument::optional(
             "upstream",
             Kind::F32,

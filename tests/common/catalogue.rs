@@ -168,10 +168,7 @@ impl Factor {
     fn name(&self) -> Option<&'static str> {
         match self {
             Self::Option(option) => Some(option.name),
-            Self::Input(argument, _) | Self::Output(argument, _) | Self::Shape(argument) => {
-                Some(argument.name)
-            }
-            Self::Aligned(name) => Some(name),
+            Self::Input(argument, _) | Self::Output(argument, _) => Some(argument.name),
             _ => None,
         }
     }
@@ -245,9 +242,9 @@ impl Space {
         self.factors[factor].describe(value)
     }
 
-    /// A covering array of valid calls.
-    pub fn cover(&self, seed: u64) -> Covering {
-        covering::cover(&self.values(), seed, &mut Valid::new(self))
+    /// A covering array of calls that are valid on a device with such a profile.
+    pub fn cover(&self, seed: u64, device: &Profile) -> Covering {
+        covering::cover(&self.values(), seed, &mut Valid::new(self, device))
     }
 
     /// The plan of a call on a device with such a profile.
@@ -325,21 +322,25 @@ impl Space {
         let about = match error {
             Error::Conflict { argument, other, .. } => [named(argument), named(other)].concat(),
             Error::InvalidOption { option, .. } => named(option),
-            Error::MissingInput { argument, .. } => named(argument),
+            // What needs an input is an output, where it is not the operation.
+            Error::MissingInput { argument, .. } => {
+                let wanted = |at: &usize| matches!(self.factors[*at], Factor::Output(..)) && row[*at] > 0;
+                named(argument).into_iter().chain((0..row.len()).filter(wanted)).collect()
+            }
             Error::WrongShape { argument, .. }
             | Error::WrongStride { argument, .. }
             | Error::ClassStride { argument, .. } => {
-                let mut about = named(argument);
-                let shapes = |factor: &Factor| {
-                    matches!(factor, Factor::Extents | Factor::Planes | Factor::Shape(_))
+                let of_shapes = |factor: &Factor| match factor {
+                    Factor::Extents | Factor::Planes | Factor::Shape(_) => true,
+                    Factor::Aligned(name) => name == argument,
+                    _ => false,
                 };
-                about.extend((0..row.len()).filter(|&at| shapes(&self.factors[at])));
-                about
+                let of_shapes = (0..row.len()).filter(|&at| of_shapes(&self.factors[at]));
+                of_shapes.chain(named(argument)).collect()
             }
             _ => Vec::new(),
         };
-        let excludes = matches!(error, Error::Conflict { .. });
-        Refusal { about, excludes, reason: error.to_string() }
+        Refusal { about, reason: error.to_string() }
     }
 
     /// The factors of an option or tensor of this name: those that a row has, if it has any.
@@ -361,28 +362,27 @@ impl Space {
 /// The valid calls of a space; what one costs is the kernels that no other one has.
 struct Valid<'a> {
     space: &'a Space,
-    profile: Profile,
+    profile: &'a Profile,
     /// The kernels of the calls that were asked for.
     kernels: HashMap<Row, Vec<u64>>,
     compiled: HashSet<u64>,
 }
 
 impl<'a> Valid<'a> {
-    fn new(space: &'a Space) -> Self {
-        let profile = Profile::default().software(8);
+    fn new(space: &'a Space, profile: &'a Profile) -> Self {
         Self { space, profile, kernels: HashMap::new(), compiled: HashSet::new() }
     }
 }
 
 impl Domain for Valid<'_> {
     fn check(&mut self, row: &Row) -> Result<(), Refusal> {
-        let checked = self.space.checked(row, &self.profile);
+        let checked = self.space.checked(row, self.profile);
         checked.map(|_| ()).map_err(|error| self.space.refusal(row, &error))
     }
 
     fn price(&mut self, row: &Row) -> Result<usize, Refusal> {
         if !self.kernels.contains_key(row) {
-            let plan = self.space.planned(row, &self.profile);
+            let plan = self.space.planned(row, self.profile);
             let plan = plan.map_err(|error| self.space.refusal(row, &error))?;
             self.kernels.insert(row.clone(), plan.kernels.iter().map(hash).collect());
         }

@@ -21,10 +21,8 @@ pub type Pair = [(usize, u8); 2];
 /// Why a row is not valid.
 #[derive(Clone, Debug)]
 pub struct Refusal {
-    /// The factors that it is about, as far as that is known.
+    /// The factors that it is about, as far as that is known: those to change.
     pub about: Vec<usize>,
-    /// Whether these values cannot stand beside each other, whatever the other factors are.
-    pub excludes: bool,
     /// The words for it.
     pub reason: String,
 }
@@ -55,10 +53,10 @@ pub trait Domain {
 /// Rows of which the best one is taken.
 const CANDIDATES: usize = 8;
 /// Attempts to find a valid row with a pair, and the changes that mend one.
-const ATTEMPTS: usize = 16;
-const MENDS: usize = 10;
-/// So many refusals that name just the two factors of a pair settle it.
-const EXCLUSIONS: usize = 3;
+const ATTEMPTS: usize = 20;
+const MENDS: usize = 12;
+/// Factors that an attempt begins with changed at random.
+const SHAKEN: usize = 3;
 
 /// Covers the pairs of factors with so many values each; the same seed gives the same rows.
 pub fn cover(values: &[u8], seed: u64, domain: &mut dyn Domain) -> Covering {
@@ -91,21 +89,18 @@ pub fn cover(values: &[u8], seed: u64, domain: &mut dyn Domain) -> Covering {
 impl Covering {
     /// The first rows that meet half of the pairs that the whole array meets, and those after them that
     /// have a value of their own.
-    pub fn half(&self, values: &[u8]) -> Vec<&Row> {
-        let met = |rows: &[Row]| rows.iter().flat_map(pairs_of).collect::<BTreeSet<Pair>>();
-        let all = met(&self.rows).len();
-        let mut pairs = BTreeSet::new();
-        let mut singles: BTreeSet<(usize, u8)> = BTreeSet::new();
+    pub fn half(&self) -> Vec<&Row> {
+        let all = self.rows.iter().flat_map(pairs_of).collect::<BTreeSet<Pair>>().len();
+        let (mut pairs, mut values) = (BTreeSet::new(), BTreeSet::new());
         let mut chosen = Vec::new();
         for row in &self.rows {
-            let own = row.iter().copied().enumerate().any(|value| !singles.contains(&value));
-            if 2 * pairs.len() < all || own {
+            let has_own = row.iter().copied().enumerate().any(|value| !values.contains(&value));
+            if 2 * pairs.len() < all || has_own {
                 pairs.extend(pairs_of(row));
-                singles.extend(row.iter().copied().enumerate());
+                values.extend(row.iter().copied().enumerate());
                 chosen.push(row);
             }
         }
-        assert!(singles.len() <= values.iter().map(|&count| usize::from(count)).sum());
         chosen
     }
 }
@@ -208,7 +203,7 @@ impl<'a> Search<'a> {
         let refused = pairs_of(row).find(|&pair| self.known[self.place(pair)] == Known::Refused);
         if let Some([(a, _), (b, _)]) = refused {
             let reason = "a refused pair".to_owned();
-            return Err(Refusal { about: vec![a, b], excludes: true, reason });
+            return Err(Refusal { about: vec![a, b], reason });
         }
         let answer = self.domain.check(row);
         self.answers.insert(row.clone(), answer.clone());
@@ -217,14 +212,19 @@ impl<'a> Search<'a> {
 
     /// A valid row with a pair and what it is worth, or why there is none.
     fn complete(&mut self, pair: Pair) -> Result<(Row, f64), String> {
-        let (mut reason, mut exclusions) = (String::new(), 0);
+        let mut reason = None;
         for attempt in 0..ATTEMPTS {
             let mut row = match self.rows.len() {
-                0 => vec![0; self.values.len()],
-                // The first attempts begin with the newest rows, the others with any.
-                all if attempt % 2 == 0 => self.rows[all - 1 - (attempt / 2) % all].clone(),
-                all => self.rows[self.random.random_range(0..all)].clone(),
+                // Attempts begin with the first values, which ask for least, or with a row.
+                all if attempt % 4 > 0 && all > 0 => {
+                    self.rows[self.random.random_range(0..all)].clone()
+                }
+                _ => vec![0; self.values.len()],
             };
+            for _ in 0..SHAKEN.min(attempt) {
+                let factor = self.random.random_range(0..row.len());
+                row[factor] = self.random.random_range(0..self.values[factor]);
+            }
             for (factor, value) in pair {
                 row[factor] = value;
             }
@@ -233,32 +233,22 @@ impl<'a> Search<'a> {
                     let full = self.fill(row.clone(), pair);
                     return Ok(self.worth(&full).map_or((row, worth), |worth| (full, worth)));
                 }
-                Err(refusal) => {
-                    exclusions += usize::from(refusal.excludes);
-                    if reason.is_empty() || refusal.excludes {
-                        reason = refusal.reason;
-                    }
-                    if exclusions == EXCLUSIONS {
-                        break;
-                    }
-                }
+                Err(refusal) => reason = reason.or(Some(refusal.reason)),
             }
         }
-        Err(reason)
+        Err(reason.unwrap_or_default())
     }
 
     /// Changes what refusals are about, but for the pair, until the row is valid.
     fn mend(&mut self, mut row: Row, pair: Pair) -> Result<(Row, f64), Refusal> {
         let fixed = pair.map(|(factor, _)| factor);
         for _ in 0..MENDS {
-            let mut refusal = match self.ask(&row).and_then(|()| self.worth(&row)) {
+            let refusal = match self.ask(&row).and_then(|()| self.worth(&row)) {
                 Ok(worth) => return Ok((row, worth)),
                 Err(refusal) => refusal,
             };
-            let of_pair = refusal.about.iter().all(|factor| fixed.contains(factor));
-            if of_pair && !refusal.about.is_empty() {
-                // A refusal of both, by name, is one of the pair.
-                refusal.excludes &= refusal.about.len() == 2;
+            // A refusal of just the two is one that this attempt cannot mend.
+            if refusal.about.len() == 2 && refusal.about.iter().all(|f| fixed.contains(f)) {
                 return Err(refusal);
             }
             let free: Vec<usize> =
@@ -275,10 +265,8 @@ impl<'a> Search<'a> {
                 row[factor] = if first { 0 } else { (row[factor] + other) % self.values[factor] };
             }
         }
-        match self.ask(&row).and_then(|()| self.worth(&row)) {
-            Ok(worth) => Ok((row, worth)),
-            Err(refusal) => Err(Refusal { excludes: false, ..refusal }),
-        }
+        let worth = self.ask(&row).and_then(|()| self.worth(&row))?;
+        Ok((row, worth))
     }
 
     /// Lets every factor outside the pair have the value that meets most new pairs.

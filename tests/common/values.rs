@@ -7,7 +7,7 @@ use surprisal::{
     operations, testing,
 };
 
-use super::catalogue::Call;
+use super::catalogue::{Call, Extents};
 
 /// Inputs that are outputs of another call: what that is follows from the other inputs.
 const SAVED: [&str; 3] = ["lse", "column_lse", "statistics"];
@@ -23,12 +23,30 @@ pub fn inputs(call: &Call, operation: &dyn Operation, seed: u64) -> Arrays {
     let given = |name: &str| call.inputs.contains_key(name);
     let f32 = |array: &Array| array.rounded(Dtype::F32);
     let statistics = given("statistics").then(|| values.statistics(&whole));
-    for name in ["lse", "column_lse"].into_iter().filter(|name| given(name)) {
-        let saved = cpu::run(operation, &own, &[name]).unwrap();
-        own.insert(name.to_owned(), f32(&saved[name]));
-    }
+    let saved: Vec<&str> = ["lse", "column_lse"].into_iter().filter(|name| given(name)).collect();
+    let saved = cpu::run(operation, &own, &saved).unwrap();
+    own.extend(saved.into_iter().map(|(name, array)| (name, f32(&array))));
     own.extend(statistics.map(|array| ("statistics".to_owned(), f32(&array))));
     own
+}
+
+/// The inputs in the order in which a device has them: bits lie as the elements do, which may be in planes.
+pub fn as_they_lie(call: &Call, inputs: &Arrays) -> Arrays {
+    let planes = call.inputs.values().any(Layout::has_planes);
+    let mut lying = inputs.clone();
+    let bits = call.inputs.get("mask").filter(|mask| planes && mask.dtype == Dtype::U32);
+    if let Some(mask) = bits.and_then(|_| lying.get_mut("mask")) {
+        let words = mask.to_i64();
+        let Extents { rows, classes, plane, .. } = call.extents;
+        let mut moved = vec![0; words.len()];
+        for at in 0..rows * classes {
+            let (row, class) = (at / classes, at % classes);
+            let there = ((row / plane * classes + class) * plane + row % plane) as usize;
+            moved[there / 32] |= (words[at as usize / 32] >> (at % 32) & 1) << (there % 32);
+        }
+        *mask = Array::int(&mask.shape, moved);
+    }
+    lying
 }
 
 struct Values<'a> {

@@ -334,20 +334,20 @@ impl Placed {
         assert_eq!(changed, None, "a byte outside of {:?} was written", self.layout);
     }
 
-    /// The elements between a row's end and the next row's start (with planes, an image's), which must all be 0.
-    /// Those behind the last row are the tensor's too where the buffer has room for them: they are 0, or as before.
+    /// The elements between a row's end and the next row's start, which must all be 0. Those behind the last row are
+    /// the tensor's too where the buffer has room for them: they are 0, or as before. Planes have no such columns.
     #[track_caller]
     pub fn assert_zero_padding(&mut self, gpu: &Gpu) {
         let after = bytes(gpu, &self.buffer);
-        let Layout { offset, row_stride, class_stride, .. } = self.layout;
-        let images = self.layout.rows() / class_stride;
-        for image in 0..images {
-            let start = offset + image * row_stride;
-            let padding = start + self.layout.columns() * class_stride..start + row_stride;
+        let Layout { offset, row_stride, .. } = self.layout;
+        let rows = if self.layout.has_planes() { 0 } else { self.layout.rows() };
+        for row in 0..rows {
+            let start = offset + row * row_stride;
+            let padding = start + self.layout.columns()..start + row_stride;
             let width = self.layout.dtype.bytes();
             let range = (padding.start * width) as usize..(padding.end * width) as usize;
             let zero = after[range.clone()].iter().all(|&byte| byte == 0);
-            assert!(zero || image + 1 == images, "padding at {image}: {:?}", &after[range]);
+            assert!(zero || row + 1 == rows, "padding at {row}: {:?}", &after[range]);
             if zero {
                 self.before[range].fill(0);
             }
