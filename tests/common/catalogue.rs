@@ -34,8 +34,8 @@ pub struct Extents {
 /// Few columns; so many that lanes meet whole tiles, with few rows and with as many rows as columns.
 pub const EXTENTS: [Extents; 3] = [
     Extents { rows: 8, classes: 5, hidden: 6, plane: 4 },
-    Extents { rows: 3, classes: 300, hidden: 6, plane: 3 },
-    Extents { rows: 171, classes: 171, hidden: 9, plane: 57 },
+    Extents { rows: 3, classes: 301, hidden: 9, plane: 3 },
+    Extents { rows: 176, classes: 176, hidden: 16, plane: 44 },
 ];
 
 /// The statistics that a shard's call is given: of the columns before it, its own, and those after it.
@@ -497,7 +497,7 @@ impl Layouts<'_> {
         let Some(at) = self.space.factors.iter().position(aligned) else {
             return dense.offset(3);
         };
-        let (offset, gap) = if self.row[at] == 0 { (8, 4) } else { (1, 1) };
+        let (offset, gap) = if self.row[at] == 0 { (8, 8) } else { (1, 1) };
         let columns = dense.columns();
         let planes = dims == [Dim::Rows, Dim::Classes] && self.planes();
         let end = if planes { columns * self.extents.plane } else { columns };

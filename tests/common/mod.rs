@@ -59,7 +59,7 @@ static ON_TILES: LazyLock<Vec<(&str, Vec<Row>)>> = LazyLock::new(|| {
 });
 
 fn space(name: &str) -> Space {
-    Space::of(operations::find(name).unwrap(), Types::Alike)
+    Space::of(operations::find(name).unwrap(), Types::Each)
 }
 
 /// Plans of the losses on score tiles with such a profile.
