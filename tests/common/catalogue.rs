@@ -324,7 +324,8 @@ impl Space {
             Error::InvalidOption { option, .. } => named(option),
             // What needs an input is an output, where it is not the operation.
             Error::MissingInput { argument, .. } => {
-                let wanted = |at: &usize| matches!(self.factors[*at], Factor::Output(..)) && row[*at] > 0;
+                let wanted =
+                    |at: &usize| matches!(self.factors[*at], Factor::Output(..)) && row[*at] > 0;
                 named(argument).into_iter().chain((0..row.len()).filter(wanted)).collect()
             }
             Error::WrongShape { argument, .. }

@@ -87,15 +87,15 @@ pub fn cover(values: &[u8], seed: u64, domain: &mut dyn Domain) -> Covering {
 }
 
 impl Covering {
-    /// The first rows that meet half of the pairs that the whole array meets, and those after them that
-    /// have a value of their own.
-    pub fn half(&self) -> Vec<&Row> {
+    /// The first rows that meet so many in a hundred of the pairs that the whole array meets, and those after
+    /// them that have a value of their own. The last pairs cost most: half of the rows meet a twentieth of the pairs.
+    pub fn meeting(&self, percent: usize) -> Vec<&Row> {
         let all = self.rows.iter().flat_map(pairs_of).collect::<BTreeSet<Pair>>().len();
         let (mut pairs, mut values) = (BTreeSet::new(), BTreeSet::new());
         let mut chosen = Vec::new();
         for row in &self.rows {
             let has_own = row.iter().copied().enumerate().any(|value| !values.contains(&value));
-            if 2 * pairs.len() < all || has_own {
+            if 100 * pairs.len() < percent * all || has_own {
                 pairs.extend(pairs_of(row));
                 values.extend(row.iter().copied().enumerate());
                 chosen.push(row);

@@ -1,5 +1,5 @@
-//! The reference cases of tests/vectors, in f32; a part of them in each 16-bit type. Such a type changes how an element
-//! is loaded and stored, which the cases of a loss share.
+//! The reference cases of tests/vectors, in f32. A 16-bit type changes how an element is loaded and stored, which the
+//! catalogue tries.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -11,53 +11,28 @@ use surprisal_cli::conformance::{self, Backend, Verdict};
 
 use crate::support::{Context, Placed, indices};
 
-tests![
-    cross_entropy_f32,
-    cross_entropy_f16,
-    cross_entropy_bf16,
-    rows_f32,
-    rows_f16,
-    rows_bf16,
-    left_out,
-    bytes_with_a_sign,
-];
+tests![cross_entropy_f32, rows_f32, left_out, bytes_with_a_sign,];
 
 /// On score tiles.
 pub mod linear {
-    use super::{linear_cross_entropy_bf16, linear_cross_entropy_f16, linear_cross_entropy_f32};
+    use super::linear_cross_entropy_f32;
 
-    tests![linear_cross_entropy_f32, linear_cross_entropy_f16, linear_cross_entropy_bf16];
+    tests![linear_cross_entropy_f32];
 }
 
 /// Of elements.
 pub mod elements {
-    use super::{elements_bf16, elements_f16, elements_f32};
+    use super::elements_f32;
 
-    tests![elements_f32, elements_f16, elements_bf16];
+    tests![elements_f32];
 }
 
 fn cross_entropy_f32(context: &Context) {
     every(context, "cross_entropy", Dtype::F32, 1, 0);
 }
 
-fn cross_entropy_f16(context: &Context) {
-    every(context, "cross_entropy", Dtype::F16, 6, 0);
-}
-
-fn cross_entropy_bf16(context: &Context) {
-    every(context, "cross_entropy", Dtype::Bf16, 6, 3);
-}
-
 fn linear_cross_entropy_f32(context: &Context) {
     every(context, "linear_cross_entropy", Dtype::F32, 1, 0);
-}
-
-fn linear_cross_entropy_f16(context: &Context) {
-    every(context, "linear_cross_entropy", Dtype::F16, 2, 0);
-}
-
-fn linear_cross_entropy_bf16(context: &Context) {
-    every(context, "linear_cross_entropy", Dtype::Bf16, 2, 1);
 }
 
 /// The other losses of a row of logits.
@@ -69,20 +44,7 @@ fn rows_f32(context: &Context) {
     }
 }
 
-fn rows_f16(context: &Context) {
-    for loss in ROWS {
-        every(context, loss, Dtype::F16, 2, 0);
-    }
-}
-
-fn rows_bf16(context: &Context) {
-    for loss in ROWS {
-        every(context, loss, Dtype::Bf16, 2, 1);
-    }
-}
-
-/// The losses of one score at a time, and Dice. One skeleton loads and stores for them all, and most cases
-/// have a kernel of their own, which takes Mesa's OpenGL half a minute a type: a sixth shows each 16-bit one.
+/// The losses of one score at a time, and Dice.
 const ELEMENTS: [&str; 7] = [
     "bce_with_logits",
     "binary_hinge",
@@ -96,18 +58,6 @@ const ELEMENTS: [&str; 7] = [
 fn elements_f32(context: &Context) {
     for loss in ELEMENTS {
         every(context, loss, Dtype::F32, 1, 0);
-    }
-}
-
-fn elements_f16(context: &Context) {
-    for loss in ELEMENTS {
-        every(context, loss, Dtype::F16, 6, 0);
-    }
-}
-
-fn elements_bf16(context: &Context) {
-    for loss in ELEMENTS {
-        every(context, loss, Dtype::Bf16, 6, 3);
     }
 }
 

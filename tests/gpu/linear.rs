@@ -17,7 +17,6 @@ tests![
     many_classes,
     options,
     by_products,
-    storage_types,
     no_rows,
     edges,
     tiles_of_a_workgroup,
@@ -155,10 +154,6 @@ fn by_products(context: &Context) {
             check(&context.gpu, &*loss(&options, layout), &inputs, Dtype::F32, &wanted);
         }
     }
-}
-
-fn storage_types(context: &Context) {
-    stored(context, &[(7, 129, 65), (33, 1000, 20), (5, 7, 3)]);
 }
 
 /// Rows, classes and depths in f32 and in one of the 16-bit types, which both meet either layout and either walk.

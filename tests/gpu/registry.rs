@@ -10,17 +10,9 @@ use surprisal::{
     testing,
 };
 
-use crate::support::{Context, FLOATS, assert_same_bits, check, outcome, vector, with};
+use crate::support::{Context, assert_same_bits, check, outcome, vector, with};
 
-tests![
-    no_rows,
-    reductions,
-    storage_types,
-    gradients_from_above,
-    denominators_of_the_caller,
-    run_to_run,
-    losses_of_a_user,
-];
+tests![no_rows, gradients_from_above, denominators_of_the_caller, run_to_run, losses_of_a_user,];
 
 /// Rows, classes and depth that no kernel likes.
 const SHAPE: [u64; 3] = [5, 7, 3];
@@ -75,38 +67,6 @@ fn no_rows(context: &Context) {
                 let zeros = output == "status" || array.to_f64().iter().all(|&value| value == 0.0);
                 assert!(zeros, "{name} {output}: {array:?}");
             }
-        }
-    }
-}
-
-/// `none`, `sum`, `mean` and a denominator of the caller's, each with the parts that shards and
-/// micro-batches are put together from.
-fn reductions(context: &Context) {
-    for entry in losses() {
-        let inputs = example(entry, 2);
-        let wanted = wanted(entry.about, &inputs);
-        let mut tried = 0;
-        for reduction in [json!("mean"), json!("sum"), json!("none"), json!({"over": 2.5})] {
-            if let Some(loss) = parsed(entry, &json!({"reduction": reduction})) {
-                check(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
-                tried += 1;
-            }
-        }
-        assert!(tried >= 3, "{} has {tried} reductions", entry.about.name);
-    }
-}
-
-fn storage_types(context: &Context) {
-    for entry in loss::REGISTRY {
-        let loss = (entry.default)();
-        let inputs = example(entry, 3);
-        let mut wanted = wanted(entry.about, &inputs);
-        wanted.retain(|name| *name == "loss" || name.starts_with("grad."));
-        if wanted.is_empty() {
-            wanted.push(entry.about.outputs[0].name);
-        }
-        for dtype in FLOATS {
-            check(&context.gpu, &*loss, &inputs, dtype, &wanted);
         }
     }
 }

@@ -58,7 +58,7 @@ fn half_of_an_array_has_every_value() {
     let profile = Profile::default().software(8);
     for space in catalogue::spaces(Types::Alike) {
         let covering = space.cover(1, &profile);
-        let half = covering.half();
+        let half = covering.meeting(50);
         let values = |rows: &mut dyn Iterator<Item = &Row>| -> BTreeSet<(usize, u8)> {
             rows.flat_map(|row| row.iter().copied().enumerate()).collect()
         };
