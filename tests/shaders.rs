@@ -24,17 +24,11 @@ use surprisal::{
     kernel::{Form, Kernel},
 };
 
-/// Every kernel of every planned call in `common::calls`.
+/// Every kernel of every call of the catalogue.
 static KERNELS: LazyLock<Vec<Kernel>> = LazyLock::new(|| {
-    let mut kernels: Vec<Kernel> = Vec::new();
-    for plan in common::plans() {
-        for kernel in plan.kernels {
-            if !kernels.contains(&kernel) {
-                kernels.push(kernel);
-            }
-        }
-    }
-    kernels
+    let mut seen = HashSet::new();
+    let kernels = common::plans().iter().flat_map(|plan| &plan.kernels);
+    kernels.filter(|kernel| seen.insert(*kernel)).cloned().collect()
 });
 
 #[test]

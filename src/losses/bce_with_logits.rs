@@ -66,12 +66,12 @@ element_loss! {
     outputs BceWithLogitsOutputs { gradient = "grad.logits": "gradient of the logits"; }
     monitors slope = "slope": "mean of |∂loss/∂z| before weights: 0 where gradients have vanished";
     options {
-        target: Option<f64> = None, "null", "the target of every element, instead of `targets`";
-        label_smoothing: f64 = 0.0, "0.0", "ε in [0, 1]: y·(1 − ε) + ε/2";
-        temperature: f64 = 1.0, "1.0", "τ > 0";
-        focal_gamma: f64 = 0.0, "0.0", "γ ≥ 0: focal modulation (1 − p_t)^γ";
-        focal_alpha: f64 = -1.0, "-1.0", "α in [0, 1] weighs positives by α, negatives by 1 − α; off below 0";
-        check_targets: bool = false, "false", "targets outside [0, 1] are bad: counted in the status";
+        target: Option<f64> = None, "null", &["0.9"], "the target of every element, instead of `targets`";
+        label_smoothing: f64 = 0.0, "0.0", &["0.1"], "ε in [0, 1]: y·(1 − ε) + ε/2";
+        temperature: f64 = 1.0, "1.0", &["1.7"], "τ > 0";
+        focal_gamma: f64 = 0.0, "0.0", &["0.5", "2.0"], "γ ≥ 0: focal modulation (1 − p_t)^γ";
+        focal_alpha: f64 = -1.0, "-1.0", &["0.25"], "α in [0, 1] weighs positives by α, negatives by 1 − α; off below 0";
+        check_targets: bool = false, "false", &["true"], "targets outside [0, 1] are bad: counted in the status";
     }
 }
 

@@ -41,10 +41,10 @@ element_loss! {
     }
     outputs BinaryHingeOutputs { gradient = "grad.logits": "gradient of the scores"; }
     options {
-        margin: f64 = 1.0, "1.0", "what t·z should reach";
-        p: f64 = 1.0, "1.0", "1 (hinge) or 2 (squared hinge)";
-        ramp: Option<f64> = None, "null", "caps the loss; the gradient is 0 there";
-        check_targets: bool = false, "false", "targets outside [−1, 1] are bad: counted in the status";
+        margin: f64 = 1.0, "1.0", &["0.5"], "what t·z should reach";
+        p: f64 = 1.0, "1.0", &["2.0"], "1 (hinge) or 2 (squared hinge)";
+        ramp: Option<f64> = None, "null", &["1.5"], "caps the loss; the gradient is 0 there";
+        check_targets: bool = false, "false", &["true"], "targets outside [−1, 1] are bad: counted in the status";
     }
 }
 

@@ -72,7 +72,7 @@ row_loss! {
     }
     outputs BrierOutputs;
     options {
-        over_classes: OverClasses = OverClasses::Sum, "\"sum\"",
+        over_classes: OverClasses = OverClasses::Sum, "\"sum\"", &["\"mean\""],
             "the squares of a row's classes are added (\"sum\") or averaged (\"mean\")";
     }
 }

@@ -180,7 +180,8 @@ macro_rules! about {
             Kind::Float,
             &[$parts],
             "multiplies a coefficient's loss and gradient",
-        ),
+        )
+        .within(Domain::Positive),
         Argument::optional(
             "upstream",
             Kind::F32,
@@ -205,23 +206,23 @@ macro_rules! about {
     options: &[
         OptionAbout {
             name: "reduction",
-            default: "\"mean\"",
+            default: "\"mean\"", samples: &["\"none\"", "\"sum\"", "{\"over\": 2.5}"],
             about: "\"none\", \"sum\", \"mean\" or {\"over\": D}",
         },
         arg::EMPTY,
         OptionAbout {
             name: "smooth",
-            default: "1.0",
+            default: "1.0", samples: &["0.5"],
             about: "added above and below the fraction, not below 0",
         },
         OptionAbout {
             name: "per",
-            default: "\"row\"",
+            default: "\"row\"", samples: &["\"channel\"", "\"batch\""],
             about: "one coefficient a row (\"row\"), a column (\"channel\") or over all elements (\"batch\")",
         },
         OptionAbout {
             name: "bce",
-            default: "0.0",
+            default: "0.0", samples: &["0.5"],
             about: "the weight of the mean binary cross-entropy beside it",
         },
         arg::PADDING,

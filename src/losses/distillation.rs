@@ -82,11 +82,11 @@ row_loss! {
     }
     outputs DistillationOutputs;
     options {
-        temperature: f64 = 1.0, "1.0", "T > 0, of both softmaxes of the divergence";
-        divergence: Divergence = Divergence::Kl, "\"kl\"",
+        temperature: f64 = 1.0, "1.0", &["1.7"], "T > 0, of both softmaxes of the divergence";
+        divergence: Divergence = Divergence::Kl, "\"kl\"", &["\"reverse_kl\"", "\"js\""],
             "\"kl\" (teacher to student), \"reverse_kl\" or \"js\"";
-        beta: f64 = 0.5, "0.5", "β in (0, 1), the teacher's share of m (\"js\")";
-        alpha: f64 = 0.0, "0.0", "α in [0, 1], the share of the hard term; 0 without `targets`";
+        beta: f64 = 0.5, "0.5", &["0.3"], "β in (0, 1), the teacher's share of m (\"js\")";
+        alpha: f64 = 0.0, "0.0", &["0.4"], "α in [0, 1], the share of the hard term; 0 without `targets`";
     }
 }
 

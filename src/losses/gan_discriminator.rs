@@ -171,9 +171,15 @@ pub(super) static ABOUT: About = About {
         OptionAbout {
             name: "real_label",
             default: "1.0",
+            samples: &["0.9"],
             about: "the label of real samples; 0.9 is one-sided smoothing",
         },
-        OptionAbout { name: "fake_label", default: "0.0", about: "the label of fake samples" },
+        OptionAbout {
+            name: "fake_label",
+            default: "0.0",
+            samples: &["0.1"],
+            about: "the label of fake samples",
+        },
     ],
 };
 

@@ -44,7 +44,7 @@ element_loss! {
     outputs GanGeneratorOutputs { gradient = "grad.fake": "gradient of the scores"; }
     monitors slope = "slope": "mean of |∂loss/∂z| before weights: 0 where gradients have vanished";
     options {
-        saturating: bool = false, "false", "the minimax game's log(1 − P) instead of −log P";
+        saturating: bool = false, "false", &["true"], "the minimax game's log(1 − P) instead of −log P";
     }
 }
 

@@ -52,9 +52,9 @@ element_loss! {
         variance_gradient = "grad.variance": "gradient of the variances, or of their logarithms";
     }
     options {
-        full: bool = false, "false", "adds ½ log 2π";
-        eps: f64 = 1e-6, "1e-6", "the least variance, above 0";
-        log_variance: bool = false, "false", "the input `variance` is log σ²";
+        full: bool = false, "false", &["true"], "adds ½ log 2π";
+        eps: f64 = 1e-6, "1e-6", &["1e-3"], "the least variance, above 0";
+        log_variance: bool = false, "false", &["true"], "the input `variance` is log σ²";
     }
 }
 

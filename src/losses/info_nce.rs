@@ -212,15 +212,22 @@ pub(super) static ABOUT: About = About {
         arg::REDUCTION,
         arg::EMPTY,
         arg::IGNORE_INDEX,
-        OptionAbout { name: "temperature", default: "1.0", about: "τ > 0: the scale is 1/τ" },
+        OptionAbout {
+            name: "temperature",
+            default: "1.0",
+            samples: &["1.7"],
+            about: "τ > 0: the scale is 1/τ",
+        },
         OptionAbout {
             name: "normalize",
             default: "false",
+            samples: &["true"],
             about: "queries and keys are divided by their norms",
         },
         OptionAbout {
             name: "symmetric",
             default: "false",
+            samples: &["true"],
             about: "the mean of both directions (CLIP)",
         },
         arg::CHUNK_BYTES,

@@ -4,7 +4,7 @@ use super::{CrossEntropy, cross_entropy};
 use crate::{
     skeleton::linear::Linear,
     spec::{
-        about::{About, Argument, Dim, Kind, OptionAbout},
+        about::{About, Argument, Dim, Domain, Kind, OptionAbout},
         arguments as arg,
         declare::tensors,
     },
@@ -132,7 +132,8 @@ pub(super) static ABOUT: About = About {
         arg::WEIGHT,
         arg::BIAS,
         arg::TARGETS,
-        Argument::optional("class_weight", Kind::Float, arg::CLASS_WEIGHT_SHAPES, "class weights"),
+        Argument::optional("class_weight", Kind::Float, arg::CLASS_WEIGHT_SHAPES, "class weights")
+            .within(Domain::Positive),
         Argument::optional("logit_bias", Kind::Float, CLASSES, "added to the capped logits"),
         arg::ROW_WEIGHT,
         arg::UPSTREAM,
@@ -181,16 +182,19 @@ const OWN_OPTIONS: [OptionAbout; 3] = [
     OptionAbout {
         name: "weight_layout",
         default: "\"classes_hidden\"",
+        samples: &["\"hidden_classes\""],
         about: "\"classes_hidden\" or \"hidden_classes\"",
     },
     OptionAbout {
         name: "chunk_bytes",
         default: "null",
+        samples: &["256", "1152"],
         about: "the most bytes for the chunk of logits",
     },
     OptionAbout {
         name: "accumulate",
         default: "false",
+        samples: &["true"],
         about: "add into grad.weight and grad.bias instead of overwriting them",
     },
 ];

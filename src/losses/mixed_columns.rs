@@ -219,6 +219,10 @@ pub(super) static ABOUT: About = About {
         OptionAbout {
             name: "spans",
             default: "[{\"kind\": \"mse\"}]",
+            samples: &[
+                "[{\"kind\": \"cce\", \"columns\": 3}, {\"kind\": \"bce\", \"weight\": 0.5}]",
+                "[{\"kind\": \"mse\", \"columns\": 2}, {\"kind\": \"cce\"}]",
+            ],
             about: "[{\"kind\": \"bce\", \"cce\" or \"mse\", \"columns\": n, \"weight\": w}, …]; \
                     the last one can have the rest of the columns",
         },

@@ -56,7 +56,7 @@ element_loss! {
     monitors saturation = "saturation":
         "mean of 2·P·(1 − P) with the sigmoid, what is left of cross-entropy's gradient";
     options {
-        activation: Activation = Activation::None, "\"none\"", "\"none\" or \"sigmoid\"";
+        activation: Activation = Activation::None, "\"none\"", &["\"sigmoid\""], "\"none\" or \"sigmoid\"";
     }
 }
 

@@ -39,9 +39,9 @@ element_loss! {
     }
     outputs PoissonNllOutputs { gradient = "grad.rate": "gradient of the rates or log-rates"; }
     options {
-        log_input: bool = true, "true", "the input `rate` is the logarithm of the rate";
-        full: bool = false, "false", "adds Stirling's log y! where y > 1";
-        eps: f64 = 1e-8, "1e-8", "added to a rate before its logarithm is taken, not below 0";
+        log_input: bool = true, "true", &["false"], "the input `rate` is the logarithm of the rate";
+        full: bool = false, "false", &["true"], "adds Stirling's log y! where y > 1";
+        eps: f64 = 1e-8, "1e-8", &["1e-3"], "added to a rate before its logarithm is taken, not below 0";
     }
 }
 

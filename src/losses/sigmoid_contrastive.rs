@@ -174,6 +174,7 @@ pub(super) static ABOUT: About = About {
         OptionAbout {
             name: "normalize",
             default: "false",
+            samples: &["true"],
             about: "queries and keys are divided by their norms",
         },
         arg::CHUNK_BYTES,

@@ -122,13 +122,24 @@ pub(super) static ABOUT: About = About {
         arg::STATUS,
     ],
     options: &[
-        OptionAbout { name: "temperature", default: "1.0", about: "τ > 0: the scale is 1/τ" },
+        OptionAbout {
+            name: "temperature",
+            default: "1.0",
+            samples: &["1.7"],
+            about: "τ > 0: the scale is 1/τ",
+        },
         OptionAbout {
             name: "normalize",
             default: "false",
+            samples: &["true"],
             about: "queries and keys are divided by their norms (cosines)",
         },
-        OptionAbout { name: "k", default: "1", about: "how many of a row's largest scores" },
+        OptionAbout {
+            name: "k",
+            default: "1",
+            samples: &["3"],
+            about: "how many of a row's largest scores",
+        },
         arg::CHUNK_BYTES,
     ],
 };

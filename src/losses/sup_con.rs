@@ -189,7 +189,7 @@ pub(super) static ABOUT: About = About {
     options: &[
         arg::REDUCTION,
         arg::EMPTY,
-        OptionAbout { name: "temperature", default: "1.0", about: "τ > 0" },
+        OptionAbout { name: "temperature", default: "1.0", samples: &["1.7"], about: "τ > 0" },
         arg::CHUNK_BYTES,
         arg::SHARD,
     ],

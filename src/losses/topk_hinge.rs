@@ -79,10 +79,10 @@ row_loss! {
     }
     outputs TopkHingeOutputs;
     options {
-        variant: TopkVariant = TopkVariant::Kth, "\"kth\"",
+        variant: TopkVariant = TopkVariant::Kth, "\"kth\"", &["\"average\""],
             "the k-th best of the other classes (\"kth\") or the mean of the k best (\"average\")";
-        k: u32 = 1, "1", "from 1 to one less than the classes";
-        margin: f64 = 1.0, "1.0", "by how much the target should be ahead";
+        k: u32 = 1, "1", &["3"], "from 1 to one less than the classes";
+        margin: f64 = 1.0, "1.0", &["0.5"], "by how much the target should be ahead";
     }
 }
 

@@ -90,6 +90,7 @@ pub(crate) fn check_composed(loss: &str, reduction: Reduction) -> Result<()> {
 pub(crate) const REDUCTION: OptionAbout = OptionAbout {
     name: "reduction",
     default: "\"mean\"",
+    samples: &["\"sum\"", "{\"over\": 2.5}"],
     about: "of each part: \"sum\", \"mean\" or {\"over\": D}; the parts are added",
 };
 pub(crate) const UPSTREAM: Argument = Argument::optional(

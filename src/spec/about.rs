@@ -306,6 +306,8 @@ pub struct OptionAbout {
     pub name: &'static str,
     /// The default, as JSON.
     pub default: &'static str,
+    /// Other values that it may have, as JSON: those that tests try beside the default, one for each way of computing.
+    pub samples: &'static [&'static str],
     /// A description of one sentence.
     pub about: &'static str,
 }

@@ -28,7 +28,8 @@ pub(crate) const LOGITS: Argument = Argument::required("logits", Kind::Float, MA
 pub(crate) const LOGITS_GRADIENT: Argument =
     Argument::optional("grad.logits", Kind::Float, MATRIX, "gradient of the logits").over("logits");
 pub(crate) const TARGET_PROBS: Argument =
-    Argument::optional("target_probs", Kind::Float, MATRIX, "target distributions");
+    Argument::optional("target_probs", Kind::Float, MATRIX, "target distributions")
+        .within(Domain::Probability);
 
 pub(crate) const TEACHER_LOGITS: Argument =
     Argument::required("teacher_logits", Kind::Float, MATRIX, "logits of the teacher");
@@ -39,7 +40,8 @@ pub(crate) const TARGETS: Argument =
 pub(crate) const LABELS: Argument =
     Argument::required("targets", Kind::Index, ROWS, "class indices");
 pub(crate) const ROW_WEIGHT: Argument =
-    Argument::optional("row_weight", Kind::Float, ROWS, "multiplies a row's loss and gradient");
+    Argument::optional("row_weight", Kind::Float, ROWS, "multiplies a row's loss and gradient")
+        .within(Domain::Positive);
 pub(crate) const UPSTREAM: Argument = Argument::optional(
     "upstream",
     Kind::F32,
@@ -47,7 +49,8 @@ pub(crate) const UPSTREAM: Argument = Argument::optional(
     "the gradient from above (a loss scale); one value a row with reduction `none`",
 );
 pub(crate) const DENOMINATOR_IN: Argument =
-    Argument::optional("denominator", Kind::F32, ONE, "the caller's denominator, on the GPU");
+    Argument::optional("denominator", Kind::F32, ONE, "the caller's denominator, on the GPU")
+        .within(Domain::Positive);
 pub(crate) const LSE_IN: Argument = Argument::optional(
     "lse",
     Kind::F32,
@@ -185,6 +188,7 @@ pub(crate) const ELEMENT_LOSS: Argument = Argument::optional(
 pub(crate) const ELEMENT_REDUCTION: OptionAbout = OptionAbout {
     name: "reduction",
     default: "\"mean\"",
+    samples: &["\"none\"", "\"sum\"", "\"multilabel\"", "{\"over\": 2.5}"],
     about: "\"none\", \"sum\", \"mean\", \"multilabel\" (Σ of a row, mean of the rows) or {\"over\": D}",
 };
 const KEYS_SHAPE: &[&[Dim]] = &[&[Dim::Classes, Dim::Hidden]];
@@ -204,7 +208,8 @@ pub(crate) const SCALE: Argument = Argument::optional(
     Kind::Float,
     ONE,
     "what similarities are multiplied by, on the GPU; overrides temperature",
-);
+)
+.within(Domain::Positive);
 pub(crate) const QUERIES_GRADIENT: Argument =
     Argument::optional("grad.queries", Kind::Float, HIDDEN_SHAPE, "gradient of the queries");
 pub(crate) const KEYS_GRADIENT: Argument =
@@ -215,45 +220,54 @@ pub(crate) const SCALE_GRADIENT: Argument =
 pub(crate) const CHUNK_BYTES: OptionAbout = OptionAbout {
     name: "chunk_bytes",
     default: "null",
+    samples: &["256", "1152"],
     about: "the most bytes for the chunk of scores",
 };
 pub(crate) const REDUCTION: OptionAbout = OptionAbout {
     name: "reduction",
     default: "\"mean\"",
+    samples: &["\"none\"", "\"sum\"", "{\"over\": 2.5}"],
     about: "\"none\", \"sum\", \"mean\" or {\"over\": D}",
 };
 pub(crate) const EMPTY: OptionAbout = OptionAbout {
     name: "empty",
     default: "\"nan\"",
+    samples: &["\"zero\""],
     about: "a mean over nothing: \"nan\" or \"zero\"",
 };
 pub(crate) const MASKED_MEAN: OptionAbout = OptionAbout {
     name: "denominator",
     default: "\"mask\"",
+    samples: &["\"all\""],
     about: "a mean divides by Σ mask of the known targets (\"mask\") or by all elements (\"all\")",
 };
 pub(crate) const UNKNOWN_TARGET: OptionAbout = OptionAbout {
     name: "unknown_target",
     default: "null",
+    samples: &["1.0", "\"nan\""],
     about: "a number or \"nan\", a target that stands for an unknown one: its element counts for nothing",
 };
 pub(crate) const SHARD: OptionAbout = OptionAbout {
     name: "shard",
     default: "null",
+    samples: &["{\"first\": 2, \"classes\": 8}", "{\"first\": 3, \"classes\": 1000}"],
     about: "{\"first\": F, \"classes\": C}: the columns are those from F on of C in all shards",
 };
 pub(crate) const PADDING: OptionAbout = OptionAbout {
     name: "padding",
     default: "\"keep\"",
+    samples: &["\"zero\""],
     about: "gradient columns past the last one: \"keep\" or \"zero\"",
 };
 pub(crate) const ROWS_MEAN: OptionAbout = OptionAbout {
     name: "denominator",
     default: "\"targets\"",
+    samples: &["\"weights\""],
     about: "a mean divides by the rows kept (\"targets\") or by Σ row_weight of them (\"weights\")",
 };
 pub(crate) const IGNORE_INDEX: OptionAbout = OptionAbout {
     name: "ignore_index",
     default: "-100",
+    samples: &["1", "[0, 2]"],
     about: "a target, or a list of up to 4, whose rows count for nothing",
 };

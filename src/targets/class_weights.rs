@@ -136,11 +136,13 @@ pub static ABOUT: About = About {
         OptionAbout {
             name: "method",
             default: "\"inverse\"",
+            samples: &["\"effective\""],
             about: "\"inverse\": 1/n; \"effective\": by the effective number of samples",
         },
         OptionAbout {
             name: "beta",
             default: "0.999",
+            samples: &["0.9"],
             about: "β of \"effective\", from 0 to below 1",
         },
     ],

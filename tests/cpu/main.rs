@@ -7,6 +7,7 @@ mod calls;
 mod descent;
 mod edges;
 mod files;
+mod options;
 mod refusals;
 mod rows;
 mod targets;

@@ -1,5 +1,5 @@
-//! The reference cases of tests/vectors in f32, and some of them in each 16-bit type. A 16-bit type changes only how
-//! an element is loaded and stored, which the cases of a loss have in common.
+//! The reference cases of tests/vectors, in f32. A 16-bit type changes how an element is loaded and stored, which the
+//! catalogue tries.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -11,56 +11,31 @@ use surprisal_cli::conformance::{self, Backend, Verdict};
 
 use crate::support::{Context, Placed, indices};
 
-tests![
-    cross_entropy_f32,
-    cross_entropy_f16,
-    cross_entropy_bf16,
-    rows_f32,
-    rows_f16,
-    rows_bf16,
-    left_out,
-    bytes_with_a_sign,
-];
+tests![cross_entropy_f32, rows_f32, left_out, bytes_with_a_sign,];
 
 /// On score tiles.
 pub mod linear {
-    use super::{linear_cross_entropy_bf16, linear_cross_entropy_f16, linear_cross_entropy_f32};
+    use super::linear_cross_entropy_f32;
 
-    tests![linear_cross_entropy_f32, linear_cross_entropy_f16, linear_cross_entropy_bf16];
+    tests![linear_cross_entropy_f32];
 }
 
 /// Element losses.
 pub mod elements {
-    use super::{elements_bf16, elements_f16, elements_f32};
+    use super::elements_f32;
 
-    tests![elements_f32, elements_f16, elements_bf16];
+    tests![elements_f32];
 }
 
 fn cross_entropy_f32(context: &Context) {
     every(context, "cross_entropy", Dtype::F32, 1, 0);
 }
 
-fn cross_entropy_f16(context: &Context) {
-    every(context, "cross_entropy", Dtype::F16, 6, 0);
-}
-
-fn cross_entropy_bf16(context: &Context) {
-    every(context, "cross_entropy", Dtype::Bf16, 6, 3);
-}
-
 fn linear_cross_entropy_f32(context: &Context) {
     every(context, "linear_cross_entropy", Dtype::F32, 1, 0);
 }
 
-fn linear_cross_entropy_f16(context: &Context) {
-    every(context, "linear_cross_entropy", Dtype::F16, 2, 0);
-}
-
-fn linear_cross_entropy_bf16(context: &Context) {
-    every(context, "linear_cross_entropy", Dtype::Bf16, 2, 1);
-}
-
-/// The other row losses on logits.
+/// The other losses of a row of logits.
 const ROWS: [&str; 3] = ["brier", "distillation", "topk_hinge"];
 
 fn rows_f32(context: &Context) {
@@ -69,21 +44,7 @@ fn rows_f32(context: &Context) {
     }
 }
 
-fn rows_f16(context: &Context) {
-    for loss in ROWS {
-        every(context, loss, Dtype::F16, 2, 0);
-    }
-}
-
-fn rows_bf16(context: &Context) {
-    for loss in ROWS {
-        every(context, loss, Dtype::Bf16, 2, 1);
-    }
-}
-
-/// The element losses, Dice, and the losses that are composed of them. They all load and store through one skeleton,
-/// but most cases have a kernel of their own, for which Mesa's OpenGL needs half a minute a type: a sixth of the cases
-/// runs in each 16-bit type.
+/// The losses of one score at a time, Dice, and what is composed of such losses.
 const ELEMENTS: [&str; 10] = [
     "bce_with_logits",
     "binary_hinge",
@@ -103,19 +64,7 @@ fn elements_f32(context: &Context) {
     }
 }
 
-fn elements_f16(context: &Context) {
-    for loss in ELEMENTS {
-        every(context, loss, Dtype::F16, 6, 0);
-    }
-}
-
-fn elements_bf16(context: &Context) {
-    for loss in ELEMENTS {
-        every(context, loss, Dtype::Bf16, 6, 3);
-    }
-}
-
-/// Runs cases `first`, `first + step`, … of a loss, from all files, except those that ask for what does not exist yet.
+/// Cases `first`, `first + step`, … of a loss, from all files, without those that ask for what is not here yet.
 pub fn every(context: &Context, loss: &str, dtype: Dtype, step: usize, first: usize) {
     let cases = cases::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors")).unwrap();
     let backend = Backend::Gpu(context.gpu.clone());

@@ -10,11 +10,11 @@ use surprisal::{
 };
 
 use crate::{
+    common::own::LogCosh,
     support::{
         Context, FLOATS, INF, Placed, assert_same_bits, check, gaussian, in_turn, matrix, named,
         outcome, parse, placed_inputs, set, storage, submit, tensors, vector, with,
     },
-    users::LogCosh,
 };
 
 tests![
@@ -58,10 +58,9 @@ fn none() -> BceWithLogits {
 }
 
 fn broadcasts(context: &Context) {
-    for (first, (rows, columns)) in [(5, 7), (6, 8), (9, 1), (1, 9), (7, 7)].into_iter().enumerate()
-    {
+    for (rows, columns) in [(5, 7), (6, 8), (9, 1), (1, 9), (7, 7)] {
         let (r, c) = (rows as u64, columns as u64);
-        for (second, shape) in [&[r, c][..], &[c], &[r, 1], &[1]].into_iter().enumerate() {
+        for shape in [&[r, c][..], &[c], &[r, 1], &[1]] {
             let inputs = with(
                 &sample(3, rows, columns),
                 [
@@ -70,9 +69,7 @@ fn broadcasts(context: &Context) {
                     ("logit_bias", positive(7, shape)),
                 ],
             );
-            for dtype in in_turn(first + second) {
-                check(&context.gpu, &BceWithLogits::default(), &inputs, dtype, &GRADIENT);
-            }
+            check(&context.gpu, &BceWithLogits::default(), &inputs, Dtype::F32, &GRADIENT);
         }
     }
 }

@@ -17,7 +17,6 @@ tests![
     many_classes,
     options,
     by_products,
-    storage_types,
     no_rows,
     edges,
     tiles_of_a_workgroup,
@@ -157,11 +156,7 @@ fn by_products(context: &Context) {
     }
 }
 
-fn storage_types(context: &Context) {
-    stored(context, &[(7, 129, 65), (33, 1000, 20), (5, 7, 3)]);
-}
-
-/// Rows, classes and depths in f32 and in one of the 16-bit types. Both 16-bit types meet both layouts and both walks.
+/// Rows, classes and depths in f32 and in one of the 16-bit types, which both meet either layout and either walk.
 pub fn stored(context: &Context, shapes: &[(usize, usize, usize)]) {
     for (first, layout) in layouts().into_iter().enumerate() {
         for (second, &(rows, classes, depth)) in shapes.iter().enumerate() {

@@ -17,7 +17,10 @@ macro_rules! tests {
 
 mod bindings;
 mod budgets;
+mod catalogue;
 mod children;
+#[path = "../common/mod.rs"]
+mod common;
 mod compilations;
 mod composed;
 mod conformance;
@@ -45,8 +48,6 @@ mod shards;
 mod status;
 mod support;
 mod tiles;
-#[path = "../common/own.rs"]
-mod users;
 mod walks;
 
 use std::{
@@ -72,6 +73,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
     // Rows of stored scores.
     &[
         ("conformance", conformance::TESTS),
+        ("catalogue", catalogue::TESTS),
         ("contract", contract::TESTS),
         ("rows", rows::TESTS),
         ("shapes", shapes::TESTS),
@@ -89,6 +91,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
     ],
     // Element losses and composed losses.
     &[
+        ("catalogue", catalogue::elements::TESTS),
         ("registry", registry::TESTS),
         ("conformance", conformance::elements::TESTS),
         ("elements", elements::TESTS),
@@ -104,6 +107,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
     // Score tiles, and rows of scores that are never stored.
     &[
         ("conformance", conformance::linear::TESTS),
+        ("catalogue", catalogue::layers::TESTS),
         ("linear", linear::TESTS),
         ("budgets", budgets::TESTS),
         ("bindings", bindings::TESTS),

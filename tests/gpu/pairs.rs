@@ -20,7 +20,6 @@ tests![
     awkward_shapes,
     options,
     scales,
-    storage_types,
     zero_vectors,
     duplicates,
     rows_without_positives,
@@ -162,6 +161,8 @@ fn scales(context: &Context) {
     }
 }
 
+// --- edges ---
+
 pub fn storage_types(context: &Context) {
     for dtype in FLOATS {
         let inputs = with(&sample(7, 33, 33, 21), [("scale", vector(&[4.0]))]);
@@ -180,8 +181,6 @@ pub fn storage_types(context: &Context) {
         }
     }
 }
-
-// --- edges ---
 
 fn zero_vectors(context: &Context) {
     let inputs = sample(9, 12, 12, 5);

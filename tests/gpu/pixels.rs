@@ -22,9 +22,7 @@ use crate::{
 
 tests![
     classes_in_planes,
-    probabilities_in_planes,
     windows_of_images,
-    elements_in_planes,
     bits_in_planes,
     images_of_two_sizes,
     tiles_in_planes,
@@ -132,35 +130,7 @@ fn classes_in_planes(context: &Context) {
     }
 }
 
-/// Target distributions and their gradient may have another layout than the scores.
-fn probabilities_in_planes(context: &Context) {
-    let loss = CrossEntropy::default();
-    for images in [Images(3, 5, 35), Images(2, 6, 4)] {
-        let inputs = masked(images);
-        let inputs = named([
-            ("logits", inputs["logits"].clone()),
-            ("target_probs", inputs["targets"].clone()),
-        ]);
-        let wanted = ["loss", "grad.logits", "grad.target_probs"];
-        for &dtype in dtypes(images) {
-            let reference = Reference::new(&loss, &inputs, dtype, &wanted);
-            let layouts = images.layouts(dtype);
-            for (nth, (_, layout)) in layouts.iter().enumerate() {
-                let other = &layouts[(nth + 1) % 4].1;
-                let outputs = [
-                    ("loss", Layout::vector(Dtype::F32, 1)),
-                    ("grad.logits", layout.clone()),
-                    ("grad.target_probs", other.clone()),
-                ];
-                let place =
-                    |name: &str, _| if name == "logits" { layout.clone() } else { other.clone() };
-                reference.assert(&call(context, &loss, (&inputs, dtype), &outputs, place));
-            }
-        }
-    }
-}
-
-/// Windows of whole images or of parts of one give the same bits, also where one lane takes a pixel.
+/// Whole images at a time, or a part of one, and what is one lane's is the same.
 fn windows_of_images(context: &Context) {
     let images = Images(3, 5, 700);
     let (wanted, layouts) = (["loss", "grad.logits"], images.layouts(Dtype::F32));
@@ -195,79 +165,7 @@ fn windows_of_images(context: &Context) {
     }
 }
 
-fn elements_in_planes(context: &Context) {
-    for (first, images) in
-        [Images(3, 5, 35), Images(2, 4, 8), Images(1, 3, 10)].into_iter().enumerate()
-    {
-        let (pixels, channels) = (images.pixels(), images.1);
-        let positive = |seed: u64, shape: &[u64]| {
-            let count = shape.iter().product::<u64>() as usize;
-            Array::float(shape, crate::support::positive(seed, count))
-        };
-        let inputs = with(
-            &masked(images),
-            [
-                ("pos_weight", positive(1, &[channels])),
-                ("weight", positive(2, &[pixels, 1])),
-                (
-                    "mask",
-                    matrix(
-                        pixels as usize,
-                        channels as usize,
-                        testing::numbers(Domain::Mask, 9, (pixels * channels) as usize),
-                    ),
-                ),
-            ],
-        );
-        // The 16-bit types differ only in how an element is packed, which no reduction changes: each reduction meets
-        // one of them. The shape does not change it either: the first shape meets all reductions.
-        let reductions = [
-            (Reduction::Mean, None),
-            (Reduction::Multilabel, Some(Dtype::F16)),
-            (Reduction::None, Some(Dtype::Bf16)),
-        ];
-        for (second, (reduction, narrow)) in reductions.into_iter().enumerate().skip(first) {
-            let loss = BceWithLogits::default().reduction(reduction);
-            let narrow = narrow.filter(|_| images.0 == 3);
-            for dtype in [Some(Dtype::F32), narrow].into_iter().flatten() {
-                let reference = Reference::new(&loss, &inputs, dtype, &["loss", "grad.logits"]);
-                let layouts = images.layouts(dtype);
-                for (nth, (_, layout)) in layouts.iter().enumerate() {
-                    // The targets have the layout of the scores, or another one.
-                    let apart = 2 * ((first + second + nth) % 2);
-                    let other = &layouts[(nth + apart) % 4].1;
-                    let value = if loss.reduction == Reduction::None {
-                        let dense = Layout::matrix(Dtype::F32, pixels, channels);
-                        let planes = layout.has_planes();
-                        if planes { dense.class_stride(images.2) } else { dense }
-                    } else {
-                        Layout::vector(Dtype::F32, 1)
-                    };
-                    let outputs = [("loss", value), ("grad.logits", layout.clone())];
-                    let place = |name: &str, dense: Layout| match name {
-                        "logits" | "mask" => layout.clone(),
-                        "targets" => other.clone(),
-                        _ => dense,
-                    };
-                    reference.assert(&call(context, &loss, (&inputs, dtype), &outputs, place));
-                }
-            }
-        }
-    }
-    // A bad target is reported with its pixel, whatever the order of the walk is.
-    let images = Images(2, 3, 10);
-    let inputs = masked(images);
-    let inputs = with(&inputs, [("targets", set(&inputs["targets"], 3 * 14 + 2, 7.0))]);
-    let loss = BceWithLogits::default().check_targets(true);
-    for (name, layout) in images.layouts(Dtype::F32) {
-        let place = |_: &str, _| layout.clone();
-        let outputs = [("status", Layout::vector(Dtype::U32, surprisal::Status::WORDS))];
-        let found = call(context, &loss, (&inputs, Dtype::F32), &outputs, place);
-        assert_eq!(found["status"].to_i64()[1..3], [1, 14], "{name}");
-    }
-}
-
-/// A bit mask has the memory order of the elements.
+/// Bits lie as the elements do.
 fn bits_in_planes(context: &Context) {
     let images = Images(2, 3, 10);
     let inputs = masked(images);

@@ -412,11 +412,6 @@ fn variances_in_windows_and_planes(context: &Context) {
             assert!((actual - expected).abs() <= 1e-6 * (1.0 + expected.abs()), "{shape:?}");
         }
         gradient.assert_zero_padding(gpu);
-        // The padding of the last row is written if the buffer has room for it.
-        let end = 4 * gradient.layout.end().unwrap() as usize;
-        if shape.len() > 1 {
-            gradient.forgive_zeros(gpu, end..end + 4 * 2);
-        }
         gradient.assert_surroundings(gpu);
     }
 }

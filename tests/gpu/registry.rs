@@ -11,17 +11,9 @@ use surprisal::{
     testing,
 };
 
-use crate::support::{Context, FLOATS, assert_same_bits, check, outcome, vector, with};
+use crate::support::{Context, assert_same_bits, check, outcome, vector, with};
 
-tests![
-    no_rows,
-    reductions,
-    storage_types,
-    gradients_from_above,
-    denominators_of_the_caller,
-    run_to_run,
-    losses_of_a_user,
-];
+tests![no_rows, gradients_from_above, denominators_of_the_caller, run_to_run, losses_of_a_user,];
 
 /// Awkward numbers of rows, classes and depth.
 const SHAPE: [u64; 3] = [5, 7, 3];
@@ -80,39 +72,7 @@ fn no_rows(context: &Context) {
     }
 }
 
-/// `none`, `sum`, `mean` and a caller's denominator, each with the outputs from which shards and micro-batches are
-/// combined.
-fn reductions(context: &Context) {
-    for entry in losses() {
-        let inputs = example(entry, 2);
-        let wanted = wanted(entry.about, &inputs);
-        let mut tried = 0;
-        for reduction in [json!("mean"), json!("sum"), json!("none"), json!({"over": 2.5})] {
-            if let Some(loss) = parsed(entry, &json!({"reduction": reduction})) {
-                check(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
-                tried += 1;
-            }
-        }
-        assert!(tried >= 3, "{} has {tried} reductions", entry.about.name);
-    }
-}
-
-fn storage_types(context: &Context) {
-    for entry in loss::REGISTRY {
-        let loss = (entry.default)();
-        let inputs = example(entry, 3);
-        let mut wanted = wanted(entry.about, &inputs);
-        wanted.retain(|name| *name == "loss" || name.starts_with("grad."));
-        if wanted.is_empty() {
-            wanted.push(entry.about.outputs[0].name);
-        }
-        for dtype in FLOATS {
-            check(&context.gpu, &*loss, &inputs, dtype, &wanted);
-        }
-    }
-}
-
-/// The same inputs with one more, if the loss has it.
+/// The same inputs with another one, where the loss has it.
 fn and(entry: &Entry, inputs: &Arrays, name: &str, array: Array) -> Option<Arrays> {
     let known = entry.about.inputs.iter().any(|input| input.name == name);
     known.then(|| {
@@ -181,7 +141,7 @@ fn run_to_run(context: &Context) {
 
 /// A user's own row loss, on stored scores and on those of a linear layer, follows the same conventions.
 fn losses_of_a_user(context: &Context) {
-    for loss in crate::users::losses() {
+    for loss in crate::common::own::losses() {
         if loss.about().inputs.iter().all(|input| input.kind != Kind::Index) {
             continue; // A loss of elements, which has tests of its own.
         }

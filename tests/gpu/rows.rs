@@ -1,11 +1,11 @@
 //! The row losses beside cross-entropy: Brier, distillation, top-k hinge.
 
 use serde_json::{Value, json};
-use surprisal::{Array, Arrays, Dtype, Gpu, Layout, Named, Operation, Padding, Request, testing};
+use surprisal::{Array, Arrays, Dtype, Operation, testing};
 
 use crate::support::{
-    Context, FLOATS, INF, Placed, assert_same_bits, bits, check, check_status, gaussian, indices,
-    matrix, named, outcome, parse, positive, row, sample_probs, submit, vector, with,
+    Context, INF, bits, check, check_status, gaussian, indices, matrix, named, outcome, parse,
+    positive, row, sample_probs, vector, with,
 };
 
 tests![
@@ -17,7 +17,6 @@ tests![
     masked_classes,
     common_offsets,
     huge_logits,
-    places_in_memory,
     windows,
     small_brier_scores,
     students_near_their_teachers,
@@ -245,73 +244,7 @@ fn huge_logits(context: &Context) {
     }
 }
 
-/// Strides, offsets, padding and in-place gradients give the bits of a dense call, and nothing else is written.
-fn places_in_memory(context: &Context) {
-    let gpu = &context.gpu;
-    for dtype in FLOATS {
-        let padded = json!({"reduction": "none", "padding": "zero"});
-        let kept = calls(&none(), 15, 5, 37).into_iter().zip([Padding::Keep; 7]);
-        let zeroed = calls(&padded, 15, 5, 37).into_iter().zip([Padding::Zero; 7]);
-        for ((loss, inputs), padding) in kept.chain(zeroed) {
-            let expected = outcome(gpu, &*loss, &inputs, dtype, &GRADIENT).0;
-            for in_place in [false, true] {
-                let placed = placed_anywhere(gpu, &*loss, &inputs, dtype);
-                let over = Layout::matrix(dtype, 5, 37).row_stride(43).offset(3);
-                let mut gradient = Placed::output(gpu, over);
-                let losses = Placed::output(gpu, Layout::vector(Dtype::F32, 5));
-                let mut outputs = Named::new();
-                outputs.insert("loss".to_owned(), losses.tensor());
-                if !in_place {
-                    outputs.insert("grad.logits".to_owned(), gradient.tensor());
-                }
-                let request = Request::new(crate::support::tensors(&placed), outputs);
-                let request = if in_place { request.gradient_in_place() } else { request };
-                submit(gpu, &*loss, &request);
-                let logits = placed.iter().position(|(name, _)| name == "logits").unwrap();
-                let written = if in_place { &placed[logits].1 } else { &gradient };
-                let actual =
-                    named([("grad.logits", written.array(gpu)), ("loss", losses.array(gpu))]);
-                let only = named([
-                    ("grad.logits", expected["grad.logits"].clone()),
-                    ("loss", expected["loss"].clone()),
-                ]);
-                assert_same_bits(&actual, &only, &format!("{loss:?} {dtype} {in_place}"));
-                if padding == Padding::Keep {
-                    for (_, tensor) in &placed {
-                        tensor.assert_surroundings(gpu);
-                    }
-                    gradient.assert_surroundings(gpu);
-                } else if !in_place {
-                    gradient.assert_zero_padding(gpu);
-                    let width = dtype.bytes() as usize;
-                    gradient.forgive_zeros(gpu, (3 + 4 * 43 + 37) * width..(3 + 5 * 43) * width);
-                    gradient.assert_surroundings(gpu);
-                }
-            }
-        }
-    }
-}
-
-/// Matrices that each have their own stride and offset.
-fn placed_anywhere(
-    gpu: &Gpu,
-    loss: &dyn Operation,
-    inputs: &Arrays,
-    dtype: Dtype,
-) -> Vec<(String, Placed)> {
-    let place = |(at, (name, array)): (usize, (&String, &Array))| {
-        let dtype = surprisal::stored_dtype(loss, name, dtype);
-        let dense = Layout::dense(dtype, &array.shape);
-        let layout = match array.shape[..] {
-            [_, columns] => dense.row_stride(columns + 1 + at as u64).offset(1 + at as u64),
-            _ => dense,
-        };
-        (name.clone(), Placed::input(gpu, array, layout))
-    };
-    inputs.iter().enumerate().map(place).collect()
-}
-
-/// Bindings too small for all rows, dispatches too short for them, and rows of several workgroups give the same bits.
+/// Bindings too small for all rows, dispatches too short for them, rows of several workgroups: the same bits.
 fn windows(context: &Context) {
     let narrow = context.with(|profile| profile.binding_bytes = 32 << 10);
     let short = context.with(|profile| profile.dispatch_elements = 2000);

@@ -15,43 +15,7 @@ use crate::{
     tiles::tiled,
 };
 
-tests![
-    sixteen_bits,
-    blocks_of_columns,
-    top_of_shards,
-    live_columns_elsewhere,
-    many_queries,
-    refusals,
-];
-
-/// The two 16-bit types differ only in how an element is packed, which no cut changes: each cut meets one of them.
-fn sixteen_bits(context: &Context) {
-    let run = |dtype| {
-        move |loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]| {
-            outcome(&context.gpu, loss, inputs, dtype, wanted).0
-        }
-    };
-    // One chunk, and chunks of rows.
-    for (nth, (dtype, chunk)) in
-        [(Dtype::F16, json!(null)), (Dtype::Bf16, json!(7 * 304 * 4))].into_iter().enumerate()
-    {
-        let options = json!({"chunk_bytes": chunk, "label_smoothing": 0.1});
-        let whole = &layers(&options, [23, 300, 9])[nth];
-        whole.check_parts(&[0, 111, 112, 300], dtype, &run(dtype));
-    }
-    for (dtype, options, queries) in [
-        (Dtype::Bf16, json!({"normalize": true}), 17),
-        (Dtype::F16, json!({"chunk_bytes": 5 * 160}), 17),
-        (Dtype::F16, json!({"normalize": true, "symmetric": true, "chunk_bytes": 5 * 160}), 40),
-    ] {
-        contrasts(options, [queries, 40]).check_parts(&[0, 5, 6, 40], dtype, &run(dtype));
-    }
-    for (dtype, options) in
-        [(Dtype::F16, json!({"temperature": 0.4})), (Dtype::Bf16, json!({"chunk_bytes": 700}))]
-    {
-        labelled(options, 30).check_parts(&[0, 7, 8, 30], dtype, &run(dtype));
-    }
-}
+tests![blocks_of_columns, top_of_shards, live_columns_elsewhere, many_queries, refusals,];
 
 /// With a budget below a row of each shard, its columns are cut into blocks, both before and after the statistics of
 /// all shards are gathered.

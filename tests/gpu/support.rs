@@ -1,5 +1,7 @@
 //! What the GPU tests share: the device, tensors with guard bands, and the comparison with the reference.
 
+use std::collections::BTreeMap;
+
 use surprisal::{
     Arithmetic, Array, Arrays, Data, Dtype, Gpu, Layout, Operation, Profile, Request, Status,
     Tensor, cpu, operations, tensor::Named, tensor_blocking, testing,
@@ -198,7 +200,7 @@ pub fn check_status(
 pub struct Reference {
     truth: Arrays,
     naive: Arrays,
-    dtype: Dtype,
+    storage: BTreeMap<String, Dtype>,
     classes: u64,
     what: String,
 }
@@ -208,19 +210,32 @@ impl Reference {
     pub fn new(loss: &dyn Operation, inputs: &Arrays, dtype: Dtype, wanted: &[&str]) -> Self {
         let wanted = &[wanted, &["status"]].concat();
         let rounded = testing::rounded(loss, inputs, dtype);
-        let mut plain = rounded.clone();
-        // A saved lse changes how a gradient is computed, not its value; beside statistics it belongs to a shard.
+        let shapes: Vec<_> = inputs.iter().map(|(name, array)| (name, &array.shape)).collect();
+        let what = format!("{loss:?} {dtype} {shapes:?}");
+        let storage = |name: &str| if name.starts_with("grad.") { dtype } else { Dtype::F32 };
+        Self::of(loss, &rounded, wanted, &storage, what)
+    }
+
+    /// The same of inputs as they are stored, and outputs with types of their own.
+    #[track_caller]
+    pub fn of(
+        loss: &dyn Operation,
+        stored: &Arrays,
+        wanted: &[&str],
+        storage: &dyn Fn(&str) -> Dtype,
+        what: String,
+    ) -> Self {
+        let mut plain = stored.clone();
+        // A saved lse changes where a gradient comes from, not what it is; beside statistics it is a shard's.
         if plain.remove("lse").is_some() {
             plain.remove("column_lse");
         }
-        let classes = testing::classes(loss, inputs);
-        let shapes: Vec<_> = inputs.iter().map(|(name, array)| (name, &array.shape)).collect();
         Self {
             truth: cpu::run(loss, &plain, wanted).unwrap(),
             naive: cpu::compute(loss, &plain, wanted, Arithmetic::F32).unwrap(),
-            dtype,
-            classes,
-            what: format!("{loss:?} {dtype} {shapes:?}"),
+            storage: wanted.iter().map(|&name| (name.to_owned(), storage(name))).collect(),
+            classes: testing::classes(loss, stored),
+            what,
         }
     }
 
@@ -231,7 +246,7 @@ impl Reference {
             if name == "status" && !outputs.contains_key(name) {
                 continue;
             }
-            let storage = if name.starts_with("grad.") { self.dtype } else { Dtype::F32 };
+            let storage = self.storage[name];
             let actual = &outputs[name];
             let compared =
                 testing::compare(name, actual, truth, &self.naive[name], storage, self.classes);
@@ -319,29 +334,23 @@ impl Placed {
         assert_eq!(changed, None, "a byte outside of {:?} was written", self.layout);
     }
 
-    /// The elements between the end of a row and the start of the next, which must all be 0.
+    /// The elements between a row's end and the next row's start, which must all be 0. Those behind the last row are
+    /// the tensor's too where the buffer has room for them: they are 0, or as before. Planes have no such columns.
     #[track_caller]
     pub fn assert_zero_padding(&mut self, gpu: &Gpu) {
         let after = bytes(gpu, &self.buffer);
-        let columns = self.layout.columns();
-        let width = self.layout.dtype.bytes() as usize;
-        for row in 0..self.layout.rows().saturating_sub(1) {
-            for column in columns..self.layout.row_stride {
-                let at = (self.layout.offset + row * self.layout.row_stride + column) as usize;
-                let bytes = &after[at * width..(at + 1) * width];
-                assert!(bytes.iter().all(|&b| b == 0), "padding at {row}, {column}: {bytes:?}");
-                self.before[at * width..(at + 1) * width].fill(0);
+        let Layout { offset, row_stride, .. } = self.layout;
+        let rows = if self.layout.has_planes() { 0 } else { self.layout.rows() };
+        for row in 0..rows {
+            let start = offset + row * row_stride;
+            let padding = start + self.layout.columns()..start + row_stride;
+            let width = self.layout.dtype.bytes();
+            let range = (padding.start * width) as usize..(padding.end * width) as usize;
+            let zero = after[range.clone()].iter().all(|&byte| byte == 0);
+            assert!(zero || row + 1 == rows, "padding at {row}: {:?}", &after[range]);
+            if zero {
+                self.before[range].fill(0);
             }
-        }
-    }
-}
-
-impl Placed {
-    /// Accepts zeros in this range, where other bytes were before.
-    pub fn forgive_zeros(&mut self, gpu: &Gpu, range: std::ops::Range<usize>) {
-        let after = bytes(gpu, &self.buffer);
-        if after[range.clone()].iter().all(|&byte| byte == 0) {
-            self.before[range].fill(0);
         }
     }
 }

@@ -2,6 +2,7 @@
 #![cfg(feature = "cases")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod catalogue;
 #[path = "../common/mod.rs"]
 mod common;
 mod cooperative;
@@ -140,7 +141,7 @@ fn every_plan_is_within_the_default_limits() {
     assert!(plans.len() > 100);
     for plan in plans {
         // The profiles differ in shapes, not in limits.
-        assert_within_limits(&plan, &profiles[0]);
+        assert_within_limits(plan, &profiles[0]);
     }
 }
 
@@ -243,7 +244,7 @@ fn fakes_are_not_counted_as_classes() {
 #[test]
 fn plans_can_be_printed_and_serialised() {
     for plan in common::plans() {
-        let json = serde_json::to_value(&plan).unwrap();
+        let json = serde_json::to_value(plan).unwrap();
         assert_eq!(json["dispatches"].as_array().unwrap().len(), plan.dispatches.len());
         assert_eq!(json["scratch_bytes"], plan.scratch_bytes);
         let printed = plan.to_string();

@@ -11,7 +11,7 @@ macro_rules! element_loss {
         inputs $inputs:ident { $($input:ident = $input_key:literal, $reads:literal: $argument:expr;)* }
         outputs $outputs:ident { $($gradient:ident = $gradient_key:literal: $gradient_about:literal;)* }
         $(monitors $monitored:ident = $monitored_key:literal: $monitored_about:literal;)?
-        options { $($option:ident: $type:ty = $default:expr, $json:literal, $about:literal;)* }
+        options { $($option:ident: $type:ty = $default:expr, $json:literal, $samples:expr, $about:literal;)* }
     ) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq)]
@@ -120,7 +120,12 @@ macro_rules! element_loss {
                     arg::MASKED_MEAN,
                     arg::UNKNOWN_TARGET,
                     arg::PADDING,
-                    $($crate::spec::about::OptionAbout { name: stringify!($option), default: $json, about: $about },)*
+                    $($crate::spec::about::OptionAbout {
+                        name: stringify!($option),
+                        default: $json,
+                        samples: $samples,
+                        about: $about,
+                    },)*
                 ],
             }
         };

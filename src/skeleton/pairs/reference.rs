@@ -291,7 +291,8 @@ impl<T: Real> Pairs<T> {
     fn statistics(&self, row: usize) -> [T; 8] {
         let zero = T::zero();
         if matches!(self.fate(row), Fate::Ignored | Fate::BadTarget(_)) {
-            return [zero; 8];
+            let lowest = T::of(f64::from(f32::MIN));
+            return [lowest, zero, zero, zero, zero, zero, zero, zero];
         }
         let finite = |key: &usize| self.score(row, *key).is_finite();
         let keys = || (0..self.keys.count).filter(finite);

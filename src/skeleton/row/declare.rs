@@ -10,7 +10,7 @@ macro_rules! row_loss {
         summary: $summary:literal, formula: $formula:literal, pytorch: $pytorch:literal;
         inputs $inputs:ident { $($input:ident = $input_key:literal: $argument:expr;)* }
         outputs $outputs:ident;
-        options { $($option:ident: $type:ty = $default:expr, $json:literal, $about:literal;)* }
+        options { $($option:ident: $type:ty = $default:expr, $json:literal, $samples:expr, $about:literal;)* }
     ) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq)]
@@ -131,7 +131,12 @@ macro_rules! row_loss {
                     arg::IGNORE_INDEX,
                     arg::ROWS_MEAN,
                     arg::PADDING,
-                    $($crate::spec::about::OptionAbout { name: stringify!($option), default: $json, about: $about },)*
+                    $($crate::spec::about::OptionAbout {
+                        name: stringify!($option),
+                        default: $json,
+                        samples: $samples,
+                        about: $about,
+                    },)*
                 ],
             }
         };

@@ -119,7 +119,7 @@ impl<T: Real> Solved<'_, T> {
         let u = self.scores(row);
         let softmax = self.softmax(row, &u);
         let partial = |(class, &u): (usize, &T)| {
-            let weight = Batch::or_one(self.batch.weight.as_ref(), class);
+            let weight = Batch::or_one(self.batch.weight.as_ref(), self.first() + class);
             times(factor * weight, softmax.surprisal(u))
         };
         u.iter().enumerate().map(partial).collect()
