@@ -3,7 +3,7 @@
 use serde_json::json;
 use surprisal::{
     Arithmetic, Array, Arrays, CrossEntropy, Empty, Error, IgnoreIndex, LinearCrossEntropy,
-    Operation, Reduction, Status, cpu,
+    Operation, Reduction, Shard, Status, cpu,
     loss::cross_entropy::{Denominator, Smoothing},
     operations,
 };
@@ -206,6 +206,27 @@ fn by_products() {
     let sum = run(&none(), &inputs, "sum")[0];
     let perplexity = run(&CrossEntropy::default(), &inputs, "perplexity");
     assert_close(&perplexity, &[(sum / 3.0).exp()], EXACT, "perplexity");
+}
+
+/// The class weights are those of all shards, the target distributions a shard's own.
+#[test]
+fn a_shard_weighs_its_target_gradient_by_its_own_classes() {
+    let (z, q) = ([0.3, -1.0, 2.0, 0.5], [0.1, 0.2, 0.3, 0.4]);
+    let weight = ("weight", vector(&[1.0, 2.0, 3.0, 4.0]));
+    let inputs = |from: usize, to: usize| {
+        let probs = ("target_probs", logits(1, &q[from..to]));
+        named([("logits", logits(1, &z[from..to])), probs, weight.clone()])
+    };
+    let shard = |first: u64| none().shard(Some(Shard { first, classes: 4 }));
+    let statistics = |from, to| run(&shard(from as u64), &inputs(from, to), "statistics");
+    let gathered = [statistics(0, 1), statistics(1, 4)].concat();
+    let whole = run(&none(), &inputs(0, 4), "grad.target_probs");
+    for (from, to) in [(0, 1), (1, 4)] {
+        let mut part = inputs(from, to);
+        part.insert("statistics".to_owned(), logits(2, &gathered));
+        let gradient = run(&shard(from as u64), &part, "grad.target_probs");
+        assert_close(&gradient, &whole[from..to], EXACT, "grad.target_probs");
+    }
 }
 
 #[test]
