@@ -323,7 +323,11 @@ impl Space {
         let named = |name: &str| self.about_name(row, name);
         let about = match error {
             Error::Conflict { argument, other, .. } => [named(argument), named(other)].concat(),
-            Error::InvalidOption { option, .. } => named(option),
+            // Such as more classes of a shard, or more bytes of a row, than the extents have.
+            Error::InvalidOption { option, .. } => {
+                let of_extents = |at: &usize| matches!(self.factors[*at], Factor::Extents);
+                named(option).into_iter().chain((0..row.len()).filter(of_extents)).collect()
+            }
             Error::InPlace { output, .. } => named(output),
             // What needs an input is an output, where it is not the operation.
             Error::MissingInput { argument, .. } => {
