@@ -492,44 +492,40 @@ impl Layouts<'_> {
         let dims = self.dims(argument, dtype);
         let shape: Vec<u64> = dims.iter().map(|dim| self.extent(*dim)).collect();
         let dense = Layout::dense(dtype, &shape);
-        let aligned = |factor: &Factor| matches!(factor, Factor::Aligned(of) if *of == name);
-        let Some(at) = self.space.factors.iter().position(aligned) else {
-            return dense.offset(3);
-        };
-        let (offset, gap) = if self.row[at] == 0 { (8, 8) } else { (1, 1) };
-        let columns = dense.columns();
-        let planes = dims == [Dim::Rows, Dim::Classes] && self.planes();
-        let end = if planes { columns * self.extents.plane } else { columns };
-        let dense = if planes { dense.class_stride(self.extents.plane) } else { dense };
-        let strided = if shape.len() > 1 {
-            dense.row_stride(if gap > 1 { end.next_multiple_of(gap) + gap } else { end + gap })
+        let planes = self.value(|factor| matches!(factor, Factor::Planes)) == Some(1);
+        let placed = if planes && dims == [Dim::Rows, Dim::Classes] {
+            dense.class_stride(self.extents.plane)
         } else {
             dense
         };
-        strided.offset(offset)
+        match self.value(|factor| matches!(factor, Factor::Aligned(of) if *of == name)) {
+            Some(0) => apart(placed, 8),
+            Some(_) => apart(placed, 1),
+            None => placed.offset(3),
+        }
     }
 
-    fn planes(&self) -> bool {
-        let at = self.space.factors.iter().position(|factor| matches!(factor, Factor::Planes));
-        at.is_some_and(|at| self.row[at] > 0)
+    /// The value of a factor, if there is one.
+    fn value(&self, is: impl Fn(&Factor) -> bool) -> Option<u8> {
+        self.space.factors.iter().position(is).map(|at| self.row[at])
     }
 
     /// The dims of an argument: those that were chosen, also for the gradient of an input.
     fn dims(&self, argument: &Argument, dtype: Dtype) -> &'static [Dim] {
         let of = argument.name.strip_prefix("grad.").unwrap_or(argument.name);
         let inputs = self.operation.about().inputs;
-        if let Some(input) = inputs.iter().find(|input| input.name == of)
-            && matches!(input.spread, Spread::Broadcast | Spread::BroadcastOrRows)
-        {
-            return drawn_shape(input, dtype, self.row);
+        let input = inputs.iter().find(|input| input.name == of);
+        let chosen =
+            self.value(|factor| matches!(factor, Factor::Shape(input) if input.name == of));
+        match (input, chosen) {
+            (Some(input), Some(nth)) => input.shapes[usize::from(nth)],
+            (Some(input), None)
+                if matches!(input.spread, Spread::Broadcast | Spread::BroadcastOrRows) =>
+            {
+                drawn_shape(input, dtype, self.row)
+            }
+            _ => argument.shape_in(self.operation, inputs[0].shapes[0].len()),
         }
-        let chosen = self.space.factors.iter().zip(self.row).find_map(|(factor, &value)| {
-            matches!(factor, Factor::Shape(input) if input.name == of)
-                .then(|| factor.shape(value))
-                .flatten()
-        });
-        let rank = inputs[0].shapes[0].len();
-        chosen.unwrap_or_else(|| argument.shape_in(self.operation, rank))
     }
 
     fn extent(&self, dim: Dim) -> u64 {
@@ -550,11 +546,12 @@ impl Layouts<'_> {
     }
 }
 
-impl Factor {
-    fn shape(&self, value: u8) -> Option<&'static [Dim]> {
-        match self {
-            Self::Shape(argument) => argument.shapes.get(usize::from(value)).copied(),
-            _ => None,
-        }
-    }
+/// A tensor whose rows (or images) are further apart than they have to be, at multiples of some elements.
+fn apart(layout: Layout, unit: u64) -> Layout {
+    let end = layout.columns() * layout.class_stride;
+    let layout = match layout.shape.len() {
+        1 => layout,
+        _ => layout.row_stride(end.next_multiple_of(unit) + unit),
+    };
+    layout.offset(unit)
 }
