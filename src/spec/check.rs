@@ -467,7 +467,7 @@ fn apart(name: &str, a: &Operand, other: &str, b: &Operand, alignment: u64) -> R
         if name == SCRATCH {
             "overlap: nothing may lie in the scratch".to_owned()
         } else {
-            "overlap: an output may lie over an input only where it is asked for in place"
+            "overlap; an output lies over an input only if `Request::in_place` asks for it"
                 .to_owned()
         }
     } else if meet(&blocks(&bytes), &blocks(&other_bytes)) {

@@ -75,7 +75,7 @@ impl Family {
 /// Software adapters: how many in a hundred of the pairs each meets, and the seed of its rows. Compiling is what their
 /// tests take their time for, so the last pairs, which cost most, are checked without a GPU alone.
 const SHARES: [(&str, usize, u64); 3] =
-    [("lavapipe", 90, 0), ("llvmpipe_gl", 50, 1), ("swiftshader", 50, 2)];
+    [("lavapipe", 85, 0), ("llvmpipe_gl", 50, 1), ("swiftshader", 50, 2)];
 
 fn every_call(context: &Context, family: Family) {
     let adapter = crate::short_name(&context.adapter.get_info());

@@ -7,7 +7,7 @@ use surprisal::{
 };
 
 use crate::{
-    conformance, linear, pairs,
+    conformance, linear,
     support::{Context, FLOATS},
 };
 
@@ -112,7 +112,6 @@ fn shapes(context: &Context) {
 
 fn storage_types(context: &Context) {
     linear::stored(context, &[(33, 1000, 20)]);
-    pairs::storage_types(context);
 }
 
 /// Ignored rows of NaN, bad rows that are kept, no rows.

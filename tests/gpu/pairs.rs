@@ -163,25 +163,6 @@ fn scales(context: &Context) {
 
 // --- edges ---
 
-pub fn storage_types(context: &Context) {
-    for dtype in FLOATS {
-        let inputs = with(&sample(7, 33, 33, 21), [("scale", vector(&[4.0]))]);
-        let wanted = ["loss", "grad.scale", "grad.queries", "grad.keys"];
-        for chunk in [None, Some(9 * 36 * 4)] {
-            for both in [false, true] {
-                for normalize in [false, true] {
-                    let options =
-                        json!({"symmetric": both, "normalize": normalize, "chunk_bytes": chunk});
-                    check(&context.gpu, &*info_nce(&options), &inputs, dtype, &wanted);
-                }
-            }
-            let loss = parse("sup_con", &json!({"chunk_bytes": chunk}));
-            let inputs = features(8, 40, 13, 6);
-            check(&context.gpu, &*loss, &inputs, dtype, &["loss", "grad.features"]);
-        }
-    }
-}
-
 fn zero_vectors(context: &Context) {
     let inputs = sample(9, 12, 12, 5);
     let queries = fill(&fill(&inputs["queries"], 3, 0.0), 7, -0.0);

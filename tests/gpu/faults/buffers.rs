@@ -154,7 +154,8 @@ fn overlaps(context: &Context) {
         other: other.to_owned(),
         bytes,
         other_bytes,
-        reason: "overlap; ask for an in-place gradient explicitly".to_owned(),
+        reason: "overlap; an output lies over an input only if `Request::in_place` asks for it"
+            .to_owned(),
     };
     let error = refused(gpu, &none(), good.inputs(), good.outputs().gradient(good.logits.tensor()));
     assert_eq!(error, expected("grad.logits", "logits", 0..96, 0..96));
