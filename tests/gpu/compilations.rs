@@ -16,8 +16,8 @@ use surprisal::ledger::{self, Compilation};
 /// operation, which may raise it by 40.
 const BUDGET: &[(&str, usize)] =
     &[("lavapipe", 2480), ("swiftshader", 2340), ("llvmpipe_gl", 2340)];
-/// The budget of adapters that have no number of their own.
-const OTHERS: usize = 2900;
+/// The budget of all other adapters, which meet every pair of the catalogue of calls.
+const OTHERS: usize = 3100;
 /// The number of expensive kernels that are named.
 const NAMED: usize = 10;
 

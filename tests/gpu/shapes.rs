@@ -207,6 +207,7 @@ fn in_place_as_elsewhere(context: &Context) {
     let inputs = sample(8, 40, 133);
     for options in [
         json!({"reduction": "none"}),
+        json!({"reduction": "none", "focal_gamma": 1.5}),
         json!({"reduction": "none", "label_smoothing": 0.2, "smoothing": "ordinal"}),
     ] {
         let loss = parse("cross_entropy", &options);
