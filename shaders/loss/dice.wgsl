@@ -8,7 +8,7 @@
 override HAS_BCE: bool = false;
 
 // 2^-64 and 2^-85. Their product is the smallest f32; it is split in two factors so that neither is subnormal.
-const UNRAISED: f32 = 5.42101086242752217e-20;
+const TINY: f32 = 5.42101086242752217e-20;
 const SMALLEST: f32 = 2.58493941422821148e-26;
 
 struct Item {
@@ -25,7 +25,7 @@ struct Item {
 
 // raise times a finite number given by its bits; the number may be below 2^-126.
 fn raised4(bits: vec4<u32>) -> vec4<f32> {
-    let tiny = vec4<f32>(bits & vec4<u32>(0x7fffffu)) * (params.raise * UNRAISED) * SMALLEST;
+    let tiny = vec4<f32>(bits & vec4<u32>(0x7fffffu)) * (params.raise * TINY) * SMALLEST;
     let sign = bits & vec4<u32>(SIGN_BIT);
     let subnormal = (bits & vec4<u32>(INFINITY_BITS)) == vec4<u32>(0u);
     let signed = bitcast<vec4<f32>>(bitcast<vec4<u32>>(tiny) | sign);

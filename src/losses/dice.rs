@@ -56,7 +56,7 @@ pub enum Per {
 ///   cross-entropy is at most 200). At finite z, P is never 0, however small: an empty mask without smoothing then has
 ///   the loss 1. A NaN makes the loss and the gradient of its row NaN, which [`crate::Status`] counts.
 /// - **Range**: masks are from 0 to 1. Larger numbers are computed as they are, as long as the sum of a mask is below
-///   1e24.
+///   1e23.
 /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
 ///
 /// Source: Milletari et al. 2016 (V-Net).
@@ -359,8 +359,8 @@ fn transpose(layout: &mut Layout) {
     layout.shape = vec![if rows == 0 { 0 } else { columns }, rows.max(1)];
 }
 
-/// From this smoothing on, the sums are used as they are; below it they are multiplied by 2^48. Then products P·y down to
-/// 2^-174 differ from 0, and a mask does not overflow before its sum reaches 2^80.
+/// From this smoothing on, the sums are used as they are; below it they are multiplied by 2^48. Then products P·y down
+/// to 2^-174 differ from 0, and neither twice a sum nor its inverse leaves f32 before the sum of a mask reaches 2^76.
 const RAISED_BELOW: f64 = 4_294_967_296.0;
 
 impl Dice {

@@ -109,9 +109,13 @@ fn take_host_inputs(loss: &dyn Signature, call: &mut Call) -> Result<()> {
         let (operation, argument) = (about.name.to_owned(), name.clone());
         Err(Error::HostInput { operation, argument, expected: expected.to_owned() })
     };
-    let as_tensor = |name: &&String| about.is_host_input(name) && !call.host.contains_key(*name);
-    if let Some(name) = call.inputs.keys().find(as_tensor) {
-        return wrong(name, "a host input: give it with `Request::host`");
+    let own = |name: &String| call.host.keys().position(|host| host == name).map(host_allocation);
+    // A call that is checked again has operands of its host inputs.
+    let as_tensor = |(name, operand): &(&String, &Operand)| {
+        about.is_host_input(name) && own(name) != Some(operand.allocation)
+    };
+    if let Some((name, _)) = call.inputs.iter().find(as_tensor) {
+        return wrong(name, "a host input: give it with `Request::host`, and not as a tensor");
     }
     for (nth, (name, array)) in call.host.iter().enumerate() {
         let Some(argument) = about.input(name).filter(|argument| argument.host) else {
@@ -122,11 +126,16 @@ fn take_host_inputs(loss: &dyn Signature, call: &mut Call) -> Result<()> {
         let layout = Layout::dense(dtype, &array.shape);
         let bytes = layout.byte_range().map_or(u64::MAX, |bytes| bytes.end);
         let allocation_bytes = bytes.checked_next_multiple_of(256).unwrap_or(bytes).max(256);
-        let allocation = usize::MAX - nth;
+        let allocation = host_allocation(nth);
         let operand = Operand { name: name.clone(), layout, allocation, allocation_bytes };
         call.inputs.insert(name.clone(), operand);
     }
     Ok(())
+}
+
+/// The allocation of host input number `nth`: none of the caller's buffers has such a number.
+fn host_allocation(nth: usize) -> usize {
+    usize::MAX - nth
 }
 
 /// Whether an array has as many elements as its shape says.

@@ -32,7 +32,7 @@ fn undeclared(about: &About, output: &str) -> Error {
     refused(about, output, reason)
 }
 
-/// The outputs that a name asks for: the own name of a list stands for all of its tensors.
+/// The outputs that a name asks for: the bare name of a list stands for all of its tensors.
 fn outputs_of<'n>(
     argument: &Argument,
     name: &str,

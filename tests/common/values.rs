@@ -11,7 +11,7 @@ use super::catalogue::{Call, Extents};
 
 /// Inputs that are outputs of another call: what that is follows from the other inputs.
 const SAVED: [&str; 3] = ["lse", "column_lse", "statistics"];
-/// What targets hold that stand for an unknown one are a third of them.
+/// Every third target is unknown.
 const UNKNOWN: usize = 3;
 
 /// The inputs of a call.

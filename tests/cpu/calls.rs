@@ -106,6 +106,9 @@ fn inputs_of_the_host_are_no_tensors() {
     let tensors = operands(0, &[("parameters", &[4]), ("rates", &[1])]);
     let error = refused(Call::new(tensors, BTreeMap::new()));
     assert!(matches!(&error, Error::HostInput { argument, .. } if argument == "rates"), "{error}");
+    let both = Call::new(operands(0, &[("parameters", &[4]), ("rates", &[1])]), BTreeMap::new());
+    let error = refused(Call { host: named([("rates", vector(&[1.0]))]), ..both });
+    assert!(matches!(&error, Error::HostInput { argument, .. } if argument == "rates"), "{error}");
     let host = named([("parameters", vector(&[0.0; 4])), ("rates", vector(&[1.0]))]);
     let error = refused(Call { host, ..Call::default() });
     assert!(

@@ -49,7 +49,7 @@ fn calls_of_rows(context: &Context) {
     every_call(context, Family::Rows);
 }
 
-/// Whose kernels a call needs: see `FAMILIES`.
+/// The family of tests with which a call shares kernels: see `FAMILIES`.
 #[derive(Clone, Copy, PartialEq)]
 enum Family {
     Rows,
@@ -72,8 +72,9 @@ impl Family {
     }
 }
 
-/// Software adapters: how many in a hundred of the pairs each meets, and the seed of its rows. Compiling is what their
-/// tests take their time for, so the last pairs, which cost most, are checked without a GPU alone.
+/// The percentage of the pairs that a software adapter meets, and the seed of its rows; other adapters meet all pairs.
+/// Tests on software adapters spend most of their time compiling, and the last pairs need most kernels. These pairs are
+/// checked only in the tests that need no GPU.
 const SHARES: [(&str, usize, u64); 3] =
     [("lavapipe", 85, 0), ("llvmpipe_gl", 50, 1), ("swiftshader", 50, 2)];
 
@@ -102,7 +103,8 @@ fn held(gpu: &Gpu, space: &Space, row: &Row) {
     let lying = values::as_they_lie(&call, &inputs);
     let run = |shift| Anywhere::new(gpu, &call, &lying, shift).run(gpu, operation);
     let outputs = run(0);
-    // What a row leaves behind is told apart from other numbers by shards alone.
+    // The reference has the statistics of shards alone. Without shards, `shapes::split_rows` compares those of split rows
+    // with those of whole rows.
     let known = |name: &&str| *name != "statistics" || call.options.get("shard").is_some();
     let wanted: Vec<&str> = call.outputs.keys().copied().filter(known).collect();
     let storage = |name: &str| call.outputs[name].layout.dtype;

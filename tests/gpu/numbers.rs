@@ -142,9 +142,14 @@ fn weights_and_divisors_of_every_kind(context: &Context) {
     let masks = matrix(4, 6, positive(3, 24).iter().map(|p| p.min(1.0)).collect());
     let elements = named([("logits", gaussian(2, 4, 6)), ("targets", masks)]);
     let rows = named([("logits", gaussian(2, 4, 6)), ("targets", indices(&[0, 3, 2, 5]))]);
+    // Every second element is at its target: its slope is 0.
+    let met =
+        (0..24).map(|at| elements["logits"].to_f64()[at] + f64::from(at as u32 % 2)).collect();
+    let met = with(&elements, [("targets", matrix(4, 6, met))]);
     let none = [NAN, INF, -INF, 0.0];
     let any = [NAN, INF, -INF, 0.0, 2.0];
-    let calls: [(_, _, _, _, &[f64]); 4] = [
+    let calls: [(_, _, _, _, &[f64]); 5] = [
+        ("mse", &met, "weight", 6, &any),
         ("bce_with_logits", &elements, "weight", 6, &any),
         ("bce_with_logits", &elements, "mask", 6, &any),
         ("cross_entropy", &rows, "row_weight", 4, &none),
@@ -296,7 +301,8 @@ fn dice_of_large_smoothing(context: &Context) {
 
 /// Masks far above 1 do not overflow, whatever the smoothing.
 fn dice_of_large_masks(context: &Context) {
-    let masks = positive(1, 18).iter().map(|p| 1e20 * p).collect();
+    // Row 0 adds up to just below 1e23, row 1 to 1e21.
+    let masks: Vec<f64> = (0..18).map(|at| if at < 9 { 1.1e22 } else { 1.1e20 }).collect();
     let inputs = named([("logits", gaussian(2, 2, 9)), ("targets", matrix(2, 9, masks))]);
     for per in ["row", "channel", "batch"] {
         for smooth in [0.0, 1e-7, 1.0, 1e20] {

@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_an_entry_point_does_not_reach_is_unread() {
-        // A variable that is called like a function does not call it.
+        // A variable with a function's name is not a call of the function.
         assert_eq!(kept(kernel("first", "")), ["SIZE", "BARE", "HERE"]);
         assert_eq!(kept(kernel("second", "")), ["SIZE", "BARE", "THERE"]);
     }

@@ -293,8 +293,9 @@ impl<T: Real> Solved<T> {
         for (nth, gradient) in gradients.iter_mut().enumerate() {
             let Some(gradient) = gradient else { continue };
             for (at, (slopes, &above)) in slopes.iter().zip(above.iter()).enumerate() {
-                if !factor(above, *divisor).is_zero() {
-                    gradient.add(extents, at, times(above, slopes[nth]) / *divisor);
+                let factor = factor(above, *divisor);
+                if !factor.is_zero() {
+                    gradient.add(extents, at, times(factor, slopes[nth]));
                 }
             }
         }

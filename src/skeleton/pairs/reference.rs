@@ -669,7 +669,7 @@ impl<'a, T: Real> Solved<'a, T> {
         let mut sum = T::zero();
         for row in 0..self.rows.len() {
             for (key, slope) in self.slopes(row).into_iter().enumerate() {
-                // Nothing comes down to a slope of 0, whatever its vectors hold.
+                // A slope of 0 adds nothing, even if a vector holds NaN.
                 if !slope.is_zero() {
                     sum += slope * weight(row * keys + key);
                 }
