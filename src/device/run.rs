@@ -38,7 +38,8 @@ impl Run {
         let shapes = gpu.checked_inputs(loss, &inputs, &host)?;
         let layout_of = |name: &str| inputs.get(name).map(|tensor| &tensor.layout);
         let mut outputs = Vec::new();
-        let status = (!wanted.contains(&"status")).then_some("status");
+        let has_status = loss.about().output("status").is_some();
+        let status = (has_status && !wanted.contains(&"status")).then_some("status");
         for name in wanted.iter().copied().chain(status) {
             let layout =
                 check::output_layout(loss, (&shapes.dims, &shapes.axes), &layout_of, name)?;
@@ -89,7 +90,10 @@ impl Run {
     }
 
     fn completed(&self, arrays: Arrays) -> Result<(Arrays, Status)> {
-        let status = arrays.get("status").map(Status::from_array).unwrap_or_default();
+        // An operation of one's own may have no status.
+        let Some(status) = arrays.get("status").map(Status::from_array) else {
+            return Ok((arrays, Status::default()));
+        };
         if status.completed == 0 {
             return Err(Error::Incomplete(self.prepared.plan().loss.clone()));
         }

@@ -55,15 +55,15 @@ impl<'a> Planner<'a> {
     }
 
     /// What a binding is bound to. Kernels read a host input as any other one; the plan holds its bytes.
-    fn bound_to(&mut self, role: Role) -> Role {
+    fn bound_to(&mut self, role: Role, dtype: Dtype) -> Role {
         let Role::Input(name) = &role else { return role };
-        let (Some(array), Some(operand)) = (self.call.host.get(name), self.call.inputs.get(name))
-        else {
-            return role;
-        };
+        let Some(array) = self.call.host.get(name) else { return role };
+        // A skeleton may have given the operand another name, or keep it to itself.
+        let operand = self.call.inputs.values().find(|operand| operand.name == *name);
+        let dtype = operand.map_or(dtype, |operand| operand.layout.dtype);
         let constants = &mut self.plan.constants;
         let index = self.host.entry(name.clone()).or_insert_with(|| {
-            constants.push(array.to_bytes(operand.layout.dtype));
+            constants.push(array.to_bytes(dtype));
             constants.len() - 1
         });
         Role::Constant(*index)
@@ -134,7 +134,7 @@ impl<'a> Planner<'a> {
                     Role::Constant(index) => *index += first_constant,
                     Role::Input(_) | Role::Output(_) => {}
                 }
-                binding.role = self.bound_to(role(binding.role.clone()));
+                binding.role = self.bound_to(role(binding.role.clone()), Dtype::F32);
             }
             self.plan.dispatches.push(dispatch);
         }
@@ -403,7 +403,9 @@ impl Step<'_, '_> {
             Form::Table(_) => 16,
             _ => 4,
         };
-        let end = bytes.end.max(bytes.start + 4).next_multiple_of(4).max(offset + whole);
+        // Whole words, of which an empty tensor has one too.
+        let first_word = bytes.start - bytes.start % 4;
+        let end = bytes.end.max(first_word + 4).next_multiple_of(4).max(offset + whole);
         let quads = matches!(form, Form::Quads(_) | Form::Wide(_));
         let end = if quads { end.next_multiple_of(whole) } else { end };
         if !matches!(form, Form::Table(_)) {
@@ -425,7 +427,7 @@ impl Step<'_, '_> {
         if order == Order::Folded {
             self = self.uniform(format!("{name}_fold"), fold);
         }
-        let role = self.planner.bound_to(view.role);
+        let role = self.planner.bound_to(view.role, view.layout.dtype);
         self.bindings.push(Binding { role, offset, size: end - offset, access: view.access });
         self.kernel.streams.push(Stream {
             name,

@@ -34,6 +34,7 @@ pub(crate) const SCRATCH: &str = "scratch";
 /// Checks a call against the description of an operation, and finds the extents that its tensors agree on.
 pub fn call(loss: &dyn Signature, mut call: Call, alignment: u64) -> Result<Call> {
     loss.validate()?;
+    let alignment = alignment.max(1);
     let about = loss.about();
     names(about, call.inputs.keys().chain(call.host.keys()), call.outputs.keys())?;
     take_host_inputs(loss, &mut call)?;
@@ -88,6 +89,9 @@ fn take_array(
     kind(argument, name, dtype)?;
     let folded = shapes.take(argument, name, dtype, &array.shape)?;
     has_all_elements(name, array)?;
+    if argument.kind == Kind::U32 || argument.host {
+        has_numbers_of(name, array, dtype)?;
+    }
     Ok(folded)
 }
 
@@ -123,6 +127,7 @@ fn take_host_inputs(loss: &dyn Signature, call: &mut Call) -> Result<()> {
         };
         let dtype = host_dtype(loss, &call.host, argument, array)?;
         has_all_elements(name, array)?;
+        has_numbers_of(name, array, dtype)?;
         let layout = Layout::dense(dtype, &array.shape);
         let bytes = layout.byte_range().map_or(u64::MAX, |bytes| bytes.end);
         let allocation_bytes = bytes.checked_next_multiple_of(256).unwrap_or(bytes).max(256);
@@ -133,9 +138,29 @@ fn take_host_inputs(loss: &dyn Signature, call: &mut Call) -> Result<()> {
     Ok(())
 }
 
-/// The allocation of host input number `nth`: none of the caller's buffers has such a number.
+/// The allocation of host input number `nth`: neither the caller's buffers, which count from 0, nor a composed loss's
+/// results, which count down from `usize::MAX`, have such a number.
 fn host_allocation(nth: usize) -> usize {
-    usize::MAX - nth
+    usize::MAX / 2 - nth
+}
+
+/// Whether each number of an array of integers is one of the type that the array is stored as.
+fn has_numbers_of(name: &str, array: &Array, dtype: Dtype) -> Result<()> {
+    let (range, expected) = match dtype {
+        Dtype::U32 => (0..=i64::from(u32::MAX), "a u32"),
+        Dtype::U8 => (0..=1, "0 or 1"),
+        _ => return Ok(()),
+    };
+    let Data::Int(values) = &array.data else { return Ok(()) };
+    match values.iter().zip(0..).find(|(value, _)| !range.contains(value)) {
+        Some((&found, element)) => Err(Error::InputValue {
+            argument: name.to_owned(),
+            element,
+            found,
+            expected: expected.to_owned(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Whether an array has as many elements as its shape says.
@@ -175,7 +200,6 @@ pub(crate) fn arrays(loss: &dyn Signature, inputs: &Arrays, wanted: &[&str]) -> 
     names(about, inputs.keys(), wanted.iter())?;
     let shapes = shapes_of(loss, inputs)?.0;
     shapes.all().try_for_each(|shapes| extents(&shapes.dims))?;
-    let shapes = shapes.common;
     let (mut layouts, mut host) = (BTreeMap::new(), Arrays::new());
     for (name, array) in inputs {
         let Some(argument) = about.input(name) else { continue };
@@ -189,7 +213,8 @@ pub(crate) fn arrays(loss: &dyn Signature, inputs: &Arrays, wanted: &[&str]) -> 
     let mut outputs = BTreeMap::new();
     for name in &wanted {
         let input = |input: &str| layouts.get(input);
-        let layout = output_layout(loss, (&shapes.dims, &shapes.axes), &input, name)?;
+        let known = about.output(name).map_or(&shapes.common, |output| shapes.of(output, name));
+        let layout = output_layout(loss, (&known.dims, &known.axes), &input, name)?;
         outputs.insert(name.clone(), layout);
     }
     let by_itself = |first: usize, layouts: BTreeMap<String, Layout>| {
@@ -421,9 +446,11 @@ fn place(argument: &Argument, operand: &Operand, takes_planes: bool) -> Result<(
 fn place_end(name: &str, operand: &Operand) -> Result<()> {
     let layout = &operand.layout;
     // A binding ends at a whole word, even if the last 16-bit element does not.
-    let needed = layout.byte_range().map(|range| range.end.next_multiple_of(4));
+    let end =
+        layout.byte_range().map(|range| if layout.is_empty() { range.start } else { range.end });
+    let needed = end.and_then(|end| end.checked_next_multiple_of(4));
     match needed {
-        Some(needed) if needed <= operand.allocation_bytes || layout.is_empty() => Ok(()),
+        Some(needed) if needed <= operand.allocation_bytes => Ok(()),
         needed => Err(Error::BufferTooSmall {
             argument: name.to_owned(),
             needed: needed.unwrap_or(u64::MAX),

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use surprisal::{
-    Array, Arrays, CrossEntropy, Dtype, Error, GanDiscriminator, InfoNce, Layout, Result,
-    Signature, cpu,
+    Array, Arrays, CrossEntropy, Dtype, Error, GanDiscriminator, InfoNce, Layout,
+    LinearCrossEntropy, Operation, Profile, Result, Signature, cpu,
     loss::{About, Argument, Dim, Kind, Spread},
-    plan::{Call, Operand},
+    plan::{Call, Operand, Role},
 };
 
 use crate::{descent::Descent, named, vector};
@@ -260,11 +260,90 @@ fn lists_have_extents_too() {
 
 #[test]
 fn calls_with_lists_and_host_inputs_survive_json() {
-    let call = checked(&[("parameters.0", &[4]), ("parameters.1", &[2])], &[]).unwrap();
+    let mut call = checked(&[("parameters.0", &[4]), ("parameters.1", &[2])], &[]).unwrap();
+    // A parser that is not exact changes the last bit of this number.
+    call.host.insert("rates".to_owned(), vector(&[0.000_970_805_265_241_332_1, 1.0, -2.0]));
     let text = serde_json::to_string(&call).unwrap();
     let back: Call = serde_json::from_str(&text).unwrap();
     assert_eq!(back, call);
     assert!(call.has("parameters") && call.has("rates") && !call.has("gradient"));
     // What is checked once is checked again.
     assert_eq!(back.checked(&Descent, 256).unwrap(), call);
+}
+
+#[test]
+fn tensors_past_their_buffers_are_refused() {
+    let at = |shape: &[u64], offset: u64| {
+        let mut inputs = operands(0, &[("value.0", shape)]);
+        for operand in inputs.values_mut() {
+            operand.layout.offset = offset;
+        }
+        Call::new(inputs, BTreeMap::new()).checked(&Stateful, 0)
+    };
+    for shape in [&[0, 3][..], &[2, 3]] {
+        at(shape, 0).unwrap();
+        for offset in [1 << 40, u64::MAX / 4, u64::MAX / 4 - 7, u64::MAX - 2] {
+            let error = at(shape, offset).unwrap_err();
+            assert!(matches!(error, Error::BufferTooSmall { .. }), "{shape:?} {offset}: {error}");
+        }
+    }
+}
+
+/// A linear loss whose weights come from the host.
+#[derive(Debug)]
+struct HostLayer(LinearCrossEntropy);
+
+const CLASSES: &[&[Dim]] = &[&[Dim::Classes]];
+
+static HOST_LAYER: About = About {
+    name: "host_layer",
+    inputs: &[
+        Argument::required("hidden", Kind::Float, &[&[Dim::Rows, Dim::Hidden]], ""),
+        Argument::required("weight", Kind::Float, &[&[Dim::Classes, Dim::Hidden]], "").from_host(),
+        Argument::required("targets", Kind::Index, &[&[Dim::Rows]], "").from_host(),
+        Argument::optional("class_weight", Kind::Float, CLASSES, ""),
+    ],
+    outputs: &[Argument::optional("loss", Kind::F32, &[&[Dim::One]], "")],
+    ..STATEFUL
+};
+
+impl Signature for HostLayer {
+    fn about(&self) -> &'static About {
+        &HOST_LAYER
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.0.validate()
+    }
+
+    fn is_per_row(&self) -> bool {
+        false
+    }
+}
+
+/// The linear skeleton gives `class_weight` the name `weight` and keeps the weights to itself.
+#[test]
+fn a_linear_loss_reads_its_weights_from_the_host() {
+    let mut inputs = operands(0, &[("hidden", &[4, 8]), ("class_weight", &[16])]);
+    inputs.entry("class_weight".to_owned()).and_modify(|o| o.layout.dtype = Dtype::F16);
+    let host = named([
+        ("weight", Array::float(&[16, 8], vec![0.5; 128])),
+        ("targets", Array::int(&[4], vec![0, 1, 2, 15])),
+    ]);
+    let call = Call { host, ..Call::new(inputs, operands(100, &[("loss", &[1])])) };
+    let loss = HostLayer(LinearCrossEntropy::default());
+    let profile = Profile::default();
+    let call = call.checked(&loss, profile.offset_alignment).unwrap();
+    let plan = loss.0.plan(&call, &profile).unwrap();
+    let mut sizes: Vec<usize> = plan.constants.iter().map(Vec::len).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes, [4 * 8, 128 * 4]);
+    for binding in plan.dispatches.iter().flat_map(|dispatch| &dispatch.bindings) {
+        if let Role::Constant(index) = binding.role {
+            let bytes = plan.constants[index].len().next_multiple_of(256) as u64;
+            assert!(binding.offset + binding.size <= bytes);
+        }
+        let from_host = ["weight", "targets"].map(|name| Role::Input(name.to_owned()));
+        assert!(!from_host.contains(&binding.role), "{binding:?}");
+    }
 }

@@ -301,3 +301,26 @@ fn classes_end_at_two_to_the_twenty_fourth() {
     let none = call(0).unwrap_err();
     assert!(matches!(&none, Error::WrongShape { argument, .. } if argument == "classes"), "{none}");
 }
+
+/// A 16-bit element that is the last one of its buffer is bound with the word it is in.
+#[test]
+fn the_last_half_of_a_word_is_bound() {
+    let mut inputs = operands(
+        0,
+        &[
+            ("logits", Dtype::F32, &[2, 4]),
+            ("targets", Dtype::F32, &[2, 4]),
+            ("weight", Dtype::F16, &[1]),
+        ],
+    );
+    let weight = inputs.get_mut("weight").unwrap();
+    (weight.layout.offset, weight.allocation_bytes) = (1, 4);
+    let outputs = operands(100, &[("loss", Dtype::F32, &[1])]);
+    let (loss, profile) = (surprisal::Mse::default(), Profile::default());
+    let call = Call::new(inputs, outputs).checked(&loss, profile.offset_alignment).unwrap();
+    let plan = loss.plan(&call, &profile).unwrap();
+    let role = Role::Input("weight".to_owned());
+    let bindings = plan.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
+    let ends: Vec<u64> = bindings.filter(|b| b.role == role).map(|b| b.offset + b.size).collect();
+    assert!(!ends.is_empty() && ends.iter().all(|end| *end == 4), "{ends:?}");
+}

@@ -58,7 +58,7 @@ impl CallShapes {
     }
 
     /// The shapes that a tensor of an argument has to agree with.
-    fn of(&self, argument: &Argument, name: &str) -> &Shapes {
+    pub fn of(&self, argument: &Argument, name: &str) -> &Shapes {
         let suffix = argument.suffix(name).filter(|_| argument.list);
         suffix.and_then(|suffix| self.lists.get(suffix)).unwrap_or(&self.common)
     }
