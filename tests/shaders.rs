@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
-#[allow(dead_code, reason = "the other binary with mutants uses the rest of this")]
+#[expect(dead_code, reason = "the other binary with mutants uses the rest of this")]
 #[path = "mutants/list.rs"]
 mod list;
 

@@ -115,33 +115,26 @@ impl Shapes {
         dtype: Dtype,
         found: &[u64],
     ) -> Result<Vec<u64>> {
-        let folded = self.agreed(argument, name, dtype, found)?;
+        let folded = match (argument.spread, self.scores.clone()) {
+            (Spread::Named, _) => self.named(argument, name, found)?,
+            (_, Some(scores)) => self.element(argument, name, dtype, found, &scores)?,
+            (_, None) => self.begin(found),
+        };
         // After the comparison: an output may have the name of the input whose shape it has to have.
         self.taken.entry(argument.name).or_insert_with(|| found.to_vec());
         Ok(folded)
     }
 
-    fn agreed(
-        &mut self,
-        argument: &Argument,
-        name: &str,
-        dtype: Dtype,
-        found: &[u64],
-    ) -> Result<Vec<u64>> {
-        if argument.spread == Spread::Named {
-            return self.named(argument, name, found);
+    /// The first tensor of an element loss: the others have its shape, or broadcast to it.
+    fn begin(&mut self, found: &[u64]) -> Vec<u64> {
+        let scores = Extents::of(found);
+        self.dims.insert(Dim::Rows, scores.rows);
+        if found.len() > 1 {
+            self.dims.insert(Dim::Classes, scores.columns);
         }
-        let Some(scores) = self.scores.clone() else {
-            let scores = Extents::of(found);
-            self.dims.insert(Dim::Rows, scores.rows);
-            if found.len() > 1 {
-                self.dims.insert(Dim::Classes, scores.columns);
-            }
-            self.axes.insert(Dim::Rows, scores.leading().to_vec());
-            self.scores = Some(scores);
-            return Ok(found.to_vec());
-        };
-        self.element(argument, name, dtype, found, &scores)
+        self.axes.insert(Dim::Rows, scores.leading().to_vec());
+        self.scores = Some(scores);
+        found.to_vec()
     }
 
     /// Checks a tensor of an element loss, after the first one.
