@@ -11,7 +11,7 @@ use std::{collections::VecDeque, error::Error};
 
 use surprisal::{
     CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Gpu, Prepared, Reduction, Report,
-    Request, Status, Tensor, Watch, adapter, loss::cross_entropy::Denominator, wgpu,
+    Status, Tensor, Watch, adapter, loss::cross_entropy::Denominator, wgpu,
 };
 
 const ROWS: u64 = 512;
@@ -193,21 +193,17 @@ async fn train() -> Result<(), Box<dyn Error>> {
     queue.write_buffer(&buffer, parity.rows * 4, bytemuck::cast_slice(&upstream));
 
     // The losses, checked and compiled once. The outputs that are given decide what is computed.
-    let main: Prepared = gpu.prepare(
-        &CrossEntropy::default().denominator(Denominator::Weights),
-        &Request::new(
-            classes.inputs(&buffer).row_weight(classes.per_row(&buffer)),
-            classes.outputs(&buffer).loss(classes.loss(&buffer)),
-        ),
-    )?;
+    let weighted = CrossEntropy::default().denominator(Denominator::Weights);
+    let main: Prepared = gpu.prepare(&weighted.request(
+        classes.inputs(&buffer).row_weight(classes.per_row(&buffer)),
+        classes.outputs(&buffer).loss(classes.loss(&buffer)),
+    ))?;
     // A loss per row takes an upstream gradient per row; only the sum of the losses is wanted here.
-    let auxiliary: Prepared = gpu.prepare(
-        &CrossEntropy::default().reduction(Reduction::None),
-        &Request::new(
-            parity.inputs(&buffer).upstream(parity.per_row(&buffer)),
-            parity.outputs(&buffer).sum(parity.loss(&buffer)),
-        ),
-    )?;
+    let of_rows = CrossEntropy::default().reduction(Reduction::None);
+    let auxiliary: Prepared = gpu.prepare(&of_rows.request(
+        parity.inputs(&buffer).upstream(parity.per_row(&buffer)),
+        parity.outputs(&buffer).sum(parity.loss(&buffer)),
+    ))?;
 
     let kernels = Kernels::new(&device);
     let heads = [&classes, &parity]

@@ -8,6 +8,7 @@ pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod pipeline;
 pub(crate) mod probe;
+pub(crate) mod recall;
 pub(crate) mod run;
 pub(crate) mod staging;
 pub(crate) mod watch;

@@ -24,7 +24,8 @@
 //! let outputs = CrossEntropyOutputs::default()
 //!     .loss(Tensor::vector(loss, Dtype::F32, 1))
 //!     .gradient(Tensor::matrix(gradient, Dtype::F32, rows, classes));
-//! gpu.encode(encoder, &CrossEntropy::default().label_smoothing(0.1), inputs, outputs)?;
+//! let loss = CrossEntropy::default().label_smoothing(0.1);
+//! gpu.encode(encoder, &loss.request(inputs, outputs))?;
 //! # Ok(()) }
 //! ```
 //!
@@ -117,7 +118,7 @@ pub use device::pipeline::ledger;
 pub use device::{
     adapter,
     encode::{Prepared, Record},
-    gpu::{Gpu, Request},
+    gpu::Gpu,
     memory::Memory,
     run::{Run, stored_dtype, tensor_blocking},
     watch::{RING, Report, Watch},
@@ -134,6 +135,7 @@ pub use skeleton::{
     element::{self, ElementLoss},
     linear::{self, Linear},
     operation::Operation,
+    request::Request,
     row,
 };
 pub use spec::{

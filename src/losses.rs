@@ -5,8 +5,8 @@ use crate::skeleton::operation::operations;
 pub mod elementwise;
 pub mod separable;
 
-pub use elementwise::{ElementFunction, Elementwise};
-pub use separable::{Separable, SeparableRow};
+pub use elementwise::{ElementFunction, Elementwise, ElementwiseInputs, ElementwiseOutputs};
+pub use separable::{Separable, SeparableInputs, SeparableOutputs, SeparableRow};
 
 operations! {
     /// The registry of the losses.

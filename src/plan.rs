@@ -138,6 +138,30 @@ impl Plan {
         self.dispatches.len() as u64 * Self::PARAMS_STRIDE
     }
 
+    /// What another plan of the same call differs in beside its parameters.
+    pub(crate) fn other_code(&self, other: &Self) -> Option<String> {
+        for (own, kernel) in self.kernels.iter().zip(&other.kernels) {
+            let overrides = own.overrides.iter().zip(&kernel.overrides);
+            let mut changed = overrides.filter(|(own, other)| own != other);
+            if let Some(((name, value), (_, before))) = changed.next() {
+                let label = &own.label;
+                return Some(format!(
+                    "`{name}` of the kernel `{label}` changes from {before} to {value}"
+                ));
+            }
+        }
+        let frame = |plan: &Self| (plan.scratch_bytes, plan.constants.len(), plan.dispatches.len());
+        let same = |(own, other): (&Dispatch, &Dispatch)| {
+            let code = |dispatch: &Dispatch| (dispatch.kernel, dispatch.workgroups);
+            code(own) == code(other) && own.bindings == other.bindings
+        };
+        let equal = self.kernels == other.kernels
+            && frame(self) == frame(other)
+            && self.constants == other.constants
+            && self.dispatches.iter().zip(&other.dispatches).all(same);
+        (!equal).then(|| "an option changes the kernels".to_owned())
+    }
+
     /// The parameter blocks one after another, as the uniform bindings of the dispatches expect them.
     pub fn parameter_bytes(&self) -> Vec<u8> {
         let stride = Self::PARAMS_STRIDE as usize;

@@ -5,5 +5,6 @@ pub mod element;
 pub mod linear;
 pub mod operation;
 pub(crate) mod pairs;
+pub(crate) mod request;
 pub mod row;
 pub(crate) mod sums;

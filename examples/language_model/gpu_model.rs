@@ -4,7 +4,7 @@ use std::error::Error;
 
 use surprisal::{
     CrossEntropy, Dtype, Gpu, LinearCrossEntropy, LinearCrossEntropyInputs,
-    LinearCrossEntropyOutputs, Prepared, Reduction, Report, Request, Status, Tensor, Watch, wgpu,
+    LinearCrossEntropyOutputs, Prepared, Reduction, Report, Status, Tensor, Watch, wgpu,
 };
 
 use crate::{
@@ -184,8 +184,8 @@ impl GpuModel {
         // Rows that fill up the last batch add nothing to a sum.
         let mut sum = loss.clone();
         sum.loss = CrossEntropy::default().reduction(Reduction::Sum);
-        let training = gpu.prepare(loss, &Request::new(inputs.clone(), gradients))?;
-        let evaluation = gpu.prepare(&sum, &Request::new(inputs, outputs))?;
+        let training = gpu.prepare(&loss.request(inputs.clone(), gradients))?;
+        let evaluation = gpu.prepare(&sum.request(inputs, outputs))?;
 
         let forward = Kernel::new(device, "forward", include_str!("forward.wgsl")).on(
             device,

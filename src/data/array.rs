@@ -78,6 +78,7 @@ impl Array {
     }
 
     /// The same numbers after rounding to a storage type and back (to nearest, ties to even).
+    #[must_use]
     pub fn rounded(&self, dtype: Dtype) -> Self {
         match &self.data {
             Data::Float(values) => {

@@ -219,6 +219,14 @@ pub enum Error {
         /// How many dispatches the call has.
         all: usize,
     },
+    /// A prepared call cannot take the options or tensors that it was given.
+    #[error("{operation}: {reason}; prepare a call of its own for this")]
+    NeedsPreparation {
+        /// The operation.
+        operation: String,
+        /// What differs from the prepared call.
+        reason: String,
+    },
     /// No adapter matches what was asked for.
     #[error("no adapter{wanted}; found: {found}")]
     NoAdapter {

@@ -1,5 +1,7 @@
 //! A borrowed view of a buffer, and its layout, which does not depend on wgpu.
 
+pub(crate) use wgpu::Buffer;
+
 /// The type of a tensor's elements in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -143,12 +145,14 @@ impl Layout {
     }
 
     /// The same layout with rows (or images, with a class stride) this far apart.
+    #[must_use]
     pub fn row_stride(mut self, elements: u64) -> Self {
         self.row_stride = elements;
         self
     }
 
     /// The same layout with columns that are planes of this many rows, and images one right behind the other.
+    #[must_use]
     pub fn class_stride(mut self, elements: u64) -> Self {
         self.class_stride = elements;
         self.row_stride = elements.saturating_mul(self.columns());
@@ -190,6 +194,7 @@ impl Layout {
     }
 
     /// The same layout with another offset in the buffer.
+    #[must_use]
     pub fn offset(mut self, elements: u64) -> Self {
         self.offset = elements;
         self
@@ -319,18 +324,21 @@ impl<'a> Tensor<'a> {
     }
 
     /// The same tensor with rows (or images, with a class stride) `elements` apart.
+    #[must_use]
     pub fn row_stride(mut self, elements: u64) -> Self {
         self.layout.row_stride = elements;
         self
     }
 
     /// The same tensor with columns that are planes of `elements` rows, and images one right behind the other.
+    #[must_use]
     pub fn class_stride(mut self, elements: u64) -> Self {
         self.layout = self.layout.class_stride(elements);
         self
     }
 
     /// The same tensor, `elements` into the buffer.
+    #[must_use]
     pub fn offset(mut self, elements: u64) -> Self {
         self.layout.offset = elements;
         self

@@ -1,16 +1,18 @@
 //! Replays a plan. Only this code turns dispatches into commands.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use crate::{
     data::error::{Error, Result},
-    device::{
-        gpu::{Buffers, Gpu, Scratch},
-        guard::guarded,
-        memory::Counted,
-        pipeline::Pipeline,
-    },
+    device::{gpu::Gpu, guard::guarded, memory::Counted, recall::Planned},
     plan::{Binding, Dispatch, Plan, Role, kernel::Kernel},
+    skeleton::{
+        operation::Operation,
+        request::{Request, Scratch},
+    },
     spec::check,
 };
 
@@ -35,45 +37,45 @@ impl Record for wgpu::ComputePass<'_> {
 
 /// A call that is checked, compiled and bound, and can be encoded any number of times.
 ///
-/// It keeps its parameters and scratch alive, and works on the tensors that it was prepared with.
+/// It keeps its parameters and scratch alive, and works on the tensors that it was prepared with, or was last
+/// [bound to](Prepared::rebind).
 #[derive(Debug)]
 pub struct Prepared {
-    plan: Plan,
-    steps: Vec<Step>,
-    /// Whether other calls use the same scratch.
-    shares_scratch: bool,
-    /// Parameters, constants and scratch. The bindings keep them alive; these handles count their bytes.
-    _counted: (Counted, Vec<Counted>, Option<Arc<Counted>>),
+    gpu: Gpu,
+    planned: Arc<Planned>,
+    /// The plan with the places of the tensors that are bound, where they are not those of `planned`.
+    moved: OnceLock<Plan>,
+    tensors: Vec<Bound>,
+    bindings: Vec<wgpu::BindGroup>,
+    params: Counted,
+    constants: Vec<Counted>,
+    scratch: HeldScratch,
 }
 
-/// Where a call's scratch comes from.
-#[derive(Debug)]
-pub(crate) enum ScratchFrom<'a> {
-    /// The scratch of the handle, which all its calls share.
-    Pool,
-    /// A buffer of the call's own.
-    Own,
-    /// The scratch that the caller passed.
-    Caller(&'a Scratch<'a>),
+/// A tensor that a call is bound to.
+#[derive(Clone, Debug)]
+pub(crate) struct Bound {
+    pub role: Role,
+    pub buffer: wgpu::Buffer,
+    /// The first byte of the tensor, rounded down to the alignment of bindings.
+    pub first_byte: u64,
 }
 
-#[derive(Debug)]
-struct Step {
-    pipeline: Arc<Pipeline>,
-    bindings: wgpu::BindGroup,
-    workgroups: [u32; 3],
-}
-
-impl Step {
-    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
-        self.pipeline.dispatch(pass, &self.bindings, self.workgroups);
-    }
+/// The scratch of a prepared call.
+#[derive(Clone, Debug)]
+pub(crate) enum HeldScratch {
+    /// Other calls use it too.
+    Pooled(Arc<Counted>),
+    /// Nothing else uses it.
+    Own(Arc<Counted>),
+    /// The caller keeps it apart.
+    Callers,
 }
 
 impl Prepared {
     /// Records the call, without submitting it or reading anything back.
     pub fn encode(&self, record: &mut impl Record) {
-        self.encode_steps(record, 0..self.steps.len());
+        self.encode_steps(record, 0..self.bindings.len());
     }
 
     /// Records a range of the call's dispatches, for callers that cut a long call into several submissions. All ranges
@@ -83,12 +85,13 @@ impl Prepared {
     /// two parts and overwrite what they keep there. [`Request::in_parts`](crate::Request::in_parts) gives a call
     /// scratch of its own. An empty range records nothing.
     pub fn encode_part(&self, record: &mut impl Record, dispatches: Range<usize>) -> Result<()> {
-        let all = self.steps.len();
+        let all = self.bindings.len();
         if dispatches.is_empty() || dispatches.start >= all {
             return Ok(());
         }
-        if self.shares_scratch && (dispatches.start > 0 || dispatches.end < all) {
-            let loss = self.plan.loss.clone();
+        let shares_scratch = matches!(self.scratch, HeldScratch::Pooled(_));
+        if shares_scratch && (dispatches.start > 0 || dispatches.end < all) {
+            let loss = self.planned.plan.loss.clone();
             return Err(Error::SharedScratch { loss, part: dispatches, all });
         }
         self.encode_steps(record, dispatches);
@@ -96,20 +99,28 @@ impl Prepared {
     }
 
     fn encode_steps(&self, record: &mut impl Record, dispatches: Range<usize>) {
-        let end = dispatches.end.min(self.steps.len());
-        record.with_pass(&self.plan.loss, &mut |pass| {
-            for step in self.steps.get(dispatches.start..end).unwrap_or_default() {
-                step.encode(pass);
+        record.with_pass(&self.planned.plan.loss, &mut |pass| {
+            for index in dispatches.clone() {
+                self.encode_step(pass, index);
             }
         });
     }
 
+    fn encode_step(&self, pass: &mut wgpu::ComputePass<'_>, index: usize) {
+        let Planned { plan, pipelines, .. } = &*self.planned;
+        let parts = (pipelines.get(index), self.bindings.get(index), plan.dispatches.get(index));
+        if let (Some(pipeline), Some(bindings), Some(dispatch)) = parts {
+            pipeline.dispatch(pass, bindings, dispatch.workgroups);
+        }
+    }
+
     /// Records only the dispatches of some kernels, to time the parts of a call.
     pub fn encode_kernels(&self, record: &mut impl Record, keep: impl Fn(&Kernel) -> bool) {
-        record.with_pass(&self.plan.loss, &mut |pass| {
-            for (step, dispatch) in self.steps.iter().zip(&self.plan.dispatches) {
-                if self.plan.kernels.get(dispatch.kernel).is_some_and(&keep) {
-                    step.encode(pass);
+        let plan = &self.planned.plan;
+        record.with_pass(&plan.loss, &mut |pass| {
+            for (index, dispatch) in plan.dispatches.iter().enumerate() {
+                if plan.kernels.get(dispatch.kernel).is_some_and(&keep) {
+                    self.encode_step(pass, index);
                 }
             }
         });
@@ -117,15 +128,82 @@ impl Prepared {
 
     /// The plan that the call replays.
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        let Planned { plan, places, .. } = &*self.planned;
+        let stays = |tensor: &Bound| {
+            places.iter().all(|(role, byte)| *role != tensor.role || *byte == tensor.first_byte)
+        };
+        if self.tensors.iter().all(stays) {
+            return plan;
+        }
+        self.moved.get_or_init(|| {
+            let mut plan = plan.clone();
+            for binding in plan.dispatches.iter_mut().flat_map(|dispatch| &mut dispatch.bindings) {
+                if let Some(tensor) = self.tensors.iter().find(|t| t.role == binding.role) {
+                    binding.offset = self.planned.moved(binding, tensor);
+                }
+            }
+            plan
+        })
+    }
+
+    /// Takes the numbers of another loss value: the same loss with another temperature, smoothing or weight of a term,
+    /// as a loop changes them. It is quicker than preparing the call again, and what was recorded before keeps its
+    /// numbers.
+    ///
+    /// An option that changes the code or the shapes, such as the reduction from none to a mean or a focal exponent
+    /// other than 0, is [`Error::NeedsPreparation`]; the call then stays as it is.
+    ///
+    /// ```no_run
+    /// # fn train(gpu: &surprisal::Gpu, encoder: &mut wgpu::CommandEncoder, inputs: surprisal::CrossEntropyInputs,
+    /// #     outputs: surprisal::CrossEntropyOutputs) -> surprisal::Result<()> {
+    /// use surprisal::CrossEntropy;
+    /// let loss = |temperature| CrossEntropy::default().temperature(temperature);
+    /// let mut call = gpu.prepare(&loss(2.0).request(inputs, outputs))?;
+    /// for step in 1..100 {
+    ///     call.update(&loss(2.0 - 0.01 * f64::from(step)))?;
+    ///     call.encode(encoder);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn update(&mut self, operation: &dyn Operation) -> Result<()> {
+        let planned = Arc::new(self.planned.with_numbers_of(operation, self.gpu.profile())?);
+        let places = self.scratch_place();
+        let (params, bindings) = bind(&self.gpu, &planned, &self.tensors, &self.constants, places)?;
+        (self.planned, self.params, self.bindings) = (planned, params, bindings);
+        self.moved = OnceLock::new();
+        Ok(())
+    }
+
+    /// Binds the call to the tensors of another request of the same operation and shapes: other buffers, or other
+    /// places in them. It is quicker than preparing the call again where the tensors begin at the same distances from
+    /// multiples of the device's `min_storage_buffer_offset_alignment`, and it keeps the call's scratch. What was
+    /// recorded before keeps its tensors.
+    ///
+    /// Other shapes, and another operation, are [`Error::NeedsPreparation`]; the call then stays as it is.
+    pub fn rebind(&mut self, request: &Request) -> Result<()> {
+        let (planned, tensors) = self.gpu.planned(request)?;
+        planned.has_shapes_of(&self.planned)?;
+        *self = prepare(&self.gpu, planned, tensors, request, Some(&self.scratch))?;
+        Ok(())
+    }
+
+    fn scratch_place(&self) -> Option<(&wgpu::Buffer, u64)> {
+        match &self.scratch {
+            HeldScratch::Pooled(held) | HeldScratch::Own(held) => Some((held, 0)),
+            HeldScratch::Callers => {
+                let bound = self.tensors.iter().find(|tensor| tensor.role == Role::Scratch)?;
+                Some((&bound.buffer, bound.first_byte))
+            }
+        }
     }
 }
 
 impl Gpu {
     /// Submits a prepared call by itself, in the submissions of [`Plan::submissions`], and does not wait for it.
     pub fn submit(&self, call: &Prepared) -> Result<()> {
-        for dispatches in call.plan.submissions(self.profile()) {
-            guarded(self.device(), &call.plan.loss, 0, || {
+        let plan = &call.planned.plan;
+        for dispatches in plan.submissions(self.profile()) {
+            guarded(self.device(), &plan.loss, 0, || {
                 let descriptor = wgpu::CommandEncoderDescriptor::default();
                 let mut encoder = self.device().create_command_encoder(&descriptor);
                 call.encode_steps(&mut encoder, dispatches);
@@ -136,115 +214,121 @@ impl Gpu {
     }
 }
 
+/// Binds what is planned to tensors. Scratch that a call of the same shapes held before is kept.
 pub(crate) fn prepare(
     gpu: &Gpu,
-    plan: Plan,
-    buffers: &Buffers<'_>,
-    scratch: &ScratchFrom<'_>,
+    planned: Arc<Planned>,
+    tensors: Vec<Bound>,
+    request: &Request,
+    before: Option<&HeldScratch>,
 ) -> Result<Prepared> {
+    let scratch = match &request.scratch {
+        Some(scratch) => fitting(scratch, &planned.plan)?,
+        None => held_scratch(gpu, &planned.plan, request, before)?,
+    };
+    let constants = planned.plan.constants.iter().map(|bytes| gpu.upload("host input", bytes));
+    let constants = constants.collect::<Result<Vec<_>>>()?;
+    let place = match (&scratch, &request.scratch) {
+        (HeldScratch::Pooled(held) | HeldScratch::Own(held), _) => Some((&***held, 0)),
+        (HeldScratch::Callers, Some(scratch)) => Some((scratch.buffer, scratch.bytes.start)),
+        (HeldScratch::Callers, None) => None,
+    };
+    let (params, bindings) = bind(gpu, &planned, &tensors, &constants, place)?;
+    let (gpu, moved) = (gpu.clone(), OnceLock::new());
+    Ok(Prepared { gpu, planned, moved, tensors, bindings, params, constants, scratch })
+}
+
+fn held_scratch(
+    gpu: &Gpu,
+    plan: &Plan,
+    request: &Request,
+    before: Option<&HeldScratch>,
+) -> Result<HeldScratch> {
+    let bytes = plan.scratch_bytes;
     // Submissions of another thread may come between those of this call, so a call that is cut needs its own scratch.
     let is_cut = plan.submissions(gpu.profile()).nth(1).is_some();
-    let shares_scratch = matches!(scratch, ScratchFrom::Pool) && !is_cut;
-    let (scratch, first_byte, held) = if let ScratchFrom::Caller(scratch) = scratch {
-        let Scratch { buffer, bytes } = fitting(scratch, &plan)?;
-        ((*buffer).clone(), bytes.start, None)
-    } else {
-        let bytes = plan.scratch_bytes;
-        let held = if shares_scratch { gpu.scratch(bytes)? } else { gpu.own_scratch(bytes)? };
-        ((**held).clone(), 0, Some(held))
-    };
-    let params = parameters(gpu, &plan)?;
-    let constants = plan.constants.iter().map(|bytes| gpu.upload("host input", bytes));
-    let constants = constants.collect::<Result<Vec<_>>>()?;
-    let scratch = (&scratch, first_byte);
-    let mut steps = Vec::with_capacity(plan.dispatches.len());
-    for (index, dispatch) in plan.dispatches.iter().enumerate() {
-        let Some(kernel) = plan.kernels.get(dispatch.kernel) else {
-            continue;
-        };
-        let pipeline = gpu.pipeline(kernel)?;
-        let offset = index as u64 * Plan::PARAMS_STRIDE;
-        let made = Made { params: &params, constants: &constants, scratch };
-        let bindings = bind(gpu, &kernel.label, &pipeline, dispatch, offset, &made, buffers)?;
-        steps.push(Step { pipeline, bindings, workgroups: dispatch.workgroups });
+    match before {
+        Some(HeldScratch::Own(held)) if held.size() >= bytes => Ok(HeldScratch::Own(held.clone())),
+        _ if is_cut || request.in_parts => Ok(HeldScratch::Own(gpu.own_scratch(bytes)?)),
+        _ => Ok(HeldScratch::Pooled(gpu.scratch(bytes)?)),
     }
-    Ok(Prepared { plan, steps, shares_scratch, _counted: (params, constants, held) })
 }
 
 /// The caller's scratch, if it is large enough.
-fn fitting<'a>(scratch: &'a Scratch<'a>, plan: &Plan) -> Result<&'a Scratch<'a>> {
+fn fitting(scratch: &Scratch<'_>, plan: &Plan) -> Result<HeldScratch> {
     let found = scratch.bytes.end.saturating_sub(scratch.bytes.start);
     if found >= plan.scratch_bytes {
-        return Ok(scratch);
+        return Ok(HeldScratch::Callers);
     }
     let argument = check::SCRATCH.to_owned();
     Err(Error::BufferTooSmall { argument, needed: plan.scratch_bytes, found })
 }
 
-/// A buffer of the call with all parameter blocks, written before anything is recorded.
-fn parameters(gpu: &Gpu, plan: &Plan) -> Result<Counted> {
-    if let Some(dispatch) =
-        plan.dispatches.iter().find(|d| d.params.len() as u64 * 4 > Plan::PARAMS_STRIDE)
-    {
-        return Err(Error::Limit {
-            what: "bytes of parameters".to_owned(),
-            found: dispatch.params.len() as u64 * 4,
-            limit: Plan::PARAMS_STRIDE,
-        });
-    }
-    let bytes = plan.parameter_bytes();
-    let size = bytes.len() as u64;
-    let buffer = guarded(gpu.device(), "parameters", size, || {
-        let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some("surprisal.parameters"),
-            size,
-            usage: wgpu::BufferUsages::UNIFORM,
-            mapped_at_creation: true,
-        });
-        let written = buffer
-            .get_mapped_range_mut(..)
-            .map(|mut view| view.copy_from_slice(&bytes))
-            .map_err(|error| Error::DeviceLost(error.to_string()));
-        buffer.unmap();
-        written.map(|()| buffer)
-    })??;
-    Ok(Counted::new(buffer, &gpu.0.tally))
-}
-
-/// The buffers that a call makes for itself.
-struct Made<'a> {
-    params: &'a wgpu::Buffer,
-    constants: &'a [Counted],
-    /// The buffer with the scratch, and the first byte of the scratch in it.
-    scratch: (&'a wgpu::Buffer, u64),
-}
-
+/// Makes the parameters of a call and binds its tensors, inside one set of error scopes.
 fn bind(
     gpu: &Gpu,
-    label: &str,
-    pipeline: &Pipeline,
-    dispatch: &Dispatch,
-    params_offset: u64,
-    made: &Made<'_>,
-    buffers: &Buffers<'_>,
-) -> Result<wgpu::BindGroup> {
-    let mut ranges = vec![(made.params, params_offset, Plan::PARAMS_STRIDE)];
-    let (scratch, first_byte) = made.scratch;
-    for Binding { role, offset, size, .. } in &dispatch.bindings {
-        let buffer = match role {
-            Role::Scratch => Some(scratch),
-            Role::Input(name) => buffers.inputs.get(name).copied(),
-            Role::Output(name) => buffers.outputs.get(name).copied(),
-            Role::Constant(index) => made.constants.get(*index).map(|buffer| &**buffer),
-        };
-        let Some(buffer) = buffer else {
-            return Err(Error::Refused {
-                what: label.to_owned(),
-                message: format!("no buffer for {role:?}"),
-            });
-        };
-        let first_byte = if *role == Role::Scratch { first_byte } else { 0 };
-        ranges.push((buffer, first_byte + *offset, *size));
+    planned: &Planned,
+    tensors: &[Bound],
+    constants: &[Counted],
+    scratch: Option<(&wgpu::Buffer, u64)>,
+) -> Result<(Counted, Vec<wgpu::BindGroup>)> {
+    let Planned { plan, pipelines, .. } = planned;
+    parameters_fit(plan)?;
+    let place = |binding: &Binding| match &binding.role {
+        Role::Scratch => {
+            scratch.map(|(buffer, first)| (buffer, first + binding.offset, binding.size))
+        }
+        Role::Constant(index) => Some((&**constants.get(*index)?, binding.offset, binding.size)),
+        role => {
+            let tensor = tensors.iter().find(|tensor| tensor.role == *role)?;
+            Some((&tensor.buffer, planned.moved(binding, tensor), binding.size))
+        }
+    };
+    let device = gpu.device();
+    let bytes = plan.params_bytes();
+    guarded(device, &plan.loss, bytes, || {
+        let params = parameters(gpu, plan)?;
+        let groups = plan.dispatches.iter().zip(pipelines.iter()).zip((0..).step_by(256));
+        let groups = groups.map(|((dispatch, pipeline), offset)| {
+            let mut ranges = Vec::with_capacity(1 + dispatch.bindings.len());
+            ranges.push((&*params, offset, Plan::PARAMS_STRIDE));
+            for binding in &dispatch.bindings {
+                ranges.push(place(binding).ok_or_else(|| unbound(plan, binding))?);
+            }
+            Ok(pipeline.bind_group(device, &plan.loss, &ranges))
+        });
+        let groups = groups.collect::<Result<Vec<_>>>()?;
+        Ok((params, groups))
+    })?
+}
+
+fn unbound(plan: &Plan, binding: &Binding) -> Error {
+    let message = format!("no buffer for {:?}", binding.role);
+    Error::Refused { what: plan.loss.clone(), message }
+}
+
+/// Checks that the parameters of each dispatch fit their block.
+fn parameters_fit(plan: &Plan) -> Result<()> {
+    let (limit, words) = (Plan::PARAMS_STRIDE, |d: &Dispatch| d.params.len() as u64 * 4);
+    match plan.dispatches.iter().map(words).find(|bytes| *bytes > limit) {
+        Some(found) => Err(Error::Limit { what: "bytes of parameters".to_owned(), found, limit }),
+        None => Ok(()),
     }
-    pipeline.bind(gpu.device(), label, &ranges)
+}
+
+/// A buffer of the call with all parameter blocks, written before anything is recorded.
+fn parameters(gpu: &Gpu, plan: &Plan) -> Result<Counted> {
+    let bytes = plan.parameter_bytes();
+    let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: Some("surprisal.parameters"),
+        size: bytes.len() as u64,
+        usage: wgpu::BufferUsages::UNIFORM,
+        mapped_at_creation: true,
+    });
+    let written = buffer
+        .get_mapped_range_mut(..)
+        .map(|mut view| view.copy_from_slice(&bytes))
+        .map_err(|error| Error::DeviceLost(error.to_string()));
+    buffer.unmap();
+    written.map(|()| Counted::new(buffer, &gpu.0.tally))
 }

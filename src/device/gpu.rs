@@ -1,9 +1,8 @@
 //! The handle on a device, and what it does with a plan.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
-    ops::Range,
     path::PathBuf,
     sync::{Arc, LazyLock, Mutex},
 };
@@ -11,24 +10,27 @@ use std::{
 use super::limits;
 use crate::{
     data::{
-        array::{Array, Arrays},
+        array::Arrays,
         error::{Error, Result},
-        tensor::{Dtype, Layout, Named, Tensor},
+        tensor::{Dtype, Layout, Named},
     },
     device::{
-        encode::{self, Prepared, ScratchFrom},
+        encode::{self, Bound, Prepared},
         guard::{guarded, lock, usable},
         memory::{self, Counted, Tally},
         pipeline::{Module, Pipeline},
+        recall::{Asked, Planned, Recall, Spot, What},
         run::Run,
         watch::Ring,
     },
-    plan::{Plan, kernel::Kernel, profile::Profile},
-    skeleton::operation::Operation,
+    plan::{Dispatch, Plan, kernel::Kernel, profile::Profile},
+    skeleton::{
+        operation::Operation,
+        request::{Request, Scratch},
+    },
     spec::{
-        about::About,
         call::{Call, Operand},
-        check, in_place,
+        check,
     },
 };
 
@@ -46,97 +48,11 @@ pub(crate) struct Inner {
     pub info: wgpu::AdapterInfo,
     pub profile: Profile,
     pub ring: Ring,
+    recall: Recall,
     /// Pipelines by kernel, whatever profile chose the kernel.
     pipelines: Arc<Mutex<HashMap<Kernel, Arc<Pipeline>>>>,
     scratch: Mutex<Option<Arc<Counted>>>,
     pub tally: Arc<Tally>,
-}
-
-/// What a call on the GPU is given and asked for.
-#[derive(Clone, Debug, Default)]
-pub struct Request<'a> {
-    inputs: Named<'a>,
-    outputs: Named<'a>,
-    host: Arrays,
-    in_place: BTreeSet<String>,
-    gradient_in_place: bool,
-    scratch: Option<Scratch<'a>>,
-    in_parts: bool,
-    accumulates_status: bool,
-}
-
-/// Scratch of the caller: a range of a buffer.
-#[derive(Clone, Debug)]
-pub(crate) struct Scratch<'a> {
-    pub buffer: &'a wgpu::Buffer,
-    pub bytes: Range<u64>,
-}
-
-impl<'a> Request<'a> {
-    /// A call with these inputs and outputs (the typed ones of a loss, or [`Named`] tensors).
-    pub fn new(inputs: impl Into<Named<'a>>, outputs: impl Into<Named<'a>>) -> Self {
-        Self { inputs: inputs.into(), outputs: outputs.into(), ..Self::default() }
-    }
-
-    /// Gives a host input: one that the plan is made from, such as the tree of a hierarchy. The plan holds a copy of
-    /// its numbers.
-    pub fn host(mut self, input: impl Into<String>, array: Array) -> Self {
-        self.host.insert(input.into(), array);
-        self
-    }
-
-    /// Writes an output over the input for which the output is declared
-    /// ([`Argument::over`](crate::loss::Argument::over)): `grad.logits` over `logits`, `parameters` over `parameters`.
-    /// The name of a list stands for all of its tensors.
-    ///
-    /// Any other output, and one that also has a tensor of its own, is refused with [`Error::InPlace`].
-    pub fn in_place(mut self, output: impl Into<String>) -> Self {
-        self.in_place.insert(output.into());
-        self
-    }
-
-    /// Writes the gradient of the first input over this input: [`Request::in_place`] with `grad.logits` for losses of
-    /// logits, with `grad.hidden` for losses of a linear layer.
-    pub fn gradient_in_place(mut self) -> Self {
-        self.gradient_in_place = true;
-        self
-    }
-
-    /// The outputs that are written over an input.
-    fn outputs_in_place(&self, about: &About) -> BTreeSet<String> {
-        let first = about.inputs.first().filter(|_| self.gradient_in_place);
-        let gradient = first.map(|input| format!("grad.{}", input.name));
-        self.in_place.iter().cloned().chain(gradient).collect()
-    }
-
-    /// Uses scratch of the caller: these bytes of a buffer with usage `STORAGE`. There must be at least
-    /// [`Plan::scratch_bytes`] bytes, and the first must be at a multiple of the device's
-    /// `min_storage_buffer_offset_alignment`.
-    ///
-    /// The tensors of the call may lie in the same buffer, outside of these bytes. Calls with the same scratch must be
-    /// recorded one after another: between the parts of one call, no other may use it.
-    pub fn scratch(mut self, buffer: &'a wgpu::Buffer, bytes: Range<u64>) -> Self {
-        self.scratch = Some(Scratch { buffer, bytes });
-        self
-    }
-
-    /// Lets the call be recorded in parts ([`Prepared::encode_part`]) with other calls between the parts: the call
-    /// gets scratch of its own, where calls otherwise share one. A call that [`Plan::submissions`] cuts on this device
-    /// always has scratch of its own.
-    pub fn in_parts(mut self) -> Self {
-        self.in_parts = true;
-        self
-    }
-
-    /// Adds what the call finds to the status words instead of overwriting them: counts add up, and the first bad
-    /// target of all calls is kept. The calls of several micro-batches can share one status this way. Its words must
-    /// be zero before the first call.
-    ///
-    /// Without this, the words hold only what this call finds, whatever they held before.
-    pub fn accumulate_status(mut self) -> Self {
-        self.accumulates_status = true;
-        self
-    }
 }
 
 impl Gpu {
@@ -150,6 +66,7 @@ impl Gpu {
             info,
             profile,
             ring: Ring::default(),
+            recall: Recall::default(),
             pipelines: Arc::default(),
             scratch: Mutex::default(),
             tally: Arc::default(),
@@ -158,6 +75,7 @@ impl Gpu {
 
     /// The same device with another profile: other windows, workgroups and budgets. Kernels that both profiles need
     /// are compiled once.
+    #[must_use]
     pub fn with_profile(&self, profile: Profile) -> Self {
         let inner = &self.0;
         Self(Arc::new(Inner {
@@ -166,6 +84,7 @@ impl Gpu {
             info: inner.info.clone(),
             profile,
             ring: Ring::default(),
+            recall: Recall::default(),
             pipelines: inner.pipelines.clone(),
             scratch: Mutex::default(),
             tally: Arc::default(),
@@ -222,8 +141,8 @@ impl Gpu {
     }
 
     /// The plan of a call on this device: its scratch bytes and dispatches, before anything runs.
-    pub fn plan(&self, loss: &dyn Operation, request: &Request) -> Result<Plan> {
-        loss.plan(&self.call(loss, request)?.0, &self.0.profile)
+    pub fn plan(&self, request: &Request) -> Result<Plan> {
+        request.operation.plan(&self.call(request)?, &self.0.profile)
     }
 
     /// Checks a call, compiles the kernels it needs, and binds its tensors. The result can be encoded any number of
@@ -231,70 +150,89 @@ impl Gpu {
     ///
     /// Each preparation has its own parameters, so another option (such as another temperature) is another cheap
     /// preparation and never changes a recording in flight.
-    pub fn prepare(&self, loss: &dyn Operation, request: &Request) -> Result<Prepared> {
-        let (call, buffers) = self.call(loss, request)?;
-        let plan = loss.plan(&call, &self.0.profile)?;
-        let scratch = match &request.scratch {
-            Some(scratch) => ScratchFrom::Caller(scratch),
-            None if request.in_parts => ScratchFrom::Own,
-            None => ScratchFrom::Pool,
+    pub fn prepare(&self, request: &Request) -> Result<Prepared> {
+        let (planned, tensors) = self.planned(request)?;
+        encode::prepare(self, planned, tensors, request, None)
+    }
+
+    /// Plans a call, or recalls its plan, and finds the buffers that its bindings are bound to.
+    pub(crate) fn planned(&self, request: &Request) -> Result<(Arc<Planned>, Vec<Bound>)> {
+        let operation = request.operation;
+        on_device(operation)?;
+        let alignment = self.0.profile.offset_alignment;
+        let (outputs, in_place) = request.all_outputs()?;
+        let scratch = request.scratch.as_ref().map(Scratch::layout);
+        let mut spots = Vec::with_capacity(request.inputs.len() + outputs.len() + 1);
+        let tensors = request.inputs.iter().map(|(name, tensor)| (name, What::Input, tensor));
+        let written = outputs.iter().map(|(name, tensor)| (name, What::Output, tensor));
+        for (name, what, tensor) in tensors.chain(written) {
+            Spot::add(&mut spots, (name, what), (tensor.buffer, &tensor.layout), alignment);
+        }
+        if let (Some(scratch), Some(layout)) = (&request.scratch, &scratch) {
+            let name = (check::SCRATCH, What::Scratch);
+            Spot::add(&mut spots, name, (scratch.buffer, layout), alignment);
+        }
+        let asked = Asked { request, in_place: &in_place, spots: &spots };
+        let bound = spots.iter().map(Spot::bound).collect();
+        if let Some(planned) = self.0.recall.find(&asked, alignment) {
+            return Ok((planned, bound));
+        }
+        let call = self.call(request)?;
+        let plan = operation.plan(&call, &self.0.profile)?;
+        let kernel = |dispatch: &Dispatch| {
+            let kernel = plan.kernels.get(dispatch.kernel).ok_or_else(|| Error::Refused {
+                what: plan.loss.clone(),
+                message: format!("there is no kernel {}", dispatch.kernel),
+            })?;
+            self.pipeline(kernel)
         };
-        encode::prepare(self, plan, &buffers, &scratch)
+        let pipelines = plan.dispatches.iter().map(kernel).collect::<Result<_>>()?;
+        let planned = Arc::new(Planned {
+            operation: operation.about().name,
+            is_per_row: operation.is_per_row(),
+            extents: operation.extents(),
+            call: Arc::new(call),
+            pipelines,
+            places: spots.iter().map(|spot| (spot.role(), spot.first_byte)).collect(),
+            plan,
+        });
+        self.0.recall.keep(&asked, &planned);
+        Ok((planned, bound))
     }
 
     /// Records a call on the caller's encoder or open compute pass, without submitting it or reading anything back.
     ///
     /// On an open pass, the call replaces the pipeline and bind group 0.
-    pub fn encode<'a>(
-        &self,
-        record: &mut impl encode::Record,
-        loss: &dyn Operation,
-        inputs: impl Into<Named<'a>>,
-        outputs: impl Into<Named<'a>>,
-    ) -> Result<()> {
-        self.prepare(loss, &Request::new(inputs, outputs))?.encode(record);
+    pub fn encode(&self, record: &mut impl encode::Record, request: &Request) -> Result<()> {
+        self.prepare(request)?.encode(record);
         Ok(())
     }
 
-    /// Runs a call by itself and allocates its outputs: the one-line form for scripts and tests.
-    pub fn run<'a>(
-        &self,
-        loss: &dyn Operation,
-        inputs: impl Into<Named<'a>>,
-        wanted: &[&str],
-    ) -> Result<Run> {
-        Run::start(self, loss, inputs.into(), Arrays::new(), wanted)
+    /// Runs a call by itself. The `wanted` outputs are allocated for it, beside those that the request has tensors for:
+    /// the one-line form for scripts and tests.
+    pub fn run(&self, request: &Request, wanted: &[&str]) -> Result<Run> {
+        Run::start(self, request, wanted)
     }
 
-    /// Checks a request. The buffers that are returned have the names that the plan's bindings use.
-    fn call<'a>(&self, loss: &dyn Operation, request: &Request<'a>) -> Result<(Call, Buffers<'a>)> {
-        on_device(loss)?;
-        let about = loss.about();
-        let mut outputs = request.outputs.clone();
-        let asked = request.outputs_in_place(about);
-        let in_place = in_place::give_tensors(about, &asked, &request.inputs, &mut outputs)?;
+    /// Checks a request.
+    fn call(&self, request: &Request<'_>) -> Result<Call> {
+        let operation = request.operation;
+        on_device(operation)?;
+        let (outputs, in_place) = request.all_outputs()?;
         let mut allocations: Vec<&wgpu::Buffer> = Vec::new();
         let inputs_of = operands(&request.inputs, &mut allocations)?;
         let outputs_of = operands(&outputs, &mut allocations)?;
         let alignment = self.0.profile.offset_alignment;
         let host = request.host.clone();
         let call = Call { host, in_place, ..Call::new(inputs_of, outputs_of) };
-        let mut call = call.checked(loss, alignment)?;
+        let mut call = call.checked(operation, alignment)?;
         call.accumulates_status = request.accumulates_status;
-        if let Some(Scratch { buffer, bytes }) = &request.scratch {
-            let length = bytes.end.saturating_sub(bytes.start);
-            let layout = Layout::vector(Dtype::U8, length).offset(bytes.start);
-            let scratch = operand(check::SCRATCH, buffer, layout, &mut allocations)?;
+        if let Some(scratch) = &request.scratch {
+            let scratch =
+                operand(check::SCRATCH, scratch.buffer, scratch.layout(), &mut allocations)?;
             check::scratch(&mut call, &scratch, alignment)?;
         }
-        let buffer = |(name, tensor): (String, Tensor<'a>)| (name, tensor.buffer);
-        Ok((
-            call,
-            Buffers {
-                inputs: request.inputs.clone().into_iter().map(buffer).collect(),
-                outputs: outputs.into_iter().map(buffer).collect(),
-            },
-        ))
+        Ok(call)
     }
 
     /// A call with these inputs and no outputs yet, and with the extents that the inputs agree on.
@@ -386,12 +324,6 @@ fn output_bytes(layout: &Layout) -> u64 {
     // With planes, the last byte lies further away than the number of elements says.
     let bytes = layout.byte_range().map_or(u64::MAX >> 8, |range| range.end);
     bytes.max(1)
-}
-
-/// The buffers of a call, by the names of their operands.
-pub(crate) struct Buffers<'a> {
-    pub inputs: HashMap<String, &'a wgpu::Buffer>,
-    pub outputs: HashMap<String, &'a wgpu::Buffer>,
 }
 
 fn operands<'a>(

@@ -95,14 +95,22 @@ impl Pipeline {
         label: &str,
         ranges: &[Bound<'_>],
     ) -> Result<wgpu::BindGroup> {
+        guarded(device, label, 0, || self.bind_group(device, label, ranges))
+    }
+
+    /// [`Pipeline::bind`] inside the error scopes of the caller.
+    pub(crate) fn bind_group(
+        &self,
+        device: &wgpu::Device,
+        label: &str,
+        ranges: &[Bound<'_>],
+    ) -> wgpu::BindGroup {
         let entries: Vec<wgpu::BindGroupEntry<'_>> =
             (0..).zip(ranges).map(bind_group_entry).collect();
-        guarded(device, label, 0, || {
-            device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some(label),
-                layout: &self.layout,
-                entries: &entries,
-            })
+        device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(label),
+            layout: &self.layout,
+            entries: &entries,
         })
     }
 

@@ -9,17 +9,13 @@ use crate::{
         tensor::{Dtype, Layout, Named, Tensor},
         tolerance::compare,
     },
-    device::{
-        adapter::Kind,
-        encode::Prepared,
-        gpu::{Gpu, Request},
-    },
+    device::{adapter::Kind, encode::Prepared, gpu::Gpu},
     losses::{CrossEntropy, LinearCrossEntropy, Similarity},
     plan::{
         cooperative::{Cooperative, Side},
         profile::Profile,
     },
-    skeleton::operation::Operation,
+    skeleton::{operation::Operation, request::Request},
     spec::options::{Reduction, WeightLayout},
 };
 
@@ -372,10 +368,9 @@ fn speedup(plain: &Gpu, trial: &Gpu, dtype: Dtype) -> Result<f64> {
     let mut inputs = of("queries", Tensor::matrix(&queries, dtype, rows, depth));
     inputs.extend(of("keys", Tensor::matrix(&keys, dtype, columns, depth)));
     let outputs = of("scores", Tensor::matrix(&scores, Dtype::F32, rows, columns));
-    let request = Request::new(inputs, outputs);
     let loss = Similarity::default();
-    let calls =
-        [(plain, plain.prepare(&loss, &request)?), (trial, trial.prepare(&loss, &request)?)];
+    let request = Request::new(&loss, inputs, outputs);
+    let calls = [(plain, plain.prepare(&request)?), (trial, trial.prepare(&request)?)];
     // The first run is not timed: drivers delay some of their work until then.
     for (gpu, call) in &calls {
         milliseconds(gpu, call, 1)?;

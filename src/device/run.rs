@@ -9,12 +9,12 @@ use crate::{
     },
     device::{
         encode::Prepared,
-        gpu::{Gpu, Request, on_device},
+        gpu::{Gpu, on_device},
         guard::usable,
         memory::Counted,
         staging::Arrival,
     },
-    skeleton::operation::Operation,
+    skeleton::{operation::Operation, request::Request},
     spec::check,
 };
 
@@ -27,33 +27,27 @@ pub struct Run {
 }
 
 impl Run {
-    pub(crate) fn start(
-        gpu: &Gpu,
-        loss: &dyn Operation,
-        inputs: Named<'_>,
-        host: Arrays,
-        wanted: &[&str],
-    ) -> Result<Self> {
-        on_device(loss)?;
-        let shapes = gpu.checked_inputs(loss, &inputs, &host)?;
+    pub(crate) fn start(gpu: &Gpu, request: &Request<'_>, wanted: &[&str]) -> Result<Self> {
+        let operation = request.operation;
+        on_device(operation)?;
+        let inputs = &request.inputs;
+        let shapes = gpu.checked_inputs(operation, inputs, &request.host)?;
         let layout_of = |name: &str| inputs.get(name).map(|tensor| &tensor.layout);
         let mut outputs = Vec::new();
-        let has_status = loss.about().output("status").is_some();
-        let status = (has_status && !wanted.contains(&"status")).then_some("status");
+        let asks = |name: &str| wanted.contains(&name) || request.outputs.contains_key(name);
+        let has_status = operation.about().output("status").is_some();
+        let status = (has_status && !asks("status")).then_some("status");
         for name in wanted.iter().copied().chain(status) {
             let layout =
-                check::output_layout(loss, (&shapes.dims, &shapes.axes), &layout_of, name)?;
+                check::output_layout(operation, (&shapes.dims, &shapes.axes), &layout_of, name)?;
             let buffer = gpu.own_output(&layout)?;
             outputs.push((name.to_owned(), buffer, layout));
         }
-        let tensors: Named = outputs
-            .iter()
-            .map(|(name, buffer, layout)| (name.clone(), Tensor::new(buffer, layout.clone())))
-            .collect();
-        let request = Request::new(inputs, tensors);
-        let request =
-            host.into_iter().fold(request, |request, (name, array)| request.host(name, array));
-        let prepared = gpu.prepare(loss, &request)?;
+        let mut request = request.clone();
+        for (name, buffer, layout) in &outputs {
+            request.outputs.insert(name.clone(), Tensor::new(buffer, layout.clone()));
+        }
+        let prepared = gpu.prepare(&request)?;
         gpu.submit(&prepared)?;
         Ok(Self { gpu: gpu.clone(), outputs, prepared })
     }
@@ -154,7 +148,9 @@ impl Gpu {
             .iter()
             .map(|(name, buffer, layout)| (name.clone(), Tensor::new(buffer, layout.clone())))
             .collect();
-        Run::start(self, loss, tensors, host, wanted)
+        let mut request = Request::new(loss, tensors, Named::new());
+        request.host = host;
+        Run::start(self, &request, wanted)
     }
 }
 

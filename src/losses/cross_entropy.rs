@@ -9,7 +9,8 @@ use crate::{
     },
     plan::{Number, Plan, kernel::shader, limits::MOST_ITERATIONS, profile::Profile},
     skeleton::{
-        operation::Operation,
+        operation::{Operation, Options},
+        request::request,
         row::{
             self, Broadcast, Counted, Field, Given, LabelScore, Reduced, RowLoss, RowOutput,
             RowProgram, RowStream, StateLayout, Target,
@@ -203,6 +204,8 @@ tensors! {
     }
 }
 
+request!(CrossEntropy: CrossEntropyInputs, CrossEntropyOutputs);
+
 const CLASSES: &[&[Dim]] = &[&[Dim::Classes]];
 const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
 
@@ -364,6 +367,11 @@ impl Signature for CrossEntropy {
 }
 
 impl Operation for CrossEntropy {
+    fn compared_by(&self, part: &mut dyn FnMut(&dyn Options)) -> bool {
+        part(self);
+        true
+    }
+
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         row::plan(self, call, profile)
     }

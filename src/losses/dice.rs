@@ -11,7 +11,8 @@ use crate::{
     },
     plan::{Number, Plan, Planner, kernel::shader, profile::Profile},
     skeleton::{
-        operation::Operation,
+        operation::{Operation, Options},
+        request::request,
         row::{self, Broadcast, RowLoss, RowProgram, RowStream},
         sums::Totals,
     },
@@ -163,6 +164,8 @@ tensors! {
     }
 }
 
+request!(Dice: DiceInputs, DiceOutputs);
+
 const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
 
 /// The description, from the dimensions of a vector with one value a coefficient.
@@ -270,6 +273,11 @@ impl Signature for Dice {
 }
 
 impl Operation for Dice {
+    fn compared_by(&self, part: &mut dyn FnMut(&dyn Options)) -> bool {
+        part(self);
+        true
+    }
+
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         match self.per {
             Per::Row => row::plan(self, call, profile),

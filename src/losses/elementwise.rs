@@ -14,11 +14,13 @@ use crate::{
     skeleton::{
         element::{self, ElementLoss, ElementOptions, ElementStream, reference::Point},
         operation::Operation,
+        request::Request,
     },
     spec::{
         about::{About, Signature},
         arguments as arg,
         call::Call,
+        declare::tensors,
         options::Reduction,
     },
 };
@@ -75,13 +77,59 @@ pub struct Elementwise<L> {
     pub reduction: Reduction,
 }
 
+tensors! {
+    /// The inputs of [`Elementwise`].
+    ElementwiseInputs {
+        /// Scores of any shape.
+        logits = "logits",
+        /// Their targets, of the same shape.
+        targets = "targets",
+        /// Multiplies losses and gradients.
+        weight = "weight",
+        /// Multiplies losses, gradients and the terms of a mean's denominator; 0 removes an element.
+        mask = "mask",
+        /// The upstream gradient (a loss scale), `[1]`, or one value an element with [`Reduction::None`].
+        upstream = "upstream",
+        /// The caller's denominator `[1]` on the GPU; replaces the denominator of the reduction.
+        denominator = "denominator",
+    }
+}
+
+tensors! {
+    /// The outputs of [`Elementwise`]. Only those that are given are computed.
+    ElementwiseOutputs {
+        /// The loss, `[1]`, or one value an element with [`Reduction::None`].
+        loss = "loss",
+        /// The gradient of the scores.
+        gradient = "grad.logits",
+        /// The sum of the losses.
+        sum = "sum",
+        /// What a mean divides by.
+        denominator = "denominator",
+        /// The number of elements kept.
+        count = "count",
+        /// The status words.
+        status = "status",
+    }
+}
+
 impl<L: ElementFunction> Elementwise<L> {
     /// The mean of this loss over the elements.
     pub fn new(function: L) -> Self {
         Self { function, reduction: Reduction::Mean }
     }
 
+    /// A call with these tensors.
+    pub fn request<'a>(
+        &'a self,
+        inputs: ElementwiseInputs<'a>,
+        outputs: ElementwiseOutputs<'a>,
+    ) -> Request<'a> {
+        Request::new(self, inputs.into(), outputs.into())
+    }
+
     /// Sets how losses become one number.
+    #[must_use]
     pub fn reduction(mut self, reduction: Reduction) -> Self {
         self.reduction = reduction;
         self

@@ -11,7 +11,8 @@ use crate::{
     plan::{Plan, profile::Profile},
     skeleton::{
         composed::{self, Composed, Part, PartInput, TensorSlice},
-        operation::Operation,
+        operation::{Operation, Options},
+        request::request,
     },
     spec::{
         about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature},
@@ -136,6 +137,8 @@ tensors! {
     }
 }
 
+request!(GanDiscriminator: GanDiscriminatorInputs, GanDiscriminatorOutputs);
+
 const REAL: &[&[Dim]] = &[&[Dim::Rows], &[Dim::Rows, Dim::One]];
 const FAKE: &[&[Dim]] = &[&[Dim::Fakes], &[Dim::Fakes, Dim::One]];
 
@@ -212,6 +215,11 @@ impl Signature for GanDiscriminator {
 }
 
 impl Operation for GanDiscriminator {
+    fn compared_by(&self, part: &mut dyn FnMut(&dyn Options)) -> bool {
+        part(self);
+        true
+    }
+
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         composed::plan(self, call, profile)
     }

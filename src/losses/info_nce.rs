@@ -7,8 +7,9 @@ use crate::{
     },
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
-        operation::Operation,
+        operation::{Operation, Options},
         pairs::{self, Columns, PairLoss, Pairing, Term},
+        request::request,
         row::{self, RowLoss, RowProgram, Target},
     },
     spec::{
@@ -166,6 +167,8 @@ tensors! {
     }
 }
 
+request!(InfoNce: InfoNceInputs, InfoNceOutputs);
+
 pub(super) static ABOUT: About = About {
     name: "info_nce",
     summary: "Softmax contrast of queries with keys, the scores never stored.",
@@ -257,6 +260,11 @@ impl Signature for InfoNce {
 }
 
 impl Operation for InfoNce {
+    fn compared_by(&self, part: &mut dyn FnMut(&dyn Options)) -> bool {
+        part(self);
+        true
+    }
+
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         pairs::plan(self, call, profile)
     }

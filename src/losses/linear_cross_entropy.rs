@@ -2,7 +2,7 @@
 
 use super::{CrossEntropy, cross_entropy};
 use crate::{
-    skeleton::linear::Linear,
+    skeleton::{linear::Linear, request::request},
     spec::{
         about::{About, Argument, Dim, Domain, Kind, OptionAbout},
         arguments as arg,
@@ -118,6 +118,8 @@ tensors! {
         status = "status",
     }
 }
+
+request!(LinearCrossEntropy: LinearCrossEntropyInputs, LinearCrossEntropyOutputs);
 
 const CLASSES: &[&[Dim]] = &[&[Dim::Classes]];
 

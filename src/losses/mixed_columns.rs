@@ -11,7 +11,8 @@ use crate::{
     plan::{Plan, profile::Profile},
     skeleton::{
         composed::{self, Composed, Part, PartInput, TensorSlice},
-        operation::Operation,
+        operation::{Operation, Options},
+        request::request,
     },
     spec::{
         about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature},
@@ -191,6 +192,8 @@ tensors! {
     }
 }
 
+request!(MixedColumns: MixedColumnsInputs, MixedColumnsOutputs);
+
 const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
 
 pub(super) static ABOUT: About = About {
@@ -268,6 +271,11 @@ impl Signature for MixedColumns {
 }
 
 impl Operation for MixedColumns {
+    fn compared_by(&self, part: &mut dyn FnMut(&dyn Options)) -> bool {
+        part(self);
+        true
+    }
+
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         composed::plan(self, call, profile)
     }

@@ -13,12 +13,14 @@ use crate::{
     reference::{Findings, factor, no_output, times},
     skeleton::{
         operation::Operation,
+        request::Request,
         row::{self, Field, RowLoss, RowProgram, StateLayout, Target},
     },
     spec::{
         about::{About, Argument, Dim, Kind, Signature},
         arguments as arg,
         call::Call,
+        declare::tensors,
         options::{MOST_IGNORED, Reduction, check_reduction},
     },
 };
@@ -65,13 +67,57 @@ pub struct Separable<L> {
     pub ignored: Vec<i64>,
 }
 
+tensors! {
+    /// The inputs of [`Separable`].
+    SeparableInputs {
+        /// Scores `[rows, classes]`.
+        logits = "logits",
+        /// The index of the target of each row.
+        targets = "targets",
+        /// Row weights `[rows]`.
+        row_weight = "row_weight",
+        /// The upstream gradient (a loss scale), `[1]` or `[rows]`.
+        upstream = "upstream",
+        /// The caller's denominator `[1]` on the GPU; replaces the denominator of the reduction.
+        denominator = "denominator",
+    }
+}
+
+tensors! {
+    /// The outputs of [`Separable`]. Only those that are given are computed.
+    SeparableOutputs {
+        /// The loss, `[1]`, or `[rows]` with [`Reduction::None`].
+        loss = "loss",
+        /// The gradient of the scores.
+        gradient = "grad.logits",
+        /// The sum of the row losses.
+        sum = "sum",
+        /// What a mean divides by.
+        denominator = "denominator",
+        /// The number of rows kept.
+        count = "count",
+        /// The status words.
+        status = "status",
+    }
+}
+
 impl<L: SeparableRow> Separable<L> {
     /// The mean of this loss over the rows.
     pub fn new(row: L) -> Self {
         Self { row, reduction: Reduction::Mean, ignored: vec![-100] }
     }
 
+    /// A call with these tensors.
+    pub fn request<'a>(
+        &'a self,
+        inputs: SeparableInputs<'a>,
+        outputs: SeparableOutputs<'a>,
+    ) -> Request<'a> {
+        Request::new(self, inputs.into(), outputs.into())
+    }
+
     /// Sets how row losses become one number.
+    #[must_use]
     pub fn reduction(mut self, reduction: Reduction) -> Self {
         self.reduction = reduction;
         self

@@ -7,8 +7,9 @@ use crate::{
     },
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
-        operation::Operation,
+        operation::{Operation, Options},
         pairs::{self, Columns, PairLoss, Pairing, Term},
+        request::request,
         row::{Field, Reduced, RowLoss, RowOutput, RowProgram, StateLayout, Target},
     },
     spec::{
@@ -139,6 +140,8 @@ tensors! {
     }
 }
 
+request!(SigmoidContrastive: SigmoidContrastiveInputs, SigmoidContrastiveOutputs);
+
 const ONE: &[&[Dim]] = &[&[Dim::One]];
 
 pub(super) static ABOUT: About = About {
@@ -203,6 +206,11 @@ impl Signature for SigmoidContrastive {
 }
 
 impl Operation for SigmoidContrastive {
+    fn compared_by(&self, part: &mut dyn FnMut(&dyn Options)) -> bool {
+        part(self);
+        true
+    }
+
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         pairs::plan(self, call, profile)
     }

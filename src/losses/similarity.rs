@@ -10,8 +10,9 @@ use crate::{
     },
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
-        operation::Operation,
+        operation::{Operation, Options},
         pairs::{self, Columns, PairLoss, Pairing, Term},
+        request::request,
         row::{self, RowLoss, RowProgram, StateLayout},
     },
     spec::{
@@ -107,6 +108,8 @@ tensors! {
     }
 }
 
+request!(Similarity: SimilarityInputs, SimilarityOutputs);
+
 const TOP: &[&[Dim]] = &[&[Dim::Rows, Dim::Top]];
 
 pub(super) static ABOUT: About = About {
@@ -180,6 +183,11 @@ impl Signature for Similarity {
 }
 
 impl Operation for Similarity {
+    fn compared_by(&self, part: &mut dyn FnMut(&dyn Options)) -> bool {
+        part(self);
+        true
+    }
+
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         plan::similarity(self, call, profile)
     }

@@ -7,8 +7,9 @@ use crate::{
     },
     plan::{Plan, kernel::shader, profile::Profile},
     skeleton::{
-        operation::Operation,
+        operation::{Operation, Options},
         pairs::{self, Columns, PairLoss, Pairing, Term},
+        request::request,
         row::{self, RowLoss, RowProgram, Target},
     },
     spec::{
@@ -157,6 +158,8 @@ tensors! {
     }
 }
 
+request!(SupCon: SupConInputs, SupConOutputs);
+
 const FEATURES: &[&[Dim]] = &[&[Dim::Rows, Dim::Hidden]];
 const KEYS: &[&[Dim]] = &[&[Dim::Classes, Dim::Hidden]];
 
@@ -216,6 +219,11 @@ impl Signature for SupCon {
 }
 
 impl Operation for SupCon {
+    fn compared_by(&self, part: &mut dyn FnMut(&dyn Options)) -> bool {
+        part(self);
+        true
+    }
+
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         pairs::plan(self, call, profile)
     }

@@ -89,6 +89,7 @@ const TALLY_BYTES: u32 = 52;
 impl Profile {
     /// Sets the shapes that suit a software adapter with subgroups of `lanes`: workgroups of one or two subgroups,
     /// because barriers are expensive there, and short dispatches.
+    #[must_use]
     pub fn software(mut self, lanes: u32) -> Self {
         self.row_lanes = lanes;
         // Tiles begin to pay at about 1000 columns for 8 lanes, and later for 32 lanes.

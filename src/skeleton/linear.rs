@@ -30,7 +30,7 @@ use crate::{
     },
     plan::{Plan, View, profile::Profile},
     skeleton::{
-        operation::Operation,
+        operation::{Operation, Options},
         row::{self, Gradient, LabelScore, RowLoss, Rows, Scores},
     },
     spec::{
@@ -69,18 +69,21 @@ impl<L> Linear<L> {
     }
 
     /// Sets how the weight lies in memory.
+    #[must_use]
     pub fn weight_layout(mut self, layout: WeightLayout) -> Self {
         self.weight_layout = layout;
         self
     }
 
     /// Sets the most bytes of the chunk of scores.
+    #[must_use]
     pub fn chunk_bytes(mut self, bytes: u64) -> Self {
         self.chunk_bytes = Some(bytes);
         self
     }
 
     /// Adds to the gradients of weight and bias instead of overwriting them.
+    #[must_use]
     pub fn accumulate(mut self, accumulate: bool) -> Self {
         self.accumulate = accumulate;
         self
@@ -117,6 +120,11 @@ impl<L: RowLoss> Signature for Linear<L> {
 }
 
 impl<L: RowLoss> Operation for Linear<L> {
+    fn compared_by(&self, part: &mut dyn FnMut(&dyn Options)) -> bool {
+        part(&(self.weight_layout, self.chunk_bytes, self.accumulate));
+        self.loss.compared_by(part)
+    }
+
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         let Self { weight_layout, chunk_bytes, accumulate, .. } = *self;
         let options = LinearOptions { weight_layout, chunk_bytes, accumulate };

@@ -9,6 +9,8 @@
 //! ([`list`](crate::loss::list)), numbers of the host ([`Request::host`](crate::Request::host)), an output over an
 //! input ([`Request::in_place`](crate::Request::in_place)).
 
+use std::{any::Any, fmt::Debug};
+
 use crate::{
     data::{
         array::{Arithmetic, Arrays},
@@ -32,9 +34,36 @@ pub trait Operation: Signature {
         Err(Error::HostOnly { operation: self.about().name.to_owned() })
     }
 
+    /// Hands out the options, in parts that can be kept and compared, and returns whether these are all options. Two
+    /// calls with equal parts, shapes and places have the same plan, so a [`Gpu`](crate::Gpu) plans only the first. An
+    /// operation that returns `false` is planned at every call.
+    fn compared_by(&self, _part: &mut dyn FnMut(&dyn Options)) -> bool {
+        false
+    }
+
     /// The textbook computation of every output in `wanted`, on the CPU.
     fn reference(&self, inputs: &Arrays, wanted: &[&str], arithmetic: Arithmetic)
     -> Result<Arrays>;
+}
+
+/// Options that can be kept and compared. Every plain type has this.
+pub trait Options: Any + Debug + Send + Sync {
+    /// A copy.
+    fn to_boxed(&self) -> Box<dyn Options>;
+
+    /// Whether the other options are of the same type and equal.
+    fn equals(&self, other: &dyn Options) -> bool;
+}
+
+impl<T: Any + Clone + PartialEq + Debug + Send + Sync> Options for T {
+    fn to_boxed(&self) -> Box<dyn Options> {
+        Box::new(self.clone())
+    }
+
+    fn equals(&self, other: &dyn Options) -> bool {
+        let other: &dyn Any = other;
+        other.downcast_ref::<T>() == Some(self)
+    }
 }
 
 /// An entry of a registry.

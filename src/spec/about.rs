@@ -218,12 +218,14 @@ impl Argument {
     }
 
     /// The same argument with numbers of this domain.
+    #[must_use]
     pub const fn within(mut self, domain: Domain) -> Self {
         self.domain = domain;
         self
     }
 
     /// The same argument with a shape that follows from that of the first input in this way.
+    #[must_use]
     pub const fn spread(mut self, spread: Spread) -> Self {
         self.spread = spread;
         self
@@ -231,12 +233,14 @@ impl Argument {
 
     /// The same output; it may be written over an input of the same type and shape
     /// ([`Request::in_place`](crate::Request::in_place)).
+    #[must_use]
     pub const fn over(mut self, input: &'static str) -> Self {
         self.over = Some(input);
         self
     }
 
     /// The same input; a call passes it as a host input ([`Request::host`](crate::Request::host)).
+    #[must_use]
     pub const fn from_host(mut self) -> Self {
         self.host = true;
         self
@@ -244,6 +248,7 @@ impl Argument {
 
     /// The same argument as a list of tensors: `parameters.0`, `parameters.1` and so on. Each tensor has its own
     /// shape, and tensors of other lists with the same number have the same shape.
+    #[must_use]
     pub const fn list(mut self) -> Self {
         self.list = true;
         self

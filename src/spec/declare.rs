@@ -1,13 +1,25 @@
 //! The macros that declare setters and typed tensors.
 
-/// Declares chained setters, one for each field.
+/// Declares chained setters, one for each field. The setter of an optional field takes the value, or the option.
 macro_rules! setters {
-    ($($field:ident: $type:ty),* $(,)?) => {
-        $(#[doc = concat!("Sets `", stringify!($field), "`.")]
+    () => {};
+    ($field:ident: Option<$value:ty> $(, $($rest:tt)*)?) => {
+        #[doc = concat!("Sets `", stringify!($field), "`, or unsets it with `None`.")]
+        #[must_use]
+        pub fn $field(mut self, $field: impl Into<Option<$value>>) -> Self {
+            self.$field = $field.into();
+            self
+        }
+        $($crate::spec::declare::setters! { $($rest)* })?
+    };
+    ($field:ident: $type:ty $(, $($rest:tt)*)?) => {
+        #[doc = concat!("Sets `", stringify!($field), "`.")]
+        #[must_use]
         pub fn $field(mut self, $field: $type) -> Self {
             self.$field = $field;
             self
-        })*
+        }
+        $($crate::spec::declare::setters! { $($rest)* })?
     };
 }
 pub(crate) use setters;
@@ -25,6 +37,7 @@ macro_rules! tensors {
 
         impl<'a> $name<'a> {
             $($(#[$field_doc])*
+            #[must_use]
             pub fn $field(mut self, tensor: $crate::data::tensor::Tensor<'a>) -> Self {
                 self.$field = Some(tensor);
                 self

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The name of the input that an output may be written over.
-fn input_of(argument: &Argument, output: &str) -> Option<String> {
+pub(crate) fn input_of(argument: &Argument, output: &str) -> Option<String> {
     Some(format!("{}{}", argument.over?, argument.suffix(output)?))
 }
 

@@ -38,19 +38,22 @@ fn weights_past_a_default_binding(context: &Context) {
     let gradient = storage(gpu, weight.size());
     let loss = Placed::output(gpu, Layout::vector(Dtype::F32, 1));
     let hidden_gradient = Placed::output(gpu, hidden.layout.clone());
+    let layer = linear::loss(&json!({}), WeightLayout::ClassesHidden);
     let request = Request::new(
+        &*layer,
         surprisal::LinearCrossEntropyInputs::default()
             .hidden(hidden.tensor())
             .weight(of_classes(&weight))
             .bias(bias.tensor())
-            .targets(targets.tensor()),
+            .targets(targets.tensor())
+            .into(),
         surprisal::LinearCrossEntropyOutputs::default()
             .loss(loss.tensor())
             .hidden_gradient(hidden_gradient.tensor())
-            .weight_gradient(of_classes(&gradient)),
+            .weight_gradient(of_classes(&gradient))
+            .into(),
     );
-    let layer = linear::loss(&json!({}), WeightLayout::ClassesHidden);
-    let plan = gpu.plan(&*layer, &request).unwrap();
+    let plan = gpu.plan(&request).unwrap();
     let reach = |role: &Role| {
         let bindings = plan.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
         bindings.filter(|b| b.role == *role).map(|b| b.offset + b.size).max()
@@ -58,7 +61,7 @@ fn weights_past_a_default_binding(context: &Context) {
     for role in [Role::Input("weight".to_owned()), Role::Output("grad.weight".to_owned())] {
         assert_eq!(reach(&role), Some(weight.size()), "{role:?}");
     }
-    submit(gpu, &*layer, &request);
+    submit(gpu, &request);
     let part = |rows: &Range<u64>| {
         let there = Tensor::matrix(&gradient, Dtype::F32, rows.end - rows.start, DEPTH);
         tensor_blocking(gpu, "∂W", &there.offset(rows.start * DEPTH)).unwrap()

@@ -234,7 +234,7 @@ fn small_budgets_in_place(context: &Context) {
             let placed = placed_inputs(gpu, &*small, &inputs, dtype);
             let weight = Placed::output(gpu, Layout::dense(dtype, &inputs["weight"].shape));
             let outputs = Named::from([("grad.weight".to_owned(), weight.tensor())]);
-            submit(gpu, &*small, &Request::new(tensors(&placed), outputs).gradient_in_place());
+            submit(gpu, &Request::new(&*small, tensors(&placed), outputs).gradient_in_place());
             let hidden = placed.iter().find(|(name, _)| name == "hidden").unwrap();
             assert_eq!(bits(&hidden.1.array(gpu)), bits(&expected["grad.hidden"]), "{dtype}");
             assert_eq!(bits(&weight.array(gpu)), bits(&expected["grad.weight"]), "{dtype}");
@@ -272,8 +272,8 @@ fn kept_scores(context: &Context) {
             let placed = placed_inputs(gpu, &*small, &inputs, Dtype::F32);
             let gradient = Placed::output(gpu, Layout::dense(Dtype::F32, &inputs["weight"].shape));
             let outputs = Named::from([("grad.weight".to_owned(), gradient.tensor())]);
-            let request = Request::new(tensors(&placed), outputs).gradient_in_place();
-            let path = gpu.plan(&*small, &request).unwrap().path.unwrap();
+            let request = Request::new(&*small, tensors(&placed), outputs).gradient_in_place();
+            let path = gpu.plan(&request).unwrap().path.unwrap();
             assert!((1..=64).contains(&path.kept_rows), "{what}: {path}");
             assert_eq!(path.whole_rows, whole_rows, "{what}: {path}");
             let wanted = [&GRADIENTS[..], &BY_PRODUCTS].concat();
@@ -312,10 +312,10 @@ fn kept_scores_in_places_of_their_own(context: &Context) {
             let gradient = Placed::output(gpu, place);
             let before = gradient.array(gpu);
             let outputs = Named::from([("grad.weight".to_owned(), gradient.tensor())]);
-            let request = Request::new(tensors(&placed), outputs).gradient_in_place();
-            let path = gpu.plan(&*loss, &request).unwrap().path.unwrap();
+            let request = Request::new(&*loss, tensors(&placed), outputs).gradient_in_place();
+            let path = gpu.plan(&request).unwrap().path.unwrap();
             assert_eq!(path.kept_rows > 0, keeps, "{what}: {path}");
-            submit(gpu, &*loss, &request);
+            submit(gpu, &request);
             gradient.assert_surroundings(gpu);
             if options == &adds {
                 assert_ne!(bits(&gradient.array(gpu)), bits(&before), "{what}");
@@ -361,8 +361,8 @@ fn scratch(context: &Context) {
                 (name.to_owned(), Placed::output(gpu, Layout::dense(dtype, shape)))
             });
             let outputs_of: Named = tensors(&outputs);
-            let request = Request::new(tensors(&placed), outputs_of.clone());
-            let plan = gpu.plan(&*loss, &request).unwrap();
+            let request = Request::new(&*loss, tensors(&placed), outputs_of.clone());
+            let plan = gpu.plan(&request).unwrap();
             let narrow = if dtype == Dtype::F32 { 0 } else { (depth + 1) * classes * 4 };
             let small = chunk + narrow as u64 + 128 * (rows + classes) as u64 + 8192;
             assert!(plan.scratch_bytes <= small, "{} > {small}", plan.scratch_bytes);
@@ -371,9 +371,9 @@ fn scratch(context: &Context) {
             let buffer = crate::support::storage(gpu, plan.scratch_bytes + 256);
             let dirt = vec![0xff; buffer.size() as usize];
             gpu.queue().write_buffer(&buffer, 0, &dirt);
-            let request =
-                Request::new(tensors(&placed), outputs_of).scratch(&buffer, 0..buffer.size());
-            submit(gpu, &*loss, &request);
+            let request = Request::new(&*loss, tensors(&placed), outputs_of)
+                .scratch(&buffer, 0..buffer.size());
+            submit(gpu, &request);
             let after = crate::support::bytes(gpu, &buffer);
             assert!(after[plan.scratch_bytes as usize..].iter().all(|&byte| byte == 0xff));
             for (name, placed) in &outputs {

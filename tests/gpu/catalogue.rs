@@ -155,9 +155,9 @@ impl<'a> Anywhere<'a> {
         let over =
             self.call.outputs.iter().filter_map(|(name, output)| Some((*name, output.over?)));
         let over: Vec<(&str, &str)> = over.collect();
-        let request = Request::new(by_name(&self.inputs), by_name(&self.outputs));
+        let request = Request::new(operation, by_name(&self.inputs), by_name(&self.outputs));
         let request = over.iter().fold(request, |request, (output, _)| request.in_place(*output));
-        submit(gpu, operation, &request);
+        submit(gpu, &request);
         for (name, input) in over {
             self.outputs.insert(name, self.inputs.remove(input).unwrap());
         }

@@ -153,7 +153,7 @@ fn composed_in_place(context: &Context) {
             let placed = placed_inputs(gpu, loss, &inputs, dtype);
             let value = Placed::output(gpu, Layout::vector(Dtype::F32, 1));
             let outputs = Named::from([("loss".to_owned(), value.tensor())]);
-            submit(gpu, loss, &Request::new(tensors(&placed), outputs).gradient_in_place());
+            submit(gpu, &Request::new(loss, tensors(&placed), outputs).gradient_in_place());
             let over = placed.iter().find(|(name, _)| name == first).unwrap();
             let actual =
                 named([(gradient.as_str(), over.1.array(gpu)), ("loss", value.array(gpu))]);

@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, path::Path};
 
 use surprisal::{
-    Array, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Layout, Request,
-    cases, targets,
+    Array, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Layout, cases,
+    targets,
 };
 use surprisal_cli::conformance::{self, Backend, Verdict};
 
@@ -115,8 +115,7 @@ fn bytes_with_a_sign(context: &Context) {
     let loss = Placed::output(gpu, Layout::vector(Dtype::F32, 1));
     let inputs = CrossEntropyInputs::default().logits(logits.tensor()).targets(targets.tensor());
     let outputs = CrossEntropyOutputs::default().loss(loss.tensor());
-    let refused =
-        gpu.prepare(&CrossEntropy::default(), &Request::new(inputs, outputs)).unwrap_err();
+    let refused = gpu.prepare(&CrossEntropy::default().request(inputs, outputs)).unwrap_err();
     let expected = Error::WrongDtype {
         argument: "logits".to_owned(),
         found: Dtype::I8,

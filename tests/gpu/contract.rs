@@ -344,7 +344,7 @@ fn two_rounds_in_blocks(context: &Context) {
             let output =
                 crate::support::Placed::output(gpu, surprisal::Layout::dense(dtype, &shape));
             let outputs = [("grad.hidden".to_owned(), output)];
-            let plan = gpu.plan(&loss, &Request::new(tensors(&placed), tensors(&outputs)));
+            let plan = gpu.plan(&Request::new(&loss, tensors(&placed), tensors(&outputs)));
             assert_eq!(plan.unwrap().path.unwrap().passes, passes);
             let outputs = outcome(gpu, &loss, &inputs, dtype, &wanted).0;
             Reference::new(&loss, &inputs, dtype, &wanted).assert(&outputs);

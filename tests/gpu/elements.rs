@@ -160,7 +160,7 @@ fn masks_of_bytes_and_bits(context: &Context) {
                 ("grad.logits".to_owned(), gradient.tensor()),
                 ("loss".to_owned(), value.tensor()),
             ]);
-            submit(gpu, &loss, &Request::new(given, outputs));
+            submit(gpu, &Request::new(&loss, given, outputs));
             let actual = named([("grad.logits", gradient.array(gpu)), ("loss", value.array(gpu))]);
             assert_same_bits(&actual, &expected, &format!("{dtype} {rows}×{columns} +{offset}"));
         }
@@ -179,7 +179,7 @@ fn masks_of_bytes_and_bits(context: &Context) {
         given.insert("mask".to_owned(), Tensor::vector(&wrong, Dtype::U32, 1));
         let value = storage(gpu, 16);
         let outputs = Named::from([("loss".to_owned(), Tensor::vector(&value, Dtype::F32, 1))]);
-        let error = gpu.prepare(&loss, &Request::new(given, outputs)).unwrap_err();
+        let error = gpu.prepare(&Request::new(&loss, given, outputs)).unwrap_err();
         assert!(matches!(error, Error::WrongShape { .. }), "{error}");
     }
 }
@@ -194,7 +194,7 @@ fn unknown_targets(context: &Context) {
             .fold(inputs["targets"].clone(), |targets, &(at, value)| set(&targets, at, value));
         let logits = set(&inputs["logits"], 17, NAN);
         let inputs = named([("logits", logits), ("targets", targets)]);
-        let loss = BceWithLogits::default().unknown_target(Some(unknown)).check_targets(true);
+        let loss = BceWithLogits::default().unknown_target(unknown).check_targets(true);
         let wanted = ["loss", "grad.logits", "denominator", "count"];
         for dtype in in_turn(turn) {
             let (outputs, status) = check(&context.gpu, &loss, &inputs, dtype, &wanted);
@@ -391,13 +391,13 @@ fn one_target_for_all(context: &Context) {
     let logits = named([("logits", gaussian(3, 5, 7))]);
     let wanted = ["loss", "grad.logits", "slope"];
     for target in [0.0, 0.9, 1.0] {
-        let loss = BceWithLogits::default().target(Some(target));
+        let loss = BceWithLogits::default().target(target);
         let (outputs, _) = check(gpu, &loss, &logits, Dtype::F32, &wanted);
         let targets = with(&logits, [("targets", matrix(5, 7, vec![target; 35]))]);
         let (expected, _) = check(gpu, &BceWithLogits::default(), &targets, Dtype::F32, &wanted);
         let loss = |outputs: &Arrays| outputs["loss"].to_f64()[0];
         assert!((loss(&outputs) - loss(&expected)).abs() < 1e-6);
-        let both = BceWithLogits::default().target(Some(target));
+        let both = BceWithLogits::default().target(target);
         let error = gpu.run_arrays(&both, &targets, Dtype::F32, &wanted).unwrap_err();
         assert!(matches!(error, Error::Conflict { .. }), "{error}");
         assert!(cpu::run(&both, &targets, &wanted).is_err());

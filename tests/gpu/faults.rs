@@ -63,8 +63,8 @@ fn refused<'a>(
     inputs: impl Into<Named<'a>>,
     outputs: impl Into<Named<'a>>,
 ) -> Error {
-    let request = Request::new(inputs, outputs);
-    let error = gpu.prepare(loss, &request).unwrap_err();
+    let request = Request::new(loss, inputs.into(), outputs.into());
+    let error = gpu.prepare(&request).unwrap_err();
     works(gpu);
     error
 }
@@ -182,7 +182,14 @@ fn wrong_dtypes(context: &Context) {
     assert_eq!(error, wrong("targets", Dtype::F32, "i32 or u32 or i64"));
     // The gradient may have another float type than the logits.
     let narrow = Placed::output(gpu, Layout::matrix(Dtype::Bf16, 4, 6));
-    submit(gpu, &none(), &Request::new(good.inputs(), good.outputs().gradient(narrow.tensor())));
+    submit(
+        gpu,
+        &Request::new(
+            &none(),
+            good.inputs().into(),
+            good.outputs().gradient(narrow.tensor()).into(),
+        ),
+    );
 }
 
 fn zero_classes(context: &Context) {

@@ -279,7 +279,7 @@ fn accumulated(
         let outputs = surprisal::LinearCrossEntropyOutputs::default()
             .weight_gradient(weight.tensor())
             .bias_gradient(bias.tensor());
-        submit(gpu, &*loss, &Request::new(tensors(&placed), outputs));
+        submit(gpu, &Request::new(&*loss, tensors(&placed), outputs.into()));
     }
     weight.assert_surroundings(gpu);
     bias.assert_surroundings(gpu);
@@ -341,7 +341,7 @@ fn wide_gradients_of_sixteen_bit_operands(context: &Context) {
                         (name.to_owned(), output)
                     })
                     .collect();
-                submit(gpu, &*loss, &Request::new(tensors(&placed), tensors(&outputs)));
+                submit(gpu, &Request::new(&*loss, tensors(&placed), tensors(&outputs)));
                 for (name, wide) in &outputs {
                     let wide = wide.array(gpu);
                     assert_eq!(bits(&wide.rounded(dtype)), bits(&narrow[name]), "{name} {dtype}");
@@ -376,22 +376,26 @@ pub fn places_in_memory(context: &Context) {
                 let outputs =
                     ["hidden", "weight", "bias"].map(|name| Placed::output(gpu, place(name, 2)));
                 let losses = Placed::output(gpu, Layout::vector(Dtype::F32, 13).offset(offset));
+                let ignoring = json!({
+                    "reduction": "none", "chunk_bytes": 4000, "ignore_index": 4_294_967_196_u64
+                });
+                let loss = self::loss(&ignoring, layout);
                 let request = Request::new(
+                    &*loss,
                     surprisal::LinearCrossEntropyInputs::default()
                         .hidden(hidden.tensor())
                         .weight(weight.tensor())
                         .bias(bias.tensor())
-                        .targets(targets.tensor()),
+                        .targets(targets.tensor())
+                        .into(),
                     surprisal::LinearCrossEntropyOutputs::default()
                         .loss(losses.tensor())
                         .hidden_gradient(outputs[0].tensor())
                         .weight_gradient(outputs[1].tensor())
-                        .bias_gradient(outputs[2].tensor()),
+                        .bias_gradient(outputs[2].tensor())
+                        .into(),
                 );
-                let ignoring = json!({
-                    "reduction": "none", "chunk_bytes": 4000, "ignore_index": 4_294_967_196_u64
-                });
-                submit(gpu, &*self::loss(&ignoring, layout), &request);
+                submit(gpu, &request);
                 for (name, placed) in GRADIENTS.iter().zip([&losses].into_iter().chain(&outputs)) {
                     let actual = placed.array(gpu);
                     assert_eq!(
@@ -425,7 +429,7 @@ pub fn in_place(context: &Context) {
             let placed = placed_inputs(gpu, &*loss, &inputs, dtype);
             let weight = Placed::output(gpu, Layout::dense(dtype, &inputs["weight"].shape));
             let outputs = Named::from([("grad.weight".to_owned(), weight.tensor())]);
-            submit(gpu, &*loss, &Request::new(tensors(&placed), outputs).gradient_in_place());
+            submit(gpu, &Request::new(&*loss, tensors(&placed), outputs).gradient_in_place());
             let hidden = placed.iter().find(|(name, _)| name == "hidden").unwrap();
             assert_eq!(bits(&hidden.1.array(gpu)), bits(&expected["grad.hidden"]), "{dtype}");
             assert_eq!(bits(&weight.array(gpu)), bits(&expected["grad.weight"]), "{dtype}");
@@ -481,7 +485,7 @@ pub fn plan(context: &Context, loss: &dyn Operation, dtype: Dtype) -> Plan {
         let shape = &inputs[name.trim_start_matches("grad.")].shape;
         (name.to_owned(), Placed::output(&context.gpu, Layout::dense(dtype, shape)))
     });
-    context.gpu.plan(loss, &Request::new(tensors(&placed), tensors(&outputs))).unwrap()
+    context.gpu.plan(&Request::new(loss, tensors(&placed), tensors(&outputs))).unwrap()
 }
 
 pub fn run_to_run(context: &Context) {

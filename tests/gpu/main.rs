@@ -38,6 +38,7 @@ mod options;
 mod own;
 mod pairs;
 mod pixels;
+mod prepared;
 mod ranks;
 mod recording;
 mod registry;
@@ -83,6 +84,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
         ("own", own::TESTS),
         ("numbers", numbers::TESTS),
         ("status", status::TESTS),
+        ("prepared", prepared::TESTS),
         ("recording", recording::TESTS),
         ("faults", faults::TESTS),
         ("faults", faults::buffers::TESTS),

@@ -53,8 +53,9 @@ fn lists(context: &Context) {
     let layout = |name: &str| Layout::dense(Dtype::F32, &inputs[name].shape);
     let beside = ["parameters.2", "parameters.10"]
         .map(|name| (name.to_owned(), Placed::output(gpu, layout(name))));
-    let request = Request::new(tensors(&placed), tensors(&beside)).host("rates", vector(&rates));
-    submit(gpu, &Descent, &request);
+    let request =
+        Request::new(&Descent, tensors(&placed), tensors(&beside)).host("rates", vector(&rates));
+    submit(gpu, &request);
     for (name, output) in &beside {
         assert_close(name, &output.array(gpu));
         output.assert_surroundings(gpu);
@@ -63,8 +64,8 @@ fn lists(context: &Context) {
         assert_eq!(tensor.array(gpu), inputs[name].rounded(Dtype::F32), "{name} is only read");
     }
     // All results go over the parameters.
-    let request = Request::new(tensors(&placed), Named::new()).in_place("parameters");
-    submit(gpu, &Descent, &request.host("rates", vector(&rates)));
+    let request = Request::new(&Descent, tensors(&placed), Named::new()).in_place("parameters");
+    submit(gpu, &request.host("rates", vector(&rates)));
     for (name, tensor) in &placed {
         if name.starts_with("parameters") {
             assert_close(name, &tensor.array(gpu));
@@ -281,9 +282,9 @@ fn in_place(gpu: &Gpu, loss: &dyn Operation, inputs: &Arrays, dtype: Dtype) {
         let placed = placed_inputs(gpu, loss, inputs, dtype);
         let loss_of = Placed::output(gpu, Layout::dense(Dtype::F32, &expected["loss"].shape));
         let outputs = Named::from([("loss".to_owned(), loss_of.tensor())]);
-        let request = Request::new(tensors(&placed), outputs);
+        let request = Request::new(loss, tensors(&placed), outputs);
         let request = asked.iter().fold(request, |request, name| request.in_place(name.clone()));
-        submit(gpu, loss, &request);
+        submit(gpu, &request);
         for (name, tensor) in &placed {
             let what = format!("{loss:?} {dtype} {asked:?}");
             let gradient = of(name);

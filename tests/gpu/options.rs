@@ -161,7 +161,7 @@ fn soft_cap_and_bias(context: &Context) {
             ("logit_bias", vector(&bias)),
         ]);
         for dtype in in_turn(turn) {
-            let loss = none().softcap(Some(1.5)).temperature(0.8);
+            let loss = none().softcap(1.5).temperature(0.8);
             let wanted = [&GRADIENT[..], &BY_PRODUCTS[..]].concat();
             let wanted: Vec<_> =
                 wanted.into_iter().filter(|name| !["argmax", "rank"].contains(name)).collect();
@@ -171,13 +171,13 @@ fn soft_cap_and_bias(context: &Context) {
         }
     }
     // A cap far above the logits hardly changes them.
-    let far = CrossEntropy::default().softcap(Some(1e4));
+    let far = CrossEntropy::default().softcap(1e4);
     check(&context.gpu, &far, &sample(41, 4, 70), Dtype::F32, &GRADIENT);
     // z = -inf stays -inf under a cap; z = ±inf and NaN are distinguished; one target has a bias of -inf.
     let logits = matrix(4, 3, vec![-INF, 1.0, 2.0, INF, 1.0, 2.0, NAN, 1.0, 2.0, 9.0, -1e30, 0.0]);
     let inputs = named([("logits", logits), ("targets", indices(&[1, 1, 1, 2]))]);
     let (outputs, status) =
-        check(&context.gpu, &none().softcap(Some(5.0)), &inputs, Dtype::F32, &GRADIENT);
+        check(&context.gpu, &none().softcap(5.0), &inputs, Dtype::F32, &GRADIENT);
     assert_eq!(status.bad_rows, 2);
     assert_eq!(row(&outputs["grad.logits"], 0)[0], 0.0);
     let biased = with(&inputs, [("logit_bias", vector(&[0.0, -INF, 0.0]))]);

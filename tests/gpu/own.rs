@@ -153,7 +153,7 @@ fn gradients_of_its_own(context: &Context) {
                 let shape = [rows as u64, classes as u64];
                 let hint = Placed::output(gpu, Layout::dense(dtype, &shape));
                 let outputs = [("grad.hint".to_owned(), hint)];
-                let plan = gpu.plan(&loss, &Request::new(tensors(&placed), tensors(&outputs)));
+                let plan = gpu.plan(&Request::new(&loss, tensors(&placed), tensors(&outputs)));
                 assert_eq!(plan.unwrap().path.unwrap().passes, passes);
                 let mut outputs = outcome(gpu, &loss, &inputs, dtype, wanted).0;
                 outputs.remove("status");

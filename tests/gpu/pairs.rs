@@ -324,12 +324,12 @@ fn resident_scale(context: &Context) {
             ("loss".to_owned(), output.tensor()),
             ("grad.scale".to_owned(), gradient.tensor()),
         ]);
-        let request = Request::new(tensors(&placed), outputs);
+        let request = Request::new(&*loss, tensors(&placed), outputs);
         for scale in [2.0, 0.25, -1.5] {
             let (_, held) = placed.iter().find(|(name, _)| name == "scale").unwrap();
             let at = held.tensor().layout.offset * 4;
             gpu.queue().write_buffer(held.tensor().buffer, at, &(scale as f32).to_le_bytes());
-            submit(gpu, &*loss, &request);
+            submit(gpu, &request);
             let changed = with(&inputs, [("scale", vector(&[scale]))]);
             let found = named([("loss", output.array(gpu)), ("grad.scale", gradient.array(gpu))]);
             let wanted = ["loss", "grad.scale"];
@@ -433,8 +433,8 @@ fn refusals(context: &Context) {
     assert!(matches!(&error, Error::MissingInput { argument, .. } if argument == "scale"));
     let loss = info_nce(&json!({}));
     let placed = placed_inputs(&context.gpu, &*loss, &more_keys, Dtype::F32);
-    let request = Request::new(tensors(&placed), Named::new()).gradient_in_place();
-    assert!(matches!(context.gpu.plan(&*loss, &request), Err(Error::InPlace { .. })));
+    let request = Request::new(&*loss, tensors(&placed), Named::new()).gradient_in_place();
+    assert!(matches!(context.gpu.plan(&request), Err(Error::InPlace { .. })));
     for options in [json!({"temperature": 0}), json!({"temperature": -1}), json!({"tau": 1})] {
         assert!((surprisal::operations::find("info_nce").unwrap().parse)(&options).is_err());
     }

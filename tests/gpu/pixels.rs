@@ -77,7 +77,7 @@ fn call(
     let outputs: Vec<(&str, Placed)> =
         outputs.iter().map(|(name, l)| (*name, Placed::output(gpu, l.clone()))).collect();
     let wanted = outputs.iter().map(|(name, placed)| ((*name).to_owned(), placed.tensor()));
-    submit(gpu, loss, &Request::new(tensors(&placed), wanted.collect::<Named>()));
+    submit(gpu, &Request::new(loss, tensors(&placed), wanted.collect::<Named>()));
     for (_, placed) in &outputs {
         placed.assert_surroundings(gpu);
     }
@@ -192,11 +192,11 @@ fn bits_in_planes(context: &Context) {
         ("grad.logits".to_owned(), gradient.tensor()),
         ("loss".to_owned(), value.tensor()),
     ]);
-    submit(gpu, &loss, &Request::new(given.clone(), outputs.clone()));
+    submit(gpu, &Request::new(&loss, given.clone(), outputs.clone()));
     reference.assert(&named([("grad.logits", gradient.array(gpu)), ("loss", value.array(gpu))]));
     let apart = Placed::input(gpu, &inputs["targets"], layouts[1].1.clone());
     given.insert("targets".to_owned(), apart.tensor());
-    let error = gpu.prepare(&loss, &Request::new(given, outputs)).unwrap_err();
+    let error = gpu.prepare(&Request::new(&loss, given, outputs)).unwrap_err();
     assert!(matches!(error, Error::Conflict { .. }), "{error}");
 }
 
@@ -216,7 +216,8 @@ fn images_of_two_sizes(context: &Context) {
         let layout = place(name, Layout::matrix(Dtype::F32, 12, 2));
         (name.to_owned(), Placed::input(&gpu, &inputs[name], layout))
     });
-    let error = gpu.run(&loss, tensors(&placed), &["loss"]).unwrap_err();
+    let error =
+        gpu.run(&Request::new(&loss, tensors(&placed), Named::new()), &["loss"]).unwrap_err();
     assert!(matches!(error, Error::Conflict { .. }), "{error}");
 }
 
@@ -262,7 +263,7 @@ fn in_place(context: &Context) {
                 let placed: Vec<(String, Placed)> = inputs.iter().map(place).collect();
                 let value = Placed::output(gpu, Layout::vector(Dtype::F32, 1));
                 let outputs = Named::from([("loss".to_owned(), value.tensor())]);
-                submit(gpu, loss, &Request::new(tensors(&placed), outputs).gradient_in_place());
+                submit(gpu, &Request::new(loss, tensors(&placed), outputs).gradient_in_place());
                 let logits = &placed.iter().find(|(name, _)| name == "logits").unwrap().1;
                 logits.assert_surroundings(gpu);
                 reference.assert(&named([
@@ -281,13 +282,17 @@ fn run_hands_planes_back(context: &Context) {
     let planes = images.layouts(Dtype::F32)[0].1.clone();
     let placed = ["logits", "targets"]
         .map(|name| (name.to_owned(), Placed::input(gpu, &inputs[name], planes.clone())));
-    let run = gpu.run(&loss, tensors(&placed), &["loss", "grad.logits"]).unwrap();
+    let run = gpu
+        .run(&Request::new(&loss, tensors(&placed), Named::new()), &["loss", "grad.logits"])
+        .unwrap();
     let gradient = run.outputs().find(|(name, _)| *name == "grad.logits").unwrap().1.clone();
     assert_eq!(gradient.class_stride, 12);
     let mut found = run.read_blocking().unwrap();
     found.remove("status");
     Reference::new(&loss, &inputs, Dtype::F32, &["loss", "grad.logits"]).assert(&found);
-    let again = gpu.run(&loss, tensors(&placed), &["loss", "grad.logits"]).unwrap();
+    let again = gpu
+        .run(&Request::new(&loss, tensors(&placed), Named::new()), &["loss", "grad.logits"])
+        .unwrap();
     let mut again = again.read_blocking().unwrap();
     again.remove("status");
     assert_same_bits(&again, &found, "run to run");
@@ -310,7 +315,7 @@ fn refused(context: &Context) {
                 .collect();
             let value = storage(gpu, 16);
             let outputs = Named::from([("loss".to_owned(), Tensor::vector(&value, Dtype::F32, 1))]);
-            gpu.prepare(loss, &Request::new(tensors(&placed), outputs)).unwrap_err()
+            gpu.prepare(&Request::new(loss, tensors(&placed), outputs)).unwrap_err()
         };
     let linear = named([
         ("hidden", gaussian(1, 6, 4)),

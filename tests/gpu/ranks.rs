@@ -176,7 +176,7 @@ fn images_as_pytorch_has_them(context: &Context) {
                 ("loss".to_owned(), value.tensor()),
                 ("grad.logits".to_owned(), gradient.tensor()),
             ]);
-            submit(gpu, &loss, &Request::new(inputs, outputs));
+            submit(gpu, &Request::new(&loss, inputs, outputs));
             let actual = named([("grad.logits", gradient.array(gpu)), ("loss", value.array(gpu))]);
             assert_same_bits(&actual, &expected, &format!("{shape:?}"));
         }
@@ -208,12 +208,12 @@ fn strides_between_rows(context: &Context) {
             ("grad.logits".to_owned(), gradient.tensor()),
         ])
     };
-    submit(gpu, &loss, &Request::new(given(&logits, &targets), outputs()));
+    submit(gpu, &Request::new(&loss, given(&logits, &targets), outputs()));
     let actual = named([("grad.logits", gradient.array(gpu)), ("loss", value.array(gpu))]);
     assert_same_bits(&actual, &expected, "rows apart");
     gradient.assert_surroundings(gpu);
     let gaps = Placed::input(gpu, &inputs["targets"], dense.row_stride(4));
-    let error = gpu.prepare(&loss, &Request::new(given(&logits, &gaps), outputs())).unwrap_err();
+    let error = gpu.prepare(&Request::new(&loss, given(&logits, &gaps), outputs())).unwrap_err();
     assert_eq!(error, Error::WrongStride { argument: "targets".to_owned(), found: 4, least: 3 });
 }
 
@@ -319,7 +319,7 @@ fn weights_broadcast_from_the_last_axis(context: &Context) {
             ("loss".to_owned(), value.tensor()),
             ("grad.logits".to_owned(), gradient.tensor()),
         ]);
-        submit(gpu, &none, &Request::new(tensors(&placed), outputs));
+        submit(gpu, &Request::new(&none, tensors(&placed), outputs));
         let actual = named([("grad.logits", gradient.array(gpu)), ("loss", value.array(gpu))]);
         assert_same_bits(&actual, &without_status(expected), &format!("planes {shape:?}"));
     }
@@ -406,7 +406,7 @@ fn variances_in_windows_and_planes(context: &Context) {
         let mut gradient = Placed::output(gpu, own);
         let outputs = Named::from([("grad.variance".to_owned(), gradient.tensor())]);
         let padded = GaussianNll::default().padding(surprisal::Padding::Zero);
-        submit(gpu, &padded, &Request::new(tensors(&placed), outputs));
+        submit(gpu, &Request::new(&padded, tensors(&placed), outputs));
         let actual = gradient.array(gpu);
         for (actual, expected) in actual.to_f64().iter().zip(expected["grad.variance"].to_f64()) {
             assert!((actual - expected).abs() <= 1e-6 * (1.0 + expected.abs()), "{shape:?}");

@@ -12,7 +12,7 @@ use std::{
 use serde_json::json;
 use surprisal::{
     Array, Arrays, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Gpu,
-    Layout, Record, Reduction, Request, Status, Tensor, tensor_blocking,
+    Layout, Operation, Record, Reduction, Request, Status, Tensor, tensor_blocking,
 };
 
 use crate::support::{
@@ -70,8 +70,8 @@ impl Call {
         }
     }
 
-    fn request(&self) -> Request<'_> {
-        Request::new(tensors(&self.inputs), self.outputs()).accumulate_status()
+    fn request<'a>(&'a self, loss: &'a dyn Operation) -> Request<'a> {
+        Request::new(loss, tensors(&self.inputs), self.outputs().into()).accumulate_status()
     }
 
     fn outputs(&self) -> CrossEntropyOutputs<'_> {
@@ -96,9 +96,9 @@ fn open_pass(context: &Context) {
     {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         for call in &calls {
-            gpu.encode(&mut pass, &none(), tensors(&call.inputs), call.outputs()).unwrap();
+            gpu.encode(&mut pass, &call.request(&none())).unwrap();
         }
-        gpu.prepare(&none(), &calls[0].request()).unwrap().encode(&mut pass);
+        gpu.prepare(&calls[0].request(&none())).unwrap().encode(&mut pass);
     }
     gpu.queue().submit([encoder.finish()]);
     calls[0].assert_ran(gpu, 2);
@@ -119,7 +119,7 @@ fn several_losses_in_one_submission(context: &Context) {
             .collect();
     let mut encoder = encoder(gpu);
     for (loss, call) in &calls {
-        gpu.encode(&mut encoder, loss, tensors(&call.inputs), call.outputs()).unwrap();
+        gpu.encode(&mut encoder, &call.request(loss)).unwrap();
     }
     gpu.queue().submit([encoder.finish()]);
     for (_, call) in &calls {
@@ -182,12 +182,13 @@ fn one_pooled_buffer(context: &Context) {
                 .lse(at(&lse))
                 .argmax(at(&argmax))
                 .count(at(&count));
+            let none = none();
             let (request, gradient) = if in_place {
-                (Request::new(inputs, outputs).gradient_in_place(), logits)
+                (none.request(inputs, outputs).gradient_in_place(), logits)
             } else {
-                (Request::new(inputs, outputs.gradient(at(&gradient))), gradient)
+                (none.request(inputs, outputs.gradient(at(&gradient))), gradient)
             };
-            submit(gpu, &none(), &request);
+            submit(gpu, &request);
             for (name, layout) in [
                 ("loss", &loss),
                 ("grad.logits", &gradient),
@@ -230,10 +231,11 @@ fn pooled_linear(context: &Context) {
             (name.clone(), Tensor::new(&pool.buffer, layout.clone()))
         };
         let request = Request::new(
+            &*loss,
             inputs.iter().map(at).collect::<surprisal::Named>(),
             outputs.iter().map(at).collect::<surprisal::Named>(),
         );
-        submit(gpu, &*loss, &request);
+        submit(gpu, &request);
         for (name, layout) in &outputs {
             let there = Tensor::new(&pool.buffer, layout.clone());
             let actual = tensor_blocking(gpu, name, &there).unwrap();
@@ -247,7 +249,7 @@ fn pooled_linear(context: &Context) {
 fn prepared_twice(context: &Context) {
     let gpu = &context.gpu;
     let call = Call::new(gpu, &none(), 7, 12, 100);
-    let prepared = gpu.prepare(&none(), &call.request()).unwrap();
+    let prepared = gpu.prepare(&call.request(&none())).unwrap();
     let mut completed = 0;
     for times in [1, 1, 2] {
         let mut encoder = encoder(gpu);
@@ -273,13 +275,14 @@ fn prepared_twice(context: &Context) {
 fn own_scratch(context: &Context) {
     let gpu = &context.gpu;
     let call = Call::new(gpu, &none(), 9, 5, 3000);
-    let plan = gpu.plan(&none(), &call.request()).unwrap();
+    let plan = gpu.plan(&call.request(&none())).unwrap();
     let usage = wgpu::BufferUsages::STORAGE;
     let scratch = crate::support::buffer(gpu, plan.scratch_bytes, usage);
-    submit(gpu, &none(), &call.request().scratch(&scratch, 0..scratch.size()));
+    submit(gpu, &call.request(&none()).scratch(&scratch, 0..scratch.size()));
     call.assert_ran(gpu, 1);
-    let small = call.request().scratch(&scratch, 0..plan.scratch_bytes - 4);
-    let refused = gpu.prepare(&none(), &small).unwrap_err();
+    let none = none();
+    let small = call.request(&none).scratch(&scratch, 0..plan.scratch_bytes - 4);
+    let refused = gpu.prepare(&small).unwrap_err();
     let expected = Error::BufferTooSmall {
         argument: "scratch".to_owned(),
         needed: plan.scratch_bytes,
@@ -324,17 +327,16 @@ fn pooled_scratch(context: &Context) {
         let outputs = wanted.map(|name| {
             (name.to_owned(), Placed::output(gpu, Layout::dense(Dtype::F32, &expected[name].shape)))
         });
-        let request =
-            || Request::new(inputs.iter().map(at).collect::<surprisal::Named>(), tensors(&outputs));
-        let bytes = gpu.plan(&*loss, &request()).unwrap().scratch_bytes;
+        let request = || Request::new(&*loss, inputs.iter().map(at).collect(), tensors(&outputs));
+        let bytes = gpu.plan(&request()).unwrap().scratch_bytes;
         let behind = pool.used.next_multiple_of(alignment);
-        submit(gpu, &*loss, &request().scratch(&pool.buffer, behind..behind + bytes));
+        submit(gpu, &request().scratch(&pool.buffer, behind..behind + bytes));
         for (name, placed) in &outputs {
             assert_eq!(bits(&placed.array(gpu)), bits(&expected[name]), "{name}");
         }
         let refused = |range| {
             let request = request().scratch(&pool.buffer, range);
-            gpu.prepare(&*loss, &request).unwrap_err()
+            gpu.prepare(&request).unwrap_err()
         };
         let (over, end) = (refused(0..bytes), pool.buffer.size());
         assert!(
@@ -355,7 +357,7 @@ fn parts_in_turn(context: &Context) {
     let gpu = &context.gpu;
     let mean = CrossEntropy::default();
     let calls = [17, 18].map(|seed| Call::new(gpu, &mean, seed, 40, 70));
-    let whole = gpu.prepare(&mean, &calls[0].request()).unwrap();
+    let whole = gpu.prepare(&calls[0].request(&mean)).unwrap();
     let mut encoder = encoder(gpu);
     let several = whole.plan().submissions(gpu.profile()).count() > 1;
     let refused = whole.encode_part(&mut encoder, 0..1);
@@ -368,7 +370,7 @@ fn parts_in_turn(context: &Context) {
     drop(encoder);
     let mut encoder = self::encoder(gpu);
     let prepared =
-        calls.each_ref().map(|call| gpu.prepare(&mean, &call.request().in_parts()).unwrap());
+        calls.each_ref().map(|call| gpu.prepare(&call.request(&mean).in_parts()).unwrap());
     let steps = prepared[0].plan().dispatches.len();
     assert!(steps > 2);
     for step in 0..steps {
@@ -387,7 +389,7 @@ fn short_submissions_in_turn(context: &Context) {
     let gpu = context.with(|profile| profile.submission_dispatches = 1);
     let mean = CrossEntropy::default();
     let calls = [19, 20].map(|seed| Call::new(&gpu, &mean, seed, 40, 70));
-    let prepared = calls.each_ref().map(|call| gpu.prepare(&mean, &call.request()).unwrap());
+    let prepared = calls.each_ref().map(|call| gpu.prepare(&call.request(&mean)).unwrap());
     let parts = prepared[0].plan().submissions(gpu.profile());
     for part in parts {
         for call in &prepared {
@@ -406,11 +408,11 @@ fn nothing_is_submitted(context: &Context) {
     let gpu = &context.gpu;
     let call = Call::new(gpu, &none(), 10, 5, 30);
     let mut dropped = encoder(gpu);
-    gpu.encode(&mut dropped, &none(), tensors(&call.inputs), call.outputs()).unwrap();
+    gpu.encode(&mut dropped, &call.request(&none())).unwrap();
     drop(dropped);
     let kept = {
         let mut encoder = encoder(gpu);
-        gpu.encode(&mut encoder, &none(), tensors(&call.inputs), call.outputs()).unwrap();
+        gpu.encode(&mut encoder, &call.request(&none())).unwrap();
         encoder.finish()
     };
     gpu.queue().submit([]);
@@ -454,18 +456,18 @@ fn memory(context: &Context) {
     let gpu = context.with(|_| ());
     assert_eq!(gpu.memory(), surprisal::Memory::default());
     let call = Call::new(&context.gpu, &none(), 16, 5, 3000);
-    let plan = gpu.plan(&none(), &call.request()).unwrap();
+    let plan = gpu.plan(&call.request(&none())).unwrap();
     let (scratch, parameters) = (plan.scratch_bytes.max(256), plan.params_bytes());
     assert_eq!(gpu.memory().peak, 0, "a plan makes nothing");
-    let prepared = gpu.prepare(&none(), &call.request()).unwrap();
+    let prepared = gpu.prepare(&call.request(&none())).unwrap();
     assert_eq!(gpu.memory().held, scratch + parameters);
-    let again = gpu.prepare(&none(), &call.request()).unwrap();
+    let again = gpu.prepare(&call.request(&none())).unwrap();
     assert_eq!(gpu.memory().held, scratch + 2 * parameters, "the scratch is shared");
     drop((prepared, again));
     assert_eq!(gpu.memory().held, scratch, "the pool keeps its scratch");
     assert_eq!(gpu.memory().peak, scratch + 2 * parameters);
     let own = crate::support::buffer(&gpu, scratch, wgpu::BufferUsages::STORAGE);
-    let prepared = gpu.prepare(&none(), &call.request().scratch(&own, 0..scratch)).unwrap();
+    let prepared = gpu.prepare(&call.request(&none()).scratch(&own, 0..scratch)).unwrap();
     assert_eq!(gpu.memory().held, scratch + parameters, "the caller's scratch is the caller's");
     drop(prepared);
     let before = gpu.memory();
@@ -490,7 +492,7 @@ fn watch_without_a_stall(context: &Context) {
     let gpu = &context.gpu;
     let mean = CrossEntropy::default();
     let call = Call::new(gpu, &mean, 11, 64, 100);
-    let prepared = gpu.prepare(&mean, &call.request()).unwrap();
+    let prepared = gpu.prepare(&call.request(&mean)).unwrap();
     let mut watches: VecDeque<surprisal::Watch> = VecDeque::new();
     let mut reports = Vec::new();
     for _ in 0..30 {
@@ -522,7 +524,7 @@ fn watch_of_several_losses(context: &Context) {
     for round in 1..=2 {
         let mut encoder = encoder(gpu);
         for call in &calls[..round] {
-            gpu.prepare(&mean, &call.request()).unwrap().encode(&mut encoder);
+            gpu.prepare(&call.request(&mean)).unwrap().encode(&mut encoder);
         }
         let [a, b, c] = calls.each_ref().map(|call| (call.loss.tensor(), call.status.tensor()));
         let losses = [(&a.0, &a.1), (&b.0, &b.1), (&c.0, &c.1)];
@@ -567,8 +569,7 @@ fn full_ring(context: &Context) {
     let gpu = context.with(|_| ());
     let call = Call::new(&gpu, &CrossEntropy::default(), 12, 4, 10);
     let mut encoder = encoder(&gpu);
-    gpu.encode(&mut encoder, &CrossEntropy::default(), tensors(&call.inputs), call.outputs())
-        .unwrap();
+    gpu.encode(&mut encoder, &call.request(&CrossEntropy::default())).unwrap();
     let watch = |encoder: &mut wgpu::CommandEncoder| {
         gpu.watch(encoder, [(&call.loss.tensor(), &call.status.tensor())])
     };
@@ -598,7 +599,7 @@ fn dropped_watches(context: &Context) {
         }
         drop(watch);
     }
-    submit(&gpu, &CrossEntropy::default(), &call.request());
+    submit(&gpu, &call.request(&CrossEntropy::default()));
     call.assert_ran(&gpu, 1);
 }
 

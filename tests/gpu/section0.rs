@@ -444,7 +444,7 @@ fn typed(context: &Context, targets: &Array, dtype: Dtype, ignored: i64) -> (Arr
     let outputs =
         surprisal::CrossEntropyOutputs::default().loss(loss.tensor()).status(words.tensor());
     let options = none().ignore_index(IgnoreIndex::One(ignored));
-    submit(gpu, &options, &Request::new(inputs, outputs));
+    submit(gpu, &options.request(inputs, outputs));
     (loss.array(gpu), Status::read(gpu, &words.tensor()).unwrap())
 }
 
@@ -551,9 +551,11 @@ fn completion_counts_calls(context: &Context) {
     let loss = Placed::output(gpu, Layout::vector(Dtype::F32, 3));
     let outputs =
         surprisal::CrossEntropyOutputs::default().loss(loss.tensor()).status(status.tensor());
-    let request = Request::new(crate::support::tensors(&inputs), outputs).accumulate_status();
+    let none = none();
+    let request =
+        Request::new(&none, crate::support::tensors(&inputs), outputs.into()).accumulate_status();
     for completed in 1..=3 {
-        submit(gpu, &none(), &request);
+        submit(gpu, &request);
         assert_eq!(Status::read(gpu, &status.tensor()).unwrap().completed, completed);
     }
 }

@@ -128,9 +128,9 @@ impl Anywhere {
         let inputs = [("logits", &self.logits), ("targets", &self.targets)];
         let mut outputs = vec![("loss", &self.loss), ("lse", &self.lse)];
         outputs.extend(self.gradient.as_ref().map(|gradient| ("grad.logits", gradient)));
-        let request = Request::new(by_name(&inputs), by_name(&outputs));
+        let request = Request::new(loss, by_name(&inputs), by_name(&outputs));
         let request = if self.gradient.is_none() { request.gradient_in_place() } else { request };
-        submit(gpu, loss, &request);
+        submit(gpu, &request);
         let gradient = self.gradient.as_ref().unwrap_or(&self.logits);
         named_outputs([("grad.logits", gradient), ("loss", &self.loss), ("lse", &self.lse)], gpu)
     }
@@ -244,7 +244,7 @@ fn places_of_target_probs(context: &Context) {
                     .loss(loss.tensor())
                     .gradient(gradients[0].tensor())
                     .target_probs_gradient(gradients[1].tensor());
-                submit(gpu, &none(), &Request::new(inputs, outputs));
+                submit(gpu, &none().request(inputs, outputs));
                 let actual = named_outputs(
                     [
                         ("loss", &loss),
@@ -502,16 +502,17 @@ fn more_data_than_a_default_binding(context: &Context) {
     let inputs =
         surprisal::CrossEntropyInputs::default().logits(logits.clone()).targets(targets.tensor());
     let outputs = surprisal::CrossEntropyOutputs::default().loss(loss.tensor());
-    let request = Request::new(inputs, outputs).gradient_in_place();
-    assert!(gpu.plan(&none(), &request).unwrap().windows > 1);
-    submit(&gpu, &none(), &request);
+    let none = none();
+    let request = none.request(inputs, outputs).gradient_in_place();
+    assert!(gpu.plan(&request).unwrap().windows > 1);
+    submit(&gpu, &request);
     let losses = loss.array(&gpu);
     for row in [0, 1, 1000, 2000, rows - 1] {
         let inputs = named([
             ("logits", matrix(1, classes, seed.to_f64())),
             ("targets", indices(&[row as i64])),
         ]);
-        let (alone, _) = outcome(&gpu, &none(), &inputs, Dtype::Bf16, &["loss", "grad.logits"]);
+        let (alone, _) = outcome(&gpu, &none, &inputs, Dtype::Bf16, &["loss", "grad.logits"]);
         assert_eq!(bits(&losses)[row], bits(&alone["loss"])[0], "loss of row {row}");
         let there = surprisal::Tensor::matrix(&buffer, Dtype::Bf16, 1, classes as u64)
             .offset((row * classes) as u64);
@@ -535,7 +536,7 @@ fn as_many_classes_as_there_can_be(context: &Context) {
         .loss(loss.tensor())
         .argmax(argmax.tensor())
         .rank(rank.tensor());
-    submit(gpu, &none(), &Request::new(inputs, outputs).gradient_in_place());
+    submit(gpu, &none().request(inputs, outputs).gradient_in_place());
     let expected = (classes as f64).ln();
     let found = loss.array(gpu).to_f64()[0];
     assert!((found - expected).abs() < 4e-6, "{found}, expected {expected}");

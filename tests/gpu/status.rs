@@ -271,8 +271,12 @@ fn vectors(context: &Context) {
     }
 }
 
-fn status_alone<'a>(inputs: &'a [(String, Placed)], status: &'a Placed) -> Request<'a> {
-    Request::new(tensors(inputs), Named::from([("status".to_owned(), status.tensor())]))
+fn status_alone<'a>(
+    loss: &'a dyn Operation,
+    inputs: &'a [(String, Placed)],
+    status: &'a Placed,
+) -> Request<'a> {
+    Request::new(loss, tensors(inputs), Named::from([("status".to_owned(), status.tensor())]))
 }
 
 /// Several calls add to one status word by word, or each overwrites it, whatever it contained.
@@ -311,9 +315,9 @@ fn of_several_calls(context: &Context) {
         let dirty = Placed::output(gpu, words);
         for (inputs, own) in batches.iter().zip(&alone) {
             let placed = placed_inputs(gpu, &*loss, inputs, Dtype::F32);
-            submit(gpu, &*loss, &status_alone(&placed, &dirty));
+            submit(gpu, &status_alone(&*loss, &placed, &dirty));
             assert_eq!(Status::read(gpu, &dirty.tensor()).unwrap(), *own, "{name}");
-            submit(gpu, &*loss, &status_alone(&placed, &zeros).accumulate_status());
+            submit(gpu, &status_alone(&*loss, &placed, &zeros).accumulate_status());
         }
         let all = Status::read(gpu, &zeros.tensor()).unwrap();
         let sum = |count: fn(&Status) -> u32| alone.iter().map(count).sum::<u32>();

@@ -415,8 +415,8 @@ pub fn encoder(gpu: &Gpu) -> wgpu::CommandEncoder {
 
 /// Prepares, encodes and submits a request.
 #[track_caller]
-pub fn submit(gpu: &Gpu, loss: &dyn Operation, request: &Request) {
-    let prepared = gpu.prepare(loss, request).unwrap();
+pub fn submit(gpu: &Gpu, request: &Request) {
+    let prepared = gpu.prepare(request).unwrap();
     let mut encoder = encoder(gpu);
     prepared.encode(&mut encoder);
     gpu.queue().submit([encoder.finish()]);

@@ -217,7 +217,7 @@ fn places_in_memory(context: &Context) {
                         (name.to_owned(), Placed::output(gpu, layout))
                     })
                     .collect();
-                submit(gpu, &*loss, &Request::new(tensors(&inputs), tensors(&outputs)));
+                submit(gpu, &Request::new(&*loss, tensors(&inputs), tensors(&outputs)));
                 for (output, placed) in &outputs {
                     placed.assert_surroundings(gpu);
                     let what = format!("{name} {output} {options} {dtype}");
@@ -245,11 +245,11 @@ fn scratch(context: &Context) {
                     (name.to_owned(), Placed::output(gpu, layout))
                 })
                 .collect();
-            let request = Request::new(tensors(&placed), tensors(&outputs));
-            let plan = gpu.plan(&*loss, &request).unwrap();
+            let request = Request::new(&*loss, tensors(&placed), tensors(&outputs));
+            let plan = gpu.plan(&request).unwrap();
             let buffer = storage(gpu, plan.scratch_bytes + 256);
             gpu.queue().write_buffer(&buffer, 0, &vec![0xff; buffer.size() as usize]);
-            submit(gpu, &*loss, &request.scratch(&buffer, 0..plan.scratch_bytes));
+            submit(gpu, &request.scratch(&buffer, 0..plan.scratch_bytes));
             let after = bytes(gpu, &buffer);
             assert!(after[plan.scratch_bytes as usize..].iter().all(|&byte| byte == 0xff));
             for (output, placed) in &outputs {

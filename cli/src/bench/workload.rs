@@ -39,8 +39,8 @@ impl Workload {
         save_lse(gpu, loss, &inputs)?;
         // Wait, so that the staging memory of the numbers is freed before the call needs memory.
         wait(gpu)?;
-        let request = Request::new(named(&inputs), named(&outputs));
-        let prepared = gpu.prepare(loss, &request)?;
+        let request = Request::new(loss, named(&inputs), named(&outputs));
+        let prepared = gpu.prepare(&request)?;
         let tensors = inputs.iter().chain(&outputs).map(|(_, buffer, _)| buffer.size());
         let peak_bytes = tensors.sum::<u64>() + gpu.memory().peak;
         Ok(Self { gpu: gpu.clone(), inputs, outputs, prepared, peak_bytes })
@@ -53,7 +53,7 @@ impl Workload {
 
     /// The same tensors with another loss value (other options).
     pub fn variant(&self, loss: &dyn Operation) -> Result<Prepared> {
-        self.gpu.prepare(loss, &Request::new(named(&self.inputs), named(&self.outputs)))
+        self.gpu.prepare(&Request::new(loss, named(&self.inputs), named(&self.outputs)))
     }
 
     /// Names, types and shapes of the inputs.
@@ -101,10 +101,10 @@ fn save_lse(
     let mut given = named(inputs);
     let Some(lse) = given.remove("lse").filter(|_| has) else { return Ok(()) };
     let outputs = Named::from([("lse".to_owned(), lse)]);
-    let request = Request::new(given, outputs);
-    let bytes = gpu.plan(loss, &request)?.scratch_bytes.max(256);
+    let request = Request::new(loss, given, outputs);
+    let bytes = gpu.plan(&request)?.scratch_bytes.max(256);
     let scratch = uncounted(gpu, "forward_scratch", bytes, wgpu::BufferUsages::STORAGE)?;
-    let prepared = gpu.prepare(loss, &request.scratch(&scratch, 0..bytes))?;
+    let prepared = gpu.prepare(&request.scratch(&scratch, 0..bytes))?;
     let mut encoder =
         gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     prepared.encode(&mut encoder);

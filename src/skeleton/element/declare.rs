@@ -11,7 +11,7 @@ macro_rules! element_loss {
         inputs $inputs:ident { $($input:ident = $input_key:literal, $reads:literal: $argument:expr;)* }
         outputs $outputs:ident { $($gradient:ident = $gradient_key:literal: $gradient_about:literal;)* }
         $(monitors $monitored:ident = $monitored_key:literal: $monitored_about:literal;)?
-        options { $($option:ident: $type:ty = $default:expr, $json:literal, $samples:expr, $about:literal;)* }
+        options { $($option:ident: $type:ident $(<$value:ident>)? = $default:expr, $json:literal, $samples:expr, $about:literal;)* }
     ) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +31,7 @@ macro_rules! element_loss {
             pub unknown_target: Option<f64>,
             /// Whether the gradient's columns between the last column and the row stride are written.
             pub padding: $crate::spec::options::Padding,
-            $(#[doc = $about] pub $option: $type,)*
+            $(#[doc = $about] pub $option: $type $(<$value>)?,)*
         }
 
         impl Default for $name {
@@ -54,7 +54,7 @@ macro_rules! element_loss {
                 denominator: $crate::spec::options::MaskedMean,
                 unknown_target: Option<f64>,
                 padding: $crate::spec::options::Padding,
-                $($option: $type,)*
+                $($option: $type $(<$value>)?,)*
             }
         }
 
@@ -90,6 +90,8 @@ macro_rules! element_loss {
                 status = "status",
             }
         }
+
+        $crate::skeleton::request::request!($name: $inputs, $outputs);
 
         pub(super) static ABOUT: $crate::spec::about::About = {
             use $crate::spec::arguments as arg;
@@ -155,6 +157,14 @@ macro_rules! element_loss {
         }
 
         impl $crate::skeleton::operation::Operation for $name {
+            fn compared_by(
+                &self,
+                part: &mut dyn FnMut(&dyn $crate::skeleton::operation::Options),
+            ) -> bool {
+                part(self);
+                true
+            }
+
             fn plan(
                 &self,
                 call: &$crate::spec::call::Call,

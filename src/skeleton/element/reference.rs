@@ -51,6 +51,7 @@ impl<T: Real> Point<T> {
     }
 
     /// The same result with a monitored value.
+    #[must_use]
     pub fn monitoring(self, monitored: T) -> Self {
         Self { monitored, ..self }
     }

@@ -97,11 +97,13 @@ impl RowStream {
     }
 
     /// The same stream with another value for an input that is not given.
+    #[must_use]
     pub const fn or(self, default: f32) -> Self {
         Self { default, ..self }
     }
 
     /// The same stream with another type of elements.
+    #[must_use]
     pub const fn of(self, element: StreamElement) -> Self {
         Self { element, ..self }
     }
@@ -204,6 +206,7 @@ impl RowOutput {
     }
 
     /// The same by-product with an output that the words of all rows are reduced to.
+    #[must_use]
     pub const fn reduced(self, reduced: Reduced) -> Self {
         Self { reduced, ..self }
     }

@@ -10,7 +10,7 @@ macro_rules! row_loss {
         summary: $summary:literal, formula: $formula:literal, pytorch: $pytorch:literal;
         inputs $inputs:ident { $($input:ident = $input_key:literal: $argument:expr;)* }
         outputs $outputs:ident;
-        options { $($option:ident: $type:ty = $default:expr, $json:literal, $samples:expr, $about:literal;)* }
+        options { $($option:ident: $type:ident $(<$value:ident>)? = $default:expr, $json:literal, $samples:expr, $about:literal;)* }
     ) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +28,7 @@ macro_rules! row_loss {
             pub denominator: $crate::spec::options::Denominator,
             /// Whether gradient columns past the classes are written.
             pub padding: $crate::spec::options::Padding,
-            $(#[doc = $about] pub $option: $type,)*
+            $(#[doc = $about] pub $option: $type $(<$value>)?,)*
         }
 
         impl Default for $name {
@@ -51,7 +51,7 @@ macro_rules! row_loss {
                 ignore_index: $crate::spec::options::IgnoreIndex,
                 denominator: $crate::spec::options::Denominator,
                 padding: $crate::spec::options::Padding,
-                $($option: $type,)*
+                $($option: $type $(<$value>)?,)*
             }
 
             /// The same program with the options that say how rows are kept, weighed and reduced.
@@ -102,6 +102,8 @@ macro_rules! row_loss {
                 status = "status",
             }
         }
+
+        $crate::skeleton::request::request!($name: $inputs, $outputs);
 
         pub(crate) static ABOUT: $crate::spec::about::About = {
             use $crate::spec::arguments as arg;
@@ -177,6 +179,14 @@ macro_rules! row_loss {
         }
 
         impl $crate::skeleton::operation::Operation for $name {
+            fn compared_by(
+                &self,
+                part: &mut dyn FnMut(&dyn $crate::skeleton::operation::Options),
+            ) -> bool {
+                part(self);
+                true
+            }
+
             fn plan(
                 &self,
                 call: &$crate::spec::call::Call,

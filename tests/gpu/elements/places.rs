@@ -43,7 +43,7 @@ fn layouts(context: &Context) {
                     ("grad.logits".to_owned(), gradient.tensor()),
                     ("loss".to_owned(), value.tensor()),
                 ]);
-                submit(gpu, &loss, &Request::new(tensors(&placed), outputs));
+                submit(gpu, &Request::new(&loss, tensors(&placed), outputs));
                 gradient.assert_surroundings(gpu);
                 let actual =
                     named([("grad.logits", gradient.array(gpu)), ("loss", value.array(gpu))]);
@@ -57,7 +57,7 @@ fn layouts(context: &Context) {
     let mut gradient = Placed::output(gpu, padded);
     let outputs = Named::from([("grad.logits".to_owned(), gradient.tensor())]);
     let zeroing = loss.padding(surprisal::Padding::Zero);
-    submit(gpu, &zeroing, &Request::new(tensors(&inputs), outputs));
+    submit(gpu, &Request::new(&zeroing, tensors(&inputs), outputs));
     gradient.assert_zero_padding(gpu);
 }
 
@@ -106,7 +106,7 @@ fn in_place(context: &Context) {
             let placed = placed_inputs(gpu, &loss, &inputs, dtype);
             let value = Placed::output(gpu, Layout::matrix(Dtype::F32, 6, columns as u64));
             let outputs = Named::from([("loss".to_owned(), value.tensor())]);
-            submit(gpu, &loss, &Request::new(tensors(&placed), outputs).gradient_in_place());
+            submit(gpu, &Request::new(&loss, tensors(&placed), outputs).gradient_in_place());
             let logits = placed.iter().find(|(name, _)| name == "logits").unwrap();
             let actual = named([("grad.logits", logits.1.array(gpu)), ("loss", value.array(gpu))]);
             Reference::new(&loss, &inputs, dtype, &GRADIENT).assert(&actual);
@@ -161,7 +161,7 @@ fn sums_of_many(context: &Context) {
     let sum = Tensor::vector(&value, Dtype::F32, 1);
     let outputs = Named::from([("sum".to_owned(), sum.clone())]);
     let loss = Mse::default();
-    submit(gpu, &loss, &Request::new(inputs, outputs));
+    submit(gpu, &Request::new(&loss, inputs, outputs));
     let actual = tensor_blocking(gpu, "sum", &sum).unwrap().to_f64()[0];
     let truth = logits.to_f64().iter().map(|z| z * z).sum::<f64>() * (count / block as u64) as f64;
     let error = (actual - truth).abs() / truth;

@@ -73,11 +73,12 @@ fn watches(context: &Context) {
 fn scratch_without_storage(context: &Context) {
     let gpu = &context.gpu;
     let good = Good::new(gpu);
-    let plan = gpu.plan(&none(), &Request::new(good.inputs(), good.outputs())).unwrap();
+    let plan = gpu.plan(&none().request(good.inputs(), good.outputs())).unwrap();
     let scratch = buffer(gpu, plan.scratch_bytes, wgpu::BufferUsages::COPY_DST);
+    let none = none();
     let request =
-        Request::new(good.inputs(), good.outputs()).scratch(&scratch, 0..plan.scratch_bytes);
-    let error = gpu.prepare(&none(), &request).unwrap_err();
+        none.request(good.inputs(), good.outputs()).scratch(&scratch, 0..plan.scratch_bytes);
+    let error = gpu.prepare(&request).unwrap_err();
     works(gpu);
     assert!(
         matches!(&error, Error::WrongUsage { argument, .. } if argument == "scratch"),
@@ -137,11 +138,13 @@ fn misaligned_words(context: &Context) {
     let targets = Placed::input(gpu, &indices(&[0, 1, 2]), Layout::vector(Dtype::I64, 3).offset(3));
     let logits = Placed::input(gpu, &gaussian(3, 3, 5), Layout::matrix(Dtype::F16, 3, 5).offset(7));
     let loss = Placed::output(gpu, Layout::vector(Dtype::F32, 3).offset(1));
+    let none = none();
     let request = Request::new(
-        CrossEntropyInputs::default().logits(logits.tensor()).targets(targets.tensor()),
-        CrossEntropyOutputs::default().loss(loss.tensor()),
+        &none,
+        CrossEntropyInputs::default().logits(logits.tensor()).targets(targets.tensor()).into(),
+        CrossEntropyOutputs::default().loss(loss.tensor()).into(),
     );
-    submit(gpu, &none(), &request);
+    submit(gpu, &request);
     assert!(loss.array(gpu).to_f64().iter().all(|value| value.is_finite()));
     loss.assert_surroundings(gpu);
 }
@@ -169,7 +172,7 @@ fn overlaps(context: &Context) {
     let weights = vector(&[1.0; 6]);
     let weight = Placed::input(gpu, &weights, Layout::vector(Dtype::F32, 6));
     let inputs = good.inputs().weight(weight.tensor()).logit_bias(weight.tensor());
-    submit(gpu, &none(), &Request::new(inputs, good.outputs()));
+    submit(gpu, &none().request(inputs, good.outputs()));
 }
 
 fn shared_alignment_blocks(context: &Context) {
@@ -193,5 +196,5 @@ fn shared_alignment_blocks(context: &Context) {
     }
     let next = Tensor::vector(&pool, Dtype::F32, 4).offset(alignment / 4);
     let outputs = good.outputs().loss(loss).lse(next);
-    submit(gpu, &none(), &Request::new(good.inputs(), outputs));
+    submit(gpu, &none().request(good.inputs(), outputs));
 }

@@ -1,6 +1,6 @@
 //! Tensors of another device, and a device that is gone.
 
-use surprisal::{Dtype, Error, Gpu, Layout, Request, Status, tensor_blocking};
+use surprisal::{CrossEntropyOutputs, Dtype, Error, Gpu, Layout, Status, tensor_blocking};
 
 use super::{Good, none, refused, works};
 use crate::support::{Context, Placed, encoder, indices, sample, storage, submit};
@@ -27,11 +27,12 @@ fn another_device(context: &Context) {
         let error = refused(gpu, &none(), inputs, outputs);
         assert!(matches!(&error, Error::Refused { .. }), "{error}");
     }
-    let plan = gpu.plan(&none(), &Request::new(good.inputs(), good.outputs())).unwrap();
+    let plan = gpu.plan(&none().request(good.inputs(), good.outputs())).unwrap();
     let scratch = storage(&other, plan.scratch_bytes);
+    let none = none();
     let request =
-        Request::new(good.inputs(), good.outputs()).scratch(&scratch, 0..plan.scratch_bytes);
-    let error = gpu.prepare(&none(), &request).unwrap_err();
+        none.request(good.inputs(), good.outputs()).scratch(&scratch, 0..plan.scratch_bytes);
+    let error = gpu.prepare(&request).unwrap_err();
     assert!(matches!(&error, Error::Refused { .. }), "{error}");
     let error = tensor_blocking(gpu, "loss", &foreign.loss.tensor()).unwrap_err();
     assert!(matches!(&error, Error::Refused { .. }), "{error}");
@@ -57,10 +58,10 @@ fn destroyed(context: &Context) -> Destroyed {
     let gpu = context.another();
     let status = Placed::input(&gpu, &indices(&[0; 8]), Layout::vector(Dtype::U32, 8));
     let good = Good::new(&gpu);
-    submit(&gpu, &none(), &Request::new(good.inputs(), good.outputs().status(status.tensor())));
+    submit(&gpu, &none().request(good.inputs(), good.outputs().status(status.tensor())));
     works(&gpu);
     let run = gpu.run_arrays(&none(), &sample(1, 4, 6), Dtype::F32, &["loss"]).unwrap();
-    let prepared = gpu.prepare(&none(), &Request::new(good.inputs(), good.outputs())).unwrap();
+    let prepared = gpu.prepare(&none().request(good.inputs(), good.outputs())).unwrap();
     gpu.device().destroy();
     Destroyed { gpu, good, status, run, prepared }
 }
@@ -73,7 +74,10 @@ fn destroyed_before_read(context: &Context) {
 
 fn destroyed_before_run(context: &Context) {
     let it = destroyed(context);
-    let run = it.gpu.run(&none(), it.good.inputs(), &["loss", "grad.logits"]);
+    let run = it.gpu.run(
+        &none().request(it.good.inputs(), CrossEntropyOutputs::default()),
+        &["loss", "grad.logits"],
+    );
     lost(&run.and_then(surprisal::Run::read_blocking), "run");
     let run = it.gpu.run_arrays(&none(), &sample(1, 4, 6), Dtype::F32, &["loss"]);
     lost(&run.and_then(surprisal::Run::read_blocking), "run_arrays");
@@ -93,8 +97,9 @@ fn destroyed_before_recording(context: &Context) {
     let mut encoder = encoder(&it.gpu);
     it.prepared.encode(&mut encoder);
     drop(encoder);
-    let request = Request::new(it.good.inputs(), it.good.outputs());
-    let prepared = it.gpu.prepare(&none(), &request);
+    let none = none();
+    let request = none.request(it.good.inputs(), it.good.outputs());
+    let prepared = it.gpu.prepare(&request);
     assert!(prepared.is_ok() || matches!(prepared, Err(Error::DeviceLost(_))), "{prepared:?}");
     let mut encoder = self::encoder(&it.gpu);
     let watch = it.gpu.watch(&mut encoder, [(&it.good.one_loss(), &it.status.tensor())]);

@@ -86,9 +86,11 @@ fn operations_of_the_host(context: &Context) {
     let counts = Placed::input(&context.gpu, &inputs["counts"], Layout::vector(Dtype::I64, 2));
     let held = context.gpu.memory().held;
     let given = Named::from([("counts".to_owned(), counts.tensor())]);
-    let error = context.gpu.run(&operation, given, &["weights"]).unwrap_err();
+    let error =
+        context.gpu.run(&Request::new(&operation, given, Named::new()), &["weights"]).unwrap_err();
     assert!(matches!(error, Error::HostOnly { .. }), "{error}");
-    let error = context.gpu.plan(&operation, &surprisal::Request::default()).unwrap_err();
+    let error =
+        context.gpu.plan(&Request::new(&operation, Named::new(), Named::new())).unwrap_err();
     assert!(matches!(error, Error::HostOnly { .. }), "{error}");
     assert_eq!(context.gpu.memory().held, held);
     works(&context.gpu);
@@ -123,7 +125,7 @@ fn refuse_options(gpu: &Gpu, bad: Vec<(&str, CrossEntropy)>) {
         let linear = surprisal::LinearCrossEntropy::new(loss.clone());
         let errors = [
             gpu.run_arrays(&loss, &sample(1, 2, 3), Dtype::F32, &["loss"]).err(),
-            gpu.prepare(&loss, &Request::new(good.inputs(), good.outputs())).err(),
+            gpu.prepare(&loss.request(good.inputs(), good.outputs())).err(),
             linear.validate().err(),
         ];
         for error in errors {

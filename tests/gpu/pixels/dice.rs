@@ -81,7 +81,7 @@ fn dice_over_gaps(context: &Context) {
             .map(|(name, layout)| (name.to_owned(), Placed::input(gpu, &inputs[name], layout)));
         let value = storage(gpu, 16);
         let outputs = Named::from([("loss".to_owned(), Tensor::vector(&value, Dtype::F32, 1))]);
-        let error = gpu.prepare(&loss, &Request::new(tensors(&placed), outputs)).unwrap_err();
+        let error = gpu.prepare(&Request::new(&loss, tensors(&placed), outputs)).unwrap_err();
         assert!(matches!(error, Error::Conflict { .. }), "{error}");
     }
 }
@@ -100,7 +100,9 @@ fn dice_of_a_crop(context: &Context) {
         // The one-line form allocates a gradient that extends as far.
         let placed = ["logits", "targets"]
             .map(|name| (name.to_owned(), Placed::input(gpu, &inputs[name], crop.clone())));
-        let run = gpu.run(&loss, tensors(&placed), &["loss", "grad.logits"]).unwrap();
+        let run = gpu
+            .run(&Request::new(&loss, tensors(&placed), Named::new()), &["loss", "grad.logits"])
+            .unwrap();
         reference.assert(&run.read_blocking().unwrap());
     }
     // A part of a second image is refused.
@@ -110,7 +112,8 @@ fn dice_of_a_crop(context: &Context) {
         (name.to_owned(), Placed::input(gpu, &inputs[name], layout))
     });
     let loss = Dice::default().per(Per::Batch);
-    let error = gpu.run(&loss, tensors(&placed), &["loss"]).unwrap_err();
+    let error =
+        gpu.run(&Request::new(&loss, tensors(&placed), Named::new()), &["loss"]).unwrap_err();
     assert!(matches!(error, Error::WrongShape { .. }), "{error}");
 }
 
@@ -125,7 +128,7 @@ fn dice_pads_rows(context: &Context) {
         let mut gradient = Placed::output(gpu, apart.clone());
         let outputs = Named::from([("grad.logits".to_owned(), gradient.tensor())]);
         let loss = Dice::default().per(per).padding(Padding::Zero);
-        submit(gpu, &loss, &Request::new(tensors(&placed), outputs));
+        submit(gpu, &Request::new(&loss, tensors(&placed), outputs));
         gradient.assert_zero_padding(gpu);
         gradient.assert_surroundings(gpu);
     }

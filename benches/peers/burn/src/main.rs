@@ -16,7 +16,7 @@ use burn::{
 use clap::Parser;
 use surprisal::{
     CrossEntropy, Dtype, Gpu, Linear, LinearCrossEntropyInputs, LinearCrossEntropyOutputs,
-    Prepared, Request, Similarity, SimilarityInputs, SimilarityOutputs, Tensor, WeightLayout,
+    Prepared, Similarity, SimilarityInputs, SimilarityOutputs, Tensor, WeightLayout,
     adapter, bench::Spread,
 };
 
@@ -208,7 +208,7 @@ impl Bench {
             .queries(matrix(&queries, rows, depth))
             .keys(matrix(&keys, columns, depth));
         let outputs = SimilarityOutputs::default().scores(matrix(&scores, rows, columns));
-        let call = self.gpu.prepare(&Similarity::default(), &Request::new(inputs, outputs))?;
+        let call = self.gpu.prepare(&Similarity::default().request(inputs, outputs))?;
         self.run(&call)?;
         let mine =
             surprisal::tensor_blocking(&self.gpu, "scores", &matrix(&scores, rows, columns))?;
@@ -275,7 +275,7 @@ impl Bench {
             .hidden_gradient(matrix(4, rows, depth))
             .weight_gradient(matrix(5, depth, classes));
         let loss = Linear::new(CrossEntropy::default()).weight_layout(WeightLayout::HiddenClasses);
-        let call = self.gpu.prepare(&loss, &Request::new(inputs, outputs))?;
+        let call = self.gpu.prepare(&loss.request(inputs, outputs))?;
 
         self.run(&call)?;
         let mine = surprisal::tensor_blocking(&self.gpu, "loss", &loss_tensor)?.to_f64();

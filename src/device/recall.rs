@@ -1,0 +1,323 @@
+//! What a handle has planned before: a call whose tensors have known shapes and places is not planned again.
+//!
+//! A place is known if it agrees with an earlier one modulo the alignment of bindings: the plan then binds the same
+//! bytes, further on in the buffer.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::{BuildHasher as _, Hash, Hasher, RandomState},
+    sync::{Arc, Mutex},
+};
+
+use super::{encode::Bound, gpu::on_device, guard::lock, pipeline::Pipeline};
+use crate::{
+    data::{
+        error::{Error, Result},
+        tensor::{Buffer, Dtype, Layout},
+    },
+    plan::{Binding, Call, Operand, Plan, Role, profile::Profile},
+    skeleton::{
+        operation::{Operation, Options},
+        request::Request,
+    },
+    spec::{about::Dim, in_place},
+};
+
+/// A handle forgets everything it has planned once it holds this many plans. Loops have few shapes; a test suite may
+/// have thousands.
+const MOST: usize = 512;
+
+/// A plan, and everything about it that does not depend on the buffers.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    /// The name of the operation.
+    pub operation: &'static str,
+    /// What follows from the options for the shapes of outputs.
+    pub is_per_row: bool,
+    pub extents: Vec<(Dim, u64)>,
+    /// The checked call that the plan was made from.
+    pub call: Arc<Call>,
+    pub plan: Plan,
+    /// The kernel of each dispatch.
+    pub pipelines: Arc<[Arc<Pipeline>]>,
+    /// Where the bindings of each tensor begin, relative to the tensors that the plan was made from.
+    pub places: Vec<(Role, u64)>,
+}
+
+impl Planned {
+    /// Where a binding begins if its tensor lies here.
+    pub fn moved(&self, binding: &Binding, tensor: &Bound) -> u64 {
+        let place = self.places.iter().find(|(role, _)| *role == tensor.role);
+        let planned = place.map_or(tensor.first_byte, |(_, byte)| *byte);
+        binding.offset - planned + tensor.first_byte
+    }
+
+    /// The same call with the numbers of another loss value.
+    pub fn with_numbers_of(&self, operation: &dyn Operation, profile: &Profile) -> Result<Self> {
+        let about = operation.about();
+        let needs = |reason: String| {
+            let operation = about.name.to_owned();
+            Err(Error::NeedsPreparation { operation, reason })
+        };
+        if about.name != self.operation {
+            return needs(format!("the prepared call is one of `{}`", self.operation));
+        }
+        on_device(operation)?;
+        if (operation.is_per_row(), operation.extents()) != (self.is_per_row, self.extents.clone())
+        {
+            return needs("an option changes the shape of the outputs".to_owned());
+        }
+        operation.accepts(&self.call)?;
+        let plan = operation.plan(&self.call, profile)?;
+        if let Some(change) = plan.other_code(&self.plan) {
+            return needs(change);
+        }
+        Ok(Self {
+            operation: self.operation,
+            is_per_row: self.is_per_row,
+            extents: self.extents.clone(),
+            call: self.call.clone(),
+            plan,
+            pipelines: self.pipelines.clone(),
+            places: self.places.clone(),
+        })
+    }
+
+    /// Whether the tensors have the shapes and types of those of another call.
+    pub fn has_shapes_of(&self, other: &Self) -> Result<()> {
+        let needs = |reason: String| {
+            let operation = self.operation.to_owned();
+            Err(Error::NeedsPreparation { operation, reason })
+        };
+        if self.operation != other.operation {
+            return needs(format!("the prepared call is one of `{}`", other.operation));
+        }
+        let sides =
+            [(&self.call.inputs, &other.call.inputs), (&self.call.outputs, &other.call.outputs)];
+        for (own, others) in sides {
+            if let Some(name) = own.keys().chain(others.keys()).find(|name| {
+                let shape =
+                    |operand: &Operand| (operand.layout.dtype, operand.layout.shape.clone());
+                own.get(*name).map(shape) != others.get(*name).map(shape)
+            }) {
+                return needs(format!(
+                    "`{name}` has another shape or type, or only one call has it"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A tensor of a request, or its scratch.
+#[derive(Clone, Debug)]
+pub(crate) struct Spot<'r, 'a> {
+    pub name: &'r str,
+    pub what: What,
+    pub layout: &'r Layout,
+    pub buffer: &'a Buffer,
+    /// The number of the buffer among those of the request.
+    pub allocation: usize,
+    /// The first byte of the tensor, rounded down to the alignment.
+    pub first_byte: u64,
+}
+
+/// What a [`Spot`] is to the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum What {
+    Input,
+    Output,
+    Scratch,
+}
+
+impl<'r, 'a> Spot<'r, 'a> {
+    /// Adds a tensor to those of a request.
+    pub fn add(
+        spots: &mut Vec<Self>,
+        (name, what): (&'r str, What),
+        (buffer, layout): (&'a Buffer, &'r Layout),
+        alignment: u64,
+    ) {
+        let known = spots.iter().find(|spot| spot.buffer == buffer);
+        let next = spots.iter().map(|spot| spot.allocation + 1).max().unwrap_or(0);
+        let allocation = known.map_or(next, |spot| spot.allocation);
+        let start = layout.offset.saturating_mul(layout.dtype.bytes());
+        let first_byte = start - start % alignment.max(1);
+        spots.push(Self { name, what, layout, buffer, allocation, first_byte });
+    }
+
+    /// Everything that a plan can depend on: the layout with the offset behind the last aligned byte, and the bytes of
+    /// the buffer behind the tensor, as far as a plan looks at them.
+    fn identity(&self) -> Identity {
+        let Layout { dtype, row_stride, class_stride, offset, fold, .. } = *self.layout;
+        let size = dtype.bytes();
+        let start = offset.saturating_mul(size) - self.first_byte;
+        let end = self.layout.byte_range().map_or(u64::MAX, |bytes| bytes.end);
+        let columns = self.layout.columns();
+        // The rest of the last row, and the rest of a load of eight elements.
+        let seen = (row_stride.saturating_sub(columns) + 8).saturating_mul(size);
+        let behind = self.buffer.size().saturating_sub(end).min(seen);
+        let fold = u64::from(fold.is_some());
+        let places = [start, row_stride, class_stride, fold, behind];
+        (self.what, dtype, self.allocation, places)
+    }
+
+    /// Whether the buffer can hold the tensor and be bound at all.
+    fn fits(&self) -> bool {
+        let end = self.layout.byte_range().and_then(|bytes| bytes.end.checked_next_multiple_of(4));
+        self.buffer.usage().contains(wgpu::BufferUsages::STORAGE)
+            && end.is_some_and(|end| end <= self.buffer.size())
+    }
+
+    /// Whether no alignment block holds bytes of both tensors.
+    fn is_apart(&self, other: &Self, alignment: u64) -> bool {
+        let blocks = |spot: &Self| {
+            let end = spot.layout.byte_range()?.end.checked_next_multiple_of(alignment)?;
+            Some(spot.first_byte..end)
+        };
+        match (blocks(self), blocks(other)) {
+            (Some(a), Some(b)) => a.end <= b.start || b.end <= a.start,
+            _ => false,
+        }
+    }
+
+    pub fn bound(&self) -> Bound {
+        Bound { role: self.role(), buffer: self.buffer.clone(), first_byte: self.first_byte }
+    }
+
+    pub fn role(&self) -> Role {
+        match self.what {
+            What::Input => Role::Input(self.name.to_owned()),
+            What::Output => Role::Output(self.name.to_owned()),
+            What::Scratch => Role::Scratch,
+        }
+    }
+}
+
+/// What a plan can depend on of a tensor, beside its name and shape.
+type Identity = (What, Dtype, usize, [u64; 5]);
+
+/// What a plan is recalled by.
+#[derive(Debug)]
+struct Key {
+    operation: &'static str,
+    options: Vec<Box<dyn Options>>,
+    tensors: Vec<(String, Vec<u64>, Identity)>,
+    in_place: BTreeSet<String>,
+    accumulates_status: bool,
+}
+
+/// The part of a request that is no tensor, for [`Key`].
+pub(crate) struct Asked<'r, 'a> {
+    pub request: &'r Request<'a>,
+    pub in_place: &'r BTreeSet<String>,
+    pub spots: &'r [Spot<'r, 'a>],
+}
+
+impl Asked<'_, '_> {
+    fn operation(&self) -> &dyn Operation {
+        self.request.operation
+    }
+
+    /// Whether every tensor fits its buffer, and nothing that is written shares an alignment block with another
+    /// tensor. A call that does not is checked in full, for its error.
+    fn fits(&self, alignment: u64) -> bool {
+        let about = self.operation().about();
+        let over = |output: &Spot, input: &Spot| {
+            let argument =
+                about.output(output.name).filter(|_| self.in_place.contains(output.name));
+            input.what == What::Input
+                && argument.and_then(|a| in_place::input_of(a, output.name)).as_deref()
+                    == Some(input.name)
+        };
+        let apart = |(nth, spot): (usize, &Spot)| {
+            let others = self.spots.iter().enumerate().filter(|(other, _)| *other != nth);
+            let mut shared = others.filter(|(_, other)| other.allocation == spot.allocation);
+            spot.what == What::Input
+                || shared.all(|(_, other)| {
+                    other.is_apart(spot, alignment) || over(spot, other) || over(other, spot)
+                })
+        };
+        self.spots.iter().all(Spot::fits) && self.spots.iter().enumerate().all(apart)
+    }
+
+    fn hash(&self, hasher: &RandomState) -> u64 {
+        let mut hasher = hasher.build_hasher();
+        self.operation().about().name.hash(&mut hasher);
+        self.request.accumulates_status.hash(&mut hasher);
+        for spot in self.spots {
+            (spot.name, &spot.layout.shape, spot.identity()).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    fn key(&self) -> Option<Key> {
+        let tensor =
+            |spot: &Spot| (spot.name.to_owned(), spot.layout.shape.clone(), spot.identity());
+        let mut options = Vec::new();
+        if !self.operation().compared_by(&mut |part| options.push(part.to_boxed())) {
+            return None;
+        }
+        Some(Key {
+            operation: self.operation().about().name,
+            options,
+            tensors: self.spots.iter().map(tensor).collect(),
+            in_place: self.in_place.clone(),
+            accumulates_status: self.request.accumulates_status,
+        })
+    }
+
+    fn matches(&self, key: &Key) -> bool {
+        let same = |(spot, (name, shape, identity)): (&Spot, &(String, Vec<u64>, _))| {
+            spot.name == name && spot.layout.shape == *shape && spot.identity() == *identity
+        };
+        key.operation == self.operation().about().name
+            && key.accumulates_status == self.request.accumulates_status
+            && key.in_place == *self.in_place
+            && key.tensors.len() == self.spots.len()
+            && self.spots.iter().zip(&key.tensors).all(same)
+            && self.has_options(&key.options)
+    }
+
+    fn has_options(&self, known: &[Box<dyn Options>]) -> bool {
+        let (mut left, mut equal) = (known.iter(), true);
+        let all = self.operation().compared_by(&mut |part| {
+            equal &= left.next().is_some_and(|known| part.equals(&**known));
+        });
+        all && equal && left.next().is_none()
+    }
+}
+
+/// Plans whose calls have the same hash.
+type Bucket = Vec<(Key, Arc<Planned>)>;
+
+/// The plans of a handle.
+#[derive(Debug, Default)]
+pub(crate) struct Recall {
+    hasher: RandomState,
+    plans: Mutex<HashMap<u64, Bucket>>,
+}
+
+impl Recall {
+    /// The plan of a call that was planned before.
+    pub fn find(&self, asked: &Asked<'_, '_>, alignment: u64) -> Option<Arc<Planned>> {
+        if !asked.request.host.is_empty() || !asked.fits(alignment) {
+            return None;
+        }
+        let plans = lock(&self.plans);
+        let bucket = plans.get(&asked.hash(&self.hasher))?;
+        let found = bucket.iter().find(|(key, _)| asked.matches(key))?;
+        Some(found.1.clone())
+    }
+
+    /// Keeps the plan of a call. Calls with host inputs are planned every time: a plan depends on their numbers.
+    pub fn keep(&self, asked: &Asked<'_, '_>, planned: &Arc<Planned>) {
+        let Some(key) = asked.key().filter(|_| asked.request.host.is_empty()) else { return };
+        let mut plans = lock(&self.plans);
+        if plans.len() >= MOST {
+            plans.clear();
+        }
+        let bucket = plans.entry(asked.hash(&self.hasher)).or_default();
+        bucket.push((key, planned.clone()));
+    }
+}

@@ -1,0 +1,251 @@
+//! Prepared calls that take other numbers or other tensors, and plans that are recalled.
+
+use surprisal::{
+    Array, Arrays, CrossEntropy, Dtype, Error, Gpu, Layout, Named, Plan, Prepared, Reduction,
+    Request, Tensor, tensor_blocking,
+};
+
+use crate::support::{
+    Context, Placed, bits, encoder, outcome, placed_inputs, sample, storage, submit, tensors,
+};
+
+tests![
+    updated_numbers,
+    updates_that_need_a_preparation,
+    rebound_buffers,
+    rebound_places,
+    rebinds_that_need_a_preparation,
+    recalled_plans,
+    recalled_calls_are_checked,
+];
+
+const ROWS: usize = 3;
+const CLASSES: usize = 2000;
+const WANTED: [&str; 2] = ["loss", "grad.logits"];
+
+/// Kernels that other tests compile, too.
+fn smoothed(share: f64) -> CrossEntropy {
+    CrossEntropy::default().label_smoothing(share)
+}
+
+/// A call's tensors, each in a buffer of its own.
+struct Tensors {
+    arrays: Arrays,
+    inputs: Vec<(String, Placed)>,
+    outputs: [(String, Placed); 2],
+}
+
+impl Tensors {
+    fn new(gpu: &Gpu, seed: u64, rows: usize) -> Self {
+        let arrays = sample(seed, rows, CLASSES);
+        let inputs = placed_inputs(gpu, &smoothed(0.1), &arrays, Dtype::F32);
+        let shapes = [vec![1], arrays["logits"].shape.clone()];
+        let output = |(name, shape): (&str, &Vec<u64>)| {
+            (name.to_owned(), Placed::output(gpu, Layout::dense(Dtype::F32, shape)))
+        };
+        let [loss, gradient] = [(WANTED[0], &shapes[0]), (WANTED[1], &shapes[1])].map(output);
+        Self { arrays, inputs, outputs: [loss, gradient] }
+    }
+
+    fn request<'a>(&'a self, loss: &'a CrossEntropy) -> Request<'a> {
+        Request::new(loss, tensors(&self.inputs), tensors(&self.outputs))
+    }
+
+    /// The outputs are those of this loss.
+    #[track_caller]
+    fn assert(&self, gpu: &Gpu, loss: &CrossEntropy) {
+        let expected = outcome(gpu, loss, &self.arrays, Dtype::F32, &WANTED).0;
+        for (name, output) in &self.outputs {
+            assert_eq!(bits(&output.array(gpu)), bits(&expected[name]), "{name}");
+        }
+    }
+}
+
+fn recorded(gpu: &Gpu, prepared: &Prepared) -> wgpu::CommandBuffer {
+    let mut encoder = encoder(gpu);
+    prepared.encode(&mut encoder);
+    encoder.finish()
+}
+
+/// What was recorded before an update keeps its numbers, whatever is submitted first.
+fn updated_numbers(context: &Context) {
+    let gpu = &context.gpu;
+    let call = Tensors::new(gpu, 1, ROWS);
+    let [first, second] = [0.1, 0.3].map(smoothed);
+    let mut prepared = gpu.prepare(&call.request(&first)).unwrap();
+    let before = recorded(gpu, &prepared);
+    prepared.update(&second).unwrap();
+    gpu.queue().submit([recorded(gpu, &prepared)]);
+    call.assert(gpu, &second);
+    gpu.queue().submit([before]);
+    call.assert(gpu, &first);
+    assert_eq!(*prepared.plan(), gpu.plan(&call.request(&second)).unwrap());
+}
+
+#[track_caller]
+fn needs_preparation<T: std::fmt::Debug>(result: surprisal::Result<T>, about: &str) {
+    match result.unwrap_err() {
+        Error::NeedsPreparation { reason, .. } => assert!(reason.contains(about), "{reason}"),
+        error => panic!("{error}"),
+    }
+}
+
+fn updates_that_need_a_preparation(context: &Context) {
+    let gpu = &context.gpu;
+    let call = Tensors::new(gpu, 2, ROWS);
+    let loss = smoothed(0.1);
+    let mut prepared = gpu.prepare(&call.request(&loss)).unwrap();
+    needs_preparation(prepared.update(&smoothed(0.1).focal_gamma(2.0)), "FOCAL");
+    needs_preparation(prepared.update(&smoothed(0.1).reduction(Reduction::None)), "shape");
+    needs_preparation(prepared.update(&surprisal::BceWithLogits::default()), "cross_entropy");
+    let invalid = prepared.update(&smoothed(2.0)).unwrap_err();
+    assert!(matches!(invalid, Error::InvalidOption { .. }), "{invalid}");
+    gpu.queue().submit([recorded(gpu, &prepared)]);
+    call.assert(gpu, &loss);
+}
+
+fn rebound_buffers(context: &Context) {
+    let gpu = &context.gpu;
+    let calls = [3, 4].map(|seed| Tensors::new(gpu, seed, ROWS));
+    let loss = smoothed(0.1);
+    let mut prepared = gpu.prepare(&calls[0].request(&loss)).unwrap();
+    let before = recorded(gpu, &prepared);
+    prepared.rebind(&calls[1].request(&loss)).unwrap();
+    gpu.queue().submit([recorded(gpu, &prepared), before]);
+    for call in &calls {
+        call.assert(gpu, &loss);
+    }
+    // A new request may bring other numbers as well.
+    let other = smoothed(0.3);
+    prepared.rebind(&calls[0].request(&other)).unwrap();
+    gpu.queue().submit([recorded(gpu, &prepared)]);
+    calls[0].assert(gpu, &other);
+}
+
+/// The tensors of a call in one buffer, each of them `shift` bytes behind a multiple of 4096.
+struct Arena {
+    buffer: wgpu::Buffer,
+    arrays: Arrays,
+}
+
+impl Arena {
+    fn new(gpu: &Gpu, seed: u64) -> Self {
+        Self { buffer: storage(gpu, 1 << 20), arrays: sample(seed, ROWS, CLASSES) }
+    }
+
+    fn tensors(&self, gpu: &Gpu, first: u64, shift: u64) -> [Named<'_>; 2] {
+        let places = [("logits", Dtype::F32), ("targets", Dtype::I64)];
+        let tensor = |(name, dtype, shape, nth): (&str, Dtype, &[u64], u64)| {
+            let start = first + 32_768 * nth + shift;
+            let layout = Layout::dense(dtype, shape).offset(start / dtype.bytes());
+            (name.to_owned(), Tensor::new(&self.buffer, layout))
+        };
+        let inputs = places.iter().zip(0..).map(|(&(name, dtype), nth)| {
+            let array: &Array = &self.arrays[name];
+            let tensor = tensor((name, dtype, &array.shape, nth));
+            let start = tensor.1.layout.offset * dtype.bytes();
+            gpu.queue().write_buffer(&self.buffer, start, &array.to_bytes(dtype));
+            tensor
+        });
+        let inputs = inputs.collect();
+        let gradient = tensor(("grad.logits", Dtype::F32, &self.arrays["logits"].shape, 2));
+        let loss = tensor(("loss", Dtype::F32, &[1], 3));
+        [inputs, Named::from([gradient, loss])]
+    }
+
+    #[track_caller]
+    fn assert(&self, gpu: &Gpu, outputs: &Named<'_>, loss: &CrossEntropy) {
+        let expected = outcome(gpu, loss, &self.arrays, Dtype::F32, &WANTED).0;
+        for (name, tensor) in outputs {
+            let found = tensor_blocking(gpu, name, tensor).unwrap();
+            assert_eq!(bits(&found), bits(&expected[name]), "{name}");
+        }
+    }
+}
+
+/// Other places in one buffer: further on by whole alignment blocks, and at other distances from them.
+fn rebound_places(context: &Context) {
+    let gpu = &context.gpu;
+    let arena = Arena::new(gpu, 5);
+    let loss = smoothed(0.1);
+    let [inputs, outputs] = arena.tensors(gpu, 0, 0);
+    let mut prepared = gpu.prepare(&Request::new(&loss, inputs, outputs)).unwrap();
+    for (first, shift) in [(131_072, 0), (262_144, 8), (0, 0)] {
+        let [inputs, outputs] = arena.tensors(gpu, first, shift);
+        let request = Request::new(&loss, inputs, outputs.clone());
+        prepared.rebind(&request).unwrap();
+        assert_eq!(*prepared.plan(), gpu.plan(&request).unwrap(), "{first} {shift}");
+        gpu.queue().submit([recorded(gpu, &prepared)]);
+        arena.assert(gpu, &outputs, &loss);
+    }
+}
+
+fn rebinds_that_need_a_preparation(context: &Context) {
+    let gpu = &context.gpu;
+    let [call, longer] =
+        [(6, ROWS), (7, ROWS + 1)].map(|(seed, rows)| Tensors::new(gpu, seed, rows));
+    let loss = smoothed(0.1);
+    let mut prepared = gpu.prepare(&call.request(&loss)).unwrap();
+    needs_preparation(prepared.rebind(&longer.request(&loss)), "has another shape");
+    let inputs = tensors(&call.inputs);
+    let loss_alone = tensors(&call.outputs[..1]);
+    needs_preparation(prepared.rebind(&Request::new(&loss, inputs, loss_alone)), "grad.logits");
+    gpu.queue().submit([recorded(gpu, &prepared)]);
+    call.assert(gpu, &loss);
+}
+
+/// A call of a shape that was seen before has the plan that it would have been given, wherever its tensors lie.
+fn recalled_plans(context: &Context) {
+    let gpu = &context.with(|_| ());
+    let arena = Arena::new(gpu, 8);
+    let loss = smoothed(0.1);
+    let plan = |first, shift| -> (Plan, Plan) {
+        let [inputs, outputs] = arena.tensors(gpu, first, shift);
+        let request = Request::new(&loss, inputs, outputs);
+        (gpu.prepare(&request).unwrap().plan().clone(), gpu.plan(&request).unwrap())
+    };
+    for (first, shift) in [(0, 0), (131_072, 0), (262_144, 8), (393_216, 8)] {
+        let (recalled, planned) = plan(first, shift);
+        assert_eq!(recalled, planned, "{first} {shift}");
+    }
+    // In place, and with scratch in the same buffer.
+    for first in [0, 131_072] {
+        let [inputs, mut outputs] = arena.tensors(gpu, first, 0);
+        outputs.remove("grad.logits");
+        let request = Request::new(&loss, inputs.clone(), outputs.clone()).gradient_in_place();
+        let bytes = gpu.plan(&request).unwrap().scratch_bytes;
+        let behind = first + 131_072;
+        submit(gpu, &request.scratch(&arena.buffer, behind..behind + bytes));
+        outputs.insert("grad.logits".to_owned(), inputs["logits"].clone());
+        arena.assert(gpu, &outputs, &loss);
+    }
+}
+
+/// A plan that is recalled spares no check of the tensors' places.
+fn recalled_calls_are_checked(context: &Context) {
+    let gpu = &context.gpu;
+    let arena = Arena::new(gpu, 9);
+    let loss = smoothed(0.1);
+    let [inputs, outputs] = arena.tensors(gpu, 0, 0);
+    gpu.prepare(&Request::new(&loss, inputs.clone(), outputs.clone())).unwrap();
+    let refused = |change: &dyn Fn(&mut Named<'_>)| {
+        let mut outputs = outputs.clone();
+        change(&mut outputs);
+        gpu.prepare(&Request::new(&loss, inputs.clone(), outputs)).unwrap_err()
+    };
+    let moved = |outputs: &mut Named<'_>, element| {
+        let gradient = outputs.get_mut("grad.logits").unwrap();
+        gradient.layout.offset = element;
+    };
+    let overlap = refused(&|outputs| moved(outputs, 1024));
+    assert!(matches!(overlap, Error::Overlap { .. }), "{overlap}");
+    let end = arena.buffer.size() / 4 - 1024;
+    let past = refused(&|outputs| moved(outputs, end));
+    assert!(matches!(past, Error::BufferTooSmall { .. }), "{past}");
+    let uniform = crate::support::buffer(gpu, 1 << 16, wgpu::BufferUsages::UNIFORM);
+    let mut elsewhere = outputs.clone();
+    elsewhere.insert("loss".to_owned(), Tensor::vector(&uniform, Dtype::F32, 1));
+    let request = Request::new(&loss, inputs.clone(), elsewhere);
+    let usage = gpu.prepare(&request).unwrap_err();
+    assert!(matches!(usage, Error::WrongUsage { .. }), "{usage}");
+}
