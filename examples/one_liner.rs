@@ -14,12 +14,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let gpu = Gpu::open_blocking(None)?;
     let loss = CrossEntropy::default();
     let outputs = gpu.run_arrays(&loss, &inputs, Dtype::F32, &WANTED)?.read_blocking()?;
-    println!("blocking: {:?}", outputs["loss"].to_f64());
+    println!("blocking: {:?}", outputs.scalar("loss")?);
     println!("gradient: {:?}", outputs["grad.logits"].to_f64());
 
     // The same in an async function; any executor works.
     let outputs = pollster::block_on(smoothed(&inputs))?;
-    println!("async, smoothed: {:?}", outputs["loss"].to_f64());
+    println!("async, smoothed: {:?}", outputs.scalar("loss")?);
     Ok(())
 }
 

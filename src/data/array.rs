@@ -1,8 +1,14 @@
 //! Arrays of numbers on the host: the inputs and outputs of the CPU reference, and what is read back.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, btree_map},
+    ops::{Deref, DerefMut},
+};
 
-use crate::data::tensor::Dtype;
+use crate::data::{
+    error::{Error, Result},
+    tensor::Dtype,
+};
 
 /// The elements of an [`Array`].
 #[derive(Clone, Debug, PartialEq)]
@@ -25,8 +31,111 @@ pub struct Array {
     pub data: Data,
 }
 
-/// Arrays by name: inputs and outputs of the CPU reference.
-pub type Arrays = BTreeMap<String, Array>;
+/// Arrays by name: inputs and outputs of the CPU reference, and what is read back from the GPU. It is used as the map
+/// that it holds.
+///
+/// ```
+/// use surprisal::{Array, Arrays};
+/// let outputs = Arrays::from([("loss".to_owned(), Array::float(&[1], vec![0.5]))]);
+/// assert_eq!(outputs.scalar("loss")?, 0.5);
+/// assert_eq!(outputs["loss"].shape, [1]);
+/// # Ok::<(), surprisal::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(transparent))]
+pub struct Arrays(BTreeMap<String, Array>);
+
+impl Arrays {
+    /// No arrays.
+    pub const fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    /// Adds an array, and returns the one that had its name before.
+    pub fn insert(&mut self, name: impl Into<String>, array: Array) -> Option<Array> {
+        self.0.insert(name.into(), array)
+    }
+
+    /// The only element of an array.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such array, or if it has no elements or several.
+    pub fn scalar(&self, name: &str) -> Result<f64> {
+        let array = self.array(name)?;
+        match *array.to_f64() {
+            [value] => Ok(value),
+            _ => Err(Error::WrongShape {
+                argument: name.to_owned(),
+                found: array.shape.clone(),
+                expected: "one element".to_owned(),
+            }),
+        }
+    }
+
+    /// The array of this name.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn array(&self, name: &str) -> Result<&Array> {
+        self.0.get(name).ok_or_else(|| Error::NoArray {
+            name: name.to_owned(),
+            known: self.0.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+impl Deref for Arrays {
+    type Target = BTreeMap<String, Array>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Arrays {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl<const N: usize> From<[(String, Array); N]> for Arrays {
+    fn from(arrays: [(String, Array); N]) -> Self {
+        Self(arrays.into())
+    }
+}
+
+impl FromIterator<(String, Array)> for Arrays {
+    fn from_iter<I: IntoIterator<Item = (String, Array)>>(arrays: I) -> Self {
+        Self(arrays.into_iter().collect())
+    }
+}
+
+impl Extend<(String, Array)> for Arrays {
+    fn extend<I: IntoIterator<Item = (String, Array)>>(&mut self, arrays: I) {
+        self.0.extend(arrays);
+    }
+}
+
+impl IntoIterator for Arrays {
+    type Item = (String, Array);
+    type IntoIter = btree_map::IntoIter<String, Array>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Arrays {
+    type Item = (&'a String, &'a Array);
+    type IntoIter = btree_map::Iter<'a, String, Array>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
 
 /// The arithmetic of a CPU computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -77,6 +77,14 @@ pub enum Error {
         /// How it must be given.
         expected: String,
     },
+    /// An array was asked for that is not there.
+    #[error("there is no array `{name}`; there are: {known}")]
+    NoArray {
+        /// The name that was asked for.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
     /// A tensor's shape does not fit the others.
     #[error("`{argument}` has shape {found:?}, expected {expected}")]
     WrongShape {
@@ -234,6 +242,14 @@ pub enum Error {
         wanted: String,
         /// The adapters there are.
         found: String,
+    },
+    /// An adapter gave no device.
+    #[error("{adapter} gave no device: {reason}")]
+    NoDevice {
+        /// The adapter.
+        adapter: String,
+        /// Its reason.
+        reason: String,
     },
     /// The device is lost or was destroyed.
     #[error("the device is lost: {0}")]

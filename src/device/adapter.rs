@@ -145,10 +145,9 @@ impl Gpu {
             required_limits,
             ..wgpu::DeviceDescriptor::default()
         };
-        let (device, queue) = adapter
-            .request_device(&descriptor)
-            .await
-            .map_err(|error| Error::DeviceLost(error.to_string()))?;
+        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|error| {
+            Error::NoDevice { adapter: describe(&adapter.get_info()), reason: error.to_string() }
+        })?;
         Ok(Self::from_wgpu(&device, &queue))
     }
 }

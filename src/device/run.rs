@@ -101,6 +101,25 @@ impl Run {
         Ok(arrays)
     }
 
+    /// The loss, for a call that asked for it and reduces it to one number.
+    ///
+    /// ```no_run
+    /// # async fn run(gpu: &surprisal::Gpu, inputs: surprisal::CrossEntropyInputs<'_>) -> surprisal::Result<()> {
+    /// use surprisal::{CrossEntropy, CrossEntropyOutputs};
+    /// let loss = CrossEntropy::default();
+    /// let request = loss.request(inputs, CrossEntropyOutputs::default());
+    /// println!("{}", gpu.run(&request, &["loss"])?.loss().await?);
+    /// # Ok(()) }
+    /// ```
+    pub async fn loss(self) -> Result<f64> {
+        self.read().await?.scalar("loss")
+    }
+
+    /// [`Run::loss`] that blocks until the loss is there.
+    pub fn loss_blocking(self) -> Result<f64> {
+        self.read_blocking()?.scalar("loss")
+    }
+
     /// [`Run::read`] that blocks until the results are there.
     pub fn read_blocking(self) -> Result<Arrays> {
         let (arrays, status) = self.outcome_blocking()?;

@@ -32,6 +32,7 @@ pub use crate::spec::options::Denominator;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
 pub enum Smoothing {
     /// q = (1 − ε)·onehot(y) + ε/C.
     #[default]

@@ -29,6 +29,7 @@ const NAME: &str = "mixed_columns";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
 pub enum SpanKind {
     /// Binary cross-entropy of each column.
     Bce,

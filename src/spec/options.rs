@@ -25,6 +25,7 @@ pub enum Reduction {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
 pub enum Empty {
     /// NaN, as in PyTorch. The gradient is 0 nevertheless.
     #[default]
@@ -37,6 +38,7 @@ pub enum Empty {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
 pub enum Padding {
     /// They keep what they hold.
     #[default]
@@ -49,6 +51,7 @@ pub enum Padding {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
 pub enum MaskedMean {
     /// Σ mask over the elements whose target is known.
     #[default]
@@ -61,6 +64,7 @@ pub enum MaskedMean {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
 pub enum WeightLayout {
     /// `[classes, hidden]`, as PyTorch's Linear stores it.
     #[default]
@@ -78,6 +82,7 @@ pub(crate) const MOST_IGNORED: usize = 4;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(untagged))]
+#[non_exhaustive]
 pub enum IgnoreIndex {
     /// One index.
     One(i64),
@@ -110,6 +115,7 @@ impl IgnoreIndex {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
 pub enum Denominator {
     /// Σ w_y (index targets) or the number of rows (probability targets), as in PyTorch.
     #[default]

@@ -12,6 +12,7 @@ use crate::{
 
 /// How the weight of a class follows from its number of occurrences n.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Weighting {
     /// 1/n.
     Inverse,
@@ -80,6 +81,7 @@ fn weights<T: Real>(counts: &[u64], weighting: Weighting) -> Vec<T> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
 pub enum Method {
     /// [`Weighting::Inverse`].
     #[default]

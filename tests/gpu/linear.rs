@@ -37,10 +37,7 @@ pub fn layouts() -> [WeightLayout; 2] {
 }
 
 fn word(layout: WeightLayout) -> &'static str {
-    match layout {
-        WeightLayout::ClassesHidden => "classes_hidden",
-        WeightLayout::HiddenClasses => "hidden_classes",
-    }
+    if layout == WeightLayout::HiddenClasses { "hidden_classes" } else { "classes_hidden" }
 }
 
 /// Logits of about ±3, targets (every fifth row is ignored), and a bias.
@@ -52,10 +49,8 @@ pub fn sample(
     layout: WeightLayout,
 ) -> Arrays {
     let scale = 1.5 / (depth as f64).sqrt();
-    let (outer, inner) = match layout {
-        WeightLayout::ClassesHidden => (classes, depth),
-        WeightLayout::HiddenClasses => (depth, classes),
-    };
+    let turned = layout == WeightLayout::HiddenClasses;
+    let (outer, inner) = if turned { (depth, classes) } else { (classes, depth) };
     let weight = gaussian(seed + 1, outer, inner).to_f64().iter().map(|w| w * scale).collect();
     let mut targets = testing::targets(seed + 2, rows, classes as u64);
     targets.iter_mut().skip(2).step_by(5).for_each(|target| *target = -100);

@@ -57,10 +57,8 @@ fn linear(
     loss: &LinearCrossEntropy,
     profile: &Profile,
 ) -> Result<Plan, Error> {
-    let weight = match loss.weight_layout {
-        WeightLayout::ClassesHidden => [classes, hidden],
-        WeightLayout::HiddenClasses => [hidden, classes],
-    };
+    let turned = loss.weight_layout == WeightLayout::HiddenClasses;
+    let weight = if turned { [hidden, classes] } else { [classes, hidden] };
     plan(
         loss,
         &[

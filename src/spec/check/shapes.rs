@@ -321,7 +321,7 @@ impl Folded {
 
     /// Gives the outputs the axes of the call.
     pub fn unfold(&self, loss: &dyn Signature, outputs: &mut Arrays) {
-        for (name, array) in outputs {
+        for (name, array) in outputs.iter_mut() {
             let Some(argument) = loss.about().output(name) else { continue };
             let shapes = self.shapes.of(argument, name);
             let shape = match argument.like().and_then(|input| shapes.taken.get(input)) {

@@ -38,7 +38,7 @@ impl Images {
 
     /// Moves the class axis of outputs that have one back to axis 1.
     pub fn restore(&self, loss: &dyn Operation, outputs: &mut Arrays) {
-        for (name, array) in outputs {
+        for (name, array) in outputs.iter_mut() {
             let input = name.strip_prefix("grad.").and_then(|input| self.shapes.get(input));
             let argument = loss.about().outputs.iter().find(|output| output.name == *name);
             let each = argument.is_some_and(|output| output.spread == Spread::Elements);
