@@ -14,10 +14,10 @@ pub(crate) mod stretches;
 pub(crate) mod tile;
 mod view;
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use crate::plan::{
-    kernel::{Access, Kernel},
+    kernel::{Access, Kernel, Text},
     profile::Profile,
 };
 
@@ -42,7 +42,7 @@ pub enum Role {
 
 /// A binding of a dispatch: a range of a buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Binding {
     /// What is bound.
     pub role: Role,
@@ -56,7 +56,7 @@ pub struct Binding {
 
 /// One dispatch.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Dispatch {
     /// The kernel, as an index into [`Plan::kernels`].
     pub kernel: usize,
@@ -70,12 +70,12 @@ pub struct Dispatch {
 
 /// A recording: kernels, dispatches in order, and the scratch they share.
 #[derive(Clone, Debug, Default, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Plan {
     /// The name of the loss.
     pub loss: String,
     /// The kernels, each once.
-    pub kernels: Vec<Kernel>,
+    pub kernels: Vec<Arc<Kernel>>,
     /// The dispatches, in order.
     pub dispatches: Vec<Dispatch>,
     /// Host inputs, as the bytes that kernels read. Each is bound from a buffer of its own, with zeros behind the bytes
@@ -99,7 +99,7 @@ pub struct Plan {
 /// the weight keeps the scores until it is written. The choice changes no bit of a result, with two exceptions: the
 /// gradient of `info_nce`'s scale from what was given, and products that go through cooperative matrices.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Path {
     /// Rows of a chunk.
     pub rows: u64,
@@ -113,7 +113,7 @@ pub struct Path {
     /// chunks are blocks of classes, and their scores are made once.
     pub kept_rows: u64,
     /// Why this path was chosen.
-    pub why: &'static str,
+    pub why: Text,
 }
 
 impl std::fmt::Display for Path {
@@ -210,7 +210,7 @@ impl std::fmt::Display for Plan {
             let [x, y, z] = dispatch.workgroups;
             writeln!(f, "  {} × ({x}, {y}, {z})", kernel.map_or("?", |k| k.label.as_str()))?;
             for (stream, binding) in
-                kernel.into_iter().flat_map(Kernel::bound).zip(&dispatch.bindings)
+                kernel.into_iter().flat_map(|kernel| &kernel.storage).zip(&dispatch.bindings)
             {
                 writeln!(
                     f,

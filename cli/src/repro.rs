@@ -10,6 +10,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -233,19 +234,19 @@ impl Writer<'_> {
     }
 
     fn modules(&self, plan: &Plan) -> Result<Vec<Module>> {
-        let module = |(index, kernel): (usize, &Kernel)| {
+        let module = |(index, kernel): (usize, &Arc<Kernel>)| {
             let name = format!("{index:02}.{}.wgsl", kernel.label);
             Ok(Module {
                 label: kernel.label.clone(),
-                wgsl: self.file(&name, kernel.wgsl().as_bytes())?,
+                wgsl: self.file(&name, kernel.wgsl.as_bytes())?,
                 spirv: None,
-                entry: kernel.entry.to_owned(),
+                entry: kernel.entry.to_string(),
                 constants: kernel
                     .overrides
                     .iter()
-                    .map(|&(name, value)| (name.to_owned(), f64::from(value)))
+                    .map(|(name, value)| (name.to_string(), f64::from(*value)))
                     .collect(),
-                bindings: kernel.bound().map(|stream| stream.access).collect(),
+                bindings: kernel.storage.iter().map(|storage| storage.access).collect(),
             })
         };
         plan.kernels.iter().enumerate().map(module).collect()
@@ -429,7 +430,7 @@ fn compile(folder: &Path, gpu: &Gpu, module: &Module) -> Result<Pipeline> {
     let constants = module.constants.iter().map(|(name, value)| (name.as_str(), *value));
     let module = low_level::Module {
         label: &module.label,
-        wgsl,
+        wgsl: wgsl.into(),
         entry: &module.entry,
         constants: constants.collect(),
         bindings: module.bindings.clone(),

@@ -119,7 +119,7 @@ impl Prepared {
         let plan = &self.planned.plan;
         record.with_pass(&plan.loss, &mut |pass| {
             for (index, dispatch) in plan.dispatches.iter().enumerate() {
-                if plan.kernels.get(dispatch.kernel).is_some_and(&keep) {
+                if plan.kernels.get(dispatch.kernel).is_some_and(|kernel| keep(kernel)) {
                     self.encode_step(pass, index);
                 }
             }

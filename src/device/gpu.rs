@@ -50,7 +50,7 @@ pub(crate) struct Inner {
     pub ring: Ring,
     recall: Recall,
     /// Pipelines by kernel, whatever profile chose the kernel.
-    pipelines: Arc<Mutex<HashMap<Kernel, Arc<Pipeline>>>>,
+    pipelines: Arc<Mutex<HashMap<Arc<Kernel>, Arc<Pipeline>>>>,
     scratch: Mutex<Option<Arc<Counted>>>,
     pub tally: Arc<Tally>,
 }
@@ -248,12 +248,12 @@ impl Gpu {
     }
 
     /// The compiled form of a kernel. It is compiled at its first use.
-    pub(crate) fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
+    pub(crate) fn pipeline(&self, kernel: &Arc<Kernel>) -> Result<Arc<Pipeline>> {
         dump(kernel);
         if let Some(pipeline) = lock(&self.0.pipelines).get(kernel) {
             return Ok(pipeline.clone());
         }
-        let pipeline = Arc::new(self.compiled(kernel, Module::from(kernel))?);
+        let pipeline = Arc::new(self.compiled(kernel, Module::from(&**kernel))?);
         lock(&self.0.pipelines).insert(kernel.clone(), pipeline.clone());
         Ok(pipeline)
     }
@@ -360,7 +360,7 @@ fn dump(kernel: &Kernel) {
         LazyLock::new(|| std::env::var_os("SURPRISAL_DUMP").map(PathBuf::from));
     static WRITTEN: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
     let Some(folder) = &*FOLDER else { return };
-    let number = BuildHasherDefault::<DefaultHasher>::default().hash_one(kernel);
+    let number = BuildHasherDefault::<DefaultHasher>::default().hash_one((kernel, &kernel.wgsl));
     let path = folder.join(format!("{}.{number:016x}.wgsl", kernel.label));
     if !lock(&WRITTEN).insert(path.clone()) {
         return;
@@ -369,7 +369,7 @@ fn dump(kernel: &Kernel) {
         kernel.overrides.iter().map(|(name, value)| format!("// {name} = {value}\n")).collect();
     // A dump is for looking at: that it cannot be written stops nothing.
     let _ = std::fs::create_dir_all(folder);
-    let _ = std::fs::write(path, overrides.concat() + &kernel.wgsl());
+    let _ = std::fs::write(path, overrides.concat() + &kernel.wgsl);
 }
 
 /// Checks that an operation can be planned at all, before the tensors of a call are checked: wrong options may be the

@@ -13,7 +13,11 @@ use crate::{
         status::Status,
         tensor::{Dtype, Layout},
     },
-    plan::{Plan, Planner, Role, kernel::shader, profile::Profile},
+    plan::{
+        Plan, Planner, Role,
+        kernel::{Label, shader},
+        profile::Profile,
+    },
     reference::{Findings, no_output},
     skeleton::{operation::Operation, sums},
     spec::{
@@ -185,7 +189,7 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
     let output = |name| call.output(name);
     planner
         .dispatch(
-            format!("surprisal.compose.{name}"),
+            Label { skeleton: "compose", kernel: name, ..Label::default() },
             "compose",
             &[
                 shader!("tally.wgsl"),

@@ -92,7 +92,7 @@ fn assert_within_limits(plan: &Plan, profile: &Profile) {
         let label = &kernel.label;
         let count = dispatch.bindings.len();
         assert!(count as u32 <= profile.storage_buffers, "{label}: {count} bindings");
-        assert_eq!(kernel.bound().count(), count, "{label}");
+        assert_eq!(kernel.storage.len(), count, "{label}");
         assert!((dispatch.params.len() * 4) as u64 <= Plan::PARAMS_STRIDE, "{label}");
         for binding in &dispatch.bindings {
             assert!(binding.size <= profile.binding_bytes, "{label}: {binding:?}");
@@ -118,7 +118,7 @@ fn assert_within_limits(plan: &Plan, profile: &Profile) {
                 dispatch.workgroups
             );
         }
-        let lanes = kernel.overrides.iter().find(|(name, _)| *name == "WORKGROUP").unwrap().1;
+        let lanes = kernel.overrides.iter().find(|(name, _)| name == "WORKGROUP").unwrap().1;
         assert!(lanes <= profile.workgroup_size && lanes.is_power_of_two(), "{label}: {lanes}");
         assert_no_mixed_access(&dispatch.bindings, label);
     }

@@ -10,7 +10,7 @@ use crate::{
     },
     plan::{
         Step, View,
-        kernel::{Source, shader},
+        kernel::{Source, record::Declared, shader},
         limits::MOST_ITERATIONS,
     },
     skeleton::row::{Broadcast, Given, Rounds, RowStream, StreamAccess, StreamElement},
@@ -120,12 +120,12 @@ impl<'a> Rows<'a> {
         let (table, records, start) =
             (window.table.clone(), window.records.clone(), window.rows.start);
         let has_tiles = self.profile().has_tiles(self.classes, lanes);
-        let declarations = self.program.declarations();
+        let declared = Declared::Functor(self.program.record());
         let overrides = self.program.overrides.clone();
         let uniforms = self.program.uniforms.clone();
         self.planner
             .dispatch(self.label(entry), entry, &sources)
-            .declare(&declarations)
+            .declare(declared)
             .overriding("WORKGROUP", workgroup)
             .overriding("LANES", lanes)
             .overriding("HAS_TILES", has_tiles)
@@ -135,7 +135,7 @@ impl<'a> Rows<'a> {
             .uniform("first_row", rows.start - start)
             .uniform("origin", rows.start)
             .uniform("segment", segment)
-            .uniforms(uniforms.into_iter().map(|(name, value)| (name.to_owned(), value)))
+            .uniforms(uniforms)
             .table("row_table", &table, "vec4<u32>")
             .table("records", &records, "u32")
     }
