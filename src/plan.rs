@@ -31,9 +31,9 @@ pub(crate) use view::{Addressed, View};
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Role {
     /// An input of the call.
-    Input(String),
+    Input(Arc<str>),
     /// An output of the call.
-    Output(String),
+    Output(Arc<str>),
     /// The call's scratch.
     Scratch,
     /// Bytes that the plan holds. The number is an index into [`Plan::constants`].

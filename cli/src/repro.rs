@@ -205,12 +205,12 @@ impl Writer<'_> {
             let file = self.file(&format!("inputs/{name}.bin"), bytes)?;
             let size = (bytes.len() as u64).next_multiple_of(4).max(16);
             buffers.push(Buffer { name: name.clone(), bytes: size, file: Some(file) });
-            roles.push(Role::Input(name.clone()));
+            roles.push(Role::Input(name.as_str().into()));
         }
         for (name, layout) in &call.outputs {
             let size = (layout.len() * layout.dtype.bytes()).next_multiple_of(16).max(16);
             buffers.push(Buffer { name: format!("out.{name}"), bytes: size, file: None });
-            roles.push(Role::Output(name.clone()));
+            roles.push(Role::Output(name.as_str().into()));
         }
         for (index, bytes) in call.plan.constants.iter().enumerate() {
             let name = format!("constant.{index}");
@@ -265,7 +265,7 @@ impl Writer<'_> {
             };
             outputs.push(Output {
                 name: name.clone(),
-                buffer: indices.of(&Role::Output(name.clone())),
+                buffer: indices.of(&Role::Output(name.as_str().into())),
                 layout: layout.clone(),
                 expected: self.file(&format!("expected/{name}.bin"), &wide)?,
                 actual: self.file(&format!("actual/{name}.bin"), &actual.to_bytes(layout.dtype))?,

@@ -67,12 +67,12 @@ impl<'a> Planner<'a> {
     /// What a binding is bound to. Kernels read a host input as any other one; the plan holds its bytes.
     fn bound_to(&mut self, role: Role, dtype: Dtype) -> Role {
         let Role::Input(name) = &role else { return role };
-        let Some(array) = self.call.host.get(name) else { return role };
+        let Some(array) = self.call.host.get(&**name) else { return role };
         // A skeleton may have given the operand another name, or keep it to itself.
-        let operand = self.call.inputs.values().find(|operand| operand.name == *name);
+        let operand = self.call.inputs.values().find(|operand| operand.name == **name);
         let dtype = operand.map_or(dtype, |operand| operand.layout.dtype);
         let constants = &mut self.plan.constants;
-        let index = self.host.entry(name.clone()).or_insert_with(|| {
+        let index = self.host.entry(name.to_string()).or_insert_with(|| {
             constants.push(array.to_bytes(dtype));
             constants.len() - 1
         });
@@ -109,13 +109,13 @@ impl<'a> Planner<'a> {
         &mut self,
         label: Label,
         entry: &'static str,
-        sources: &[Source],
+        sources: impl IntoIterator<Item = Source>,
     ) -> Step<'_, 'a> {
         let Draft { label: named, code, overrides } = &mut self.draft;
         *named = label;
         (code.entry, code.declared) = (entry, Declared::Nothing);
         code.sources.clear();
-        code.sources.extend_from_slice(sources);
+        code.sources.extend(sources);
         code.streams.clear();
         code.fields.clear();
         overrides.clear();
@@ -230,7 +230,7 @@ impl Step<'_, '_> {
             return self.absent(name, default.to_bits());
         };
         let form = self.form(&view, view.aligned());
-        self.bind(name, view, form, false)
+        self.bind(name, &view, form, false)
     }
 
     /// A float tensor that is read. The parameter `columns` holds the number of its columns.
@@ -254,7 +254,7 @@ impl Step<'_, '_> {
             return self.absent(name, default.to_bits());
         };
         let form = Form::Elements(view.layout.dtype);
-        self.bind(name, view, form, false)
+        self.bind(name, &view, form, false)
     }
 
     /// A float tensor that is written. It is written in whole quads only where no quad has columns past the row.
@@ -263,7 +263,7 @@ impl Step<'_, '_> {
             return self.absent(name, 0);
         };
         let form = self.form(&view, view.in_quads());
-        self.bind(name, view, form, true)
+        self.bind(name, &view, form, true)
     }
 
     /// A float tensor that is written element by element.
@@ -272,7 +272,7 @@ impl Step<'_, '_> {
             return self.absent(name, 0);
         };
         let form = Form::Elements(view.layout.dtype);
-        self.bind(name, view, form, true)
+        self.bind(name, &view, form, true)
     }
 
     /// A float tensor that is read under one name and overwritten under another.
@@ -280,7 +280,7 @@ impl Step<'_, '_> {
         let form = self.form(&view, view.in_quads());
         let order = view.order();
         let view = View { access: Access::ReadWrite, ..view };
-        let step = self.bind(name, view, form, false);
+        let step = self.bind(name, &view, form, false);
         step.stream(Stream {
             name: written,
             form,
@@ -357,7 +357,7 @@ impl Step<'_, '_> {
             Some(Addressed { view, reach, axes }) if !view.layout.dtype.is_float() => {
                 let bits = view.layout.dtype == Dtype::U32;
                 let form = if bits { Form::Bits } else { Form::Bytes };
-                self.bind(name, view, form, false).reached(1, reach).along(name, axes)
+                self.bind(name, &view, form, false).reached(1, reach).along(name, axes)
             }
             mask => self.take(name, mask, 1.0),
         }
@@ -367,7 +367,7 @@ impl Step<'_, '_> {
     pub fn integers(self, name: &'static str, view: Option<View>) -> Self {
         let Some(view) = view else { return self.unbound(name, Form::AbsentIntegers) };
         let form = Form::Integers(view.layout.dtype);
-        self.bind(name, view, form, false)
+        self.bind(name, &view, form, false)
     }
 
     /// Words that are read or written by index.
@@ -375,12 +375,12 @@ impl Step<'_, '_> {
         let Some(view) = view else {
             return self.absent(name, 0);
         };
-        self.bind(name, view, Form::Words, false)
+        self.bind(name, &view, Form::Words, false)
     }
 
     /// An array of a WGSL type that the module declares, from the first byte of the view.
     pub fn table(self, name: &'static str, view: &View, element: &'static str) -> Self {
-        self.bind(name, view.clone(), Form::Table(element), false)
+        self.bind(name, view, Form::Table(element), false)
     }
 
     fn absent(self, name: &'static str, bits: u32) -> Self {
@@ -405,7 +405,7 @@ impl Step<'_, '_> {
         self
     }
 
-    fn bind(mut self, name: &'static str, view: View, form: Form, stored: bool) -> Self {
+    fn bind(mut self, name: &'static str, view: &View, form: Form, stored: bool) -> Self {
         let alignment = self.planner.profile.offset_alignment;
         let size = view.layout.dtype.bytes();
         let bytes = view.layout.byte_range().unwrap_or(0..0);
@@ -440,7 +440,7 @@ impl Step<'_, '_> {
         if order == Order::Folded {
             self = self.uniform(Name::of(name, "_fold"), fold);
         }
-        let role = self.planner.bound_to(view.role, view.layout.dtype);
+        let role = self.planner.bound_to(view.role.clone(), view.layout.dtype);
         let access = view.access;
         self.planner.bindings.push(Binding { role, offset, size: end - offset, access });
         self.stream(Stream {

@@ -179,7 +179,7 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
         outputs.insert("status".to_owned(), status);
         let part_call = lend(part, call, outputs)?;
         planner.append(part.loss.plan(&part_call, profile)?, |role| match role {
-            Role::Output(name) if name == RESULT => Role::Scratch,
+            Role::Output(name) if *name == *RESULT => Role::Scratch,
             role => role,
         });
     }
@@ -191,7 +191,7 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
         .dispatch(
             Label { skeleton: "compose", kernel: name, ..Label::default() },
             "compose",
-            &[
+            [
                 shader!("tally.wgsl"),
                 shader!("divisor.wgsl"),
                 shader!("quotient.wgsl"),

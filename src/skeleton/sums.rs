@@ -41,7 +41,9 @@ impl Totals {
         sources: &[Source],
     ) -> Step<'p, 'a> {
         let lanes = planner.profile.tally_lanes();
-        planner.dispatch(self.label(entry), entry, sources).overriding("WORKGROUP", lanes)
+        planner
+            .dispatch(self.label(entry), entry, sources.iter().copied())
+            .overriding("WORKGROUP", lanes)
     }
 
     /// Folds `count` tallies, the first of them `first`, until one workgroup can take the rest. Returns the place and

@@ -101,20 +101,20 @@ impl Operation for Descent {
 /// Adds the step of one tensor.
 fn step(plan: &mut Plan, call: &Call, name: &str, nth: u32) {
     let gradient = name.replace("parameters", "gradient");
-    let (input, output) = (Role::Input(name.to_owned()), Role::Output(name.to_owned()));
+    let (input, output) = (Role::Input(name.into()), Role::Output(name.into()));
     let (read, write) = (Access::Read, Access::ReadWrite);
     let in_place = call.is_in_place(name);
     let streams = [
         ("rates", Role::Constant(0), read),
-        ("gradient", Role::Input(gradient), read),
+        ("gradient", Role::Input(gradient.into()), read),
         ("before", input, if in_place { write } else { read }),
         ("after", output, write),
     ];
     let streams = &streams[..if in_place { 3 } else { 4 }];
     let bytes = |role: &Role| match role {
         Role::Constant(_) => 0..plan.constants[0].len() as u64,
-        Role::Output(name) => call.outputs[name].layout.byte_range().unwrap(),
-        Role::Input(name) => call.inputs[name].layout.byte_range().unwrap(),
+        Role::Output(name) => call.outputs[&**name].layout.byte_range().unwrap(),
+        Role::Input(name) => call.inputs[&**name].layout.byte_range().unwrap(),
         Role::Scratch => unreachable!(),
     };
     let count = call.inputs[name].layout.len();

@@ -162,7 +162,7 @@ fn logits_past_a_binding_are_windowed() {
         let plan = cross_entropy(1 << 20, 1 << 13, Dtype::F32, &profile);
         assert_within_limits(&plan, &profile);
         let last = plan.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
-        let last = last.filter(|b| b.role == Role::Output("grad.logits".to_owned()));
+        let last = last.filter(|b| b.role == Role::Output("grad.logits".into()));
         let reach = last.map(|binding| binding.offset + binding.size).max();
         assert_eq!(reach, Some((1 << 33) * 4));
     }
@@ -319,7 +319,7 @@ fn the_last_half_of_a_word_is_bound() {
     let (loss, profile) = (surprisal::Mse::default(), Profile::default());
     let call = Call::new(inputs, outputs).checked(&loss, profile.offset_alignment).unwrap();
     let plan = loss.plan(&call, &profile).unwrap();
-    let role = Role::Input("weight".to_owned());
+    let role = Role::Input("weight".into());
     let bindings = plan.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
     let ends: Vec<u64> = bindings.filter(|b| b.role == role).map(|b| b.offset + b.size).collect();
     assert!(!ends.is_empty() && ends.iter().all(|end| *end == 4), "{ends:?}");

@@ -1,6 +1,9 @@
 //! The code of a kernel as data, and the WGSL that is assembled from it.
 
-use std::fmt::{self, Write as _};
+use std::{
+    fmt::{self, Write as _},
+    hash::{Hash, Hasher},
+};
 
 use super::{Access, Scalar, Source, Storage, record::Declared, shader, size};
 use crate::data::tensor::Dtype;
@@ -146,7 +149,7 @@ pub(crate) struct Stream {
 }
 
 /// What a module is assembled from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Code {
     /// The entry point.
     pub entry: &'static str,
@@ -158,6 +161,17 @@ pub(crate) struct Code {
     pub streams: Vec<Stream>,
     /// The parameters, each one word.
     pub fields: Vec<(Name, Scalar)>,
+}
+
+/// Hashes only what tells nearly all modules apart, because every plan looks all its kernels up.
+impl Hash for Code {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { entry, declared: _, sources, streams, fields } = self;
+        (entry, sources.last(), fields.len()).hash(state);
+        for stream in streams {
+            stream.form.hash(state);
+        }
+    }
 }
 
 impl Source {

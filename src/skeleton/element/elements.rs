@@ -118,7 +118,7 @@ impl<'a> Elements<'a> {
         let kept = self.kept_tally();
         let label = self.totals.label(entry);
         self.planner
-            .dispatch(label, entry, sources)
+            .dispatch(label, entry, sources.iter().copied())
             .overriding("WORKGROUP", lanes)
             .overriding("ELEMENTS", block)
             .overriding("HAS_UNKNOWN", unknown.is_some())

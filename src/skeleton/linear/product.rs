@@ -185,7 +185,7 @@ impl Layer<'_> {
         let label = Label { skeleton: "linear", kernel: product.label, loss: None, dtype };
         let step = rows
             .planner
-            .dispatch(label, tile.entry, &tile.sources)
+            .dispatch(label, tile.entry, tile.sources)
             .overrides(tile.overrides)
             .overriding("A_WALKS", a_walks)
             .overriding("B_WALKS", b_walks)
