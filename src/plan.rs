@@ -1,8 +1,10 @@
 //! The plan of a call as plain data: which kernels are dispatched, on which bytes, with which numbers.
 //!
-//! A [`Plan`] is made from shapes and limits alone. It can be printed, serialised, tested without a GPU, and replayed
-//! by anything that can run WGSL; encoding only walks through it.
+//! A [`Plan`] is made from shapes and limits alone. It can be printed, tested without a GPU, and replayed by anything
+//! that can run WGSL; encoding only walks through it. With the feature `serde` it travels: it is serialised whole, with
+//! the WGSL of its kernels, reads back as an equal plan, and runs on another device with [`crate::Gpu::replay`].
 
+mod check;
 pub mod cooperative;
 pub mod kernel;
 pub(crate) mod limits;
@@ -38,6 +40,17 @@ pub enum Role {
     Scratch,
     /// Bytes that the plan holds. The number is an index into [`Plan::constants`].
     Constant(usize),
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Input(name) => write!(f, "input `{name}`"),
+            Self::Output(name) => write!(f, "output `{name}`"),
+            Self::Scratch => f.write_str("the scratch"),
+            Self::Constant(index) => write!(f, "constant {index}"),
+        }
+    }
 }
 
 /// A binding of a dispatch: a range of a buffer.
@@ -160,6 +173,13 @@ impl Plan {
             && self.constants == other.constants
             && self.dispatches.iter().zip(&other.dispatches).all(same);
         (!equal).then(|| "an option changes the kernels".to_owned())
+    }
+
+    /// The bytes of its buffer that the plan binds for a role, from the first byte on.
+    pub fn bytes_of(&self, role: &Role) -> u64 {
+        let bindings = self.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
+        let ends = bindings.filter(|binding| binding.role == *role);
+        ends.map(|binding| binding.offset.saturating_add(binding.size)).max().unwrap_or(0)
     }
 
     /// The parameter blocks one after another, as the uniform bindings of the dispatches expect them.

@@ -152,7 +152,8 @@ impl Gpu {
     /// preparation and never changes a recording in flight.
     pub fn prepare(&self, request: &Request) -> Result<Prepared> {
         let (planned, tensors) = self.planned(request)?;
-        encode::prepare(self, planned, tensors, request, None)
+        let Request { scratch, in_parts, .. } = request;
+        encode::prepare(self, planned, tensors, (scratch.as_ref(), *in_parts), None)
     }
 
     /// Plans a call, or recalls its plan, and finds the buffers that its bindings are bound to.
@@ -179,14 +180,7 @@ impl Gpu {
         }
         let call = self.call(request)?;
         let plan = operation.plan(&call, &self.0.profile)?;
-        let kernel = |dispatch: &Dispatch| {
-            let kernel = plan.kernels.get(dispatch.kernel).ok_or_else(|| Error::Refused {
-                what: plan.loss.clone(),
-                message: format!("there is no kernel {}", dispatch.kernel),
-            })?;
-            self.pipeline(kernel)
-        };
-        let pipelines = plan.dispatches.iter().map(kernel).collect::<Result<_>>()?;
+        let pipelines = self.pipelines(&plan)?;
         let planned = Arc::new(Planned {
             operation: operation.about().name,
             is_per_row: operation.is_per_row(),
@@ -245,6 +239,18 @@ impl Gpu {
         let operands = operands(inputs, &mut Vec::new())?;
         let call = Call { host: host.clone(), ..Call::new(operands, BTreeMap::new()) };
         call.checked(loss, self.0.profile.offset_alignment)
+    }
+
+    /// The compiled kernel of each dispatch.
+    pub(crate) fn pipelines(&self, plan: &Plan) -> Result<Arc<[Arc<Pipeline>]>> {
+        let kernel = |dispatch: &Dispatch| {
+            let kernel = plan.kernels.get(dispatch.kernel).ok_or_else(|| Error::Refused {
+                what: plan.loss.clone(),
+                message: format!("there is no kernel {}", dispatch.kernel),
+            })?;
+            self.pipeline(kernel)
+        };
+        plan.dispatches.iter().map(kernel).collect()
     }
 
     /// The compiled form of a kernel. It is compiled at its first use.

@@ -8,6 +8,7 @@ mod common;
 mod cooperative;
 mod images;
 mod layers;
+mod travel;
 
 use std::collections::BTreeMap;
 

@@ -16,6 +16,8 @@ use surprisal::{
     plan::{Call, Operand},
 };
 
+use surprisal_cli::repro;
+
 use crate::{losses, output};
 
 /// Dispatches that are listed one by one.
@@ -60,6 +62,9 @@ pub struct Arguments {
     /// Write the assembled WGSL of every kernel to this folder.
     #[arg(long, value_name = "DIR")]
     wgsl: Option<PathBuf>,
+    /// Write everything that another engine needs to run the call to this folder, with a README.
+    #[arg(long, value_name = "DIR")]
+    export: Option<PathBuf>,
 }
 
 /// `f32`, `f16` or `bf16`.
@@ -108,6 +113,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let bytes = Bytes::of(&call, &plan);
     if let Some(folder) = &arguments.wgsl {
         write_modules(folder, &plan.kernels)?;
+    }
+    if let Some(folder) = &arguments.export {
+        repro::export(folder, &plan, &repro::describe(&plan, &call))?;
     }
     if arguments.json {
         let mut value = json!(plan);
