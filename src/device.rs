@@ -9,6 +9,7 @@ pub(crate) mod memory;
 pub(crate) mod pipeline;
 pub(crate) mod probe;
 pub(crate) mod recall;
+pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod staging;
 pub(crate) mod watch;

@@ -120,6 +120,7 @@ pub use device::{
     encode::{Prepared, Record},
     gpu::Gpu,
     memory::Memory,
+    replay::PlanBuffers,
     run::{Run, stored_dtype, tensor_blocking},
     watch::{RING, Report, Watch},
 };

@@ -1,8 +1,10 @@
 //! The plan of a call as plain data: which kernels are dispatched, on which bytes, with which numbers.
 //!
-//! A [`Plan`] is made from shapes and limits alone. It can be printed, serialised, tested without a GPU, and replayed
-//! by anything that can run WGSL; encoding only walks through it.
+//! A [`Plan`] is made from shapes and limits alone. It can be printed, tested without a GPU, and replayed by anything
+//! that can run WGSL; encoding only walks through it. With the feature `serde` it travels: it is serialised whole, with
+//! the WGSL of its kernels, reads back as an equal plan, and runs on another device with [`crate::Gpu::replay`].
 
+mod check;
 pub mod cooperative;
 pub mod kernel;
 pub(crate) mod limits;
@@ -14,10 +16,10 @@ pub(crate) mod stretches;
 pub(crate) mod tile;
 mod view;
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use crate::plan::{
-    kernel::{Access, Kernel},
+    kernel::{Access, Kernel, Text},
     profile::Profile,
 };
 
@@ -31,18 +33,29 @@ pub(crate) use view::{Addressed, View};
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Role {
     /// An input of the call.
-    Input(String),
+    Input(Arc<str>),
     /// An output of the call.
-    Output(String),
+    Output(Arc<str>),
     /// The call's scratch.
     Scratch,
     /// Bytes that the plan holds. The number is an index into [`Plan::constants`].
     Constant(usize),
 }
 
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Input(name) => write!(f, "input `{name}`"),
+            Self::Output(name) => write!(f, "output `{name}`"),
+            Self::Scratch => f.write_str("the scratch"),
+            Self::Constant(index) => write!(f, "constant {index}"),
+        }
+    }
+}
+
 /// A binding of a dispatch: a range of a buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Binding {
     /// What is bound.
     pub role: Role,
@@ -56,7 +69,7 @@ pub struct Binding {
 
 /// One dispatch.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Dispatch {
     /// The kernel, as an index into [`Plan::kernels`].
     pub kernel: usize,
@@ -70,12 +83,12 @@ pub struct Dispatch {
 
 /// A recording: kernels, dispatches in order, and the scratch they share.
 #[derive(Clone, Debug, Default, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Plan {
     /// The name of the loss.
     pub loss: String,
     /// The kernels, each once.
-    pub kernels: Vec<Kernel>,
+    pub kernels: Vec<Arc<Kernel>>,
     /// The dispatches, in order.
     pub dispatches: Vec<Dispatch>,
     /// Host inputs, as the bytes that kernels read. Each is bound from a buffer of its own, with zeros behind the bytes
@@ -99,7 +112,7 @@ pub struct Plan {
 /// the weight keeps the scores until it is written. The choice changes no bit of a result, with two exceptions: the
 /// gradient of `info_nce`'s scale from what was given, and products that go through cooperative matrices.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Path {
     /// Rows of a chunk.
     pub rows: u64,
@@ -113,7 +126,7 @@ pub struct Path {
     /// chunks are blocks of classes, and their scores are made once.
     pub kept_rows: u64,
     /// Why this path was chosen.
-    pub why: &'static str,
+    pub why: Text,
 }
 
 impl std::fmt::Display for Path {
@@ -160,6 +173,13 @@ impl Plan {
             && self.constants == other.constants
             && self.dispatches.iter().zip(&other.dispatches).all(same);
         (!equal).then(|| "an option changes the kernels".to_owned())
+    }
+
+    /// The bytes of its buffer that the plan binds for a role, from the first byte on.
+    pub fn bytes_of(&self, role: &Role) -> u64 {
+        let bindings = self.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
+        let ends = bindings.filter(|binding| binding.role == *role);
+        ends.map(|binding| binding.offset.saturating_add(binding.size)).max().unwrap_or(0)
     }
 
     /// The parameter blocks one after another, as the uniform bindings of the dispatches expect them.
@@ -210,7 +230,7 @@ impl std::fmt::Display for Plan {
             let [x, y, z] = dispatch.workgroups;
             writeln!(f, "  {} × ({x}, {y}, {z})", kernel.map_or("?", |k| k.label.as_str()))?;
             for (stream, binding) in
-                kernel.into_iter().flat_map(Kernel::bound).zip(&dispatch.bindings)
+                kernel.into_iter().flat_map(|kernel| &kernel.storage).zip(&dispatch.bindings)
             {
                 writeln!(
                     f,

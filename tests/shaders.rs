@@ -10,7 +10,7 @@ mod list;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
 };
 
 use list::Mutant;
@@ -18,14 +18,10 @@ use naga::{
     back,
     valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
 };
-use surprisal::{
-    Cooperative,
-    cooperative::Side,
-    kernel::{Form, Kernel},
-};
+use surprisal::{Cooperative, cooperative::Side, kernel::Kernel};
 
 /// Every kernel of every call of the catalogue.
-static KERNELS: LazyLock<Vec<Kernel>> = LazyLock::new(|| {
+static KERNELS: LazyLock<Vec<Arc<Kernel>>> = LazyLock::new(|| {
     let mut seen = HashSet::new();
     let kernels = common::plans().iter().flat_map(|plan| &plan.kernels);
     kernels.filter(|kernel| seen.insert(*kernel)).cloned().collect()
@@ -35,8 +31,8 @@ static KERNELS: LazyLock<Vec<Kernel>> = LazyLock::new(|| {
 fn every_kernel_is_valid_for_every_target() {
     assert!(KERNELS.len() > 100, "only {} kernels", KERNELS.len());
     // `contract` compares each state with the words that its program declares.
-    let words = |kernel: &Kernel| {
-        let line = kernel.declarations.lines().find(|line| line.starts_with("const STATE_WORDS"));
+    let words = |kernel: &Arc<Kernel>| {
+        let line = kernel.wgsl.lines().find(|line| line.starts_with("const STATE_WORDS"));
         line.map(str::to_owned)
     };
     let states: BTreeSet<String> = KERNELS.iter().filter_map(words).collect();
@@ -52,17 +48,16 @@ fn every_kernel_is_valid_for_every_target() {
 fn mutants_are_in_kernels_and_are_valid() {
     let emulated = common::cooperative_profiles().into_iter().filter(|p| p.cooperative.emulated);
     let profiles = common::tile_profiles().into_iter().chain(emulated);
-    let tiles: Vec<Kernel> = profiles
+    let tiles: Vec<Arc<Kernel>> = profiles
         .flat_map(|profile| common::tile_plans(&profile))
         .flat_map(|plan| plan.kernels)
         .filter(|kernel| kernel.entry.starts_with("product"))
         .collect();
-    let kernels: Vec<(&Kernel, String)> =
-        KERNELS.iter().chain(&tiles).map(|kernel| (kernel, kernel.wgsl())).collect();
     for mutant in list::mutants() {
-        let changed: Vec<(&Kernel, String)> = kernels
+        let changed: Vec<(&Kernel, String)> = KERNELS
             .iter()
-            .filter_map(|(kernel, wgsl)| Some((*kernel, mutated(&mutant, wgsl)?)))
+            .chain(&tiles)
+            .filter_map(|kernel| Some((&**kernel, mutated(&mutant, &kernel.wgsl)?)))
             .collect();
         assert!(!changed.is_empty(), "mutant {} is in no kernel", mutant.name);
         // A fault of `math.wgsl` is in all kernels, so only some of them are checked.
@@ -90,6 +85,12 @@ fn mutated(mutant: &Mutant, wgsl: &str) -> Option<String> {
     (other != part).then(|| wgsl.replacen(part, &other, 1))
 }
 
+/// The files that a module consists of.
+fn files(kernel: &Kernel) -> Vec<&str> {
+    let lines = kernel.wgsl.lines().filter_map(|line| line.strip_prefix("// ---- "));
+    lines.filter_map(|line| line.strip_suffix(" ----")).collect()
+}
+
 /// All ways to load the operands of a tile. Subgroups and 64-bit words are used only on Vulkan, where a software
 /// driver has them.
 #[test]
@@ -97,16 +98,16 @@ fn kernels_of_large_tiles_are_valid() {
     let (mut found, mut octets) = (HashSet::new(), BTreeSet::new());
     for profile in common::tile_profiles() {
         let plans = common::tile_plans(&profile);
-        let kernels: Vec<Kernel> = plans.into_iter().flat_map(|plan| plan.kernels).collect();
+        let kernels: Vec<_> = plans.into_iter().flat_map(|plan| plan.kernels).collect();
         for kernel in kernels.iter().filter(|kernel| kernel.entry == "product") {
-            let loads = kernel.sources.last().unwrap().path;
-            let forms: Vec<Form> = kernel.streams.iter().map(|s| s.form.clone()).collect();
+            let loads = *files(kernel).last().unwrap();
+            let is_there = |element: &str| kernel.storage.iter().any(|s| s.element == element);
             let mut needs = Capabilities::empty();
             needs.set(Capabilities::SUBGROUP, loads == "linear/subgroup.wgsl");
-            let wide = forms.iter().any(|form| matches!(form, Form::Wide(_)));
-            needs.set(Capabilities::SHADER_INT64, wide);
-            octets.extend(forms.contains(&Form::Wide(8)).then_some(loads));
-            if found.insert((loads, kernel.overrides.clone(), forms)) {
+            let octets_too = is_there("vec4<u64>");
+            needs.set(Capabilities::SHADER_INT64, octets_too || is_there("vec2<u64>"));
+            octets.extend(octets_too.then(|| loads.to_owned()));
+            if found.insert(kernel.clone()) {
                 if needs.is_empty() {
                     check(kernel);
                 } else {
@@ -117,8 +118,9 @@ fn kernels_of_large_tiles_are_valid() {
         }
     }
     assert_eq!(Vec::from_iter(octets), ["linear/lane.wgsl", "linear/subgroup.wgsl"]);
-    let shapes: HashSet<_> = found.iter().map(|(path, overrides, _)| (path, overrides)).collect();
-    let of = |file: &str| shapes.iter().filter(|(path, _)| **path == file).count();
+    let shapes: HashSet<_> =
+        found.iter().map(|kernel| (*files(kernel).last().unwrap(), &kernel.overrides)).collect();
+    let of = |file: &str| shapes.iter().filter(|(path, _)| *path == file).count();
     for file in ["linear/lane.wgsl", "linear/subgroup.wgsl", "linear/workgroup.wgsl"] {
         assert!(of(file) > 7, "{file} {}: {found:?}", of(file));
     }
@@ -135,7 +137,7 @@ fn kernels_on_cooperative_matrices_are_valid_where_there_are_any() {
         let plans = common::tile_plans(&profile);
         let kernels = plans.into_iter().flat_map(|plan| plan.kernels);
         for kernel in kernels.filter(|kernel| kernel.entry == "product_cooperative") {
-            found.extend(kernel.sources.iter().map(|source| source.path));
+            found.extend(files(&kernel).into_iter().map(str::to_owned));
             if emulated {
                 check(&kernel);
                 continue;
@@ -179,12 +181,12 @@ fn check(kernel: &Kernel) {
     spirv(kernel, &module, &info);
     msl(&module, &info, back::msl::Options::default())
         .unwrap_or_else(|error| fail(kernel, "MSL", &error));
-    hlsl(&module, &info, kernel.entry).unwrap_or_else(|error| fail(kernel, "HLSL", &error));
-    glsl(&module, &info, kernel.entry).unwrap_or_else(|error| fail(kernel, "GLSL", &error));
+    hlsl(&module, &info, &kernel.entry).unwrap_or_else(|error| fail(kernel, "HLSL", &error));
+    glsl(&module, &info, &kernel.entry).unwrap_or_else(|error| fail(kernel, "GLSL", &error));
 }
 
 fn fail(kernel: &Kernel, what: &str, error: &dyn std::fmt::Display) -> ! {
-    panic!("{}: {what}: {error}\n{}", kernel.label, kernel.wgsl())
+    panic!("{}: {what}: {error}\n{}", kernel.label, kernel.wgsl)
 }
 
 fn parsed(kernel: &Kernel, wgsl: &str, capabilities: Capabilities) -> (naga::Module, ModuleInfo) {
@@ -198,11 +200,14 @@ fn parsed(kernel: &Kernel, wgsl: &str, capabilities: Capabilities) -> (naga::Mod
 
 /// The module of a kernel: parsed, validated, compared with the Rust side, and with its overrides resolved.
 fn specialised(kernel: &Kernel, capabilities: Capabilities) -> (naga::Module, ModuleInfo) {
-    let (module, info) = parsed(kernel, &kernel.wgsl(), capabilities);
+    let (module, info) = parsed(kernel, &kernel.wgsl, capabilities);
     contract(kernel, &module);
-    let constants =
-        kernel.overrides.iter().map(|&(name, value)| (name.to_owned(), f64::from(value))).collect();
-    let entry = Some((naga::ShaderStage::Compute, kernel.entry));
+    let constants = kernel
+        .overrides
+        .iter()
+        .map(|(name, value)| (name.to_string(), f64::from(*value)))
+        .collect();
+    let entry = Some((naga::ShaderStage::Compute, &*kernel.entry));
     let (module, info) =
         back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
             .unwrap_or_else(|error| fail(kernel, "overrides", &error));
@@ -224,7 +229,7 @@ fn contract(kernel: &Kernel, module: &naga::Module) {
         }
     }
     let expected: BTreeMap<u32, String> = std::iter::once((0, "params".to_owned()))
-        .chain(kernel.bound().enumerate().map(|(i, s)| (i as u32 + 1, s.name.to_owned())))
+        .chain(kernel.storage.iter().enumerate().map(|(i, s)| (i as u32 + 1, s.name.to_string())))
         .collect();
     assert_eq!(bindings, expected, "{label}");
     assert!(bindings.len() <= 9, "{label} binds {} storage buffers", bindings.len() - 1);
@@ -240,7 +245,7 @@ fn contract(kernel: &Kernel, module: &naga::Module) {
         .expect("a struct Params");
     assert_eq!(params.len(), kernel.fields.len(), "{label}");
     for (index, (member, (name, _))) in params.iter().zip(&kernel.fields).enumerate() {
-        assert_eq!(member.name.as_deref(), Some(name.as_str()), "{label}");
+        assert_eq!(member.name.as_deref(), Some(&**name), "{label}");
         assert_eq!(member.offset as usize, 4 * index, "{label}: {name}");
     }
     for (record, words) in [("State", "STATE_WORDS"), ("Tally", "TALLY_WORDS")] {
@@ -251,7 +256,7 @@ fn contract(kernel: &Kernel, module: &naga::Module) {
     }
     let names: Vec<&str> = module.overrides.iter().filter_map(|(_, o)| o.name.as_deref()).collect();
     for (name, _) in &kernel.overrides {
-        assert!(names.contains(name), "{label} has no override {name}: {names:?}");
+        assert!(names.contains(&&**name), "{label} has no override {name}: {names:?}");
     }
 }
 

@@ -1,10 +1,7 @@
-//! Self-contained recordings: a folder with the WGSL, the buffers and the dispatches of one call, and the code that
-//! replays it without knowing any losses.
+//! Folders that hold one call whole: the plan, its kernels as WGSL and SPIR-V, and what its buffers hold.
 //!
-//! `dispatches.json` is a [`Recording`]; all other files are raw little-endian bytes and text. A driver engineer can
-//! replay it with any WebGPU that has the features the modules use (for score tiles of software adapters: subgroups and
-//! 64-bit integers): create the buffers, write those that have a file, compile the modules, and run the dispatches in
-//! order in one compute pass.
+//! `plan.json` is a [`Plan`], `call.json` a [`Description`]; all other files are raw little-endian bytes and text. Such
+//! a folder runs without surprisal, on any engine that takes WGSL or SPIR-V: the `README.md` in the folder says how.
 
 use std::{
     collections::BTreeMap,
@@ -12,112 +9,85 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use naga::{
+    back,
+    valid::{Capabilities, ValidationFlags, Validator},
+};
 use serde::{Deserialize, Serialize};
 
 use surprisal::{
-    Array, Arrays, Data, Dtype, Error, Gpu, Layout, Plan, Result, Tensor, adapter,
-    kernel::{Access, Kernel},
-    low_level::{self, Counted, Pipeline, guarded, round},
-    plan::{self, Role},
+    Array, Arrays, Data, Dtype, Error, Gpu, Layout, Plan, PlanBuffers, Result, Tensor, adapter,
+    kernel::Kernel,
+    low_level::{self, Counted, guarded, round},
+    plan::Role,
     tensor_blocking, wgpu,
 };
 
-/// The file in a folder that holds its [`Recording`].
-pub const RECORDING: &str = "dispatches.json";
+/// The file in a folder that holds its [`Plan`].
+pub const PLAN: &str = "plan.json";
+/// The file in a folder that holds its [`Description`].
+pub const CALL: &str = "call.json";
+/// The file in a folder that says what is in it.
+const README: &str = include_str!("repro/README.md");
 
 /// The format that is written and read.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
-/// A call as stored in a folder.
+/// What a folder holds beside the plan: the tensors of the call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Recording {
-    /// Always 1.
+pub struct Description {
+    /// Always 2.
     pub format: u32,
-    /// What was computed, for people.
+    /// What is computed, for people.
     pub title: String,
-    /// The adapter on which it was recorded.
-    pub adapter: String,
-    /// The adapter's driver.
-    pub driver: String,
-    /// The buffers. Those without a file start as zeros.
-    pub buffers: Vec<Buffer>,
-    /// The shader modules.
-    pub modules: Vec<Module>,
-    /// The dispatches, in order.
-    pub dispatches: Vec<Dispatch>,
-    /// The outputs to compare afterwards.
+    /// The adapter on which the call ran and its driver, if it ran.
+    pub adapter: Option<String>,
+    /// The inputs, each in a buffer of its own.
+    pub inputs: Vec<Input>,
+    /// The outputs, each in a buffer of its own unless it is written over an input.
     pub outputs: Vec<Output>,
 }
 
-/// A buffer.
+/// An input.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Buffer {
-    /// What it holds.
+pub struct Input {
+    /// Its name.
     pub name: String,
-    /// Its size.
+    /// The bytes of its buffer.
     pub bytes: u64,
-    /// Its first bytes, if they are not zeros.
+    /// Its place in the buffer, if it is known.
+    pub layout: Option<Layout>,
+    /// The file with the first bytes of the buffer, if the call ran.
     pub file: Option<String>,
 }
 
-/// A shader module with its one entry point.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Module {
-    /// What it is called.
-    pub label: String,
-    /// Its WGSL.
-    pub wgsl: String,
-    /// Its SPIR-V, the overrides resolved, if it was written.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spirv: Option<String>,
-    /// The entry point.
-    pub entry: String,
-    /// The values of the overrides.
-    pub constants: BTreeMap<String, f64>,
-    /// The access of each storage binding, from binding 1. Binding 0 is the uniform block.
-    pub bindings: Vec<Access>,
-}
-
-/// A dispatch.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Dispatch {
-    /// Its module.
-    pub module: usize,
-    /// Binding 0 (uniform), and the storage bindings after it.
-    pub bindings: Vec<Bound>,
-    /// Workgroups in x, y and z.
-    pub workgroups: [u32; 3],
-}
-
-/// A range of a buffer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Bound {
-    /// The buffer's index.
-    pub buffer: usize,
-    /// First byte.
-    pub offset: u64,
-    /// Bytes.
-    pub bytes: u64,
-}
-
-/// An output: its place, and its expected elements.
+/// An output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Output {
     /// Its name.
     pub name: String,
-    /// The buffer's index.
-    pub buffer: usize,
+    /// The bytes of its buffer.
+    pub bytes: u64,
     /// Its place in the buffer.
     pub layout: Layout,
-    /// The expected elements, as f64 (floats) or i64 (integers).
+    /// The input in whose buffer it lies, if it has none of its own.
+    pub over: Option<String>,
+    /// What it should be, if that is known.
+    pub expected: Option<Expected>,
+}
+
+/// What an output should be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Expected {
+    /// The file with the expected elements, as f64 (floats) or i64 (integers).
     pub expected: String,
-    /// The elements that were computed during the recording, in the layout's type.
+    /// The file with the elements that were computed when the folder was written, in the layout's type.
     pub actual: String,
     /// The largest absolute error that passes.
     pub tolerance: f64,
 }
 
-/// What a [`Recording`] is made from.
+/// A call that ran, to be written into a folder.
 #[derive(Clone, Debug)]
 pub struct Call<'a> {
     /// What was computed, for people.
@@ -140,44 +110,83 @@ fn bad_file(path: &Path, reason: impl std::fmt::Display) -> Error {
     Error::File { path: path.display().to_string(), reason: reason.to_string() }
 }
 
-/// Writes a call into a folder, which is created if it does not exist.
-pub fn write(folder: &Path, gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
+/// The bytes that a tensor's buffer needs: those of the tensor, and those that the plan binds.
+fn buffer_bytes(plan: &Plan, role: &Role, tensor: u64) -> u64 {
+    plan.bytes_of(role).max(tensor).next_multiple_of(16).max(16)
+}
+
+/// Writes a plan and the description of its tensors into a folder, which is created if it does not exist.
+pub fn export(folder: &Path, plan: &Plan, description: &Description) -> Result<()> {
     let writer = Writer { folder };
-    for sub in ["", "inputs", "expected", "actual"] {
-        let path = folder.join(sub);
-        fs::create_dir_all(&path).map_err(|error| bad_file(&path, error))?;
+    writer.folders(&["", "kernels", "constants"])?;
+    writer.json(PLAN, plan)?;
+    writer.json(CALL, description)?;
+    writer.file("README.md", README.as_bytes())?;
+    writer.file("parameters.bin", &plan.parameter_bytes())?;
+    for (index, bytes) in plan.constants.iter().enumerate() {
+        writer.file(&format!("constants/{index}.bin"), bytes)?;
     }
-    let (buffers, indices) = writer.buffers(call)?;
+    for (index, kernel) in plan.kernels.iter().enumerate() {
+        let name = format!("kernels/{index:02}.{}", kernel.label);
+        writer.file(&format!("{name}.wgsl"), kernel.wgsl.as_bytes())?;
+        let path = folder.join(format!("{name}.spv"));
+        let words = spirv(kernel).map_err(|reason| bad_file(&path, reason))?;
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        writer.file(&format!("{name}.spv"), &bytes)?;
+    }
+    Ok(())
+}
+
+/// The description of a call that did not run yet.
+pub fn describe(plan: &Plan, call: &surprisal::plan::Call) -> Description {
+    let over = |output: &surprisal::plan::Operand| {
+        let input = call.inputs.values().find(|input| input.allocation == output.allocation)?;
+        call.is_in_place(&output.name).then(|| input.name.clone())
+    };
+    let bytes = |role: Role, layout: &Layout| {
+        buffer_bytes(plan, &role, layout.byte_range().map_or(0, |range| range.end))
+    };
+    let tensors = call.inputs.values().filter(|input| !call.host.contains_key(&input.name));
+    Description {
+        format: FORMAT,
+        title: plan.loss.clone(),
+        adapter: None,
+        inputs: tensors
+            .map(|input| Input {
+                name: input.name.clone(),
+                bytes: bytes(Role::Input(input.name.as_str().into()), &input.layout),
+                layout: Some(input.layout.clone()),
+                file: None,
+            })
+            .collect(),
+        outputs: call
+            .outputs
+            .values()
+            .map(|output| Output {
+                name: output.name.clone(),
+                bytes: bytes(Role::Output(output.name.as_str().into()), &output.layout),
+                layout: output.layout.clone(),
+                over: over(output),
+                expected: None,
+            })
+            .collect(),
+    }
+}
+
+/// Writes a call that ran into a folder, with its inputs and its expected outputs.
+pub fn write(folder: &Path, gpu: &Gpu, call: &Call<'_>) -> Result<()> {
+    let writer = Writer { folder };
+    writer.folders(&["", "inputs", "expected", "actual"])?;
     let info = gpu.info();
-    let recording = Recording {
+    let driver = format!("{} {}", info.driver, info.driver_info);
+    let description = Description {
         format: FORMAT,
         title: call.title.clone(),
-        adapter: adapter::describe(info),
-        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
-        buffers,
-        modules: writer.modules(call.plan)?,
-        dispatches: dispatches(call.plan, &indices),
-        outputs: writer.outputs(call, &indices)?,
+        adapter: Some(format!("{} ({})", adapter::describe(info), driver.trim())),
+        inputs: writer.inputs(call)?,
+        outputs: writer.outputs(call)?,
     };
-    writer.save(&recording)?;
-    Ok(recording)
-}
-
-/// Writes a recording again, after SPIR-V was added to its modules.
-pub fn save(folder: &Path, recording: &Recording) -> Result<()> {
-    Writer { folder }.save(recording)
-}
-
-/// Indices of a call's buffers.
-struct Indices {
-    roles: Vec<Role>,
-    parameters: usize,
-}
-
-impl Indices {
-    fn of(&self, role: &Role) -> usize {
-        self.roles.iter().position(|known| known == role).unwrap_or(0)
-    }
+    export(folder, call.plan, &description)
 }
 
 struct Writer<'a> {
@@ -185,114 +194,86 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    fn folders(&self, below: &[&str]) -> Result<()> {
+        let make = |below: &&str| {
+            let path = self.folder.join(below);
+            fs::create_dir_all(&path).map_err(|error| bad_file(&path, error))
+        };
+        below.iter().try_for_each(make)
+    }
+
     fn file(&self, name: &str, bytes: &[u8]) -> Result<String> {
         let path = self.folder.join(name);
         fs::write(&path, bytes).map_err(|error| bad_file(&path, error))?;
         Ok(name.to_owned())
     }
 
-    fn save(&self, recording: &Recording) -> Result<()> {
-        let path = self.folder.join(RECORDING);
-        let text = serde_json::to_string_pretty(recording).map_err(|e| bad_file(&path, e))?;
-        self.file(RECORDING, text.as_bytes()).map(drop)
+    fn json(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string_pretty(value);
+        let text = text.map_err(|error| bad_file(&self.folder.join(name), error))?;
+        self.file(name, text.as_bytes()).map(drop)
     }
 
-    fn buffers(&self, call: &Call<'_>) -> Result<(Vec<Buffer>, Indices)> {
-        let mut buffers = Vec::new();
-        let mut roles = Vec::new();
-        for (name, bytes) in &call.inputs {
+    fn inputs(&self, call: &Call<'_>) -> Result<Vec<Input>> {
+        let input = |(name, bytes): (&String, &Vec<u8>)| {
             let file = self.file(&format!("inputs/{name}.bin"), bytes)?;
-            let size = (bytes.len() as u64).next_multiple_of(4).max(16);
-            buffers.push(Buffer { name: name.clone(), bytes: size, file: Some(file) });
-            roles.push(Role::Input(name.clone()));
-        }
-        for (name, layout) in &call.outputs {
-            let size = (layout.len() * layout.dtype.bytes()).next_multiple_of(16).max(16);
-            buffers.push(Buffer { name: format!("out.{name}"), bytes: size, file: None });
-            roles.push(Role::Output(name.clone()));
-        }
-        for (index, bytes) in call.plan.constants.iter().enumerate() {
-            let name = format!("constant.{index}");
-            let file = self.file(&format!("inputs/{name}.bin"), bytes)?;
-            let bytes = (bytes.len() as u64).next_multiple_of(256).max(256);
-            buffers.push(Buffer { name, bytes, file: Some(file) });
-            roles.push(Role::Constant(index));
-        }
-        let bytes = call.plan.scratch_bytes.max(256);
-        buffers.push(Buffer { name: "scratch".to_owned(), bytes, file: None });
-        roles.push(Role::Scratch);
-        let parameters = call.plan.parameter_bytes();
-        let file = self.file("parameters.bin", &parameters)?;
-        buffers.push(Buffer {
-            name: "parameters".to_owned(),
-            bytes: parameters.len() as u64,
-            file: Some(file),
-        });
-        let indices = Indices { roles, parameters: buffers.len() - 1 };
-        Ok((buffers, indices))
-    }
-
-    fn modules(&self, plan: &Plan) -> Result<Vec<Module>> {
-        let module = |(index, kernel): (usize, &Kernel)| {
-            let name = format!("{index:02}.{}.wgsl", kernel.label);
-            Ok(Module {
-                label: kernel.label.clone(),
-                wgsl: self.file(&name, kernel.wgsl().as_bytes())?,
-                spirv: None,
-                entry: kernel.entry.to_owned(),
-                constants: kernel
-                    .overrides
-                    .iter()
-                    .map(|&(name, value)| (name.to_owned(), f64::from(value)))
-                    .collect(),
-                bindings: kernel.bound().map(|stream| stream.access).collect(),
-            })
+            let role = Role::Input(name.as_str().into());
+            let bytes = buffer_bytes(call.plan, &role, bytes.len() as u64);
+            Ok(Input { name: name.clone(), bytes, layout: None, file: Some(file) })
         };
-        plan.kernels.iter().enumerate().map(module).collect()
+        call.inputs.iter().map(input).collect()
     }
 
-    fn outputs(&self, call: &Call<'_>, indices: &Indices) -> Result<Vec<Output>> {
+    fn outputs(&self, call: &Call<'_>) -> Result<Vec<Output>> {
         let mut outputs = Vec::new();
         for (name, layout) in &call.outputs {
-            let (Some(expected), Some(actual)) = (call.expected.get(name), call.actual.get(name))
-            else {
-                continue;
-            };
-            let wide = match &expected.data {
-                Data::Float(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-                Data::Int(_) => expected.to_bytes(Dtype::I64),
-            };
+            let role = Role::Output(name.as_str().into());
             outputs.push(Output {
                 name: name.clone(),
-                buffer: indices.of(&Role::Output(name.clone())),
+                bytes: buffer_bytes(call.plan, &role, layout.len() * layout.dtype.bytes()),
                 layout: layout.clone(),
-                expected: self.file(&format!("expected/{name}.bin"), &wide)?,
-                actual: self.file(&format!("actual/{name}.bin"), &actual.to_bytes(layout.dtype))?,
-                // JSON has no infinity.
-                tolerance: call.tolerances.get(name).copied().unwrap_or(0.0).min(f64::MAX),
+                over: None,
+                expected: self.expected(call, name, layout)?,
             });
         }
         Ok(outputs)
     }
+
+    fn expected(&self, call: &Call<'_>, name: &str, layout: &Layout) -> Result<Option<Expected>> {
+        let (Some(expected), Some(actual)) = (call.expected.get(name), call.actual.get(name))
+        else {
+            return Ok(None);
+        };
+        let wide = match &expected.data {
+            Data::Float(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Data::Int(_) => expected.to_bytes(Dtype::I64),
+        };
+        Ok(Some(Expected {
+            expected: self.file(&format!("expected/{name}.bin"), &wide)?,
+            actual: self.file(&format!("actual/{name}.bin"), &actual.to_bytes(layout.dtype))?,
+            // JSON has no infinity.
+            tolerance: call.tolerances.get(name).copied().unwrap_or(0.0).min(f64::MAX),
+        }))
+    }
 }
 
-fn dispatches(plan: &Plan, indices: &Indices) -> Vec<Dispatch> {
-    let dispatch = |(index, dispatch): (usize, &plan::Dispatch)| {
-        let stride = Plan::PARAMS_STRIDE;
-        let parameters =
-            Bound { buffer: indices.parameters, offset: index as u64 * stride, bytes: stride };
-        let storage = dispatch.bindings.iter().map(|binding| Bound {
-            buffer: indices.of(&binding.role),
-            offset: binding.offset,
-            bytes: binding.size,
-        });
-        Dispatch {
-            module: dispatch.kernel,
-            bindings: std::iter::once(parameters).chain(storage).collect(),
-            workgroups: dispatch.workgroups,
-        }
-    };
-    plan.dispatches.iter().enumerate().map(dispatch).collect()
+/// The SPIR-V of a kernel, its overrides resolved.
+fn spirv(kernel: &Kernel) -> std::result::Result<Vec<u32>, String> {
+    let module = naga::front::wgsl::parse_str(&kernel.wgsl).map_err(|error| error.to_string())?;
+    let info = Validator::new(ValidationFlags::all(), Capabilities::all())
+        .validate(&module)
+        .map_err(|error| error.to_string())?;
+    let constants = kernel
+        .overrides
+        .iter()
+        .map(|(name, value)| (name.to_string(), f64::from(*value)))
+        .collect();
+    let entry = Some((naga::ShaderStage::Compute, &*kernel.entry));
+    let (module, info) =
+        back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
+            .map_err(|error| error.to_string())?;
+    back::spv::write_vec(&module, &info, &back::spv::Options::default(), None)
+        .map_err(|error| error.to_string())
 }
 
 /// The result of one output of a replay.
@@ -312,78 +293,74 @@ pub struct Replayed {
     pub same_bits: bool,
 }
 
-/// Reads a folder's recording.
-pub fn load(folder: &Path) -> Result<Recording> {
-    let path = folder.join(RECORDING);
-    let text = fs::read(&path).map_err(|error| bad_file(&path, error))?;
-    let recording: Recording =
-        serde_json::from_slice(&text).map_err(|error| bad_file(&path, error))?;
+/// Reads a folder's plan and the description of its tensors.
+pub fn load(folder: &Path) -> Result<(Plan, Description)> {
+    fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+        let text = fs::read(path).map_err(|error| bad_file(path, error))?;
+        serde_json::from_slice(&text).map_err(|error| bad_file(path, error))
+    }
+    let path = folder.join(CALL);
+    let description: Description = read(&path)?;
     let bad = |reason: String| Err(bad_file(&path, reason));
-    if recording.format != FORMAT {
-        return bad(format!("the format is {}, only {FORMAT} is known", recording.format));
+    if description.format != FORMAT {
+        return bad(format!("the format is {}, only {FORMAT} is known", description.format));
     }
-    for dispatch in &recording.dispatches {
-        let Some(module) = recording.modules.get(dispatch.module) else {
-            return bad(format!("there is no module {}", dispatch.module));
-        };
-        if dispatch.bindings.len() != module.bindings.len() + 1 {
-            return bad(format!("a dispatch of {} lacks bindings", module.label));
-        }
-        if let Some(bound) =
-            dispatch.bindings.iter().find(|bound| recording.buffers.len() <= bound.buffer)
-        {
-            return bad(format!("there is no buffer {}", bound.buffer));
-        }
-    }
-    for output in &recording.outputs {
-        let fits = recording.buffers.get(output.buffer).is_some_and(|buffer| {
-            output.layout.byte_range().is_some_and(|range| range.end <= buffer.bytes)
-        });
+    for output in &description.outputs {
+        let bytes = output.layout.byte_range();
+        let fits = bytes.is_some_and(|range| range.end <= output.bytes);
         if !fits || output.layout.shape.iter().product::<u64>() > 1 << 40 {
             return bad(format!("output {} is not inside its buffer", output.name));
         }
     }
-    Ok(recording)
+    Ok((read(&folder.join(PLAN))?, description))
 }
 
-/// Runs a folder's recording and compares the results with the expected ones.
+/// Runs a folder's plan and compares the results with the expected ones. Inputs without a file are zeros.
 pub fn replay(folder: &Path, gpu: &Gpu) -> Result<Vec<Replayed>> {
-    let recording = load(folder)?;
-    let buffers = upload(folder, gpu, &recording)?;
-    run(folder, gpu, &recording, &buffers)?;
-    recording
-        .outputs
+    let (plan, description) = load(folder)?;
+    let mut buffers = BTreeMap::new();
+    for Input { name, bytes, file, .. } in &description.inputs {
+        buffers.insert(name.clone(), made(folder, gpu, name, *bytes, file.as_deref())?);
+    }
+    let mut results = BTreeMap::new();
+    for Output { name, bytes, .. } in description.outputs.iter().filter(|o| o.over.is_none()) {
+        results.insert(name.clone(), made(folder, gpu, name, *bytes, None)?);
+    }
+    let given = buffers
         .iter()
-        .map(|output| {
-            let tensor = Tensor::new(&buffers[output.buffer], output.layout.clone());
+        .fold(PlanBuffers::default(), |given, (name, buffer)| given.input(name, buffer));
+    let given = results.iter().fold(given, |given, (name, buffer)| given.output(name, buffer));
+    gpu.submit(&gpu.replay(&plan, &given)?)?;
+    let mut replayed = Vec::new();
+    for output in &description.outputs {
+        let buffer = match &output.over {
+            Some(input) => buffers.get(input),
+            None => results.get(&output.name),
+        };
+        if let (Some(buffer), Some(expected)) = (buffer, &output.expected) {
+            let tensor = Tensor::new(buffer, output.layout.clone());
             let actual = tensor_blocking(gpu, &output.name, &tensor)?;
-            compare(folder, output, &actual)
-        })
-        .collect()
+            replayed.push(compare(folder, output, expected, &actual)?);
+        }
+    }
+    Ok(replayed)
 }
 
-fn upload(folder: &Path, gpu: &Gpu, recording: &Recording) -> Result<Vec<Counted>> {
-    let usage = wgpu::BufferUsages::STORAGE
-        | wgpu::BufferUsages::UNIFORM
-        | wgpu::BufferUsages::COPY_DST
-        | wgpu::BufferUsages::COPY_SRC;
-    let make = |buffer: &Buffer| {
-        let made =
-            low_level::buffer(gpu, &buffer.name, buffer.bytes.next_multiple_of(4).max(4), usage)?;
-        if let Some(file) = &buffer.file {
-            let path = inside(folder, file)?;
-            let mut bytes = fs::read(&path).map_err(|error| bad_file(&path, error))?;
-            if bytes.len() as u64 > buffer.bytes {
-                return Err(bad_file(&path, format!("longer than {} bytes", buffer.bytes)));
-            }
-            bytes.resize(bytes.len().next_multiple_of(4), 0);
-            guarded(gpu.device(), &buffer.name, buffer.bytes, || {
-                gpu.queue().write_buffer(&made, 0, &bytes);
-            })?;
+/// A buffer that begins with the bytes of a file.
+fn made(folder: &Path, gpu: &Gpu, name: &str, size: u64, file: Option<&str>) -> Result<Counted> {
+    let usage =
+        wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+    let made = low_level::buffer(gpu, name, size.next_multiple_of(4).max(4), usage)?;
+    if let Some(file) = file {
+        let path = inside(folder, file)?;
+        let mut bytes = fs::read(&path).map_err(|error| bad_file(&path, error))?;
+        if bytes.len() as u64 > size {
+            return Err(bad_file(&path, format!("longer than {size} bytes")));
         }
-        Ok(made)
-    };
-    recording.buffers.iter().map(make).collect()
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        guarded(gpu.device(), name, size, || gpu.queue().write_buffer(&made, 0, &bytes))?;
+    }
+    Ok(made)
 }
 
 /// The path of a file in the folder; refuses names outside the folder.
@@ -394,56 +371,17 @@ fn inside(folder: &Path, file: &str) -> Result<PathBuf> {
     if plain {
         Ok(folder.join(file))
     } else {
-        Err(bad_file(&folder.join(RECORDING), format!("`{file}` is not inside the folder")))
+        Err(bad_file(&folder.join(CALL), format!("`{file}` is not inside the folder")))
     }
 }
 
-fn run(folder: &Path, gpu: &Gpu, recording: &Recording, buffers: &[Counted]) -> Result<()> {
-    let pipelines = recording
-        .modules
-        .iter()
-        .map(|module| compile(folder, gpu, module))
-        .collect::<Result<Vec<_>>>()?;
-    let bind = |dispatch: &Dispatch| {
-        let range = |bound: &Bound| (&*buffers[bound.buffer], bound.offset, bound.bytes);
-        let ranges: Vec<_> = dispatch.bindings.iter().map(range).collect();
-        pipelines[dispatch.module].bind(gpu.device(), &recording.title, &ranges)
-    };
-    let groups = recording.dispatches.iter().map(bind).collect::<Result<Vec<_>>>()?;
-    guarded(gpu.device(), &recording.title, 0, || {
-        let descriptor = wgpu::CommandEncoderDescriptor::default();
-        let mut encoder = gpu.device().create_command_encoder(&descriptor);
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for (dispatch, group) in recording.dispatches.iter().zip(&groups) {
-                pipelines[dispatch.module].dispatch(&mut pass, group, dispatch.workgroups);
-            }
-        }
-        gpu.queue().submit([encoder.finish()]);
-    })
-}
-
-fn compile(folder: &Path, gpu: &Gpu, module: &Module) -> Result<Pipeline> {
-    let path = inside(folder, &module.wgsl)?;
-    let wgsl = fs::read_to_string(&path).map_err(|error| bad_file(&path, error))?;
-    let constants = module.constants.iter().map(|(name, value)| (name.as_str(), *value));
-    let module = low_level::Module {
-        label: &module.label,
-        wgsl,
-        entry: &module.entry,
-        constants: constants.collect(),
-        bindings: module.bindings.clone(),
-    };
-    Pipeline::compile(gpu.device(), module)
-}
-
-fn compare(folder: &Path, output: &Output, actual: &Array) -> Result<Replayed> {
+fn compare(folder: &Path, output: &Output, files: &Expected, actual: &Array) -> Result<Replayed> {
     let layout = &output.layout;
     let open = |file: &str| {
         let path = inside(folder, file)?;
         fs::read(&path).map_err(|error| bad_file(&path, error))
     };
-    let expected = open(&output.expected)?;
+    let expected = open(&files.expected)?;
     let wide: Vec<f64> = if layout.dtype.is_float() {
         expected.as_chunks().0.iter().copied().map(f64::from_le_bytes).collect()
     } else {
@@ -451,7 +389,7 @@ fn compare(folder: &Path, output: &Output, actual: &Array) -> Result<Replayed> {
     };
     let values = actual.to_f64();
     if wide.len() != values.len() {
-        let path = folder.join(&output.expected);
+        let path = folder.join(&files.expected);
         let reason = format!("{} elements, {} came out", wide.len(), values.len());
         return Err(bad_file(&path, reason));
     }
@@ -475,8 +413,8 @@ fn compare(folder: &Path, output: &Output, actual: &Array) -> Result<Replayed> {
         name: output.name.clone(),
         max_abs_error,
         worst,
-        tolerance: output.tolerance,
-        passed: max_abs_error <= output.tolerance,
-        same_bits: actual.to_bytes(layout.dtype) == open(&output.actual)?,
+        tolerance: files.tolerance,
+        passed: max_abs_error <= files.tolerance,
+        same_bits: actual.to_bytes(layout.dtype) == open(&files.actual)?,
     })
 }

@@ -57,6 +57,24 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A plan is replayed without one of its buffers.
+    #[error("{loss}: no buffer was given for {role}")]
+    MissingBuffer {
+        /// The loss.
+        loss: String,
+        /// What the buffer is for.
+        role: String,
+    },
+    /// The parts of a plan that was read back contradict each other.
+    #[error("{loss}: dispatch {dispatch} of this plan cannot be replayed: {reason}")]
+    BadPlan {
+        /// The loss.
+        loss: String,
+        /// The first such dispatch.
+        dispatch: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An output cannot be written over an input.
     #[error("{operation}: `{output}` cannot be written over an input: {reason}")]
     InPlace {

@@ -119,7 +119,7 @@ impl Prepared {
         let plan = &self.planned.plan;
         record.with_pass(&plan.loss, &mut |pass| {
             for (index, dispatch) in plan.dispatches.iter().enumerate() {
-                if plan.kernels.get(dispatch.kernel).is_some_and(&keep) {
+                if plan.kernels.get(dispatch.kernel).is_some_and(|kernel| keep(kernel)) {
                     self.encode_step(pass, index);
                 }
             }
@@ -183,7 +183,8 @@ impl Prepared {
     pub fn rebind(&mut self, request: &Request) -> Result<()> {
         let (planned, tensors) = self.gpu.planned(request)?;
         planned.has_shapes_of(&self.planned)?;
-        *self = prepare(&self.gpu, planned, tensors, request, Some(&self.scratch))?;
+        let wanted = (request.scratch.as_ref(), request.in_parts);
+        *self = prepare(&self.gpu, planned, tensors, wanted, Some(&self.scratch))?;
         Ok(())
     }
 
@@ -219,16 +220,16 @@ pub(crate) fn prepare(
     gpu: &Gpu,
     planned: Arc<Planned>,
     tensors: Vec<Bound>,
-    request: &Request,
+    (callers, in_parts): (Option<&Scratch<'_>>, bool),
     before: Option<&HeldScratch>,
 ) -> Result<Prepared> {
-    let scratch = match &request.scratch {
+    let scratch = match callers {
         Some(scratch) => fitting(scratch, &planned.plan)?,
-        None => held_scratch(gpu, &planned.plan, request, before)?,
+        None => held_scratch(gpu, &planned.plan, in_parts, before)?,
     };
     let constants = planned.plan.constants.iter().map(|bytes| gpu.upload("host input", bytes));
     let constants = constants.collect::<Result<Vec<_>>>()?;
-    let place = match (&scratch, &request.scratch) {
+    let place = match (&scratch, callers) {
         (HeldScratch::Pooled(held) | HeldScratch::Own(held), _) => Some((&***held, 0)),
         (HeldScratch::Callers, Some(scratch)) => Some((scratch.buffer, scratch.bytes.start)),
         (HeldScratch::Callers, None) => None,
@@ -241,7 +242,7 @@ pub(crate) fn prepare(
 fn held_scratch(
     gpu: &Gpu,
     plan: &Plan,
-    request: &Request,
+    in_parts: bool,
     before: Option<&HeldScratch>,
 ) -> Result<HeldScratch> {
     let bytes = plan.scratch_bytes;
@@ -249,7 +250,7 @@ fn held_scratch(
     let is_cut = plan.submissions(gpu.profile()).nth(1).is_some();
     match before {
         Some(HeldScratch::Own(held)) if held.size() >= bytes => Ok(HeldScratch::Own(held.clone())),
-        _ if is_cut || request.in_parts => Ok(HeldScratch::Own(gpu.own_scratch(bytes)?)),
+        _ if is_cut || in_parts => Ok(HeldScratch::Own(gpu.own_scratch(bytes)?)),
         _ => Ok(HeldScratch::Pooled(gpu.scratch(bytes)?)),
     }
 }
@@ -303,8 +304,7 @@ fn bind(
 }
 
 fn unbound(plan: &Plan, binding: &Binding) -> Error {
-    let message = format!("no buffer for {:?}", binding.role);
-    Error::Refused { what: plan.loss.clone(), message }
+    Error::MissingBuffer { loss: plan.loss.clone(), role: binding.role.to_string() }
 }
 
 /// Checks that the parameters of each dispatch fit their block.

@@ -50,7 +50,7 @@ pub(crate) struct Inner {
     pub ring: Ring,
     recall: Recall,
     /// Pipelines by kernel, whatever profile chose the kernel.
-    pipelines: Arc<Mutex<HashMap<Kernel, Arc<Pipeline>>>>,
+    pipelines: Arc<Mutex<HashMap<Arc<Kernel>, Arc<Pipeline>>>>,
     scratch: Mutex<Option<Arc<Counted>>>,
     pub tally: Arc<Tally>,
 }
@@ -152,7 +152,8 @@ impl Gpu {
     /// preparation and never changes a recording in flight.
     pub fn prepare(&self, request: &Request) -> Result<Prepared> {
         let (planned, tensors) = self.planned(request)?;
-        encode::prepare(self, planned, tensors, request, None)
+        let Request { scratch, in_parts, .. } = request;
+        encode::prepare(self, planned, tensors, (scratch.as_ref(), *in_parts), None)
     }
 
     /// Plans a call, or recalls its plan, and finds the buffers that its bindings are bound to.
@@ -179,14 +180,7 @@ impl Gpu {
         }
         let call = self.call(request)?;
         let plan = operation.plan(&call, &self.0.profile)?;
-        let kernel = |dispatch: &Dispatch| {
-            let kernel = plan.kernels.get(dispatch.kernel).ok_or_else(|| Error::Refused {
-                what: plan.loss.clone(),
-                message: format!("there is no kernel {}", dispatch.kernel),
-            })?;
-            self.pipeline(kernel)
-        };
-        let pipelines = plan.dispatches.iter().map(kernel).collect::<Result<_>>()?;
+        let pipelines = self.pipelines(&plan)?;
         let planned = Arc::new(Planned {
             operation: operation.about().name,
             is_per_row: operation.is_per_row(),
@@ -247,13 +241,25 @@ impl Gpu {
         call.checked(loss, self.0.profile.offset_alignment)
     }
 
+    /// The compiled kernel of each dispatch.
+    pub(crate) fn pipelines(&self, plan: &Plan) -> Result<Arc<[Arc<Pipeline>]>> {
+        let kernel = |dispatch: &Dispatch| {
+            let kernel = plan.kernels.get(dispatch.kernel).ok_or_else(|| Error::Refused {
+                what: plan.loss.clone(),
+                message: format!("there is no kernel {}", dispatch.kernel),
+            })?;
+            self.pipeline(kernel)
+        };
+        plan.dispatches.iter().map(kernel).collect()
+    }
+
     /// The compiled form of a kernel. It is compiled at its first use.
-    pub(crate) fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
+    pub(crate) fn pipeline(&self, kernel: &Arc<Kernel>) -> Result<Arc<Pipeline>> {
         dump(kernel);
         if let Some(pipeline) = lock(&self.0.pipelines).get(kernel) {
             return Ok(pipeline.clone());
         }
-        let pipeline = Arc::new(self.compiled(kernel, Module::from(kernel))?);
+        let pipeline = Arc::new(self.compiled(kernel, Module::from(&**kernel))?);
         lock(&self.0.pipelines).insert(kernel.clone(), pipeline.clone());
         Ok(pipeline)
     }
@@ -360,7 +366,7 @@ fn dump(kernel: &Kernel) {
         LazyLock::new(|| std::env::var_os("SURPRISAL_DUMP").map(PathBuf::from));
     static WRITTEN: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
     let Some(folder) = &*FOLDER else { return };
-    let number = BuildHasherDefault::<DefaultHasher>::default().hash_one(kernel);
+    let number = BuildHasherDefault::<DefaultHasher>::default().hash_one((kernel, &kernel.wgsl));
     let path = folder.join(format!("{}.{number:016x}.wgsl", kernel.label));
     if !lock(&WRITTEN).insert(path.clone()) {
         return;
@@ -369,7 +375,7 @@ fn dump(kernel: &Kernel) {
         kernel.overrides.iter().map(|(name, value)| format!("// {name} = {value}\n")).collect();
     // A dump is for looking at: that it cannot be written stops nothing.
     let _ = std::fs::create_dir_all(folder);
-    let _ = std::fs::write(path, overrides.concat() + &kernel.wgsl());
+    let _ = std::fs::write(path, overrides.concat() + &kernel.wgsl);
 }
 
 /// Checks that an operation can be planned at all, before the tensors of a call are checked: wrong options may be the

@@ -3,10 +3,12 @@
 #[cfg(feature = "cases")]
 pub mod ledger;
 
+use std::sync::Arc;
+
 use crate::{
     data::error::Result,
     device::guard::guarded,
-    plan::kernel::{Access, Kernel},
+    plan::kernel::{Access, Kernel, Text},
 };
 
 /// What is compiled: a module with one entry point. The parameters are at binding 0, storage begins at binding 1.
@@ -14,7 +16,7 @@ pub struct Module<'a> {
     /// The label on the device.
     pub label: &'a str,
     /// The WGSL of the module.
-    pub wgsl: String,
+    pub wgsl: Arc<str>,
     /// The entry point.
     pub entry: &'a str,
     /// The values of the overrides.
@@ -25,13 +27,13 @@ pub struct Module<'a> {
 
 impl<'a> From<&'a Kernel> for Module<'a> {
     fn from(kernel: &'a Kernel) -> Self {
-        let constant = |&(name, value): &(&'a str, u32)| (name, f64::from(value));
+        let constant = |(name, value): &'a (Text, u32)| (&**name, f64::from(*value));
         Self {
             label: &kernel.label,
-            wgsl: kernel.wgsl(),
-            entry: kernel.entry,
+            wgsl: kernel.wgsl.clone(),
+            entry: &kernel.entry,
             constants: kernel.overrides.iter().map(constant).collect(),
-            bindings: kernel.bound().map(|stream| stream.access).collect(),
+            bindings: kernel.storage.iter().map(|storage| storage.access).collect(),
         }
     }
 }
@@ -60,7 +62,7 @@ impl Pipeline {
             let label = Some(label);
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label,
-                source: wgpu::ShaderSource::Wgsl(wgsl.into()),
+                source: wgpu::ShaderSource::Wgsl((&*wgsl).into()),
             });
             let entries = layout_entries(&bindings);
             let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {

@@ -187,8 +187,8 @@ impl<'r, 'a> Spot<'r, 'a> {
 
     pub fn role(&self) -> Role {
         match self.what {
-            What::Input => Role::Input(self.name.to_owned()),
-            What::Output => Role::Output(self.name.to_owned()),
+            What::Input => Role::Input(self.name.into()),
+            What::Output => Role::Output(self.name.into()),
             What::Scratch => Role::Scratch,
         }
     }

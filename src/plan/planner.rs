@@ -1,6 +1,6 @@
 //! Writes a plan, dispatch by dispatch.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Binding, Dispatch, Number, Path, Plan, Role,
@@ -12,7 +12,10 @@ use crate::{
         tensor::{Dtype, Layout},
     },
     plan::{
-        kernel::{Access, Form, Kernel, Order, Reach, Scalar, Source, Stream, keep_read},
+        kernel::{
+            Access, Draft, Form, Kernel, Label, Name, Order, Reach, Scalar, Source, Stream,
+            record::Declared,
+        },
         limits,
         profile::Profile,
     },
@@ -28,6 +31,10 @@ pub(crate) struct Planner<'a> {
     host: BTreeMap<String, usize>,
     /// Where the scratch of adopted plans begins.
     base: Option<u64>,
+    /// The dispatch that is being written. Its vectors are used again for the next one.
+    draft: Draft,
+    bindings: Vec<Binding>,
+    params: Vec<u32>,
 }
 
 impl<'a> Planner<'a> {
@@ -38,6 +45,9 @@ impl<'a> Planner<'a> {
             host: BTreeMap::new(),
             plan: Plan { loss: loss.to_owned(), windows: 1, ..Plan::default() },
             base: None,
+            draft: Draft::default(),
+            bindings: Vec::new(),
+            params: Vec::new(),
         }
     }
 
@@ -57,12 +67,12 @@ impl<'a> Planner<'a> {
     /// What a binding is bound to. Kernels read a host input as any other one; the plan holds its bytes.
     fn bound_to(&mut self, role: Role, dtype: Dtype) -> Role {
         let Role::Input(name) = &role else { return role };
-        let Some(array) = self.call.host.get(name) else { return role };
+        let Some(array) = self.call.host.get(&**name) else { return role };
         // A skeleton may have given the operand another name, or keep it to itself.
-        let operand = self.call.inputs.values().find(|operand| operand.name == *name);
+        let operand = self.call.inputs.values().find(|operand| operand.name == **name);
         let dtype = operand.map_or(dtype, |operand| operand.layout.dtype);
         let constants = &mut self.plan.constants;
-        let index = self.host.entry(name.clone()).or_insert_with(|| {
+        let index = self.host.entry(name.to_string()).or_insert_with(|| {
             constants.push(array.to_bytes(dtype));
             constants.len() - 1
         });
@@ -97,25 +107,21 @@ impl<'a> Planner<'a> {
     /// Begins a dispatch.
     pub fn dispatch(
         &mut self,
-        label: String,
+        label: Label,
         entry: &'static str,
-        sources: &[Source],
+        sources: impl IntoIterator<Item = Source>,
     ) -> Step<'_, 'a> {
-        Step {
-            planner: self,
-            kernel: Kernel {
-                label,
-                entry,
-                declarations: String::new(),
-                sources: sources.to_vec(),
-                streams: Vec::new(),
-                fields: Vec::new(),
-                overrides: Vec::new(),
-            },
-            bindings: Vec::new(),
-            params: Vec::new(),
-            wide: 0,
-        }
+        let Draft { label: named, code, overrides } = &mut self.draft;
+        *named = label;
+        (code.entry, code.declared) = (entry, Declared::Nothing);
+        code.sources.clear();
+        code.sources.extend(sources);
+        code.streams.clear();
+        code.fields.clear();
+        overrides.clear();
+        self.bindings.clear();
+        self.params.clear();
+        Step { planner: self, wide: 0 }
     }
 
     /// Appends the dispatches of another plan. All appended plans use the same scratch, one after another. `role` says
@@ -143,8 +149,9 @@ impl<'a> Planner<'a> {
     }
 
     /// The index of a kernel. The plan holds each kernel once under each of its labels.
-    fn kernel(&mut self, kernel: Kernel) -> usize {
-        let same = |k: &Kernel| k.label == kernel.label && *k == kernel;
+    fn kernel(&mut self, kernel: Arc<Kernel>) -> usize {
+        let same =
+            |k: &Arc<Kernel>| Arc::ptr_eq(k, &kernel) || (k.label == kernel.label && *k == kernel);
         let known = self.plan.kernels.iter().position(same);
         known.unwrap_or_else(|| {
             self.plan.kernels.push(kernel);
@@ -163,39 +170,36 @@ const COLUMNS: &str = "classes";
 /// A dispatch that is being written.
 pub(crate) struct Step<'p, 'a> {
     planner: &'p mut Planner<'a>,
-    kernel: Kernel,
-    bindings: Vec<Binding>,
-    params: Vec<u32>,
     /// Elements a load, as 64-bit words, for the f32 streams that follow; 0 for quads of 32-bit words.
     wide: u32,
 }
 
 impl Step<'_, '_> {
-    /// Adds WGSL in front of the kernel's files.
-    pub fn declare(mut self, declarations: &str) -> Self {
-        self.kernel.declarations.push_str(declarations);
+    /// Says what the kernel knows of the records of rows.
+    pub fn declare(self, declared: Declared) -> Self {
+        self.planner.draft.code.declared = declared;
         self
     }
 
     /// Adds a number that changes without a new pipeline.
-    pub fn uniform(mut self, name: impl Into<String>, value: impl Into<Number>) -> Self {
+    pub fn uniform(self, name: impl Into<Name>, value: impl Into<Number>) -> Self {
         let (scalar, word) = match value.into() {
             Number::U32(value) => (Scalar::U32, value),
             Number::F32(value) => (Scalar::F32, value.to_bits()),
         };
-        self.kernel.fields.push((name.into(), scalar));
-        self.params.push(word);
+        self.planner.draft.code.fields.push((name.into(), scalar));
+        self.planner.params.push(word);
         self
     }
 
     /// Adds several uniforms.
-    pub fn uniforms(self, uniforms: impl IntoIterator<Item = (String, Number)>) -> Self {
+    pub fn uniforms(self, uniforms: impl IntoIterator<Item = (&'static str, Number)>) -> Self {
         uniforms.into_iter().fold(self, |step, (name, value)| step.uniform(name, value))
     }
 
     /// Sets an override: a value that changes the code.
-    pub fn overriding(mut self, name: &'static str, value: impl Into<u32>) -> Self {
-        self.kernel.overrides.push((name, value.into()));
+    pub fn overriding(self, name: &'static str, value: impl Into<u32>) -> Self {
+        self.planner.draft.overrides.push((name, value.into()));
         self
     }
 
@@ -226,7 +230,7 @@ impl Step<'_, '_> {
             return self.absent(name, default.to_bits());
         };
         let form = self.form(&view, view.aligned());
-        self.bind(name, view, form, false)
+        self.bind(name, &view, form, false)
     }
 
     /// A float tensor that is read. The parameter `columns` holds the number of its columns.
@@ -237,8 +241,8 @@ impl Step<'_, '_> {
         view: Option<View>,
         default: f32,
     ) -> Self {
-        let mut step = self.read(name, view, default);
-        if let Some(stream) = step.kernel.streams.last_mut() {
+        let step = self.read(name, view, default);
+        if let Some(stream) = step.planner.draft.code.streams.last_mut() {
             stream.columns = columns;
         }
         step
@@ -250,7 +254,7 @@ impl Step<'_, '_> {
             return self.absent(name, default.to_bits());
         };
         let form = Form::Elements(view.layout.dtype);
-        self.bind(name, view, form, false)
+        self.bind(name, &view, form, false)
     }
 
     /// A float tensor that is written. It is written in whole quads only where no quad has columns past the row.
@@ -259,7 +263,7 @@ impl Step<'_, '_> {
             return self.absent(name, 0);
         };
         let form = self.form(&view, view.in_quads());
-        self.bind(name, view, form, true)
+        self.bind(name, &view, form, true)
     }
 
     /// A float tensor that is written element by element.
@@ -268,7 +272,7 @@ impl Step<'_, '_> {
             return self.absent(name, 0);
         };
         let form = Form::Elements(view.layout.dtype);
-        self.bind(name, view, form, true)
+        self.bind(name, &view, form, true)
     }
 
     /// A float tensor that is read under one name and overwritten under another.
@@ -276,8 +280,8 @@ impl Step<'_, '_> {
         let form = self.form(&view, view.in_quads());
         let order = view.order();
         let view = View { access: Access::ReadWrite, ..view };
-        let mut step = self.bind(name, view, form.clone(), false);
-        step.kernel.streams.push(Stream {
+        let step = self.bind(name, &view, form, false);
+        step.stream(Stream {
             name: written,
             form,
             access: Access::ReadWrite,
@@ -286,8 +290,7 @@ impl Step<'_, '_> {
             columns: COLUMNS,
             reach: None,
             order,
-        });
-        step
+        })
     }
 
     /// A float tensor that a walk over all elements reads. Without a view, every element reads as `default`.
@@ -323,20 +326,27 @@ impl Step<'_, '_> {
     }
 
     /// Sets how a walk finds the elements of the last streams.
-    fn reached(mut self, streams: usize, reach: Reach) -> Self {
-        self.kernel.streams.iter_mut().rev().take(streams).for_each(|s| s.reach = Some(reach));
+    fn reached(self, streams: usize, reach: Reach) -> Self {
+        self.planner
+            .draft
+            .code
+            .streams
+            .iter_mut()
+            .rev()
+            .take(streams)
+            .for_each(|s| s.reach = Some(reach));
         self
     }
 
     /// Adds the parameters by which a stream that lacks some axes finds its own row.
     fn along(mut self, name: &'static str, axes: Option<(Axes, u64)>) -> Self {
         let Some((axes, first_row)) = axes else { return self };
-        self = self.uniform(format!("{name}_first"), first_row);
-        for (k, group) in axes.groups().iter().enumerate() {
+        self = self.uniform(Name::of(name, "_first"), first_row);
+        for (k, group) in (0..).zip(axes.groups()) {
             self = self
-                .uniform(format!("{name}_below{k}"), group.below)
-                .uniform(format!("{name}_extent{k}"), group.extent)
-                .uniform(format!("{name}_step{k}"), group.step);
+                .uniform(Name::of(name, "_below").nth(k), group.below)
+                .uniform(Name::of(name, "_extent").nth(k), group.extent)
+                .uniform(Name::of(name, "_step").nth(k), group.step);
         }
         self
     }
@@ -347,7 +357,7 @@ impl Step<'_, '_> {
             Some(Addressed { view, reach, axes }) if !view.layout.dtype.is_float() => {
                 let bits = view.layout.dtype == Dtype::U32;
                 let form = if bits { Form::Bits } else { Form::Bytes };
-                self.bind(name, view, form, false).reached(1, reach).along(name, axes)
+                self.bind(name, &view, form, false).reached(1, reach).along(name, axes)
             }
             mask => self.take(name, mask, 1.0),
         }
@@ -357,7 +367,7 @@ impl Step<'_, '_> {
     pub fn integers(self, name: &'static str, view: Option<View>) -> Self {
         let Some(view) = view else { return self.unbound(name, Form::AbsentIntegers) };
         let form = Form::Integers(view.layout.dtype);
-        self.bind(name, view, form, false)
+        self.bind(name, &view, form, false)
     }
 
     /// Words that are read or written by index.
@@ -365,21 +375,20 @@ impl Step<'_, '_> {
         let Some(view) = view else {
             return self.absent(name, 0);
         };
-        self.bind(name, view, Form::Words, false)
+        self.bind(name, &view, Form::Words, false)
     }
 
     /// An array of a WGSL type that the module declares, from the first byte of the view.
     pub fn table(self, name: &'static str, view: &View, element: &'static str) -> Self {
-        self.bind(name, view.clone(), Form::Table(element), false)
+        self.bind(name, view, Form::Table(element), false)
     }
 
     fn absent(self, name: &'static str, bits: u32) -> Self {
         self.unbound(name, Form::Absent(bits))
     }
 
-    fn unbound(mut self, name: &'static str, form: Form) -> Self {
-        let order = Order::Plain;
-        self.kernel.streams.push(Stream {
+    fn unbound(self, name: &'static str, form: Form) -> Self {
+        self.stream(Stream {
             name,
             form,
             access: Access::Read,
@@ -387,12 +396,16 @@ impl Step<'_, '_> {
             stored: false,
             columns: COLUMNS,
             reach: None,
-            order,
-        });
+            order: Order::Plain,
+        })
+    }
+
+    fn stream(self, stream: Stream) -> Self {
+        self.planner.draft.code.streams.push(stream);
         self
     }
 
-    fn bind(mut self, name: &'static str, view: View, form: Form, stored: bool) -> Self {
+    fn bind(mut self, name: &'static str, view: &View, form: Form, stored: bool) -> Self {
         let alignment = self.planner.profile.offset_alignment;
         let size = view.layout.dtype.bytes();
         let bytes = view.layout.byte_range().unwrap_or(0..0);
@@ -415,38 +428,38 @@ impl Step<'_, '_> {
             let base = if form == Form::Bits { 32 * base } else { base };
             // The base may wrap below 0 where the first column is not 0; the sum that makes an index wraps back.
             let base = (base as u32).wrapping_sub(view.first_column as u32);
-            self = self.uniform(format!("{name}_base"), base);
+            self = self.uniform(Name::of(name, "_base"), base);
             let stride = view.layout.row_stride as u32;
-            self = self.uniform(format!("{name}_stride"), stride);
+            self = self.uniform(Name::of(name, "_stride"), stride);
         }
         let order = view.order();
         let (plane, fold) = view.layout.fold.unwrap_or((view.layout.class_stride, 0));
         if order != Order::Plain {
-            self = self.uniform(format!("{name}_plane"), plane);
+            self = self.uniform(Name::of(name, "_plane"), plane);
         }
         if order == Order::Folded {
-            self = self.uniform(format!("{name}_fold"), fold);
+            self = self.uniform(Name::of(name, "_fold"), fold);
         }
-        let role = self.planner.bound_to(view.role, view.layout.dtype);
-        self.bindings.push(Binding { role, offset, size: end - offset, access: view.access });
-        self.kernel.streams.push(Stream {
+        let role = self.planner.bound_to(view.role.clone(), view.layout.dtype);
+        let access = view.access;
+        self.planner.bindings.push(Binding { role, offset, size: end - offset, access });
+        self.stream(Stream {
             name,
             form,
-            access: view.access,
+            access,
             in_place_of: None,
             stored,
             columns: COLUMNS,
             reach: None,
             order,
-        });
-        self
+        })
     }
 
     /// Ends the dispatch with this many workgroups.
     pub fn groups(self, groups: u64) -> Result<()> {
         let Some(grid) = limits::grid(self.planner.profile, groups) else {
             return Err(Error::Limit {
-                what: format!("workgroups of {}", self.kernel.label),
+                what: format!("workgroups of {}", self.planner.draft.label),
                 found: groups,
                 limit: u64::from(self.planner.profile.workgroups).pow(2),
             });
@@ -457,22 +470,18 @@ impl Step<'_, '_> {
     /// Ends the dispatch with this grid.
     pub fn grid(self, workgroups: [u32; 3]) -> Result<()> {
         let limit = self.planner.profile.binding_bytes;
-        if let Some(binding) = self.bindings.iter().find(|b| b.size > limit) {
+        if let Some(binding) = self.planner.bindings.iter().find(|b| b.size > limit) {
             return Err(Error::Limit {
-                what: format!("bytes of {:?} in {}", binding.role, self.kernel.label),
+                what: format!("bytes of {:?} in {}", binding.role, self.planner.draft.label),
                 found: binding.size,
                 limit,
             });
         }
-        let mut kernel = self.kernel;
-        keep_read(&mut kernel);
+        let Planner { draft, bindings, params, .. } = &*self.planner;
+        let (bindings, params) = (bindings.clone(), params.clone());
+        let kernel = draft.kernel();
         let kernel = self.planner.kernel(kernel);
-        self.planner.plan.dispatches.push(Dispatch {
-            kernel,
-            bindings: self.bindings,
-            params: self.params,
-            workgroups,
-        });
+        self.planner.plan.dispatches.push(Dispatch { kernel, bindings, params, workgroups });
         Ok(())
     }
 }

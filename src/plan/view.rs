@@ -33,13 +33,13 @@ impl Call {
         let shared = self.outputs.values().any(|o| o.allocation == operand.allocation)
             || self.siblings.contains(&operand.allocation);
         let access = if shared { Access::ReadWrite } else { Access::Read };
-        Some(View::new(Role::Input(operand.name.clone()), operand, access))
+        Some(View::new(Role::Input(operand.name.as_str().into()), operand, access))
     }
 
     /// An output as a view.
     pub(crate) fn output(&self, name: &str) -> Option<View> {
         let operand = self.outputs.get(name)?;
-        Some(View::new(Role::Output(operand.name.clone()), operand, Access::ReadWrite))
+        Some(View::new(Role::Output(operand.name.as_str().into()), operand, Access::ReadWrite))
     }
 }
 

@@ -13,7 +13,11 @@ use crate::{
         status::Status,
         tensor::{Dtype, Layout},
     },
-    plan::{Plan, Planner, Role, kernel::shader, profile::Profile},
+    plan::{
+        Plan, Planner, Role,
+        kernel::{Label, shader},
+        profile::Profile,
+    },
     reference::{Findings, no_output},
     skeleton::{operation::Operation, sums},
     spec::{
@@ -175,7 +179,7 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
         outputs.insert("status".to_owned(), status);
         let part_call = lend(part, call, outputs)?;
         planner.append(part.loss.plan(&part_call, profile)?, |role| match role {
-            Role::Output(name) if name == RESULT => Role::Scratch,
+            Role::Output(name) if *name == *RESULT => Role::Scratch,
             role => role,
         });
     }
@@ -185,9 +189,9 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
     let output = |name| call.output(name);
     planner
         .dispatch(
-            format!("surprisal.compose.{name}"),
+            Label { skeleton: "compose", kernel: name, ..Label::default() },
             "compose",
-            &[
+            [
                 shader!("tally.wgsl"),
                 shader!("divisor.wgsl"),
                 shader!("quotient.wgsl"),

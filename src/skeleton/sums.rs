@@ -4,7 +4,7 @@ use crate::{
     data::{error::Result, tensor::Dtype},
     plan::{
         Planner, Step, View,
-        kernel::{Source, shader, size},
+        kernel::{Label, Source, shader, size},
     },
     spec::{
         call::Call,
@@ -28,8 +28,9 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
-    pub fn label(&self, kernel: &str) -> String {
-        format!("surprisal.{}.{kernel}.{}.{}", self.skeleton, self.loss, self.dtype)
+    pub fn label(&self, kernel: &'static str) -> Label {
+        let Self { skeleton, loss, dtype } = *self;
+        Label { skeleton, kernel, loss: Some(loss), dtype: Some(dtype) }
     }
 
     /// Begins a dispatch of one of the small kernels around the main pass.
@@ -40,7 +41,9 @@ impl Totals {
         sources: &[Source],
     ) -> Step<'p, 'a> {
         let lanes = planner.profile.tally_lanes();
-        planner.dispatch(self.label(entry), entry, sources).overriding("WORKGROUP", lanes)
+        planner
+            .dispatch(self.label(entry), entry, sources.iter().copied())
+            .overriding("WORKGROUP", lanes)
     }
 
     /// Folds `count` tallies, the first of them `first`, until one workgroup can take the rest. Returns the place and

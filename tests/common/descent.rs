@@ -1,9 +1,11 @@
 //! A user's own operation that is not a loss: a step of gradient descent on a list of tensors, with a learning rate
 //! from the host for each tensor. The results are written over the parameters or to other tensors.
 
+use std::sync::Arc;
+
 use surprisal::{
     Arithmetic, Array, Arrays, Dtype, Operation, Plan, Profile, Result, Signature,
-    kernel::{Access, Form, Kernel, Order, Scalar, Source, Stream},
+    kernel::{Access, Kernel, Scalar, Storage},
     loss::{About, Argument, Dim, Kind, Spread, list},
     plan::{Binding, Call, Dispatch, Role},
 };
@@ -53,14 +55,22 @@ impl Signature for Descent {
 }
 
 const STEP: &str = "
+    struct Params { count: u32, nth: u32 }
+    @group(0) @binding(0) var<uniform> params: Params;
+    @group(0) @binding(1) var<storage, read> rates: array<f32>;
+    @group(0) @binding(2) var<storage, read> gradient: array<f32>;
     @compute @workgroup_size(64)
     fn step(@builtin(global_invocation_id) id: vec3<u32>) {
         if (id.x < params.count) {
-            let rate = bitcast<f32>(rates_read(params.nth));
-            let value = bitcast<f32>(before_read(id.x)) - rate * bitcast<f32>(gradient_read(id.x));
-            TARGET_write(id.x, bitcast<u32>(value));
+            after[id.x] = before[id.x] - rates[params.nth] * gradient[id.x];
         }
-    }";
+    }
+";
+const BESIDE: &str = "
+    @group(0) @binding(3) var<storage, read> before: array<f32>;
+    @group(0) @binding(4) var<storage, read_write> after: array<f32>;
+";
+const OVER: &str = "@group(0) @binding(3) var<storage, read_write> before: array<f32>;";
 
 impl Operation for Descent {
     fn plan(&self, call: &Call, _: &Profile) -> Result<Plan> {
@@ -91,45 +101,33 @@ impl Operation for Descent {
 /// Adds the step of one tensor.
 fn step(plan: &mut Plan, call: &Call, name: &str, nth: u32) {
     let gradient = name.replace("parameters", "gradient");
-    let (input, output) = (Role::Input(name.to_owned()), Role::Output(name.to_owned()));
+    let (input, output) = (Role::Input(name.into()), Role::Output(name.into()));
     let (read, write) = (Access::Read, Access::ReadWrite);
     let in_place = call.is_in_place(name);
     let streams = [
         ("rates", Role::Constant(0), read),
-        ("gradient", Role::Input(gradient), read),
+        ("gradient", Role::Input(gradient.into()), read),
         ("before", input, if in_place { write } else { read }),
         ("after", output, write),
     ];
     let streams = &streams[..if in_place { 3 } else { 4 }];
-    let stream = |name, access| Stream {
-        name,
-        form: Form::Words,
-        access,
-        in_place_of: None,
-        stored: access == write,
-        columns: "count",
-        reach: None,
-        order: Order::Plain,
-    };
     let bytes = |role: &Role| match role {
         Role::Constant(_) => 0..plan.constants[0].len() as u64,
-        Role::Output(name) => call.outputs[name].layout.byte_range().unwrap(),
-        Role::Input(name) => call.inputs[name].layout.byte_range().unwrap(),
+        Role::Output(name) => call.outputs[&**name].layout.byte_range().unwrap(),
+        Role::Input(name) => call.inputs[&**name].layout.byte_range().unwrap(),
         Role::Scratch => unreachable!(),
     };
     let count = call.inputs[name].layout.len();
-    let fields = streams.iter().map(|(name, ..)| (format!("{name}_base"), Scalar::U32));
-    let own = ["count", "nth"].map(|name| (name.to_owned(), Scalar::U32));
-    let text = STEP.replace("TARGET", if in_place { "before" } else { "after" });
-    plan.kernels.push(Kernel {
+    let wgsl =
+        if in_place { STEP.replace("after[", "before[") + OVER } else { STEP.to_owned() + BESIDE };
+    plan.kernels.push(Arc::new(Kernel {
         label: format!("descent.{name}"),
-        entry: "step",
-        declarations: text,
-        sources: Vec::<Source>::new(),
-        streams: streams.iter().map(|(name, _, access)| stream(*name, *access)).collect(),
-        fields: own.into_iter().chain(fields).collect(),
+        entry: "step".into(),
+        wgsl: wgsl.into(),
+        storage: streams.iter().map(|(name, _, access)| storage(name, *access)).collect(),
+        fields: ["count", "nth"].map(|name| (name.into(), Scalar::U32)).to_vec(),
         overrides: Vec::new(),
-    });
+    }));
     let bindings = streams.iter().map(|(_, role, access)| {
         let bytes = bytes(role);
         let size = bytes.end - bytes.start;
@@ -138,7 +136,18 @@ fn step(plan: &mut Plan, call: &Call, name: &str, nth: u32) {
     plan.dispatches.push(Dispatch {
         kernel: plan.kernels.len() - 1,
         bindings: bindings.collect(),
-        params: [count as u32, nth].into_iter().chain(streams.iter().map(|_| 0)).collect(),
+        params: vec![count as u32, nth],
         workgroups: [count.div_ceil(64) as u32, 1, 1],
     });
+}
+
+fn storage(name: &'static str, access: Access) -> Storage {
+    let stored_as = (access == Access::ReadWrite).then_some("after".into());
+    Storage {
+        name: name.into(),
+        access,
+        element: "f32".into(),
+        floats: Some(Dtype::F32),
+        stored_as,
+    }
 }

@@ -343,7 +343,7 @@ fn a_linear_loss_reads_its_weights_from_the_host() {
             let bytes = plan.constants[index].len().next_multiple_of(256) as u64;
             assert!(binding.offset + binding.size <= bytes);
         }
-        let from_host = ["weight", "targets"].map(|name| Role::Input(name.to_owned()));
+        let from_host = ["weight", "targets"].map(|name| Role::Input(name.into()));
         assert!(!from_host.contains(&binding.role), "{binding:?}");
     }
 }

@@ -58,7 +58,7 @@ fn weights_past_a_default_binding(context: &Context) {
         let bindings = plan.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
         bindings.filter(|b| b.role == *role).map(|b| b.offset + b.size).max()
     };
-    for role in [Role::Input("weight".to_owned()), Role::Output("grad.weight".to_owned())] {
+    for role in [Role::Input("weight".into()), Role::Output("grad.weight".into())] {
         assert_eq!(reach(&role), Some(weight.size()), "{role:?}");
     }
     submit(gpu, &request);

@@ -139,7 +139,7 @@ fn assert_uses_them(context: &Context) {
     let Cooperative { f16, f32, .. } = context.gpu.profile().cooperative;
     for dtype in FLOATS {
         let plan = linear::plan(context, &LinearCrossEntropy::default(), dtype);
-        let entries: Vec<&str> = plan.kernels.iter().map(|kernel| kernel.entry).collect();
+        let entries: Vec<&str> = plan.kernels.iter().map(|kernel| &*kernel.entry).collect();
         let used = f32.is_some() || dtype == Dtype::F16 && f16.is_some();
         assert_eq!(entries.contains(&"product_cooperative"), used, "{dtype}: {entries:?}");
     }

@@ -42,6 +42,7 @@ mod prepared;
 mod ranks;
 mod recording;
 mod registry;
+mod replay;
 mod rows;
 mod section0;
 mod shapes;
@@ -86,6 +87,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
         ("status", status::TESTS),
         ("prepared", prepared::TESTS),
         ("recording", recording::TESTS),
+        ("replay", replay::TESTS),
         ("faults", faults::TESTS),
         ("faults", faults::buffers::TESTS),
         ("faults", faults::devices::TESTS),

@@ -371,11 +371,11 @@ fn split_rows(context: &Context) {
     let labels = |gpu: &Gpu| {
         let run = gpu.run_arrays(&none(), &inputs, Dtype::F32, &WANTED).unwrap();
         let labels: Vec<_> =
-            run.prepared().plan().kernels.iter().map(|kernel| kernel.entry).collect();
+            run.prepared().plan().kernels.iter().map(|kernel| kernel.entry.clone()).collect();
         let _ = run.outcome_blocking().unwrap();
         labels
     };
-    assert!(labels(&split).contains(&"partial") && labels(&fused).contains(&"fused"));
+    assert!(labels(&split).contains(&"partial".into()) && labels(&fused).contains(&"fused".into()));
     assert_profile_is_invisible(context, &split, &inputs, 1);
     assert_profile_is_invisible(context, &fused, &inputs, 1);
     // The state of a row can be an output, and is the same in both cases.

@@ -1,6 +1,6 @@
 //! Which products use cooperative matrices, and that plans with such products keep to the limits.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::json;
 use surprisal::{
@@ -17,7 +17,7 @@ fn products(plan: &Plan) -> [BTreeSet<String>; 2] {
                 && kernel.entry.starts_with("product")
                 && (kernel.entry == "product_cooperative") == cooperative
         });
-        let name = |kernel: &Kernel| kernel.label.split('.').nth(2).unwrap().to_owned();
+        let name = |kernel: &Arc<Kernel>| kernel.label.split('.').nth(2).unwrap().to_owned();
         kernels.map(name).collect()
     };
     [of(true), of(false)]

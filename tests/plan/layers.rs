@@ -85,7 +85,7 @@ fn a_saved_lse_makes_blocks_of_classes() {
         let reads_sums = |dispatch: &Dispatch| {
             let kernel = &plan.kernels[dispatch.kernel];
             kernel.label.contains("weight_gradient")
-                && kernel.streams.iter().any(|stream| stream.in_place_of == Some("initial"))
+                && kernel.storage.iter().any(|s| s.name == "initial" && s.stored_as.is_some())
         };
         let again = plan.dispatches.iter().filter(|dispatch| reads_sums(dispatch)).count();
         assert_eq!(again == 0, blocks > 0, "∂W is read {again} times");

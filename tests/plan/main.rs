@@ -8,6 +8,7 @@ mod common;
 mod cooperative;
 mod images;
 mod layers;
+mod travel;
 
 use std::collections::BTreeMap;
 
@@ -90,7 +91,7 @@ fn assert_within_limits(plan: &Plan, profile: &Profile) {
         let label = &kernel.label;
         let count = dispatch.bindings.len();
         assert!(count as u32 <= profile.storage_buffers, "{label}: {count} bindings");
-        assert_eq!(kernel.bound().count(), count, "{label}");
+        assert_eq!(kernel.storage.len(), count, "{label}");
         assert!((dispatch.params.len() * 4) as u64 <= Plan::PARAMS_STRIDE, "{label}");
         for binding in &dispatch.bindings {
             assert!(binding.size <= profile.binding_bytes, "{label}: {binding:?}");
@@ -116,7 +117,7 @@ fn assert_within_limits(plan: &Plan, profile: &Profile) {
                 dispatch.workgroups
             );
         }
-        let lanes = kernel.overrides.iter().find(|(name, _)| *name == "WORKGROUP").unwrap().1;
+        let lanes = kernel.overrides.iter().find(|(name, _)| name == "WORKGROUP").unwrap().1;
         assert!(lanes <= profile.workgroup_size && lanes.is_power_of_two(), "{label}: {lanes}");
         assert_no_mixed_access(&dispatch.bindings, label);
     }
@@ -160,7 +161,7 @@ fn logits_past_a_binding_are_windowed() {
         let plan = cross_entropy(1 << 20, 1 << 13, Dtype::F32, &profile);
         assert_within_limits(&plan, &profile);
         let last = plan.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
-        let last = last.filter(|b| b.role == Role::Output("grad.logits".to_owned()));
+        let last = last.filter(|b| b.role == Role::Output("grad.logits".into()));
         let reach = last.map(|binding| binding.offset + binding.size).max();
         assert_eq!(reach, Some((1 << 33) * 4));
     }
@@ -317,7 +318,7 @@ fn the_last_half_of_a_word_is_bound() {
     let (loss, profile) = (surprisal::Mse::default(), Profile::default());
     let call = Call::new(inputs, outputs).checked(&loss, profile.offset_alignment).unwrap();
     let plan = loss.plan(&call, &profile).unwrap();
-    let role = Role::Input("weight".to_owned());
+    let role = Role::Input("weight".into());
     let bindings = plan.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
     let ends: Vec<u64> = bindings.filter(|b| b.role == role).map(|b| b.offset + b.size).collect();
     assert!(!ends.is_empty() && ends.iter().all(|end| *end == 4), "{ends:?}");

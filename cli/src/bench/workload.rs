@@ -3,7 +3,7 @@
 use super::{task::Task, timer::wait};
 use surprisal::{
     Gpu, Layout, Named, Operation, Plan, Prepared, Request, Result, Tensor,
-    kernel::{Form, Kernel, Stream},
+    kernel::{Kernel, Storage},
     loss::{Dim, Domain},
     low_level::uncounted,
     plan::Dispatch,
@@ -129,22 +129,21 @@ fn named(tensors: &[(String, wgpu::Buffer, Layout)]) -> Named<'_> {
 pub fn streamed_bytes(plan: &Plan) -> u64 {
     let dispatch = |dispatch: &Dispatch| -> u64 {
         let Some(kernel) = plan.kernels.get(dispatch.kernel) else { return 0 };
-        let bound = kernel.bound().zip(&dispatch.bindings);
+        let bound = kernel.storage.iter().zip(&dispatch.bindings);
         bound.map(|(stream, binding)| binding.size * uses(kernel, stream)).sum()
     };
     plan.dispatches.iter().map(dispatch).sum()
 }
 
-/// How often a kernel reads or writes a whole stream.
-fn uses(kernel: &Kernel, stream: &Stream) -> u64 {
-    let read =
-        matches!(stream.form, Form::Quads(_) | Form::Wide(_) | Form::Elements(_)) && !stream.stored;
-    let writes_gradient = kernel.overrides.contains(&("WRITES_GRADIENT", 1));
-    let written_over = kernel.streams.iter().any(|other| other.in_place_of == Some(stream.name));
-    match kernel.entry {
-        "merge" | "close_unstreamed" if read => 0,
-        "fused" if read && writes_gradient => 2 + u64::from(written_over),
-        _ => 1 + u64::from(written_over),
+/// How often a kernel reads or writes all that is bound.
+fn uses(kernel: &Kernel, storage: &Storage) -> u64 {
+    let written = storage.stored_as.as_ref();
+    let reads = storage.floats.is_some() && written != Some(&storage.name);
+    let written_over = u64::from(reads && written.is_some());
+    match &*kernel.entry {
+        "merge" | "close_unstreamed" if reads => 0,
+        "fused" if reads && kernel.value_of("WRITES_GRADIENT") == Some(1) => 2 + written_over,
+        _ => 1 + written_over,
     }
 }
 

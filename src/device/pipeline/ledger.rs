@@ -59,8 +59,7 @@ pub(crate) fn compiled(gpu: &Gpu, kernel: &Kernel, module: Module<'_>) -> Result
 }
 
 fn code(kernel: &Kernel) -> u64 {
-    let nameless = Kernel { label: String::new(), ..kernel.clone() };
-    let code = (nameless.wgsl(), nameless.entry, nameless.overrides);
+    let code = (&kernel.wgsl, &kernel.entry, &kernel.overrides);
     BuildHasherDefault::<DefaultHasher>::default().hash_one(code)
 }
 

@@ -4,36 +4,10 @@
 //! overrides. Overrides that the code of a kernel does not read are left out, because they would make two kernels of
 //! equal code.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, LazyLock, Mutex, PoisonError},
-};
-
-use super::{Kernel, Stream};
-
-/// All that a module is written from but its label and its parameters: the places of the sources' texts, the entry
-/// point, what a skeleton declares, and the streams, whose accessors call functions of the sources.
-type Code = (Vec<(usize, usize)>, &'static str, String, Vec<Stream>);
-
-/// Plans are made at every step of a training loop: each module is read once.
-static KNOWN: LazyLock<Mutex<HashMap<Code, Arc<HashSet<String>>>>> = LazyLock::new(Mutex::default);
-
-/// Removes the values of overrides that no code of the entry point reads.
-pub(crate) fn keep_read(kernel: &mut Kernel) {
-    let places =
-        kernel.sources.iter().map(|s| (s.current().as_ptr() as usize, s.current().len())).collect();
-    let code = (places, kernel.entry, kernel.declarations.clone(), kernel.streams.clone());
-    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(&code).cloned();
-    let unread = known.unwrap_or_else(|| {
-        let unread = Arc::new(unread(&kernel.wgsl(), kernel.entry));
-        KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(code, unread.clone());
-        unread
-    });
-    kernel.overrides.retain(|(name, _)| !unread.contains(*name));
-}
+use std::collections::{HashMap, HashSet};
 
 /// The overrides of a module that have a default and that no function under `entry` and no declaration reads.
-fn unread(module: &str, entry: &str) -> HashSet<String> {
+pub(super) fn unread(module: &str, entry: &str) -> HashSet<String> {
     let (functions, declarations) = split(module);
     let (mut reached, mut waiting) = (HashSet::from([entry]), vec![entry]);
     let mut read: HashSet<&str> = HashSet::new();
@@ -110,11 +84,9 @@ fn split(module: &str) -> (HashMap<&str, Vec<Token<'_>>>, Vec<Token<'_>>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Source, *};
+    use super::*;
 
-    const FILE: Source = Source {
-        path: "file.wgsl",
-        text: "
+    const FILE: &str = "
             override SIZE: u32 = 4u; // Not MENTIONED.
             override BARE: bool;
             override HERE: bool = false;
@@ -129,39 +101,27 @@ mod tests {
             fn second() { taken(); }
             @compute @workgroup_size(1)
             fn third() { between(); }
-        ",
-    };
+        ";
 
-    fn kernel(entry: &'static str, declarations: &str) -> Kernel {
+    /// The overrides that an entry point reads of the file behind these declarations.
+    fn kept(entry: &str, declarations: &str) -> Vec<&'static str> {
+        let unread = unread(&format!("{declarations}{FILE}"), entry);
         let names = ["SIZE", "BARE", "HERE", "THERE", "MENTIONED"];
-        Kernel {
-            label: String::new(),
-            entry,
-            declarations: declarations.to_owned(),
-            sources: vec![FILE],
-            streams: Vec::new(),
-            fields: Vec::new(),
-            overrides: names.map(|name| (name, 1)).to_vec(),
-        }
-    }
-
-    fn kept(mut kernel: Kernel) -> Vec<&'static str> {
-        keep_read(&mut kernel);
-        kernel.overrides.into_iter().map(|(name, _)| name).collect()
+        names.into_iter().filter(|name| !unread.contains(*name)).collect()
     }
 
     #[test]
     fn what_an_entry_point_does_not_reach_is_unread() {
         // A variable with a function's name is not a call of the function.
-        assert_eq!(kept(kernel("first", "")), ["SIZE", "BARE", "HERE"]);
-        assert_eq!(kept(kernel("second", "")), ["SIZE", "BARE", "THERE"]);
+        assert_eq!(kept("first", ""), ["SIZE", "BARE", "HERE"]);
+        assert_eq!(kept("second", ""), ["SIZE", "BARE", "THERE"]);
     }
 
     #[test]
     fn what_is_written_before_the_files_is_read_too() {
         let written = "var<workgroup> more: array<u32, MENTIONED>;\nfn written() { taken(); }\n";
-        assert_eq!(kept(kernel("first", written)), ["SIZE", "BARE", "HERE", "MENTIONED"]);
+        assert_eq!(kept("first", written), ["SIZE", "BARE", "HERE", "MENTIONED"]);
         let between = "fn between() { taken(); }\n";
-        assert_eq!(kept(kernel("third", between)), ["SIZE", "BARE", "THERE"]);
+        assert_eq!(kept("third", between), ["SIZE", "BARE", "THERE"]);
     }
 }

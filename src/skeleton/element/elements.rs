@@ -118,7 +118,7 @@ impl<'a> Elements<'a> {
         let kept = self.kept_tally();
         let label = self.totals.label(entry);
         self.planner
-            .dispatch(label, entry, sources)
+            .dispatch(label, entry, sources.iter().copied())
             .overriding("WORKGROUP", lanes)
             .overriding("ELEMENTS", block)
             .overriding("HAS_UNKNOWN", unknown.is_some())
@@ -312,7 +312,7 @@ impl<'a> Elements<'a> {
         sources.extend(self.loss.sources());
         let places = self.places(tensors.all());
         let (loss, call, monitors) = (self.loss, self.call, self.monitor().is_some());
-        let number = |(name, value): (&str, f64)| (name.to_owned(), Number::from(value));
+        let number = |(name, value)| (name, Number::from(value));
         self.pass(entry, index, &sources)
             .overriding("PLACES", places)
             .overriding("MONITORS", monitors)

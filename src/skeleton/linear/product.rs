@@ -8,7 +8,7 @@ use crate::{
         error::Result,
         tensor::{Dtype, Layout},
     },
-    plan::{View, cooperative, stretches::stretches, tile::TileKernel},
+    plan::{View, cooperative, kernel::Label, stretches::stretches, tile::TileKernel},
     skeleton::row::Rows,
 };
 
@@ -181,10 +181,11 @@ impl Layer<'_> {
         let [a_scales, b_scales] = [&a, &b].map(|view| view.as_ref().and_then(View::row_scales));
         let steps =
             [&a_scales, &b_scales].map(|scales| scales.as_ref().map_or(0, |(_, step)| *step));
-        let label = format!("surprisal.linear.{}.{}", product.label, self.hidden.layout.dtype);
+        let dtype = Some(self.hidden.layout.dtype);
+        let label = Label { skeleton: "linear", kernel: product.label, loss: None, dtype };
         let step = rows
             .planner
-            .dispatch(label, tile.entry, &tile.sources)
+            .dispatch(label, tile.entry, tile.sources)
             .overrides(tile.overrides)
             .overriding("A_WALKS", a_walks)
             .overriding("B_WALKS", b_walks)

@@ -215,7 +215,7 @@ impl Layer<'_> {
         };
         let [rows, classes] = cut;
         let whole_rows = classes >= self.classes;
-        Ok(Path { rows, classes, whole_rows, passes: made, kept_rows: 0, why })
+        Ok(Path { rows, classes, whole_rows, passes: made, kept_rows: 0, why: why.into() })
     }
 
     fn blocks_are_cheaper(&self, whole: [u64; 2], block: [u64; 2], passes: ScorePasses) -> bool {
@@ -346,7 +346,7 @@ impl Layer<'_> {
             whole_rows: false,
             passes: 1,
             kept_rows: count,
-            why,
+            why: why.into(),
         };
         (kept < WORTH_BLOCKS * chunks && kept < blocks).then_some((path, gradient))
     }

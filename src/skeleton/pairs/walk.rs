@@ -13,7 +13,12 @@ use crate::{
         error::Result,
         tensor::{Dtype, Layout},
     },
-    plan::{View, kernel::shader, limits::MOST_ITERATIONS, stretches::stretches},
+    plan::{
+        View,
+        kernel::{record::Declared, shader},
+        limits::MOST_ITERATIONS,
+        stretches::stretches,
+    },
     skeleton::{
         linear::{Layer, RowBlock, RowsSum, Schedule, Sums},
         row::{Gradient, Rows, Scores, functor_streams},
@@ -195,9 +200,9 @@ impl Pairs<'_> {
         for (index, window) in windows.iter().enumerate() {
             let Some((records, _)) = rows.records(index, window) else { continue };
             let count = window.end - window.start;
-            let constants = rows.record_constants();
+            let places = Declared::Places(rows.record());
             rows.around("join", &sources)
-                .declare(&constants)
+                .declare(places)
                 .overriding("SOURCE", source)
                 .uniform("rows", count)
                 .uniform("classes", self.layer.classes)

@@ -16,7 +16,7 @@ use crate::{
     },
     plan::{
         Number, Plan, Planner, Step, View,
-        kernel::{Source, shader, size},
+        kernel::{Label, Source, record::RowRecord, shader, size},
         profile::Profile,
     },
     skeleton::sums::{self, BLOCK, TALLY_WORDS, Totals},
@@ -152,12 +152,12 @@ impl<'a> Rows<'a> {
 
     /// Words of a row's record.
     pub fn record_words(&self) -> u64 {
-        self.program.record_words().into()
+        self.program.record().words().into()
     }
 
-    /// The places of a record's words, as WGSL constants.
-    pub fn record_constants(&self) -> String {
-        self.program.constants()
+    /// The words of a row's record.
+    pub fn record(&self) -> RowRecord {
+        self.program.record()
     }
 
     pub(super) fn input(&self, name: &str) -> Option<View> {
@@ -168,7 +168,7 @@ impl<'a> Rows<'a> {
         self.planner.profile
     }
 
-    fn label(&self, kernel: &str) -> String {
+    fn label(&self, kernel: &'static str) -> Label {
         self.totals.label(kernel)
     }
 
@@ -222,16 +222,13 @@ impl<'a> Rows<'a> {
         let count = rows.end - rows.start;
         let row = |name| self.input(name).map(|view| per_row(view, self.count).rows(&rows));
         let (targets, row_weight, upstream) = (row("targets"), row("row_weight"), row("upstream"));
-        let ignored = match &self.program.target {
-            Target::Index { ignored } => Some(ignore_words(ignored)),
-            Target::None => None,
-        };
-        let targets = targets.filter(|_| ignored.is_some());
+        let ignored = ignored_indices(self.program.target.ignored());
+        let targets = targets.filter(|_| self.program.target != Target::None);
         let lse = row("lse");
         let weight = self.class_weight();
         let row_weights = self.program.counted.row_weights;
         let (record_words, saved_lse) =
-            (self.program.record_words(), self.program.saved_lse_word());
+            (self.program.record().words(), self.program.record().saved_lse_word());
         let classes = self.classes;
         let shard = self.program.shard.unwrap_or(Shard { first: 0, classes });
         self.around(
@@ -249,7 +246,7 @@ impl<'a> Rows<'a> {
         .uniform("all_classes", shard.classes)
         .uniform("record_words", record_words)
         .uniform("saved_lse", saved_lse)
-        .uniforms(ignored.unwrap_or_else(|| ignore_words(&[])))
+        .uniforms(ignored)
         .read_elements("row_weight", row_weight, 1.0)
         .read_elements("upstream", upstream, 1.0)
         .read_elements("weight", weight, 1.0)
@@ -386,12 +383,20 @@ fn per_row(mut view: View, rows: u64) -> View {
     view
 }
 
-fn ignore_words(ignored: &[i64]) -> Vec<(String, Number)> {
-    let mut numbers = vec![("ignored".to_owned(), Number::from(ignored.len() as u64))];
-    for slot in 0..4 {
-        let value = ignored.get(slot).copied().unwrap_or(0) as u64;
-        numbers.push((format!("ignore_{slot}_low"), Number::U32(value as u32)));
-        numbers.push((format!("ignore_{slot}_high"), Number::U32((value >> 32) as u32)));
-    }
-    numbers
+/// The uniforms that say which target indices are ignored.
+fn ignored_indices(ignored: &[i64]) -> [(&'static str, Number); 9] {
+    let value = |slot: usize| ignored.get(slot).copied().unwrap_or(0) as u64;
+    let low = |slot| Number::U32(value(slot) as u32);
+    let high = |slot| Number::U32((value(slot) >> 32) as u32);
+    [
+        ("ignored", Number::from(ignored.len() as u64)),
+        ("ignore_0_low", low(0)),
+        ("ignore_0_high", high(0)),
+        ("ignore_1_low", low(1)),
+        ("ignore_1_high", high(1)),
+        ("ignore_2_low", low(2)),
+        ("ignore_2_high", high(2)),
+        ("ignore_3_low", low(3)),
+        ("ignore_3_high", high(3)),
+    ]
 }

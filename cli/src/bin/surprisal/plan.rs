@@ -5,6 +5,7 @@ use std::{
     fmt::Write as _,
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
 };
 
 use serde_json::{Value, json};
@@ -14,6 +15,8 @@ use surprisal::{
     loss::{About, Argument, Dim, Kind},
     plan::{Call, Operand},
 };
+
+use surprisal_cli::repro;
 
 use crate::{losses, output};
 
@@ -59,6 +62,9 @@ pub struct Arguments {
     /// Write the assembled WGSL of every kernel to this folder.
     #[arg(long, value_name = "DIR")]
     wgsl: Option<PathBuf>,
+    /// Write everything that another engine needs to run the call to this folder, with a README.
+    #[arg(long, value_name = "DIR")]
+    export: Option<PathBuf>,
 }
 
 /// `f32`, `f16` or `bf16`.
@@ -107,6 +113,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let bytes = Bytes::of(&call, &plan);
     if let Some(folder) = &arguments.wgsl {
         write_modules(folder, &plan.kernels)?;
+    }
+    if let Some(folder) = &arguments.export {
+        repro::export(folder, &plan, &repro::describe(&plan, &call))?;
     }
     if arguments.json {
         let mut value = json!(plan);
@@ -404,7 +413,7 @@ fn describe(call: &Call, plan: &Plan, bytes: &Bytes, profile: &Profile) -> Strin
         let [x, y, z] = dispatch.workgroups;
         let bindings: Vec<String> = kernel
             .into_iter()
-            .flat_map(Kernel::bound)
+            .flat_map(|kernel| &kernel.storage)
             .zip(&dispatch.bindings)
             .map(|(stream, binding)| {
                 let end = binding.offset.saturating_add(binding.size);
@@ -465,14 +474,14 @@ fn runs(plan: &Plan) -> Vec<(usize, &surprisal::plan::Dispatch)> {
     runs
 }
 
-fn write_modules(folder: &std::path::Path, kernels: &[Kernel]) -> Result<()> {
+fn write_modules(folder: &std::path::Path, kernels: &[Arc<Kernel>]) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|error| output::bad_file(folder, error))?;
     for (index, kernel) in kernels.iter().enumerate() {
         let mut text = String::new();
         for (name, value) in &kernel.overrides {
             let _ = writeln!(text, "// {name} = {value}");
         }
-        text.push_str(&kernel.wgsl());
+        text.push_str(&kernel.wgsl);
         let path = folder.join(format!("{index:02}.{}.wgsl", kernel.label));
         output::write(&path, text.as_bytes())?;
     }

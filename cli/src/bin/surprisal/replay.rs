@@ -21,8 +21,9 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
     output::line(&format!("adapter: {}", surprisal::adapter::describe(gpu.info())));
     let mut failed = false;
     for folder in folders {
-        let recording = repro::load(&folder)?;
-        output::line(&format!("\n{}\nrecorded on {}", recording.title, recording.adapter));
+        let (_, call) = repro::load(&folder)?;
+        let on = call.adapter.as_deref().unwrap_or("no adapter");
+        output::line(&format!("\n{}\nrecorded on {on}", call.title));
         let mut table =
             output::table(&["tensor", "result", "largest error", "at", "tolerance", "bits"]);
         for replayed in repro::replay(&folder, &gpu)? {

@@ -1,15 +1,10 @@
 //! Self-contained folders: a case's modules, buffers and dispatches, to look at and to replay.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 
-use naga::{
-    back,
-    valid::{Capabilities, ValidationFlags, Validator},
-};
 use surprisal::{
     Dtype, Error, Gpu, Result,
     cases::{self, Case},
@@ -17,7 +12,7 @@ use surprisal::{
 };
 use surprisal_cli::{
     conformance::{Evidence, Outcome},
-    repro::{self, Module},
+    repro,
 };
 
 use crate::{losses, output};
@@ -76,20 +71,7 @@ fn record(
         expected: &evidence.truth,
         tolerances: outcomes.iter().map(|o| (o.tensor.clone(), o.tolerance)).collect(),
     };
-    let mut recording = repro::write(folder, gpu, &call)?;
-    for module in &mut recording.modules {
-        module.spirv = Some(write_spirv(folder, module)?);
-    }
-    repro::save(folder, &recording)?;
-    let readme = format!(
-        "{}\nrecorded on {} ({})\n\nrerun: surprisal replay {}\n\ndispatches.json lists the buffers, \
-         the modules (WGSL, SPIR-V with the overrides resolved)\nand the dispatches, all in one \
-         compute pass. Binding 0 is the uniform block.\nexpected/ holds f64 or i64, actual/ what \
-         came out in its storage type, both little-endian.\ncase.safetensors is the case itself, \
-         for `surprisal check --vectors`.\n",
-        recording.title, recording.adapter, recording.driver, "FOLDER"
-    );
-    output::write(&folder.join("README.txt"), readme.as_bytes())
+    repro::write(folder, gpu, &call)
 }
 
 /// A name in the characters that file names may have.
@@ -100,39 +82,9 @@ fn plain(name: &str) -> String {
     name.chars().map(keep).collect::<String>().trim_matches(['_', '.']).to_owned()
 }
 
-/// Writes a module's SPIR-V beside its WGSL.
-fn write_spirv(folder: &Path, module: &Module) -> Result<String> {
-    let path = folder.join(&module.wgsl);
-    let wgsl = fs::read_to_string(&path).map_err(|error| output::bad_file(&path, error))?;
-    let words = spirv(&wgsl, &module.entry, &module.constants)
-        .map_err(|reason| output::bad_file(&path, reason))?;
-    let name = format!("{}.spv", module.wgsl.trim_end_matches(".wgsl"));
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    output::write(&folder.join(&name), &bytes)?;
-    Ok(name)
-}
-
-fn spirv(
-    wgsl: &str,
-    entry: &str,
-    constants: &BTreeMap<String, f64>,
-) -> std::result::Result<Vec<u32>, String> {
-    let module = naga::front::wgsl::parse_str(wgsl).map_err(|error| error.to_string())?;
-    let info = Validator::new(ValidationFlags::all(), Capabilities::all())
-        .validate(&module)
-        .map_err(|error| error.to_string())?;
-    let constants = constants.iter().map(|(name, value)| (name.clone(), *value)).collect();
-    let entry = Some((naga::ShaderStage::Compute, entry));
-    let (module, info) =
-        back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
-            .map_err(|error| error.to_string())?;
-    back::spv::write_vec(&module, &info, &back::spv::Options::default(), None)
-        .map_err(|error| error.to_string())
-}
-
 /// The folders of recordings in this folder and below it.
 pub fn folders(root: &Path) -> Result<Vec<PathBuf>> {
-    if root.join(repro::RECORDING).is_file() {
+    if root.join(repro::CALL).is_file() {
         return Ok(vec![root.to_owned()]);
     }
     let mut found = Vec::new();
@@ -146,7 +98,7 @@ pub fn folders(root: &Path) -> Result<Vec<PathBuf>> {
                 continue;
             }
             let path = entry.path();
-            if path.join(repro::RECORDING).is_file() {
+            if path.join(repro::CALL).is_file() {
                 found.push(path);
             } else {
                 open.push(path);
@@ -155,7 +107,7 @@ pub fn folders(root: &Path) -> Result<Vec<PathBuf>> {
     }
     found.sort();
     if found.is_empty() {
-        let reason = format!("no {} here or below", repro::RECORDING);
+        let reason = format!("no {} here or below", repro::CALL);
         return Err(Error::File { path: root.display().to_string(), reason });
     }
     Ok(found)

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{FunctorViews, Gradient, Rows, Scores};
+use super::{FunctorViews, Gradient, Rows, Scores, Window};
 use crate::{
     data::{
         error::Result,
@@ -10,7 +10,7 @@ use crate::{
     },
     plan::{
         Step, View,
-        kernel::{Source, shader},
+        kernel::{Source, record::Declared, shader},
         limits::MOST_ITERATIONS,
     },
     skeleton::row::{Broadcast, Given, Rounds, RowStream, StreamAccess, StreamElement},
@@ -113,31 +113,27 @@ impl<'a> Rows<'a> {
     ) -> Step<'_, 'a> {
         let (workgroup, lanes) = self.lanes();
         let segment = self.segment(lanes);
-        let mut sources = vec![shader!("record.wgsl")];
-        sources.extend(self.program.sources.iter().copied());
-        sources.extend([shader!("row.wgsl"), file]);
-        let window = &self.windows[index];
-        let (table, records, start) =
-            (window.table.clone(), window.records.clone(), window.rows.start);
         let has_tiles = self.profile().has_tiles(self.classes, lanes);
-        let declarations = self.program.declarations();
-        let overrides = self.program.overrides.clone();
-        let uniforms = self.program.uniforms.clone();
-        self.planner
-            .dispatch(self.label(entry), entry, &sources)
-            .declare(&declarations)
+        let label = self.label(entry);
+        let Self { planner, program, windows, .. } = self;
+        let Window { table, records, rows: window, .. } = &windows[index];
+        let own = program.sources.iter().copied();
+        let sources = std::iter::once(shader!("record.wgsl")).chain(own);
+        planner
+            .dispatch(label, entry, sources.chain([shader!("row.wgsl"), file]))
+            .declare(Declared::Functor(program.record()))
             .overriding("WORKGROUP", workgroup)
             .overriding("LANES", lanes)
             .overriding("HAS_TILES", has_tiles)
-            .overrides(overrides)
+            .overrides(program.overrides.iter().copied())
             .uniform("rows", rows.end - rows.start)
             .uniform("classes", self.classes)
-            .uniform("first_row", rows.start - start)
+            .uniform("first_row", rows.start - window.start)
             .uniform("origin", rows.start)
             .uniform("segment", segment)
-            .uniforms(uniforms.into_iter().map(|(name, value)| (name.to_owned(), value)))
-            .table("row_table", &table, "vec4<u32>")
-            .table("records", &records, "u32")
+            .uniforms(program.uniforms.iter().copied())
+            .table("row_table", table, "vec4<u32>")
+            .table("records", records, "u32")
     }
 
     fn fused(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
