@@ -133,7 +133,8 @@ pub enum Error {
         /// The stride it has.
         found: u64,
     },
-    /// Something begins where the device cannot bind it.
+    /// Something begins at a byte at which it cannot begin: the device's bindings, or the elements of a tensor, begin at
+    /// multiples of a number of bytes.
     #[error("`{argument}` begins at byte {found}, expected a multiple of {multiple}")]
     WrongOffset {
         /// What it is.
@@ -143,14 +144,14 @@ pub enum Error {
         /// The number that this byte must be a multiple of.
         multiple: u64,
     },
-    /// A buffer ends before the tensor does.
-    #[error("`{argument}` needs {needed} bytes of its buffer, which has {found}")]
+    /// A buffer or a binding ends before the tensor does.
+    #[error("`{argument}` needs {needed} bytes, and there are only {found}")]
     BufferTooSmall {
         /// The tensor.
         argument: String,
-        /// The number of bytes from the start of the buffer to the end of the tensor.
+        /// The number of bytes from the start of the buffer (or of the binding) to the end of the tensor.
         needed: u64,
-        /// The size of the buffer, in bytes.
+        /// The size of the buffer (or of the binding), in bytes.
         found: u64,
     },
     /// A buffer was made without a usage that is necessary here.

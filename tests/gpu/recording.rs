@@ -25,6 +25,7 @@ tests![
     several_losses_in_one_submission,
     one_pooled_buffer,
     pooled_linear,
+    tensors_from_bindings,
     prepared_twice,
     own_scratch,
     pooled_scratch,
@@ -228,7 +229,13 @@ fn pooled_linear(context: &Context) {
             (name.to_owned(), pool.place(gpu, dtype, &expected[name].shape, None))
         });
         let at = |(name, layout): &(String, Layout)| {
-            (name.clone(), Tensor::new(&pool.buffer, layout.clone()))
+            let bytes = layout.byte_range().unwrap();
+            let binding = wgpu::BufferBinding {
+                buffer: &pool.buffer,
+                offset: bytes.start,
+                size: wgpu::BufferSize::new(bytes.end - bytes.start),
+            };
+            (name.clone(), Tensor::from_binding(binding, layout.dtype, &layout.shape).unwrap())
         };
         let request = Request::new(
             &*loss,
@@ -245,6 +252,41 @@ fn pooled_linear(context: &Context) {
 }
 
 /// One preparation, encoded in two submissions and twice in a third one, with new logits between
+/// A binding is taken by its bytes; what does not fit it, or begins inside an element, is refused.
+fn tensors_from_bindings(context: &Context) {
+    let buffer = storage(&context.gpu, 64);
+    let of = |offset: u64, size: u64, dtype: Dtype, shape: &[u64]| {
+        let size = wgpu::BufferSize::new(size);
+        let binding = wgpu::BufferBinding { buffer: &buffer, offset, size };
+        Tensor::from_binding(binding, dtype, shape).map(|tensor| tensor.layout)
+    };
+    let matrix = Layout::matrix(Dtype::F16, 3, 2).offset(5);
+    assert_eq!(of(10, 12, Dtype::F16, &[3, 2]).unwrap(), matrix);
+    // Without a size, a binding ends with its buffer.
+    assert_eq!(of(52, 0, Dtype::F32, &[3]).unwrap(), Layout::vector(Dtype::F32, 3).offset(13));
+    assert_eq!(of(64, 0, Dtype::U8, &[0]).unwrap(), Layout::vector(Dtype::U8, 0).offset(64));
+    for (offset, size, dtype, shape, found) in [
+        (10, 10, Dtype::F16, &[3, 2], 10),
+        (52, 0, Dtype::F32, &[2, 2], 12),
+        (60, 100, Dtype::F32, &[1, 2], 4),
+        (72, 0, Dtype::U8, &[1, 1], 0),
+    ] {
+        let needed = dtype.bytes() * shape.iter().product::<u64>();
+        let argument = "binding".to_owned();
+        let expected = Error::BufferTooSmall { argument, needed, found };
+        assert_eq!(of(offset, size, dtype, shape).unwrap_err(), expected);
+    }
+    for (offset, dtype) in [(6, Dtype::F32), (5, Dtype::Bf16), (12, Dtype::I64)] {
+        let argument = format!("{dtype} tensor");
+        let expected = Error::WrongOffset { argument, found: offset, multiple: dtype.bytes() };
+        assert_eq!(of(offset, 0, dtype, &[1]).unwrap_err(), expected);
+        let tensor = Tensor::vector(&buffer, dtype, 1);
+        assert_eq!(tensor.clone().byte_offset(offset).unwrap_err(), expected);
+        let moved = tensor.byte_offset(3 * dtype.bytes()).unwrap();
+        assert_eq!(moved.layout.offset, 3);
+    }
+}
+
 /// them.
 fn prepared_twice(context: &Context) {
     let gpu = &context.gpu;
