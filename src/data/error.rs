@@ -57,6 +57,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A call asks for no output, so there is nothing to compute.
+    #[error("{operation}: the call asks for no output; there are {known}")]
+    NoOutput {
+        /// The operation.
+        operation: String,
+        /// The outputs that exist.
+        known: String,
+    },
     /// An output cannot be written over an input.
     #[error("{operation}: `{output}` cannot be written over an input: {reason}")]
     InPlace {
@@ -288,5 +296,39 @@ impl Error {
             value: value.to_string(),
             reason: reason.into(),
         }
+    }
+
+    /// The error of a loss that another operation is made of, as an error of that operation: with its name, and with its
+    /// names of the arguments where they differ.
+    pub(crate) fn outside(
+        mut self,
+        operation: &str,
+        name: &dyn Fn(&str) -> Option<String>,
+    ) -> Self {
+        let rename = |argument: &mut String| {
+            if let Some(name) = name(argument) {
+                *argument = name;
+            }
+        };
+        match &mut self {
+            Self::InvalidOption { loss, .. } | Self::UnknownName { loss, .. } => {
+                operation.clone_into(loss);
+            }
+            Self::MissingInput { loss, argument, .. } => {
+                operation.clone_into(loss);
+                rename(argument);
+            }
+            Self::Conflict { loss, argument, other, .. } => {
+                operation.clone_into(loss);
+                rename(argument);
+                rename(other);
+            }
+            Self::WrongShape { argument, .. }
+            | Self::WrongDtype { argument, .. }
+            | Self::WrongStride { argument, .. }
+            | Self::ClassStride { argument, .. } => rename(argument),
+            _ => {}
+        }
+        self
     }
 }

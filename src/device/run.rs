@@ -34,6 +34,7 @@ impl Run {
         let shapes = gpu.checked_inputs(operation, inputs, &request.host)?;
         let layout_of = |name: &str| inputs.get(name).map(|tensor| &tensor.layout);
         let mut outputs = Vec::new();
+        check::some_output(operation.about(), wanted.len() + request.all_outputs()?.0.len())?;
         let asks = |name: &str| wanted.contains(&name) || request.outputs.contains_key(name);
         let has_status = operation.about().output("status").is_some();
         let status = (has_status && !asks("status")).then_some("status");

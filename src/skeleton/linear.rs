@@ -104,7 +104,7 @@ impl<L: RowLoss> Signature for Linear<L> {
     }
 
     fn validate(&self) -> Result<()> {
-        self.loss.validate()
+        self.loss.validate().map_err(|error| self.outside(error))
     }
 
     fn accepts(&self, call: &Call) -> Result<()> {
@@ -115,7 +115,24 @@ impl<L: RowLoss> Signature for Linear<L> {
         if let Some(gradient) = own.iter().find_map(|name| call.outputs.get(*name)) {
             scores.outputs.insert("grad.logits".to_owned(), gradient.clone());
         }
-        row::accepts(&self.loss, &scores)
+        let name = |inside: &str| {
+            let outside = match inside {
+                "weight" => "class_weight",
+                // The scores have as many columns as the weight has classes.
+                "logits" => "weight",
+                _ => return None,
+            };
+            Some(outside.to_owned())
+        };
+        let accepted = row::accepts(&self.loss, &scores);
+        accepted.map_err(|error| error.outside(self.about().name, &name))
+    }
+}
+
+impl<L: RowLoss> Linear<L> {
+    /// An error of the loss of the scores as one of the whole operation.
+    fn outside(&self, error: Error) -> Error {
+        error.outside(self.about().name, &|_| None)
     }
 }
 
@@ -128,7 +145,8 @@ impl<L: RowLoss> Operation for Linear<L> {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         let Self { weight_layout, chunk_bytes, accumulate, .. } = *self;
         let options = LinearOptions { weight_layout, chunk_bytes, accumulate };
-        plan(self.about().name, &self.loss, options, call, profile)
+        let name = self.about().name;
+        plan(name, &self.loss, options, call, profile).map_err(|error| self.outside(error))
     }
 
     fn reference(
@@ -138,6 +156,7 @@ impl<L: RowLoss> Operation for Linear<L> {
         arithmetic: Arithmetic,
     ) -> Result<Arrays> {
         reference::run(&self.loss, self.weight_layout, inputs, wanted, arithmetic)
+            .map_err(|error| self.outside(error))
     }
 }
 

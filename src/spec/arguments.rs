@@ -44,7 +44,7 @@ pub(crate) const ROW_WEIGHT: Argument =
         .within(Domain::Positive);
 pub(crate) const UPSTREAM: Argument = Argument::optional(
     "upstream",
-    Kind::F32,
+    Kind::WideFloat,
     &[&[Dim::One], &[Dim::Rows]],
     "the gradient from above (a loss scale); one value a row with reduction `none`",
 );
@@ -172,7 +172,7 @@ pub(crate) const MASK: Argument = Argument::optional(
 .spread(Spread::Broadcast);
 pub(crate) const ELEMENT_UPSTREAM: Argument = Argument::optional(
     "upstream",
-    Kind::F32,
+    Kind::WideFloat,
     REDUCED_ELEMENTS,
     "the gradient from above (a loss scale); one value an element with reduction `none`",
 )

@@ -108,7 +108,10 @@ fn held(gpu: &Gpu, space: &Space, row: &Row) {
     let known = |name: &&str| *name != "statistics" || call.options.get("shard").is_some();
     let wanted: Vec<&str> = call.outputs.keys().copied().filter(known).collect();
     let storage = |name: &str| call.outputs[name].layout.dtype;
-    Reference::of(operation, &inputs, &wanted, &storage, format!("{call:#?}")).assert(&outputs);
+    if !wanted.is_empty() {
+        let reference = Reference::of(operation, &inputs, &wanted, &storage, format!("{call:#?}"));
+        reference.assert(&outputs);
+    }
     assert_same_bits(&run(4), &outputs, &format!("four elements further on: {call:#?}"));
 }
 

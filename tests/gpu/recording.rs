@@ -34,6 +34,7 @@ tests![
     nothing_is_submitted,
     short_submissions,
     memory,
+    trimmed,
     watch_without_a_stall,
     watch_of_several_losses,
     watch_without_a_busy_loop,
@@ -521,6 +522,30 @@ fn memory(context: &Context) {
     assert!(gpu.memory().held < before.held + tensors / 10, "{:?}", gpu.memory());
 }
 
+/// The shared scratch is given back: at once where no prepared call holds it, else with the last call that does.
+fn trimmed(context: &Context) {
+    // A handle with its own scratch.
+    let gpu = context.with(|_| ());
+    let call = Call::new(&gpu, &none(), 21, 5, 3000);
+    gpu.trim();
+    let before = gpu.memory().held;
+    submit(&gpu, &call.request(&none()));
+    let shared = gpu.memory().held - before;
+    assert!(shared > 0);
+    gpu.trim();
+    assert_eq!(gpu.memory().held, before);
+    let prepared = gpu.prepare(&call.request(&none())).unwrap();
+    let held = gpu.memory().held;
+    gpu.trim();
+    assert_eq!(gpu.memory().held, held);
+    let mut encoder = encoder(&gpu);
+    prepared.encode(&mut encoder);
+    gpu.queue().submit([encoder.finish()]);
+    call.assert_ran(&gpu, 2);
+    drop(prepared);
+    assert_eq!(gpu.memory().held, before);
+}
+
 // --- watching ---
 
 /// The report of the only loss of a watch.
@@ -577,6 +602,13 @@ fn watch_of_several_losses(context: &Context) {
         } else {
             pollster::block_on(watch).unwrap()
         };
+        // The same of a number of losses that only the running program knows.
+        for count in [3, round, 0] {
+            let mut encoder = self::encoder(gpu);
+            let watch = gpu.watch_all(&mut encoder, &losses[..count]).unwrap();
+            gpu.queue().submit([encoder.finish()]);
+            assert_eq!(pollster::block_on(watch).unwrap(), reports[..count]);
+        }
         // The first call ran in both rounds, the second in the last one, the third in none.
         let completed = reports.map(|report| report.status.completed);
         assert_eq!(completed, [round as u32, round as u32 - 1, 0]);
