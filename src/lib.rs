@@ -100,7 +100,7 @@ pub mod loss {
         spec::{
             about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature, Spread},
             list,
-            options::{Empty, IgnoreIndex, Padding, Reduction, WeightLayout},
+            options::{Accumulate, Empty, IgnoreIndex, Padding, Reduction, WeightLayout},
             shard::Shard,
         },
     };
@@ -140,7 +140,7 @@ pub use skeleton::{
 };
 pub use spec::{
     about::Signature,
-    options::{Empty, IgnoreIndex, MaskedMean, Padding, Reduction, WeightLayout},
+    options::{Accumulate, Empty, IgnoreIndex, MaskedMean, Padding, Reduction, WeightLayout},
     shard::Shard,
 };
 pub use wgpu;

@@ -37,7 +37,7 @@ use crate::{
         about::{About, Dim, Signature},
         arguments as arg,
         call::Call,
-        options::WeightLayout,
+        options::{Accumulate, WeightLayout},
     },
 };
 
@@ -57,15 +57,16 @@ pub struct Linear<L> {
     pub weight_layout: WeightLayout,
     /// The most bytes of the chunk of scores; `None` lets the plan choose.
     pub chunk_bytes: Option<u64>,
-    /// Add to the gradients of weight and bias instead of overwriting them (micro-batches).
-    pub accumulate: bool,
+    /// Which gradients are added to what their tensors hold.
+    pub accumulate: Accumulate,
 }
 
 impl<L> Linear<L> {
     /// The given row loss on the scores of a linear layer.
     pub fn new(loss: L) -> Self {
         let weight_layout = WeightLayout::default();
-        Self { loss, weight_layout, chunk_bytes: None, accumulate: false }
+        let accumulate = Accumulate::Nothing;
+        Self { loss, weight_layout, chunk_bytes: None, accumulate }
     }
 
     /// Sets how the weight lies in memory.
@@ -82,9 +83,9 @@ impl<L> Linear<L> {
         self
     }
 
-    /// Adds to the gradients of weight and bias instead of overwriting them.
+    /// Sets which gradients are added to what their tensors hold, instead of overwriting it.
     #[must_use]
-    pub fn accumulate(mut self, accumulate: bool) -> Self {
+    pub fn accumulate(mut self, accumulate: Accumulate) -> Self {
         self.accumulate = accumulate;
         self
     }
@@ -109,6 +110,14 @@ impl<L: RowLoss> Signature for Linear<L> {
 
     fn accepts(&self, call: &Call) -> Result<()> {
         check_weight(self.weight_layout, call)?;
+        if self.accumulate.rows() && call.is_in_place("grad.hidden") {
+            return Err(Error::InPlace {
+                operation: self.about().name.to_owned(),
+                output: "grad.hidden".to_owned(),
+                reason: "it is added to what its tensor holds, and there are the hidden states"
+                    .to_owned(),
+            });
+        }
         let mut scores = scores_call(call);
         // Every gradient of the layer is computed from the gradient of its scores.
         let own = ["grad.hidden", "grad.weight", "grad.bias"];
@@ -165,7 +174,7 @@ impl<L: RowLoss> Operation for Linear<L> {
 pub(crate) struct LinearOptions {
     pub weight_layout: WeightLayout,
     pub chunk_bytes: Option<u64>,
-    pub accumulate: bool,
+    pub accumulate: Accumulate,
 }
 
 /// The description of a row loss on the scores of a linear layer, for losses without one of their own.
@@ -519,7 +528,7 @@ impl<'a> Layer<'a> {
         layer.columns_step(rows, &self.sums_of(sums, block), part, &chunk)?;
         match hidden {
             Some(RowsSum(hidden)) => {
-                let (start, output) = hidden.at(number, false);
+                let (start, output) = hidden.at(number, self.options.accumulate.rows());
                 layer.rows_product(rows, part, &chunk, start, output)
             }
             None => Ok(()),
@@ -572,8 +581,10 @@ impl<'a> Layer<'a> {
         self.columns_step(rows, sums, part, &chunk)?;
         match &self.hidden_gradient {
             Some(output) => {
+                let accumulate = self.options.accumulate.rows();
+                let start = if accumulate { Start::There } else { Start::Zero };
                 let output = output.clone().rows(&part.rows);
-                self.rows_product(rows, part, &chunk, Start::Zero, output)
+                self.rows_product(rows, part, &chunk, start, output)
             }
             None => Ok(()),
         }
@@ -633,7 +644,7 @@ impl<'a> Layer<'a> {
         let depth = part.rows.end - part.rows.start;
         let rows_along = (depth > 0).then_some(Along::Walked);
         let chunk = Some((chunk.clone(), Along::Walked));
-        let (accumulate, multiply_adds) = (self.options.accumulate, self.multiply_adds);
+        let (accumulate, multiply_adds) = (self.options.accumulate.shared(), self.multiply_adds);
         if let Some(sum) = &sums.weight {
             let (start, output) = sum.at(part.number, accumulate);
             let hidden = Some((self.hidden.clone().rows(&part.rows), Along::Walked));

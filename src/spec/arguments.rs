@@ -223,6 +223,13 @@ pub(crate) const CHUNK_BYTES: OptionAbout = OptionAbout {
     samples: &["256", "1152"],
     about: "the most bytes for the chunk of scores",
 };
+pub(crate) const ACCUMULATE: OptionAbout = OptionAbout {
+    name: "accumulate",
+    default: "\"nothing\"",
+    samples: &["\"rows\"", "\"shared\""],
+    about: "gradients that are added to what their tensors hold: of the \"rows\" (hidden, queries), of what they share \
+            (\"shared\": weight, bias, keys, scale), \"all\" or \"nothing\"",
+};
 pub(crate) const REDUCTION: OptionAbout = OptionAbout {
     name: "reduction",
     default: "\"mean\"",

@@ -10,8 +10,9 @@ use std::{
 
 use serde_json::json;
 use surprisal::{
-    Array, Arrays, Dtype, Gpu, Layout, Named, Operation, Request,
+    Array, Arrays, Gpu, Layout, Named, Operation, Request,
     loss::{About, Dim, Spread},
+    testing,
 };
 
 use crate::{
@@ -101,7 +102,8 @@ fn held(gpu: &Gpu, space: &Space, row: &Row) {
     let gpu = &gpu.with_profile(call.profile(gpu.profile()));
     let inputs = values::inputs(&call, operation, 5);
     let lying = values::as_they_lie(&call, &inputs);
-    let run = |shift| Anywhere::new(gpu, &call, &lying, shift).run(gpu, operation);
+    let begun = begun(&call);
+    let run = |shift| Anywhere::new(gpu, &call, [&lying, &begun], shift).run(gpu, operation);
     let outputs = run(0);
     // The reference has the statistics of shards alone. Without shards, `shapes::split_rows` compares those of split rows
     // with those of whole rows.
@@ -110,9 +112,25 @@ fn held(gpu: &Gpu, space: &Space, row: &Row) {
     let storage = |name: &str| call.outputs[name].layout.dtype;
     if !wanted.is_empty() {
         let reference = Reference::of(operation, &inputs, &wanted, &storage, format!("{call:#?}"));
-        reference.assert(&outputs);
+        reference.added_to(&begun).assert(&outputs);
     }
     assert_same_bits(&run(4), &outputs, &format!("four elements further on: {call:#?}"));
+}
+
+/// What the outputs hold that a call adds to.
+fn begun(call: &Call) -> Arrays {
+    let of_rows = |name: &str| ["grad.hidden", "grad.queries", "grad.features"].contains(&name);
+    let adds = |name: &str| match call.options["accumulate"].as_str() {
+        Some("rows") => of_rows(name),
+        Some("shared") => name.starts_with("grad.") && !of_rows(name),
+        _ => false,
+    };
+    let outputs = call.outputs.iter().filter(|(name, _)| adds(name));
+    let array = |(seed, (name, Output { layout, .. })): (u64, (&&str, &Output))| {
+        let values = testing::gaussian(seed, layout.len() as usize);
+        ((*name).to_owned(), Array::float(&layout.shape, values).rounded(layout.dtype))
+    };
+    (71..).zip(outputs).map(array).collect()
 }
 
 fn by_name<'a>(placed: &'a BTreeMap<&'static str, Placed>) -> Named<'a> {
@@ -127,7 +145,7 @@ struct Anywhere<'a> {
 }
 
 impl<'a> Anywhere<'a> {
-    fn new(gpu: &Gpu, call: &'a Call, inputs: &Arrays, shift: u64) -> Self {
+    fn new(gpu: &Gpu, call: &'a Call, [inputs, begun]: [&Arrays; 2], shift: u64) -> Self {
         let moved = |layout: &Layout| {
             let offset = layout.offset + shift;
             layout.clone().offset(offset)
@@ -136,17 +154,11 @@ impl<'a> Anywhere<'a> {
             .inputs
             .iter()
             .map(|(name, layout)| (*name, Placed::input(gpu, &inputs[*name], moved(layout))));
-        let adds = call.options["accumulate"] == json!(true);
         let apart = call.outputs.iter().filter(|(_, output)| output.over.is_none());
         let outputs = apart.map(|(name, Output { layout, .. })| {
-            // What is added to is 0, so that the sum is what is compared.
-            let zeros = Array::float(&layout.shape, vec![0.0; layout.len() as usize]);
-            let layout = moved(layout);
-            let float = matches!(layout.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16);
-            let output = if adds && float {
-                Placed::input(gpu, &zeros, layout)
-            } else {
-                Placed::output(gpu, layout)
+            let output = match begun.get(*name) {
+                Some(array) => Placed::input(gpu, array, moved(layout)),
+                None => Placed::output(gpu, moved(layout)),
             };
             (*name, output)
         });

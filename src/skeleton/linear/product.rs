@@ -182,6 +182,9 @@ impl Layer<'_> {
         let steps =
             [&a_scales, &b_scales].map(|scales| scales.as_ref().map_or(0, |(_, step)| *step));
         let label = format!("surprisal.linear.{}.{}", product.label, self.hidden.layout.dtype);
+        // A row that counts for nothing adds nothing to a gradient that was there before; otherwise its gradient is 0.
+        let accumulates = self.options.accumulate.rows() && !matches!(start, Start::Zero);
+        let keeps_skipped = accumulates && product.rows_along == Some(Along::Owned);
         let step = rows
             .planner
             .dispatch(label, tile.entry, &tile.sources)
@@ -194,6 +197,7 @@ impl Layer<'_> {
             .overriding("SCALES_B", b_scales.is_some())
             .overriding("SKIPS_WALKED", skips_walked)
             .overriding("SKIPS_OWNED", product.rows_along == Some(Along::Owned))
+            .overriding("KEEPS_SKIPPED", keeps_skipped)
             .uniform("outputs", i.end - i.start)
             .uniform("classes", j.end - j.start)
             .uniform("depth", k.end - k.start)

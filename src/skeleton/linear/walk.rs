@@ -302,7 +302,7 @@ impl Layer<'_> {
     ) -> Option<(Path, View)> {
         let gradient = self.weight_gradient.clone().filter(|g| g.layout.dtype == Dtype::F32)?;
         let whole = self.whole_rows(rows.short());
-        if self.options.accumulate || rows.closes() || whole == self.rows {
+        if self.options.accumulate.shared() || rows.closes() || whole == self.rows {
             return None;
         }
         let stride = gradient.layout.row_stride;
