@@ -19,7 +19,7 @@ use surprisal::{
     kernel::{Access, Kernel},
     low_level::{self, Counted, Pipeline, guarded, round},
     plan::{self, Role},
-    tensor_blocking, wgpu,
+    wgpu,
 };
 
 /// The file in a folder that holds its [`Recording`].
@@ -356,7 +356,7 @@ pub fn replay(folder: &Path, gpu: &Gpu) -> Result<Vec<Replayed>> {
         .iter()
         .map(|output| {
             let tensor = Tensor::new(&buffers[output.buffer], output.layout.clone());
-            let actual = tensor_blocking(gpu, &output.name, &tensor)?;
+            let actual = gpu.read_blocking(&tensor)?;
             compare(folder, output, &actual)
         })
         .collect()

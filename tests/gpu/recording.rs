@@ -12,7 +12,7 @@ use std::{
 use serde_json::json;
 use surprisal::{
     Array, Arrays, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Gpu,
-    Layout, Operation, Record, Reduction, Request, Status, Tensor, tensor_blocking,
+    Layout, Operation, Record, Reduction, Request, Tensor,
 };
 
 use crate::support::{
@@ -87,7 +87,7 @@ impl Call {
     fn assert_ran(&self, gpu: &Gpu, times: u32) {
         assert_eq!(bits(&self.loss.array(gpu)), bits(&self.expected["loss"]));
         assert_eq!(bits(&self.gradient.array(gpu)), bits(&self.expected["grad.logits"]));
-        assert_eq!(Status::read(gpu, &self.status.tensor()).unwrap().completed, times);
+        assert_eq!(gpu.read_status_blocking(&self.status.tensor()).unwrap().completed, times);
     }
 }
 
@@ -198,7 +198,7 @@ fn one_pooled_buffer(context: &Context) {
                 ("argmax", &argmax),
                 ("count", &count),
             ] {
-                let actual = tensor_blocking(gpu, name, &at(layout)).unwrap();
+                let actual = gpu.read_blocking(&at(layout)).unwrap();
                 assert_eq!(bits(&actual), bits(&expected[name]), "{name} {dtype} {in_place}");
             }
         }
@@ -246,13 +246,12 @@ fn pooled_linear(context: &Context) {
         submit(gpu, &request);
         for (name, layout) in &outputs {
             let there = Tensor::new(&pool.buffer, layout.clone());
-            let actual = tensor_blocking(gpu, name, &there).unwrap();
+            let actual = gpu.read_blocking(&there).unwrap();
             assert_eq!(bits(&actual), bits(&expected[name]), "{name} {dtype}");
         }
     }
 }
 
-/// One preparation, encoded in two submissions and twice in a third one, with new logits between
 /// A binding is taken by its bytes; what does not fit it, or begins inside an element, is refused.
 fn tensors_from_bindings(context: &Context) {
     let buffer = storage(&context.gpu, 64);
@@ -288,6 +287,7 @@ fn tensors_from_bindings(context: &Context) {
     }
 }
 
+/// One preparation, encoded in two submissions and twice in a third one, with new logits between
 /// them.
 fn prepared_twice(context: &Context) {
     let gpu = &context.gpu;
@@ -460,7 +460,7 @@ fn nothing_is_submitted(context: &Context) {
     };
     gpu.queue().submit([]);
     gpu.device().poll(wgpu::PollType::wait_indefinitely()).unwrap();
-    assert_eq!(Status::read(gpu, &call.status.tensor()).unwrap().completed, 0);
+    assert_eq!(gpu.read_status_blocking(&call.status.tensor()).unwrap().completed, 0);
     let poisoned = call.loss.array(gpu);
     assert_ne!(bits(&poisoned), bits(&call.expected["loss"]));
     gpu.queue().submit([kept]);
@@ -684,6 +684,12 @@ fn async_and_cloned(context: &Context) {
     let run = gpu.run_arrays(&none(), &arrays, Dtype::F32, &["loss"]).unwrap();
     let read = pollster::block_on(async { run.read().await }).unwrap();
     assert_eq!(bits(&read["loss"]), bits(&blocking["loss"]));
+    let call = Call::new(&gpu, &none(), 14, 5, 9);
+    submit(&gpu, &call.request(&none()));
+    let (loss, status) = (gpu.read(&call.loss.tensor()), gpu.read_status(&call.status.tensor()));
+    let (loss, status) = pollster::block_on(async { (loss.await, status.await) });
+    assert_eq!(bits(&loss.unwrap()), bits(&blocking["loss"]));
+    assert_eq!(status.unwrap().completed, 1);
     let own = Gpu::from_wgpu(gpu.device(), gpu.queue());
     assert_eq!(own.profile(), gpu.profile());
     assert_eq!(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use surprisal::{
     Arithmetic, Array, Arrays, Data, Dtype, Gpu, Layout, Operation, Profile, Request, Status,
-    Tensor, cpu, operations, tensor::Named, tensor_blocking, testing,
+    Tensor, cpu, operations, tensor::Named, testing,
 };
 
 pub const INF: f64 = f64::INFINITY;
@@ -331,7 +331,7 @@ impl Placed {
     }
 
     pub fn array(&self, gpu: &Gpu) -> Array {
-        tensor_blocking(gpu, "placed", &self.tensor()).unwrap()
+        gpu.read_blocking(&self.tensor()).unwrap()
     }
 
     /// Panics if a byte outside the tensor has changed.
@@ -400,7 +400,7 @@ pub fn buffer(gpu: &Gpu, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
 /// A buffer's bytes.
 pub fn bytes(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<u8> {
     let words = Tensor::vector(buffer, Dtype::U32, buffer.size() / 4);
-    let array = tensor_blocking(gpu, "bytes", &words).unwrap();
+    let array = gpu.read_blocking(&words).unwrap();
     array.to_i64().iter().flat_map(|&word| (word as u32).to_le_bytes()).collect()
 }
 
