@@ -275,6 +275,8 @@ pub(crate) struct Layer<'a> {
     pub profile: &'a Profile,
     pub rows: u64,
     pub classes: u64,
+    /// The most classes of a block; all of them without blocks.
+    pub most_classes: u64,
     pub depth: u64,
     /// Multiply-adds of a product over all rows and all classes.
     pub multiply_adds: u64,
@@ -354,6 +356,7 @@ impl<'a> Layer<'a> {
             profile,
             rows: call.dim(Dim::Rows),
             classes,
+            most_classes: classes,
             depth,
             multiply_adds: (call.dim(Dim::Rows) * classes).saturating_mul(depth),
             weight_elements: classes.saturating_mul(depth),
@@ -453,7 +456,7 @@ impl<'a> Layer<'a> {
         block: &Range<u64>,
     ) -> Result<View> {
         let scores = walk.scores(part, block);
-        self.classes(block).scores(rows, part, &scores)?;
+        self.classes(walk, block).scores(rows, part, &scores)?;
         Ok(scores.placed_at_column(block.start))
     }
 
@@ -524,7 +527,7 @@ impl<'a> Layer<'a> {
         hidden: Option<&RowsSum>,
     ) -> Result<()> {
         let Some(block) = walk.blocks.get(number) else { return Ok(()) };
-        let (chunk, layer) = (walk.block(part, block), self.classes(block));
+        let (chunk, layer) = (walk.block(part, block), self.classes(walk, block));
         layer.columns_step(rows, &self.sums_of(sums, block), part, &chunk)?;
         match hidden {
             Some(RowsSum(hidden)) => {
@@ -551,10 +554,12 @@ impl<'a> Layer<'a> {
     }
 
     /// The same layer with only a block of the classes.
-    fn classes(&self, block: &Range<u64>) -> Self {
+    fn classes(&self, walk: &Schedule, block: &Range<u64>) -> Self {
         let weight = self.of_classes(self.weight.clone(), block);
         let bias = self.bias.clone().map(|view| view.columns(block));
-        Self { classes: block.end - block.start, weight, bias, ..self.clone() }
+        let most_classes =
+            walk.blocks.first().map_or(self.classes, |first| first.end - first.start);
+        Self { classes: block.end - block.start, most_classes, weight, bias, ..self.clone() }
     }
 
     /// Which index of a product runs over the weight's rows: first for a product that sums over the depth, then for
@@ -600,6 +605,7 @@ impl<'a> Layer<'a> {
             start: Start::Zero,
             addend: self.bias.clone(),
             output: chunk.clone(),
+            most: [part.most, self.most_classes],
             depth: self.depth,
             rows_along: None,
             multiply_adds: self.multiply_adds,
@@ -625,6 +631,7 @@ impl<'a> Layer<'a> {
             start,
             addend: None,
             output,
+            most: [part.most, self.depth],
             depth: self.classes,
             rows_along: Some(Along::Owned),
             multiply_adds: self.multiply_adds,
@@ -648,9 +655,13 @@ impl<'a> Layer<'a> {
         if let Some(sum) = &sums.weight {
             let (start, output) = sum.at(part.number, accumulate);
             let hidden = Some((self.hidden.clone().rows(&part.rows), Along::Walked));
-            let (a, b) = match self.options.weight_layout {
-                WeightLayout::ClassesHidden => (chunk.clone(), hidden),
-                WeightLayout::HiddenClasses => (hidden, chunk.clone()),
+            let (a, b, most) = match self.options.weight_layout {
+                WeightLayout::ClassesHidden => {
+                    (chunk.clone(), hidden, [self.most_classes, self.depth])
+                }
+                WeightLayout::HiddenClasses => {
+                    (hidden, chunk.clone(), [self.depth, self.most_classes])
+                }
             };
             let label = "weight_gradient";
             let product = Product {
@@ -660,6 +671,7 @@ impl<'a> Layer<'a> {
                 start,
                 addend: None,
                 output,
+                most,
                 depth,
                 rows_along,
                 multiply_adds,
@@ -677,6 +689,7 @@ impl<'a> Layer<'a> {
                 start,
                 addend: None,
                 output,
+                most: [1, self.most_classes],
                 depth,
                 rows_along,
                 multiply_adds,

@@ -283,6 +283,7 @@ impl<'a> Pairs<'a> {
             profile,
             rows: call.dim(Dim::Rows),
             classes: call.dim(Dim::Classes),
+            most_classes: call.dim(Dim::Classes),
             depth: call.dim(Dim::Hidden),
             multiply_adds: (call.dim(Dim::Rows) * call.dim(Dim::Classes))
                 .saturating_mul(call.dim(Dim::Hidden)),
