@@ -36,7 +36,7 @@ use crate::{
 /// - **Types**: vectors, scale and gradients in `f32`, `f16` or `bf16`; everything in between in f32.
 /// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`: whole rows of
 ///   scores, or some rows of a block of keys, as in [`crate::LinearCrossEntropy`]. 16-bit gradients with `normalize`
-///   or several chunks also need their sums in f32. Neither the size nor the shape of the chunk changes a bit (except
+///   or several chunks, and added ones with `normalize`, also need their sums in f32. Neither the size nor the shape of the chunk changes a bit (except
 ///   the last bits of ∂scale from a saved lse or from statistics).
 /// - **Gradient**: with G = ∂loss/∂s, ∂q_i = scale·r_i·(I − q̂q̂ᵀ)·Σ_j G_ij·k̂_j, r = 1/‖q‖ (1 and the identity
 ///   without `normalize`), likewise ∂k, and ∂scale = Σ_ij G_ij·⟨q̂_i, k̂_j⟩.
