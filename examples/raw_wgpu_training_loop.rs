@@ -209,7 +209,7 @@ async fn train() -> Result<(), Box<dyn Error>> {
     let heads = [&classes, &parity]
         .map(|head| (kernels.bind(&device, &queue, &head.words(features), &buffer), head.classes));
 
-    let mut watches: VecDeque<Watch<2>> = VecDeque::new();
+    let mut watches: VecDeque<Watch<[Report; 2]>> = VecDeque::new();
     let mut reports: Vec<[Report; 2]> = Vec::new();
     for _ in 0..STEPS {
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());

@@ -28,6 +28,8 @@ override MASKED: bool = false;
 override SKIPS_WALKED: bool = false;
 // Outputs of rows whose gradient is 0 are 0, whatever W holds.
 override SKIPS_OWNED: bool = false;
+// Whether a skipped row keeps its initial values; otherwise it becomes 0.
+override KEEPS_SKIPPED: bool = false;
 
 // Every row of an operand is multiplied by its own power of two while it is loaded. Used for vectors to be normalised,
 // whose products could otherwise overflow or underflow (pairs/vectors.wgsl).
@@ -234,9 +236,9 @@ fn start(i: u32, j: u32) -> BandPair {
     return BandPair(left, Band(e0.right, e1.right, e2.right, e3.right, e4.right, e5.right));
 }
 
-// Outputs as they are stored.
-fn output_bits(i: u32, sum: vec4<f32>) -> vec4<u32> {
-    return select(bitcast<vec4<u32>>(sum), vec4<u32>(0u), SKIPS_OWNED && row_is_zero(i));
+// Outputs as they are stored: the sums, or what a skipped row has in their place.
+fn output_bits(i: u32, sum: vec4<f32>, skipped: vec4<f32>) -> vec4<u32> {
+    return bitcast<vec4<u32>>(select(sum, skipped, SKIPS_OWNED && row_is_zero(i)));
 }
 
 fn finish_four(i: u32, j: u32, left: mat4x4<f32>, right: mat4x4<f32>) {

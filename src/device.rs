@@ -7,6 +7,7 @@ pub(crate) mod guard;
 pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod pipeline;
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) mod probe;
 pub(crate) mod recall;
 pub(crate) mod replay;

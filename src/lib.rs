@@ -51,6 +51,12 @@
 //! - [`low_level`]: what tools around the library need and callers do not.
 //! - [`Profile`]: what the planner knows of a device; [`Gpu::report`] says what was chosen and why.
 //!
+//! # In the browser
+//!
+//! On wasm32 nothing blocks, because a browser's thread must not wait: [`Gpu::open`], [`Run::read`], [`Gpu::read`],
+//! [`Gpu::read_status`] and a [`Watch`] are awaited, and their blocking forms (`…_blocking`, `Watch::wait`) are not
+//! there. The probe of cooperative matrices waits too, and is not there either.
+//!
 //! # Features
 //!
 //! `serde`: options and plans as JSON. `cases`: reference cases ([`cases`]), and the means to check a loss of your own
@@ -71,12 +77,11 @@ pub mod targets;
 #[cfg(feature = "cases")]
 pub mod testing;
 
-/// Score tiles on the matrix units of a GPU, and what a probe finds about them.
+/// Score tiles on the matrix units of a GPU, and what a probe finds about them. The probe is not there on wasm32.
 pub mod cooperative {
-    pub use crate::{
-        device::probe::{Finding, Found, Missing},
-        plan::cooperative::{Cooperative, Side},
-    };
+    #[cfg(not(target_arch = "wasm32"))]
+    pub use crate::device::probe::{Finding, Found, Missing};
+    pub use crate::plan::cooperative::{Cooperative, Side};
 }
 
 /// What tools around the library are built with, above all the command line. Unlike the rest, this part is not stable.
@@ -100,7 +105,7 @@ pub mod loss {
         spec::{
             about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature, Spread},
             list,
-            options::{Empty, IgnoreIndex, Padding, Reduction, WeightLayout},
+            options::{Accumulate, Empty, IgnoreIndex, Padding, Reduction, WeightLayout},
             shard::Shard,
         },
     };
@@ -121,7 +126,7 @@ pub use device::{
     gpu::Gpu,
     memory::Memory,
     replay::PlanBuffers,
-    run::{Run, stored_dtype, tensor_blocking},
+    run::{Run, stored_dtype},
     watch::{RING, Report, Watch},
 };
 pub use losses::*;
@@ -141,7 +146,7 @@ pub use skeleton::{
 };
 pub use spec::{
     about::Signature,
-    options::{Empty, IgnoreIndex, MaskedMean, Padding, Reduction, WeightLayout},
+    options::{Accumulate, Empty, IgnoreIndex, MaskedMean, Padding, Reduction, WeightLayout},
     shard::Shard,
 };
 pub use wgpu;

@@ -10,6 +10,7 @@ pub mod kernel;
 pub(crate) mod limits;
 mod planner;
 pub mod profile;
+mod row_counts;
 #[cfg(feature = "cases")]
 pub(crate) mod shaders;
 pub(crate) mod stretches;
@@ -25,6 +26,7 @@ use crate::plan::{
 
 pub use crate::spec::call::{Call, Operand};
 pub(crate) use planner::{Planner, Step};
+pub use row_counts::row_counts;
 pub(crate) use view::{Addressed, View};
 
 /// What a binding is bound to.

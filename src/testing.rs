@@ -131,6 +131,7 @@ impl std::fmt::Display for Checked {
 /// # Errors
 ///
 /// Those of the call. An output outside the tolerance is not an error: see [`Comparison::passed`].
+#[cfg(not(target_arch = "wasm32"))]
 pub fn check(loss: &dyn Operation, gpu: &Gpu) -> Result<Vec<Checked>> {
     let mut checked = Vec::new();
     for (seed, shape) in
@@ -143,6 +144,7 @@ pub fn check(loss: &dyn Operation, gpu: &Gpu) -> Result<Vec<Checked>> {
     Ok(checked)
 }
 
+#[cfg(not(target_arch = "wasm32"))]
 fn check_shape(
     loss: &dyn Operation,
     gpu: &Gpu,

@@ -20,7 +20,7 @@ use surprisal::{
     kernel::Kernel,
     low_level::{self, Counted, guarded, round},
     plan::Role,
-    tensor_blocking, wgpu,
+    wgpu,
 };
 
 /// The file in a folder that holds its [`Plan`].
@@ -339,7 +339,7 @@ pub fn replay(folder: &Path, gpu: &Gpu) -> Result<Vec<Replayed>> {
         };
         if let (Some(buffer), Some(expected)) = (buffer, &output.expected) {
             let tensor = Tensor::new(buffer, output.layout.clone());
-            let actual = tensor_blocking(gpu, &output.name, &tensor)?;
+            let actual = gpu.read_blocking(&tensor)?;
             replayed.push(compare(folder, output, expected, &actual)?);
         }
     }

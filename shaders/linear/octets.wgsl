@@ -11,6 +11,10 @@ fn finish_row(i: u32, j: u32, left: vec4<f32>, right: vec4<f32>) {
         if (HAS_ADDEND) {
             whole = whole + addend_octet(0u, j);
         }
-        output_store_octet(i, j, output_bits(i, whole[0]), output_bits(i, whole[1]));
+        var skipped: mat2x4<f32>;
+        if (KEEPS_SKIPPED) {
+            skipped = start_row(i, j);
+        }
+        output_store_octet(i, j, output_bits(i, whole[0], skipped[0]), output_bits(i, whole[1], skipped[1]));
     }
 }

@@ -20,7 +20,11 @@ fn finish_quad(i: u32, j: u32, sum: vec4<f32>) {
         if (HAS_ADDEND) {
             whole = sum + bitcast<vec4<f32>>(addend_quad(0u, j));
         }
-        output_store(i, j, output_bits(i, whole));
+        var skipped = vec4<f32>(0.0);
+        if (KEEPS_SKIPPED) {
+            skipped = start_quad(i, j);
+        }
+        output_store(i, j, output_bits(i, whole, skipped));
     }
 }
 

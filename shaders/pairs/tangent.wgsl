@@ -3,6 +3,8 @@
 // gradient so far belong to the vector times its scale (vectors.wgsl).
 
 override WORKGROUP: u32 = 64u;
+// Whether the gradient is added to what is there.
+override ADDS: bool = false;
 
 var<workgroup> lane_sums: array<f32, WORKGROUP>;
 
@@ -52,7 +54,10 @@ fn tangent(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         return;
     }
     for (var column = lane * 4u; column < params.classes; column += WORKGROUP * 4u) {
-        let g = scale * (bitcast<vec4<f32>>(raw_quad(row, column)) - dot * unit(row, column, known));
+        var g = scale * (bitcast<vec4<f32>>(raw_quad(row, column)) - dot * unit(row, column, known));
+        if (ADDS) {
+            g += bitcast<vec4<f32>>(begun_quad(row, column));
+        }
         gradient_store(row, column, select(bitcast<vec4<u32>>(g), vec4<u32>(NAN_BITS), vec4<bool>(bad)));
     }
 }

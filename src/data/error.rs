@@ -75,6 +75,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A call asks for no output, so there is nothing to compute.
+    #[error("{operation}: the call asks for no output; there are {known}")]
+    NoOutput {
+        /// The operation.
+        operation: String,
+        /// The outputs that exist.
+        known: String,
+    },
     /// An output cannot be written over an input.
     #[error("{operation}: `{output}` cannot be written over an input: {reason}")]
     InPlace {
@@ -159,7 +167,8 @@ pub enum Error {
         /// The stride it has.
         found: u64,
     },
-    /// Something begins where the device cannot bind it.
+    /// Something begins at a byte at which it cannot begin: the device's bindings, or the elements of a tensor, begin at
+    /// multiples of a number of bytes.
     #[error("`{argument}` begins at byte {found}, expected a multiple of {multiple}")]
     WrongOffset {
         /// What it is.
@@ -169,14 +178,14 @@ pub enum Error {
         /// The number that this byte must be a multiple of.
         multiple: u64,
     },
-    /// A buffer ends before the tensor does.
-    #[error("`{argument}` needs {needed} bytes of its buffer, which has {found}")]
+    /// A buffer or a binding ends before the tensor does.
+    #[error("`{argument}` needs {needed} bytes, and there are only {found}")]
     BufferTooSmall {
         /// The tensor.
         argument: String,
-        /// The number of bytes from the start of the buffer to the end of the tensor.
+        /// The number of bytes from the start of the buffer (or of the binding) to the end of the tensor.
         needed: u64,
-        /// The size of the buffer, in bytes.
+        /// The size of the buffer (or of the binding), in bytes.
         found: u64,
     },
     /// A buffer was made without a usage that is necessary here.
@@ -321,5 +330,39 @@ impl Error {
             value: value.to_string(),
             reason: reason.into(),
         }
+    }
+
+    /// The error of a loss that another operation is made of, as an error of that operation: with its name, and with its
+    /// names of the arguments where they differ.
+    pub(crate) fn outside(
+        mut self,
+        operation: &str,
+        name: &dyn Fn(&str) -> Option<String>,
+    ) -> Self {
+        let rename = |argument: &mut String| {
+            if let Some(name) = name(argument) {
+                *argument = name;
+            }
+        };
+        match &mut self {
+            Self::InvalidOption { loss, .. } | Self::UnknownName { loss, .. } => {
+                operation.clone_into(loss);
+            }
+            Self::MissingInput { loss, argument, .. } => {
+                operation.clone_into(loss);
+                rename(argument);
+            }
+            Self::Conflict { loss, argument, other, .. } => {
+                operation.clone_into(loss);
+                rename(argument);
+                rename(other);
+            }
+            Self::WrongShape { argument, .. }
+            | Self::WrongDtype { argument, .. }
+            | Self::WrongStride { argument, .. }
+            | Self::ClassStride { argument, .. } => rename(argument),
+            _ => {}
+        }
+        self
     }
 }

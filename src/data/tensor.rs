@@ -1,5 +1,6 @@
 //! A borrowed view of a buffer, and its layout, which does not depend on wgpu.
 
+use crate::data::error::{Error, Result};
 pub(crate) use wgpu::Buffer;
 
 /// The type of a tensor's elements in memory.
@@ -303,6 +304,37 @@ impl<'a> Tensor<'a> {
         Self::new(buffer, Layout::dense(dtype, shape))
     }
 
+    /// A dense tensor at the start of a binding, as pooled allocators hand them out: a buffer, the byte at which the
+    /// binding begins, and its size. As in wgpu, a binding without a size ends with its buffer.
+    ///
+    /// [`Error::WrongOffset`] if the first byte is not a multiple of the size of an element, and
+    /// [`Error::BufferTooSmall`] if the tensor does not fit the binding. Device limits on the offsets of bindings do
+    /// not apply: the tensor may begin at any element.
+    ///
+    /// ```no_run
+    /// # fn demo(pool: &wgpu::Buffer) -> surprisal::Result<()> {
+    /// use surprisal::{Dtype, Tensor};
+    /// let binding = wgpu::BufferBinding { buffer: pool, offset: 96, size: None };
+    /// let logits = Tensor::from_binding(binding, Dtype::F16, &[8, 1000])?;
+    /// # Ok(()) }
+    /// ```
+    #[expect(clippy::needless_pass_by_value, reason = "an allocator's answer is handed on")]
+    pub fn from_binding(
+        binding: wgpu::BufferBinding<'a>,
+        dtype: Dtype,
+        shape: &[u64],
+    ) -> Result<Self> {
+        let wgpu::BufferBinding { buffer, offset, size } = binding;
+        let rest = buffer.size().saturating_sub(offset);
+        let found = size.map_or(rest, |size| rest.min(size.get()));
+        let tensor = Self::dense(buffer, dtype, shape);
+        let needed = tensor.layout.byte_range().map_or(u64::MAX, |bytes| bytes.end);
+        if needed > found {
+            return Err(Error::BufferTooSmall { argument: "binding".to_owned(), needed, found });
+        }
+        tensor.byte_offset(offset)
+    }
+
     /// A dense matrix at the start of the buffer.
     pub fn matrix(buffer: &'a wgpu::Buffer, dtype: Dtype, rows: u64, columns: u64) -> Self {
         Self::new(buffer, Layout::matrix(dtype, rows, columns))
@@ -342,6 +374,17 @@ impl<'a> Tensor<'a> {
     pub fn offset(mut self, elements: u64) -> Self {
         self.layout.offset = elements;
         self
+    }
+
+    /// The same tensor, `bytes` into the buffer. [`Error::WrongOffset`] if `bytes` is not a multiple of the size of an
+    /// element.
+    pub fn byte_offset(self, bytes: u64) -> Result<Self> {
+        let multiple = self.layout.dtype.bytes();
+        if !bytes.is_multiple_of(multiple) {
+            let argument = format!("{} tensor", self.layout.dtype);
+            return Err(Error::WrongOffset { argument, found: bytes, multiple });
+        }
+        Ok(self.offset(bytes / multiple))
     }
 }
 

@@ -131,7 +131,8 @@ impl Gpu {
         Self::open_on(adapter).await
     }
 
-    /// [`Gpu::open`] that blocks until the device is open.
+    /// [`Gpu::open`] that blocks until the device is open. Not on wasm32.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn open_blocking(wanted: Option<&str>) -> Result<Self> {
         pollster::block_on(Self::open(wanted))
     }

@@ -220,6 +220,7 @@ impl Gpu {
         let host = request.host.clone();
         let call = Call { host, in_place, ..Call::new(inputs_of, outputs_of) };
         let mut call = call.checked(operation, alignment)?;
+        check::some_output(operation.about(), call.outputs.len())?;
         call.accumulates_status = request.accumulates_status;
         if let Some(scratch) = &request.scratch {
             let scratch =
@@ -285,6 +286,14 @@ impl Gpu {
         let buffer = self.own_scratch(bytes)?;
         *slot = Some(buffer.clone());
         Ok(buffer)
+    }
+
+    /// Gives back the scratch that the calls of this handle share. Its bytes leave [`Gpu::memory`] as soon as no prepared
+    /// call holds it any more; the next call makes scratch as large as it needs.
+    ///
+    /// This is for a loop that has made its largest call, such as a last evaluation over a longer context.
+    pub fn trim(&self) {
+        *lock(&self.0.scratch) = None;
     }
 
     /// A scratch buffer that nothing else uses.

@@ -1,5 +1,7 @@
 //! Runs a call in one line, and reads tensors back to the host.
 
+use std::future::Future;
+
 use crate::{
     data::{
         array::{Array, Arrays},
@@ -34,6 +36,7 @@ impl Run {
         let shapes = gpu.checked_inputs(operation, inputs, &request.host)?;
         let layout_of = |name: &str| inputs.get(name).map(|tensor| &tensor.layout);
         let mut outputs = Vec::new();
+        check::some_output(operation.about(), wanted.len() + request.all_outputs()?.0.len())?;
         let asks = |name: &str| wanted.contains(&name) || request.outputs.contains_key(name);
         let has_status = operation.about().output("status").is_some();
         let status = (has_status && !asks("status")).then_some("status");
@@ -73,12 +76,13 @@ impl Run {
         self.completed(arrays)
     }
 
-    /// [`Run::outcome`] that blocks until the results are there.
+    /// [`Run::outcome`] that blocks until the results are there. Not on wasm32.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn outcome_blocking(self) -> Result<(Arrays, Status)> {
         let mut arrays = Arrays::new();
         for (name, buffer, layout) in &self.outputs {
             let tensor = Tensor::new(buffer, layout.clone());
-            arrays.insert(name.clone(), tensor_blocking(&self.gpu, name, &tensor)?);
+            arrays.insert(name.clone(), Reading::start(&self.gpu, name, &tensor)?.wait()?);
         }
         self.completed(arrays)
     }
@@ -115,12 +119,14 @@ impl Run {
         self.read().await?.scalar("loss")
     }
 
-    /// [`Run::loss`] that blocks until the loss is there.
+    /// [`Run::loss`] that blocks until the loss is there. Not on wasm32.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn loss_blocking(self) -> Result<f64> {
         self.read_blocking()?.scalar("loss")
     }
 
-    /// [`Run::read`] that blocks until the results are there.
+    /// [`Run::read`] that blocks until the results are there. Not on wasm32.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn read_blocking(self) -> Result<Arrays> {
         let (arrays, status) = self.outcome_blocking()?;
         status.checked()?;
@@ -178,10 +184,43 @@ pub fn stored_dtype(loss: &dyn Operation, input: &str, dtype: Dtype) -> Dtype {
     loss.about().input(input).map_or(dtype, |argument| argument.stored(dtype))
 }
 
-/// Reads a tensor after everything submitted so far. Its buffer needs the usage `COPY_SRC`.
-pub fn tensor_blocking(gpu: &Gpu, name: &str, tensor: &Tensor) -> Result<Array> {
-    Reading::start(gpu, name, tensor)?.wait()
+impl Gpu {
+    /// Reads a tensor to the host: its numbers after everything that has been submitted before this call. Its buffer
+    /// needs the usage `COPY_SRC`.
+    ///
+    /// ```no_run
+    /// # async fn norm(gpu: &surprisal::Gpu, gradient: &surprisal::Tensor<'_>) -> surprisal::Result<f64> {
+    /// let gradient = gpu.read(gradient).await?;
+    /// Ok(gradient.to_f64().iter().map(|x| x * x).sum::<f64>().sqrt())
+    /// # }
+    /// ```
+    pub fn read(&self, tensor: &Tensor) -> impl Future<Output = Result<Array>> + use<> {
+        let reading = Reading::start(self, TENSOR, tensor);
+        async move { reading?.arrive().await }
+    }
+
+    /// [`Gpu::read`] that blocks until the numbers are there. Not on wasm32.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read_blocking(&self, tensor: &Tensor) -> Result<Array> {
+        Reading::start(self, TENSOR, tensor)?.wait()
+    }
+
+    /// Reads a status tensor to the host, as [`Gpu::read`] reads any tensor.
+    pub fn read_status(&self, tensor: &Tensor) -> impl Future<Output = Result<Status>> + use<> {
+        let reading = Reading::start(self, STATUS, tensor);
+        async move { Ok(Status::from_array(&reading?.arrive().await?)) }
+    }
+
+    /// [`Gpu::read_status`] that blocks until the status is there. Not on wasm32.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read_status_blocking(&self, tensor: &Tensor) -> Result<Status> {
+        Ok(Status::from_array(&Reading::start(self, STATUS, tensor)?.wait()?))
+    }
 }
+
+/// The names of tensors that are read by themselves, in errors.
+const TENSOR: &str = "tensor";
+const STATUS: &str = "status";
 
 /// A tensor that is being read back.
 struct Reading {
@@ -220,6 +259,7 @@ impl Reading {
         dense(&staging, &self.layout, self.first_byte)
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     fn wait(self) -> Result<Array> {
         let staging = self.arrival.wait()?;
         dense(&staging, &self.layout, self.first_byte)
@@ -249,13 +289,4 @@ fn dense(staging: &wgpu::Buffer, layout: &Layout, first_byte: usize) -> Result<A
         dense.extend_from_slice(view.get(start..start + width).unwrap_or_default());
     }
     Ok(Array::from_bytes(layout.dtype, &layout.shape, &dense))
-}
-
-impl Status {
-    /// Reads a status tensor after everything submitted so far.
-    ///
-    /// The buffer of the tensor needs the usage `COPY_SRC`.
-    pub fn read(gpu: &Gpu, tensor: &Tensor) -> Result<Self> {
-        Ok(Self::from_array(&tensor_blocking(gpu, "status", tensor)?))
-    }
 }

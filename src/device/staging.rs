@@ -32,6 +32,7 @@ pub(crate) struct Arrival {
     gpu: Gpu,
     buffer: Option<Counted>,
     /// The submission with the copy, if it is known.
+    #[cfg_attr(target_arch = "wasm32", expect(dead_code, reason = "nothing waits there"))]
     submission: Option<wgpu::SubmissionIndex>,
     mapping: Pin<Box<dyn Future<Output = Option<Mapping>> + Send>>,
 }
@@ -66,7 +67,8 @@ impl Gpu {
 }
 
 impl Arrival {
-    /// Waits until the submission is done. The thread sleeps in the driver, and later submissions are not waited for.
+    /// Waits until the submission is done. A browser's thread must not wait, so this is not there on wasm32. The thread sleeps in the driver, and later submissions are not waited for.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn wait(mut self) -> Result<Counted> {
         let submission_index = self.submission.take();
         // A lost device is reported by the mapping, not by the poll.
@@ -75,6 +77,7 @@ impl Arrival {
     }
 
     /// [`Arrival::wait`] for the caller who submitted the copy.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn wait_for(self, submission: wgpu::SubmissionIndex) -> Result<Counted> {
         Self { submission: Some(submission), ..self }.wait()
     }

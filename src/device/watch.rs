@@ -65,19 +65,25 @@ pub struct Report {
     pub status: Status,
 }
 
-/// A future that resolves to the [`Report`]s of a step's `N` losses once its commands have run.
+/// A future that resolves to the reports of a step's losses once its commands have run: to an array of [`Report`]s for
+/// [`Gpu::watch`], to a `Vec` of them for [`Gpu::watch_all`].
 ///
 /// Awaiting it does not keep a core busy: it polls the device about once a millisecond, and wakes earlier if something
 /// else polls the device. [`Watch::wait`] blocks instead. Dropping it returns its slot.
 #[derive(Debug)]
-pub struct Watch<const N: usize = 1> {
+pub struct Watch<R = [Report; 1]> {
     arrival: Arrival,
+    losses: usize,
+    gather: Gather<R>,
     _slot: Slot,
 }
 
+/// Gathers so many reports, each of which is read by its number.
+type Gather<R> = fn(usize, &dyn Fn(usize) -> Report) -> R;
+
 impl Gpu {
-    /// Records a copy of losses and their statuses into a slot of a staging ring, which is mapped when the encoder's
-    /// commands are submitted. Nothing waits: a full ring is an error.
+    /// Records a copy of a step's losses and their statuses into a slot of a staging ring, which is mapped when the
+    /// encoder's commands are submitted. Nothing waits: a full ring is an error.
     ///
     /// Each loss is one `f32`, each status [`Status::WORDS`] words. Their buffers need the usage `COPY_SRC`. A step
     /// takes one slot, whatever the number of its losses.
@@ -96,16 +102,34 @@ impl Gpu {
         &self,
         encoder: &mut wgpu::CommandEncoder,
         losses: [(&Tensor, &Tensor); N],
-    ) -> Result<Watch<N>> {
+    ) -> Result<Watch<[Report; N]>> {
+        self.watched(encoder, &losses, |_, report| array::from_fn(report))
+    }
+
+    /// [`Gpu::watch`] for a number of losses that is known only at run time. The reports have the order of the losses.
+    pub fn watch_all(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        losses: &[(&Tensor, &Tensor)],
+    ) -> Result<Watch<Vec<Report>>> {
+        self.watched(encoder, losses, |losses, report| (0..losses).map(report).collect())
+    }
+
+    fn watched<R>(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        losses: &[(&Tensor, &Tensor)],
+        gather: Gather<R>,
+    ) -> Result<Watch<R>> {
         for (loss, status) in losses {
             copyable("loss", loss, Dtype::F32, 1)?;
             copyable("status", status, Dtype::U32, Status::WORDS)?;
         }
         let slot = self.0.ring.take()?;
-        let bytes = REPORT_BYTES * N.max(1) as u64;
+        let bytes = REPORT_BYTES * losses.len().max(1) as u64;
         let arrival = self.stage("watch", bytes, |staging, answer| {
             let starts = (0..).step_by(REPORT_BYTES as usize);
-            for ((loss, status), start) in losses.into_iter().zip(starts) {
+            for ((loss, status), start) in losses.iter().zip(starts) {
                 let at = |tensor: &Tensor| tensor.layout.offset * 4;
                 let words = Status::WORDS * 4;
                 encoder.copy_buffer_to_buffer(loss.buffer, at(loss), staging, start, 4);
@@ -115,7 +139,7 @@ impl Gpu {
             encoder.map_buffer_on_submit(staging, wgpu::MapMode::Read, .., answer);
             None
         })?;
-        Ok(Watch { arrival, _slot: slot })
+        Ok(Watch { arrival, losses: losses.len(), gather, _slot: slot })
     }
 }
 
@@ -150,33 +174,36 @@ fn copyable(name: &str, tensor: &Tensor, dtype: Dtype, words: u64) -> Result<()>
     Ok(())
 }
 
-impl<const N: usize> Watch<N> {
+impl<R> Watch<R> {
     /// Blocks until the submission with the watched commands is done. The thread sleeps, and later submissions are not
-    /// waited for.
-    pub fn wait(self, submission: wgpu::SubmissionIndex) -> Result<[Report; N]> {
-        self.arrival.wait_for(submission).and_then(|staging| reports(&staging))
+    /// waited for. Not on wasm32, where a watch is awaited.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn wait(self, submission: wgpu::SubmissionIndex) -> Result<R> {
+        let Self { arrival, losses, gather, .. } = self;
+        reports(&*arrival.wait_for(submission)?, losses, gather)
     }
 }
 
-impl<const N: usize> Future for Watch<N> {
-    type Output = Result<[Report; N]>;
+impl<R> Future for Watch<R> {
+    type Output = Result<R>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let arrived = Pin::new(&mut self.arrival).poll(context);
-        arrived.map(|staging| reports(&*staging?))
+        arrived.map(|staging| reports(&*staging?, self.losses, self.gather))
     }
 }
 
-fn reports<const N: usize>(staging: &wgpu::Buffer) -> Result<[Report; N]> {
+fn reports<R>(staging: &wgpu::Buffer, losses: usize, gather: Gather<R>) -> Result<R> {
     let view =
         staging.get_mapped_range(..).map_err(|error| Error::DeviceLost(error.to_string()))?;
     let words: Vec<u32> = view.as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b)).collect();
     let from = |byte: u64| words.get(byte as usize / 4..).unwrap_or_default();
-    Ok(array::from_fn(|index| {
-        let start = index as u64 * REPORT_BYTES;
+    let report = |number: usize| {
+        let start = number as u64 * REPORT_BYTES;
         Report {
             loss: f32::from_bits(from(start).first().copied().unwrap_or(0)),
             status: Status::from_words(from(start + STATUS_AT)),
         }
-    }))
+    };
+    Ok(gather(losses, &report))
 }

@@ -17,7 +17,7 @@ use crate::{
         arguments as arg,
         call::Call,
         declare::{setters, tensors},
-        options::{Empty, IgnoreIndex, Reduction, check_reduction},
+        options::{Accumulate, Empty, IgnoreIndex, Reduction, check_reduction},
         shard::Shard,
     },
 };
@@ -36,7 +36,7 @@ use crate::{
 /// - **Types**: vectors, scale and gradients in `f32`, `f16` or `bf16`; everything in between in f32.
 /// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`: whole rows of
 ///   scores, or some rows of a block of keys, as in [`crate::LinearCrossEntropy`]. 16-bit gradients with `normalize`
-///   or several chunks also need their sums in f32. Neither the size nor the shape of the chunk changes a bit (except
+///   or several chunks, and added ones with `normalize`, also need their sums in f32. Neither the size nor the shape of the chunk changes a bit (except
 ///   the last bits of ∂scale from a saved lse or from statistics).
 /// - **Gradient**: with G = ∂loss/∂s, ∂q_i = scale·r_i·(I − q̂q̂ᵀ)·Σ_j G_ij·k̂_j, r = 1/‖q‖ (1 and the identity
 ///   without `normalize`), likewise ∂k, and ∂scale = Σ_ij G_ij·⟨q̂_i, k̂_j⟩.
@@ -85,6 +85,8 @@ pub struct InfoNce {
     pub symmetric: bool,
     /// The most bytes of the chunk of scores; `None` lets the plan choose.
     pub chunk_bytes: Option<u64>,
+    /// Which gradients are added to what their tensors hold.
+    pub accumulate: Accumulate,
     /// Set where the keys are a shard of all keys.
     pub shard: Option<Shard>,
 }
@@ -99,6 +101,7 @@ impl Default for InfoNce {
             normalize: false,
             symmetric: false,
             chunk_bytes: None,
+            accumulate: Accumulate::Nothing,
             shard: None,
         }
     }
@@ -107,7 +110,7 @@ impl Default for InfoNce {
 impl InfoNce {
     setters! {
         reduction: Reduction, empty: Empty, ignore_index: IgnoreIndex, temperature: f64,
-        normalize: bool, symmetric: bool, chunk_bytes: Option<u64>, shard: Option<Shard>,
+        normalize: bool, symmetric: bool, chunk_bytes: Option<u64>, accumulate: Accumulate, shard: Option<Shard>,
     }
 }
 
@@ -234,6 +237,7 @@ pub(super) static ABOUT: About = About {
             about: "the mean of both directions (CLIP)",
         },
         arg::CHUNK_BYTES,
+        arg::ACCUMULATE,
         arg::SHARD,
     ],
 };
@@ -305,8 +309,9 @@ impl RowLoss for InfoNce {
 impl PairLoss for InfoNce {
     fn pairing(&self) -> Pairing {
         let columns = if self.symmetric { Columns::Softmax } else { Columns::Keys };
-        let Self { normalize, temperature, chunk_bytes, shard, .. } = *self;
-        Pairing { normalize, columns, term: Term::Softmax, temperature, chunk_bytes, shard }
+        let Self { normalize, temperature, chunk_bytes, accumulate, shard, .. } = *self;
+        let term = Term::Softmax;
+        Pairing { normalize, columns, term, temperature, chunk_bytes, accumulate, shard }
     }
 
     fn check_pairs(

@@ -193,12 +193,7 @@ const OWN_OPTIONS: [OptionAbout; 3] = [
         samples: &["256", "1152"],
         about: "the most bytes for the chunk of logits",
     },
-    OptionAbout {
-        name: "accumulate",
-        default: "false",
-        samples: &["true"],
-        about: "add into grad.weight and grad.bias instead of overwriting them",
-    },
+    arg::ACCUMULATE,
 ];
 
 /// The options in JSON: those of the linear layer and those of the cross-entropy in one object.
@@ -217,7 +212,7 @@ mod json {
     struct Own {
         weight_layout: crate::spec::options::WeightLayout,
         chunk_bytes: Option<u64>,
-        accumulate: bool,
+        accumulate: crate::spec::options::Accumulate,
     }
 
     impl Default for Own {

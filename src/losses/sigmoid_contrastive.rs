@@ -17,7 +17,7 @@ use crate::{
         arguments as arg,
         call::Call,
         declare::{setters, tensors},
-        options::{Empty, IgnoreIndex, Reduction, check_reduction},
+        options::{Accumulate, Empty, IgnoreIndex, Reduction, check_reduction},
         shard::Shard,
     },
 };
@@ -72,6 +72,8 @@ pub struct SigmoidContrastive {
     pub normalize: bool,
     /// The most bytes of the chunk of scores; `None` lets the plan choose.
     pub chunk_bytes: Option<u64>,
+    /// Which gradients are added to what their tensors hold.
+    pub accumulate: Accumulate,
     /// Set where the keys are a shard of all keys.
     pub shard: Option<Shard>,
 }
@@ -84,6 +86,7 @@ impl Default for SigmoidContrastive {
             ignore_index: IgnoreIndex::One(-100),
             normalize: false,
             chunk_bytes: None,
+            accumulate: Accumulate::Nothing,
             shard: None,
         }
     }
@@ -92,7 +95,7 @@ impl Default for SigmoidContrastive {
 impl SigmoidContrastive {
     setters! {
         reduction: Reduction, empty: Empty, ignore_index: IgnoreIndex, normalize: bool,
-        chunk_bytes: Option<u64>, shard: Option<Shard>,
+        chunk_bytes: Option<u64>, accumulate: Accumulate, shard: Option<Shard>,
     }
 }
 
@@ -181,6 +184,7 @@ pub(super) static ABOUT: About = About {
             about: "queries and keys are divided by their norms",
         },
         arg::CHUNK_BYTES,
+        arg::ACCUMULATE,
         arg::SHARD,
     ],
 };
@@ -261,6 +265,7 @@ impl PairLoss for SigmoidContrastive {
             term: Term::Sigmoid,
             temperature: 1.0,
             chunk_bytes: self.chunk_bytes,
+            accumulate: self.accumulate,
             shard: self.shard,
         }
     }

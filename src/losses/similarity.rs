@@ -20,7 +20,7 @@ use crate::{
         arguments as arg,
         call::Call,
         declare::{setters, tensors},
-        options::Reduction,
+        options::{Accumulate, Reduction},
     },
 };
 
@@ -228,6 +228,7 @@ impl PairLoss for Similarity {
             term: Term::Nothing,
             temperature: self.temperature,
             chunk_bytes: self.chunk_bytes,
+            accumulate: Accumulate::Nothing,
             shard: None,
         }
     }

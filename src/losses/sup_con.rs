@@ -17,7 +17,7 @@ use crate::{
         arguments as arg,
         call::Call,
         declare::{setters, tensors},
-        options::{Empty, Reduction, check_reduction},
+        options::{Accumulate, Empty, Reduction, check_reduction},
         shard::Shard,
     },
 };
@@ -76,6 +76,8 @@ pub struct SupCon {
     pub temperature: f64,
     /// The most bytes of the chunk of scores; `None` lets the plan choose.
     pub chunk_bytes: Option<u64>,
+    /// Which gradients are added to what their tensors hold.
+    pub accumulate: Accumulate,
     /// Set where the vectors to compare with are `keys`, a shard of the features.
     pub shard: Option<Shard>,
 }
@@ -87,6 +89,7 @@ impl Default for SupCon {
             empty: Empty::Nan,
             temperature: 1.0,
             chunk_bytes: None,
+            accumulate: Accumulate::Nothing,
             shard: None,
         }
     }
@@ -94,7 +97,7 @@ impl Default for SupCon {
 
 impl SupCon {
     setters! {
-        reduction: Reduction, empty: Empty, temperature: f64, chunk_bytes: Option<u64>,
+        reduction: Reduction, empty: Empty, temperature: f64, chunk_bytes: Option<u64>, accumulate: Accumulate,
         shard: Option<Shard>,
     }
 
@@ -194,6 +197,7 @@ pub(super) static ABOUT: About = About {
         arg::EMPTY,
         OptionAbout { name: "temperature", default: "1.0", samples: &["1.7"], about: "τ > 0" },
         arg::CHUNK_BYTES,
+        arg::ACCUMULATE,
         arg::SHARD,
     ],
 };
@@ -265,6 +269,7 @@ impl PairLoss for SupCon {
             term: Term::Softmax,
             temperature: self.temperature,
             chunk_bytes: self.chunk_bytes,
+            accumulate: self.accumulate,
             shard: self.shard,
         }
     }

@@ -10,7 +10,9 @@ use crate::plan::{
 
 /// Rows of a lane in products that are too small for a large tile.
 const SHORT_ROWS: u32 = 8;
-/// Rows of a lane where the largest tile would be half empty.
+/// Rows of a lane where the largest tile would be half empty. Without this shape, small batches would need fewer kernels.
+/// But a linear cross-entropy of 9 to 24 rows would then take 1.7 to 2.3 times as long on lavapipe in short tiles, and in
+/// the largest tile as long as one of 32 rows, which is 1.4 to 1.6 times as long.
 const MIDDLE_ROWS: u32 = 24;
 /// Columns of one band of a lane.
 const BAND_COLUMNS: u32 = 4;

@@ -42,6 +42,18 @@ pub(crate) struct Part {
     pub slope: Option<&'static str>,
 }
 
+impl Part {
+    /// The name in the whole of an input, or of the gradient of an input, of the part.
+    fn outside(&self, argument: &str) -> Option<String> {
+        let (prefix, own) = match argument.strip_prefix("grad.") {
+            Some(input) => ("grad.", input),
+            None => ("", argument),
+        };
+        let input = self.inputs.iter().find(|input| input.part == own)?;
+        Some(format!("{prefix}{}", input.whole))
+    }
+}
+
 /// An input of the whole that a part uses. The part's gradient of this input has the same slice.
 pub(crate) struct PartInput {
     /// The name of the input in the part.
@@ -99,7 +111,7 @@ pub(crate) const REDUCTION: OptionAbout = OptionAbout {
 };
 pub(crate) const UPSTREAM: Argument = Argument::optional(
     "upstream",
-    Kind::F32,
+    Kind::WideFloat,
     &[&[Dim::One]],
     "the gradient from above (a loss scale)",
 );
@@ -144,7 +156,8 @@ fn parts_of(
 /// Checks that every part of a composed loss accepts its slice of a call.
 pub(crate) fn accepts(loss: &dyn Composed, call: &Call) -> Result<()> {
     let parts = parts_of(loss, &call.dims, &|name| call.has(name))?;
-    parts.iter().try_for_each(|part| lend(part, call, BTreeMap::new()).map(|_| ()))
+    let name = loss.about().name;
+    parts.iter().try_for_each(|part| lend(name, part, call, BTreeMap::new()).map(|_| ()))
 }
 
 /// The plan of a composed loss.
@@ -177,7 +190,7 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
         }
         let status = result(STATUS_SLOT, Dtype::U32, Status::WORDS);
         outputs.insert("status".to_owned(), status);
-        let part_call = lend(part, call, outputs)?;
+        let part_call = lend(name, part, call, outputs)?;
         planner.append(part.loss.plan(&part_call, profile)?, |role| match role {
             Role::Output(name) if *name == *RESULT => Role::Scratch,
             role => role,
@@ -218,8 +231,13 @@ pub(crate) fn plan(loss: &dyn Composed, call: &Call, profile: &Profile) -> Resul
     Ok(planner.finish())
 }
 
-/// The call of a part: its slices of the inputs and of their gradients, and these outputs.
-fn lend(part: &Part, call: &Call, mut outputs: BTreeMap<String, Operand>) -> Result<Call> {
+/// The call of a part: its slices of the inputs and of their gradients, and these outputs. `name` is that of the whole.
+fn lend(
+    name: &str,
+    part: &Part,
+    call: &Call,
+    mut outputs: BTreeMap<String, Operand>,
+) -> Result<Call> {
     let mut inputs = BTreeMap::new();
     let mut in_place = BTreeSet::new();
     for PartInput { part: own, whole, slice } in &part.inputs {
@@ -235,7 +253,8 @@ fn lend(part: &Part, call: &Call, mut outputs: BTreeMap<String, Operand>) -> Res
         }
     }
     // Overlaps between tensors were checked for the whole call.
-    let own = Call { in_place, ..Call::new(inputs, outputs) }.checked(part.loss.as_ref(), 1)?;
+    let own = Call { in_place, ..Call::new(inputs, outputs) }.checked(part.loss.as_ref(), 1);
+    let own = own.map_err(|error| error.outside(name, &|inside| part.outside(inside)))?;
     Ok(Call { siblings: call.siblings.clone(), ..own })
 }
 

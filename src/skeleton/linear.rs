@@ -37,7 +37,7 @@ use crate::{
         about::{About, Dim, Signature},
         arguments as arg,
         call::Call,
-        options::WeightLayout,
+        options::{Accumulate, WeightLayout},
     },
 };
 
@@ -57,15 +57,16 @@ pub struct Linear<L> {
     pub weight_layout: WeightLayout,
     /// The most bytes of the chunk of scores; `None` lets the plan choose.
     pub chunk_bytes: Option<u64>,
-    /// Add to the gradients of weight and bias instead of overwriting them (micro-batches).
-    pub accumulate: bool,
+    /// Which gradients are added to what their tensors hold.
+    pub accumulate: Accumulate,
 }
 
 impl<L> Linear<L> {
     /// The given row loss on the scores of a linear layer.
     pub fn new(loss: L) -> Self {
         let weight_layout = WeightLayout::default();
-        Self { loss, weight_layout, chunk_bytes: None, accumulate: false }
+        let accumulate = Accumulate::Nothing;
+        Self { loss, weight_layout, chunk_bytes: None, accumulate }
     }
 
     /// Sets how the weight lies in memory.
@@ -82,9 +83,9 @@ impl<L> Linear<L> {
         self
     }
 
-    /// Adds to the gradients of weight and bias instead of overwriting them.
+    /// Sets which gradients are added to what their tensors hold, instead of overwriting it.
     #[must_use]
-    pub fn accumulate(mut self, accumulate: bool) -> Self {
+    pub fn accumulate(mut self, accumulate: Accumulate) -> Self {
         self.accumulate = accumulate;
         self
     }
@@ -104,18 +105,43 @@ impl<L: RowLoss> Signature for Linear<L> {
     }
 
     fn validate(&self) -> Result<()> {
-        self.loss.validate()
+        self.loss.validate().map_err(|error| self.outside(error))
     }
 
     fn accepts(&self, call: &Call) -> Result<()> {
         check_weight(self.weight_layout, call)?;
+        if self.accumulate.rows() && call.is_in_place("grad.hidden") {
+            return Err(Error::InPlace {
+                operation: self.about().name.to_owned(),
+                output: "grad.hidden".to_owned(),
+                reason: "it is added to what its tensor holds, and there are the hidden states"
+                    .to_owned(),
+            });
+        }
         let mut scores = scores_call(call);
         // Every gradient of the layer is computed from the gradient of its scores.
         let own = ["grad.hidden", "grad.weight", "grad.bias"];
         if let Some(gradient) = own.iter().find_map(|name| call.outputs.get(*name)) {
             scores.outputs.insert("grad.logits".to_owned(), gradient.clone());
         }
-        row::accepts(&self.loss, &scores)
+        let name = |inside: &str| {
+            let outside = match inside {
+                "weight" => "class_weight",
+                // The scores have as many columns as the weight has classes.
+                "logits" => "weight",
+                _ => return None,
+            };
+            Some(outside.to_owned())
+        };
+        let accepted = row::accepts(&self.loss, &scores);
+        accepted.map_err(|error| error.outside(self.about().name, &name))
+    }
+}
+
+impl<L: RowLoss> Linear<L> {
+    /// An error of the loss of the scores as one of the whole operation.
+    fn outside(&self, error: Error) -> Error {
+        error.outside(self.about().name, &|_| None)
     }
 }
 
@@ -128,7 +154,8 @@ impl<L: RowLoss> Operation for Linear<L> {
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
         let Self { weight_layout, chunk_bytes, accumulate, .. } = *self;
         let options = LinearOptions { weight_layout, chunk_bytes, accumulate };
-        plan(self.about().name, &self.loss, options, call, profile)
+        let name = self.about().name;
+        plan(name, &self.loss, options, call, profile).map_err(|error| self.outside(error))
     }
 
     fn reference(
@@ -138,6 +165,7 @@ impl<L: RowLoss> Operation for Linear<L> {
         arithmetic: Arithmetic,
     ) -> Result<Arrays> {
         reference::run(&self.loss, self.weight_layout, inputs, wanted, arithmetic)
+            .map_err(|error| self.outside(error))
     }
 }
 
@@ -146,7 +174,7 @@ impl<L: RowLoss> Operation for Linear<L> {
 pub(crate) struct LinearOptions {
     pub weight_layout: WeightLayout,
     pub chunk_bytes: Option<u64>,
-    pub accumulate: bool,
+    pub accumulate: Accumulate,
 }
 
 /// The description of a row loss on the scores of a linear layer, for losses without one of their own.
@@ -247,6 +275,8 @@ pub(crate) struct Layer<'a> {
     pub profile: &'a Profile,
     pub rows: u64,
     pub classes: u64,
+    /// The most classes of a block; all of them without blocks.
+    pub most_classes: u64,
     pub depth: u64,
     /// Multiply-adds of a product over all rows and all classes.
     pub multiply_adds: u64,
@@ -326,6 +356,7 @@ impl<'a> Layer<'a> {
             profile,
             rows: call.dim(Dim::Rows),
             classes,
+            most_classes: classes,
             depth,
             multiply_adds: (call.dim(Dim::Rows) * classes).saturating_mul(depth),
             weight_elements: classes.saturating_mul(depth),
@@ -425,7 +456,7 @@ impl<'a> Layer<'a> {
         block: &Range<u64>,
     ) -> Result<View> {
         let scores = walk.scores(part, block);
-        self.classes(block).scores(rows, part, &scores)?;
+        self.classes(walk, block).scores(rows, part, &scores)?;
         Ok(scores.placed_at_column(block.start))
     }
 
@@ -496,11 +527,11 @@ impl<'a> Layer<'a> {
         hidden: Option<&RowsSum>,
     ) -> Result<()> {
         let Some(block) = walk.blocks.get(number) else { return Ok(()) };
-        let (chunk, layer) = (walk.block(part, block), self.classes(block));
+        let (chunk, layer) = (walk.block(part, block), self.classes(walk, block));
         layer.columns_step(rows, &self.sums_of(sums, block), part, &chunk)?;
         match hidden {
             Some(RowsSum(hidden)) => {
-                let (start, output) = hidden.at(number, false);
+                let (start, output) = hidden.at(number, self.options.accumulate.rows());
                 layer.rows_product(rows, part, &chunk, start, output)
             }
             None => Ok(()),
@@ -523,10 +554,12 @@ impl<'a> Layer<'a> {
     }
 
     /// The same layer with only a block of the classes.
-    fn classes(&self, block: &Range<u64>) -> Self {
+    fn classes(&self, walk: &Schedule, block: &Range<u64>) -> Self {
         let weight = self.of_classes(self.weight.clone(), block);
         let bias = self.bias.clone().map(|view| view.columns(block));
-        Self { classes: block.end - block.start, weight, bias, ..self.clone() }
+        let most_classes =
+            walk.blocks.first().map_or(self.classes, |first| first.end - first.start);
+        Self { classes: block.end - block.start, most_classes, weight, bias, ..self.clone() }
     }
 
     /// Which index of a product runs over the weight's rows: first for a product that sums over the depth, then for
@@ -553,8 +586,10 @@ impl<'a> Layer<'a> {
         self.columns_step(rows, sums, part, &chunk)?;
         match &self.hidden_gradient {
             Some(output) => {
+                let accumulate = self.options.accumulate.rows();
+                let start = if accumulate { Start::There } else { Start::Zero };
                 let output = output.clone().rows(&part.rows);
-                self.rows_product(rows, part, &chunk, Start::Zero, output)
+                self.rows_product(rows, part, &chunk, start, output)
             }
             None => Ok(()),
         }
@@ -570,6 +605,7 @@ impl<'a> Layer<'a> {
             start: Start::Zero,
             addend: self.bias.clone(),
             output: chunk.clone(),
+            most: [part.most, self.most_classes],
             depth: self.depth,
             rows_along: None,
             multiply_adds: self.multiply_adds,
@@ -595,6 +631,7 @@ impl<'a> Layer<'a> {
             start,
             addend: None,
             output,
+            most: [part.most, self.depth],
             depth: self.classes,
             rows_along: Some(Along::Owned),
             multiply_adds: self.multiply_adds,
@@ -614,13 +651,17 @@ impl<'a> Layer<'a> {
         let depth = part.rows.end - part.rows.start;
         let rows_along = (depth > 0).then_some(Along::Walked);
         let chunk = Some((chunk.clone(), Along::Walked));
-        let (accumulate, multiply_adds) = (self.options.accumulate, self.multiply_adds);
+        let (accumulate, multiply_adds) = (self.options.accumulate.shared(), self.multiply_adds);
         if let Some(sum) = &sums.weight {
             let (start, output) = sum.at(part.number, accumulate);
             let hidden = Some((self.hidden.clone().rows(&part.rows), Along::Walked));
-            let (a, b) = match self.options.weight_layout {
-                WeightLayout::ClassesHidden => (chunk.clone(), hidden),
-                WeightLayout::HiddenClasses => (hidden, chunk.clone()),
+            let (a, b, most) = match self.options.weight_layout {
+                WeightLayout::ClassesHidden => {
+                    (chunk.clone(), hidden, [self.most_classes, self.depth])
+                }
+                WeightLayout::HiddenClasses => {
+                    (hidden, chunk.clone(), [self.depth, self.most_classes])
+                }
             };
             let label = "weight_gradient";
             let product = Product {
@@ -630,6 +671,7 @@ impl<'a> Layer<'a> {
                 start,
                 addend: None,
                 output,
+                most,
                 depth,
                 rows_along,
                 multiply_adds,
@@ -647,6 +689,7 @@ impl<'a> Layer<'a> {
                 start,
                 addend: None,
                 output,
+                most: [1, self.most_classes],
                 depth,
                 rows_along,
                 multiply_adds,

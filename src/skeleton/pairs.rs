@@ -27,7 +27,13 @@ use crate::{
             RowStream, Rows, StateLayout, missing,
         },
     },
-    spec::{about::Dim, call::Call, check, options::WeightLayout, shard::Shard},
+    spec::{
+        about::Dim,
+        call::Call,
+        check,
+        options::{Accumulate, WeightLayout},
+        shard::Shard,
+    },
 };
 
 /// How a pair loss makes and uses its pairs.
@@ -43,6 +49,8 @@ pub(crate) struct Pairing {
     pub temperature: f64,
     /// The most bytes of the chunk of scores.
     pub chunk_bytes: Option<u64>,
+    /// Which gradients are added to what their tensors hold.
+    pub accumulate: Accumulate,
     /// Set where the keys are a shard of all keys.
     pub shard: Option<Shard>,
 }
@@ -222,6 +230,7 @@ pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Resul
     let call = paired(loss, call)?;
     let columns = loss.pairing().columns;
     let mut rows = Rows::new(loss, &call, profile)?;
+    rows.adds_sums = loss.pairing().accumulate.shared();
     let mut pairs = Pairs::new(loss, &call, profile)?;
     let windows = rows.windows([&pairs.layer.hidden].into_iter(), u64::MAX)?;
     let tables = pairs.tables(&mut rows)?;
@@ -259,19 +268,22 @@ impl<'a> Pairs<'a> {
         let keys = if itself && pairing.shard.is_none() { queries } else { "keys" };
         let needed = |name| call.input(name).ok_or_else(|| missing(loss, name));
         let labels = call.input("labels");
-        // The f32 sum beside a 16-bit gradient of the keys counts as a part of the chunk's default budget.
-        let keys_gradient = call.output("grad.keys").filter(needs_own_sum);
+        // The f32 sum beside a gradient of the keys counts as a part of the chunk's default budget.
+        let keys_gradient = call.output("grad.keys").filter(|output| {
+            needs_own_sum(output) || (pairing.normalize && pairing.accumulate.shared())
+        });
         let beside =
             keys_gradient.map_or(0, |_| call.dim(Dim::Classes) * call.dim(Dim::Hidden) * 4);
         let layer = Layer {
             options: LinearOptions {
                 weight_layout: WeightLayout::ClassesHidden,
                 chunk_bytes: pairing.chunk_bytes,
-                accumulate: false,
+                accumulate: pairing.accumulate,
             },
             profile,
             rows: call.dim(Dim::Rows),
             classes: call.dim(Dim::Classes),
+            most_classes: call.dim(Dim::Classes),
             depth: call.dim(Dim::Hidden),
             multiply_adds: (call.dim(Dim::Rows) * call.dim(Dim::Classes))
                 .saturating_mul(call.dim(Dim::Hidden)),

@@ -114,6 +114,8 @@ impl<'de> serde::Deserialize<'de> for Dim {
 pub enum Kind {
     /// `f32`, `f16` or `bf16`.
     Float,
+    /// `f32`, `f16` or `bf16`. A host array is stored as `f32`, because its numbers may be past the range of `f16`.
+    WideFloat,
     /// Only `f32`.
     F32,
     /// `i32`, `u32` or `i64`.
@@ -134,7 +136,7 @@ impl Kind {
         match self {
             Self::Index | Self::Label | Self::I64 => Dtype::I64,
             Self::U32 => Dtype::U32,
-            Self::F32 => Dtype::F32,
+            Self::F32 | Self::WideFloat => Dtype::F32,
             Self::Float | Self::Mask => float,
         }
     }

@@ -44,7 +44,7 @@ pub(crate) const ROW_WEIGHT: Argument =
         .within(Domain::Positive);
 pub(crate) const UPSTREAM: Argument = Argument::optional(
     "upstream",
-    Kind::F32,
+    Kind::WideFloat,
     &[&[Dim::One], &[Dim::Rows]],
     "the gradient from above (a loss scale); one value a row with reduction `none`",
 );
@@ -172,7 +172,7 @@ pub(crate) const MASK: Argument = Argument::optional(
 .spread(Spread::Broadcast);
 pub(crate) const ELEMENT_UPSTREAM: Argument = Argument::optional(
     "upstream",
-    Kind::F32,
+    Kind::WideFloat,
     REDUCED_ELEMENTS,
     "the gradient from above (a loss scale); one value an element with reduction `none`",
 )
@@ -222,6 +222,13 @@ pub(crate) const CHUNK_BYTES: OptionAbout = OptionAbout {
     default: "null",
     samples: &["256", "1152"],
     about: "the most bytes for the chunk of scores",
+};
+pub(crate) const ACCUMULATE: OptionAbout = OptionAbout {
+    name: "accumulate",
+    default: "\"nothing\"",
+    samples: &["\"rows\"", "\"shared\""],
+    about: "gradients that are added to what their tensors hold: of the \"rows\" (hidden, queries), of what they share \
+            (\"shared\": weight, bias, keys, scale), \"all\" or \"nothing\"",
 };
 pub(crate) const REDUCTION: OptionAbout = OptionAbout {
     name: "reduction",

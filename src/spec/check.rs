@@ -225,7 +225,16 @@ pub(crate) fn arrays(loss: &dyn Signature, inputs: &Arrays, wanted: &[&str]) -> 
     };
     let inputs = by_itself(0, layouts);
     let outputs = by_itself(inputs.len(), outputs);
-    Call { host, ..Call::new(inputs, outputs) }.checked(loss, 1).map(|_| ())
+    Call { host, ..Call::new(inputs, outputs) }.checked(loss, 1)?;
+    some_output(about, wanted.len())
+}
+
+/// Checks that a call asks for an output.
+pub(crate) fn some_output(about: &About, wanted: usize) -> Result<()> {
+    if wanted > 0 {
+        return Ok(());
+    }
+    Err(Error::NoOutput { operation: about.name.to_owned(), known: known(about.outputs) })
 }
 
 /// The storage type that a host array of an input represents.
@@ -375,13 +384,17 @@ fn unknown_name(about: &About, kind: &'static str, arguments: &[Argument], name:
         loss: about.name.to_owned(),
         kind,
         name: name.to_owned(),
-        known: arguments.iter().map(|a| a.name).collect::<Vec<_>>().join(", "),
+        known: known(arguments),
     }
+}
+
+fn known(arguments: &[Argument]) -> String {
+    arguments.iter().map(|argument| argument.name).collect::<Vec<_>>().join(", ")
 }
 
 fn kind(argument: &Argument, name: &str, dtype: Dtype) -> Result<()> {
     let allowed: &[Dtype] = match argument.kind {
-        Kind::Float => &[Dtype::F32, Dtype::F16, Dtype::Bf16],
+        Kind::Float | Kind::WideFloat => &[Dtype::F32, Dtype::F16, Dtype::Bf16],
         Kind::F32 => &[Dtype::F32],
         Kind::Index | Kind::Label => &[Dtype::I32, Dtype::U32, Dtype::I64],
         Kind::U32 => &[Dtype::U32],

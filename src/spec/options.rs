@@ -73,6 +73,35 @@ pub enum WeightLayout {
     HiddenClasses,
 }
 
+/// Which gradients of a linear layer, or of pairs of vectors, are added to what their tensors hold. The others overwrite
+/// it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum Accumulate {
+    /// None.
+    #[default]
+    Nothing,
+    /// Those of hidden states, queries and features: what each row brings along. Several heads, or several losses, on
+    /// the same hidden states then add up their gradients.
+    Rows,
+    /// Those of weight, bias, keys and scale: what all rows share. Micro-batches then add up their gradients.
+    Shared,
+    /// All.
+    All,
+}
+
+impl Accumulate {
+    pub(crate) fn rows(self) -> bool {
+        matches!(self, Self::Rows | Self::All)
+    }
+
+    pub(crate) fn shared(self) -> bool {
+        matches!(self, Self::Shared | Self::All)
+    }
+}
+
 /// The most target indices that a loss can ignore.
 pub(crate) const MOST_IGNORED: usize = 4;
 

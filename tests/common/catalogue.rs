@@ -110,7 +110,13 @@ impl Call {
         let over = self.outputs.iter().filter(|(_, output)| output.over.is_some());
         let in_place = over.map(|(name, _)| (*name).to_owned()).collect();
         let call = plan::Call::new(inputs.collect(), outputs.collect());
-        plan::Call { in_place, ..call }.checked(operation, profile.offset_alignment)
+        let call = plan::Call { in_place, ..call }.checked(operation, profile.offset_alignment)?;
+        if call.outputs.is_empty() {
+            // A request that asks for nothing is refused before it is planned.
+            let operation = self.operation.to_owned();
+            return Err(Error::NoOutput { operation, known: String::new() });
+        }
+        Ok(call)
     }
 }
 
@@ -329,6 +335,10 @@ impl Space {
                 named(option).into_iter().chain((0..row.len()).filter(of_extents)).collect()
             }
             Error::InPlace { output, .. } => named(output),
+            Error::NoOutput { .. } => {
+                let output = |at: &usize| matches!(self.factors[*at], Factor::Output(..));
+                (0..row.len()).filter(output).collect()
+            }
             // What needs an input is an output, where it is not the operation.
             Error::MissingInput { argument, .. } => {
                 let wanted =
@@ -430,6 +440,8 @@ fn stored(kind: Kind, types: Types) -> Vec<Alike> {
     let kinds: &[Alike] = match kind {
         Kind::Float => &[&[Dtype::F32], &[Dtype::F16, Dtype::Bf16]],
         Kind::F32 => &[&[Dtype::F32]],
+        // It is read one element at a time, by one function for each type.
+        Kind::WideFloat => &[&[Dtype::F32, Dtype::F16, Dtype::Bf16]],
         Kind::Index | Kind::Label => &[&[Dtype::I64], &[Dtype::I32, Dtype::U32]],
         Kind::U32 => &[&[Dtype::U32]],
         Kind::I64 => &[&[Dtype::I64]],

@@ -174,7 +174,11 @@ fn both_paths_refuse_the_same() {
         for options in options(about) {
             let Ok(loss) = (entry.parse)(&options) else { continue };
             let inputs = testing::example_inputs(loss.about(), 1, [5, 7, 3]);
-            let good = (String::from("nothing"), inputs.clone(), Vec::new());
+            let good = (
+                String::from("nothing"),
+                inputs.clone(),
+                vec![loss.about().outputs[0].name.to_owned()],
+            );
             for (what, inputs, wanted) in bad_calls(loss.about(), &inputs).into_iter().chain([good])
             {
                 let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
@@ -190,6 +194,9 @@ fn both_paths_refuse_the_same() {
                 {
                     let (on_gpu, early) = planned(&*loss, &inputs, &wanted);
                     let call = format!("{} {options}: {what} {wanted:?}", about.name);
+                    if let Err(error) = &on_cpu {
+                        assert_names(loss.about(), error, &call);
+                    }
                     assert!(
                         if early { on_cpu.is_err() } else { on_cpu == on_gpu },
                         "{call}\n{on_cpu:?}\n{on_gpu:?}"
@@ -201,6 +208,81 @@ fn both_paths_refuse_the_same() {
         }
     }
     assert!(refused > 1000 && tried > refused + 300, "{refused} of {tried} calls were refused");
+}
+
+/// An error names the operation that was called and its own arguments and options, also where a loss that the operation
+/// is made of has found it.
+#[track_caller]
+fn assert_names(about: &About, error: &Error, call: &str) {
+    let known = |name: &str| {
+        let arguments = about.inputs.iter().chain(about.outputs);
+        let mut names = arguments.map(|argument| argument.name).chain(["nonsense", "the options"]);
+        names.any(|own| own == name) || is_option(about, name) || is_extent(about, name)
+    };
+    let (operation, names): (Option<&str>, Vec<&str>) = match error {
+        Error::InvalidOption { loss, option, .. } => (Some(loss), vec![option]),
+        Error::UnknownName { loss, name, .. } => (Some(loss), vec![name]),
+        Error::MissingInput { loss, argument, .. } => (Some(loss), vec![argument]),
+        Error::Conflict { loss, argument, other, .. } => (Some(loss), vec![argument, other]),
+        Error::NoOutput { operation, .. } | Error::InPlace { operation, .. } => {
+            (Some(operation), vec![])
+        }
+        Error::WrongShape { argument, .. }
+        | Error::WrongDtype { argument, .. }
+        | Error::WrongStride { argument, .. }
+        | Error::InputValue { argument, .. }
+        | Error::ClassStride { argument, .. } => (None, vec![argument]),
+        _ => (None, vec![]),
+    };
+    assert!(operation.is_none_or(|name| name == about.name), "{call}\n{error}");
+    assert!(names.iter().all(|name| known(name)), "{call}\n{error}");
+}
+
+fn is_option(about: &About, name: &str) -> bool {
+    name == "options" || about.options.iter().any(|option| option.name == name)
+}
+
+fn is_extent(about: &About, name: &str) -> bool {
+    let arguments = about.inputs.iter().chain(about.outputs);
+    arguments
+        .flat_map(|argument| argument.shapes.iter().flat_map(|dims| *dims))
+        .any(|dim| dim.name() == name)
+}
+
+/// Options out of their domain are refused in the name of the operation that was called.
+#[test]
+fn options_are_refused_by_name() {
+    let mut refused = 0;
+    for entry in loss::REGISTRY {
+        for option in entry.about.options {
+            let wrong =
+                [json!(-1.0), json!(0.0), json!(-1), json!({"over": 0.0}), json!([1, 2, 3, 4, 5])];
+            for value in wrong {
+                if let Err(error) = (entry.parse)(&json!({ option.name: value })) {
+                    assert_names(entry.about, &error, &format!("{} = {value}", option.name));
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+/// A call that asks for nothing is refused, on the CPU and before a device sees it.
+#[test]
+fn a_call_without_outputs() {
+    for entry in loss::REGISTRY {
+        let loss = (entry.default)();
+        let inputs = testing::example_inputs(entry.about, 1, [5, 7, 3]);
+        match cpu::run(&*loss, &inputs, &[]).unwrap_err() {
+            Error::NoOutput { operation, known } => {
+                assert_eq!(operation, entry.about.name);
+                assert!(known.starts_with(entry.about.outputs[0].name), "{known}");
+            }
+            // The defaults of some operations are not enough for a call.
+            error => assert_names(entry.about, &error, "no output"),
+        }
+    }
 }
 
 /// A saved lse is only for gradients, on the CPU and on the GPU.

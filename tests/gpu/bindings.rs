@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde_json::json;
 use surprisal::{
     Arithmetic, Array, CrossEntropy, Dtype, Gpu, Layout, Operation, Request, Tensor, WeightLayout,
-    plan::Role, tensor_blocking, testing,
+    plan::Role, testing,
 };
 
 use crate::{
@@ -64,7 +64,7 @@ fn weights_past_a_default_binding(context: &Context) {
     submit(gpu, &request);
     let part = |rows: &Range<u64>| {
         let there = Tensor::matrix(&gradient, Dtype::F32, rows.end - rows.start, DEPTH);
-        tensor_blocking(gpu, "∂W", &there.offset(rows.start * DEPTH)).unwrap()
+        gpu.read_blocking(&there.offset(rows.start * DEPTH)).unwrap()
     };
     let mut found = vec![("loss", loss.array(gpu)), ("grad.hidden", hidden_gradient.array(gpu))];
     found.extend(Repeated::LOOKED_AT.iter().map(|rows| ("grad.weight", part(rows))));

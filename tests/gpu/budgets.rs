@@ -170,8 +170,8 @@ fn blocks_of_classes(context: &Context) {
             (json!({}), Dtype::F32),
             (json!({"label_smoothing": 0.1, "z_loss": 0.1, "softcap": 6.0}), Dtype::Bf16),
             (json!({"label_smoothing": 0.2, "smoothing": "ordinal"}), Dtype::F16),
-            (json!({"temperature": 0.7, "accumulate": true}), Dtype::F32),
-            (json!({"temperature": 0.7, "accumulate": true}), Dtype::Bf16),
+            (json!({"temperature": 0.7, "accumulate": "shared"}), Dtype::F32),
+            (json!({"temperature": 0.7, "accumulate": "shared"}), Dtype::Bf16),
         ] {
             let of = |chunk: u64| {
                 let mut options = options.clone();
@@ -203,7 +203,8 @@ fn small_budgets(context: &Context) {
     for layout in layouts() {
         let inputs = sample(61, 37, 1001, 19, layout);
         for dtype in FLOATS {
-            let options = json!({"reduction": "none", "accumulate": dtype == Dtype::Bf16});
+            let accumulate = if dtype == Dtype::Bf16 { "shared" } else { "nothing" };
+            let options = json!({"reduction": "none", "accumulate": accumulate});
             let whole = loss(&options, layout);
             let wanted = [&GRADIENTS[..], &BY_PRODUCTS].concat();
             let expected = outcome(&gpu, &*whole, &inputs, dtype, &wanted).0;
@@ -296,7 +297,7 @@ fn kept_scores_in_places_of_their_own(context: &Context) {
         let shape = &inputs["weight"].shape;
         let dense = || Layout::dense(Dtype::F32, shape);
         let small = json!({"chunk_bytes": 60_000});
-        let adds = json!({"chunk_bytes": 60_000, "accumulate": true});
+        let adds = json!({"chunk_bytes": 60_000, "accumulate": "shared"});
         for (place, options, keeps) in [
             (dense(), &small, true),
             (dense().offset(3), &small, true),

@@ -16,7 +16,7 @@ use crate::support::{
     Context, Placed, check, gaussian, indices, matrix, named, sample, storage, submit, vector,
 };
 
-tests![wrong_shapes, wrong_dtypes, zero_classes, limits, malformed_vectors];
+tests![wrong_shapes, wrong_dtypes, zero_classes, no_output, limits, malformed_vectors];
 
 fn none() -> CrossEntropy {
     CrossEntropy::default().reduction(Reduction::None)
@@ -171,9 +171,8 @@ fn wrong_dtypes(context: &Context) {
     assert_eq!(error, wrong("loss", Dtype::F16, "f32"));
     let error = refused(gpu, &none(), good.inputs(), good.outputs().argmax(of(Dtype::I64, &[4])));
     assert_eq!(error, wrong("argmax", Dtype::I64, "u32"));
-    let error =
-        refused(gpu, &none(), good.inputs().upstream(of(Dtype::Bf16, &[1])), good.outputs());
-    assert_eq!(error, wrong("upstream", Dtype::Bf16, "f32"));
+    let error = refused(gpu, &none(), good.inputs().upstream(of(Dtype::I32, &[1])), good.outputs());
+    assert_eq!(error, wrong("upstream", Dtype::I32, floats));
     let error =
         refused(gpu, &none(), good.inputs(), good.outputs().gradient(of(Dtype::I32, &[4, 6])));
     assert_eq!(error, wrong("grad.logits", Dtype::I32, floats));
@@ -190,6 +189,24 @@ fn wrong_dtypes(context: &Context) {
             good.outputs().gradient(narrow.tensor()).into(),
         ),
     );
+}
+
+/// A call that asks for nothing is refused, also in the one-line forms.
+fn no_output(context: &Context) {
+    let gpu = &context.gpu;
+    let good = Good::new(gpu);
+    let nothing = CrossEntropyOutputs::default();
+    let is_refused = |error: Error| {
+        assert!(
+            matches!(&error, Error::NoOutput { operation, .. } if operation == "cross_entropy"),
+            "{error}"
+        );
+    };
+    is_refused(refused(gpu, &none(), good.inputs(), nothing.clone()));
+    is_refused(gpu.run(&none().request(good.inputs(), nothing.clone()), &[]).unwrap_err());
+    is_refused(gpu.run_arrays(&none(), &sample(1, 4, 6), Dtype::F32, &[]).unwrap_err());
+    // The gradient over the logits is an output.
+    gpu.prepare(&none().request(good.inputs(), nothing).gradient_in_place()).unwrap();
 }
 
 fn zero_classes(context: &Context) {

@@ -269,7 +269,7 @@ fn accumulated(
         let targets = indices(&inputs["targets"].to_i64()[from..to]);
         let part =
             with(inputs, [("hidden", matrix(to - from, depth, hidden)), ("targets", targets)]);
-        let loss = loss(&json!({"reduction": "sum", "accumulate": true}), layout);
+        let loss = loss(&json!({"reduction": "sum", "accumulate": "shared"}), layout);
         let placed = placed_inputs(gpu, &*loss, &part, dtype);
         let outputs = surprisal::LinearCrossEntropyOutputs::default()
             .weight_gradient(weight.tensor())

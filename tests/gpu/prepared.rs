@@ -2,7 +2,7 @@
 
 use surprisal::{
     Array, Arrays, CrossEntropy, Dtype, Error, Gpu, Layout, Named, Plan, Prepared, Reduction,
-    Request, Tensor, tensor_blocking,
+    Request, Tensor,
 };
 
 use crate::support::{
@@ -157,7 +157,7 @@ impl Arena {
     fn assert(&self, gpu: &Gpu, outputs: &Named<'_>, loss: &CrossEntropy) {
         let expected = outcome(gpu, loss, &self.arrays, Dtype::F32, &WANTED).0;
         for (name, tensor) in outputs {
-            let found = tensor_blocking(gpu, name, tensor).unwrap();
+            let found = gpu.read_blocking(tensor).unwrap();
             assert_eq!(bits(&found), bits(&expected[name]), "{name}");
         }
     }

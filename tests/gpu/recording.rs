@@ -12,7 +12,7 @@ use std::{
 use serde_json::json;
 use surprisal::{
     Array, Arrays, CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Gpu,
-    Layout, Operation, Record, Reduction, Request, Status, Tensor, tensor_blocking,
+    Layout, Operation, Record, Reduction, Request, Tensor,
 };
 
 use crate::support::{
@@ -25,6 +25,7 @@ tests![
     several_losses_in_one_submission,
     one_pooled_buffer,
     pooled_linear,
+    tensors_from_bindings,
     prepared_twice,
     own_scratch,
     pooled_scratch,
@@ -33,6 +34,7 @@ tests![
     nothing_is_submitted,
     short_submissions,
     memory,
+    trimmed,
     watch_without_a_stall,
     watch_of_several_losses,
     watch_without_a_busy_loop,
@@ -85,7 +87,7 @@ impl Call {
     fn assert_ran(&self, gpu: &Gpu, times: u32) {
         assert_eq!(bits(&self.loss.array(gpu)), bits(&self.expected["loss"]));
         assert_eq!(bits(&self.gradient.array(gpu)), bits(&self.expected["grad.logits"]));
-        assert_eq!(Status::read(gpu, &self.status.tensor()).unwrap().completed, times);
+        assert_eq!(gpu.read_status_blocking(&self.status.tensor()).unwrap().completed, times);
     }
 }
 
@@ -196,7 +198,7 @@ fn one_pooled_buffer(context: &Context) {
                 ("argmax", &argmax),
                 ("count", &count),
             ] {
-                let actual = tensor_blocking(gpu, name, &at(layout)).unwrap();
+                let actual = gpu.read_blocking(&at(layout)).unwrap();
                 assert_eq!(bits(&actual), bits(&expected[name]), "{name} {dtype} {in_place}");
             }
         }
@@ -228,7 +230,13 @@ fn pooled_linear(context: &Context) {
             (name.to_owned(), pool.place(gpu, dtype, &expected[name].shape, None))
         });
         let at = |(name, layout): &(String, Layout)| {
-            (name.clone(), Tensor::new(&pool.buffer, layout.clone()))
+            let bytes = layout.byte_range().unwrap();
+            let binding = wgpu::BufferBinding {
+                buffer: &pool.buffer,
+                offset: bytes.start,
+                size: wgpu::BufferSize::new(bytes.end - bytes.start),
+            };
+            (name.clone(), Tensor::from_binding(binding, layout.dtype, &layout.shape).unwrap())
         };
         let request = Request::new(
             &*loss,
@@ -238,9 +246,44 @@ fn pooled_linear(context: &Context) {
         submit(gpu, &request);
         for (name, layout) in &outputs {
             let there = Tensor::new(&pool.buffer, layout.clone());
-            let actual = tensor_blocking(gpu, name, &there).unwrap();
+            let actual = gpu.read_blocking(&there).unwrap();
             assert_eq!(bits(&actual), bits(&expected[name]), "{name} {dtype}");
         }
+    }
+}
+
+/// A binding is taken by its bytes; what does not fit it, or begins inside an element, is refused.
+fn tensors_from_bindings(context: &Context) {
+    let buffer = storage(&context.gpu, 64);
+    let of = |offset: u64, size: u64, dtype: Dtype, shape: &[u64]| {
+        let size = wgpu::BufferSize::new(size);
+        let binding = wgpu::BufferBinding { buffer: &buffer, offset, size };
+        Tensor::from_binding(binding, dtype, shape).map(|tensor| tensor.layout)
+    };
+    let matrix = Layout::matrix(Dtype::F16, 3, 2).offset(5);
+    assert_eq!(of(10, 12, Dtype::F16, &[3, 2]).unwrap(), matrix);
+    // Without a size, a binding ends with its buffer.
+    assert_eq!(of(52, 0, Dtype::F32, &[3]).unwrap(), Layout::vector(Dtype::F32, 3).offset(13));
+    assert_eq!(of(64, 0, Dtype::U8, &[0]).unwrap(), Layout::vector(Dtype::U8, 0).offset(64));
+    for (offset, size, dtype, shape, found) in [
+        (10, 10, Dtype::F16, &[3, 2], 10),
+        (52, 0, Dtype::F32, &[2, 2], 12),
+        (60, 100, Dtype::F32, &[1, 2], 4),
+        (72, 0, Dtype::U8, &[1, 1], 0),
+    ] {
+        let needed = dtype.bytes() * shape.iter().product::<u64>();
+        let argument = "binding".to_owned();
+        let expected = Error::BufferTooSmall { argument, needed, found };
+        assert_eq!(of(offset, size, dtype, shape).unwrap_err(), expected);
+    }
+    for (offset, dtype) in [(6, Dtype::F32), (5, Dtype::Bf16), (12, Dtype::I64)] {
+        let argument = format!("{dtype} tensor");
+        let expected = Error::WrongOffset { argument, found: offset, multiple: dtype.bytes() };
+        assert_eq!(of(offset, 0, dtype, &[1]).unwrap_err(), expected);
+        let tensor = Tensor::vector(&buffer, dtype, 1);
+        assert_eq!(tensor.clone().byte_offset(offset).unwrap_err(), expected);
+        let moved = tensor.byte_offset(3 * dtype.bytes()).unwrap();
+        assert_eq!(moved.layout.offset, 3);
     }
 }
 
@@ -417,7 +460,7 @@ fn nothing_is_submitted(context: &Context) {
     };
     gpu.queue().submit([]);
     gpu.device().poll(wgpu::PollType::wait_indefinitely()).unwrap();
-    assert_eq!(Status::read(gpu, &call.status.tensor()).unwrap().completed, 0);
+    assert_eq!(gpu.read_status_blocking(&call.status.tensor()).unwrap().completed, 0);
     let poisoned = call.loss.array(gpu);
     assert_ne!(bits(&poisoned), bits(&call.expected["loss"]));
     gpu.queue().submit([kept]);
@@ -479,6 +522,30 @@ fn memory(context: &Context) {
     assert!(gpu.memory().held < before.held + tensors / 10, "{:?}", gpu.memory());
 }
 
+/// The shared scratch is given back: at once where no prepared call holds it, else with the last call that does.
+fn trimmed(context: &Context) {
+    // A handle with its own scratch.
+    let gpu = context.with(|_| ());
+    let call = Call::new(&gpu, &none(), 21, 5, 3000);
+    gpu.trim();
+    let before = gpu.memory().held;
+    submit(&gpu, &call.request(&none()));
+    let shared = gpu.memory().held - before;
+    assert!(shared > 0);
+    gpu.trim();
+    assert_eq!(gpu.memory().held, before);
+    let prepared = gpu.prepare(&call.request(&none())).unwrap();
+    let held = gpu.memory().held;
+    gpu.trim();
+    assert_eq!(gpu.memory().held, held);
+    let mut encoder = encoder(&gpu);
+    prepared.encode(&mut encoder);
+    gpu.queue().submit([encoder.finish()]);
+    call.assert_ran(&gpu, 2);
+    drop(prepared);
+    assert_eq!(gpu.memory().held, before);
+}
+
 // --- watching ---
 
 /// The report of the only loss of a watch.
@@ -535,6 +602,13 @@ fn watch_of_several_losses(context: &Context) {
         } else {
             pollster::block_on(watch).unwrap()
         };
+        // The same of a number of losses that only the running program knows.
+        for count in [3, round, 0] {
+            let mut encoder = self::encoder(gpu);
+            let watch = gpu.watch_all(&mut encoder, &losses[..count]).unwrap();
+            gpu.queue().submit([encoder.finish()]);
+            assert_eq!(pollster::block_on(watch).unwrap(), reports[..count]);
+        }
         // The first call ran in both rounds, the second in the last one, the third in none.
         let completed = reports.map(|report| report.status.completed);
         assert_eq!(completed, [round as u32, round as u32 - 1, 0]);
@@ -610,6 +684,12 @@ fn async_and_cloned(context: &Context) {
     let run = gpu.run_arrays(&none(), &arrays, Dtype::F32, &["loss"]).unwrap();
     let read = pollster::block_on(async { run.read().await }).unwrap();
     assert_eq!(bits(&read["loss"]), bits(&blocking["loss"]));
+    let call = Call::new(&gpu, &none(), 14, 5, 9);
+    submit(&gpu, &call.request(&none()));
+    let (loss, status) = (gpu.read(&call.loss.tensor()), gpu.read_status(&call.status.tensor()));
+    let (loss, status) = pollster::block_on(async { (loss.await, status.await) });
+    assert_eq!(bits(&loss.unwrap()), bits(&blocking["loss"]));
+    assert_eq!(status.unwrap().completed, 1);
     let own = Gpu::from_wgpu(gpu.device(), gpu.queue());
     assert_eq!(own.profile(), gpu.profile());
     assert_eq!(

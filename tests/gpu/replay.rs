@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use surprisal::{
     CrossEntropy, CrossEntropyOutputs, Dtype, Error, Gpu, Layout, Plan, PlanBuffers, Prepared,
-    Reduction, Request, Tensor, plan::Role, tensor_blocking,
+    Reduction, Request, Tensor, plan::Role,
 };
 use surprisal_cli::repro;
 
@@ -74,10 +74,10 @@ fn read_back(context: &Context) {
         gpu.queue().write_buffer(&losses, 0, &[0xff; ROWS * 4]);
         let call = gpu.replay(&case.plan, &buffers).unwrap();
         gpu.submit(&call).unwrap();
-        let found = tensor_blocking(gpu, "loss", &vector(&losses)).unwrap();
+        let found = gpu.read_blocking(&vector(&losses)).unwrap();
         assert_eq!(bits(&found), bits(&expected["loss"]));
         let layout = Layout::dense(Dtype::F32, &[ROWS as u64, CLASSES as u64]);
-        let found = tensor_blocking(gpu, "grad", &Tensor::new(&gradient, layout)).unwrap();
+        let found = gpu.read_blocking(&Tensor::new(&gradient, layout)).unwrap();
         assert_eq!(bits(&found), bits(&expected["grad.logits"]));
     }
 }

@@ -445,7 +445,7 @@ fn typed(context: &Context, targets: &Array, dtype: Dtype, ignored: i64) -> (Arr
         surprisal::CrossEntropyOutputs::default().loss(loss.tensor()).status(words.tensor());
     let options = none().ignore_index(IgnoreIndex::One(ignored));
     submit(gpu, &options.request(inputs, outputs));
-    (loss.array(gpu), Status::read(gpu, &words.tensor()).unwrap())
+    (loss.array(gpu), gpu.read_status_blocking(&words.tensor()).unwrap())
 }
 
 fn integer_types(context: &Context) {
@@ -556,6 +556,6 @@ fn completion_counts_calls(context: &Context) {
         Request::new(&none, crate::support::tensors(&inputs), outputs.into()).accumulate_status();
     for completed in 1..=3 {
         submit(gpu, &request);
-        assert_eq!(Status::read(gpu, &status.tensor()).unwrap().completed, completed);
+        assert_eq!(gpu.read_status_blocking(&status.tensor()).unwrap().completed, completed);
     }
 }

@@ -516,7 +516,7 @@ fn more_data_than_a_default_binding(context: &Context) {
         assert_eq!(bits(&losses)[row], bits(&alone["loss"])[0], "loss of row {row}");
         let there = surprisal::Tensor::matrix(&buffer, Dtype::Bf16, 1, classes as u64)
             .offset((row * classes) as u64);
-        let gradient: Array = surprisal::tensor_blocking(&gpu, "gradient", &there).unwrap();
+        let gradient: Array = gpu.read_blocking(&there).unwrap();
         assert_eq!(bits(&gradient), bits(&alone["grad.logits"]), "gradient of row {row}");
     }
 }
@@ -542,7 +542,7 @@ fn as_many_classes_as_there_can_be(context: &Context) {
     assert!((found - expected).abs() < 4e-6, "{found}, expected {expected}");
     assert_eq!(argmax.array(gpu).to_i64(), [0]);
     assert_eq!(rank.array(gpu).to_i64(), [classes as i64 - 1]);
-    let gradient = surprisal::tensor_blocking(gpu, "gradient", &scores).unwrap().to_f64();
+    let gradient = gpu.read_blocking(&scores).unwrap().to_f64();
     let share = 1.0 / classes as f64;
     let (last, others) = gradient.split_last().unwrap();
     // exp(0) may be an ulp off.

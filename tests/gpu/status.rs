@@ -316,10 +316,10 @@ fn of_several_calls(context: &Context) {
         for (inputs, own) in batches.iter().zip(&alone) {
             let placed = placed_inputs(gpu, &*loss, inputs, Dtype::F32);
             submit(gpu, &status_alone(&*loss, &placed, &dirty));
-            assert_eq!(Status::read(gpu, &dirty.tensor()).unwrap(), *own, "{name}");
+            assert_eq!(gpu.read_status_blocking(&dirty.tensor()).unwrap(), *own, "{name}");
             submit(gpu, &status_alone(&*loss, &placed, &zeros).accumulate_status());
         }
-        let all = Status::read(gpu, &zeros.tensor()).unwrap();
+        let all = gpu.read_status_blocking(&zeros.tensor()).unwrap();
         let sum = |count: fn(&Status) -> u32| alone.iter().map(count).sum::<u32>();
         assert_eq!(all.completed, 3, "{name}");
         assert_eq!(all.bad_targets, sum(|status| status.bad_targets), "{name}");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use surprisal::{
     Arithmetic, Array, Arrays, Data, Dtype, Gpu, Layout, Operation, Profile, Request, Status,
-    Tensor, cpu, operations, tensor::Named, tensor_blocking, testing,
+    Tensor, cpu, operations, tensor::Named, testing,
 };
 
 pub const INF: f64 = f64::INFINITY;
@@ -239,6 +239,19 @@ impl Reference {
         }
     }
 
+    /// The results of a call that adds to these outputs.
+    pub fn added_to(mut self, begun: &Arrays) -> Self {
+        for (name, begun) in begun {
+            let add = |to: &mut Array| {
+                let sums = to.to_f64().iter().zip(begun.to_f64()).map(|(a, b)| a + b).collect();
+                *to = Array::float(&to.shape, sums);
+            };
+            self.truth.get_mut(name).map(add);
+            self.naive.get_mut(name).map(add);
+        }
+        self
+    }
+
     #[track_caller]
     pub fn assert(&self, outputs: &Arrays) {
         for (name, truth) in &self.truth {
@@ -318,7 +331,7 @@ impl Placed {
     }
 
     pub fn array(&self, gpu: &Gpu) -> Array {
-        tensor_blocking(gpu, "placed", &self.tensor()).unwrap()
+        gpu.read_blocking(&self.tensor()).unwrap()
     }
 
     /// Panics if a byte outside the tensor has changed.
@@ -387,7 +400,7 @@ pub fn buffer(gpu: &Gpu, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
 /// A buffer's bytes.
 pub fn bytes(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<u8> {
     let words = Tensor::vector(buffer, Dtype::U32, buffer.size() / 4);
-    let array = tensor_blocking(gpu, "bytes", &words).unwrap();
+    let array = gpu.read_blocking(&words).unwrap();
     array.to_i64().iter().flat_map(|&word| (word as u32).to_le_bytes()).collect()
 }
 

@@ -2,6 +2,7 @@
 #![cfg(feature = "cases")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod batches;
 mod catalogue;
 #[path = "../common/mod.rs"]
 mod common;

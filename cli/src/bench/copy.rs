@@ -179,7 +179,7 @@ impl CopyShape {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use surprisal::{Profile, Tensor, adapter, tensor_blocking};
+    use surprisal::{Profile, Tensor, adapter};
 
     #[test]
     fn every_copy_copies_everything_through_windows() -> Result<()> {
@@ -201,7 +201,7 @@ mod tests {
         let words = 3700;
         let copy = CopyKernel::new(&gpu, &timer, 4 * words)?;
         let read = |buffer| {
-            tensor_blocking(&gpu, "copy", &Tensor::vector(buffer, Dtype::U32, words))
+            gpu.read_blocking(&Tensor::vector(buffer, Dtype::U32, words))
                 .map(|array| array.to_i64())
         };
         let source = read(&copy.source)?;

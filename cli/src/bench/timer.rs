@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use surprisal::{
     Dtype, Error, Gpu, Prepared, Result, Tensor,
     low_level::{Counted, buffer, guarded},
-    tensor_blocking, wgpu,
+    wgpu,
 };
 
 /// How long one recording took.
@@ -118,7 +118,7 @@ impl Timer {
         encoder.resolve_query_set(set, 0..2, buffer, 0);
         queue.submit([encoder.finish()]);
         let tensor = Tensor::vector(buffer, Dtype::I64, 2);
-        let ticks = tensor_blocking(&self.gpu, "timestamps", &tensor)?.to_i64();
+        let ticks = self.gpu.read_blocking(&tensor)?.to_i64();
         let [first, last] = ticks[..] else { return Ok(None) };
         let nanoseconds = last.wrapping_sub(first) as f64 * f64::from(queue.get_timestamp_period());
         Ok(Some(nanoseconds / 1e6))

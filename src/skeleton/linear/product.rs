@@ -47,11 +47,13 @@ pub(super) struct Product<'v> {
     /// A row that is added to every row of the output after the sums.
     pub addend: Option<View>,
     pub output: View,
+    /// The most rows and columns of the output in any part of the call. The last part, which may be small, then uses the
+    /// same tiles as the others: another shape of tile would have to be compiled, and gives the same bits.
+    pub most: [u64; 2],
     pub depth: u64,
     /// The index (i or k) that runs over rows of the loss, if one does. Rows that count for nothing are skipped.
     pub rows_along: Option<Along>,
-    /// Multiply-adds of the product over all rows and classes, even if this product is that of a chunk. Small chunks
-    /// and the last chunk then use the same large tiles.
+    /// Multiply-adds of the product over all rows and classes, for the same reason.
     pub multiply_adds: u64,
     pub at: &'v RowBlock,
 }
@@ -60,7 +62,9 @@ impl Layer<'_> {
     /// Plans a product, cut so that every operand fits a binding and every dispatch is short.
     pub(super) fn product(&self, rows: &mut Rows, product: &Product) -> Result<()> {
         let (outputs, columns) = (product.output.layout.rows(), product.output.layout.columns());
-        let [i_step, j_step, k_step] = self.steps(product, outputs, columns);
+        let [i_step, j_step, k_step] = self.steps(product, [outputs, columns]);
+        let [most_rows, most_columns, _] = self.steps(product, product.most);
+        let most = [most_rows, most_columns];
         let walks = stretches(product.depth, k_step);
         let wide = product.output.layout.dtype == Dtype::F32 || walks.len() < 2;
         let sum =
@@ -69,7 +73,7 @@ impl Layer<'_> {
             for j in stretches(columns, j_step) {
                 if walks.is_empty() {
                     let all = (&product.start, &product.output, product.addend.as_ref());
-                    self.tile(rows, product, all, [&i, &j, &(0..0)])?;
+                    self.tile(rows, product, most, all, [&i, &j, &(0..0)])?;
                 }
                 for (n, k) in walks.iter().enumerate() {
                     let last = n + 1 == walks.len();
@@ -83,7 +87,7 @@ impl Layer<'_> {
                     };
                     let output = sum.as_ref().filter(|_| !last).unwrap_or(&product.output);
                     let addend = product.addend.as_ref().filter(|_| last);
-                    self.tile(rows, product, (&start, output, addend), [&i, &j, k])?;
+                    self.tile(rows, product, most, (&start, output, addend), [&i, &j, k])?;
                 }
             }
         }
@@ -91,7 +95,7 @@ impl Layer<'_> {
     }
 
     /// The lengths of i, j and k in one dispatch.
-    fn steps(&self, product: &Product, outputs: u64, columns: u64) -> [u64; 3] {
+    fn steps(&self, product: &Product, [outputs, columns]: [u64; 2]) -> [u64; 3] {
         let most = match self.matrices(product) {
             Some(matrices) => matrices.most_steps(),
             None => self.profile.tile().most_steps(),
@@ -120,14 +124,14 @@ impl Layer<'_> {
         steps
     }
 
-    /// The kernel for outputs i and columns j of a product. `octets` says that the rows of its sums consist of groups
-    /// of eight elements.
-    fn kernel(&self, product: &Product, [i, j]: [&Range<u64>; 2], octets: bool) -> TileKernel {
+    /// The kernel of a product whose dispatches have at most so many rows and columns of outputs. `octets` says that the
+    /// rows of its sums consist of groups of eight elements.
+    fn kernel(&self, product: &Product, [rows, columns]: [u64; 2], octets: bool) -> TileKernel {
         if let Some(matrices) = self.matrices(product) {
             return TileKernel::cooperative(matrices);
         }
         let large = product.multiply_adds >= self.profile.large_products;
-        self.profile.tile().fitted(i.end - i.start, j.end - j.start, large).kernel(octets)
+        self.profile.tile().fitted(rows, columns, large).kernel(octets)
     }
 
     /// The cooperative matrices for a product, where they are chosen and the product is large enough. The number of
@@ -139,11 +143,13 @@ impl Layer<'_> {
         self.profile.cooperative.matrices(a, b).filter(|_| large)
     }
 
-    /// Plans one dispatch: outputs i, columns j, summed over k.
+    /// Plans one dispatch: outputs i, columns j, summed over k. No dispatch of the product has more than `most` outputs
+    /// and columns.
     fn tile(
         &self,
         rows: &mut Rows,
         product: &Product,
+        most: [u64; 2],
         (start, output, addend): (&Start, &View, Option<&View>),
         [i, j, k]: [&Range<u64>; 3],
     ) -> Result<()> {
@@ -158,7 +164,7 @@ impl Layer<'_> {
         };
         let addend = addend.map(|view| view.clone().columns(j));
         let octets = begun.iter().chain(&addend).chain([&written]).all(View::in_octets);
-        let tile = self.kernel(product, [i, j], octets);
+        let tile = self.kernel(product, most, octets);
         let tile_rows = (i.end - i.start).div_ceil(tile.height);
         let tile_columns = (j.end - j.start).div_ceil(tile.width);
         // A workgroup keeps tiles of the larger operand while those of the other operand change.
@@ -183,6 +189,9 @@ impl Layer<'_> {
             [&a_scales, &b_scales].map(|scales| scales.as_ref().map_or(0, |(_, step)| *step));
         let dtype = Some(self.hidden.layout.dtype);
         let label = Label { skeleton: "linear", kernel: product.label, loss: None, dtype };
+        // A row that counts for nothing adds nothing to a gradient that was there before; otherwise its gradient is 0.
+        let accumulates = self.options.accumulate.rows() && !matches!(start, Start::Zero);
+        let keeps_skipped = accumulates && product.rows_along == Some(Along::Owned);
         let step = rows
             .planner
             .dispatch(label, tile.entry, tile.sources)
@@ -195,6 +204,7 @@ impl Layer<'_> {
             .overriding("SCALES_B", b_scales.is_some())
             .overriding("SKIPS_WALKED", skips_walked)
             .overriding("SKIPS_OWNED", product.rows_along == Some(Along::Owned))
+            .overriding("KEEPS_SKIPPED", keeps_skipped)
             .uniform("outputs", i.end - i.start)
             .uniform("classes", j.end - j.start)
             .uniform("depth", k.end - k.start)

@@ -38,11 +38,13 @@ pub(crate) struct RowBlock {
     pub number: usize,
     pub index: usize,
     pub rows: Range<u64>,
+    /// The most rows of a stretch of the schedule.
+    pub most: u64,
 }
 
 impl RowBlock {
     /// No rows.
-    pub const NONE: Self = Self { number: 0, index: 0, rows: 0..0 };
+    pub const NONE: Self = Self { number: 0, index: 0, rows: 0..0, most: 0 };
 }
 
 /// The order in which the scores are made: one stretch of rows after another, and for each stretch one block of
@@ -239,7 +241,9 @@ impl Layer<'_> {
             parts.into_iter().map(move |part| (index, start + part.start..start + part.end))
         };
         let parts = windows.iter().enumerate().flat_map(cut).enumerate();
-        let parts = parts.map(|(number, (index, rows))| RowBlock { number, index, rows }).collect();
+        let most = step.min(self.rows);
+        let part = |(number, (index, rows))| RowBlock { number, index, rows, most };
+        let parts = parts.map(part).collect();
         let blocks = stretches(self.classes, classes.max(1));
         let walk = Schedule { chunk, parts, blocks, kept: None };
         let made = if walk.is_held() { passes.held } else { path.passes };
@@ -302,7 +306,7 @@ impl Layer<'_> {
     ) -> Option<(Path, View)> {
         let gradient = self.weight_gradient.clone().filter(|g| g.layout.dtype == Dtype::F32)?;
         let whole = self.whole_rows(rows.short());
-        if self.options.accumulate || rows.closes() || whole == self.rows {
+        if self.options.accumulate.shared() || rows.closes() || whole == self.rows {
             return None;
         }
         let stride = gradient.layout.row_stride;

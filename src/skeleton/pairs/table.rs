@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Columns, Pairs, needs_own_sum};
+use super::{Columns, Pairs, needs_own_sum, walk::RawGradient};
 use crate::{
     data::{
         error::Result,
@@ -140,13 +140,14 @@ impl Pairs<'_> {
         table: &Table,
         vectors: &View,
         part: &Range<u64>,
-        [raw, output]: [&View; 2],
+        RawGradient { raw, output, adds }: &RawGradient,
     ) -> Result<()> {
         for piece in self.stretches(vectors, part.end - part.start) {
             let all = part.start + piece.start..part.start + piece.end;
             let (from, to) = (raw.clone().rows(&piece), output.clone().rows(&piece));
             let step = rows
                 .around("tangent", &[shader!("pairs/tangent.wgsl")])
+                .overriding("ADDS", *adds)
                 .uniform("rows", piece.end - piece.start)
                 .uniform("classes", self.layer.depth)
                 .uniform("first", all.start)
@@ -154,10 +155,14 @@ impl Pairs<'_> {
                 .uniform("scale_at", table.scale_at())
                 .read("vector", Some(vectors.clone().rows(&all)), 0.0)
                 .table("table", &table.view, "u32");
-            let step = if needs_own_sum(output) {
-                step.read("raw", Some(from), 0.0).write("gradient", Some(to))
+            let step = if *adds {
+                step.read("raw", Some(from), 0.0).read_write("begun", "gradient", to)
+            } else if needs_own_sum(output) {
+                step.read("raw", Some(from), 0.0)
+                    .read("begun", None, 0.0)
+                    .write("gradient", Some(to))
             } else {
-                step.read_write("raw", "gradient", from)
+                step.read("begun", None, 0.0).read_write("raw", "gradient", from)
             };
             step.groups(piece.end - piece.start)?;
         }

@@ -23,6 +23,7 @@ use crate::{
         linear::{Layer, RowBlock, RowsSum, Schedule, Sums},
         row::{Gradient, Rows, Scores, functor_streams},
     },
+    spec::options::Accumulate,
 };
 
 /// Planes of the table for columns that have a softmax of their own.
@@ -228,16 +229,30 @@ struct Gradients<'a> {
     query_rows: Option<View>,
 }
 
+/// The gradient of normalised vectors from that of their directions, which lies apart where it is summed in another type
+/// than the output's, and where the output adds up.
+pub(super) struct RawGradient {
+    pub raw: View,
+    pub output: View,
+    /// Whether it is added to what the output holds.
+    pub adds: bool,
+}
+
 impl<'a> Gradients<'a> {
     fn new(pairs: &Pairs<'a>, rows: &mut Rows, walk: &Schedule) -> Self {
         let mut layer = pairs.layer.clone();
-        let depth = layer.depth;
-        let mut wide = |output: &Option<View>, count: u64| {
-            let narrow = output.as_ref().is_some_and(needs_own_sum) && pairs.pairing.normalize;
-            narrow.then(|| rows.planner.scratch(Layout::matrix(Dtype::F32, count, depth)))
+        let (depth, normalize) = (layer.depth, pairs.pairing.normalize);
+        let mut wide = |output: &Option<View>, count: u64, adds: bool| {
+            let apart = normalize && output.as_ref().is_some_and(|o| adds || needs_own_sum(o));
+            apart.then(|| rows.planner.scratch(Layout::matrix(Dtype::F32, count, depth)))
         };
-        let query_rows = wide(&layer.hidden_gradient, walk.chunk.layout.rows());
-        let keys = wide(&layer.weight_gradient, layer.classes);
+        let accumulate = layer.options.accumulate;
+        let query_rows = wide(&layer.hidden_gradient, walk.chunk.layout.rows(), accumulate.rows());
+        let keys = wide(&layer.weight_gradient, layer.classes, accumulate.shared());
+        if normalize {
+            // The last step of such a gradient adds to its output, and the products do not.
+            layer.options.accumulate = Accumulate::Nothing;
+        }
         layer.weight_gradient = keys.or(layer.weight_gradient);
         let sums = layer.sums(rows, walk.parts.len());
         Self { layer, sums, query_rows }
@@ -282,8 +297,9 @@ impl<'a> Gradients<'a> {
     ) -> Result<()> {
         match self.of_rows(part) {
             Some([raw, output]) if pairs.pairing.normalize => {
-                let ends = [&raw, &output];
-                pairs.tangent(rows, table, &self.layer.hidden, &part.rows, ends)
+                let adds = pairs.pairing.accumulate.rows();
+                let gradient = RawGradient { raw, output, adds };
+                pairs.tangent(rows, table, &self.layer.hidden, &part.rows, &gradient)
             }
             _ => Ok(()),
         }
@@ -291,12 +307,12 @@ impl<'a> Gradients<'a> {
 
     /// Finishes the gradient of the keys after the last chunk.
     fn finish(self, pairs: &Pairs, rows: &mut Rows, table: &Table) -> Result<()> {
-        let ends = (&self.layer.weight_gradient, &pairs.layer.weight_gradient);
+        let ends = (self.layer.weight_gradient, pairs.layer.weight_gradient.clone());
         if let (Some(raw), Some(output)) = ends
             && pairs.pairing.normalize
         {
-            let all = 0..table.count;
-            pairs.tangent(rows, table, &self.layer.weight, &all, [raw, output])?;
+            let gradient = RawGradient { raw, output, adds: pairs.pairing.accumulate.shared() };
+            pairs.tangent(rows, table, &self.layer.weight, &(0..table.count), &gradient)?;
         }
         Ok(())
     }

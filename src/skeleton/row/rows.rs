@@ -107,6 +107,8 @@ pub(crate) struct Rows<'a> {
     shared: BTreeMap<&'static str, (u64, View)>,
     given: BTreeMap<&'static str, View>,
     vectors: Vec<Vectors>,
+    /// Whether sums of by-products are added to what their outputs hold.
+    pub adds_sums: bool,
     blocks: u64,
     /// The number of tallies that are folded before the header: those of the rows, and those of the vectors.
     counted: u64,
@@ -133,6 +135,7 @@ impl<'a> Rows<'a> {
             shared: BTreeMap::new(),
             given: BTreeMap::new(),
             vectors: Vec::new(),
+            adds_sums: false,
             blocks: 0,
             counted: 0,
         };

@@ -2,8 +2,7 @@
 //! touched.
 
 use surprisal::{
-    Array, BceWithLogits, Dtype, Layout, Mse, Request, Tensor, tensor::Named, tensor_blocking,
-    testing,
+    Array, BceWithLogits, Dtype, Layout, Mse, Request, Tensor, tensor::Named, testing,
 };
 
 use super::{GRADIENT, none, positive, sample};
@@ -162,7 +161,7 @@ fn sums_of_many(context: &Context) {
     let outputs = Named::from([("sum".to_owned(), sum.clone())]);
     let loss = Mse::default();
     submit(gpu, &Request::new(&loss, inputs, outputs));
-    let actual = tensor_blocking(gpu, "sum", &sum).unwrap().to_f64()[0];
+    let actual = gpu.read_blocking(&sum).unwrap().to_f64()[0];
     let truth = logits.to_f64().iter().map(|z| z * z).sum::<f64>() * (count / block as u64) as f64;
     let error = (actual - truth).abs() / truth;
     assert!(error < (8.0 + 26.0) * 2f64.powi(-24), "{error:e}");

@@ -1,8 +1,6 @@
 //! Buffers: their usages, sizes, strides and offsets, and which tensors may not share one.
 
-use surprisal::{
-    CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Layout, Request, Status, Tensor,
-};
+use surprisal::{CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Layout, Request, Tensor};
 
 use super::{Good, none, refused, works, wrong_shape};
 use crate::support::{
@@ -39,7 +37,7 @@ fn missing_usages(context: &Context) {
     assert_eq!(error, usage("loss", "STORAGE", &found));
     let found = format!("{:?}", stores.usage());
     let words = Tensor::vector(&stores, Dtype::U32, 8);
-    assert_eq!(Status::read(gpu, &words).unwrap_err(), usage("status", "COPY_SRC", &found));
+    assert_eq!(gpu.read_status_blocking(&words).unwrap_err(), usage("status", "COPY_SRC", &found));
     let mut encoder = encoder(gpu);
     let error = gpu.watch(&mut encoder, [(&good.one_loss(), &words)]).unwrap_err();
     assert_eq!(error, usage("status", "COPY_SRC", &found));

@@ -1,6 +1,6 @@
 //! Tensors of another device, and a device that is gone.
 
-use surprisal::{CrossEntropyOutputs, Dtype, Error, Gpu, Layout, Status, tensor_blocking};
+use surprisal::{CrossEntropyOutputs, Dtype, Error, Gpu, Layout};
 
 use super::{Good, none, refused, works};
 use crate::support::{Context, Placed, encoder, indices, sample, storage, submit};
@@ -34,7 +34,7 @@ fn another_device(context: &Context) {
         none.request(good.inputs(), good.outputs()).scratch(&scratch, 0..plan.scratch_bytes);
     let error = gpu.prepare(&request).unwrap_err();
     assert!(matches!(&error, Error::Refused { .. }), "{error}");
-    let error = tensor_blocking(gpu, "loss", &foreign.loss.tensor()).unwrap_err();
+    let error = gpu.read_blocking(&foreign.loss.tensor()).unwrap_err();
     assert!(matches!(&error, Error::Refused { .. }), "{error}");
     works(gpu);
     works(&other);
@@ -86,8 +86,8 @@ fn destroyed_before_run(context: &Context) {
 
 fn destroyed_before_status(context: &Context) {
     let it = destroyed(context);
-    lost(&Status::read(&it.gpu, &it.status.tensor()), "Status::read");
-    lost(&tensor_blocking(&it.gpu, "loss", &it.good.loss.tensor()), "tensor_blocking");
+    lost(&it.gpu.read_status_blocking(&it.status.tensor()), "read_status_blocking");
+    lost(&it.gpu.read_blocking(&it.good.loss.tensor()), "read_blocking");
     works(&context.gpu);
 }
 

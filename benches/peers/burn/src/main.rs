@@ -211,7 +211,7 @@ impl Bench {
         let call = self.gpu.prepare(&Similarity::default().request(inputs, outputs))?;
         self.run(&call)?;
         let mine =
-            surprisal::tensor_blocking(&self.gpu, "scores", &matrix(&scores, rows, columns))?;
+            self.gpu.read_blocking(&matrix(&scores, rows, columns))?;
         let theirs = burn_a.clone().matmul(across.clone()).into_data().try_to_vec::<f32>()?;
         agree("scores", &mine.to_f64(), &theirs)?;
         let sync = || self.device.sync().map_err(|error| format!("{error:?}"));
@@ -278,14 +278,14 @@ impl Bench {
         let call = self.gpu.prepare(&loss.request(inputs, outputs))?;
 
         self.run(&call)?;
-        let mine = surprisal::tensor_blocking(&self.gpu, "loss", &loss_tensor)?.to_f64();
+        let mine = self.gpu.read_blocking(&loss_tensor)?.to_f64();
         let theirs = burn_loss().into_data().try_to_vec::<f32>()?;
         agree("loss", &mine, &theirs)?;
         let gradients = burn_loss().backward();
         let theirs = burn_hidden.grad(&gradients).ok_or("Burn has no gradient")?;
         let theirs = theirs.into_data().try_to_vec::<f32>()?;
         drop(gradients);
-        let mine = surprisal::tensor_blocking(&self.gpu, "grad.hidden", &matrix(4, rows, depth))?;
+        let mine = self.gpu.read_blocking(&matrix(4, rows, depth))?;
         let mine: Vec<f32> = mine.to_f64().into_iter().map(|v| v as f32).collect();
         let exact = first_row(shape, &hidden, &weight, targets[0] as usize);
         self.errors.borrow_mut().push(format!(

@@ -170,7 +170,8 @@ fn read_inputs(
                 known: about.inputs.iter().map(|a| a.name).collect::<Vec<_>>().join(", "),
             });
         };
-        let wants_float = matches!(argument.kind, Kind::Float | Kind::F32 | Kind::Mask);
+        let wants_float =
+            matches!(argument.kind, Kind::Float | Kind::WideFloat | Kind::F32 | Kind::Mask);
         // Values that are not floats are not rounded; the call's check reports what they should be.
         let storage = storage.filter(|_| wants_float);
         let storage = storage.map(|dtype| surprisal::stored_dtype(loss, name, dtype));

@@ -312,7 +312,7 @@ impl<'a> Draft<'a> {
 
     fn dtype(&self, argument: &Argument) -> Dtype {
         match argument.kind {
-            Kind::F32 => Dtype::F32,
+            Kind::F32 | Kind::WideFloat => Dtype::F32,
             Kind::U32 => Dtype::U32,
             Kind::Index | Kind::Label | Kind::I64 => Dtype::I64,
             _ => self.arguments.dtype,

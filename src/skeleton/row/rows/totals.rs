@@ -96,19 +96,25 @@ impl Rows<'_> {
         };
         let (first, count) = self.total(&tallies, word, integers, NO_WORD)?;
         let (kept, empty) = (self.kept_tally(), self.program.empty);
-        self.around(
-            "scalar",
-            &[shader!("tally.wgsl"), shader!("quotient.wgsl"), shader!("scalar.wgsl")],
-        )
-        .uniform("empty_is_zero", u32::from(empty == Empty::Zero))
-        .uniform("classes", 1u32)
-        .uniform("first", first)
-        .uniform("tallies", count)
-        .uniform("kept", kept)
-        .uniform("mean", u32::from(mean))
-        .table("tallies", &tallies, "Tally")
-        .write_elements("value", Some(output))
-        .groups(1)
+        let adds = self.adds_sums;
+        let step = self
+            .around(
+                "scalar",
+                &[shader!("tally.wgsl"), shader!("quotient.wgsl"), shader!("scalar.wgsl")],
+            )
+            .uniform("empty_is_zero", u32::from(empty == Empty::Zero))
+            .uniform("classes", 1u32)
+            .uniform("first", first)
+            .uniform("tallies", count)
+            .uniform("kept", kept)
+            .uniform("mean", u32::from(mean))
+            .table("tallies", &tallies, "Tally");
+        let step = if adds {
+            step.read_write("begun", "value", output)
+        } else {
+            step.read_elements("begun", None, 0.0).write_elements("value", Some(output))
+        };
+        step.groups(1)
     }
 
     /// Tallies of one word of all records and, beside it, of a word that is counted. Returns the first tally and the
