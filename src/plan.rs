@@ -50,7 +50,7 @@ impl std::fmt::Display for Role {
             Self::Input(name) => write!(f, "input `{name}`"),
             Self::Output(name) => write!(f, "output `{name}`"),
             Self::Scratch => f.write_str("the scratch"),
-            Self::Constant(index) => write!(f, "constant {index}"),
+            Self::Constant(number) => write!(f, "constant {number} of the plan"),
         }
     }
 }

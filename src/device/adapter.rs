@@ -87,7 +87,8 @@ pub async fn adapters() -> Vec<wgpu::Adapter> {
 
 /// The description of an adapter: name, backend and driver.
 pub fn describe(info: &wgpu::AdapterInfo) -> String {
-    format!("{} [{:?}, {}]", info.name, info.backend, info.driver)
+    let driver = if info.driver.is_empty() { String::new() } else { format!(", {}", info.driver) };
+    format!("{} [{:?}{driver}]", info.name, info.backend)
 }
 
 /// The index of the wanted adapter: the one with this number, or the first whose name, backend or driver contains

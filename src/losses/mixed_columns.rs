@@ -253,10 +253,12 @@ impl Signature for MixedColumns {
             let last = nth + 1 == self.spans.len();
             if span.columns == Some(0) || (span.columns.is_none() && !last) {
                 let reason = "a span has columns, and only the last one can have the rest";
-                return bad(format!("{span:?}"), reason);
+                let columns = span.columns.map_or("no".to_owned(), |columns| columns.to_string());
+                return bad(format!("span {nth} with {columns} columns"), reason);
             }
             if !((span.weight as f32).is_normal() && (1.0 / span.weight as f32).is_normal()) {
-                return bad(span.weight.to_string(), "a weight is within f32 and not 0");
+                let found = format!("span {nth} with weight {}", span.weight);
+                return bad(found, "a weight is within f32 and not 0");
             }
         }
         if self.spans.is_empty() {

@@ -18,6 +18,7 @@ use crate::{
         },
         limits,
         profile::Profile,
+        stretches::check_parts,
     },
     spec::{broadcast::Axes, call::Call},
 };
@@ -472,11 +473,12 @@ impl Step<'_, '_> {
         let limit = self.planner.profile.binding_bytes;
         if let Some(binding) = self.planner.bindings.iter().find(|b| b.size > limit) {
             return Err(Error::Limit {
-                what: format!("bytes of {:?} in {}", binding.role, self.planner.draft.label),
+                what: format!("bytes of {} in {}", binding.role, self.planner.draft.label),
                 found: binding.size,
                 limit,
             });
         }
+        check_parts(self.planner.plan.dispatches.len() as u64)?;
         let Planner { draft, bindings, params, .. } = &*self.planner;
         let (bindings, params) = (bindings.clone(), params.clone());
         let kernel = draft.kernel();

@@ -80,17 +80,41 @@ pub struct Entry {
 /// Parses options from JSON: unknown names and values out of their domain are errors.
 #[cfg(feature = "serde")]
 pub(crate) fn parse<L: Operation + serde::de::DeserializeOwned + 'static>(
-    name: &'static str,
+    about: &About,
     options: &serde_json::Value,
 ) -> Result<Box<dyn Operation>> {
     // serde would accept an array as the fields in their order.
-    if !options.is_object() {
-        return Err(Error::option(name, "options", options, "options are an object"));
-    }
-    let loss: L = serde_json::from_value(options.clone())
-        .map_err(|error| Error::option(name, "options", options, error.to_string()))?;
+    let Some(given) = options.as_object() else {
+        return Err(Error::option(about.name, "options", options, "options are an object"));
+    };
+    let parsed = serde_json::from_value(options.clone());
+    let loss: L = parsed.map_err(|error| refused::<L>(about, given, &error))?;
     loss.validate()?;
     Ok(Box::new(loss))
+}
+
+/// The error about options that could not be parsed: it names the first option that cannot be parsed alone.
+#[cfg(feature = "serde")]
+fn refused<L: serde::de::DeserializeOwned>(
+    about: &About,
+    given: &serde_json::Map<String, serde_json::Value>,
+    error: &serde_json::Error,
+) -> Error {
+    for (name, value) in given {
+        let Some(option) = about.options.iter().find(|option| option.name == name) else {
+            return Error::UnknownName {
+                loss: about.name.to_owned(),
+                kind: "option",
+                name: name.clone(),
+                known: about.options.iter().map(|o| o.name).collect::<Vec<_>>().join(", "),
+            };
+        };
+        let alone = serde_json::Map::from_iter([(name.clone(), value.clone())]);
+        if let Err(error) = serde_json::from_value::<L>(alone.into()) {
+            return Error::option(about.name, option.name, value, error.to_string());
+        }
+    }
+    Error::option(about.name, "options", serde_json::json!(given), error.to_string())
 }
 
 /// One line for each operation: its module, its exports, and its entry in the registry.
@@ -107,7 +131,7 @@ macro_rules! operations {
                 about: &$module::ABOUT,
                 #[cfg(feature = "serde")]
                 parse: |options| {
-                    $crate::skeleton::operation::parse::<$operation>($module::ABOUT.name, options)
+                    $crate::skeleton::operation::parse::<$operation>(&$module::ABOUT, options)
                 },
                 default: || Box::new($operation::default()),
             },)*];

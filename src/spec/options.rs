@@ -110,7 +110,10 @@ pub(crate) const MOST_IGNORED: usize = 4;
 /// In JSON this is one number or a list. With `u32` targets a negative index matches nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(untagged))]
+#[cfg_attr(
+    feature = "serde",
+    serde(untagged, expecting = "expected a whole number of 64 bits, or a list of at most 4")
+)]
 #[non_exhaustive]
 pub enum IgnoreIndex {
     /// One index.
@@ -133,9 +136,12 @@ impl IgnoreIndex {
 
     /// Checks the length of the list.
     pub(crate) fn validate(&self, loss: &str) -> Result<()> {
-        match self.as_slice().len() {
-            0..=Self::MOST => Ok(()),
-            len => Err(Error::option(loss, "ignore_index", len, "a list holds at most 4 indices")),
+        match self.as_slice() {
+            list if list.len() <= Self::MOST => Ok(()),
+            list => {
+                let value = format!("{list:?}");
+                Err(Error::option(loss, "ignore_index", value, "a list holds at most 4 indices"))
+            }
         }
     }
 }

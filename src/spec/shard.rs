@@ -63,6 +63,12 @@ pub struct Shard {
     pub classes: u64,
 }
 
+impl std::fmt::Display for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "column {} of {}", self.first, self.classes)
+    }
+}
+
 /// Outputs that a shard can give without the others.
 const OF_ONE: [&str; 5] = ["statistics", "column_lse", "status", "denominator", "count"];
 
@@ -74,8 +80,7 @@ impl Shard {
     pub(crate) fn validate(shard: Option<Self>, loss: &str) -> Result<()> {
         match shard {
             Some(shard) if shard.first >= shard.classes => {
-                let value = format!("{shard:?}");
-                Err(Error::option(loss, "shard", value, "`first` is below `classes`"))
+                Err(Error::option(loss, "shard", shard, "`first` is below `classes`"))
             }
             Some(shard) if shard.classes > MOST_COLUMNS => Err(Error::Limit {
                 what: "columns of all shards".to_owned(),
@@ -91,7 +96,7 @@ impl Shard {
         if columns <= self.classes.saturating_sub(self.first) {
             return Ok(());
         }
-        conflict(loss, argument, &format!("{columns} columns reach past those of {self:?}"))
+        conflict(loss, argument, &format!("{columns} columns reach past {self}"))
     }
 
     /// Checks that a shard's call either asks only for what a shard alone can give, or has the statistics of all

@@ -73,7 +73,7 @@ impl<'a> Elements<'a> {
         let plane = plane(loss, call, &extents);
         let gradient = |nth: usize| Summed::of(loss, call, &extents, nth);
         let gradients = [gradient(0)?, gradient(1)?];
-        let windows = windows(loss, call, &extents, plane, profile);
+        let windows = windows(loss, call, &extents, plane, profile)?;
         planner.windows(windows.len() as u64);
         let block = u64::from(profile.element_block);
         let blocks: u64 = windows.iter().map(|w| (w.end - w.start).div_ceil(block)).sum();
@@ -493,7 +493,7 @@ fn windows(
     extents: &Extents,
     plane: u64,
     profile: &Profile,
-) -> Vec<Range<u64>> {
+) -> Result<Vec<Range<u64>>> {
     // A window's binding may begin up to one alignment block early and end inside a quad.
     let room = profile.binding_bytes.saturating_sub(profile.offset_alignment + 64);
     let is_bits = |operand: &Operand| operand.name == "mask" && operand.layout.dtype == Dtype::U32;

@@ -159,7 +159,7 @@ impl Summed {
         let profile = planner.profile;
         let fits = room(planner).min(profile.dispatch_elements) / (fold.most * fold.inner).max(1);
         let lanes = u64::from(profile.tally_lanes());
-        for window in stretches(fold.outer * fold.parts, fits.max(1)) {
+        for window in stretches(fold.outer * fold.parts, fits.max(1))? {
             let first = window.start * fold.inner;
             let sums = (window.end - window.start) * fold.inner;
             if sums == 0 {

@@ -65,12 +65,12 @@ impl Layer<'_> {
         let [i_step, j_step, k_step] = self.steps(product, [outputs, columns]);
         let [most_rows, most_columns, _] = self.steps(product, product.most);
         let most = [most_rows, most_columns];
-        let walks = stretches(product.depth, k_step);
+        let walks = stretches(product.depth, k_step)?;
         let wide = product.output.layout.dtype == Dtype::F32 || walks.len() < 2;
         let sum =
             (!wide).then(|| rows.shared("product", Layout::matrix(Dtype::F32, outputs, columns)));
-        for i in stretches(outputs, i_step) {
-            for j in stretches(columns, j_step) {
+        for i in stretches(outputs, i_step)? {
+            for j in stretches(columns, j_step)? {
                 if walks.is_empty() {
                     let all = (&product.start, &product.output, product.addend.as_ref());
                     self.tile(rows, product, most, all, [&i, &j, &(0..0)])?;

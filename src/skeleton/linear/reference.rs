@@ -91,7 +91,11 @@ impl<T: Real> Layer<T> {
             (WeightLayout::HiddenClasses, (depth, classes)) => (classes, depth),
         };
         if let Some(weight) = inputs.get("weight").filter(|_| depth != hidden) {
-            return Err(wrong_shape("weight", weight, &format!("hidden = {hidden} in {layout:?}")));
+            let expected = match layout {
+                WeightLayout::ClassesHidden => format!("[classes, {hidden}]"),
+                WeightLayout::HiddenClasses => format!("[{hidden}, classes]"),
+            };
+            return Err(wrong_shape("weight", weight, &(expected + " with this weight_layout")));
         }
         let mut layer = Self {
             rows,

@@ -9,7 +9,10 @@ use crate::{
         error::{Error, Result},
         tensor::{Dtype, Layout},
     },
-    plan::{Path, View, stretches::stretches},
+    plan::{
+        Path, View,
+        stretches::{check_parts, stretches},
+    },
     skeleton::row::Rows,
 };
 
@@ -195,7 +198,7 @@ impl Layer<'_> {
         passes: ScorePasses,
     ) -> Result<Schedule> {
         let path = self.path(rows, passes)?;
-        Ok(self.walk_of(rows, windows, passes, &path))
+        self.walk_of(rows, windows, passes, &path)
     }
 
     /// Which of the two paths is taken, and the size of its chunk.
@@ -232,23 +235,23 @@ impl Layer<'_> {
         windows: &[Range<u64>],
         passes: ScorePasses,
         path: &Path,
-    ) -> Schedule {
+    ) -> Result<Schedule> {
         let (step, classes) = (path.rows, path.classes);
         let chunk = rows.shared("chunk", chunk_layout(path));
-        let cut = |(index, window): (usize, &Range<u64>)| {
-            let start = window.start;
-            let parts = stretches(window.end - start, step);
-            parts.into_iter().map(move |part| (index, start + part.start..start + part.end))
-        };
-        let parts = windows.iter().enumerate().flat_map(cut).enumerate();
         let most = step.min(self.rows);
-        let part = |(number, (index, rows))| RowBlock { number, index, rows, most };
-        let parts = parts.map(part).collect();
-        let blocks = stretches(self.classes, classes.max(1));
+        let mut parts = Vec::new();
+        for (index, window) in windows.iter().enumerate() {
+            for part in stretches(window.end - window.start, step)? {
+                let rows = window.start + part.start..window.start + part.end;
+                parts.push(RowBlock { number: parts.len(), index, rows, most });
+            }
+            check_parts(parts.len() as u64)?;
+        }
+        let blocks = stretches(self.classes, classes.max(1))?;
         let walk = Schedule { chunk, parts, blocks, kept: None };
         let made = if walk.is_held() { passes.held } else { path.passes };
         rows.planner.path(Path { passes: made, ..path.clone() });
-        walk
+        Ok(walk)
     }
 
     /// The schedules of a call: first that of the rows whose scores stay in the weight's gradient, then that of the
@@ -283,12 +286,12 @@ impl Layer<'_> {
         rows.waiting(&(0..states));
         let kept = Some(HeldScores { gradient, weight_layout: self.options.weight_layout });
         let own = 0..count;
-        let walk = self.walk_of(rows, std::slice::from_ref(&own), passes, &first);
+        let walk = self.walk_of(rows, std::slice::from_ref(&own), passes, &first)?;
         let mut walks = vec![Schedule { kept, ..walk }];
         if let Some(path) = path {
             let after: Vec<_> = windows.iter().map(|w| w.start.max(count)..w.end).collect();
             let path = Path { kept_rows: count, ..path };
-            let mut walk = rest.walk_of(rows, &after, passes, &path);
+            let mut walk = rest.walk_of(rows, &after, passes, &path)?;
             walk.parts.iter_mut().for_each(|part| part.number += 1);
             walks.push(walk);
         }

@@ -85,7 +85,7 @@ impl Pairs<'_> {
         operand: &View,
         labels: Option<&View>,
     ) -> Result<()> {
-        for part in self.stretches(operand, table.count) {
+        for part in self.stretches(operand, table.count)? {
             rows.around("vectors", &[shader!("pairs/vectors.wgsl")])
                 .overriding("NORMALIZE", self.pairing.normalize)
                 .overriding("HAS_LABELS", labels.is_some())
@@ -104,7 +104,7 @@ impl Pairs<'_> {
     }
 
     /// Stretches of vectors that fit a binding and a short dispatch.
-    fn stretches(&self, operand: &View, count: u64) -> Vec<Range<u64>> {
+    fn stretches(&self, operand: &View, count: u64) -> Result<Vec<Range<u64>>> {
         let row = operand.layout.row_stride.max(operand.layout.columns()).max(1);
         let room = self.profile.binding_bytes.saturating_sub(self.profile.offset_alignment + 64);
         // A 16-bit gradient may be summed in f32.
@@ -119,7 +119,7 @@ impl Pairs<'_> {
         let counts = rows.planner.scratch(Layout::vector(Dtype::U32, count));
         let lanes = self.profile.tally_lanes();
         let short = self.profile.dispatch_elements / count.max(1);
-        for part in stretches(count, short.clamp(1, MOST_ITERATIONS)) {
+        for part in stretches(count, short.clamp(1, MOST_ITERATIONS))? {
             rows.around("partners", &[shader!("pairs/partners.wgsl")])
                 .uniform("classes", count)
                 .uniform("entry_step", table.entry_step)
@@ -142,7 +142,7 @@ impl Pairs<'_> {
         part: &Range<u64>,
         RawGradient { raw, output, adds }: &RawGradient,
     ) -> Result<()> {
-        for piece in self.stretches(vectors, part.end - part.start) {
+        for piece in self.stretches(vectors, part.end - part.start)? {
             let all = part.start + piece.start..part.start + piece.end;
             let (from, to) = (raw.clone().rows(&piece), output.clone().rows(&piece));
             let step = rows

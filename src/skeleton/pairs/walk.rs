@@ -136,7 +136,7 @@ impl Pairs<'_> {
     /// allows. The parts add up over the blocks of keys, so the last bits of the gradient depend on the blocks.
     fn slope(rows: &mut Rows, part: &RowBlock, block: &Range<u64>, scores: &View) -> Result<()> {
         let reach = MOST_ITERATIONS * 4 * u64::from(rows.lanes().0);
-        for keys in stretches(block.end - block.start, reach) {
+        for keys in stretches(block.end - block.start, reach)? {
             let streams = rows.streams(&part.rows, false);
             let step = rows
                 .step("scale_slope", shader!("pairs/slope.wgsl"), part.index, &part.rows)

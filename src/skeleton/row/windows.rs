@@ -7,7 +7,7 @@ use crate::{
     data::error::{Error, Result},
     plan::{
         View,
-        stretches::{least_multiple, stretches},
+        stretches::{check_parts, least_multiple, stretches},
     },
     skeleton::sums::BLOCK,
     spec::call::Operand,
@@ -41,21 +41,22 @@ impl<'a> Rows<'a> {
         let step = if step > BLOCK { step - step % BLOCK } else { step };
         let image = self.image();
         if image <= 1 {
-            return Ok(stretches(self.count, step));
+            return stretches(self.count, step);
         }
         if step >= image {
-            return Ok(stretches(self.count, step - step % image));
+            return stretches(self.count, step - step % image);
         }
         if step < self.count {
             self.same_images()?;
         }
         // A window with fewer rows than an image must lie within one image.
-        let images = stretches(self.count, image).into_iter();
-        let within = |image: Range<u64>| {
-            let parts = stretches(image.end - image.start, step).into_iter();
-            parts.map(move |part| image.start + part.start..image.start + part.end)
-        };
-        Ok(images.flat_map(within).collect())
+        let mut windows = Vec::new();
+        for image in stretches(self.count, image)? {
+            let parts = stretches(image.end - image.start, step)?.into_iter();
+            windows.extend(parts.map(|part| image.start + part.start..image.start + part.end));
+            check_parts(windows.len() as u64)?;
+        }
+        Ok(windows)
     }
 
     /// The number of rows after which every tensor whose columns are planes begins a new image.

@@ -71,7 +71,7 @@ impl Rows<'_> {
         }
         let column_bits = u64::from((self.classes.max(2) - 1).ilog2() + 1);
         let bytes = KEY_BYTES + column_bits.div_ceil(8);
-        for part in stretches(bytes, MOST_ITERATIONS / walk) {
+        for part in stretches(bytes, MOST_ITERATIONS / walk)? {
             let streams = self.streams(rows, false);
             let step = self
                 .step("select_place", shader!("row/select.wgsl"), index, rows)

@@ -26,7 +26,7 @@ impl Rows<'_> {
                 ("columns of a top k".to_owned(), (MOST_ITERATIONS - 16) * 4 * lanes);
             return Err(Error::Limit { what, found: self.classes, limit });
         }
-        for ranks in stretches(k, MOST_ITERATIONS / walk) {
+        for ranks in stretches(k, MOST_ITERATIONS / walk)? {
             let streams = self.streams(rows, false);
             let step = self
                 .step("top", shader!("row/top.wgsl"), index, rows)
