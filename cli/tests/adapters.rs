@@ -47,7 +47,7 @@ fn a_benchmark_writes_json_to_stdout() {
     if adapters() == 0 {
         return;
     }
-    let words = ["bench", "cross_entropy", "--rows", "4", "--classes", "64", "--json", "-"];
+    let words = ["bench", "cross_entropy", "--rows", "4", "--classes", "64", "--json"];
     let output = surprisal(&[&words[..], &["--runs", "1", "--warm-up", "0"]].concat());
     let measured: Value = serde_json::from_str(&stdout(&output)).unwrap();
     let median = |at: usize| {
@@ -57,5 +57,4 @@ fn a_benchmark_writes_json_to_stdout() {
     };
     let share = measured["share_of_copy"].as_f64().unwrap();
     assert!((share * median(0) / median(1) - 1.0).abs() < 1e-9, "{measured}");
-    assert!(!std::path::Path::new("-").exists());
 }

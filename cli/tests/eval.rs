@@ -6,10 +6,11 @@ mod command;
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
 };
 
-use command::{adapters, folder, npy, refusal, stdout, surprisal};
+use command::{adapters, folder, npy, npy_bytes, refusal, stdout, surprisal};
 use serde_json::{Value, json};
 use surprisal::{Arithmetic, Array, Arrays, Dtype, Operation, cpu, operations, testing};
 
@@ -111,18 +112,18 @@ fn indices(name: &'static str, folder: &Path, values: &[i64]) -> Input {
 }
 
 /// f32 arrays in one archive.
-#[expect(clippy::default_trait_access, reason = "npyz does not name the type of its options")]
 fn archive<const N: usize>(path: &Path, arrays: [(&'static str, Array); N]) -> [Input; N] {
-    use npyz::WriterBuilder as _;
-    let mut archive = npyz::npz::NpzWriter::create(path).unwrap();
-    arrays.map(|(name, array)| {
-        let member = archive.array(name, Default::default()).unwrap();
-        let mut writer = member.default_dtype().shape(&array.shape).begin_nd().unwrap();
-        writer.extend(array.to_f64().into_iter().map(|value| value as f32)).unwrap();
-        writer.finish().unwrap();
+    let mut archive = zip::ZipWriter::new(fs::File::create(path).unwrap());
+    let options = zip::write::SimpleFileOptions::default();
+    let inputs = arrays.map(|(name, array)| {
+        let bytes = npy_bytes("<f4", false, &shape_of(&array), &array.to_bytes(Dtype::F32));
+        archive.start_file(format!("{name}.npy"), options).unwrap();
+        archive.write_all(&bytes).unwrap();
         // The member that is called like the input needs no key.
         Input::new(name, path, "", array)
-    })
+    });
+    archive.finish().unwrap();
+    inputs
 }
 
 /// Tensors of these types in one file, under keys of their own.
@@ -206,9 +207,10 @@ impl Evaluation {
     fn check_at(&self, place: Place) {
         let wanted: Vec<&str> = ["loss"].iter().chain(self.by_products).copied().collect();
         let (options, place_words) = (self.options.to_string(), place.words());
-        let (want, out) = (wanted.join(","), self.out.to_str().unwrap());
+        let want = wanted.join(",");
+        let out = format!("{}={}", self.gradients.join(","), self.out.display());
         let mut words =
-            vec!["eval", self.loss, "--options", &options, "--want", &want, "--grad", out];
+            vec!["eval", self.loss, "--options", &options, "--want", &want, "--out", &out];
         words.extend(place_words.iter().map(String::as_str));
         words.extend(self.set.iter().flat_map(|setting| ["--set", setting]));
         let inputs: Vec<String> =
@@ -429,9 +431,6 @@ fn statuses(loss: &str, settings: &[&str], inputs: &[&Input]) -> Vec<(Place, Vec
             words.extend(want.map_or(["--set", setting], |outputs| ["--want", outputs]));
         }
         words.extend(inputs.iter().flat_map(|input| ["--input", input]));
-        if loss == "similarity" {
-            words.extend(["--want", "scores"]);
-        }
         let text = stdout(&surprisal(&words));
         let lines = text.lines().filter_map(|line| line.strip_prefix("status: "));
         (place, lines.map(str::to_owned).collect())
@@ -480,7 +479,8 @@ fn a_status_is_the_same_on_the_reference() {
     expect(zeros, "sup_con", &[], &[&features, &labels]);
     // The elements of a loss count one by one, the ignored ones never.
     let targets = file("targets", &[0.0, 1.0, 0.0, 1.0, 0.0, 1.0], &[2, 3]);
-    expect(rows, "bce_with_logits", &[], &[&logits, &targets]);
+    let elements = "1 element(s) whose loss is NaN: a NaN or an infinity in their numbers";
+    expect(elements, "bce_with_logits", &[], &[&logits, &targets]);
     let mask = bools("mask", &folder, Array::float(&[2, 3], vec![1.0, 0.0, 1.0, 1.0, 1.0, 1.0]));
     expect("ok", "bce_with_logits", &[], &[&logits, &targets, &mask]);
     // One coefficient is one row, whatever it is over, and so is what shares a softmax.
@@ -589,7 +589,8 @@ fn a_refusal_writes_nothing() {
         let logits = format!("logits={logits}");
         let targets = format!("targets={}", folder.join(targets).display());
         let words = ["eval", "cross_entropy", "--backend", "cpu", "--input", &logits, "--input"];
-        refusal(&surprisal(&[&words[..], &[&targets, "--grad", out.to_str().unwrap()]].concat()))
+        let out = format!("grad.logits={}", out.display());
+        refusal(&surprisal(&[&words[..], &[&targets, "--out", &out]].concat()))
     };
     let archive = format!("{}", folder.join("two.npz").display());
     let good = "targets.int.npy";
@@ -624,6 +625,7 @@ fn takes_fortran_order_f64_masks_and_writes_the_gradient() {
     let (logits, targets) = (input("logits", "logits.npy"), input("targets", "targets.npy"));
     let mask = input("row_weight", "mask.npy");
     let gradient = path("gradient.npy");
+    let out = format!("grad.logits={}", gradient.display());
     let words = [
         "eval",
         "cross_entropy",
@@ -639,8 +641,8 @@ fn takes_fortran_order_f64_masks_and_writes_the_gradient() {
         "reduction=sum",
         "--want",
         "loss,argmax",
-        "--grad",
-        gradient.to_str().unwrap(),
+        "--out",
+        &out,
     ];
     let text = stdout(&surprisal(&words));
     assert!(text.contains("loss: 0.40760596444438"), "{text}");
@@ -690,7 +692,7 @@ fn refuses_what_does_not_fit() {
     assert!(eval(&[good[0], ("targets", "logits.npy")], &[]).contains("targets"));
     assert!(eval(&good, &["--set", "label_smoothing=2"]).contains("label_smoothing"));
     assert!(eval(&good, &["--set", "smothing=0.1"]).contains("smothing"));
-    assert!(eval(&good, &["--grad", "out.txt"]).contains("out.txt"));
+    assert!(eval(&good, &["--out", "out.txt"]).contains("out.txt"));
 }
 
 /// f32 numbers of any shape in a file, as an argument of the command line.
@@ -736,7 +738,8 @@ fn tensors_of_any_rank() {
         &[&["--input", &logits, "--input", &targets][..], &none].concat(),
     );
     let gradient = folder.join("gradient.npy");
-    let grad = ["--layout", "nchw", "--grad", gradient.to_str().unwrap()];
+    let out = format!("grad.logits={}", gradient.display());
+    let grad = ["--layout", "nchw", "--out", &out];
     let first = ["--input", &planes, "--input", &targets];
     let first = on_every_backend("cross_entropy", &[&first[..], &none, &grad].concat());
     for (last, first) in last.iter().zip(&first) {
@@ -799,4 +802,69 @@ fn doubles_are_rounded_once() {
             assert!((root - rounded).abs() < 1e-6, "{dtype}: {line}");
         }
     }
+}
+
+/// What Python's versions wrote, and what holds no numbers.
+#[test]
+fn headers_of_every_numpy() {
+    let folder = folder("eval-headers");
+    let zeros = [0; 48];
+    npy(&folder.join("logits.npy"), "<f4", false, "(4L, 3L)", &zeros);
+    npy(&folder.join("targets.npy"), "<f4", false, "(4, 3)", &zeros);
+    let input = |name: &str| format!("{name}={}", folder.join(format!("{name}.npy")).display());
+    let (logits, targets) = (input("logits"), input("targets"));
+    let words = ["eval", "mse", "--backend", "cpu", "--input", &logits, "--input", &targets];
+    assert!(stdout(&surprisal(&words)).contains("loss: 0\n"));
+    npy(&folder.join("targets.npy"), "|O", false, "(4, 3)", b"\x80\x03]q.");
+    let error = refusal(&surprisal(&words));
+    assert!(error.contains("Python objects (dtype=object)"), "{error}");
+}
+
+/// A key is all that follows the first colon behind the file's name.
+#[test]
+fn keys_with_colons() {
+    let folder = folder("eval-colons");
+    let path = folder.join("model.safetensors");
+    let bytes = [0; 8];
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2], &bytes);
+    let views = [("layers:0:out", view.unwrap())];
+    fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    let (logits, targets) = (
+        format!("logits={}:layers:0:out", path.display()),
+        format!("targets={}:layers:0:out", path.display()),
+    );
+    let words = ["eval", "mse", "--backend", "cpu", "--input", &logits, "--input", &targets];
+    assert!(stdout(&surprisal(&words)).contains("loss: 0\n"));
+}
+
+/// An option that cannot be is named with its value, in the words of JSON.
+#[test]
+fn options_are_refused_in_plain_words() {
+    let folder = folder("eval-options");
+    let logits = file(&folder, "logits", &numbers(1, &[3, 6], true));
+    let targets = file(&folder, "targets", &Array::int(&[3], vec![0, 1, 2]));
+    let eval = |loss: &str, setting: &str| {
+        let inputs = ["--backend", "cpu", "--input", &logits, "--input", &targets];
+        let error = refusal(&surprisal(&[&["eval", loss, "--set", setting], &inputs[..]].concat()));
+        for name in ["untagged", "Some(", "ClassesHidden", "ColumnSpan"] {
+            assert!(!error.contains(name), "{error}");
+        }
+        error
+    };
+    for index in ["null", "1.5", "18446744073709551616", "[1,2,3,4,5]"] {
+        let error = eval("cross_entropy", &format!("ignore_index={index}"));
+        assert!(error.contains("option `ignore_index` = ") && error.contains('4'), "{error}");
+    }
+    let error = eval("cross_entropy", "ignore_index=[1,2,3,4,5]");
+    assert!(error.contains("= [1, 2, 3, 4, 5]: a list holds at most 4 indices"), "{error}");
+    let error = eval("mixed_columns", r#"spans=[{"kind": "cce", "columns": 0}]"#);
+    assert!(error.contains("span 0 with 0 columns"), "{error}");
+    let error = eval("cross_entropy", "reduction=meen");
+    assert!(error.contains("option `reduction` = \"meen\"") && error.contains("`mean`"), "{error}");
+    let states = logits.replacen("logits", "hidden", 1);
+    let weight = logits.replacen("logits", "weight", 1);
+    let words = ["eval", "linear_cross_entropy", "--backend", "cpu", "--input", &states];
+    let more = ["--input", &weight, "--input", &targets, "--set", "weight_layout=hidden_classes"];
+    let error = refusal(&surprisal(&[&words[..], &more].concat()));
+    assert!(error.contains("`weight` has shape [3, 6], expected [6, "), "{error}");
 }

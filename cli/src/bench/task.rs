@@ -70,6 +70,27 @@ fn gradients(about: &About) -> impl Iterator<Item = &'static str> {
         .filter(move |name| name.strip_prefix("grad.").is_some_and(|input| names.contains(&input)))
 }
 
+/// Rows whose target is ignored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ignored {
+    /// Their share of all rows, from 0 to 1.
+    pub share: f64,
+    /// Their target.
+    pub index: i64,
+}
+
+impl Ignored {
+    /// Makes the share of these targets ignored, evenly spread.
+    fn set(self, targets: &mut [i64]) {
+        let before = |row: usize| (row as f64 * self.share).floor();
+        for (row, target) in targets.iter_mut().enumerate() {
+            if before(row + 1) > before(row) {
+                *target = self.index;
+            }
+        }
+    }
+}
+
 /// What is timed, apart from the loss and its options.
 #[derive(Clone, Debug)]
 pub struct Task {
@@ -83,13 +104,15 @@ pub struct Task {
     pub with: Vec<String>,
     /// Outputs to compute in addition to those of the mode.
     pub want: Vec<String>,
+    /// The rows whose target is ignored, if some are.
+    pub ignored: Option<Ignored>,
 }
 
 impl Task {
     /// A task with only what the mode needs.
     pub fn new(extents: impl IntoIterator<Item = (Dim, u64)>, dtype: Dtype, mode: Mode) -> Self {
         let extents = extents.into_iter().collect();
-        Self { extents, dtype, mode, with: Vec::new(), want: Vec::new() }
+        Self { extents, dtype, mode, with: Vec::new(), want: Vec::new(), ignored: None }
     }
 
     /// The plan of the call, before anything is created on the device.
@@ -273,7 +296,11 @@ impl Task {
             };
             Array::float(&[], numbers).to_bytes(layout.dtype)
         } else {
-            Array::int(&[], testing::targets(seed, count, classes)).to_bytes(layout.dtype)
+            let mut targets = testing::targets(seed, count, classes);
+            if let Some(ignored) = self.ignored.filter(|_| argument == "targets") {
+                ignored.set(&mut targets);
+            }
+            Array::int(&[], targets).to_bytes(layout.dtype)
         };
         fill(gpu, buffer, &block, layout.len() * layout.dtype.bytes());
     }
@@ -346,6 +373,15 @@ mod tests {
             }
         }
         Ok(())
+    }
+
+    #[test]
+    fn the_share_of_ignored_targets_is_kept() {
+        for (share, count) in [(0.0, 0), (0.25, 250), (0.3, 300), (1.0, 1000)] {
+            let mut targets = vec![1; 1000];
+            Ignored { share, index: -100 }.set(&mut targets);
+            assert_eq!(targets.iter().filter(|target| **target == -100).count(), count, "{share}");
+        }
     }
 
     #[test]

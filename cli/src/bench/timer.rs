@@ -132,7 +132,7 @@ pub fn wait(gpu: &Gpu) -> Result<()> {
 }
 
 /// Median and spread of some times.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Spread {
     /// The median.
     pub median: f64,

@@ -10,9 +10,10 @@ use std::{
 /// The program, which is told of no adapter.
 pub fn program(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_surprisal"));
-    command.args(words).env_remove("SURPRISAL_ADAPTER");
-    // EGL complains on stderr where there is none, as in many containers.
-    command.env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR"));
+    for variable in ["SURPRISAL_ADAPTER", "XDG_RUNTIME_DIR", "COLUMNS"] {
+        command.env_remove(variable);
+    }
+    command.args(words);
     command
 }
 
@@ -34,6 +35,14 @@ pub fn refusal(output: &Output) -> String {
     text
 }
 
+/// What clap says of words that it does not understand.
+pub fn misuse(output: &Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.starts_with("error: "), "{text}");
+    text
+}
+
 /// How many adapters this machine has: none only where none is required.
 pub fn adapters() -> usize {
     let adapters = pollster::block_on(surprisal::adapter::adapters()).len();
@@ -51,6 +60,10 @@ pub fn folder(name: &str) -> PathBuf {
 
 /// A `.npy` file as numpy writes it.
 pub fn npy(path: &Path, descr: &str, fortran: bool, shape: &str, data: &[u8]) {
+    fs::write(path, npy_bytes(descr, fortran, shape, data)).unwrap();
+}
+
+pub fn npy_bytes(descr: &str, fortran: bool, shape: &str, data: &[u8]) -> Vec<u8> {
     let fortran = if fortran { "True" } else { "False" };
     let dict = format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}");
     let length = (10 + dict.len() + 1).next_multiple_of(64) - 10;
@@ -58,5 +71,5 @@ pub fn npy(path: &Path, descr: &str, fortran: bool, shape: &str, data: &[u8]) {
     bytes.extend((length as u16).to_le_bytes());
     bytes.extend(format!("{dict:<width$}\n", width = length - 1).bytes());
     bytes.extend(data);
-    fs::write(path, bytes).unwrap();
+    bytes
 }

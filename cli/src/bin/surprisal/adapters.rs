@@ -20,14 +20,13 @@ use surprisal::{
 };
 use surprisal_cli::survey::{Survey, worker};
 
-use crate::output;
+use crate::{arguments::Report, output};
 
 /// How to list them.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: Report,
     /// Give a driver this long to answer, and a device as long to open.
     #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
@@ -146,8 +145,8 @@ pub fn all() -> Vec<wgpu::Adapter> {
     let (done, waiting) = mpsc::channel::<()>();
     thread::spawn(move || {
         if waiting.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-            output::note(&format!(
-                "WARNING: a graphics driver has not answered for {} s; `surprisal adapters` says \
+            output::warn(&format!(
+                "a graphics driver has not answered for {} s; `surprisal adapters` says \
                  which, and how to leave it out",
                 PATIENCE.as_secs()
             ));
@@ -192,14 +191,14 @@ pub fn warn(all: &[Found], index: usize) {
     let name = &used.description;
     let kinds: Vec<Kind> = all.iter().map(|found| found.kind).collect();
     if let Some(gpu) = adapter::overlooked(&kinds, index).and_then(|gpu| all.get(gpu)) {
-        output::note(&format!(
-            "WARNING: {name} is a SOFTWARE adapter, and this machine has a GPU: {} (use it with \
+        output::warn(&format!(
+            "{name} is a SOFTWARE adapter, and this machine has a GPU: {} (use it with \
              --adapter {})",
             gpu.description, gpu.number
         ));
     } else if let Some(node) = Machine::look().nodes.first() {
-        output::note(&format!(
-            "WARNING: {name} is a SOFTWARE adapter, and this machine has a GPU device node ({}) \
+        output::warn(&format!(
+            "{name} is a SOFTWARE adapter, and this machine has a GPU device node ({}) \
              that no driver serves; `surprisal adapters` says why",
             node.path.display()
         ));
@@ -236,14 +235,16 @@ pub fn run(arguments: &Arguments, wanted: Option<&str>) -> Result<ExitCode> {
             facts
         })
         .collect();
-    if arguments.json {
-        let missing: Vec<Value> = findings
+    let missing = || {
+        let missing = findings
             .iter()
-            .map(|finding| json!({ "problem": finding.problem, "remedy": finding.remedy }))
-            .collect();
-        output::json(&json!({ "adapters": shown, "missing": missing }), None)?;
-    } else {
-        output::print(&describe::describe(&shown, &findings));
-    }
-    Ok(ExitCode::SUCCESS)
+            .map(|finding| json!({ "problem": finding.problem, "remedy": finding.remedy }));
+        missing.collect::<Value>()
+    };
+    arguments.report.give(
+        || describe::describe(&shown, &findings),
+        || json!({ "adapters": shown, "missing": missing() }),
+    )?;
+    let usable = shown.iter().any(|adapter| adapter["problem"].is_null());
+    Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,30 +1,36 @@
-//! `surprisal bench`: one loss at one shape, timed beside a copy of the same bytes.
+//! `surprisal bench`: one loss at one shape, timed beside a copy of the same bytes, or beside a matrix product if the loss
+//! is made of products.
 
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
     io::{BufRead as _, Write as _},
-    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
-use surprisal::{Dtype, Error, Gpu, Prepared, Result, adapter, loss::Dim};
+use surprisal::{Dtype, Error, Gpu, Prepared, Result, adapter, loss::Dim, wgpu};
 use surprisal_cli::bench::{
-    CopyKernel, Mode, Sample, Spread, Task, Timer, Workload, allocated_bytes, interleave,
-    streamed_bytes,
+    CopyKernel, Ignored, Mode, ProductKernel, Sample, Spread, Task, Timer, Workload,
+    allocated_bytes, interleave, streamed_bytes,
 };
 
-use crate::{adapters, losses, output};
+use crate::{
+    adapters,
+    arguments::{Chosen, Report, float_type},
+    baseline::{Baselines, Comparison, Measurement},
+    losses, output,
+};
 
-/// Times a loss and a copy of the same bytes in turn: medians, spread, bytes, scratch.
+/// Times a loss and its yardstick in turn: medians, spread, bytes, scratch. The yardstick is a copy of
+/// the same bytes, or for losses made of products a plain matrix product.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Arguments {
-    /// The loss, as in `surprisal losses`.
-    pub loss: String,
+    #[command(flatten)]
+    pub chosen: Chosen,
     /// How many rows (samples, tokens).
     #[arg(long)]
     pub rows: u64,
@@ -35,25 +41,16 @@ pub struct Arguments {
     #[arg(long)]
     pub hidden: Option<u64>,
     /// How float inputs and gradients are stored: f32, f16 or bf16.
-    #[arg(long, default_value = "f32", value_parser = float)]
+    #[arg(long, default_value = "f32", value_parser = float_type)]
     pub dtype: Dtype,
     /// forward (loss and lse), backward (gradients from a saved lse) or fused (loss and gradients).
     #[arg(long, default_value = "fused")]
     pub mode: Mode,
-    /// The loss's options as JSON.
-    #[arg(long, value_name = "JSON", default_value = "{}")]
-    pub options: String,
-    /// The option `weight_layout` of a linear loss.
-    #[arg(long, value_name = "LAYOUT", value_parser = ["classes_hidden", "hidden_classes"])]
-    pub weight_layout: Option<String>,
-    /// The option `chunk_bytes` of a linear loss.
-    #[arg(long, value_name = "BYTES")]
-    pub chunk_bytes: Option<u64>,
-    /// An optional input to give as well, such as `row_weight`; may be repeated.
-    #[arg(long = "with", value_name = "INPUT")]
+    /// Optional inputs to give as well, such as `row_weight`.
+    #[arg(long, value_name = "INPUT", value_delimiter = ',')]
     pub with: Vec<String>,
-    /// An output to ask for as well, such as `entropy`; may be repeated.
-    #[arg(long = "want", value_name = "OUTPUT")]
+    /// Outputs to ask for as well, such as `entropy`.
+    #[arg(long, value_name = "OUTPUT", value_delimiter = ',')]
     pub want: Vec<String>,
     /// For linear losses: also time the variant that stores the logits of all rows.
     #[arg(long)]
@@ -61,9 +58,9 @@ pub struct Arguments {
     /// Also time every kernel of the call by itself.
     #[arg(long)]
     pub kernels: bool,
-    /// Instead of the copy: time a quarter, a half and the whole of each extent, and fit the power of
+    /// Instead of the yardstick: time a quarter, a half and the whole of each extent, and fit the power of
     /// it that the time follows.
-    #[arg(long, conflicts_with_all = ["kernels", "json", "stored", "serve"])]
+    #[arg(long, conflicts_with_all = ["kernels", "stored", "serve", "save", "baseline"])]
     pub sweep: bool,
     /// The most runs of each.
     #[arg(long, default_value_t = 20)]
@@ -74,18 +71,23 @@ pub struct Arguments {
     /// Begin no more runs after this many seconds (but make three).
     #[arg(long, default_value_t = 30.0)]
     pub seconds: f64,
-    /// Write everything measured to this file; `-` is stdout.
-    #[arg(long, value_name = "OUT")]
-    pub json: Option<PathBuf>,
-    /// Stay and answer each line on stdin (`loss`, `copy` or `stored`) with one timed run as a line of
-    /// JSON: for scripts that measure something else in turn.
-    #[arg(long, conflicts_with_all = ["kernels", "json"])]
+    /// The share of the rows whose target is `ignore_index`, from 0 to 1.
+    #[arg(long, value_name = "SHARE", value_parser = share, default_value_t = 0.0)]
+    pub ignored: f64,
+    #[command(flatten)]
+    pub baselines: Baselines,
+    #[command(flatten)]
+    pub report: Report,
+    /// Stay and answer each line on stdin (`loss`, `copy`, `product` or `stored`) with one timed run as a
+    /// line of JSON: for scripts that measure something else in turn.
+    #[arg(long, conflicts_with_all = ["kernels", "json", "save", "baseline"])]
     pub serve: bool,
 }
 
-fn float(name: &str) -> std::result::Result<Dtype, String> {
-    let dtype: Dtype = name.parse()?;
-    if dtype.is_float() { Ok(dtype) } else { Err(format!("`{name}` is not one of f32, f16, bf16")) }
+/// A number from 0 to 1.
+fn share(text: &str) -> std::result::Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("`{text}` is no number from 0 to 1"))
 }
 
 /// What can be timed.
@@ -93,6 +95,7 @@ fn float(name: &str) -> std::result::Result<Dtype, String> {
 enum What {
     Loss,
     Copy,
+    Product,
     Stored,
 }
 
@@ -101,7 +104,58 @@ impl What {
         match self {
             Self::Loss => "loss",
             Self::Copy => "copy",
+            Self::Product => "product",
             Self::Stored => "stored",
+        }
+    }
+}
+
+/// What a loss is compared with.
+enum Yardstick {
+    /// A copy of the same bytes.
+    Copy(CopyKernel),
+    /// A plain matrix product, for losses that are made of products.
+    Product(ProductKernel),
+}
+
+impl Yardstick {
+    const fn what(&self) -> What {
+        match self {
+            Self::Copy(_) => What::Copy,
+            Self::Product(_) => What::Product,
+        }
+    }
+
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        match self {
+            Self::Copy(copy) => copy.record(pass),
+            Self::Product(product) => product.record(pass),
+        }
+    }
+
+    /// Bytes read and written.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Copy(copy) => 2 * copy.bytes(),
+            Self::Product(product) => product.bytes(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        match self {
+            Self::Copy(copy) => {
+                let (workgroup, quads) = copy.fastest();
+                let tried = copy.tried().map(|(workgroup, quads, ms)| {
+                    json!({"workgroup": workgroup, "quads": quads, "best_ms": ms})
+                });
+                json!({
+                    "bytes": copy.bytes(), "workgroup": workgroup, "quads": quads,
+                    "tried": tried.collect::<Vec<_>>(),
+                })
+            }
+            Self::Product(product) => {
+                json!({ "extents": product.extents(), "flops": product.flops() })
+            }
         }
     }
 }
@@ -114,7 +168,7 @@ struct Bench {
     workload: Workload,
     allocated: Option<u64>,
     stored: Option<Prepared>,
-    copy: CopyKernel,
+    yardstick: Yardstick,
     timer: Timer,
 }
 
@@ -142,34 +196,24 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
         .map(|(what, samples)| Measured::new(what, bench.bytes(what), samples))
         .collect();
     let kernels = if arguments.kernels { bench.kernels(arguments.runs)? } else { Vec::new() };
-    let text = bench.describe(&results, &kernels);
-    if arguments.json.as_deref() == Some(Path::new("-")) {
-        output::note(&text);
-    } else {
-        output::print(&text);
-    }
-    if let Some(path) = &arguments.json {
-        let mut report = bench.about();
-        report["results"] = results.iter().map(Measured::json).collect();
-        report["kernels"] = kernels
-            .iter()
-            .map(|(label, dispatches, ms)| {
-                json!({"label": label, "dispatches": dispatches, "ms": ms})
-            })
-            .collect();
-        report["share_of_copy"] = share_of_copy(&results).into();
-        output::json(&report, Some(path))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    let compared = arguments.baselines.settle(&bench.measurement(&results))?;
+    let text = || {
+        let compared = compared.as_ref().map(Comparison::describe).unwrap_or_default();
+        bench.describe(&results, &kernels) + &compared
+    };
+    let value = || {
+        let mut report = bench.json(&results, &kernels);
+        report["compared"] = json!(compared);
+        report
+    };
+    arguments.report.give(text, value)?;
+    let slower = compared.is_some_and(|compared| compared.is_slower());
+    Ok(if slower { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The speed of the loss relative to the speed of its copy.
-fn share_of_copy(results: &[Measured]) -> Option<f64> {
-    let median = |what| {
-        let measured = results.iter().find(|measured| measured.what == what)?;
-        Some(measured.best().median)
-    };
-    Some(median(What::Copy)? / median(What::Loss)?)
+/// The median time of something that was timed.
+fn median(results: &[Measured], what: What) -> Option<f64> {
+    Some(results.iter().find(|measured| measured.what == what)?.best().median)
 }
 
 /// One row of the table.
@@ -216,10 +260,9 @@ impl Measured {
 
 impl Bench {
     fn new(arguments: &Arguments, adapter: Option<&str>) -> Result<Self> {
-        let entry = losses::find(&arguments.loss)?;
         let loss = arguments.parse_loss()?;
-        let task = arguments.task();
-        let options = arguments.loss_options()?;
+        let task = arguments.task()?;
+        let options = arguments.chosen.values()?;
         let gpu = adapters::open(adapter)?;
         let timer = Timer::new(&gpu)?;
         let workload = Workload::new(&gpu, loss.as_ref(), &task)?;
@@ -227,22 +270,30 @@ impl Bench {
         let stored = if arguments.stored {
             let mut options = options.clone();
             options["chunk_bytes"] = whole_logits(&workload)?.into();
-            Some(workload.variant((entry.parse)(&options)?.as_ref())?)
+            Some(workload.variant(arguments.chosen.parse_with(&options)?.as_ref())?)
         } else {
             None
         };
-        let copy = CopyKernel::new(&gpu, &timer, workload.distinct_bytes() / 2)?;
-        Ok(Self { gpu, task, options, workload, allocated, stored, copy, timer })
+        let yardstick = if workload.flops(&task) > 0.0 {
+            let extent = |dim| task.extents.get(&dim).copied();
+            let rows = extent(Dim::Rows).unwrap_or(1);
+            let sides = [rows, extent(Dim::Classes).unwrap_or(rows)];
+            let depth = extent(Dim::Hidden).unwrap_or(1);
+            Yardstick::Product(ProductKernel::new(&gpu, &timer, [sides[0], sides[1], depth])?)
+        } else {
+            Yardstick::Copy(CopyKernel::new(&gpu, &timer, workload.distinct_bytes() / 2)?)
+        };
+        Ok(Self { gpu, task, options, workload, allocated, stored, yardstick, timer })
     }
 
     fn all(&self) -> Vec<What> {
         let stored = self.stored.is_some().then_some(What::Stored);
-        [What::Loss, What::Copy].into_iter().chain(stored).collect()
+        [What::Loss, self.yardstick.what()].into_iter().chain(stored).collect()
     }
 
     fn time(&self, what: What) -> Result<Sample> {
         match (what, &self.stored) {
-            (What::Copy, _) => self.timer.time(|pass| self.copy.record(pass)),
+            (What::Copy | What::Product, _) => self.timer.time(|pass| self.yardstick.record(pass)),
             (What::Stored, Some(stored)) => self.timer.time(|pass| {
                 // A backward pass with the logits of a forward pass computes no scores.
                 let keeps = self.task.mode == Mode::Backward;
@@ -254,7 +305,7 @@ impl Bench {
 
     fn bytes(&self, what: What) -> u64 {
         match (what, &self.stored) {
-            (What::Copy, _) => 2 * self.copy.bytes(),
+            (What::Copy | What::Product, _) => self.yardstick.bytes(),
             (What::Stored, Some(stored)) => streamed_bytes(stored.plan()),
             _ => streamed_bytes(self.workload.prepared().plan()),
         }
@@ -281,6 +332,45 @@ impl Bench {
         Ok(found)
     }
 
+    /// Everything measured.
+    fn json(&self, results: &[Measured], kernels: &[(String, usize, Spread)]) -> Value {
+        let mut report = self.about();
+        report["results"] = results.iter().map(Measured::json).collect();
+        let kernel = |(label, dispatches, ms): &(String, usize, Spread)| json!({"label": label, "dispatches": dispatches, "ms": ms});
+        report["kernels"] = kernels.iter().map(kernel).collect();
+        report[format!("share_of_{}", self.yardstick.what().name())] = self.share(results).into();
+        report
+    }
+
+    /// The speed of the loss relative to the speed of its yardstick: of its copy, or of a plain product for as many
+    /// operations.
+    fn share(&self, results: &[Measured]) -> Option<f64> {
+        let loss = median(results, What::Loss)?;
+        let alone = median(results, self.yardstick.what())?;
+        Some(match &self.yardstick {
+            Yardstick::Copy(_) => alone / loss,
+            Yardstick::Product(product) => {
+                self.workload.flops(&self.task) / loss / (product.flops() / alone)
+            }
+        })
+    }
+
+    /// What is kept of a measurement.
+    fn measurement(&self, results: &[Measured]) -> Measurement {
+        let about = self.about();
+        let of_call = [
+            "loss", "options", "mode", "dtype", "extents", "ignored", "inputs", "outputs",
+            "adapter", "driver", "clock",
+        ];
+        let call = of_call.iter().map(|&key| (key.to_owned(), about[key].clone()));
+        let loss = results.iter().find(|measured| measured.what == What::Loss);
+        Measurement {
+            call: call.collect::<serde_json::Map<_, _>>().into(),
+            runs: loss.map_or(0, |loss| loss.runs),
+            ms: loss.map(Measured::best).unwrap_or_default(),
+        }
+    }
+
     /// A description of what is timed, and on which adapter: everything that needs no clock.
     fn about(&self) -> Value {
         let info = self.gpu.info();
@@ -293,12 +383,6 @@ impl Bench {
             .collect();
         let outputs: Vec<&str> = self.workload.outputs().map(|(name, _)| name).collect();
         let inputs: Vec<&str> = self.workload.inputs().map(|(name, _)| name).collect();
-        let (workgroup, quads) = self.copy.fastest();
-        let tried: Vec<Value> = self
-            .copy
-            .tried()
-            .map(|(workgroup, quads, ms)| json!({"workgroup": workgroup, "quads": quads, "best_ms": ms}))
-            .collect();
         json!({
             "surprisal": env!("CARGO_PKG_VERSION"),
             "loss": plan.loss,
@@ -306,6 +390,7 @@ impl Bench {
             "mode": self.task.mode,
             "dtype": self.task.dtype,
             "extents": extents,
+            "ignored": self.task.ignored.map_or(0.0, |ignored| ignored.share),
             "inputs": inputs,
             "outputs": outputs,
             "adapter": adapter::describe(info),
@@ -324,9 +409,7 @@ impl Bench {
             "unstored_bytes": plan.unstored_bytes,
             "stored_scratch_bytes": self.stored.as_ref().map(|stored| stored.plan().scratch_bytes),
             "flops": self.workload.flops(&self.task),
-            "copy": {
-                "bytes": self.copy.bytes(), "workgroup": workgroup, "quads": quads, "tried": tried,
-            },
+            self.yardstick.what().name(): self.yardstick.json(),
         })
     }
 
@@ -385,8 +468,8 @@ impl Bench {
         let _ = writeln!(
             text,
             "scratch: {}; peak on the GPU, inputs and outputs included: {}",
-            bytes(scratch),
-            bytes(peak)
+            output::bytes(scratch),
+            output::bytes(peak)
         );
         if let Some(allocated) = self.allocated {
             let planned = scratch + plan.params_bytes();
@@ -401,7 +484,7 @@ impl Bench {
             let _ = writeln!(
                 text,
                 "logits, never stored: {}; the scratch is {share:.1} % of that",
-                bytes(plan.unstored_bytes)
+                output::bytes(plan.unstored_bytes)
             );
         }
         let _ =
@@ -417,41 +500,47 @@ impl Bench {
 
     fn ratios(&self, results: &[Measured]) -> String {
         let mut text = String::new();
-        let find = |what| results.iter().find(|measured| measured.what == what);
-        let (Some(loss), Some(share)) = (find(What::Loss), share_of_copy(results)) else {
-            return text;
-        };
-        let (workgroup, quads) = self.copy.fastest();
-        let _ = writeln!(
-            text,
-            "copy of the same bytes: {:.2}× its time, {:.0} % of its speed (the fastest of {} \
-             copies: {workgroup} lanes, {quads} quad(s) a lane); it reads half of all input and output \
-             bytes and writes as many",
-            1.0 / share,
-            100.0 * share,
-            self.copy.tried().count(),
-        );
+        let median = |what| median(results, what);
+        let Some(loss) = median(What::Loss) else { return text };
+        let Some(share) = self.share(results) else { return text };
+        match &self.yardstick {
+            Yardstick::Copy(copy) => {
+                let (workgroup, quads) = copy.fastest();
+                let _ = writeln!(
+                    text,
+                    "copy of the same bytes: {:.2}× its time, {:.0} % of its speed (the fastest of {} \
+                     copies: {workgroup} lanes, {quads} quad(s) a lane); it reads half of all input \
+                     and output bytes and writes as many",
+                    1.0 / share,
+                    100.0 * share,
+                    copy.tried().count(),
+                );
+            }
+            Yardstick::Product(product) => {
+                let rate = self.workload.flops(&self.task) / loss / 1e6;
+                let [rows, columns, depth] = product.extents();
+                let _ = writeln!(
+                    text,
+                    "products: {rate:.2} GFLOP/s, {:.0} % of the adapter's own rate ({:.2} GFLOP/s in \
+                     a plain product of {rows} × {columns} × {depth}); two a multiply-add of the \
+                     scores (made again backward) and of each matrix gradient",
+                    100.0 * share,
+                    rate / share,
+                );
+            }
+        }
         let _ = writeln!(
             text,
             "bytes moved: what the dispatches bind, once a dispatch, the logits a second time in the \
              fused row kernel"
         );
-        let flops = self.workload.flops(&self.task);
-        if flops > 0.0 {
-            let _ = writeln!(
-                text,
-                "{:.2} GFLOP/s: two a multiply-add of the scores (made again backward) and of each \
-                 matrix gradient",
-                flops / loss.best().median / 1e6
-            );
-        }
-        if let (Some(stored), Some(call)) = (find(What::Stored), &self.stored) {
+        if let (Some(stored), Some(call)) = (median(What::Stored), &self.stored) {
             let _ = writeln!(
                 text,
                 "storing the logits: {:.3}× its time; it holds {} of scratch (one binding's worth at \
                  most, then the next rows){}",
-                loss.best().median / stored.best().median,
-                bytes(call.plan().scratch_bytes),
+                loss / stored,
+                output::bytes(call.plan().scratch_bytes),
                 if self.task.mode == Mode::Backward {
                     ", the scores kept from forward"
                 } else {
@@ -466,15 +555,15 @@ impl Bench {
 impl Arguments {
     /// The loss with its options.
     pub fn parse_loss(&self) -> Result<Box<dyn surprisal::Operation>> {
-        let loss = (losses::find(&self.loss)?.parse)(&self.loss_options()?)?;
+        let loss = self.chosen.parse()?;
         if loss.is_host() {
-            return Err(Error::HostOnly { operation: self.loss.clone() });
+            return Err(Error::HostOnly { operation: self.chosen.name.clone() });
         }
         Ok(loss)
     }
 
     /// The call that is timed.
-    pub fn task(&self) -> Task {
+    pub fn task(&self) -> Result<Task> {
         let extents: BTreeMap<Dim, u64> = [
             (Dim::Rows, Some(self.rows)),
             (Dim::Classes, self.classes),
@@ -486,29 +575,29 @@ impl Arguments {
         let mut task = Task::new(extents, self.dtype, self.mode);
         task.with.clone_from(&self.with);
         task.want.clone_from(&self.want);
-        task
+        if self.ignored > 0.0 {
+            task.ignored = Some(Ignored { share: self.ignored, index: self.ignored_index()? });
+        }
+        Ok(task)
     }
 
-    /// The options, including those that have their own flags.
-    fn loss_options(&self) -> Result<Value> {
-        let refused = |reason: String| Error::InvalidOption {
-            loss: self.loss.clone(),
-            option: "options",
-            value: self.options.clone(),
-            reason,
+    /// The index that a target has to be ignored.
+    fn ignored_index(&self) -> Result<i64> {
+        const OPTION: &str = "ignore_index";
+        let about = losses::find(&self.chosen.name)?.about;
+        let default = about.options.iter().find(|option| option.name == OPTION);
+        let given = self.chosen.values()?.get(OPTION).cloned();
+        let index = match given {
+            Some(Value::Array(list)) => list.first().and_then(Value::as_i64),
+            Some(value) => value.as_i64(),
+            None => default.and_then(|option| option.default.parse().ok()),
         };
-        let mut options: Value =
-            serde_json::from_str(&self.options).map_err(|error| refused(error.to_string()))?;
-        let Some(object) = options.as_object_mut() else {
-            return Err(refused("a JSON object is expected".to_owned()));
-        };
-        if let Some(layout) = &self.weight_layout {
-            object.insert("weight_layout".to_owned(), layout.clone().into());
-        }
-        if let Some(bytes) = self.chunk_bytes {
-            object.insert("chunk_bytes".to_owned(), bytes.into());
-        }
-        Ok(options)
+        index.ok_or_else(|| Error::InvalidOption {
+            loss: self.chosen.name.clone(),
+            option: "ignored",
+            value: self.ignored.to_string(),
+            reason: "this call has no `ignore_index`".to_owned(),
+        })
     }
 }
 
@@ -543,7 +632,7 @@ fn table(results: &[Measured], stamped: bool) -> Table {
             row.push(spread(times));
         }
         let rate = format!("{:.2}", measured.gigabytes_a_second());
-        row.extend([spread(measured.wall_ms), bytes(measured.bytes), rate]);
+        row.extend([spread(measured.wall_ms), output::bytes(measured.bytes), rate]);
         table.add_row(row);
     }
     for index in 1..columns {
@@ -556,12 +645,4 @@ fn table(results: &[Measured], stamped: bool) -> Table {
 
 fn spread(times: Spread) -> String {
     format!("{:.3} ({:.3} to {:.3})", times.median, times.p10, times.p90)
-}
-
-fn bytes(bytes: u64) -> String {
-    match bytes {
-        0..10_000 => format!("{bytes} B"),
-        10_000..10_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        _ => format!("{:.1} MB", bytes as f64 / 1e6),
-    }
 }

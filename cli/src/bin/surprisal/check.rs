@@ -1,10 +1,12 @@
 //! Reference cases and self-checks on every adapter in turn, each adapter in its own process.
 //!
-//! The JSON is `{"results": […]}`, one entry for every case, adapter and expected tensor. JSON has
-//! neither NaN nor infinity: an error that is not finite (a NaN where none should be) is `null`.
+//! The JSON is `{"cases": {"passed": …}, "results": […]}`: the number of cases by their fate, and one entry for every
+//! case, adapter and expected tensor. JSON has neither NaN nor infinity: an error that is not finite (a NaN where none
+//! should be) is `null`.
 
 mod child;
 mod job;
+mod progress;
 mod report;
 
 use std::{
@@ -15,17 +17,21 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use child::Parent;
-use indicatif::{ProgressBar, ProgressStyle};
 use job::{Job, jobs, run_job};
+use progress::Progress;
 use serde_json::{Value, json};
 use surprisal::{Dtype, Result, adapter};
-use surprisal_cli::conformance::Backend;
+use surprisal_cli::conformance;
 
-use crate::{adapters, output, plan};
+use crate::{
+    adapters,
+    arguments::{Backend, Report, float_type},
+    output,
+};
 
 /// What to check.
 #[derive(clap::Args)]
@@ -33,15 +39,14 @@ pub struct Arguments {
     /// Reference cases: a .safetensors file, or a folder of them. Those of the crate by default.
     #[arg(long, value_name = "FILE_OR_DIR")]
     vectors: Vec<PathBuf>,
-    /// Check the f64 reference itself instead of GPUs.
-    #[arg(long, value_enum)]
-    backend: Option<Processor>,
+    /// What to check: GPUs, or the f64 reference itself.
+    #[arg(long, value_enum, default_value_t)]
+    backend: Backend,
     /// The storage type of floats. By default f32 for reference cases, all three for self-checks.
-    #[arg(long, value_parser = plan::float_type)]
+    #[arg(long, value_parser = float_type)]
     dtype: Option<Dtype>,
-    /// Write the results as JSON; `-` is stdout (errors that are not finite are null).
-    #[arg(long, value_name = "OUT")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    report: Report,
     /// Run this case alone.
     #[arg(long, value_name = "ID")]
     case: Vec<String>,
@@ -73,13 +78,6 @@ pub struct Arguments {
     first: usize,
 }
 
-/// A backend that is not a GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Processor {
-    /// The f64 reference.
-    Cpu,
-}
-
 /// Checks, and exits with 0 only if nothing failed.
 pub fn run(arguments: &Arguments, wanted: Option<&str>) -> Result<ExitCode> {
     let jobs = jobs(arguments)?;
@@ -94,21 +92,25 @@ pub fn run(arguments: &Arguments, wanted: Option<&str>) -> Result<ExitCode> {
     let flag = stop.clone();
     // Without a handler, Ctrl-C simply ends the process, and only the table is lost.
     let _ = ctrlc::set_handler(move || flag.store(true, Ordering::SeqCst));
+    let start = Instant::now();
+    let results = match arguments.backend {
+        Backend::Cpu => on_cpu(arguments, &jobs, &stop),
+        Backend::Gpu => on_gpus(arguments, &jobs, wanted, &stop)?,
+    };
+    report::finish(arguments, &results, start.elapsed(), stop.load(Ordering::SeqCst))
+}
+
+/// Checks the reference.
+fn on_cpu(arguments: &Arguments, jobs: &[Job], stop: &AtomicBool) -> Vec<Value> {
+    let progress = Progress::new(jobs.len());
+    progress.on("cpu");
     let mut results = Vec::new();
-    if arguments.backend == Some(Processor::Cpu) {
-        let bar = progress(jobs.len(), "cpu");
-        for job in &jobs {
-            if stop.load(Ordering::SeqCst) {
-                break;
-            }
-            results.extend(run_job(arguments, job, &Backend::Cpu));
-            bar.inc(1);
-        }
-        bar.finish_and_clear();
-    } else {
-        results = on_gpus(arguments, &jobs, wanted, &stop)?;
+    for job in jobs.iter().take_while(|_| !stop.load(Ordering::SeqCst)) {
+        results.extend(run_job(arguments, job, &conformance::Backend::Cpu));
+        progress.done(1);
     }
-    report::finish(arguments, &results, stop.load(Ordering::SeqCst))
+    progress.end();
+    results
 }
 
 /// Checks on the wanted adapter, or on each adapter in turn.
@@ -123,7 +125,7 @@ fn on_gpus(
     let (found, survey) = adapters::survey(patience.min(adapters::PATIENCE))?;
     let chosen = adapter::wanted(wanted).is_some();
     for fault in &survey.faults {
-        output::note(&format!("WARNING: {fault}; {}", adapters::remedy(&survey)));
+        output::warn(&format!("{fault}; {}", adapters::remedy(&survey)));
         // Without a chosen adapter, the adapters of this driver would have been checked: their cases are errors.
         if !chosen {
             let lost = |job: &Job| job.lost(&fault.driver, &fault.to_string());
@@ -138,50 +140,40 @@ fn on_gpus(
     if checked.iter().all(|found| found.kind == adapter::Kind::Software) {
         adapters::warn(&found, first);
     }
+    let progress = Progress::new(jobs.len() * checked.len());
     for adapter in checked {
         if stop.load(Ordering::SeqCst) {
             break;
         }
         let name = adapter.description.clone();
+        progress.on(&name);
         let command = |first: usize| {
             let mut command = adapters::this_program();
             command.args(arguments.words(adapter.number, first));
             survey.without_faults(&mut command);
             command
         };
-        let parent = Parent { jobs, name, stop, patience, command: &command };
+        let parent = Parent { jobs, name, stop, patience, progress: &progress, command: &command };
         results.extend(parent.run());
     }
+    progress.end();
     Ok(results)
 }
 
 fn list(arguments: &Arguments, jobs: &[Job]) -> Result<ExitCode> {
-    if arguments.json.is_some() {
-        let entries: Vec<Value> = jobs
-            .iter()
-            .map(|job| {
-                json!({
-                    "id": job.id(), "loss": job.loss(), "dtype": job.dtype(),
-                    "expect": job.tensors(),
-                })
-            })
-            .collect();
-        output::json(&json!({ "cases": entries }), arguments.json.as_deref())?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let mut text = String::new();
-    for job in jobs {
-        let _ = writeln!(text, "{}  {}  {}", job.id(), job.dtype(), job.tensors().join(" "));
-    }
-    output::print(&text);
+    let text = || {
+        let mut text = String::new();
+        for job in jobs {
+            let _ = writeln!(text, "{}  {}  {}", job.id(), job.dtype(), job.tensors().join(" "));
+        }
+        text
+    };
+    let entry = |job: &Job| {
+        json!({
+            "id": job.id(), "loss": job.loss(), "dtype": job.dtype(), "expect": job.tensors(),
+        })
+    };
+    let value = || json!({ "cases": jobs.iter().map(entry).collect::<Vec<_>>() });
+    arguments.report.give(text, value)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn progress(cases: usize, name: &str) -> ProgressBar {
-    let bar = ProgressBar::new(cases as u64);
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {elapsed} {msg}") {
-        bar.set_style(style);
-    }
-    bar.set_message(name.to_owned());
-    bar
 }

@@ -1,23 +1,19 @@
 //! One loss on tensors from files.
 
-use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf, process::ExitCode};
+use std::{collections::BTreeSet, fmt::Write as _, process::ExitCode};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use surprisal::{
-    Array, Arrays, Data, Dtype, Error, Gpu, Operation, Result, Status, cpu, loss::Kind,
+    Array, Arrays, Data, Dtype, Error, Operation, Result, Status, cpu,
+    loss::{Kind, Spread},
+    testing,
 };
 
-use crate::{adapters, files, images, output, plan};
-
-/// Where a loss is computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Backend {
-    /// On a GPU (see `surprisal adapters`).
-    #[default]
-    Gpu,
-    /// By the f64 reference.
-    Cpu,
-}
+use crate::{
+    adapters,
+    arguments::{Backend, Chosen, Report, float_type},
+    files, images, output,
+};
 
 /// Where the class axis of tensors of three and more axes lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -32,54 +28,51 @@ pub enum ClassAxis {
 /// What to compute.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The loss.
-    loss: String,
+    #[command(flatten)]
+    chosen: Chosen,
     /// An input and its file: .npy, .npz or .safetensors, with the tensor's key where the file has
     /// several and none is called like the input.
     #[arg(long = "input", value_name = "NAME=FILE[:KEY]", required = true)]
     inputs: Vec<files::Source>,
-    /// Options as JSON, such as `{"label_smoothing": 0.1}`.
-    #[arg(long, value_name = "JSON")]
-    options: Option<String>,
-    /// One option, such as `label_smoothing=0.1`; the value is JSON or a plain word.
-    #[arg(long, value_name = "OPTION=VALUE", value_parser = setting)]
-    set: Vec<(String, Value)>,
-    /// Outputs: the loss, by-products such as lse, entropy or argmax, gradients (grad.NAME). Without it the loss, or
-    /// the first output of what is no loss.
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    /// Outputs to print: the loss, by-products such as lse, entropy or argmax, gradients (grad.NAME).
+    /// Without it the loss, or the first output of what is no loss.
+    #[arg(long, value_name = "OUTPUT", value_delimiter = ',')]
     want: Vec<String>,
+    /// Write outputs to a file: .npy (one output), .npz or .safetensors. Without names those of
+    /// --want, otherwise these, such as `grad.logits=dz.npy`. May be repeated.
+    #[arg(long, value_name = "[OUTPUT,…=]FILE")]
+    out: Vec<files::Destination>,
     /// Where the class axis lies: last, or in axis 1 (PyTorch's [N, C, d…] and its targets [N, d…]).
     #[arg(long, value_enum, default_value_t)]
     layout: ClassAxis,
     /// The type in which floats are stored on the GPU: f32, f16 or bf16.
-    #[arg(long, value_parser = plan::float_type)]
+    #[arg(long, value_parser = float_type)]
     dtype: Option<Dtype>,
     /// Where to compute.
     #[arg(long, value_enum, default_value_t)]
     backend: Backend,
-    /// Write the gradient here: .npy takes one (of the first input, or the one in --want),
-    /// .safetensors all of them.
-    #[arg(long, value_name = "OUT")]
-    grad: Option<PathBuf>,
+    #[command(flatten)]
+    report: Report,
 }
 
-/// `name=value`; the value is JSON, or otherwise a string.
-fn setting(text: &str) -> Result<(String, Value), String> {
-    let (name, value) = text
-        .split_once('=')
-        .filter(|(name, _)| !name.is_empty())
-        .ok_or_else(|| format!("`{text}` is not OPTION=VALUE"))?;
-    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-    Ok((name.to_owned(), value))
+/// What was computed, and where.
+struct Evaluated {
+    /// A sentence on the place.
+    place: String,
+    outputs: Arrays,
+    status: Status,
+    /// Whether the numbers are those of a GPU.
+    narrow: bool,
+    /// Whether the status counts elements, not rows.
+    elements: bool,
 }
 
 /// Computes and prints.
 pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
-    let loss = plan::parse_loss(&arguments.loss, arguments.options.as_deref(), &arguments.set)?;
+    let loss = arguments.chosen.parse()?;
     let loss = loss.as_ref();
-    if let Some(path) = &arguments.grad {
-        files::check_output(path)?;
-    }
+    let asked = asked(arguments, loss);
+    let wanted = wanted(&arguments.out, &asked)?;
     let storage = match arguments.backend {
         Backend::Gpu => Some(arguments.dtype.unwrap_or(Dtype::F32)),
         Backend::Cpu => arguments.dtype,
@@ -89,50 +82,45 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
         ClassAxis::Last => None,
         ClassAxis::Nchw => Some(images::Images::transposed(loss, &mut inputs)),
     };
-    let asked = asked(arguments, loss);
-    let (wanted, gradients) = wanted(arguments, &asked, loss, &inputs)?;
-    let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
-    let (mut outputs, status) = match arguments.backend {
+    let mut evaluated = evaluate(arguments.backend, adapter, loss, &inputs, storage, &wanted)?;
+    if let Some(images) = images {
+        images.restore(loss, &mut evaluated.outputs);
+    }
+    arguments
+        .report
+        .give(|| text(&evaluated, &asked), || json(&evaluated, &wanted, &arguments.chosen.name))?;
+    evaluated.status.checked()?;
+    for destination in &arguments.out {
+        write(destination, loss, &evaluated, &asked, storage)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn evaluate(
+    backend: Backend,
+    adapter: Option<&str>,
+    loss: &dyn Operation,
+    inputs: &Arrays,
+    storage: Option<Dtype>,
+    wanted: &[&str],
+) -> Result<Evaluated> {
+    let (place, narrow, (outputs, status)) = match backend {
         _ if loss.is_host() => {
-            output::line("computed on the host");
-            on_cpu(loss, &inputs, &names)?
+            ("computed on the host".into(), false, on_cpu(loss, inputs, wanted)?)
         }
         Backend::Cpu => {
-            output::line("backend: cpu (f64 reference)");
-            on_cpu(loss, &inputs, &names)?
+            ("backend: cpu (f64 reference)".into(), false, on_cpu(loss, inputs, wanted)?)
         }
         Backend::Gpu => {
             let gpu = adapters::open(adapter)?;
-            output::line(&format!("adapter: {}", surprisal::adapter::describe(gpu.info())));
-            on_gpu(&gpu, loss, &inputs, storage.unwrap_or(Dtype::F32), &names)?
+            let storage = storage.unwrap_or(Dtype::F32);
+            let done = gpu.run_arrays(loss, inputs, storage, wanted)?.outcome_blocking()?;
+            (format!("adapter: {}", surprisal::adapter::describe(gpu.info())), true, done)
         }
     };
-    if let Some(images) = images {
-        images.restore(loss, &mut outputs);
-    }
-    output::print(&report(
-        arguments.backend == Backend::Gpu && !loss.is_host(),
-        &asked,
-        &outputs,
-        &status,
-    ));
-    status.checked()?;
-    if let Some(path) = &arguments.grad {
-        let tensors: Vec<(String, &Array, files::Precision)> = gradients
-            .iter()
-            .filter_map(|name| {
-                let precision = match arguments.backend {
-                    Backend::Cpu => files::Precision::F64,
-                    Backend::Gpu => files::Precision::Storage(storage.unwrap_or(Dtype::F32)),
-                };
-                Some((name.clone(), outputs.get(name)?, precision))
-            })
-            .collect();
-        files::write(path, &tensors)?;
-        let names: Vec<&str> = tensors.iter().map(|(name, ..)| name.as_str()).collect();
-        output::line(&format!("wrote {} to {}", names.join(", "), path.display()));
-    }
-    Ok(ExitCode::SUCCESS)
+    let first = loss.about().inputs.first();
+    let elements = first.is_some_and(|input| input.spread == Spread::Elements);
+    Ok(Evaluated { place, outputs, status, narrow, elements })
 }
 
 fn on_cpu(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> Result<(Arrays, Status)> {
@@ -141,16 +129,6 @@ fn on_cpu(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> Result<(Arr
     let outputs = cpu::run(loss, inputs, &[wanted, status].concat())?;
     let status = outputs.get("status").map(Status::from_array).unwrap_or_default();
     Ok((outputs, status))
-}
-
-fn on_gpu(
-    gpu: &Gpu,
-    loss: &dyn Operation,
-    inputs: &Arrays,
-    storage: Dtype,
-    wanted: &[&str],
-) -> Result<(Arrays, Status)> {
-    gpu.run_arrays(loss, inputs, storage, wanted)?.outcome_blocking()
 }
 
 fn read_inputs(
@@ -196,64 +174,94 @@ fn asked(arguments: &Arguments, loss: &dyn Operation) -> Vec<String> {
     main.map(|output| output.name.to_owned()).into_iter().collect()
 }
 
-/// Every output to compute, and the gradients among them that go into the file.
-fn wanted(
-    arguments: &Arguments,
-    asked: &[String],
-    loss: &dyn Operation,
-    inputs: &Arrays,
-) -> Result<(BTreeSet<String>, Vec<String>)> {
-    let mut all: BTreeSet<String> = asked.iter().cloned().collect();
-    let Some(path) = &arguments.grad else {
-        return Ok((all, Vec::new()));
-    };
-    let about = loss.about();
-    let named: Vec<String> = all.iter().filter(|name| name.starts_with("grad.")).cloned().collect();
-    let possible: Vec<String> = about
-        .outputs
-        .iter()
-        .filter(|output| {
-            output.name.strip_prefix("grad.").is_some_and(|input| inputs.contains_key(input))
-        })
-        .map(|output| output.name.to_owned())
-        .collect();
-    let single = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy"));
-    let gradients = match named.len() {
-        0 if single => possible.into_iter().take(1).collect(),
-        0 => possible,
-        1 => named,
-        _ if single => {
-            return Err(output::bad_file(
-                path,
-                format!("a .npy file holds one array, not {}", named.join(" and ")),
-            ));
-        }
-        _ => named,
-    };
-    all.extend(gradients.iter().cloned());
-    Ok((all, gradients))
+/// Every output to compute: those to print, and those to write. Checks that the files can hold theirs.
+fn wanted<'a>(out: &'a [files::Destination], asked: &'a [String]) -> Result<Vec<&'a str>> {
+    let mut all: BTreeSet<&str> = asked.iter().map(String::as_str).collect();
+    for destination in out {
+        let names = destination.names(asked);
+        destination.check(names)?;
+        all.extend(names.iter().map(String::as_str));
+    }
+    Ok(all.into_iter().collect())
 }
 
-fn report(narrow: bool, asked: &[String], outputs: &Arrays, status: &Status) -> String {
+/// Writes the outputs of a file.
+fn write(
+    destination: &files::Destination,
+    loss: &dyn Operation,
+    evaluated: &Evaluated,
+    asked: &[String],
+    storage: Option<Dtype>,
+) -> Result<()> {
+    let names = destination.names(asked);
+    let tensor = |name: &String| {
+        let dtype = testing::stored_output(loss, name, storage.unwrap_or(Dtype::F32));
+        let precision =
+            if evaluated.narrow { files::Precision::Storage(dtype) } else { files::Precision::F64 };
+        Some((name.clone(), evaluated.outputs.get(name)?, precision))
+    };
+    files::write(&destination.path, &names.iter().filter_map(tensor).collect::<Vec<_>>())?;
+    output::note(&format!("wrote {} to {}", names.join(", "), destination.path.display()));
+    Ok(())
+}
+
+fn text(evaluated: &Evaluated, asked: &[String]) -> String {
     let mut text = String::new();
+    if !output::is_quiet() {
+        let _ = writeln!(text, "{}", evaluated.place);
+    }
     let mut seen = BTreeSet::new();
     for name in asked.iter().filter(|name| seen.insert(name.as_str())) {
-        if let Some(array) = outputs.get(name) {
-            let _ = writeln!(text, "{name}: {}", abbreviated(array, narrow));
+        if let Some(array) = evaluated.outputs.get(name) {
+            let _ = writeln!(text, "{name}: {}", abbreviated(array, evaluated.narrow));
         }
     }
-    for line in findings(status) {
+    for line in findings(&evaluated.status, evaluated.elements) {
         let _ = writeln!(text, "status: {line}");
     }
     text
 }
 
+fn json(evaluated: &Evaluated, wanted: &[&str], operation: &str) -> Value {
+    let outputs = wanted.iter().filter_map(|&name| {
+        let array = evaluated.outputs.get(name)?;
+        let values: Value = match &array.data {
+            Data::Float(values) => {
+                values.iter().map(|&value| json_number(value, evaluated.narrow)).collect()
+            }
+            Data::Int(values) => json!(values),
+        };
+        Some((name.to_owned(), json!({ "shape": array.shape, "values": values })))
+    });
+    json!({
+        "operation": operation,
+        "place": evaluated.place,
+        "outputs": outputs.collect::<serde_json::Map<_, _>>(),
+        "status": evaluated.status,
+    })
+}
+
+/// A number with the digits that its type holds; JSON has no other words than strings for NaN and infinities.
+fn json_number(value: f64, narrow: bool) -> Value {
+    let shown = number(value, narrow);
+    match shown.parse::<f64>() {
+        Ok(shown) if shown.is_finite() => shown.into(),
+        _ => shown.to_lowercase().into(),
+    }
+}
+
 /// The messages of a status.
-fn findings(status: &Status) -> Vec<String> {
+fn findings(status: &Status, elements: bool) -> Vec<String> {
     let Status { bad_targets, bad_rows, zero_vectors, .. } = status;
     let mut found = Vec::new();
     if *bad_rows > 0 {
-        found.push(format!("{bad_rows} row(s) with a NaN or +inf logit, or without a finite one"));
+        found.push(if elements {
+            format!(
+                "{bad_rows} element(s) whose loss is NaN: a NaN or an infinity in their numbers"
+            )
+        } else {
+            format!("{bad_rows} row(s) with a NaN or +inf logit, or without a finite one")
+        });
     }
     if *zero_vectors > 0 {
         found.push(format!("{zero_vectors} vector(s) of zeros, which nothing normalises"));

@@ -1,14 +1,15 @@
-//! Reads tensors from `.npy`, `.npz` and `.safetensors` files, and writes gradients into such files.
+//! Reads tensors from `.npy`, `.npz` and `.safetensors` files, and writes outputs into such files.
 
 use std::{
     fs,
-    io::Read as _,
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
 };
 
 use npyz::{DType, Endianness, NpyFile, Order, TypeChar, WriterBuilder as _};
 use safetensors::{SafeTensors, tensor::TensorView};
 use surprisal::{Array, Data, Dtype, Error, Result};
+use zip::{ZipArchive, ZipWriter, result::ZipError, write::SimpleFileOptions};
 
 use crate::output::bad_file;
 
@@ -31,14 +32,62 @@ impl std::str::FromStr for Source {
             .split_once('=')
             .filter(|(name, file)| !name.is_empty() && !file.is_empty())
             .ok_or_else(|| format!("`{text}` is not NAME=FILE or NAME=FILE:KEY"))?;
-        let (path, key) = match file.rsplit_once(':') {
-            // A colon inside a path (`C:\…`, or a file with a colon in its name) does not start a key.
-            Some((path, key)) if !Path::new(file).exists() && known(Path::new(path)) => {
-                (path, Some(key.to_owned()))
+        // The key begins at the first colon behind the name of such a file; it may hold colons itself, and so may the
+        // path (`C:\…`).
+        let mut colons = file.match_indices(':').filter(|(at, _)| known(Path::new(&file[..*at])));
+        let (path, key) = match colons.next() {
+            Some((at, _)) if !Path::new(file).exists() => {
+                (&file[..at], Some(file[at + 1..].to_owned()))
             }
             _ => (file, None),
         };
         Ok(Self { name: name.to_owned(), path: path.into(), key })
+    }
+}
+
+/// `[OUTPUT,…=]FILE`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Destination {
+    /// The outputs, if they are named.
+    named: Vec<String>,
+    /// Their file.
+    pub path: PathBuf,
+}
+
+impl std::str::FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (named, path) = match text.split_once('=') {
+            // An equals sign inside a path names no outputs.
+            Some((names, path)) if !names.contains(['/', '\\']) => {
+                (names.split(',').map(str::to_owned).collect(), path)
+            }
+            _ => (Vec::new(), text),
+        };
+        if path.is_empty() || named.iter().any(String::is_empty) {
+            return Err(format!("`{text}` is not FILE or OUTPUT,…=FILE"));
+        }
+        Ok(Self { named, path: path.into() })
+    }
+}
+
+impl Destination {
+    /// The outputs that go here: the named ones, or otherwise all those asked for.
+    pub fn names<'a>(&'a self, asked: &'a [String]) -> &'a [String] {
+        if self.named.is_empty() { asked } else { &self.named }
+    }
+
+    /// Whether the file can hold these outputs; checked before anything is computed.
+    pub fn check(&self, names: &[String]) -> Result<()> {
+        match extension(&self.path).as_str() {
+            "npy" if names.len() != 1 => {
+                let reason = format!("a .npy file holds one array, not {}", names.join(" and "));
+                Err(bad_file(&self.path, reason))
+            }
+            "npy" | "npz" | "safetensors" => Ok(()),
+            _ => Err(bad_file(&self.path, "outputs go to .npy, .npz or .safetensors files")),
+        }
     }
 }
 
@@ -101,51 +150,73 @@ fn choose<'a>(keys: &[&'a str], source: &Source) -> Result<&'a str, String> {
     })
 }
 
+/// How the members of an archive are called behind their keys.
+const MEMBER: &str = ".npy";
+
 /// The bytes of the `.npy` file inside an archive.
 fn npz_member(source: &Source) -> Result<Vec<u8>> {
     let bad = |reason: &dyn std::fmt::Display| bad_file(&source.path, reason);
     let file = fs::File::open(&source.path).map_err(|error| bad(&error))?;
-    let mut archive =
-        npyz::npz::NpzArchive::new(std::io::BufReader::new(file)).map_err(|error| bad(&error))?;
-    let mut names: Vec<String> = archive.array_names().map(str::to_owned).collect();
+    let mut archive = ZipArchive::new(io::BufReader::new(file)).map_err(|error| bad(&error))?;
+    let members = archive.file_names().filter_map(Result::ok);
+    let mut names: Vec<String> =
+        members.filter_map(|name| name.strip_suffix(MEMBER).map(str::to_owned)).collect();
     names.sort_unstable();
     let keys: Vec<&str> = names.iter().map(String::as_str).collect();
     let key = choose(&keys, source).map_err(|reason| bad(&reason))?;
-    let member = npyz::npz::file_name_from_array_name(key);
     let mut bytes = Vec::new();
     archive
-        .zip_archive()
-        .by_name(&member)
+        .by_name(&format!("{key}{MEMBER}"))
         .map_err(|error| bad(&error))?
         .read_to_end(&mut bytes)
         .map_err(|error| bad(&error))?;
     Ok(bytes)
 }
 
-/// Refuses a header with an impossible shape, because npyz multiplies the extents without a check.
-fn check_shape(bytes: &[u8]) -> Result<(), String> {
+/// The shape in a header, as text and as its place in the bytes.
+fn shape_of(bytes: &[u8]) -> Option<(&str, std::ops::Range<usize>)> {
+    // The header ends with a line break. What follows need not be text.
     let header = &bytes[..bytes.len().min(1 << 16)];
-    let header = String::from_utf8_lossy(header);
-    let shape = header
-        .split_once("'shape'")
-        .or_else(|| header.split_once("\"shape\""))
-        .and_then(|(_, rest)| rest.split_once('('))
-        .and_then(|(_, rest)| rest.split_once(')'))
-        .map(|(shape, _)| shape)
-        .ok_or("not a .npy array: its header names no shape")?;
+    let end =
+        header.iter().skip(10).position(|&byte| byte == b'\n').map_or(header.len(), |at| at + 10);
+    let start =
+        header[..end].windows(7).position(|word| word == b"'shape'" || word == b"\"shape\"")?;
+    let open = start + header[start..end].iter().position(|&byte| byte == b'(')? + 1;
+    let close = open + header[open..end].iter().position(|&byte| byte == b')')?;
+    Some((std::str::from_utf8(&header[open..close]).ok()?, open..close))
+}
+
+/// Refuses a header with an impossible shape, because npyz multiplies the extents without a check.
+fn check_shape(shape: &str, bytes: usize) -> Result<(), String> {
     let extents = shape.split(',').map(str::trim).filter(|extent| !extent.is_empty());
     let product = extents
         .clone()
         .try_fold(1u64, |product, extent| product.checked_mul(extent.parse::<u64>().ok()?.max(1)));
     let elements = if extents.clone().any(|extent| extent == "0") { Some(0) } else { product };
     match (product, elements) {
-        (Some(_), Some(elements)) if elements <= bytes.len() as u64 => Ok(()),
-        _ => Err(format!("it says ({shape}) elements and has fewer than {} bytes", bytes.len())),
+        (Some(_), Some(elements)) if elements <= bytes as u64 => Ok(()),
+        _ => Err(format!("it says ({shape}) elements and has fewer than {bytes} bytes")),
     }
 }
 
 fn npy(bytes: &[u8]) -> Result<(Array, Stored), String> {
-    check_shape(bytes)?;
+    let (shape, place) = shape_of(bytes).ok_or("not a .npy array: its header names no shape")?;
+    if bytes[..place.start].windows(3).any(|word| word == b"'|O") {
+        return Err("its elements are Python objects (dtype=object), not numbers: save it with a \
+                    type of numbers, such as `array.astype(\"float32\")`"
+            .to_owned());
+    }
+    // Python 2 wrote long integers: (4L, 3L).
+    let plain = shape.replace('L', " ");
+    check_shape(&plain, bytes.len())?;
+    let mut copy;
+    let bytes = if plain == shape {
+        bytes
+    } else {
+        copy = bytes.to_vec();
+        copy[place].copy_from_slice(plain.as_bytes());
+        &copy
+    };
     let file = NpyFile::new(bytes).map_err(|error| format!("not a .npy array: {error}"))?;
     let header = file.header();
     let dtype = header.dtype();
@@ -294,45 +365,44 @@ pub enum Precision {
     Storage(Dtype),
 }
 
-/// Writes tensors: one into a `.npy`, any number into a `.safetensors`.
+/// Writes tensors: one into a `.npy`, any number into the others.
 pub fn write(path: &Path, tensors: &[(String, &Array, Precision)]) -> Result<()> {
-    match extension(path).as_str() {
-        "npy" => {
-            let [(_, array, precision)] = tensors else {
-                let names: Vec<&str> = tensors.iter().map(|(name, ..)| name.as_str()).collect();
-                let reason = format!("a .npy file holds one array, not {}", names.join(" and "));
-                return Err(bad_file(path, reason));
-            };
-            let bytes = npy_bytes(array, *precision).map_err(|error| bad_file(path, error))?;
-            crate::output::write(path, &bytes)
+    let bytes = match extension(path).as_str() {
+        "safetensors" => safetensors_bytes(tensors).map_err(|error| bad_file(path, error))?,
+        "npz" => npz_bytes(tensors).map_err(|error| bad_file(path, error))?,
+        _ => {
+            // The destination was checked: this is one array.
+            let arrays = tensors.iter().map(|(_, array, precision)| npy_bytes(array, *precision));
+            arrays.collect::<io::Result<Vec<_>>>().map_err(|error| bad_file(path, error))?.concat()
         }
-        "safetensors" => write_safetensors(path, tensors),
-        _ => Err(bad_file(path, "gradients are written to .npy or .safetensors files")),
-    }
+    };
+    crate::output::write(path, &bytes)
 }
 
-/// Whether [`write`] accepts this file; checked before anything is computed.
-pub fn check_output(path: &Path) -> Result<()> {
-    match extension(path).as_str() {
-        "npy" | "safetensors" => Ok(()),
-        _ => Err(bad_file(path, "gradients are written to .npy or .safetensors files")),
+fn npz_bytes(tensors: &[(String, &Array, Precision)]) -> Result<Vec<u8>, ZipError> {
+    let mut archive = ZipWriter::new(io::Cursor::new(Vec::new()));
+    for (name, array, precision) in tensors {
+        archive.start_file(format!("{name}{MEMBER}"), SimpleFileOptions::default())?;
+        archive.write_all(&npy_bytes(array, *precision)?)?;
     }
+    Ok(archive.finish()?.into_inner())
 }
 
-fn npy_bytes(array: &Array, precision: Precision) -> std::io::Result<Vec<u8>> {
-    let values = array.to_f64();
-    if precision == Precision::F64 {
-        npy_of(&array.shape, values)
-    } else {
+fn npy_bytes(array: &Array, precision: Precision) -> io::Result<Vec<u8>> {
+    match &array.data {
+        Data::Int(values) => npy_of(&array.shape, values.iter().copied()),
+        Data::Float(values) if precision == Precision::F64 => {
+            npy_of(&array.shape, values.iter().copied())
+        }
         // numpy has no bf16, and f32 holds both 16-bit types exactly.
-        npy_of(&array.shape, values.into_iter().map(|value| value as f32))
+        Data::Float(values) => npy_of(&array.shape, values.iter().map(|&value| value as f32)),
     }
 }
 
 fn npy_of<T: npyz::AutoSerialize>(
     shape: &[u64],
     values: impl IntoIterator<Item = T>,
-) -> std::io::Result<Vec<u8>> {
+) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let options = npyz::WriteOptions::new().default_dtype().shape(shape);
     let mut writer = options.writer(&mut bytes).begin_nd()?;
@@ -341,35 +411,30 @@ fn npy_of<T: npyz::AutoSerialize>(
     Ok(bytes)
 }
 
-fn write_safetensors(path: &Path, tensors: &[(String, &Array, Precision)]) -> Result<()> {
+fn safetensors_bytes(
+    tensors: &[(String, &Array, Precision)],
+) -> Result<Vec<u8>, safetensors::SafeTensorError> {
     use safetensors::Dtype as File;
-    let bad = |error: safetensors::SafeTensorError| bad_file(path, error);
     let stored: Vec<(File, Vec<usize>, Vec<u8>)> = tensors
         .iter()
         .map(|(_, array, precision)| {
             let shape = array.shape.iter().map(|&extent| extent as usize).collect();
-            let (dtype, bytes) = match precision {
-                Precision::Storage(Dtype::F16) => (File::F16, array.to_bytes(Dtype::F16)),
-                Precision::Storage(Dtype::Bf16) => (File::BF16, array.to_bytes(Dtype::Bf16)),
-                Precision::Storage(_) => (File::F32, array.to_bytes(Dtype::F32)),
-                Precision::F64 => {
-                    let bytes = array.to_f64().into_iter().flat_map(f64::to_le_bytes).collect();
-                    (File::F64, bytes)
+            let (dtype, bytes) = match (&array.data, precision) {
+                (Data::Int(_), _) => (File::I64, array.to_bytes(Dtype::I64)),
+                (_, Precision::Storage(Dtype::F16)) => (File::F16, array.to_bytes(Dtype::F16)),
+                (_, Precision::Storage(Dtype::Bf16)) => (File::BF16, array.to_bytes(Dtype::Bf16)),
+                (_, Precision::Storage(_)) => (File::F32, array.to_bytes(Dtype::F32)),
+                (Data::Float(values), Precision::F64) => {
+                    (File::F64, values.iter().flat_map(|value| value.to_le_bytes()).collect())
                 }
             };
             (dtype, shape, bytes)
         })
         .collect();
-    let views = tensors
-        .iter()
-        .zip(&stored)
-        .map(|((name, ..), (dtype, shape, bytes))| {
-            Ok((name.clone(), TensorView::new(*dtype, shape.clone(), bytes)?))
-        })
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(bad)?;
-    let bytes = safetensors::serialize(views, None).map_err(bad)?;
-    crate::output::write(path, &bytes)
+    let views = tensors.iter().zip(&stored).map(|((name, ..), (dtype, shape, bytes))| {
+        TensorView::new(*dtype, shape.clone(), bytes).map(|view| (name.clone(), view))
+    });
+    safetensors::serialize(views.collect::<Result<Vec<_>, _>>()?, None)
 }
 
 /// Converts an array to what an input of this loss takes: masks and integers become floats where the input takes

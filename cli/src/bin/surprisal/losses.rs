@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, process::ExitCode};
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use serde_json::json;
 use surprisal::{
     Error, Result,
@@ -9,16 +10,24 @@ use surprisal::{
     operations,
 };
 
-use crate::output;
+use crate::{arguments::Report, output};
 
 /// Which loss.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The loss to describe.
-    loss: Option<String>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    /// The operation to describe; all are listed without it.
+    #[arg(value_name = "OPERATION", value_parser = names(), hide_possible_values = true)]
+    operation: Option<String>,
+    #[command(flatten)]
+    report: Report,
+}
+
+/// The names of all operations; shells offer them with their descriptions.
+pub fn names() -> PossibleValuesParser {
+    let name = |entry: &'static operations::Entry| {
+        PossibleValue::new(entry.about.name).help(entry.about.summary)
+    };
+    operations::all().map(name).collect::<Vec<_>>().into()
 }
 
 /// The operation of this name, or an error that names all of them.
@@ -33,28 +42,22 @@ pub fn find(name: &str) -> Result<&'static operations::Entry> {
 
 /// Lists all losses, or describes one.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    match &arguments.loss {
-        Some(name) => {
-            let about = find(name)?.about;
-            if arguments.json {
-                output::json(&json!(about), None)?;
-            } else {
-                output::print(&describe(about));
-            }
-        }
-        None if arguments.json => {
-            let all: Vec<&About> = operations::all().map(|entry| entry.about).collect();
-            output::json(&json!(all), None)?;
-        }
-        None => {
-            let mut table = output::table(&["operation", "what it computes", "PyTorch"]);
-            for entry in operations::all() {
-                table.add_row([entry.about.name, entry.about.summary, entry.about.pytorch]);
-            }
-            output::line(&table.to_string());
-        }
+    if let Some(name) = &arguments.operation {
+        let about = find(name)?.about;
+        arguments.report.give(|| describe(about), || json!(about))?;
+    } else {
+        let all: Vec<&About> = operations::all().map(|entry| entry.about).collect();
+        arguments.report.give(|| list(&all), || json!(all))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn list(all: &[&About]) -> String {
+    let mut table = output::table(&["operation", "what it computes", "PyTorch"]);
+    for about in all {
+        table.add_row([about.name, about.summary, about.pytorch]);
+    }
+    format!("{table}\n")
 }
 
 fn describe(about: &About) -> String {

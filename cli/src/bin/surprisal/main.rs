@@ -5,6 +5,8 @@
 //! `error:`).
 
 mod adapters;
+mod arguments;
+mod baseline;
 mod bench;
 mod check;
 mod eval;
@@ -16,6 +18,7 @@ mod plan;
 mod replay;
 mod repro;
 mod selfchecks;
+mod shell;
 mod sweep;
 
 use std::process::ExitCode;
@@ -24,12 +27,15 @@ use clap::{Parser, Subcommand};
 
 /// Fused losses and their gradients as WGSL compute shaders.
 #[derive(Parser)]
-#[command(version, about, propagate_version = true)]
+#[command(name = "surprisal", version, about, propagate_version = true)]
 struct CommandLine {
     /// Use the adapter whose name, backend or driver contains this, or the one of this number in
     /// the default order (also: the variable `SURPRISAL_ADAPTER`).
     #[arg(long, global = true, value_name = "SUBSTRING")]
     adapter: Option<String>,
+    /// Print results and errors alone: no notes, no warnings, no progress.
+    #[arg(short, long, global = true)]
+    quiet: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -50,10 +56,34 @@ enum Command {
     Bench(bench::Arguments),
     /// Compute one loss on .npy, .npz or .safetensors files.
     Eval(eval::Arguments),
+    /// Print the completions of a shell, such as `surprisal completions bash`.
+    Completions(shell::Completions),
+    /// Print the manual page, or write those of all commands.
+    Man(shell::Man),
+}
+
+/// Keeps Wayland's library quiet.
+///
+/// Symptom: "error: XDG_RUNTIME_DIR is invalid or not set" on stderr of every command that looks for adapters. Cause:
+/// wgpu's OpenGL backend asks that library for a display, and it complains where the variable is not set, as in many
+/// containers. Remedy: a folder without any display in it.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "a change of the environment is only safe without other threads")]
+fn name_runtime_folder() {
+    const VARIABLE: &str = "XDG_RUNTIME_DIR";
+    if std::env::var_os(VARIABLE).is_none_or(|folder| folder.is_empty()) {
+        // SAFETY: the program begins here, and has no other thread yet.
+        unsafe { std::env::set_var(VARIABLE, "/nonexistent") };
+    }
 }
 
 fn main() -> ExitCode {
-    let CommandLine { adapter, command } = CommandLine::parse();
+    #[cfg(target_os = "linux")]
+    name_runtime_folder();
+    let CommandLine { adapter, quiet, command } = CommandLine::parse();
+    if quiet {
+        output::be_quiet();
+    }
     let adapter = adapter.as_deref();
     let done = match &command {
         Command::Adapters(arguments) => adapters::run(arguments, adapter),
@@ -63,6 +93,8 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => replay::run(arguments, adapter),
         Command::Bench(arguments) => bench::run(arguments, adapter),
         Command::Eval(arguments) => eval::run(arguments, adapter),
+        Command::Completions(arguments) => Ok(arguments.run()),
+        Command::Man(arguments) => arguments.run(),
     };
     done.unwrap_or_else(|error| {
         output::complain(&error);

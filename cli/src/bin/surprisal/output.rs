@@ -1,13 +1,50 @@
-//! Output of text: to stdout, without a panic when the reader hangs up; to files, with typed errors.
+//! Output of text: to stdout, without a panic when the reader hangs up; to files, with typed errors. Colours reach
+//! terminals alone.
 
-use std::{fs, io::Write as _, path::Path};
+use std::{
+    fs,
+    io::{IsTerminal as _, Write as _},
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
-use comfy_table::{Table, presets};
+use clap::builder::styling::{AnsiColor, Style};
+use comfy_table::{ContentArrangement, Table, presets};
 use surprisal::{Error, Result};
+
+/// Whether notes, warnings and progress are left out.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// How something that failed looks on a terminal.
+pub const BAD: Style = AnsiColor::Red.on_default().bold();
+/// How something that went well looks on a terminal.
+pub const GOOD: Style = AnsiColor::Green.on_default().bold();
+/// How a warning looks on a terminal.
+const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+
+/// Leaves out notes, warnings and progress from now on.
+pub fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Whether notes, warnings and progress are left out.
+pub fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// Whether people watch stderr.
+pub fn is_watched() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// Text that has a style on terminals.
+pub fn styled(style: Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}
 
 /// Prints text. A reader that hangs up (`… | head`) is not an error.
 pub fn print(text: &str) {
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = anstream::stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
@@ -16,27 +53,64 @@ pub fn line(text: &str) {
     print(&format!("{text}\n"));
 }
 
-/// Prints a line to stderr, for people.
+/// Prints a line to stderr, for people, unless they asked for quiet.
 pub fn note(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    if !is_quiet() {
+        say(text);
+    }
 }
 
-/// Prints an error as one line.
+/// Prints a warning to stderr, unless the user asked for quiet.
+pub fn warn(text: &str) {
+    note(&format!("{} {text}", styled(WARNING, "WARNING:")));
+}
+
+fn say(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
+/// Prints an error as one line, with what may help.
 pub fn complain(error: &Error) {
-    let words: Vec<String> = error.to_string().split_whitespace().map(str::to_owned).collect();
-    note(&format!("error: {}", words.join(" ")));
+    let mut text = error.to_string();
+    if let Some(hint) = hint(error) {
+        text = format!("{text}; {hint}");
+    }
+    let words: Vec<&str> = text.split_whitespace().collect();
+    say(&format!("{} {}", styled(BAD, "error:"), words.join(" ")));
 }
 
-/// Prints JSON, or writes it to a file; `-` is stdout.
+/// What may help with an error.
+fn hint(error: &Error) -> Option<String> {
+    match error {
+        Error::UnknownName { name, known, .. } => {
+            let nearest = nearest(name, known.split(", "))?;
+            Some(format!("did you mean `{nearest}`?"))
+        }
+        Error::HostOnly { .. } => Some("on the command line: `surprisal eval`".to_owned()),
+        Error::NoAdapter { .. } => Some(
+            "`surprisal adapters` says why; `eval` and `check` need none with `--backend cpu`"
+                .to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+/// The name that is most like a wrong one, if one is.
+pub fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    const ALIKE: f64 = 0.8;
+    let alike = known.map(|name| (strsim::jaro_winkler(wrong, name), name));
+    let best = alike.max_by(|a, b| a.0.total_cmp(&b.0));
+    best.filter(|(alike, _)| *alike > ALIKE).map(|(_, name)| name)
+}
+
+/// Prints JSON, or writes it to a file.
 pub fn json(value: &serde_json::Value, path: Option<&Path>) -> Result<()> {
     let text = format!("{value:#}\n");
-    match path {
-        Some(path) if path != Path::new("-") => write(path, text.as_bytes()),
-        _ => {
-            print(&text);
-            Ok(())
-        }
+    if let Some(path) = path {
+        return write(path, text.as_bytes());
     }
+    print(&text);
+    Ok(())
 }
 
 /// Writes a file completely or not at all, so that nobody ever reads half a file.
@@ -65,25 +139,25 @@ pub fn bad_file(path: &Path, reason: impl std::fmt::Display) -> Error {
     Error::File { path: path.display().to_string(), reason: reason.to_string() }
 }
 
-/// A Markdown table with this header.
+/// A Markdown table with this header. It is as wide as the terminal at most, or as the variable `COLUMNS` says.
 pub fn table<T: ToString>(header: &[T]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    if let Some(columns) = columns {
+        table.set_width(columns);
+    }
     table.set_header(header.iter().map(ToString::to_string).collect::<Vec<_>>());
     table
 }
 
-/// Bytes, with the same size in a unit that people read.
+/// Bytes in a unit that people read.
 pub fn bytes(bytes: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = None;
-    for next in units {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = Some(next);
+    match bytes {
+        0..10_000 => format!("{bytes} B"),
+        10_000..10_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        10_000_000..10_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
-    unit.map_or_else(|| format!("{bytes} B"), |unit| format!("{bytes} B ({value:.1} {unit})"))
 }

@@ -15,10 +15,12 @@ use surprisal::{
     loss::{About, Argument, Dim, Kind},
     plan::{Call, Operand},
 };
-
 use surprisal_cli::repro;
 
-use crate::{losses, output};
+use crate::{
+    arguments::{Chosen, Report, float_type},
+    output,
+};
 
 /// Dispatches that are listed one by one.
 const LISTED: usize = 24;
@@ -26,8 +28,8 @@ const LISTED: usize = 24;
 /// The call to plan.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The loss.
-    loss: String,
+    #[command(flatten)]
+    chosen: Chosen,
     /// How many rows.
     #[arg(long)]
     rows: u64,
@@ -40,15 +42,12 @@ pub struct Arguments {
     /// The type of float inputs and gradients: f32, f16 or bf16.
     #[arg(long, default_value = "f32", value_parser = float_type)]
     dtype: Dtype,
-    /// Options as JSON, such as `{"label_smoothing": 0.1}`.
-    #[arg(long, value_name = "JSON")]
-    options: Option<String>,
     /// Outputs; the loss and the gradients of the required inputs by default.
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "OUTPUT", value_delimiter = ',')]
     want: Vec<String>,
     /// Optional inputs that are given, beside those that the call needs.
-    #[arg(long = "input", value_name = "NAME", value_delimiter = ',')]
-    inputs: Vec<String>,
+    #[arg(long, value_name = "INPUT", value_delimiter = ',')]
+    with: Vec<String>,
     /// The device's limits: `default` (WebGPU's), `software`, or JSON with what differs from the
     /// default, such as `{"binding_bytes": 2147483647}`.
     #[arg(long, value_name = "JSON|default|software", default_value = "default")]
@@ -56,9 +55,8 @@ pub struct Arguments {
     /// Write outputs over their inputs; without names the gradient of the first input.
     #[arg(long, value_name = "NAME", num_args = 0.., require_equals = true, value_delimiter = ',')]
     in_place: Option<Vec<String>>,
-    /// Print the plan as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: Report,
     /// Write the assembled WGSL of every kernel to this folder.
     #[arg(long, value_name = "DIR")]
     wgsl: Option<PathBuf>,
@@ -67,43 +65,12 @@ pub struct Arguments {
     export: Option<PathBuf>,
 }
 
-/// `f32`, `f16` or `bf16`.
-pub fn float_type(name: &str) -> Result<Dtype, String> {
-    match name.parse::<Dtype>() {
-        Ok(dtype) if dtype.is_float() => Ok(dtype),
-        _ => Err(format!("`{name}` is not one of f32, f16, bf16")),
-    }
-}
-
-/// The loss from its name and its options as JSON.
-pub fn parse_loss(
-    name: &str,
-    options: Option<&str>,
-    set: &[(String, Value)],
-) -> Result<Box<dyn Operation>> {
-    let entry = losses::find(name)?;
-    let bad = |reason: String| Error::InvalidOption {
-        loss: name.to_owned(),
-        option: "options",
-        value: options.unwrap_or_default().to_owned(),
-        reason,
-    };
-    let mut all = match options.map(serde_json::from_str).transpose() {
-        Ok(None) => serde_json::Map::new(),
-        Ok(Some(Value::Object(all))) => all,
-        Ok(Some(_)) => return Err(bad("options are a JSON object".to_owned())),
-        Err(error) => return Err(bad(format!("not JSON: {error}"))),
-    };
-    all.extend(set.iter().cloned());
-    (entry.parse)(&all.into())
-}
-
 /// Plans and prints.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let loss = parse_loss(&arguments.loss, arguments.options.as_deref(), &[])?;
+    let loss = arguments.chosen.parse()?;
     if arguments.classes.is_none() && loss.about().columns() == Some(Dim::Classes) {
         return Err(Error::MissingInput {
-            loss: arguments.loss.clone(),
+            loss: arguments.chosen.name.clone(),
             argument: "--classes".to_owned(),
             reason: "this loss has them".to_owned(),
         });
@@ -117,17 +84,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(folder) = &arguments.export {
         repro::export(folder, &plan, &repro::describe(&plan, &call))?;
     }
-    if arguments.json {
+    let text = || describe(&call, &plan, &bytes, &profile);
+    arguments.report.give(text, || {
         let mut value = json!(plan);
-        if let Some(map) = value.as_object_mut() {
-            map.insert("call".to_owned(), json!(call));
-            map.insert("profile".to_owned(), json!(profile));
-            map.insert("bytes".to_owned(), bytes.json());
-        }
-        output::json(&value, None)?;
-    } else {
-        output::print(&describe(&call, &plan, &bytes, &profile));
-    }
+        value["call"] = json!(call);
+        value["profile"] = json!(profile);
+        value["bytes"] = bytes.json();
+        value
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -190,7 +154,7 @@ impl<'a> Draft<'a> {
         let about = loss.about();
         let required = || about.inputs.iter().filter(|input| input.required);
         let inputs: BTreeSet<String> =
-            required().map(|input| input.name.to_owned()).chain(arguments.inputs.clone()).collect();
+            required().map(|input| input.name.to_owned()).chain(arguments.with.clone()).collect();
         let outputs = if arguments.want.is_empty() {
             let gradients = required().map(|input| format!("grad.{}", input.name));
             let has = |name: &String| about.outputs.iter().any(|output| output.name == name);

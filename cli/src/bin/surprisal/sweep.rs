@@ -2,6 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
+use serde_json::json;
 use surprisal::{Error, Gpu, Result, adapter, loss::Dim};
 use surprisal_cli::bench::{Spread, Task, Timer, Workload, interleave};
 
@@ -13,24 +14,33 @@ const DIVISORS: [u64; 3] = [4, 2, 1];
 /// Times a call with a quarter, a half and the whole of each extent in turn, and prints the power of the extent that
 /// the time follows.
 pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
-    let task = arguments.task();
+    let task = arguments.task()?;
     let gpu = adapters::open(adapter)?;
     let timer = Timer::new(&gpu)?;
-    output::line(&format!(
-        "{}: {} {} on {}",
-        arguments.loss,
-        task.mode,
-        task.dtype,
-        adapter::describe(gpu.info())
-    ));
-    let mut table = output::table(&["extent", "quarter, ms", "half, ms", "whole, ms", "exponent"]);
+    let on = adapter::describe(gpu.info());
+    let mut swept = Vec::new();
     for (&dim, &extent) in &task.extents {
-        let times = times(arguments, (&gpu, &timer), &task, (dim, extent))?;
-        let shown = times.iter().map(|(_, ms)| format!("{ms:.2}"));
-        let name = format!("{} ({extent})", dim.name());
-        table.add_row([name].into_iter().chain(shown).chain([format!("{:.2}", exponent(&times))]));
+        swept.push((dim.name(), extent, times(arguments, (&gpu, &timer), &task, (dim, extent))?));
     }
-    output::line(&table.to_string());
+    let text = || {
+        let mut table =
+            output::table(&["extent", "quarter, ms", "half, ms", "whole, ms", "exponent"]);
+        for (name, extent, times) in &swept {
+            let shown = times.iter().map(|(_, ms)| format!("{ms:.2}"));
+            let last = format!("{:.2}", exponent(times));
+            table.add_row([format!("{name} ({extent})")].into_iter().chain(shown).chain([last]));
+        }
+        let (name, mode, dtype) = (&arguments.chosen.name, task.mode, task.dtype);
+        format!("{name}: {mode} {dtype} on {on}\n{table}\n")
+    };
+    let value = || {
+        let extent = |(name, extent, times): &(&str, u64, Vec<(u64, f64)>)| json!({ "extent": name, "whole": extent, "ms": times, "exponent": exponent(times) });
+        json!({
+            "loss": arguments.chosen.name, "mode": task.mode, "dtype": task.dtype, "adapter": on,
+            "sweep": swept.iter().map(extent).collect::<Vec<_>>(),
+        })
+    };
+    arguments.report.give(text, value)?;
     Ok(ExitCode::SUCCESS)
 }
 

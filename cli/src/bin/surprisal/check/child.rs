@@ -16,7 +16,7 @@ use surprisal_cli::{
 use super::{
     Arguments,
     job::{Job, run_job},
-    progress,
+    progress::Progress,
 };
 use crate::adapters;
 
@@ -48,6 +48,8 @@ pub struct Parent<'a> {
     pub stop: &'a AtomicBool,
     /// How long one case may take.
     pub patience: Duration,
+    /// Counts the cases of all adapters.
+    pub progress: &'a Progress,
     /// The command of the child that begins with the case of this number.
     pub command: &'a dyn Fn(usize) -> Command,
 }
@@ -56,7 +58,6 @@ impl Parent<'_> {
     /// Runs all cases on one adapter. If a child dies or hangs, the case that it was running fails, and the next child
     /// continues after that case.
     pub fn run(&self) -> Vec<Value> {
-        let bar = progress(self.jobs.len(), &self.name);
         let mut results = Vec::new();
         let mut next = 0;
         let (mut ends, mut hangs) = (0, 0);
@@ -72,7 +73,7 @@ impl Parent<'_> {
                 {
                     results.append(entries);
                     next = index as usize + 1;
-                    bar.inc(1);
+                    self.progress.done(1);
                 }
             });
             if next >= self.jobs.len() || self.stop.load(Ordering::SeqCst) {
@@ -90,11 +91,10 @@ impl Parent<'_> {
             };
             for job in &self.jobs[next..lost] {
                 results.extend(job.lost(&self.name, &message));
-                bar.inc(1);
+                self.progress.done(1);
             }
             next = lost;
         }
-        bar.finish_and_clear();
         results
     }
 }
@@ -163,6 +163,7 @@ mod tests {
             name: "a driver".to_owned(),
             stop: &AtomicBool::new(false),
             patience: Duration::from_millis(500),
+            progress: &Progress::new(jobs.len()),
             command: &command,
         };
         let results = parent.run();

@@ -87,11 +87,13 @@ pub fn jobs(arguments: &Arguments) -> Result<Vec<Job>> {
     if !arguments.case.is_empty() {
         let known: BTreeSet<&str> = jobs.iter().map(Job::id).collect();
         if let Some(unknown) = arguments.case.iter().find(|id| !known.contains(id.as_str())) {
+            let near = output::nearest(unknown, known.iter().copied());
+            let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             return Err(Error::UnknownName {
                 loss: "check".to_owned(),
                 kind: "case",
                 name: unknown.clone(),
-                known: format!("{} cases, see --list", known.len()),
+                known: format!("{} cases, see --list{near}", known.len()),
             });
         }
         jobs.retain(|job| arguments.case.iter().any(|id| id == job.id()));

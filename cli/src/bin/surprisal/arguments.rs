@@ -1,0 +1,118 @@
+//! The words that commands share, so that each word means the same in all of them.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use surprisal::{Dtype, Error, Operation, Result, operations};
+
+use crate::{losses, output};
+
+/// An operation and its options.
+#[derive(Debug, clap::Args)]
+pub struct Chosen {
+    /// The operation, as in `surprisal losses`.
+    #[arg(value_name = "OPERATION", value_parser = losses::names(), hide_possible_values = true)]
+    pub name: String,
+    /// Options as JSON, such as `{"label_smoothing": 0.1}`.
+    #[arg(long, value_name = "JSON")]
+    options: Option<String>,
+    /// One option, such as `label_smoothing=0.1`; the value is JSON or a plain word. May be
+    /// repeated.
+    #[arg(long, value_name = "OPTION=VALUE", value_parser = setting)]
+    set: Vec<(String, Value)>,
+}
+
+impl Chosen {
+    /// The operation with these options.
+    pub fn parse(&self) -> Result<Box<dyn Operation>> {
+        self.parse_with(&self.values()?)
+    }
+
+    /// The operation with other options than those of the command line.
+    pub fn parse_with(&self, options: &Value) -> Result<Box<dyn Operation>> {
+        (losses::find(&self.name)?.parse)(options)
+    }
+
+    /// The options: those given as JSON, then those given one by one.
+    pub fn values(&self) -> Result<Value> {
+        let bad = |reason: String| Error::InvalidOption {
+            loss: self.name.clone(),
+            option: "options",
+            value: self.options.clone().unwrap_or_default(),
+            reason,
+        };
+        let mut all = match self.options.as_deref().map(serde_json::from_str).transpose() {
+            Ok(None) => Map::new(),
+            Ok(Some(Value::Object(all))) => all,
+            Ok(Some(_)) => return Err(bad("options are a JSON object".to_owned())),
+            Err(error) => return Err(bad(format!("not JSON: {error}"))),
+        };
+        all.extend(self.set.iter().cloned());
+        Ok(all.into())
+    }
+}
+
+/// `name=value`; the value is JSON, or otherwise a string.
+fn setting(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text
+        .split_once('=')
+        .filter(|(name, _)| !name.is_empty())
+        .ok_or_else(|| format!("`{text}` is not OPTION=VALUE"))?;
+    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+    Ok((name.to_owned(), value))
+}
+
+/// Where something is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Backend {
+    /// On a GPU (see `surprisal adapters`).
+    #[default]
+    Gpu,
+    /// By the f64 reference.
+    Cpu,
+}
+
+/// `f32`, `f16` or `bf16`.
+pub fn float_type(name: &str) -> Result<Dtype, String> {
+    match name.parse::<Dtype>() {
+        Ok(dtype) if dtype.is_float() => Ok(dtype),
+        _ => Err(format!("`{name}` is not one of f32, f16, bf16")),
+    }
+}
+
+/// The results as JSON.
+#[derive(Debug, clap::Args)]
+pub struct Report {
+    /// Write the results as JSON: to this file beside the text, or without a file to stdout instead
+    /// of the text. JSON has no NaN and no infinity: they are null, or words such as "nan".
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = STDOUT, value_parser = json_file)]
+    json: Option<PathBuf>,
+}
+
+/// The name of stdout among files.
+const STDOUT: &str = "-";
+
+impl Report {
+    /// Prints the text, writes the JSON, or both, as the command line asks.
+    pub fn give(&self, text: impl FnOnce() -> String, value: impl FnOnce() -> Value) -> Result<()> {
+        match self.json.as_deref() {
+            None => {
+                output::print(&text());
+                Ok(())
+            }
+            Some(path) if path == Path::new(STDOUT) => output::json(&value(), None),
+            Some(path) => {
+                output::print(&text());
+                output::json(&value(), Some(path))
+            }
+        }
+    }
+}
+
+/// A file for JSON. The name of an operation is none: in `--json mse`, it was meant as the operation.
+fn json_file(name: &str) -> Result<PathBuf, String> {
+    match operations::find(name) {
+        Some(_) => Err(format!("`{name}` is an operation: it comes before --json")),
+        None => Ok(name.into()),
+    }
+}
