@@ -122,7 +122,12 @@ fn files_of(directory: &Path) -> Result<Vec<PathBuf>> {
 
 fn load_file(path: &Path) -> Result<Vec<Case>> {
     let bytes = fs::read(path).map_err(|error| bad_file(path, error))?;
-    parse(&bytes).map_err(|reason| bad_file(path, reason))
+    from_bytes(path, &bytes)
+}
+
+/// Reads the cases from the bytes of a file, whose path is for errors.
+pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Vec<Case>> {
+    parse(bytes).map_err(|reason| bad_file(path, reason))
 }
 
 /// Reads the cases from the bytes of a file, or says what is wrong with them.

@@ -200,6 +200,23 @@ fn a_malformed_vectors_file_is_bad_input() {
     assert!(refusal(&surprisal(&["replay", name])).contains("bad.safetensors"));
 }
 
+/// The program holds all reference cases, wherever it is started.
+#[test]
+fn reference_cases_are_built_in() {
+    let folder = folder("anywhere");
+    fs::create_dir_all(folder.join("tests/vectors")).unwrap();
+    let other = [case("of another project", "cross_entropy", 1.0)];
+    cases::save(&folder.join("tests/vectors/cases.safetensors"), &other).unwrap();
+    let words = ["check", "--list", "--no-self-checks", "--json"];
+    let list = stdout(&program(&words).current_dir(&folder).output().unwrap());
+    let list: Value = serde_json::from_str(&list).unwrap();
+    let list = list["cases"].as_array().unwrap();
+    let known = cases::load(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors").as_ref());
+    let known: Vec<String> = known.unwrap().into_iter().map(|case| case.id).collect();
+    let listed: Vec<&str> = list.iter().map(|case| case["id"].as_str().unwrap()).collect();
+    assert_eq!(listed, known);
+}
+
 /// What `check` records on an adapter, `replay` reruns there with the same bits, and a result that is off
 /// fails it.
 #[test]

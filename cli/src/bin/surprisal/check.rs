@@ -36,7 +36,7 @@ use crate::{
 /// What to check.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Reference cases: a .safetensors file, or a folder of them. Those of the crate by default.
+    /// Reference cases: a .safetensors file, or a folder of them. By default those that the program holds.
     #[arg(long, value_name = "FILE_OR_DIR")]
     vectors: Vec<PathBuf>,
     /// What to check: GPUs, or the f64 reference itself.

@@ -1,6 +1,9 @@
 //! What can be run, and the results of running one of them.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    io::{Cursor, Read as _},
+};
 
 use serde_json::{Value, json};
 use surprisal::{
@@ -8,6 +11,7 @@ use surprisal::{
     cases::{self, Case},
 };
 use surprisal_cli::conformance::{self, Backend, Outcome, Verdict};
+use zip::ZipArchive;
 
 use super::Arguments;
 use crate::{
@@ -72,13 +76,16 @@ impl Job {
 
 /// All jobs, in order.
 pub fn jobs(arguments: &Arguments) -> Result<Vec<Job>> {
-    let mut jobs = Vec::new();
-    let paths =
-        if arguments.vectors.is_empty() { default_vectors() } else { arguments.vectors.clone() };
-    for path in &paths {
-        let dtype = arguments.dtype.unwrap_or(Dtype::F32);
-        jobs.extend(cases::load(path)?.into_iter().map(|case| Job::Given(Box::new(case), dtype)));
+    let mut cases = Vec::new();
+    if arguments.vectors.is_empty() {
+        cases = built_in()?;
     }
+    for path in &arguments.vectors {
+        cases.extend(cases::load(path)?);
+    }
+    let dtype = arguments.dtype.unwrap_or(Dtype::F32);
+    let given = |case| Job::Given(Box::new(case), dtype);
+    let mut jobs: Vec<Job> = cases.into_iter().map(given).collect();
     if !arguments.no_self_checks {
         let all = [Dtype::F32, Dtype::F16, Dtype::Bf16];
         let dtypes = arguments.dtype.map_or(all.to_vec(), |dtype| vec![dtype]);
@@ -109,17 +116,23 @@ pub fn jobs(arguments: &Arguments) -> Result<Vec<Job>> {
     Ok(jobs)
 }
 
-/// The crate's reference cases: in the current folder, or where the crate was built, if that folder still exists.
-fn default_vectors() -> Vec<PathBuf> {
-    let folders = ["tests/vectors", concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors")];
-    let has_cases = |folder: &PathBuf| {
-        std::fs::read_dir(folder).is_ok_and(|files| {
-            files.flatten().any(|file| {
-                file.path().extension().is_some_and(|extension| extension == "safetensors")
-            })
-        })
-    };
-    folders.iter().map(PathBuf::from).find(has_cases).into_iter().collect()
+/// The archive of the reference cases, which the build script packs.
+static CASES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cases.zip"));
+
+/// The reference cases that the program holds.
+fn built_in() -> Result<Vec<Case>> {
+    let bad =
+        |error: &dyn std::fmt::Display| output::bad_file("the built-in cases".as_ref(), error);
+    let mut archive = ZipArchive::new(Cursor::new(CASES)).map_err(|error| bad(&error))?;
+    let mut cases = Vec::new();
+    let mut bytes = Vec::new();
+    for index in 0..archive.len() {
+        let mut file = archive.by_index(index).map_err(|error| bad(&error))?;
+        bytes.clear();
+        file.read_to_end(&mut bytes).map_err(|error| bad(&error))?;
+        cases.extend(cases::from_bytes("the built-in cases".as_ref(), &bytes)?);
+    }
+    Ok(cases)
 }
 
 /// Runs a case as often as was asked for; returns one JSON entry per expected tensor.
