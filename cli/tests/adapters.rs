@@ -5,7 +5,7 @@ mod command;
 
 use std::process::Output;
 
-use command::{adapters, program, refusal, stdout, surprisal};
+use command::{adapters, folder, misuse, program, refusal, stdout, surprisal};
 use serde_json::Value;
 use surprisal::adapter::ADAPTER_VARIABLE;
 
@@ -57,4 +57,94 @@ fn a_benchmark_writes_json_to_stdout() {
     };
     let share = measured["share_of_copy"].as_f64().unwrap();
     assert!((share * median(0) / median(1) - 1.0).abs() < 1e-9, "{measured}");
+}
+
+/// Losses that are made of products are compared with a product.
+#[test]
+fn products_are_compared_with_a_product() {
+    if adapters() == 0 {
+        return;
+    }
+    let words =
+        ["bench", "linear_cross_entropy", "--rows", "16", "--classes", "64", "--hidden", "8"];
+    let few = ["--runs", "1", "--warm-up", "0"];
+    let text = stdout(&surprisal(&[&words[..], &few].concat()));
+    assert!(text.contains("% of the adapter's own rate") && !text.contains("copy"), "{text}");
+    let text = stdout(&surprisal(&[&words[..], &few, &["--json"]].concat()));
+    let measured: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(measured["results"][1]["what"], "product");
+    assert!(measured["share_of_product"].as_f64().is_some_and(|share| share > 0.0), "{measured}");
+}
+
+/// A measurement is kept under a name, and later ones are compared with it.
+#[test]
+fn what_got_slower_is_said() {
+    if adapters() == 0 {
+        return;
+    }
+    let folder = folder("baselines");
+    let bench = |rows: &str, more: &[&str]| {
+        let words = ["bench", "cross_entropy", "--rows", rows, "--classes", "64", "--runs", "3"];
+        let kept = ["--baselines", folder.to_str().unwrap()];
+        surprisal(&[&words[..], &kept, more].concat())
+    };
+    let refused = refusal(&bench("4", &["--baseline", "main"]));
+    assert!(refused.contains("main.json"), "{refused}");
+    stdout(&bench("4", &["--save", "main"]));
+    stdout(&bench("8", &["--save", "main"]));
+    let file = folder.join("main.json");
+    let kept = || serde_json::from_slice::<Value>(&std::fs::read(&file).unwrap()).unwrap();
+    let mut all = kept();
+    assert_eq!(all.as_array().unwrap().len(), 2);
+    // The same call in no time at all, and in an hour.
+    let moved = |all: &mut Value, ms: f64| {
+        all[0]["ms"] = serde_json::json!({ "median": ms, "p10": ms, "p90": ms });
+        std::fs::write(&file, all.to_string()).unwrap();
+    };
+    moved(&mut all, 1e-6);
+    let output = bench("4", &["--baseline", "main"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("SLOWER: +") && text.contains("against `main`"), "{text}");
+    moved(&mut all, 3.6e6);
+    let text = stdout(&bench("4", &["--baseline", "main", "--json"]));
+    let compared: Value = serde_json::from_str(&text).unwrap();
+    assert!(compared["compared"]["change"].as_f64().unwrap() < -0.9, "{compared}");
+    let refused = refusal(&bench("4", &["--baseline", "main", "--dtype", "f16"]));
+    assert!(refused.contains("none of its 2 measurement(s) is of this call"), "{refused}");
+    assert!(misuse(&bench("4", &["--save", "../main"])).contains("letters"));
+}
+
+/// A share of the rows may be ignored, where a loss ignores any.
+#[test]
+fn rows_may_be_ignored() {
+    if adapters() == 0 {
+        return;
+    }
+    let few = ["--rows", "8", "--classes", "64", "--runs", "1", "--warm-up", "0", "--json"];
+    let words = ["bench", "cross_entropy", "--ignored", "0.5", "--want", "count"];
+    let measured: Value =
+        serde_json::from_str(&stdout(&surprisal(&[&words[..], &few].concat()))).unwrap();
+    assert_eq!(measured["ignored"], 0.5);
+    let refused = refusal(&surprisal(&[&["bench", "mse", "--ignored", "0.5"][..], &few].concat()));
+    assert!(refused.contains("has no `ignore_index`"), "{refused}");
+}
+
+/// Without an adapter the listing fails, and commands say where to look.
+#[test]
+fn a_machine_without_adapters_is_told_so() {
+    let without = |words: &[&str]| {
+        let mut command = program(words);
+        command.env("WGPU_BACKEND", "vulkan").env("VK_DRIVER_FILES", "/none.json");
+        command.env("VK_ICD_FILENAMES", "/none.json").output().unwrap()
+    };
+    let listing = without(&["adapters"]);
+    assert_eq!(listing.status.code(), Some(1));
+    assert!(String::from_utf8(listing.stdout).unwrap().starts_with("no adapter\n"));
+    let bench = ["bench", "cross_entropy", "--rows", "4", "--classes", "8"];
+    let refused = refusal(&without(&bench));
+    assert!(
+        refused.contains("`surprisal adapters`") && refused.contains("--backend cpu"),
+        "{refused}"
+    );
 }
