@@ -69,7 +69,7 @@ fn products_are_compared_with_a_product() {
         ["bench", "linear_cross_entropy", "--rows", "16", "--classes", "64", "--hidden", "8"];
     let few = ["--runs", "1", "--warm-up", "0"];
     let text = stdout(&surprisal(&[&words[..], &few].concat()));
-    assert!(text.contains("% of the adapter's own rate") && !text.contains("copy"), "{text}");
+    assert!(text.contains("× the rate of a plain product of") && !text.contains("copy"), "{text}");
     let text = stdout(&surprisal(&[&words[..], &few, &["--json"]].concat()));
     let measured: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(measured["results"][1]["what"], "product");

@@ -7,7 +7,7 @@ use super::{
     timer::Timer,
 };
 use surprisal::{
-    Array, Dtype, Gpu, Profile, Result,
+    Array, Dtype, Gpu, Result,
     low_level::{grid, guarded},
     testing, wgpu,
 };
@@ -26,15 +26,19 @@ pub struct ProductKernel {
 /// A way to make the product: each lane makes a tile of it.
 #[derive(Debug)]
 struct Tile {
+    /// Lanes of a workgroup along either axis.
+    lanes: u32,
+    /// Rows and columns of a lane.
+    sides: [u32; 2],
     pipeline: wgpu::ComputePipeline,
-    bindings: wgpu::BindGroup,
+    bindings: Option<wgpu::BindGroup>,
     groups: [u32; 3],
     best_ms: f64,
 }
 
-/// Lanes along either axis, and rows and columns of a lane, that are tried.
-const TILES: [(u32, [u32; 2]); 6] =
-    [(4, [4, 8]), (8, [4, 4]), (8, [4, 8]), (8, [8, 8]), (16, [4, 4]), (16, [4, 8])];
+/// Lanes along either axis, and rows and columns of a lane, that are tried. GPUs want tiles that fit their registers;
+/// processors want large ones, because their drivers make loads dear.
+const TILES: [(u32, [u32; 2]); 4] = [(8, [4, 4]), (8, [8, 8]), (16, [4, 8]), (4, [16, 16])];
 /// What every tile of a workgroup divides: the extents are multiples of it.
 const STEP: u64 = 128;
 /// The least and the most rows and columns.
@@ -46,39 +50,47 @@ impl ProductKernel {
     /// A product of this depth: as large as the rows and columns of a loss, as far as the adapter needs it to reach its
     /// rate. Tries every tile a few times, and keeps the one with the fastest run.
     pub fn new(gpu: &Gpu, timer: &Timer, [rows, columns, depth]: [u64; 3]) -> Result<Self> {
-        let wanted =
-            [rows, columns].map(|side| side.clamp(SIDES[0], SIDES[1]).next_multiple_of(STEP));
+        let side = |side: u64| side.clamp(SIDES[0], SIDES[1]).next_multiple_of(STEP);
+        let (rows, columns) = (side(rows), side(columns));
         let depth = depth.next_multiple_of(4).max(4);
-        let mut sides = [SIDES[0]; 2];
-        loop {
-            let product = Self::of(gpu, timer, [sides[0], sides[1], depth])?;
-            if sides == wanted || product.best_ms() >= ENOUGH_MS {
-                return Ok(product);
-            }
-            for (side, wanted) in sides.iter_mut().zip(wanted) {
-                *side = (2 * *side).min(wanted);
-            }
+        let mut product = Self::of(gpu, [SIDES[0], SIDES[0], depth])?;
+        product.tune(timer)?;
+        while product.best_ms() < ENOUGH_MS && product.extents != [rows, columns, depth] {
+            let [below_rows, below_columns, _] = product.extents;
+            let extents = [rows.min(2 * below_rows), columns.min(2 * below_columns), depth];
+            product.resize(gpu, extents)?;
+            product.tune(timer)?;
         }
+        Ok(product)
     }
 
-    fn of(gpu: &Gpu, timer: &Timer, extents: [u64; 3]) -> Result<Self> {
-        let [rows, columns, depth] = extents;
-        let matrix = |shape: [u64; 2]| {
-            let buffer = gpu.output_buffer(Dtype::F32, &shape)?;
-            let count = shape[0] * shape[1];
-            let block = Array::float(&[], testing::gaussian(1, BLOCK.min(count) as usize));
-            fill(gpu, &buffer, &block.to_bytes(Dtype::F32), 4 * count);
-            Ok(buffer)
-        };
-        let product = gpu.output_buffer(Dtype::F32, &[rows, columns])?;
-        let buffers = [matrix([rows, depth])?, matrix([columns, depth])?, product];
+    fn of(gpu: &Gpu, extents: [u64; 3]) -> Result<Self> {
         let fits = |lanes: u32| lanes * lanes <= gpu.profile().workgroup_size;
         let tiles = TILES.into_iter().filter(|(lanes, _)| fits(*lanes));
-        let tiles = tiles.map(|tile| Tile::new(gpu, tile, extents, &buffers));
+        let tiles = tiles.map(|(lanes, sides)| Tile::new(gpu, lanes, sides));
+        let buffers = buffers(gpu, extents)?;
         let tiles = tiles.collect::<Result<_>>()?;
         let mut product = Self { extents, buffers, tiles, fastest: 0 };
-        product.tune(timer)?;
+        product.bind(gpu)?;
         Ok(product)
+    }
+
+    /// Takes other matrices, without compiling anything again.
+    fn resize(&mut self, gpu: &Gpu, extents: [u64; 3]) -> Result<()> {
+        self.extents = extents;
+        self.buffers = buffers(gpu, extents)?;
+        self.bind(gpu)
+    }
+
+    fn bind(&mut self, gpu: &Gpu) -> Result<()> {
+        let [rows, columns, depth] = self.extents;
+        let words = [rows, columns, depth / 4, 0].map(|word| word as u32);
+        let extents = gpu.output_buffer(Dtype::U32, &[4])?;
+        gpu.queue().write_buffer(&extents, 0, bytemuck::cast_slice(&words));
+        for tile in &mut self.tiles {
+            tile.bind(gpu, &self.buffers, &extents, [rows, columns])?;
+        }
+        Ok(())
     }
 
     /// Times every tile and keeps the fastest. The tiles are timed in rounds, so that a slow moment affects all of them.
@@ -86,7 +98,9 @@ impl ProductKernel {
         for round in 0..3 {
             for tile in &mut self.tiles {
                 let sample = timer.time(|pass| tile.record(pass))?;
-                if round > 0 {
+                if round == 1 {
+                    tile.best_ms = sample.best();
+                } else {
                     tile.best_ms = tile.best_ms.min(sample.best());
                 }
             }
@@ -129,19 +143,26 @@ impl ProductKernel {
     }
 }
 
+/// The operands, filled with numbers, and the product.
+fn buffers(gpu: &Gpu, [rows, columns, depth]: [u64; 3]) -> Result<[wgpu::Buffer; 3]> {
+    let operand = |rows: u64| {
+        let buffer = gpu.output_buffer(Dtype::F32, &[rows, depth])?;
+        let count = rows * depth;
+        let block = Array::float(&[], testing::gaussian(rows, BLOCK.min(count) as usize));
+        fill(gpu, &buffer, &block.to_bytes(Dtype::F32), 4 * count);
+        Ok(buffer)
+    };
+    Ok([operand(rows)?, operand(columns)?, gpu.output_buffer(Dtype::F32, &[rows, columns])?])
+}
+
 impl Tile {
-    fn new(
-        gpu: &Gpu,
-        (lanes, sides): (u32, [u32; 2]),
-        extents: [u64; 3],
-        buffers: &[wgpu::Buffer; 3],
-    ) -> Result<Self> {
+    fn new(gpu: &Gpu, lanes: u32, sides: [u32; 2]) -> Result<Self> {
         let device = gpu.device();
         let label = Some("surprisal.bench.product");
         guarded(device, "the product kernel", 0, || {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label,
-                source: wgpu::ShaderSource::Wgsl(wgsl(lanes, sides, extents).into()),
+                source: wgpu::ShaderSource::Wgsl(wgsl(lanes, sides).into()),
             });
             let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label,
@@ -151,18 +172,37 @@ impl Tile {
                 compilation_options: wgpu::PipelineCompilationOptions::default(),
                 cache: None,
             });
-            let entries = [0, 1, 2].map(|binding| wgpu::BindGroupEntry {
-                binding: binding as u32,
-                resource: buffers[binding].as_entire_binding(),
-            });
-            let bindings = device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label,
-                layout: &pipeline.get_bind_group_layout(0),
-                entries: &entries,
-            });
-            let groups = groups(gpu.profile(), lanes, sides, extents);
-            Self { pipeline, bindings, groups, best_ms: f64::INFINITY }
+            let (bindings, groups) = (None, [1, 1, 1]);
+            Self { lanes, sides, pipeline, bindings, groups, best_ms: f64::INFINITY }
         })
+    }
+
+    fn bind(
+        &mut self,
+        gpu: &Gpu,
+        buffers: &[wgpu::Buffer; 3],
+        extents: &wgpu::Buffer,
+        sides: [u64; 2],
+    ) -> Result<()> {
+        let [a, b, product] = buffers;
+        let entries = [a, b, product, extents].into_iter().zip(0u32..);
+        let entries: Vec<wgpu::BindGroupEntry<'_>> = entries
+            .map(|(buffer, binding)| wgpu::BindGroupEntry {
+                binding,
+                resource: buffer.as_entire_binding(),
+            })
+            .collect();
+        let bindings = guarded(gpu.device(), "the product's bindings", 0, || {
+            gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some("surprisal.bench.product"),
+                layout: &self.pipeline.get_bind_group_layout(0),
+                entries: &entries,
+            })
+        })?;
+        let groups = |axis: usize| sides[axis] / u64::from(self.lanes * self.sides[axis]);
+        self.groups = grid(gpu.profile(), groups(0) * groups(1)).unwrap_or([1, 1, 1]);
+        self.bindings = Some(bindings);
+        Ok(())
     }
 
     fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
@@ -173,41 +213,32 @@ impl Tile {
     }
 }
 
-fn groups(
-    profile: &Profile,
-    lanes: u32,
-    sides: [u32; 2],
-    [rows, columns, _]: [u64; 3],
-) -> [u32; 3] {
-    let along = |extent: u64, side: u32| extent / u64::from(lanes * side);
-    grid(profile, along(rows, sides[0]) * along(columns, sides[1])).unwrap_or([1, 1, 1])
-}
-
 /// A complete module. The sums of a tile are variables of their own, so that they stay in registers.
-fn wgsl(lanes: u32, [tall, wide]: [u32; 2], [rows, columns, depth]: [u64; 3]) -> String {
+fn wgsl(lanes: u32, [tall, wide]: [u32; 2]) -> String {
     let mut sums = String::new();
     let mut step = String::new();
     let mut stores = String::new();
     for row in 0..tall {
-        let _ = writeln!(step, "        let a{row} = a[(row + {row}u) * DEPTH + quad];");
+        let _ = writeln!(step, "        let a{row} = a[(row + {row}u) * quads + quad];");
     }
     for column in 0..wide {
-        let _ = writeln!(step, "        let b{column} = b[(column + {column}u) * DEPTH + quad];");
+        let _ = writeln!(step, "        let b{column} = b[(column + {column}u) * quads + quad];");
         for row in 0..tall {
             let sum = format!("sum_{row}_{column}");
             let _ = writeln!(sums, "    var {sum} = 0.0;");
             let _ = writeln!(step, "        {sum} += dot(a{row}, b{column});");
             let _ = writeln!(
                 stores,
-                "    product[(row + {row}u) * {columns}u + column + {column}u] = {sum};"
+                "    product[(row + {row}u) * columns + column + {column}u] = {sum};"
             );
         }
     }
     format!(
-        "const DEPTH = {}u;
-@group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
+        "@group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> product: array<f32>;
+// Rows, columns, and quads along the depth.
+@group(0) @binding(3) var<storage, read> extents: vec4<u32>;
 
 @compute @workgroup_size({lanes}, {lanes})
 fn multiply(
@@ -216,25 +247,26 @@ fn multiply(
     @builtin(local_invocation_id) lane: vec3<u32>,
 ) {{
     let number = group.x + group.y * groups.x;
-    let across = {}u;
+    let columns = extents.y;
+    let quads = extents.z;
+    let across = columns / {}u;
     let row = (number / across * {lanes}u + lane.y) * {tall}u;
     let column = (number % across * {lanes}u + lane.x) * {wide}u;
-    if (row >= {rows}u) {{
+    if (row >= extents.x) {{
         return;
     }}
-{sums}    for (var quad = 0u; quad < DEPTH; quad += 1u) {{
+{sums}    for (var quad = 0u; quad < quads; quad += 1u) {{
 {step}    }}
 {stores}}}
 ",
-        depth / 4,
-        columns / u64::from(lanes * wide),
+        lanes * wide,
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use surprisal::{Tensor, adapter, tensor_blocking};
+    use surprisal::{Profile, Tensor, adapter, tensor_blocking};
 
     #[test]
     fn every_tile_makes_the_whole_product() -> Result<()> {
@@ -252,7 +284,7 @@ mod tests {
         // A grid with more than one row, the last of them with groups to spare.
         let profile = Profile { workgroups: 40, ..gpu.profile().clone() };
         let gpu = gpu.with_profile(profile);
-        let product = ProductKernel::of(&gpu, &Timer::new(&gpu)?, [256, 256, 8])?;
+        let product = ProductKernel::of(&gpu, [256, 256, 8])?;
         let read = |buffer: &wgpu::Buffer| {
             let tensor = Tensor::vector(buffer, Dtype::F32, buffer.size() / 4);
             tensor_blocking(&gpu, "product", &tensor).map(|array| array.to_f64())

@@ -521,10 +521,9 @@ impl Bench {
                 let [rows, columns, depth] = product.extents();
                 let _ = writeln!(
                     text,
-                    "products: {rate:.2} GFLOP/s, {:.0} % of the adapter's own rate ({:.2} GFLOP/s in \
-                     a plain product of {rows} × {columns} × {depth}); two a multiply-add of the \
-                     scores (made again backward) and of each matrix gradient",
-                    100.0 * share,
+                    "products: {rate:.2} GFLOP/s, {share:.2}× the rate of a plain product of {rows} × \
+                     {columns} × {depth} ({:.2} GFLOP/s); two a multiply-add of the scores (made \
+                     again backward) and of each matrix gradient",
                     rate / share,
                 );
             }
