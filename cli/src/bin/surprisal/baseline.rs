@@ -69,8 +69,9 @@ pub struct Comparison {
 impl Comparison {
     fn new(baseline: &str, old: &Measurement, new: &Measurement) -> Self {
         let change = new.ms.median / old.ms.median - 1.0;
-        let errors = [old, new].map(|m| standard_error(m) / old.ms.median);
-        let noise = (ERRORS * errors[0].hypot(errors[1])).max(LEAST);
+        // As errors of the logarithm, those of both measurements add up to that of their ratio.
+        let errors = [old, new].map(|m| standard_error(m) / m.ms.median);
+        let noise = (ERRORS * errors[0].hypot(errors[1])).exp_m1().max(LEAST);
         Self { baseline: baseline.to_owned(), baseline_ms: old.ms.median, change, noise }
     }
 
@@ -79,18 +80,23 @@ impl Comparison {
         self.change > self.noise
     }
 
+    /// Whether the call got faster by more than the noise.
+    fn is_faster(&self) -> bool {
+        1.0 / (1.0 + self.change) - 1.0 > self.noise
+    }
+
     /// The comparison in words.
     pub fn describe(&self) -> String {
         let Self { baseline, baseline_ms, change, noise } = self;
         let verdict = if self.is_slower() {
             output::styled(output::BAD, "SLOWER")
-        } else if -change > *noise {
+        } else if self.is_faster() {
             output::styled(output::GOOD, "faster")
         } else {
             "the same within the noise".to_owned()
         };
         format!(
-            "{verdict}: {:+.1} % against `{baseline}` ({baseline_ms:.3} ms); noise is up to ±{:.1} %\n",
+            "{verdict}: {:+.1} % against `{baseline}` ({baseline_ms:.3} ms); noise is up to {:.1} %\n",
             100.0 * change,
             100.0 * noise
         )
@@ -185,6 +191,7 @@ mod tests {
         assert!(!compare(&steady(10.0), &steady(10.1)).is_slower(), "below the least");
         assert!(!compare(&steady(10.0), &steady(9.0)).is_slower());
         assert!(!compare(&measured(10.0, 3.0, 20), &measured(10.5, 3.0, 20)).is_slower());
+        assert!(compare(&measured(1e-6, 0.0, 3), &measured(1.0, 1.0, 3)).is_slower());
         assert!(compare(&measured(10.0, 3.0, 2000), &measured(10.5, 3.0, 2000)).is_slower());
         let faster = compare(&steady(10.0), &steady(9.0)).describe();
         assert!(faster.contains("faster") && faster.contains("-10.0 %"), "{faster}");

@@ -71,7 +71,8 @@ enum Command {
 #[expect(unsafe_code, reason = "a change of the environment is only safe without other threads")]
 fn name_runtime_folder() {
     const VARIABLE: &str = "XDG_RUNTIME_DIR";
-    if std::env::var_os(VARIABLE).is_none_or(|folder| folder.is_empty()) {
+    let folder = std::env::var_os(VARIABLE);
+    if folder.is_none_or(|folder| !std::path::Path::new(&folder).is_absolute()) {
         // SAFETY: the program begins here, and has no other thread yet.
         unsafe { std::env::set_var(VARIABLE, "/nonexistent") };
     }
