@@ -266,7 +266,7 @@ fn multiply(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use surprisal::{Profile, Tensor, adapter, tensor_blocking};
+    use surprisal::{Profile, Tensor, adapter};
 
     #[test]
     fn every_tile_makes_the_whole_product() -> Result<()> {
@@ -287,7 +287,7 @@ mod tests {
         let product = ProductKernel::of(&gpu, [256, 256, 8])?;
         let read = |buffer: &wgpu::Buffer| {
             let tensor = Tensor::vector(buffer, Dtype::F32, buffer.size() / 4);
-            tensor_blocking(&gpu, "product", &tensor).map(|array| array.to_f64())
+            gpu.read_blocking(&tensor).map(|array| array.to_f64())
         };
         let [a, b] = [read(&product.buffers[0])?, read(&product.buffers[1])?];
         let expected = |row: usize, column: usize| -> f64 {
