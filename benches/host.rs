@@ -16,6 +16,7 @@ use surprisal::{
     loss::Dim,
     operations,
     plan::{Call, Operand},
+    wgpu,
 };
 use surprisal_cli::bench::{Mode, Task, Workload};
 
@@ -81,7 +82,18 @@ fn call(
     measure(criterion, &format!("{name}/plan"), || {
         black_box(loss.plan(&call, gpu.profile())).map(drop)
     })?;
-    measure(criterion, &format!("{name}/prepare"), || black_box(workload.variant(loss)).map(drop))
+    measure(criterion, &format!("{name}/prepare"), || black_box(workload.variant(loss)).map(drop))?;
+    let mut prepared = workload.variant(loss)?;
+    measure(criterion, &format!("{name}/update"), || black_box(prepared.update(loss)))?;
+    let request = workload.request(loss);
+    measure(criterion, &format!("{name}/rebind"), || black_box(prepared.rebind(&request)))?;
+    measure(criterion, &format!("{name}/encode"), || {
+        let mut encoder =
+            gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        prepared.encode(&mut encoder);
+        drop(black_box(encoder));
+        Ok(())
+    })
 }
 
 /// The call of a workload, every tensor in a buffer of its own.
@@ -103,7 +115,11 @@ fn checked(loss: &dyn Operation, workload: &Workload, alignment: u64) -> Result<
 }
 
 /// Counts the allocations of an action, then times it.
-fn measure(criterion: &mut Criterion, name: &str, action: impl Fn() -> Result<()>) -> Result<()> {
+fn measure(
+    criterion: &mut Criterion,
+    name: &str,
+    mut action: impl FnMut() -> Result<()>,
+) -> Result<()> {
     const RUNS: u64 = 100;
     // The first run may fill caches.
     action()?;
@@ -113,6 +129,6 @@ fn measure(criterion: &mut Criterion, name: &str, action: impl Fn() -> Result<()
     }
     let allocations = (ALLOCATIONS.load(Ordering::Relaxed) - before) / RUNS;
     eprintln!("{name}: {allocations} allocations");
-    criterion.bench_function(name, |bencher| bencher.iter(&action));
+    criterion.bench_function(name, |bencher| bencher.iter(&mut action));
     Ok(())
 }

@@ -3,17 +3,17 @@
 //! `cargo run --example last_batch`
 //!
 //! 273 rows in parts of 64 leave 17. A small part may need other kernels than the others, and a driver compiles each
-//! for a third of a second. Which row counts need kernels of their own follows from plans alone (`plan::row_counts`).
-//! Each of these calls runs once before the loop, because some drivers compile a kernel when it first runs. Every part
-//! divides by the rows of the whole batch, so that the losses and the gradients of the parts add up to those of it.
+//! for a third of a second. Which row counts need kernels of their own follows from plans alone, so `Gpu::warm_up`
+//! compiles them all before the loop. Every part divides by the rows of the whole batch, so that the losses and the
+//! gradients of the parts add up to those of it.
 
 mod common;
 
-use std::{collections::HashSet, time::Instant};
+use std::time::Instant;
 
 use surprisal::{
     Arrays, CrossEntropy, Dtype, Gpu, LinearCrossEntropy, LinearCrossEntropyInputs,
-    LinearCrossEntropyOutputs, Reduction, Request, Tensor, plan, wgpu,
+    LinearCrossEntropyOutputs, Reduction, Request, Tensor, wgpu,
 };
 
 const ALL: u64 = 273;
@@ -69,27 +69,13 @@ fn main() -> common::Outcome {
         LinearCrossEntropy::new(CrossEntropy::default().reduction(Reduction::Over(ALL as f64)));
 
     let begin = Instant::now();
-    let counts = plan::row_counts(1..=PART, |rows| gpu.plan(&batch.request(&loss, 0, rows, 0)))?;
-    println!("row counts with kernels of their own: {counts:?}, found in {:?}", begin.elapsed());
-    let begin = Instant::now();
-    let mut compiled = HashSet::new();
-    for &rows in &counts {
-        let call = gpu.prepare(&batch.request(&loss, 0, rows, 0))?;
-        gpu.submit(&call)?;
-        compiled.extend(call.plan().kernels.iter().cloned());
-    }
-    let of_losses = Tensor::vector(&batch.losses, Dtype::F32, parts);
-    gpu.read_blocking(&of_losses)?;
-    println!("{} kernels compiled in {:?}", compiled.len(), begin.elapsed());
+    let compiled = gpu.warm_up(1..=PART, |rows| gpu.plan(&batch.request(&loss, 0, rows, 0)))?;
+    println!("{compiled} kernels compiled in {:?}", begin.elapsed());
 
     for part in 0..parts {
         let (begin, first) = (Instant::now(), part * PART);
         let rows = PART.min(ALL - first);
         let call = gpu.prepare(&batch.request(&loss, first, rows, part))?;
-        if let Some(kernel) = call.plan().kernels.iter().find(|kernel| !compiled.contains(*kernel))
-        {
-            return Err(format!("{rows} rows need `{}`", kernel.label).into());
-        }
         gpu.submit(&call)?;
         println!("{rows} rows: prepared and submitted in {:?}", begin.elapsed());
     }
@@ -102,6 +88,7 @@ fn main() -> common::Outcome {
     let whole = LinearCrossEntropy::new(CrossEntropy::default());
     let whole = gpu.run_arrays(&whole, &inputs, Dtype::F32, &["loss", "grad.hidden"])?;
     let whole = whole.read_blocking()?;
+    let of_losses = Tensor::vector(&batch.losses, Dtype::F32, parts);
     let parts = gpu.read_blocking(&of_losses)?;
     let sum = common::array(&[1], &[parts.to_f64().iter().sum::<f64>() as f32]);
     common::check("loss", &sum, &whole["loss"], 1e-6)?;

@@ -13,4 +13,5 @@ pub(crate) mod recall;
 pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod staging;
+pub(crate) mod warm_up;
 pub(crate) mod watch;

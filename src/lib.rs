@@ -91,7 +91,6 @@ pub mod low_level {
         device::{
             guard::guarded,
             memory::{Counted, buffer, uncounted},
-            pipeline::{Bound, Module, Pipeline},
         },
         plan::limits::grid,
         spec::in_place,
@@ -123,7 +122,7 @@ pub use device::pipeline::ledger;
 pub use device::{
     adapter,
     encode::{Prepared, Record},
-    gpu::Gpu,
+    gpu::{Gpu, GpuOptions},
     memory::Memory,
     replay::PlanBuffers,
     run::{Run, stored_dtype},

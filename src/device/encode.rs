@@ -296,7 +296,7 @@ fn bind(
             for binding in &dispatch.bindings {
                 ranges.push(place(binding).ok_or_else(|| unbound(plan, binding))?);
             }
-            Ok(pipeline.bind_group(device, &plan.loss, &ranges))
+            Ok(pipeline.bind(device, &plan.loss, &ranges))
         });
         let groups = groups.collect::<Result<Vec<_>>>()?;
         Ok((params, groups))

@@ -34,6 +34,24 @@ use crate::{
     },
 };
 
+/// What a handle may be given beside its device.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct GpuOptions {
+    /// A cache of the driver's compiled code, made with `wgpu::Device::create_pipeline_cache`: kernels are compiled
+    /// through it. [`Gpu::pipeline_cache_bytes`] gives back what the next run of the program begins with.
+    pub pipeline_cache: Option<wgpu::PipelineCache>,
+}
+
+impl GpuOptions {
+    /// Sets the cache of the driver's compiled code.
+    #[must_use]
+    pub fn pipeline_cache(mut self, cache: impl Into<Option<wgpu::PipelineCache>>) -> Self {
+        self.pipeline_cache = cache.into();
+        self
+    }
+}
+
 /// A handle on the caller's device and queue, or on those of a device that was opened here.
 ///
 /// The handle is cheap to clone, `Send` and `Sync`; clones share pipelines and scratch. It submits, reads back or
@@ -48,6 +66,7 @@ pub(crate) struct Inner {
     pub info: wgpu::AdapterInfo,
     pub profile: Profile,
     pub ring: Ring,
+    pub cache: Option<wgpu::PipelineCache>,
     recall: Recall,
     /// Pipelines by kernel, whatever profile chose the kernel.
     pipelines: Arc<Mutex<HashMap<Arc<Kernel>, Arc<Pipeline>>>>,
@@ -58,6 +77,11 @@ pub(crate) struct Inner {
 impl Gpu {
     /// A handle on the caller's device and queue.
     pub fn from_wgpu(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        Self::with_options(device, queue, GpuOptions::default())
+    }
+
+    /// [`Gpu::from_wgpu`] with options.
+    pub fn with_options(device: &wgpu::Device, queue: &wgpu::Queue, options: GpuOptions) -> Self {
         let info = device.adapter_info();
         let profile = limits::profile(&info, &device.limits(), device.features());
         Self(Arc::new(Inner {
@@ -66,6 +90,7 @@ impl Gpu {
             info,
             profile,
             ring: Ring::default(),
+            cache: options.pipeline_cache,
             recall: Recall::default(),
             pipelines: Arc::default(),
             scratch: Mutex::default(),
@@ -84,6 +109,7 @@ impl Gpu {
             info: inner.info.clone(),
             profile,
             ring: Ring::default(),
+            cache: inner.cache.clone(),
             recall: Recall::default(),
             pipelines: inner.pipelines.clone(),
             scratch: Mutex::default(),
@@ -109,6 +135,12 @@ impl Gpu {
     /// The profile that plans for this device are made from.
     pub fn profile(&self) -> &Profile {
         &self.0.profile
+    }
+
+    /// The bytes of the pipeline cache that the handle was given, with all kernels compiled since; `None` without a
+    /// cache, and where the driver keeps nothing.
+    pub fn pipeline_cache_bytes(&self) -> Option<Vec<u8>> {
+        self.0.cache.as_ref()?.get_data()
     }
 
     /// The choices that were made for this device, with reasons, one line each.
@@ -254,6 +286,11 @@ impl Gpu {
         plan.dispatches.iter().map(kernel).collect()
     }
 
+    /// Whether a kernel is compiled.
+    pub(crate) fn has_compiled(&self, kernel: &Arc<Kernel>) -> bool {
+        lock(&self.0.pipelines).contains_key(kernel)
+    }
+
     /// The compiled form of a kernel. It is compiled at its first use.
     pub(crate) fn pipeline(&self, kernel: &Arc<Kernel>) -> Result<Arc<Pipeline>> {
         dump(kernel);
@@ -267,7 +304,7 @@ impl Gpu {
 
     #[cfg(not(feature = "cases"))]
     fn compiled(&self, _: &Kernel, module: Module<'_>) -> Result<Pipeline> {
-        Pipeline::compile(self.device(), module)
+        Pipeline::compile(self.device(), self.0.cache.as_ref(), module)
     }
 
     #[cfg(feature = "cases")]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::{
     data::error::Result,
-    device::guard::guarded,
+    device::{gpu::Gpu, guard::guarded},
     plan::kernel::{Access, Kernel, Text},
 };
 
@@ -45,6 +45,9 @@ pub struct Pipeline {
     layout: wgpu::BindGroupLayout,
 }
 
+/// More bytes than the parameters of any kernel and the element of any table need.
+const FIRST_BYTES: u64 = 256;
+
 /// A range of a buffer: the buffer, the first byte and the size.
 pub type Bound<'a> = (&'a wgpu::Buffer, u64, u64);
 
@@ -54,7 +57,11 @@ impl Pipeline {
     /// # Errors
     ///
     /// If the device refuses the module.
-    pub fn compile(device: &wgpu::Device, module: Module<'_>) -> Result<Self> {
+    pub fn compile(
+        device: &wgpu::Device,
+        cache: Option<&wgpu::PipelineCache>,
+        module: Module<'_>,
+    ) -> Result<Self> {
         let Module { label, wgsl, entry, constants, bindings } = module;
         #[cfg(feature = "cases")]
         crate::plan::shaders::check()?;
@@ -84,24 +91,15 @@ impl Pipeline {
                     // Kernels write every word before they read it.
                     zero_initialize_workgroup_memory: false,
                 },
-                cache: None,
+                cache,
             });
             Self { pipeline, layout }
         })
     }
 
-    /// Binds ranges in the order of their binding numbers, the parameters first.
-    pub fn bind(
-        &self,
-        device: &wgpu::Device,
-        label: &str,
-        ranges: &[Bound<'_>],
-    ) -> Result<wgpu::BindGroup> {
-        guarded(device, label, 0, || self.bind_group(device, label, ranges))
-    }
-
-    /// [`Pipeline::bind`] inside the error scopes of the caller.
-    pub(crate) fn bind_group(
+    /// Binds ranges in the order of their binding numbers, the parameters first. A refusal goes to the error scopes
+    /// around the call.
+    pub(crate) fn bind(
         &self,
         device: &wgpu::Device,
         label: &str,
@@ -113,6 +111,38 @@ impl Pipeline {
             label: Some(label),
             layout: &self.layout,
             entries: &entries,
+        })
+    }
+
+    /// Dispatches no workgroup and waits for it, because Mesa's drivers compile at the first dispatch and not before.
+    pub(crate) fn dispatch_nothing(&self, gpu: &Gpu, bindings: usize) -> Result<()> {
+        let device = gpu.device();
+        guarded(device, "a first dispatch", 0, || {
+            // Each binding gets its own buffer: one buffer cannot be bound for reading and for writing at once.
+            let buffer = |usage| {
+                device.create_buffer(&wgpu::BufferDescriptor {
+                    label: None,
+                    size: FIRST_BYTES,
+                    usage,
+                    mapped_at_creation: false,
+                })
+            };
+            let parameters = buffer(wgpu::BufferUsages::UNIFORM);
+            let tensors: Vec<wgpu::Buffer> =
+                (0..bindings).map(|_| buffer(wgpu::BufferUsages::STORAGE)).collect();
+            let whole = |buffer| -> Bound<'_> { (buffer, 0, FIRST_BYTES) };
+            let ranges: Vec<Bound<'_>> =
+                std::iter::once(&parameters).chain(&tensors).map(whole).collect();
+            let group = self.bind(device, "a first dispatch", &ranges);
+            let descriptor = wgpu::CommandEncoderDescriptor::default();
+            let mut encoder = device.create_command_encoder(&descriptor);
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            self.dispatch(&mut pass, &group, [0; 3]);
+            drop(pass);
+            let submission = gpu.queue().submit([encoder.finish()]);
+            let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
+            // The next use of a lost device reports the loss.
+            let _ = device.poll(wait);
         })
     }
 

@@ -2,7 +2,7 @@
 
 use surprisal::{
     Array, Arrays, CrossEntropy, Dtype, Error, Gpu, Layout, Named, Plan, Prepared, Reduction,
-    Request, Tensor,
+    Request, Tensor, ledger,
 };
 
 use crate::support::{
@@ -17,6 +17,7 @@ tests![
     rebinds_that_need_a_preparation,
     recalled_plans,
     recalled_calls_are_checked,
+    warmed_up,
 ];
 
 const ROWS: usize = 3;
@@ -248,4 +249,21 @@ fn recalled_calls_are_checked(context: &Context) {
     let request = Request::new(&loss, inputs.clone(), elsewhere);
     let usage = gpu.prepare(&request).unwrap_err();
     assert!(matches!(usage, Error::WrongUsage { .. }), "{usage}");
+}
+
+/// After a warm-up over a range of rows, no call in the range compiles anything.
+fn warmed_up(context: &Context) {
+    let gpu = &Gpu::from_wgpu(context.gpu.device(), context.gpu.queue());
+    let calls: Vec<Tensors> = (1..=ROWS).map(|rows| Tensors::new(gpu, 10, rows)).collect();
+    let loss = smoothed(0.1);
+    let request = |rows: u64| calls[rows as usize - 1].request(&loss);
+    let warm_up = || gpu.warm_up(1..=ROWS as u64, |rows| gpu.plan(&request(rows))).unwrap();
+    assert!(warm_up() > 0);
+    let compiled = ledger::entries().len();
+    for (rows, call) in (1..).zip(&calls) {
+        gpu.queue().submit([recorded(gpu, &gpu.prepare(&request(rows)).unwrap())]);
+        call.assert(&context.gpu, &loss);
+    }
+    assert_eq!(warm_up(), 0);
+    assert_eq!(ledger::entries().len(), compiled);
 }

@@ -53,7 +53,12 @@ impl Workload {
 
     /// The same tensors with another loss value (other options).
     pub fn variant(&self, loss: &dyn Operation) -> Result<Prepared> {
-        self.gpu.prepare(&Request::new(loss, named(&self.inputs), named(&self.outputs)))
+        self.gpu.prepare(&self.request(loss))
+    }
+
+    /// A request of these tensors.
+    pub fn request<'a>(&'a self, loss: &'a dyn Operation) -> Request<'a> {
+        Request::new(loss, named(&self.inputs), named(&self.outputs))
     }
 
     /// Names, types and shapes of the inputs.

@@ -1,0 +1,79 @@
+//! Compiles kernels ahead of their first use, on several threads.
+
+use std::{
+    collections::HashSet,
+    ops::RangeInclusive,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use crate::{
+    data::error::Result,
+    device::{gpu::Gpu, guard::lock},
+    plan::{Plan, kernel::Kernel, row_counts},
+};
+
+impl Gpu {
+    /// Compiles every kernel that calls with these numbers of rows need, so that no later step waits for a compiler: a
+    /// last batch with fewer rows may need other kernels than the batches before it. Returns how many were compiled.
+    ///
+    /// `plan` makes the plan of a call with so many rows ([`Gpu::plan`], with tensors of the largest batch). The
+    /// kernels are compiled on as many threads as the machine has cores, on OpenGL on one. Each is dispatched once
+    /// without a workgroup, because some drivers compile at the first dispatch. This submits to the queue and waits.
+    ///
+    /// ```no_run
+    /// # use surprisal::{CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Gpu, Tensor};
+    /// # fn warm(gpu: &Gpu, logits: &wgpu::Buffer, targets: &wgpu::Buffer, loss: &wgpu::Buffer)
+    /// #     -> surprisal::Result<()> {
+    /// let cross_entropy = CrossEntropy::default();
+    /// gpu.warm_up(1..=256, |rows| {
+    ///     let inputs = CrossEntropyInputs::default()
+    ///         .logits(Tensor::matrix(logits, Dtype::F32, rows, 50_257))
+    ///         .targets(Tensor::vector(targets, Dtype::U32, rows));
+    ///     let outputs = CrossEntropyOutputs::default().loss(Tensor::vector(loss, Dtype::F32, 1));
+    ///     gpu.plan(&cross_entropy.request(inputs, outputs))
+    /// })?;
+    /// # Ok(()) }
+    /// ```
+    pub fn warm_up(
+        &self,
+        rows: RangeInclusive<u64>,
+        mut plan: impl FnMut(u64) -> Result<Plan>,
+    ) -> Result<usize> {
+        let mut kernels = HashSet::new();
+        for rows in row_counts(rows, &mut plan)? {
+            kernels.extend(plan(rows)?.kernels);
+        }
+        let waiting: Vec<_> = kernels.into_iter().filter(|k| !self.has_compiled(k)).collect();
+        let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
+        let work = || {
+            while let Some(kernel) = waiting.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(error) = self.compile_now(kernel) {
+                    *lock(&failed) = Some(error);
+                    return;
+                }
+            }
+        };
+        match self.compiling_threads().min(waiting.len()) {
+            0 | 1 => work(),
+            threads => thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work)))),
+        }
+        let failed = lock(&failed).take();
+        failed.map_or(Ok(waiting.len()), Err)
+    }
+
+    fn compile_now(&self, kernel: &Arc<Kernel>) -> Result<()> {
+        self.pipeline(kernel)?.dispatch_nothing(self, kernel.storage.len())
+    }
+
+    /// On OpenGL, threads that use one device wait for each other. In browsers there are none.
+    fn compiling_threads(&self) -> usize {
+        if cfg!(target_arch = "wasm32") || self.info().backend == wgpu::Backend::Gl {
+            return 1;
+        }
+        thread::available_parallelism().map_or(1, usize::from)
+    }
+}
