@@ -149,14 +149,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn train() -> Result<(), Box<dyn Error>> {
-    // An ordinary device; `wishes` returns features and limits worth asking for, none of which is required.
+    // An ordinary device; `recommended_device` returns features and limits worth asking for, none of which is required.
     let wanted = std::env::var(adapter::ADAPTER_VARIABLE).unwrap_or_default().to_lowercase();
     let adapters = adapter::adapters().await;
     let adapter = adapters
         .iter()
         .find(|a| adapter::describe(&a.get_info()).to_lowercase().contains(&wanted))
         .ok_or("no such adapter")?;
-    let (required_features, required_limits) = Gpu::wishes(adapter);
+    let (required_features, required_limits) = Gpu::recommended_device(adapter);
     let (device, queue) = adapter
         .request_device(&wgpu::DeviceDescriptor {
             required_features,

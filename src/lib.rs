@@ -62,6 +62,14 @@
 //! `serde`: options and plans as JSON. `cases`: reference cases ([`cases`]), and the means to check a loss of your own
 //! ([`testing`]). The command line `surprisal` is a separate crate, `surprisal-cli`.
 
+#![cfg_attr(
+    target_arch = "wasm32",
+    expect(
+        clippy::arc_with_non_send_sync,
+        reason = "in browsers wgpu's handles stay on their thread"
+    )
+)]
+
 #[cfg(feature = "cases")]
 pub mod cases;
 pub mod cpu;

@@ -138,9 +138,9 @@ impl Gpu {
         pollster::block_on(Self::open(wanted))
     }
 
-    /// Opens a device on this adapter, with the features and limits of [`Gpu::wishes`].
+    /// Opens a device on this adapter, with the features and limits of [`Gpu::recommended_device`].
     pub async fn open_on(adapter: &wgpu::Adapter) -> Result<Self> {
-        let (required_features, required_limits) = Self::wishes(adapter);
+        let (required_features, required_limits) = Self::recommended_device(adapter);
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("surprisal"),
             required_features,

@@ -28,7 +28,8 @@ pub(crate) fn usable(
 }
 
 /// Makes something inside error scopes, so that a refusal becomes a typed error and never reaches
-/// the caller's handler. The scopes are pushed and popped here, on one thread.
+/// the caller's handler. The scopes are pushed and popped here, on one thread. In browsers there are no scopes: errors
+/// go to the caller.
 ///
 /// # Errors
 ///
@@ -40,16 +41,17 @@ pub fn guarded<T>(
     bytes: u64,
     make: impl FnOnce() -> T,
 ) -> Result<T> {
+    // A browser answers a scope later, when nobody is there to be told. Without scopes, it reports errors to the
+    // caller's own scopes, handler and console.
+    if cfg!(target_arch = "wasm32") {
+        return Ok(make());
+    }
     let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
     let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
     let made = make();
     let (validation, internal, memory) = (validation.pop(), internal.pop(), memory.pop());
-    // Outside of browsers these futures are ready. A browser answers later, and reports errors in
-    // its console.
-    if cfg!(target_arch = "wasm32") {
-        return Ok(made);
-    }
+    // These futures are ready.
     if pollster::block_on(memory).is_some() {
         return Err(Error::OutOfMemory { what: what.to_owned(), bytes });
     }

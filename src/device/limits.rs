@@ -6,7 +6,7 @@ use crate::plan::{limits::previous_power_of_two, profile::Profile};
 impl Gpu {
     /// The features and limits that are worth asking an adapter for. None of them is necessary, and the adapter has
     /// all of them.
-    pub fn wishes(adapter: &wgpu::Adapter) -> (wgpu::Features, wgpu::Limits) {
+    pub fn recommended_device(adapter: &wgpu::Adapter) -> (wgpu::Features, wgpu::Limits) {
         let has = adapter.limits();
         let limits = wgpu::Limits {
             max_storage_buffer_binding_size: has.max_storage_buffer_binding_size,

@@ -175,7 +175,7 @@ fn decide(
 }
 
 impl Gpu {
-    /// The features to ask for beside [`Gpu::wishes`] where cooperative matrices are wanted; empty if the adapter has
+    /// The features to ask for beside [`Gpu::recommended_device`] where cooperative matrices are wanted; empty if the adapter has
     /// none.
     ///
     /// wgpu calls one of them experimental, so the caller opens the device and agrees to that.
@@ -199,7 +199,7 @@ impl Gpu {
     /// ```no_run
     /// # async fn open(adapter: wgpu::Adapter) -> Result<(), Box<dyn std::error::Error>> {
     /// use surprisal::Gpu;
-    /// let (features, required_limits) = Gpu::wishes(&adapter);
+    /// let (features, required_limits) = Gpu::recommended_device(&adapter);
     /// let descriptor = wgpu::DeviceDescriptor {
     ///     required_features: features | Gpu::cooperative_features(&adapter),
     ///     required_limits,

@@ -1,5 +1,7 @@
 //! Compiles kernels ahead of their first use, on several threads.
 
+#[cfg(not(target_arch = "wasm32"))]
+use std::thread;
 use std::{
     collections::HashSet,
     ops::RangeInclusive,
@@ -7,7 +9,6 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    thread,
 };
 
 use crate::{
@@ -57,10 +58,7 @@ impl Gpu {
                 }
             }
         };
-        match self.compiling_threads().min(waiting.len()) {
-            0 | 1 => work(),
-            threads => thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work)))),
-        }
+        on_threads(self, waiting.len(), &work);
         let failed = lock(&failed).take();
         failed.map_or(Ok(waiting.len()), Err)
     }
@@ -68,12 +66,19 @@ impl Gpu {
     fn compile_now(&self, kernel: &Arc<Kernel>) -> Result<()> {
         self.pipeline(kernel)?.dispatch_nothing(self, kernel.storage.len())
     }
+}
 
-    /// On OpenGL, threads that use one device wait for each other. In browsers there are none.
-    fn compiling_threads(&self) -> usize {
-        if cfg!(target_arch = "wasm32") || self.info().backend == wgpu::Backend::Gl {
-            return 1;
-        }
-        thread::available_parallelism().map_or(1, usize::from)
-    }
+/// Does the same work on as many threads as can take a part of it. On OpenGL, threads that use one device wait for each
+/// other, so there is one.
+#[cfg(not(target_arch = "wasm32"))]
+fn on_threads(gpu: &Gpu, parts: usize, work: &(impl Fn() + Sync)) {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let threads = if gpu.info().backend == wgpu::Backend::Gl { 1 } else { cores.min(parts) };
+    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+}
+
+/// A browser compiles without threads of ours.
+#[cfg(target_arch = "wasm32")]
+fn on_threads(_gpu: &Gpu, _parts: usize, work: &impl Fn()) {
+    work();
 }

@@ -193,7 +193,7 @@ impl<L: ElementFunction> Operation for Elementwise<L> {
         wanted: &[&str],
         arithmetic: Arithmetic,
     ) -> Result<Arrays> {
-        element::reference::run(self, inputs, wanted, arithmetic)
+        element::compute(self, inputs, wanted, arithmetic)
     }
 }
 

@@ -26,10 +26,10 @@ use crate::{
 use elements::plane;
 
 pub(crate) use declare::{declared, element_loss};
-pub(crate) use elements::plan;
 
 pub use crate::plan::Number;
-pub use reference::Point;
+pub use elements::plan;
+pub use reference::{Point, compute};
 
 /// Elements in one word of a bit mask. Windows begin at a multiple of this many elements.
 const BITS: u64 = 32;
@@ -169,7 +169,7 @@ pub(crate) fn broadcast_of(
 }
 
 /// Checks that an element loss can answer a call. Shapes that follow from the description were checked before.
-pub(crate) fn accepts(loss: &dyn ElementLoss, call: &Call) -> Result<()> {
+pub fn accepts(loss: &dyn ElementLoss, call: &Call) -> Result<()> {
     let first = loss.streams().first().and_then(|stream| call.inputs.get(stream.name));
     let first = first.ok_or_else(|| Error::MissingInput {
         loss: loss.about().name.to_owned(),

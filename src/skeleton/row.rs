@@ -63,7 +63,7 @@ pub(crate) fn missing(loss: &dyn RowLoss, argument: &str) -> Error {
 }
 
 /// Checks that a row loss can answer a call.
-pub(crate) fn accepts(loss: &dyn RowLoss, call: &Call) -> Result<()> {
+pub fn accepts(loss: &dyn RowLoss, call: &Call) -> Result<()> {
     check_outputs(loss, &loss.program(call), call)?;
     loss.check(call)
 }

@@ -52,7 +52,7 @@ fn opened(context: &Context) -> Option<Gpu> {
     if more.is_empty() {
         return None;
     }
-    let (features, required_limits) = Gpu::wishes(&context.adapter);
+    let (features, required_limits) = Gpu::recommended_device(&context.adapter);
     let descriptor = wgpu::DeviceDescriptor {
         required_features: features | more,
         required_limits,

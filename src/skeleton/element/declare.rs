@@ -179,7 +179,7 @@ macro_rules! element_loss {
                 wanted: &[&str],
                 arithmetic: $crate::data::array::Arithmetic,
             ) -> $crate::data::error::Result<$crate::data::array::Arrays> {
-                $crate::skeleton::element::reference::run(self, inputs, wanted, arithmetic)
+                $crate::skeleton::element::compute(self, inputs, wanted, arithmetic)
             }
         }
 

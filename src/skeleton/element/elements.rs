@@ -32,8 +32,12 @@ use crate::{
 /// one word.
 const HALF_WORD: u64 = 1 << 31;
 
-/// The plan of an element loss.
-pub(crate) fn plan(loss: &dyn ElementLoss, call: &Call, profile: &Profile) -> Result<Plan> {
+/// The plan of an element loss, for the [`Operation::plan`](crate::Operation::plan) of one's own.
+///
+/// # Errors
+///
+/// Everything that the loss and its skeleton refuse of the call.
+pub fn plan(loss: &dyn ElementLoss, call: &Call, profile: &Profile) -> Result<Plan> {
     let mut elements = Elements::new(loss, call, profile)?;
     elements.header()?;
     for index in 0..elements.windows.len() {

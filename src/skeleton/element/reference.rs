@@ -67,20 +67,25 @@ pub(crate) fn softplus<T: Real>(x: T) -> T {
     x.max(T::zero()) + (-x.abs()).exp().ln_1p()
 }
 
-/// Computes every output in `wanted`.
-pub(crate) fn run<L: ElementLoss>(
+/// Computes every output in `wanted` from [`ElementLoss::at`], for the
+/// [`Operation::reference`](crate::Operation::reference) of an element loss of one's own.
+pub fn compute<L: ElementLoss>(
     loss: &L,
     inputs: &Arrays,
     wanted: &[&str],
     arithmetic: Arithmetic,
 ) -> Result<Arrays> {
     match arithmetic {
-        Arithmetic::F64 => compute::<L, f64>(loss, inputs, wanted),
-        Arithmetic::F32 => compute::<L, f32>(loss, inputs, wanted),
+        Arithmetic::F64 => compute_in::<L, f64>(loss, inputs, wanted),
+        Arithmetic::F32 => compute_in::<L, f32>(loss, inputs, wanted),
     }
 }
 
-fn compute<L: ElementLoss, T: Real>(loss: &L, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
+fn compute_in<L: ElementLoss, T: Real>(
+    loss: &L,
+    inputs: &Arrays,
+    wanted: &[&str],
+) -> Result<Arrays> {
     check_names(loss, &|name| inputs.contains_key(name), wanted.iter().copied())?;
     let solved = Solved::<T>::new(loss, inputs)?;
     wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(loss, name)?))).collect()

@@ -71,7 +71,7 @@ fn matrices(adapter: &wgpu::Adapter, plain: &Gpu) -> String {
 /// Opens a device with the experimental features that cooperative matrices need.
 #[expect(unsafe_code, reason = "wgpu wants its experimental features signed for")]
 async fn experimental(adapter: &wgpu::Adapter) -> Result<Gpu> {
-    let (features, required_limits) = Gpu::wishes(adapter);
+    let (features, required_limits) = Gpu::recommended_device(adapter);
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("surprisal"),
         required_features: features | Gpu::cooperative_features(adapter),
