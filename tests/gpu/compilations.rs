@@ -13,9 +13,10 @@ use libtest_mimic::Arguments;
 use surprisal::ledger::{self, Compilation};
 
 /// The most different kernels that the tests of one adapter may need. The number may only fall, except for a new
-/// operation, which may raise it by 40.
+/// operation, which may raise it by 40. (That any gradient of linear and pair losses may be added to what is there
+/// raised lavapipe's by 20.)
 const BUDGET: &[(&str, usize)] =
-    &[("lavapipe", 2520), ("swiftshader", 2340), ("llvmpipe_gl", 2340)];
+    &[("lavapipe", 2540), ("swiftshader", 2340), ("llvmpipe_gl", 2340)];
 /// The budget of all other adapters, which meet every pair of the catalogue of calls.
 const OTHERS: usize = 3100;
 /// The number of expensive kernels that are named.

@@ -44,17 +44,20 @@ fn options(context: &Context) {
         ("ignore_index", base().ignore_index(surprisal::IgnoreIndex::List(vec![0; 5]))),
     ];
     refuse_options(gpu, bad);
-    for options in [
-        json!({"temprature": 1.0}),
-        json!({"reduction": "men"}),
-        json!({"temperature": "1"}),
-        json!(3),
-    ] {
-        for entry in loss::REGISTRY {
-            let parse: fn(&Value) -> _ = entry.parse;
-            let error = parse(&options).unwrap_err();
-            assert!(matches!(error, Error::InvalidOption { .. }), "{options}: {error}");
-        }
+    let parsed = |entry: &surprisal::operations::Entry, options: &Value| {
+        let parse: fn(&Value) -> _ = entry.parse;
+        parse(options).unwrap_err()
+    };
+    for entry in loss::REGISTRY {
+        let error = parsed(entry, &json!({"temprature": 1.0}));
+        assert!(matches!(error, Error::UnknownName { .. }), "{error}");
+        let error = parsed(entry, &json!(3));
+        assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
+    }
+    let known = surprisal::operations::find("cross_entropy").unwrap();
+    for options in [json!({"reduction": "men"}), json!({"temperature": "1"})] {
+        let error = parsed(known, &options);
+        assert!(matches!(error, Error::InvalidOption { .. }), "{options}: {error}");
     }
 }
 
