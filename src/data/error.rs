@@ -103,14 +103,6 @@ pub enum Error {
         /// How it must be given.
         expected: String,
     },
-    /// An array was asked for that is not there.
-    #[error("there is no array `{name}`; there are: {known}")]
-    NoArray {
-        /// The name that was asked for.
-        name: String,
-        /// The names that exist.
-        known: String,
-    },
     /// A tensor's shape does not fit the others.
     #[error("`{argument}` has shape {found:?}, expected {expected}")]
     WrongShape {
@@ -306,6 +298,14 @@ pub enum Error {
     RingFull {
         /// The number of slots.
         slots: usize,
+    },
+    /// An array was asked for that is not there.
+    #[error("there is no array `{name}`; there are: {known}")]
+    NoArray {
+        /// The name that was asked for.
+        name: String,
+        /// The names that exist.
+        known: String,
     },
     /// A file could not be read, or has the wrong contents.
     #[error("{path}: {reason}")]

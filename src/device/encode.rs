@@ -68,8 +68,18 @@ pub(crate) enum HeldScratch {
     Pooled(Arc<Counted>),
     /// Nothing else uses it.
     Own(Arc<Counted>),
-    /// The caller keeps it apart.
-    Callers,
+    /// The caller keeps it apart: the buffer, and the first byte of the scratch in it.
+    Callers(wgpu::Buffer, u64),
+}
+
+impl HeldScratch {
+    /// The buffer, and the first byte of the scratch in it.
+    fn place(&self) -> (&wgpu::Buffer, u64) {
+        match self {
+            Self::Pooled(held) | Self::Own(held) => (held, 0),
+            Self::Callers(buffer, first_byte) => (buffer, *first_byte),
+        }
+    }
 }
 
 impl Prepared {
@@ -150,8 +160,9 @@ impl Prepared {
     /// as a loop changes them. It is quicker than preparing the call again, and what was recorded before keeps its
     /// numbers.
     ///
-    /// An option that changes the code or the shapes, such as the reduction from none to a mean or a focal exponent
-    /// other than 0, is [`Error::NeedsPreparation`]; the call then stays as it is.
+    /// An option that changes the code or the shapes is [`Error::NeedsPreparation`]; the call then stays as it is. Some
+    /// numbers change the code too: a temperature of exactly 1, and a smoothing or a focal exponent of exactly 0, have
+    /// code of their own.
     ///
     /// ```no_run
     /// # fn train(gpu: &surprisal::Gpu, encoder: &mut wgpu::CommandEncoder, inputs: surprisal::CrossEntropyInputs,
@@ -167,8 +178,9 @@ impl Prepared {
     /// ```
     pub fn update(&mut self, operation: &dyn Operation) -> Result<()> {
         let planned = Arc::new(self.planned.with_numbers_of(operation, self.gpu.profile())?);
-        let places = self.scratch_place();
-        let (params, bindings) = bind(&self.gpu, &planned, &self.tensors, &self.constants, places)?;
+        let scratch = self.scratch.place();
+        let (params, bindings) =
+            bind(&self.gpu, &planned, &self.tensors, &self.constants, scratch)?;
         (self.planned, self.params, self.bindings) = (planned, params, bindings);
         self.moved = OnceLock::new();
         Ok(())
@@ -186,16 +198,6 @@ impl Prepared {
         let wanted = (request.scratch.as_ref(), request.in_parts);
         *self = prepare(&self.gpu, planned, tensors, wanted, Some(&self.scratch))?;
         Ok(())
-    }
-
-    fn scratch_place(&self) -> Option<(&wgpu::Buffer, u64)> {
-        match &self.scratch {
-            HeldScratch::Pooled(held) | HeldScratch::Own(held) => Some((held, 0)),
-            HeldScratch::Callers => {
-                let bound = self.tensors.iter().find(|tensor| tensor.role == Role::Scratch)?;
-                Some((&bound.buffer, bound.first_byte))
-            }
-        }
     }
 }
 
@@ -229,12 +231,7 @@ pub(crate) fn prepare(
     };
     let constants = planned.plan.constants.iter().map(|bytes| gpu.upload("host input", bytes));
     let constants = constants.collect::<Result<Vec<_>>>()?;
-    let place = match (&scratch, callers) {
-        (HeldScratch::Pooled(held) | HeldScratch::Own(held), _) => Some((&***held, 0)),
-        (HeldScratch::Callers, Some(scratch)) => Some((scratch.buffer, scratch.bytes.start)),
-        (HeldScratch::Callers, None) => None,
-    };
-    let (params, bindings) = bind(gpu, &planned, &tensors, &constants, place)?;
+    let (params, bindings) = bind(gpu, &planned, &tensors, &constants, scratch.place())?;
     let (gpu, moved) = (gpu.clone(), OnceLock::new());
     Ok(Prepared { gpu, planned, moved, tensors, bindings, params, constants, scratch })
 }
@@ -259,7 +256,7 @@ fn held_scratch(
 fn fitting(scratch: &Scratch<'_>, plan: &Plan) -> Result<HeldScratch> {
     let found = scratch.bytes.end.saturating_sub(scratch.bytes.start);
     if found >= plan.scratch_bytes {
-        return Ok(HeldScratch::Callers);
+        return Ok(HeldScratch::Callers(scratch.buffer.clone(), scratch.bytes.start));
     }
     let argument = check::SCRATCH.to_owned();
     Err(Error::BufferTooSmall { argument, needed: plan.scratch_bytes, found })
@@ -271,14 +268,12 @@ fn bind(
     planned: &Planned,
     tensors: &[Bound],
     constants: &[Counted],
-    scratch: Option<(&wgpu::Buffer, u64)>,
+    (scratch, first_byte): (&wgpu::Buffer, u64),
 ) -> Result<(Counted, Vec<wgpu::BindGroup>)> {
     let Planned { plan, pipelines, .. } = planned;
     parameters_fit(plan)?;
     let place = |binding: &Binding| match &binding.role {
-        Role::Scratch => {
-            scratch.map(|(buffer, first)| (buffer, first + binding.offset, binding.size))
-        }
+        Role::Scratch => Some((scratch, first_byte + binding.offset, binding.size)),
         Role::Constant(index) => Some((&**constants.get(*index)?, binding.offset, binding.size)),
         role => {
             let tensor = tensors.iter().find(|tensor| tensor.role == *role)?;

@@ -206,7 +206,7 @@ impl Gpu {
             Spot::add(&mut spots, name, (scratch.buffer, layout), alignment);
         }
         let asked = Asked { request, in_place: &in_place, spots: &spots };
-        let bound = spots.iter().map(Spot::bound).collect();
+        let bound: Vec<Bound> = spots.iter().filter_map(Spot::bound).collect();
         if let Some(planned) = self.0.recall.find(&asked, alignment) {
             return Ok((planned, bound));
         }
@@ -219,7 +219,7 @@ impl Gpu {
             extents: operation.extents(),
             call: Arc::new(call),
             pipelines,
-            places: spots.iter().map(|spot| (spot.role(), spot.first_byte)).collect(),
+            places: bound.iter().map(|tensor| (tensor.role.clone(), tensor.first_byte)).collect(),
             plan,
         });
         self.0.recall.keep(&asked, &planned);

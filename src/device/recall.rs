@@ -40,7 +40,7 @@ pub(crate) struct Planned {
     pub plan: Plan,
     /// The kernel of each dispatch.
     pub pipelines: Arc<[Arc<Pipeline>]>,
-    /// Where the bindings of each tensor begin, relative to the tensors that the plan was made from.
+    /// The first byte of each tensor that the plan was made from, rounded down to the alignment of bindings.
     pub places: Vec<(Role, u64)>,
 }
 
@@ -54,23 +54,17 @@ impl Planned {
 
     /// The same call with the numbers of another loss value.
     pub fn with_numbers_of(&self, operation: &dyn Operation, profile: &Profile) -> Result<Self> {
-        let about = operation.about();
-        let needs = |reason: String| {
-            let operation = about.name.to_owned();
-            Err(Error::NeedsPreparation { operation, reason })
-        };
-        if about.name != self.operation {
-            return needs(format!("the prepared call is one of `{}`", self.operation));
-        }
+        let needs = |reason: &str| Err(needs_preparation(operation.about().name, reason));
+        self.is_call_of(operation.about().name)?;
         on_device(operation)?;
         if (operation.is_per_row(), operation.extents()) != (self.is_per_row, self.extents.clone())
         {
-            return needs("an option changes the shape of the outputs".to_owned());
+            return needs("an option changes the shape of the outputs");
         }
         operation.accepts(&self.call)?;
         let plan = operation.plan(&self.call, profile)?;
         if let Some(change) = plan.other_code(&self.plan) {
-            return needs(change);
+            return needs(&change);
         }
         Ok(Self {
             operation: self.operation,
@@ -83,15 +77,18 @@ impl Planned {
         })
     }
 
+    /// Whether this is a call of the operation of this name.
+    fn is_call_of(&self, operation: &str) -> Result<()> {
+        if self.operation == operation {
+            return Ok(());
+        }
+        let reason = format!("the prepared call is one of `{}`", self.operation);
+        Err(needs_preparation(operation, &reason))
+    }
+
     /// Whether the tensors have the shapes and types of those of another call.
     pub fn has_shapes_of(&self, other: &Self) -> Result<()> {
-        let needs = |reason: String| {
-            let operation = self.operation.to_owned();
-            Err(Error::NeedsPreparation { operation, reason })
-        };
-        if self.operation != other.operation {
-            return needs(format!("the prepared call is one of `{}`", other.operation));
-        }
+        other.is_call_of(self.operation)?;
         let sides =
             [(&self.call.inputs, &other.call.inputs), (&self.call.outputs, &other.call.outputs)];
         for (own, others) in sides {
@@ -100,13 +97,16 @@ impl Planned {
                     |operand: &Operand| (operand.layout.dtype, operand.layout.shape.clone());
                 own.get(*name).map(shape) != others.get(*name).map(shape)
             }) {
-                return needs(format!(
-                    "`{name}` has another shape or type, or only one call has it"
-                ));
+                let reason = format!("`{name}` has another shape or type, or only one call has it");
+                return Err(needs_preparation(self.operation, &reason));
             }
         }
         Ok(())
     }
+}
+
+fn needs_preparation(operation: &str, reason: &str) -> Error {
+    Error::NeedsPreparation { operation: operation.to_owned(), reason: reason.to_owned() }
 }
 
 /// A tensor of a request, or its scratch.
@@ -181,16 +181,15 @@ impl<'r, 'a> Spot<'r, 'a> {
         }
     }
 
-    pub fn bound(&self) -> Bound {
-        Bound { role: self.role(), buffer: self.buffer.clone(), first_byte: self.first_byte }
-    }
-
-    pub fn role(&self) -> Role {
-        match self.what {
+    /// What bindings of the tensor are bound to. The scratch is none of the tensors: its bindings count from its own
+    /// first byte.
+    pub fn bound(&self) -> Option<Bound> {
+        let role = match self.what {
             What::Input => Role::Input(self.name.into()),
             What::Output => Role::Output(self.name.into()),
-            What::Scratch => Role::Scratch,
-        }
+            What::Scratch => return None,
+        };
+        Some(Bound { role, buffer: self.buffer.clone(), first_byte: self.first_byte })
     }
 }
 

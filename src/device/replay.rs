@@ -48,14 +48,12 @@ impl<'a> PlanBuffers<'a> {
     }
 
     fn all(&self) -> Vec<Bound> {
-        let tensors = self.tensors.iter().map(|(role, buffer)| (role.clone(), *buffer, 0));
-        let scratch = self.scratch.iter().map(|s| (Role::Scratch, s.buffer, s.bytes.start));
-        let bound = |(role, buffer, first_byte): (Role, &wgpu::Buffer, u64)| Bound {
-            role,
-            buffer: buffer.clone(),
-            first_byte,
+        let bound = |(role, buffer): (&Role, &&wgpu::Buffer)| Bound {
+            role: role.clone(),
+            buffer: (*buffer).clone(),
+            first_byte: 0,
         };
-        tensors.chain(scratch).map(bound).collect()
+        self.tensors.iter().map(bound).collect()
     }
 
     /// What a role is bound to: the name for messages, the buffer, and the first byte of the role in it. `None` for

@@ -209,14 +209,16 @@ fn recalled_plans(context: &Context) {
         let (recalled, planned) = plan(first, shift);
         assert_eq!(recalled, planned, "{first} {shift}");
     }
-    // In place, and with scratch in the same buffer.
-    for first in [0, 131_072] {
+    // In place, and with scratch in the same buffer, also before the place where it was first.
+    for first in [131_072, 262_144, 0] {
         let [inputs, mut outputs] = arena.tensors(gpu, first, 0);
         outputs.remove("grad.logits");
         let request = Request::new(&loss, inputs.clone(), outputs.clone()).gradient_in_place();
         let bytes = gpu.plan(&request).unwrap().scratch_bytes;
         let behind = first + 131_072;
-        submit(gpu, &request.scratch(&arena.buffer, behind..behind + bytes));
+        let request = request.scratch(&arena.buffer, behind..behind + bytes);
+        assert_eq!(*gpu.prepare(&request).unwrap().plan(), gpu.plan(&request).unwrap(), "{first}");
+        submit(gpu, &request);
         outputs.insert("grad.logits".to_owned(), inputs["logits"].clone());
         arena.assert(gpu, &outputs, &loss);
     }
