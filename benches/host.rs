@@ -85,8 +85,14 @@ fn call(
     measure(criterion, &format!("{name}/prepare"), || black_box(workload.variant(loss)).map(drop))?;
     let mut prepared = workload.variant(loss)?;
     measure(criterion, &format!("{name}/update"), || black_box(prepared.update(loss)))?;
-    let request = workload.request(loss);
-    measure(criterion, &format!("{name}/rebind"), || black_box(prepared.rebind(&request)))?;
+    // A rebinding moves every tensor: each goes to the buffers of the other workload.
+    let other = Workload::new(gpu, loss, &task)?;
+    let requests = [other.request(loss), workload.request(loss)];
+    let mut requests = requests.iter().cycle();
+    measure(criterion, &format!("{name}/rebind"), || match requests.next() {
+        Some(request) => black_box(prepared.rebind(request)),
+        None => Ok(()),
+    })?;
     measure(criterion, &format!("{name}/encode"), || {
         let mut encoder =
             gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());

@@ -1,11 +1,13 @@
 //! The only floor that runs anything: devices, buffers, pipelines, encoding, and reading back.
 
 pub mod adapter;
+pub(crate) mod bind;
 pub(crate) mod encode;
 pub(crate) mod gpu;
 pub(crate) mod guard;
 pub(crate) mod limits;
 pub(crate) mod memory;
+pub(crate) mod parameters;
 pub(crate) mod pipeline;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) mod probe;

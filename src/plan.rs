@@ -56,7 +56,7 @@ impl std::fmt::Display for Role {
 }
 
 /// A binding of a dispatch: a range of a buffer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Binding {
     /// What is bound.

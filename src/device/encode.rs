@@ -7,8 +7,15 @@ use std::{
 
 use crate::{
     data::error::{Error, Result},
-    device::{gpu::Gpu, guard::guarded, memory::Counted, recall::Planned},
-    plan::{Binding, Dispatch, Plan, Role, kernel::Kernel},
+    device::{
+        bind::{Bound, Places},
+        gpu::Gpu,
+        guard::guarded,
+        memory::Counted,
+        parameters::Parameters,
+        recall::Planned,
+    },
+    plan::{Plan, kernel::Kernel},
     skeleton::{
         operation::Operation,
         request::{Request, Scratch},
@@ -46,19 +53,10 @@ pub struct Prepared {
     /// The plan with the places of the tensors that are bound, where they are not those of `planned`.
     moved: OnceLock<Plan>,
     tensors: Vec<Bound>,
-    bindings: Vec<wgpu::BindGroup>,
-    params: Counted,
+    groups: Vec<wgpu::BindGroup>,
+    params: Parameters,
     constants: Vec<Counted>,
     scratch: HeldScratch,
-}
-
-/// A tensor that a call is bound to.
-#[derive(Clone, Debug)]
-pub(crate) struct Bound {
-    pub role: Role,
-    pub buffer: wgpu::Buffer,
-    /// The first byte of the tensor, rounded down to the alignment of bindings.
-    pub first_byte: u64,
 }
 
 /// The scratch of a prepared call.
@@ -85,7 +83,7 @@ impl HeldScratch {
 impl Prepared {
     /// Records the call, without submitting it or reading anything back.
     pub fn encode(&self, record: &mut impl Record) {
-        self.encode_steps(record, 0..self.bindings.len());
+        self.encode_steps(record, 0..self.planned.plan.dispatches.len());
     }
 
     /// Records a range of the call's dispatches, for callers that cut a long call into several submissions. All ranges
@@ -95,7 +93,7 @@ impl Prepared {
     /// two parts and overwrite what they keep there. [`Request::in_parts`](crate::Request::in_parts) gives a call
     /// scratch of its own. An empty range records nothing.
     pub fn encode_part(&self, record: &mut impl Record, dispatches: Range<usize>) -> Result<()> {
-        let all = self.bindings.len();
+        let all = self.planned.plan.dispatches.len();
         if dispatches.is_empty() || dispatches.start >= all {
             return Ok(());
         }
@@ -117,10 +115,11 @@ impl Prepared {
     }
 
     fn encode_step(&self, pass: &mut wgpu::ComputePass<'_>, index: usize) {
-        let Planned { plan, pipelines, .. } = &*self.planned;
-        let parts = (pipelines.get(index), self.bindings.get(index), plan.dispatches.get(index));
-        if let (Some(pipeline), Some(bindings), Some(dispatch)) = parts {
-            pipeline.dispatch(pass, bindings, dispatch.workgroups);
+        let Planned { plan, pipelines, groups, .. } = &*self.planned;
+        let group = groups.of(index).and_then(|group| self.groups.get(group));
+        let parts = (pipelines.get(index), group, plan.dispatches.get(index));
+        if let (Some(pipeline), Some(group), Some(dispatch)) = parts {
+            pipeline.dispatch(pass, (group, self.params.offset(index)), dispatch.workgroups);
         }
     }
 
@@ -178,12 +177,25 @@ impl Prepared {
     /// ```
     pub fn update(&mut self, operation: &dyn Operation) -> Result<()> {
         let planned = Arc::new(self.planned.with_numbers_of(operation, self.gpu.profile())?);
-        let scratch = self.scratch.place();
-        let (params, bindings) =
-            bind(&self.gpu, &planned, &self.tensors, &self.constants, scratch)?;
-        (self.planned, self.params, self.bindings) = (planned, params, bindings);
+        let Self { gpu, params, .. } = self;
+        let plan = &planned.plan;
+        let bytes = plan.params_bytes();
+        if !guarded(gpu.device(), &plan.loss, bytes, || params.update(gpu, plan))?? {
+            let params = || Parameters::to_update(&self.gpu, plan);
+            (self.params, self.groups) = bound(&self.gpu, self.places(), params)?;
+        }
+        self.planned = planned;
         self.moved = OnceLock::new();
         Ok(())
+    }
+
+    fn places(&self) -> Places<'_> {
+        Places {
+            planned: &self.planned,
+            tensors: &self.tensors,
+            constants: &self.constants,
+            scratch: self.scratch.place(),
+        }
     }
 
     /// Binds the call to the tensors of another request of the same operation and shapes: other buffers, or other
@@ -193,10 +205,20 @@ impl Prepared {
     ///
     /// Other shapes, and another operation, are [`Error::NeedsPreparation`]; the call then stays as it is.
     pub fn rebind(&mut self, request: &Request) -> Result<()> {
+        self.planned.has_shapes_of(request)?;
         let (planned, tensors) = self.gpu.planned(request)?;
-        planned.has_shapes_of(&self.planned)?;
         let wanted = (request.scratch.as_ref(), request.in_parts);
-        *self = prepare(&self.gpu, planned, tensors, wanted, Some(&self.scratch))?;
+        if !Arc::ptr_eq(&planned, &self.planned) {
+            *self = prepare(&self.gpu, planned, tensors, wanted, Some(&self.scratch))?;
+            return Ok(());
+        }
+        let scratch = scratch_for(&self.gpu, &planned.plan, wanted, Some(&self.scratch))?;
+        let places = Places { tensors: &tensors, scratch: scratch.place(), ..self.places() };
+        let groups = guarded(self.gpu.device(), &planned.plan.loss, 0, || {
+            places.bind_moved(&self.gpu, &self.params, (self.places(), &self.groups))
+        })??;
+        (self.tensors, self.scratch, self.groups) = (tensors, scratch, groups);
+        self.moved = OnceLock::new();
         Ok(())
     }
 }
@@ -222,18 +244,49 @@ pub(crate) fn prepare(
     gpu: &Gpu,
     planned: Arc<Planned>,
     tensors: Vec<Bound>,
-    (callers, in_parts): (Option<&Scratch<'_>>, bool),
+    wanted: (Option<&Scratch<'_>>, bool),
     before: Option<&HeldScratch>,
 ) -> Result<Prepared> {
-    let scratch = match callers {
-        Some(scratch) => fitting(scratch, &planned.plan)?,
-        None => held_scratch(gpu, &planned.plan, in_parts, before)?,
-    };
-    let constants = planned.plan.constants.iter().map(|bytes| gpu.upload("host input", bytes));
+    let plan = &planned.plan;
+    let scratch = scratch_for(gpu, plan, wanted, before)?;
+    let constants = plan.constants.iter().map(|bytes| gpu.upload("host input", bytes));
     let constants = constants.collect::<Result<Vec<_>>>()?;
-    let (params, bindings) = bind(gpu, &planned, &tensors, &constants, scratch.place())?;
+    let places = Places {
+        planned: &planned,
+        tensors: &tensors,
+        constants: &constants,
+        scratch: scratch.place(),
+    };
+    let (params, groups) = bound(gpu, places, || Parameters::of(gpu, plan))?;
     let (gpu, moved) = (gpu.clone(), OnceLock::new());
-    Ok(Prepared { gpu, planned, moved, tensors, bindings, params, constants, scratch })
+    Ok(Prepared { gpu, planned, moved, tensors, groups, params, constants, scratch })
+}
+
+/// Makes the parameters and the bind groups of a call, inside one set of error scopes.
+fn bound(
+    gpu: &Gpu,
+    places: Places<'_>,
+    params: impl FnOnce() -> Result<Parameters>,
+) -> Result<(Parameters, Vec<wgpu::BindGroup>)> {
+    let plan = &places.planned.plan;
+    guarded(gpu.device(), &plan.loss, plan.params_bytes(), || {
+        let params = params()?;
+        let groups = places.bind(gpu, &params)?;
+        Ok((params, groups))
+    })?
+}
+
+/// The scratch of a call: the caller's, or that which it held `before`, or another one.
+fn scratch_for(
+    gpu: &Gpu,
+    plan: &Plan,
+    (callers, in_parts): (Option<&Scratch<'_>>, bool),
+    before: Option<&HeldScratch>,
+) -> Result<HeldScratch> {
+    match callers {
+        Some(scratch) => fitting(scratch, plan),
+        None => held_scratch(gpu, plan, in_parts, before),
+    }
 }
 
 fn held_scratch(
@@ -260,70 +313,4 @@ fn fitting(scratch: &Scratch<'_>, plan: &Plan) -> Result<HeldScratch> {
     }
     let argument = check::SCRATCH.to_owned();
     Err(Error::BufferTooSmall { argument, needed: plan.scratch_bytes, found })
-}
-
-/// Makes the parameters of a call and binds its tensors, inside one set of error scopes.
-fn bind(
-    gpu: &Gpu,
-    planned: &Planned,
-    tensors: &[Bound],
-    constants: &[Counted],
-    (scratch, first_byte): (&wgpu::Buffer, u64),
-) -> Result<(Counted, Vec<wgpu::BindGroup>)> {
-    let Planned { plan, pipelines, .. } = planned;
-    parameters_fit(plan)?;
-    let place = |binding: &Binding| match &binding.role {
-        Role::Scratch => Some((scratch, first_byte + binding.offset, binding.size)),
-        Role::Constant(index) => Some((&**constants.get(*index)?, binding.offset, binding.size)),
-        role => {
-            let tensor = tensors.iter().find(|tensor| tensor.role == *role)?;
-            Some((&tensor.buffer, planned.moved(binding, tensor), binding.size))
-        }
-    };
-    let device = gpu.device();
-    let bytes = plan.params_bytes();
-    guarded(device, &plan.loss, bytes, || {
-        let params = parameters(gpu, plan)?;
-        let groups = plan.dispatches.iter().zip(pipelines.iter()).zip((0..).step_by(256));
-        let groups = groups.map(|((dispatch, pipeline), offset)| {
-            let mut ranges = Vec::with_capacity(1 + dispatch.bindings.len());
-            ranges.push((&*params, offset, Plan::PARAMS_STRIDE));
-            for binding in &dispatch.bindings {
-                ranges.push(place(binding).ok_or_else(|| unbound(plan, binding))?);
-            }
-            Ok(pipeline.bind(device, &plan.loss, &ranges))
-        });
-        let groups = groups.collect::<Result<Vec<_>>>()?;
-        Ok((params, groups))
-    })?
-}
-
-fn unbound(plan: &Plan, binding: &Binding) -> Error {
-    Error::MissingBuffer { loss: plan.loss.clone(), role: binding.role.to_string() }
-}
-
-/// Checks that the parameters of each dispatch fit their block.
-fn parameters_fit(plan: &Plan) -> Result<()> {
-    let (limit, words) = (Plan::PARAMS_STRIDE, |d: &Dispatch| d.params.len() as u64 * 4);
-    match plan.dispatches.iter().map(words).find(|bytes| *bytes > limit) {
-        Some(found) => Err(Error::Limit { what: "bytes of parameters".to_owned(), found, limit }),
-        None => Ok(()),
-    }
-}
-
-/// A buffer of the call with all parameter blocks, written before anything is recorded.
-fn parameters(gpu: &Gpu, plan: &Plan) -> Result<Counted> {
-    let bytes = plan.parameter_bytes();
-    let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
-        label: Some("surprisal.parameters"),
-        size: bytes.len() as u64,
-        usage: wgpu::BufferUsages::UNIFORM,
-        mapped_at_creation: true,
-    });
-    let written = buffer
-        .get_mapped_range_mut(..)
-        .map(|mut view| view.copy_from_slice(&bytes))
-        .map_err(|error| Error::DeviceLost(error.to_string()));
-    buffer.unmap();
-    written.map(|()| Counted::new(buffer, &gpu.0.tally))
 }

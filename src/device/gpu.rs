@@ -15,7 +15,8 @@ use crate::{
         tensor::{Dtype, Layout, Named},
     },
     device::{
-        encode::{self, Bound, Prepared},
+        bind::{Bound, Groups},
+        encode::{self, Prepared},
         guard::{guarded, lock, usable},
         memory::{self, Counted, Tally},
         pipeline::{Module, Pipeline},
@@ -219,6 +220,8 @@ impl Gpu {
             extents: operation.extents(),
             call: Arc::new(call),
             pipelines,
+            groups: Arc::new(Groups::new(&plan)),
+            tensors: spots.iter().filter_map(Spot::shaped).collect(),
             places: bound.iter().map(|tensor| (tensor.role.clone(), tensor.first_byte)).collect(),
             plan,
         });

@@ -137,7 +137,7 @@ impl Pipeline {
             let descriptor = wgpu::CommandEncoderDescriptor::default();
             let mut encoder = device.create_command_encoder(&descriptor);
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            self.dispatch(&mut pass, &group, [0; 3]);
+            self.dispatch(&mut pass, (&group, 0), [0; 3]);
             drop(pass);
             let submission = gpu.queue().submit([encoder.finish()]);
             let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
@@ -146,15 +146,15 @@ impl Pipeline {
         })
     }
 
-    /// Records a dispatch of the kernel.
+    /// Records a dispatch of the kernel, with the parameters that begin at this byte of the bound buffer.
     pub fn dispatch(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
-        bindings: &wgpu::BindGroup,
+        (group, params): (&wgpu::BindGroup, u32),
         [x, y, z]: [u32; 3],
     ) {
         pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, bindings, &[]);
+        pass.set_bind_group(0, group, &[params]);
         pass.dispatch_workgroups(x, y, z);
     }
 }
@@ -167,17 +167,18 @@ fn bind_group_entry<'a>(
     wgpu::BindGroupEntry { binding, resource: wgpu::BindingResource::Buffer(range) }
 }
 
+/// The layout's entries. The parameters are reached by a dynamic offset: those of all dispatches lie in one buffer.
 fn layout_entries(bindings: &[Access]) -> Vec<wgpu::BindGroupLayoutEntry> {
     let storage = bindings.iter().map(|access| {
         let read_only = *access == Access::Read;
-        wgpu::BufferBindingType::Storage { read_only }
+        (wgpu::BufferBindingType::Storage { read_only }, false)
     });
-    let entry = |(binding, ty)| wgpu::BindGroupLayoutEntry {
+    let entry = |(binding, (ty, has_dynamic_offset))| wgpu::BindGroupLayoutEntry {
         binding,
         visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size: None },
         count: None,
     };
-    let all = std::iter::once(wgpu::BufferBindingType::Uniform).chain(storage);
+    let all = std::iter::once((wgpu::BufferBindingType::Uniform, true)).chain(storage);
     (0..).zip(all).map(entry).collect()
 }

@@ -9,13 +9,18 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use super::{encode::Bound, gpu::on_device, guard::lock, pipeline::Pipeline};
+use super::{
+    bind::{Bound, Groups},
+    gpu::on_device,
+    guard::lock,
+    pipeline::Pipeline,
+};
 use crate::{
     data::{
         error::{Error, Result},
         tensor::{Buffer, Dtype, Layout},
     },
-    plan::{Binding, Call, Operand, Plan, Role, profile::Profile},
+    plan::{Binding, Call, Plan, Role, profile::Profile},
     skeleton::{
         operation::{Operation, Options},
         request::Request,
@@ -40,9 +45,16 @@ pub(crate) struct Planned {
     pub plan: Plan,
     /// The kernel of each dispatch.
     pub pipelines: Arc<[Arc<Pipeline>]>,
+    /// The dispatches that share a bind group.
+    pub groups: Arc<Groups>,
     /// The first byte of each tensor that the plan was made from, rounded down to the alignment of bindings.
-    pub places: Vec<(Role, u64)>,
+    pub places: Arc<[(Role, u64)]>,
+    /// The tensors of the request that the plan was made from.
+    pub tensors: Arc<[Shaped]>,
 }
+
+/// A tensor of a request: its name, what it is to the call, its type and its shape.
+pub(crate) type Shaped = (String, What, Dtype, Vec<u64>);
 
 impl Planned {
     /// Where a binding begins if its tensor lies here.
@@ -73,7 +85,9 @@ impl Planned {
             call: self.call.clone(),
             plan,
             pipelines: self.pipelines.clone(),
+            groups: self.groups.clone(),
             places: self.places.clone(),
+            tensors: self.tensors.clone(),
         })
     }
 
@@ -86,22 +100,31 @@ impl Planned {
         Err(needs_preparation(operation, &reason))
     }
 
-    /// Whether the tensors have the shapes and types of those of another call.
-    pub fn has_shapes_of(&self, other: &Self) -> Result<()> {
-        other.is_call_of(self.operation)?;
-        let sides =
-            [(&self.call.inputs, &other.call.inputs), (&self.call.outputs, &other.call.outputs)];
-        for (own, others) in sides {
-            if let Some(name) = own.keys().chain(others.keys()).find(|name| {
-                let shape =
-                    |operand: &Operand| (operand.layout.dtype, operand.layout.shape.clone());
-                own.get(*name).map(shape) != others.get(*name).map(shape)
-            }) {
-                let reason = format!("`{name}` has another shape or type, or only one call has it");
-                return Err(needs_preparation(self.operation, &reason));
-            }
-        }
-        Ok(())
+    /// Checks that a request is one for the same operation, with tensors of the same shapes and types.
+    pub fn has_shapes_of(&self, request: &Request) -> Result<()> {
+        let operation = request.operation.about().name;
+        self.is_call_of(operation)?;
+        let (outputs, _) = request.all_outputs()?;
+        let asked = |what, name: &str| match what {
+            What::Output => outputs.get(name),
+            _ => request.inputs.get(name),
+        };
+        let differs = |(name, what, dtype, shape): &&Shaped| {
+            asked(*what, name).is_none_or(|tensor| {
+                let Layout { dtype: other, shape: others, .. } = &tensor.layout;
+                (dtype, shape) != (other, others)
+            })
+        };
+        let other = self.tensors.iter().find(differs).map(|(name, ..)| name);
+        let is_known = |what, name: &str| {
+            self.tensors.iter().any(|(known, kind, ..)| (known.as_str(), *kind) == (name, what))
+        };
+        let mut inputs = request.inputs.keys().filter(|name| !is_known(What::Input, name));
+        let mut outputs = outputs.keys().filter(|name| !is_known(What::Output, name));
+        let other = other.or_else(|| inputs.next()).or_else(|| outputs.next());
+        let Some(other) = other else { return Ok(()) };
+        let reason = format!("`{other}` has another shape or type, or only one call has it");
+        Err(needs_preparation(operation, &reason))
     }
 }
 
@@ -160,6 +183,13 @@ impl<'r, 'a> Spot<'r, 'a> {
         let fold = u64::from(fold.is_some());
         let places = [start, row_stride, class_stride, fold, behind];
         (self.what, dtype, self.allocation, places)
+    }
+
+    /// The name and shape of the tensor.
+    pub fn shaped(&self) -> Option<Shaped> {
+        let Layout { dtype, shape, .. } = self.layout;
+        let shaped = (self.name.to_owned(), self.what, *dtype, shape.clone());
+        (self.what != What::Scratch).then_some(shaped)
     }
 
     /// Whether the buffer can hold the tensor and be bound at all.

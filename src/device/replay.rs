@@ -5,7 +5,8 @@ use std::{collections::HashMap, ops::Range, sync::Arc};
 use crate::{
     data::error::{Error, Result},
     device::{
-        encode::{self, Bound, Prepared},
+        bind::{Bound, Groups},
+        encode::{self, Prepared},
         gpu::Gpu,
         guard::usable,
         recall::Planned,
@@ -105,6 +106,8 @@ impl Gpu {
             extents: Vec::new(),
             call: Arc::new(Call::default()),
             pipelines: self.pipelines(plan)?,
+            groups: Arc::new(Groups::new(plan)),
+            tensors: Arc::default(),
             places: buffers.tensors.keys().map(|role| (role.clone(), 0)).collect(),
             plan: plan.clone(),
         };

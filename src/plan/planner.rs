@@ -47,8 +47,8 @@ impl<'a> Planner<'a> {
             plan: Plan { loss: loss.to_owned(), windows: 1, ..Plan::default() },
             base: None,
             draft: Draft::default(),
-            bindings: Vec::new(),
-            params: Vec::new(),
+            bindings: Vec::with_capacity(8),
+            params: Vec::with_capacity(32),
         }
     }
 

@@ -64,7 +64,11 @@ pub(crate) fn missing(loss: &dyn RowLoss, argument: &str) -> Error {
 
 /// Checks that a row loss can answer a call.
 pub fn accepts(loss: &dyn RowLoss, call: &Call) -> Result<()> {
-    check_outputs(loss, &loss.program(call), call)?;
+    accepts_program(loss, &loss.program(call), call)
+}
+
+fn accepts_program(loss: &dyn RowLoss, program: &RowProgram, call: &Call) -> Result<()> {
+    check_outputs(loss, program, call)?;
     loss.check(call)
 }
 

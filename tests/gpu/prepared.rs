@@ -11,8 +11,10 @@ use crate::support::{
 
 tests![
     updated_numbers,
+    updated_many_times,
     updates_that_need_a_preparation,
     rebound_buffers,
+    rebound_outputs,
     rebound_places,
     rebinds_that_need_a_preparation,
     recalled_plans,
@@ -83,6 +85,25 @@ fn updated_numbers(context: &Context) {
     assert_eq!(*prepared.plan(), gpu.plan(&call.request(&second)).unwrap());
 }
 
+/// More updates than a buffer of parameters has slots. Each recording keeps its numbers, whatever is submitted first.
+fn updated_many_times(context: &Context) {
+    let gpu = &context.gpu;
+    let call = Tensors::new(gpu, 1, ROWS);
+    let losses: Vec<_> = (1..=150).map(|step| smoothed(f64::from(step) / 200.0)).collect();
+    let mut prepared = gpu.prepare(&call.request(&losses[0])).unwrap();
+    let mut record = |loss: &CrossEntropy| {
+        prepared.update(loss).unwrap();
+        recorded(gpu, &prepared)
+    };
+    let recordings: Vec<_> = losses.iter().map(&mut record).collect();
+    for (nth, (loss, commands)) in losses.iter().zip(recordings).enumerate().rev() {
+        gpu.queue().submit([commands]);
+        if nth % 30 == 0 {
+            call.assert(gpu, loss);
+        }
+    }
+}
+
 #[track_caller]
 fn needs_preparation<T: std::fmt::Debug>(result: surprisal::Result<T>, about: &str) {
     match result.unwrap_err() {
@@ -121,6 +142,18 @@ fn rebound_buffers(context: &Context) {
     prepared.rebind(&calls[0].request(&other)).unwrap();
     gpu.queue().submit([recorded(gpu, &prepared)]);
     calls[0].assert(gpu, &other);
+}
+
+/// Only the outputs move: what is bound to tensors that stay is kept.
+fn rebound_outputs(context: &Context) {
+    let gpu = &context.gpu;
+    let [call, other] = [3, 4].map(|seed| Tensors::new(gpu, seed, ROWS));
+    let loss = smoothed(0.1);
+    let mut prepared = gpu.prepare(&call.request(&loss)).unwrap();
+    let moved = Tensors { arrays: call.arrays, inputs: call.inputs, outputs: other.outputs };
+    prepared.rebind(&moved.request(&loss)).unwrap();
+    gpu.queue().submit([recorded(gpu, &prepared)]);
+    moved.assert(gpu, &loss);
 }
 
 /// The tensors of a call in one buffer, each of them `shift` bytes behind a multiple of 4096.
@@ -187,10 +220,12 @@ fn rebinds_that_need_a_preparation(context: &Context) {
         [(6, ROWS), (7, ROWS + 1)].map(|(seed, rows)| Tensors::new(gpu, seed, rows));
     let loss = smoothed(0.1);
     let mut prepared = gpu.prepare(&call.request(&loss)).unwrap();
+    let compiled = ledger::entries().len();
     needs_preparation(prepared.rebind(&longer.request(&loss)), "has another shape");
     let inputs = tensors(&call.inputs);
     let loss_alone = tensors(&call.outputs[..1]);
     needs_preparation(prepared.rebind(&Request::new(&loss, inputs, loss_alone)), "grad.logits");
+    assert_eq!(ledger::entries().len(), compiled, "what is refused compiles nothing");
     gpu.queue().submit([recorded(gpu, &prepared)]);
     call.assert(gpu, &loss);
 }

@@ -8,7 +8,9 @@ mod totals;
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::{Broadcast, RowLoss, RowProgram, RowStream, StreamAccess, Target, accepts, missing};
+use super::{
+    Broadcast, RowLoss, RowProgram, RowStream, StreamAccess, Target, accepts_program, missing,
+};
 use crate::{
     data::{
         error::Result,
@@ -117,8 +119,8 @@ pub(crate) struct Rows<'a> {
 impl<'a> Rows<'a> {
     pub fn new(loss: &'a dyn RowLoss, call: &'a Call, profile: &'a Profile) -> Result<Self> {
         loss.validate()?;
-        accepts(loss, call)?;
         let program = loss.program(call);
+        accepts_program(loss, &program, call)?;
         program.check(profile)?;
         let name = loss.about().name;
         let dtype = call.inputs.get("logits").map_or(Dtype::F32, |logits| logits.layout.dtype);
