@@ -1,6 +1,6 @@
 // Runs as one workgroup: writes the denominator, once for all rows, into the header of the row table. Its entries:
 // (denominator, divisor, 1/divisor, sum of the class weights), (count, bad targets, first bad row),
-// (value of the first bad target).
+// (value of the first bad target), (the program's scalar).
 
 override SUMS_CLASS_WEIGHTS: bool = false;
 
@@ -29,7 +29,7 @@ fn header(@builtin(local_invocation_index) lane: u32) {
         row_table[0] = vec4<u32>(denominator, divisor, inverse_of(divisor), bitcast<u32>(class_weights));
         row_table[1] = vec4<u32>(all.count_low, all.count_high, all.bad_targets, all.first_bad_row);
         row_table[2] = vec4<u32>(all.bad_value_low, all.bad_value_high, 0u, 0u);
-        row_table[3] = vec4<u32>(0u, 0u, 0u, 0u);
+        row_table[3] = vec4<u32>(scalar_at(0u, 0u), 0u, 0u, 0u);
         // For finish.wgsl, which has no binding left for the table.
         var kept = all;
         kept.denominator = bitcast<f32>(denominator);

@@ -9,7 +9,7 @@
 //                                                          flags and factors
 //   struct Settled                                         what the first of two rounds leaves for the second
 // It also writes the accessors of the functor's streams: NAME_at, NAME_quad, NAME_store (floats), NAME_at (integers),
-// NAME_read (words).
+// NAME_read (words). `scalar_bits` gives the program's scalar.
 //
 // The functor (loss/*.wgsl, or a file that several functors share: row/softmax.wgsl, loss/sums.wgsl) supplies
 //   struct Item, fn item(row, column, inside) -> Item      one quad of columns as the loss sees it
@@ -61,6 +61,11 @@ var<workgroup> lane_states: array<State, WORKGROUP>;
 // The first word of a row's record.
 fn record_of(row: u32) -> u32 {
     return (params.first_row + row) * RECORD_WORDS;
+}
+
+// The bits of the program's scalar; 1 if the call does not give it.
+fn scalar_bits() -> u32 {
+    return row_table[3].x;
 }
 
 // The bits of the row's saved lse. They stay in the record until the row is closed.

@@ -39,9 +39,15 @@ struct Row {
     // row_weight · upstream / denominator
     factor: f32,
     class_weights: f32,
+    // 1/τ; 0 if the input `temperature` holds none.
+    inverse_temperature: f32,
     // The orderable key of the target's u, for the rank; with shards, the bits of the target's u.
     target_key: u32,
 }
+
+// The bits of 2^-126 and 2^126.
+const LEAST_TEMPERATURE: u32 = 0x00800000u;
+const MOST_TEMPERATURE: u32 = 0x7e800000u;
 
 // The mergeable state of a stretch of columns, published as the statistics of a shard (src/spec/shard.rs).
 struct State {
@@ -58,7 +64,7 @@ struct State {
 }
 
 // Scores after cap, bias and temperature.
-fn score(z_bits: vec4<u32>, bias_bits: vec4<u32>) -> Score {
+fn score(row: Row, z_bits: vec4<u32>, bias_bits: vec4<u32>) -> Score {
     let minus = vec4<u32>(INFINITY_BITS | SIGN_BIT);
     let z = clamped(z_bits);
     var dead = z_bits == minus;
@@ -71,7 +77,7 @@ fn score(z_bits: vec4<u32>, bias_bits: vec4<u32>) -> Score {
         let bias = clamped(bias_bits);
         bad = bad | ((bias != bias_bits) & (bias_bits != minus));
         dead = dead | (bias_bits == minus);
-        u = (u + bitcast<vec4<f32>>(bias)) * params.inverse_temperature;
+        u = (u + bitcast<vec4<f32>>(bias)) * row.inverse_temperature;
         u = bitcast<vec4<f32>>(clamped(bitcast<vec4<u32>>(u)));
     }
     return Score(select(max(u, vec4<f32>(LEAST)), vec4<f32>(DEAD), dead), bad);
@@ -112,7 +118,7 @@ fn index_target(row: Row, column: u32) -> vec4<f32> {
 
 fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     let z_bits = logits_quad(row.index, column);
-    let s = score(z_bits, logit_bias_quad(0u, column));
+    let s = score(row, z_bits, logit_bias_quad(0u, column));
     var coefficient = vec4<f32>(0.0);
     if (HAS_TERM) {
         coefficient = select(vec4<f32>(0.0), coefficients(row, column), inside);
@@ -134,11 +140,19 @@ fn key(u: f32) -> u32 {
 }
 
 // The score of the label, or of a column beside it.
-fn target_score(row: u32, label: u32, column: u32) -> Score {
-    return score(vec4<u32>(label_score(row, label, column)), vec4<u32>(logit_bias_at(0u, column)));
+fn target_score(row: Row, column: u32) -> Score {
+    let bits = label_score(row.index, row.label, column);
+    return score(row, vec4<u32>(bits), vec4<u32>(logit_bias_at(0u, column)));
 }
 
-// For the gradient, which needs nothing of the row but, with shards, its label.
+// 1/τ of the option or of the input; 0 for an input outside 2^-126 to 2^126, whose inverse would be no normal number.
+fn inverse_temperature() -> f32 {
+    let bits = scalar_bits();
+    let normal = bits >= LEAST_TEMPERATURE && bits <= MOST_TEMPERATURE;
+    return params.inverse_temperature * select(0.0, 1.0 / bitcast<f32>(bits), normal);
+}
+
+// For the gradient, which needs nothing of the row but the temperature and, with shards, its label.
 fn reopen(index: u32) -> Row {
     var label = NONE;
     if (SHARDED) {
@@ -147,6 +161,7 @@ fn reopen(index: u32) -> Row {
     var row: Row;
     row.index = index;
     row.label = label;
+    row.inverse_temperature = inverse_temperature();
     return row;
 }
 
@@ -160,8 +175,9 @@ fn open(index: u32) -> Row {
     row.row_weight = bitcast<f32>(entry.z);
     row.factor = row_factor(entry.z, entry.w, head.y, head.z);
     row.class_weights = bitcast<f32>(head.w);
+    row.inverse_temperature = inverse_temperature();
     if (WANTS_RANK && row.label != NONE) {
-        let at = target_score(index, row.label, row.label);
+        let at = target_score(row, row.label);
         row.target_key = key(at.u.x);
     }
     return row;
@@ -346,7 +362,7 @@ fn share(row: Row, column: u32, part_of: f32, top: f32, log_sum: f32) -> Share {
         let here = row.target_key != NONE && u != DEAD;
         return Share(0.0, select(0.0, log_sum + (top - u), here), here, false);
     }
-    let s = target_score(row.index, row.label, column);
+    let s = target_score(row, column);
     let weight = part_of * bitcast<f32>(weight_at(0u, column));
     let below = select(0.0, log_sum + (top - s.u.x), s.u.x != DEAD);
     return Share(weight, below, s.u.x != DEAD, s.u.x == DEAD && weight != 0.0);
@@ -367,16 +383,23 @@ fn close(row: Row, streamed: State) -> Closed {
     var state = streamed;
     if (HAS_LSE) {
         let given = saved_lse(row.index);
+        if (WANTS_ENTROPY) {
+            // Relative to the lse, the moment is minus the entropy.
+            state.moment = state.moment / state.sum - log(state.sum);
+        }
         state.term += state.coefficient * select(0.0, state.top - bitcast<f32>(given), (state.flags & STATE_LIVE) != 0u);
         state.top = bitcast<f32>(given);
         state.sum = 1.0;
         state.flags = (state.flags & STATE_INFINITE) | select(STATE_BAD, STATE_LIVE, finite_one(given));
     }
+    state.flags |= select(0u, STATE_BAD, row.inverse_temperature == 0.0);
     if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
         // A row's live classes may all be in other shards.
         let counts = !SHARDED || GATHERED || (state.flags & STATE_BAD) != 0u;
         let flags = select(0u, ROW_NAN, counts) | factor_flags(row.factor);
-        return closed_blank(flags, NAN_BITS, NAN_BITS);
+        var bad = closed_blank(flags, NAN_BITS, NAN_BITS);
+        bad.temperature_slope = select(NAN_BITS, 0u, (flags & ROW_ZERO) != 0u);
+        return bad;
     }
     return close_live(row, state);
 }
@@ -416,19 +439,34 @@ fn close_live(row: Row, state: State) -> Closed {
         known.target_key = state.rank;
         return close_target(known, out, log_sum, total, coefficient, infinite);
     }
-    return close_loss(row, out, total, out.beta * coefficient, infinite);
+    return close_loss(row, out, total, Taken(out.beta * coefficient, row.factor * total), infinite);
+}
+
+// What `emit` subtracts for the target distribution: its sum over the columns, and Σ of it times (lse - u).
+struct Taken {
+    sum: f32,
+    below: f32,
 }
 
 // Adds the z-loss and weighs the row. Sets alpha to the sum of all that `emit` subtracts for the target distribution,
 // with the same rounding: with one class the two cancel exactly.
-fn close_loss(row: Row, given: Closed, total: f32, taken: f32, infinite: bool) -> Closed {
+fn close_loss(row: Row, given: Closed, total: f32, taken: Taken, infinite: bool) -> Closed {
     var out = given;
     let lse = bitcast<f32>(given.lse);
+    let pull = row.factor * (2.0 * params.z_loss * lse);
+    // -Σ ∂u·u/τ with Σ p·u = lse - entropy.
+    let entropy = bitcast<f32>(given.entropy);
+    let slope = row.inverse_temperature * (taken.sum * entropy - taken.below - pull * (lse - entropy));
+    let limit = times(bitcast<u32>(row.factor), INFINITY_BITS | SIGN_BIT);
+    out.temperature_slope = select(bitcast<u32>(slope), limit, infinite);
+    let factor_flags = factor_flags(row.factor);
+    out.temperature_slope = select(out.temperature_slope, NAN_BITS, factor_flags == ROW_FACTOR_NAN);
+    out.temperature_slope = select(out.temperature_slope, 0u, factor_flags == ROW_ZERO);
     // A NaN weight is a factor in `total`, and wins over a class at -inf.
     let weighed = bitcast<u32>(total + params.z_loss * lse * lse);
     let unweighted = select(weighed, INFINITY_BITS, infinite && !is_nan(weighed));
     out.loss = times(bitcast<u32>(row.row_weight), unweighted);
-    out.alpha = taken + row.factor * (2.0 * params.z_loss * lse);
+    out.alpha = taken.sum + pull;
     return out;
 }
 
@@ -458,6 +496,7 @@ fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, coefficient:
     out.log_prob = bits_or(-s.below, INFINITY_BITS | SIGN_BIT, s.live);
     out.kappa = row.factor * s.weight;
     out.side = row.factor * side;
+    var focal_pull = 0.0;
     if (FOCAL) {
         // (1 - p)^γ multiplies the whole smoothed sum. Its own gradient goes to the target, through p.
         let p = select(0.0, exp(-min(s.below, FLOOR)), s.live);
@@ -466,7 +505,8 @@ fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, coefficient:
         // total·γ·(1 - p)^(γ-1)·p tends to 0 at both ends of the interval.
         let open_interval = rest > 0.0 && p > 0.0 && !infinite;
         let slope = select(0.0, total * params.focal_gamma * power(rest, params.focal_gamma - 1.0) * p, open_interval);
-        out.kappa = out.kappa * modulation + row.factor * slope;
+        focal_pull = row.factor * slope;
+        out.kappa = out.kappa * modulation + focal_pull;
         out.side = out.side * modulation;
         out.beta = out.beta * modulation;
         total = total * modulation;
@@ -474,7 +514,7 @@ fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, coefficient:
     }
     out.correct = select(0u, 1u, WANTS_ARGMAX && out.argmax == row.label + params.first_class);
     let taken = out.beta * coefficient + out.kappa + row.factor * sides;
-    return close_loss(row, out, total, taken, infinite);
+    return close_loss(row, out, total, Taken(taken, row.factor * total + focal_pull * s.below), infinite);
 }
 
 // x^y for x >= 0.
@@ -510,7 +550,7 @@ fn emit(row: Row, closed: Closed, it: Item) {
     }
     var g = closed.alpha * p - taken;
     if (TRANSFORMED) {
-        g = g * params.inverse_temperature;
+        g = g * row.inverse_temperature;
     }
     if (SOFTCAP) {
         let slope = sech_squared4(it.z * params.inverse_softcap);

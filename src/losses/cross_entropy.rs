@@ -54,6 +54,9 @@ pub enum Smoothing {
 ///   gradients are rounded to nearest even.
 /// - **Gradient**: ∂u = f·[(Σ_c w_c q_c + 2λ·lse)·p − w∘q] with f = row_weight·upstream/denominator (γ = 0), then ∂z =
 ///   ∂u/τ·(1 − tanh²(z/cap)).
+/// - **A learned temperature** is the input `temperature`, one float on the GPU. It overrides the option, and
+///   ∂τ = −Σ ∂u·u/τ over all elements: `f·(z_y − E_p z)/τ²` a row for plain cross-entropy. A value outside
+///   [2⁻¹²⁶, 2¹²⁶] makes every row a bad row. A target at `-inf` gives −inf.
 /// - **Mean** divides by Σ w_y over the rows that are kept (index targets), or by the number of rows (probability
 ///   targets), as PyTorch does.
 /// - **Edges**: ignored rows add nothing and have a gradient of exactly 0, even where their logits are NaN. A `-inf`
@@ -150,6 +153,8 @@ tensors! {
         weight = "weight",
         /// Added to the logits `[classes]` (logit adjustment: τ·log π).
         logit_bias = "logit_bias",
+        /// τ `[1]` on the GPU; overrides the option.
+        temperature = "temperature",
         /// Row weights `[rows]`.
         row_weight = "row_weight",
         /// The upstream gradient (a loss scale), `[1]` or `[rows]`.
@@ -173,6 +178,8 @@ tensors! {
         gradient = "grad.logits",
         /// The gradient of the target distributions.
         target_probs_gradient = "grad.target_probs",
+        /// The gradient of the input `temperature`.
+        temperature_gradient = "grad.temperature",
         /// log Σ exp(u) of each row.
         lse = "lse",
         /// log softmax(u)_y of each row (index targets).
@@ -223,6 +230,7 @@ pub(super) static ABOUT: About = About {
         Argument::optional("weight", Kind::Float, arg::CLASS_WEIGHT_SHAPES, "class weights")
             .within(Domain::Positive),
         Argument::optional("logit_bias", Kind::Float, CLASSES, "added to the logits"),
+        arg::TEMPERATURE_IN,
         arg::ROW_WEIGHT,
         arg::UPSTREAM,
         arg::DENOMINATOR_IN,
@@ -233,6 +241,7 @@ pub(super) static ABOUT: About = About {
         arg::LOSS,
         arg::LOGITS_GRADIENT,
         Argument::optional("grad.target_probs", Kind::Float, MATRIX, "gradient of target_probs"),
+        arg::TEMPERATURE_GRADIENT,
         arg::LSE,
         arg::LOG_PROB,
         arg::ENTROPY,
@@ -403,6 +412,7 @@ static OUTPUTS: &[RowOutput] = &[
     RowOutput::index("argmax"),
     RowOutput::index("rank"),
     RowOutput::count("correct").reduced(Reduced::Sum("correct_count")),
+    RowOutput::number("temperature_slope").reduced(Reduced::Sum("grad.temperature")),
 ];
 
 /// The factors of the gradient alpha·p - beta·coefficient - kappa·[target] - side·[neighbour].
@@ -434,9 +444,12 @@ impl CrossEntropy {
         let wants = |names: &[&str]| u32::from(names.iter().any(|name| call.wants(name)));
         let ordinal = self.label_smoothing > 0.0 && self.smoothing == Smoothing::Ordinal;
         let statistics = call.wants("statistics");
+        let has_temperature = call.has("temperature");
         #[expect(clippy::float_cmp, reason = "a factor of exactly 1 is no factor")]
-        let transformed =
-            self.softcap.is_some() || call.has("logit_bias") || self.temperature != 1.0;
+        let transformed = self.softcap.is_some()
+            || call.has("logit_bias")
+            || has_temperature
+            || self.temperature != 1.0;
         vec![
             ("HAS_PROBS", call.has("target_probs").into()),
             ("HAS_TERM", self.has_term(call).into()),
@@ -445,7 +458,7 @@ impl CrossEntropy {
             ("TRANSFORMED", u32::from(transformed)),
             ("SHARDED", self.shard.is_some().into()),
             ("FOCAL", (self.focal_gamma > 0.0).into()),
-            ("WANTS_ENTROPY", wants(&["entropy"]) | u32::from(statistics)),
+            ("WANTS_ENTROPY", wants(&["entropy", "grad.temperature"]) | u32::from(statistics)),
             (
                 "WANTS_ARGMAX",
                 wants(&["argmax", "correct", "correct_count"]) | u32::from(statistics),
@@ -460,11 +473,12 @@ impl CrossEntropy {
         let classes = self.all_classes(call.dim(Dim::Classes));
         let uniform = self.smoothing == Smoothing::Uniform;
         let spread = if uniform { epsilon / classes as f64 } else { 0.0 };
+        let temperature = if call.has("temperature") { 1.0 } else { self.temperature };
         let numbers = [
             ("kept_share", 1.0 - epsilon),
             ("spread_share", spread),
             ("ordinal_share", epsilon),
-            ("inverse_temperature", 1.0 / self.temperature),
+            ("inverse_temperature", 1.0 / temperature),
             ("softcap", self.softcap.unwrap_or(1.0)),
             ("inverse_softcap", 1.0 / self.softcap.unwrap_or(1.0)),
             ("z_loss", self.z_loss),
@@ -482,6 +496,10 @@ impl CrossEntropy {
         // For very many classes, Σ w needs the stream: see `MOST_ITERATIONS`.
         let many = call.has("weight") && call.dim(Dim::Classes) > MOST_ITERATIONS;
         let focal = self.focal_gamma > 0.0;
+        if call.wants("grad.temperature") {
+            // The gradient of the temperature needs the entropy.
+            return Given::Nothing;
+        }
         if self.has_term(call) && (call.has("target_probs") || focal || many) {
             Given::Nothing
         } else if focal {
@@ -508,6 +526,7 @@ impl RowLoss for CrossEntropy {
             shard: self.shard,
             sources: vec![shader!("row/scores.wgsl"), shader!("loss/cross_entropy.wgsl")],
             streams: STREAMS.to_vec(),
+            scalar: Some("temperature"),
             target: Target::Index { ignored },
             counted: Counted {
                 row_weights: self.denominator == Denominator::Weights,
@@ -529,7 +548,7 @@ impl RowLoss for CrossEntropy {
         let names: Vec<&str> = call.outputs.keys().map(String::as_str).collect();
         let weights = call.inputs.get("weight").map(|weight| weight.layout.len());
         self.check_shard(&|name| call.has(name), &names, call.dim(Dim::Classes), weights)?;
-        Self::check_wanted(call.has("target_probs"), &names)
+        Self::check_wanted(&|name| call.has(name), &names)
     }
 }
 
@@ -571,14 +590,19 @@ impl CrossEntropy {
     }
 
     /// Checks outputs that need one kind of target.
-    pub(crate) fn check_wanted(probs: bool, wanted: &[&str]) -> Result<()> {
-        let (needs, refused): (&str, &[&str]) = if probs {
+    pub(crate) fn check_wanted(given: &dyn Fn(&str) -> bool, wanted: &[&str]) -> Result<()> {
+        let (kind, refused): (&str, &[&str]) = if given("target_probs") {
             ("targets", &["log_prob", "rank", "correct", "correct_count"])
         } else {
             ("target_probs", &["grad.target_probs"])
         };
-        match wanted.iter().find(|name| refused.contains(name)) {
-            Some(name) => Err(Error::MissingInput {
+        let learned = !given("temperature");
+        let needs = |name: &&&str| match **name {
+            "grad.temperature" if learned => Some("temperature"),
+            name => refused.contains(&name).then_some(kind),
+        };
+        match wanted.iter().find_map(|name| Some((name, needs(&name)?))) {
+            Some((name, needs)) => Err(Error::MissingInput {
                 loss: "cross_entropy".to_owned(),
                 argument: needs.to_owned(),
                 reason: format!("output `{name}` needs it"),

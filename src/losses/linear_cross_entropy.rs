@@ -64,6 +64,8 @@ tensors! {
         class_weight = "class_weight",
         /// Added to the logits after the soft cap `[classes]`.
         logit_bias = "logit_bias",
+        /// τ `[1]` on the GPU; overrides the option.
+        temperature = "temperature",
         /// Row weights `[rows]`.
         row_weight = "row_weight",
         /// The upstream gradient (a loss scale), `[1]` or `[rows]`.
@@ -88,6 +90,8 @@ tensors! {
         weight_gradient = "grad.weight",
         /// The gradient of the bias.
         bias_gradient = "grad.bias",
+        /// The gradient of the input `temperature`.
+        temperature_gradient = "grad.temperature",
         /// log Σ exp(u) of each row.
         lse = "lse",
         /// log softmax(u)_y of each row.
@@ -137,6 +141,7 @@ pub(super) static ABOUT: About = About {
         Argument::optional("class_weight", Kind::Float, arg::CLASS_WEIGHT_SHAPES, "class weights")
             .within(Domain::Positive),
         Argument::optional("logit_bias", Kind::Float, CLASSES, "added to the capped logits"),
+        arg::TEMPERATURE_IN,
         arg::ROW_WEIGHT,
         arg::UPSTREAM,
         arg::DENOMINATOR_IN,
@@ -148,6 +153,7 @@ pub(super) static ABOUT: About = About {
         arg::HIDDEN_GRADIENT,
         arg::WEIGHT_GRADIENT,
         arg::BIAS_GRADIENT,
+        arg::TEMPERATURE_GRADIENT,
         arg::LSE,
         arg::LOG_PROB,
         arg::ENTROPY,

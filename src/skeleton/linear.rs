@@ -216,6 +216,7 @@ fn plan(
     let inner = scores_call(call);
     let mut rows = Rows::new(loss, &inner, profile)?;
     rows.planner.rename(name);
+    rows.adds_sums = options.accumulate.shared();
     let mut layer = Layer::new(options, call, profile)?;
     layer.needs_whole_rows = rows.needs_whole_rows();
     let matrices = [Some(&layer.hidden), layer.hidden_gradient.as_ref()];

@@ -191,6 +191,15 @@ pub(crate) const ELEMENT_REDUCTION: OptionAbout = OptionAbout {
     samples: &["\"none\"", "\"sum\"", "\"multilabel\"", "{\"over\": 2.5}"],
     about: "\"none\", \"sum\", \"mean\", \"multilabel\" (Σ of a row, mean of the rows) or {\"over\": D}",
 };
+pub(crate) const TEMPERATURE_IN: Argument = Argument::optional(
+    "temperature",
+    Kind::Float,
+    ONE,
+    "τ on the GPU, from 2^-126 to 2^126; overrides the option",
+)
+.within(Domain::Positive);
+pub(crate) const TEMPERATURE_GRADIENT: Argument =
+    Argument::optional("grad.temperature", Kind::Float, ONE, "gradient of the input `temperature`");
 const KEYS_SHAPE: &[&[Dim]] = &[&[Dim::Classes, Dim::Hidden]];
 
 pub(crate) const QUERIES: Argument =
@@ -228,7 +237,7 @@ pub(crate) const ACCUMULATE: OptionAbout = OptionAbout {
     default: "\"nothing\"",
     samples: &["\"rows\"", "\"shared\""],
     about: "gradients that are added to what their tensors hold: of the \"rows\" (hidden, queries), of what they share \
-            (\"shared\": weight, bias, keys, scale), \"all\" or \"nothing\"",
+            (\"shared\": weight, bias, keys, scale, temperature), \"all\" or \"nothing\"",
 };
 pub(crate) const REDUCTION: OptionAbout = OptionAbout {
     name: "reduction",

@@ -51,7 +51,7 @@ pub trait Domain {
 /// Rows of which the best one is taken.
 const CANDIDATES: usize = 8;
 /// Attempts to find a valid row with a pair, and the changes that mend one.
-const ATTEMPTS: usize = 20;
+const ATTEMPTS: usize = 40;
 const MENDS: usize = 12;
 /// Factors that an attempt begins with changed at random.
 const SHAKEN: usize = 3;

@@ -44,7 +44,7 @@ fn compute<T: Real>(loss: &CrossEntropy, inputs: &Arrays, wanted: &[&str]) -> Re
     let (rows, classes) = extents(NAME, inputs, "logits")?;
     let logits: Vec<T> = floats(inputs, "logits", &[rows, classes])?.unwrap_or_default();
     loss.check_targets(inputs.contains_key("targets"), inputs.contains_key("target_probs"))?;
-    CrossEntropy::check_wanted(inputs.contains_key("target_probs"), wanted)?;
+    CrossEntropy::check_wanted(&|name| inputs.contains_key(name), wanted)?;
     let weights = inputs.get("weight").map(|weight| weight.len() as u64);
     loss.check_shard(&|name| inputs.contains_key(name), wanted, classes as u64, weights)?;
     let batch = Batch::read(loss, inputs, logits, [rows, classes])?;
@@ -146,6 +146,7 @@ impl<'a, T: Real> Solved<'a, T> {
             "loss" if self.loss.reduction == Reduction::None => self.each(|row| row.loss),
             "loss" => array(&[1], [self.reduced()]),
             "grad.logits" => array(&[rows, classes], self.gradient()),
+            "grad.temperature" => array(&[1], [self.temperature_gradient()]),
             "grad.target_probs" => array(&[rows, classes], self.target_gradient()),
             "lse" => self.each(|row| row.lse),
             "log_prob" => self.each(|row| row.log_prob),
@@ -178,7 +179,7 @@ impl<'a, T: Real> Solved<'a, T> {
     /// u = (cap·tanh(z/cap) + bias)/τ of a row. `-inf` masks a class even with a cap. A logit of +inf has no softmax,
     /// and the cap must not hide it.
     fn scores(&self, row: usize) -> Vec<T> {
-        let tau = T::of(self.loss.temperature);
+        let tau = self.batch.temperature;
         let cap = self.loss.softcap.map(T::of);
         let score = |(class, &z): (usize, &T)| {
             let capped = match cap {

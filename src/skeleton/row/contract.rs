@@ -37,6 +37,9 @@ pub struct RowProgram {
     pub sources: Vec<Source>,
     /// The tensors that the functor reads or writes beside the scores and their gradient.
     pub streams: Vec<RowStream>,
+    /// An input of one float that the functor reads with `scalar_bits`. It comes with the header of the row table, so
+    /// that it takes no binding of the kernels that stream rows. It is 1 where the call does not give it.
+    pub scalar: Option<&'static str>,
     /// What the input `targets` holds.
     pub target: Target,
     /// What each row that is kept adds to the denominator of a mean.

@@ -306,6 +306,7 @@ impl<'a> Rows<'a> {
         // The header sums the class weights only for gradients from a saved lse: a stream computes Σ w itself.
         let sums_weights = self.call.has("lse") && weight.is_some();
         let denominator = self.call.input("denominator");
+        let scalar = self.program.scalar.and_then(|name| self.input(name));
         let (reduction, over) = sums::divisor(self.program.reduction, denominator.is_some());
         let kept = self.kept_tally();
         let classes = self.classes;
@@ -322,6 +323,7 @@ impl<'a> Rows<'a> {
         .uniform("over", over)
         .read_elements("weight", weight.filter(|_| sums_weights), 1.0)
         .read_elements("denominator", denominator, 1.0)
+        .read_elements("scalar", scalar, 1.0)
         .table("row_table", table, "vec4<u32>")
         .table("tallies", tallies, "Tally")
         .groups(1)

@@ -28,6 +28,8 @@ pub(super) struct Batch<T> {
     pub(super) targets: Targets<T>,
     pub(super) weight: Option<Vec<T>>,
     pub(super) logit_bias: Option<Vec<T>>,
+    /// τ: of the input, or of the option. NaN where the input holds no temperature.
+    pub(super) temperature: T,
     pub(super) row_weight: Option<Vec<T>>,
     pub(super) upstream: Option<Vec<T>>,
     pub(super) denominator: Option<T>,
@@ -59,6 +61,7 @@ impl<T: Real> Batch<T> {
             targets,
             weight: floats(inputs, "weight", &[loss.all_classes(classes as u64) as usize])?,
             logit_bias: floats(inputs, "logit_bias", &[classes])?,
+            temperature: temperature(loss, inputs)?,
             row_weight: floats(inputs, "row_weight", &[rows])?,
             upstream,
             denominator: denominator.and_then(|values| values.first().copied()),
@@ -82,6 +85,17 @@ impl<T: Real> Batch<T> {
             values => Self::or_one(values.as_ref(), row),
         }
     }
+}
+
+/// The temperature, if its inverse is a normal number of f32 too.
+fn temperature<T: Real>(loss: &CrossEntropy, inputs: &Arrays) -> Result<T> {
+    let given = floats::<T>(inputs, "temperature", &[1])?.and_then(|tau| tau.first().copied());
+    let limit = 126f64.exp2();
+    Ok(match given {
+        None => T::of(loss.temperature),
+        Some(tau) if (1.0 / limit..=limit).contains(&tau.wide()) => tau,
+        Some(_) => T::nan(),
+    })
 }
 
 fn read_targets<T: Real>(inputs: &Arrays, [rows, classes]: [usize; 2]) -> Result<Targets<T>> {

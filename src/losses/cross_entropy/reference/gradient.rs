@@ -1,7 +1,7 @@
 //! The second pass: ∂z and ∂q.
 
 use super::{
-    Fate, Solved,
+    Fate, Row, Solved,
     batch::Batch,
     shards::Merged,
     softmax::{Softmax, smoothed_sum},
@@ -41,18 +41,22 @@ impl<T: Real> Solved<'_, T> {
             _ => return vec![T::zero(); classes],
         };
         let u = self.scores(row);
-        let softmax = self.softmax(row, &u);
+        let partials = self.score_partials(row, target, &u);
+        let logits = self.logits(row).iter();
+        logits.zip(partials).map(|(z, partial)| factor * partial * self.chain(*z)).collect()
+    }
+
+    /// ∂u of a row without its factor: slope·p − scale·w∘q − pull·onehot(y).
+    fn score_partials(&self, row: usize, target: Option<usize>, u: &[T]) -> Vec<T> {
+        let softmax = self.softmax(row, u);
         let share = self.weighted_target(row, target);
-        let Factors { scale, pull, slope } = self.factors(row, target, &u, &softmax, &share);
-        let logits = self.logits(row);
+        let Factors { scale, pull, slope } = self.factors(row, target, u, &softmax, &share);
         let partial = |class: usize| {
-            let mut partial = slope * softmax.prob(u[class]) - scale * share[class];
-            if target == Some(class + self.first()) {
-                partial = partial - pull;
-            }
-            factor * partial * self.chain(logits[class])
+            let partial = slope * softmax.prob(u[class]) - scale * share[class];
+            let here = target == Some(class + self.first());
+            if here { partial - pull } else { partial }
         };
-        (0..classes).map(partial).collect()
+        (0..u.len()).map(partial).collect()
     }
 
     fn factors(
@@ -100,7 +104,61 @@ impl<T: Real> Solved<'_, T> {
             .softcap
             .map(T::of)
             .map_or(T::one(), |cap| T::one() - (z / cap).tanh().powi(2));
-        slope / T::of(self.loss.temperature)
+        slope / self.batch.temperature
+    }
+
+    /// ∂τ = −Σ ∂u·u/τ.
+    pub(super) fn temperature_gradient(&self) -> T {
+        let mut sum = T::zero();
+        for row in 0..self.batch.rows {
+            sum += self.temperature_backward(row);
+        }
+        sum
+    }
+
+    fn temperature_backward(&self, row: usize) -> T {
+        let factor = self.factor(row);
+        let target = match self.rows[row].fate {
+            Fate::Kept(target) if !factor.is_zero() => target,
+            Fate::BadLogits(_) if !factor.is_zero() => return T::nan(),
+            _ => return T::zero(),
+        };
+        let moment = match &self.batch.merged {
+            Some(merged) => self.merged_moment(row, target, &merged[row]),
+            None => self.moment(row, target),
+        };
+        -times(factor, moment) / self.batch.temperature
+    }
+
+    /// Σ ∂u·u without the row's factor; +inf where a share lies at -inf.
+    fn moment(&self, row: usize, target: Option<usize>) -> T {
+        let u = self.scores(row);
+        let softmax = self.softmax(row, &u);
+        if smoothed_sum(&self.weighted_target(row, target), &u, &softmax).is_infinite() {
+            return T::infinity();
+        }
+        let mut moment = T::zero();
+        for (partial, u) in self.score_partials(row, target, &u).into_iter().zip(u) {
+            moment += times(partial, u);
+        }
+        moment
+    }
+
+    /// The same from the statistics of all shards, with u = lse − surprisal.
+    fn merged_moment(&self, row: usize, target: Option<usize>, merged: &Merged<T>) -> T {
+        let total = merged.total();
+        if total.is_infinite() {
+            return total;
+        }
+        let log_sum = merged.sum.ln();
+        let surprisal = log_sum + (merged.max - merged.target);
+        let (scale, pull) = self.focal_at(target, surprisal).unwrap_or((T::one(), T::zero()));
+        let pull = times(total, pull);
+        let z_slope = T::of(2.0 * self.loss.z_loss) * (merged.max + log_sum);
+        let Row { lse, entropy, .. } = self.rows[row];
+        z_slope * (lse - entropy) - (scale * merged.coefficient + pull) * entropy
+            + scale * total
+            + times(pull, surprisal)
     }
 
     /// ∂q = −f·(1 − ε)·w∘log p.
