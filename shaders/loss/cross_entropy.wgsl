@@ -517,9 +517,19 @@ fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, coefficient:
     return close_loss(row, out, total, Taken(taken, row.factor * total + focal_pull * s.below), infinite);
 }
 
-// x^y for x >= 0.
+// Multiplications that `power` makes at most.
+const WHOLE_POWERS: f32 = 8.0;
+
+// x^y for x >= 0 and y >= -1. Whole powers are products: exp and log of some drivers cost several digits.
 fn power(x: f32, y: f32) -> f32 {
-    return select(0.0, exp(y * log(max(x, 1e-38))), x > 0.0);
+    let whole = clamp(floor(y), 0.0, WHOLE_POWERS);
+    var product = 1.0;
+    for (var k = 0.0; k < whole; k += 1.0) {
+        product *= x;
+    }
+    let rest = y - whole;
+    let part = select(exp(rest * log(max(x, 1e-38))), 1.0, rest == 0.0);
+    return select(0.0, product * part, x > 0.0);
 }
 
 fn emit(row: Row, closed: Closed, it: Item) {

@@ -242,6 +242,47 @@ fn gradient_is_the_slope_of_the_loss() {
 }
 
 #[test]
+fn temperature_gradient_is_the_slope_of_the_loss() {
+    for loss in every_option() {
+        let mut inputs = full_inputs(4, 5);
+        inputs.insert("temperature".to_owned(), vector(&[1.3]));
+        let upstream = if loss.reduction == Reduction::None { 4 } else { 1 };
+        inputs.insert("upstream".to_owned(), vector(&testing::gaussian(6, upstream)));
+        assert_differences(&loss, &inputs, "temperature");
+        if loss.focal_gamma == 0.0 && loss.smoothing == Smoothing::Uniform {
+            inputs.remove("targets");
+            let probs = testing::gaussian(7, 20).iter().map(|q| q.abs() + 0.1).collect();
+            inputs.insert("target_probs".to_owned(), Array::float(&[4, 5], probs));
+            assert_differences(&loss, &inputs, "temperature");
+        }
+        let mut inputs = linear_inputs();
+        inputs.insert("temperature".to_owned(), vector(&[0.7]));
+        assert_differences(&LinearCrossEntropy::new(loss), &inputs, "temperature");
+    }
+}
+
+/// The input overrides the option, and its gradient needs it.
+#[test]
+fn the_input_temperature_overrides_the_option() {
+    let plain = full_inputs(4, 5);
+    let mut learned = plain.clone();
+    learned.insert("temperature".to_owned(), vector(&[0.7]));
+    let (option, other) = (none().temperature(0.7), none().temperature(3.0));
+    for name in ["loss", "grad.logits", "lse"] {
+        assert_eq!(run(&other, &learned, name), run(&option, &plain, name), "{name}");
+    }
+    let error = cpu::run(&none(), &plain, &["grad.temperature"]).unwrap_err();
+    assert!(
+        matches!(&error, surprisal::Error::MissingInput { argument, .. } if argument == "temperature")
+    );
+    for temperature in [0.0, -1.0, f64::NAN, INF, 1e-39, 1.7e38] {
+        learned.insert("temperature".to_owned(), vector(&[temperature]));
+        assert!(run(&none(), &learned, "loss")[..3].iter().all(|loss| loss.is_nan()));
+        assert!(run(&none(), &learned, "grad.temperature")[0].is_nan(), "{temperature}");
+    }
+}
+
+#[test]
 fn gradient_over_the_callers_denominator() {
     let mut inputs = full_inputs(4, 5);
     inputs.insert("denominator".to_owned(), vector(&[2.5]));

@@ -1,13 +1,13 @@
 //! The options of R1 to R6 and the by-products.
 
 use serde_json::json;
-use surprisal::{Arrays, CrossEntropy, Dtype, loss::cross_entropy::Denominator};
+use surprisal::{Arrays, CrossEntropy, Dtype, cpu, loss::cross_entropy::Denominator};
 
 use crate::{
     section0::{GRADIENT, NAN, REDUCED, is_zero, none, some_ignored},
     support::{
-        BY_PRODUCTS, Context, INF, check, gaussian, in_turn, indices, matrix, named, outcome,
-        parse, positive, row, sample, sample_probs, set, vector, with,
+        BY_PRODUCTS, Context, INF, check, check_status, gaussian, in_turn, indices, matrix, named,
+        outcome, parse, positive, row, sample, sample_probs, set, vector, with,
     },
 };
 
@@ -22,6 +22,7 @@ tests![
     soft_cap_and_bias,
     logit_adjustment,
     z_loss,
+    learned_temperature,
     options_together,
     backward_from_a_saved_lse,
     sixteen_bit_gradients_round_to_even,
@@ -247,6 +248,55 @@ fn options_together(context: &Context) {
 fn mild(seed: u64, inputs: &Arrays) -> Arrays {
     let [rows, classes] = inputs["logits"].shape[..] else { unreachable!() };
     with(inputs, [("logits", gaussian(seed, rows as usize, classes as usize))])
+}
+
+/// τ as a tensor, with its gradient, in whole rows and in segments.
+fn learned_temperature(context: &Context) {
+    let wanted = ["loss", "grad.logits", "grad.temperature", "entropy"];
+    let mut inputs = with(
+        &some_ignored(&sample(60, 13, 70)),
+        [
+            ("weight", vector(&positive(61, 70))),
+            ("logit_bias", vector(&gaussian(62, 1, 70).to_f64())),
+            ("row_weight", vector(&[1.0, 0.0, -2.0].repeat(5)[..13])),
+            ("temperature", vector(&[0.6])),
+        ],
+    );
+    let losses = [
+        CrossEntropy::default().z_loss(0.1),
+        CrossEntropy::default()
+            .label_smoothing(0.2)
+            .focal_gamma(1.5)
+            .denominator(Denominator::Weights),
+        none().softcap(5.0),
+    ];
+    for (loss, dtype) in losses.iter().zip([Dtype::F32, Dtype::F32, Dtype::Bf16]) {
+        check(&context.gpu, loss, &inputs, dtype, &wanted);
+    }
+    let probs = with(&sample_probs(63, 5, 20_000), [("temperature", vector(&[2.5]))]);
+    check(&context.gpu, &CrossEntropy::default(), &probs, Dtype::F32, &wanted);
+    // A saved lse spares no stream of this gradient.
+    let saved = cpu::run(&losses[0], &inputs, &["lse"]).unwrap();
+    let given = with(&inputs, [("lse", saved["lse"].clone())]);
+    let gradients = ["grad.logits", "grad.temperature"];
+    check(&context.gpu, &losses[0], &given, Dtype::F32, &gradients);
+    // A target at -inf pulls without bounds, and a temperature that is none makes every row a bad one.
+    let logits = set(&inputs["logits"], 0, -INF);
+    let mut targets = inputs["targets"].to_i64();
+    targets[0] = 0;
+    let infinite = with(&inputs, [("logits", logits), ("targets", indices(&targets))]);
+    check(&context.gpu, &losses[0], &infinite, Dtype::F32, &wanted);
+    for temperature in [0.0, -1.0, f64::NAN, INF, 1e-39, 1.7e38] {
+        inputs.insert("temperature".to_owned(), vector(&[temperature]));
+        check_status(
+            &context.gpu,
+            &losses[0],
+            &inputs,
+            Dtype::F32,
+            &[&wanted[..], &["status"]].concat(),
+        );
+        check(&context.gpu, &losses[0], &inputs, Dtype::F32, &wanted);
+    }
 }
 
 fn backward_from_a_saved_lse(context: &Context) {

@@ -80,6 +80,14 @@ fn cross_entropy(context: &Context) {
         };
         whole.check(&context.gpu, cuts);
     }
+    // A learned temperature: every shard has the gradient of all of them.
+    whole.outputs = &["loss", "grad.temperature"];
+    whole.inputs = with(&weighed, [("temperature", vector(&[0.7]))]);
+    for options in [json!({"z_loss": 0.1}), json!({"focal_gamma": 1.5, "label_smoothing": 0.1})] {
+        whole.options = options;
+        whole.check(&context.gpu, &[0, 111, 112, 300]);
+    }
+    whole.outputs = &BY_PRODUCTS;
     // Classes at -inf (some of them targets), a NaN, a bad target, a common offset.
     let mut logits = testing::masked(45, rows * classes);
     logits[4 * classes + 111] = f64::NEG_INFINITY;
