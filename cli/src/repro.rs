@@ -277,7 +277,7 @@ fn spirv(kernel: &Kernel) -> std::result::Result<Vec<u32>, String> {
 }
 
 /// The result of one output of a replay.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Replayed {
     /// Its name.
     pub name: String,

@@ -50,7 +50,7 @@ enum Command {
     Plan(plan::Arguments),
     /// Run reference cases and self-checks on every adapter in turn.
     Check(check::Arguments),
-    /// Rerun a folder that `check --repro` wrote, without the loss code.
+    /// Rerun a folder that `check --repro` or `plan --export` wrote, without the loss code.
     Replay(replay::Arguments),
     /// Measure a loss.
     Bench(bench::Arguments),
