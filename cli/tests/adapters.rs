@@ -126,6 +126,8 @@ fn rows_may_be_ignored() {
     let measured: Value =
         serde_json::from_str(&stdout(&surprisal(&[&words[..], &few].concat()))).unwrap();
     assert_eq!(measured["ignored"], 0.5);
+    // Outputs that are asked for replace those of the mode, as in `eval` and `plan`.
+    assert_eq!(measured["outputs"], serde_json::json!(["count"]));
     let refused = refusal(&surprisal(&[&["bench", "mse", "--ignored", "0.5"][..], &few].concat()));
     assert!(refused.contains("has no `ignore_index`"), "{refused}");
 }

@@ -272,13 +272,44 @@ fn tables_fit() {
     }
 }
 
+/// A dimension that a loss needs is named by the flag that gives it.
+#[test]
+fn a_missing_dimension_is_named_by_its_flag() {
+    let needs = [
+        (
+            &["cross_entropy"][..],
+            "--classes",
+            "`logits` of cross_entropy has the shape [rows, classes]",
+        ),
+        (
+            &["linear_cross_entropy", "--classes", "3"],
+            "--hidden",
+            "`hidden` of linear_cross_entropy",
+        ),
+        (
+            &["linear_cross_entropy", "--hidden", "3"],
+            "--classes",
+            "`weight` of linear_cross_entropy",
+        ),
+        (&["sup_con"], "--hidden", "`features` of sup_con has the shape [rows, hidden]"),
+    ];
+    for command in ["plan", "bench"] {
+        for (words, flag, tensor) in needs {
+            let error = misuse(&surprisal(&[&[command, "--rows", "4"][..], words].concat()));
+            let expected = format!("error: {flag} is missing: {tensor}");
+            assert!(error.starts_with(&expected), "{error}");
+            assert!(error.contains(&format!("Usage: surprisal {command} ")), "{error}");
+        }
+    }
+}
+
 /// Whatever is planned, a plan stays small, or there is a typed error.
 #[test]
 fn a_plan_is_small_whatever_it_plans() {
     let huge = ["--rows", "4000000000", "--classes", "16000000"];
     for operation in ["cross_entropy", "mse", "linear_cross_entropy", "info_nce", "dice"] {
         let with = if operation == "info_nce" { "targets" } else { "upstream" };
-        let words = [&["plan", operation, "--with", with][..], &huge].concat();
+        let words = [&["plan", operation, "--with", with, "--hidden", "256"][..], &huge].concat();
         let error = refusal(&surprisal(&words));
         assert!(error.contains("the limit is"), "{operation}: {error}");
     }

@@ -102,7 +102,7 @@ pub struct Task {
     pub mode: Mode,
     /// Optional inputs to give in addition to those that the call needs.
     pub with: Vec<String>,
-    /// Outputs to compute in addition to those of the mode.
+    /// Outputs to compute instead of those of the mode.
     pub want: Vec<String>,
     /// The rows whose target is ignored, if some are.
     pub ignored: Option<Ignored>,
@@ -196,30 +196,28 @@ impl Task {
         }
     }
 
-    /// The outputs of the mode, and those that were asked for.
+    /// The outputs that were asked for, or otherwise those of the mode.
     fn wanted(&self, about: &'static About) -> Result<Vec<&'static str>> {
-        let has = |name: &&str| about.outputs.iter().any(|output| output.name == *name);
-        let forward = ["loss", "lse"].into_iter().filter(has);
-        let mut wanted: Vec<&'static str> = match self.mode {
-            Mode::Forward if !has(&"loss") => {
+        let known = |name: &str| about.outputs.iter().find(|output| output.name == name);
+        if !self.want.is_empty() {
+            let output = |name: &String| {
+                let output = known(name).map(|output| output.name);
+                output.ok_or_else(|| unknown(about, "output", name, about.outputs))
+            };
+            return self.want.iter().map(output).collect();
+        }
+        if !self.mode.is_of(about) {
+            return Err(unknown(about, "output", "grad.…", about.outputs));
+        }
+        let forward = ["loss", "lse"].into_iter().filter(|name| known(name).is_some());
+        Ok(match self.mode {
+            Mode::Forward if known("loss").is_none() => {
                 about.outputs.iter().map(|output| output.name).take(1).collect()
             }
             Mode::Forward => forward.collect(),
             Mode::Backward => gradients(about).collect(),
             Mode::Fused => forward.take(1).chain(gradients(about)).collect(),
-        };
-        if wanted.is_empty() || !self.mode.is_of(about) {
-            return Err(unknown(about, "output", "grad.…", about.outputs));
-        }
-        for name in &self.want {
-            let Some(output) = about.outputs.iter().find(|output| output.name == name) else {
-                return Err(unknown(about, "output", name, about.outputs));
-            };
-            if !wanted.contains(&output.name) {
-                wanted.push(output.name);
-            }
-        }
-        Ok(wanted)
+        })
     }
 
     fn inputs(
@@ -401,6 +399,15 @@ mod tests {
         with("row_weight", "entropy")?;
         assert!(matches!(with("row_wait", "entropy"), Err(Error::UnknownName { .. })));
         assert!(matches!(with("row_weight", "entrophy"), Err(Error::UnknownName { .. })));
+        Ok(())
+    }
+
+    #[test]
+    fn outputs_that_are_asked_for_replace_those_of_the_mode() -> Result<()> {
+        let entropy = Task { want: vec!["entropy".to_owned()], ..task(Mode::Fused) };
+        let ([_, outputs], _) =
+            entropy.layouts(&surprisal::CrossEntropy::default(), &Profile::default())?;
+        assert_eq!(outputs.keys().collect::<Vec<_>>(), ["entropy"]);
         Ok(())
     }
 

@@ -1,11 +1,15 @@
 //! The words that commands share, so that each word means the same in all of them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
+use clap::{CommandFactory as _, error::ErrorKind};
 use serde_json::{Map, Value};
-use surprisal::{Dtype, Error, Operation, Result, operations};
+use surprisal::{Dtype, Error, Operation, Result, loss::Dim, operations};
 
-use crate::{losses, output};
+use crate::{CommandLine, losses, output};
 
 /// An operation and its options.
 #[derive(Debug, clap::Args)]
@@ -60,6 +64,62 @@ fn setting(text: &str) -> Result<(String, Value), String> {
         .ok_or_else(|| format!("`{text}` is not OPTION=VALUE"))?;
     let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
     Ok((name.to_owned(), value))
+}
+
+/// The dimensions of a call whose tensors are not there.
+#[derive(Debug, clap::Args)]
+pub struct Dimensions {
+    /// How many rows (samples, tokens, queries).
+    #[arg(long)]
+    rows: u64,
+    /// How many classes or keys (columns of the scores), for losses that have them.
+    #[arg(long)]
+    classes: Option<u64>,
+    /// The depth of the hidden states, or of vectors whose products are the scores, for losses that
+    /// have them.
+    #[arg(long)]
+    hidden: Option<u64>,
+}
+
+impl Dimensions {
+    /// The extents that were given. Ends the program with a message that names the flag if the operation needs another
+    /// one.
+    pub fn extents(&self, command: &str, loss: &dyn Operation) -> BTreeMap<Dim, u64> {
+        let given = [
+            (Dim::Rows, "--rows", Some(self.rows)),
+            (Dim::Classes, "--classes", self.classes),
+            (Dim::Hidden, "--hidden", self.hidden),
+        ];
+        let is_given =
+            |dim: &Dim| given.iter().all(|(other, _, extent)| dim != other || extent.is_some());
+        for input in loss.about().inputs.iter().filter(|input| input.required) {
+            let shapes = || input.shapes.iter().copied();
+            if shapes().any(|dims| dims.iter().all(is_given)) {
+                continue;
+            }
+            let missing = given
+                .iter()
+                .find(|(dim, ..)| !is_given(dim) && shapes().flatten().any(|other| other == dim));
+            if let Some((_, flag, _)) = missing {
+                let shape: Vec<&str> =
+                    shapes().next().into_iter().flatten().map(|dim| dim.name()).collect();
+                let (loss, input, shape) = (loss.about().name, input.name, shape.join(", "));
+                refuse(
+                    command,
+                    &format!("{flag} is missing: `{input}` of {loss} has the shape [{shape}]"),
+                );
+            }
+        }
+        given.into_iter().filter_map(|(dim, _, extent)| Some((dim, extent?))).collect()
+    }
+}
+
+/// Ends the program as clap does for words that do not fit a command: with the command's usage, and exit status 2.
+fn refuse(command: &str, message: &str) -> ! {
+    let mut program = CommandLine::command();
+    program.build();
+    let command = program.get_subcommands().find(|other| other.get_name() == command).cloned();
+    command.unwrap_or(program).error(ErrorKind::MissingRequiredArgument, message).exit()
 }
 
 /// Where something is computed.

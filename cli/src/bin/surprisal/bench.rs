@@ -2,7 +2,6 @@
 //! is made of products.
 
 use std::{
-    collections::BTreeMap,
     fmt::Write as _,
     io::{BufRead as _, Write as _},
     process::ExitCode,
@@ -11,7 +10,7 @@ use std::{
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
-use surprisal::{Dtype, Error, Gpu, Prepared, Result, adapter, loss::Dim, wgpu};
+use surprisal::{Dtype, Error, Gpu, Operation, Prepared, Result, adapter, loss::Dim, wgpu};
 use surprisal_cli::bench::{
     CopyKernel, Ignored, Mode, ProductKernel, Sample, Spread, Task, Timer, Workload,
     allocated_bytes, interleave, streamed_bytes,
@@ -19,7 +18,7 @@ use surprisal_cli::bench::{
 
 use crate::{
     adapters,
-    arguments::{Chosen, Report, float_type},
+    arguments::{Chosen, Dimensions, Report, float_type},
     baseline::{Baselines, Comparison, Measurement},
     losses, output,
 };
@@ -31,25 +30,18 @@ use crate::{
 pub struct Arguments {
     #[command(flatten)]
     pub chosen: Chosen,
-    /// How many rows (samples, tokens).
-    #[arg(long)]
-    pub rows: u64,
-    /// How many classes (columns of the logits).
-    #[arg(long)]
-    pub classes: Option<u64>,
-    /// The depth of the hidden states, for losses on a linear layer.
-    #[arg(long)]
-    pub hidden: Option<u64>,
+    #[command(flatten)]
+    pub dimensions: Dimensions,
     /// How float inputs and gradients are stored: f32, f16 or bf16.
     #[arg(long, default_value = "f32", value_parser = float_type)]
     pub dtype: Dtype,
     /// forward (loss and lse), backward (gradients from a saved lse) or fused (loss and gradients).
     #[arg(long, default_value = "fused")]
     pub mode: Mode,
-    /// Optional inputs to give as well, such as `row_weight`.
+    /// Optional inputs that are given, beside those that the call needs, such as `row_weight`.
     #[arg(long, value_name = "INPUT", value_delimiter = ',')]
     pub with: Vec<String>,
-    /// Outputs to ask for as well, such as `entropy`.
+    /// Outputs, such as `entropy`; those of the mode by default.
     #[arg(long, value_name = "OUTPUT", value_delimiter = ',')]
     pub want: Vec<String>,
     /// For linear losses: also time the variant that stores the logits of all rows.
@@ -261,7 +253,7 @@ impl Measured {
 impl Bench {
     fn new(arguments: &Arguments, adapter: Option<&str>) -> Result<Self> {
         let loss = arguments.parse_loss()?;
-        let task = arguments.task()?;
+        let task = arguments.task(loss.as_ref())?;
         let options = arguments.chosen.values()?;
         let gpu = adapters::open(adapter)?;
         let timer = Timer::new(&gpu)?;
@@ -553,7 +545,7 @@ impl Bench {
 
 impl Arguments {
     /// The loss with its options.
-    pub fn parse_loss(&self) -> Result<Box<dyn surprisal::Operation>> {
+    pub fn parse_loss(&self) -> Result<Box<dyn Operation>> {
         let loss = self.chosen.parse()?;
         if loss.is_host() {
             return Err(Error::HostOnly { operation: self.chosen.name.clone() });
@@ -562,15 +554,8 @@ impl Arguments {
     }
 
     /// The call that is timed.
-    pub fn task(&self) -> Result<Task> {
-        let extents: BTreeMap<Dim, u64> = [
-            (Dim::Rows, Some(self.rows)),
-            (Dim::Classes, self.classes),
-            (Dim::Hidden, self.hidden),
-        ]
-        .into_iter()
-        .filter_map(|(dim, extent)| Some((dim, extent?)))
-        .collect();
+    pub fn task(&self, loss: &dyn Operation) -> Result<Task> {
+        let extents = self.dimensions.extents("bench", loss);
         let mut task = Task::new(extents, self.dtype, self.mode);
         task.with.clone_from(&self.with);
         task.want.clone_from(&self.want);

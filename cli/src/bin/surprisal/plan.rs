@@ -18,7 +18,7 @@ use surprisal::{
 use surprisal_cli::repro;
 
 use crate::{
-    arguments::{Chosen, Report, float_type},
+    arguments::{Chosen, Dimensions, Report, float_type},
     output,
 };
 
@@ -30,15 +30,8 @@ const LISTED: usize = 24;
 pub struct Arguments {
     #[command(flatten)]
     chosen: Chosen,
-    /// How many rows.
-    #[arg(long)]
-    rows: u64,
-    /// How many classes or keys, for losses that have them.
-    #[arg(long)]
-    classes: Option<u64>,
-    /// The depth of a hidden state, for losses that have one.
-    #[arg(long, default_value_t = 256)]
-    hidden: u64,
+    #[command(flatten)]
+    dimensions: Dimensions,
     /// The type of float inputs and gradients: f32, f16 or bf16.
     #[arg(long, default_value = "f32", value_parser = float_type)]
     dtype: Dtype,
@@ -68,15 +61,12 @@ pub struct Arguments {
 /// Plans and prints.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let loss = arguments.chosen.parse()?;
-    if arguments.classes.is_none() && loss.about().columns() == Some(Dim::Classes) {
-        return Err(Error::MissingInput {
-            loss: arguments.chosen.name.clone(),
-            argument: "--classes".to_owned(),
-            reason: "this loss has them".to_owned(),
-        });
+    if loss.is_host() {
+        return Err(Error::HostOnly { operation: arguments.chosen.name.clone() });
     }
+    let extents = arguments.dimensions.extents("plan", loss.as_ref());
     let profile = profile(&arguments.limits)?;
-    let (call, plan) = Draft::new(arguments, loss.as_ref()).plan(&profile)?;
+    let (call, plan) = Draft::new(arguments, loss.as_ref(), extents).plan(&profile)?;
     let bytes = Bytes::of(&call, &plan);
     if let Some(folder) = &arguments.wgsl {
         write_modules(folder, &plan.kernels)?;
@@ -143,6 +133,7 @@ fn profile(limits: &str) -> Result<Profile> {
 struct Draft<'a> {
     arguments: &'a Arguments,
     loss: &'a dyn Operation,
+    extents: BTreeMap<Dim, u64>,
     inputs: BTreeSet<String>,
     outputs: BTreeSet<String>,
     /// The index of the shape that is tried for an argument; 0 by default.
@@ -150,7 +141,7 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn new(arguments: &'a Arguments, loss: &'a dyn Operation) -> Self {
+    fn new(arguments: &'a Arguments, loss: &'a dyn Operation, extents: BTreeMap<Dim, u64>) -> Self {
         let about = loss.about();
         let required = || about.inputs.iter().filter(|input| input.required);
         let inputs: BTreeSet<String> =
@@ -162,7 +153,7 @@ impl<'a> Draft<'a> {
         } else {
             arguments.want.iter().cloned().collect()
         };
-        Self { arguments, loss, inputs, outputs, shapes: BTreeMap::new() }
+        Self { arguments, loss, extents, inputs, outputs, shapes: BTreeMap::new() }
     }
 
     /// Plans the call. An input that turns out to be needed is added. A shape that does not fit the options is replaced
@@ -262,12 +253,12 @@ impl<'a> Draft<'a> {
     }
 
     fn extent(&self, dim: Dim) -> u64 {
+        let given = |dim| self.extents.get(&dim).copied();
         match dim {
+            Dim::Rows | Dim::Classes | Dim::Hidden => given(dim).unwrap_or(0),
             // The statistics of one shard; those of each other shard have the same size.
-            Dim::Rows | Dim::Gathered => self.arguments.rows,
-            Dim::Classes => self.arguments.classes.unwrap_or(0),
-            Dim::Fakes => self.arguments.classes.unwrap_or(self.arguments.rows),
-            Dim::Hidden => self.arguments.hidden,
+            Dim::Gathered => self.extent(Dim::Rows),
+            Dim::Fakes => given(Dim::Classes).unwrap_or(self.extent(Dim::Rows)),
             Dim::State => surprisal::row::STATE_WORDS,
             Dim::StatusWords => surprisal::Status::WORDS,
             dim => self.loss.extents().into_iter().find(|(d, _)| *d == dim).map_or(1, |(_, e)| e),

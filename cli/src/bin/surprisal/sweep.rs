@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use serde_json::json;
-use surprisal::{Error, Gpu, Result, adapter, loss::Dim};
+use surprisal::{Error, Gpu, Operation, Result, adapter, loss::Dim};
 use surprisal_cli::bench::{Spread, Task, Timer, Workload, interleave};
 
 use crate::{adapters, bench::Arguments, output};
@@ -14,13 +14,18 @@ const DIVISORS: [u64; 3] = [4, 2, 1];
 /// Times a call with a quarter, a half and the whole of each extent in turn, and prints the power of the extent that
 /// the time follows.
 pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
-    let task = arguments.task()?;
+    let loss = arguments.parse_loss()?;
+    let task = arguments.task(loss.as_ref())?;
     let gpu = adapters::open(adapter)?;
     let timer = Timer::new(&gpu)?;
     let on = adapter::describe(gpu.info());
     let mut swept = Vec::new();
     for (&dim, &extent) in &task.extents {
-        swept.push((dim.name(), extent, times(arguments, (&gpu, &timer), &task, (dim, extent))?));
+        swept.push((
+            dim.name(),
+            extent,
+            times(arguments, (&gpu, &timer), (loss.as_ref(), &task), (dim, extent))?,
+        ));
     }
     let text = || {
         let mut table =
@@ -48,10 +53,9 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
 fn times(
     arguments: &Arguments,
     (gpu, timer): (&Gpu, &Timer),
-    task: &Task,
+    (loss, task): (&dyn Operation, &Task),
     (dim, extent): (Dim, u64),
 ) -> Result<Vec<(u64, f64)>> {
-    let loss = arguments.parse_loss()?;
     let workload = |divisor: u64| {
         let part = extent / divisor;
         if part == 0 {
@@ -63,7 +67,7 @@ fn times(
         }
         let mut task = task.clone();
         task.extents.insert(dim, part);
-        Ok((part, Workload::new(gpu, loss.as_ref(), &task)?))
+        Ok((part, Workload::new(gpu, loss, &task)?))
     };
     let workloads = DIVISORS.into_iter().map(workload).collect::<Result<Vec<_>>>()?;
     let keys: Vec<usize> = (0..workloads.len()).collect();
