@@ -32,10 +32,10 @@ fn eval<'a>(inputs: &'a [String; 4], more: &[&'a str]) -> Vec<&'a str> {
 const GRAMMAR: [(&str, &[&str]); 7] = [
     ("adapters", &[]),
     ("losses", &[]),
-    ("plan", &["--options <JSON>", "--set <OPTION=VALUE>", "--dtype <DTYPE>", WANT, WITH]),
+    ("plan", DRAFTED),
     ("check", &["--backend <BACKEND>", "--dtype <DTYPE>"]),
     ("replay", &[]),
-    ("bench", &["--options <JSON>", "--set <OPTION=VALUE>", "--dtype <DTYPE>", WANT, WITH]),
+    ("bench", DRAFTED),
     (
         "eval",
         &[
@@ -50,7 +50,18 @@ const GRAMMAR: [(&str, &[&str]); 7] = [
     ),
 ];
 const WANT: &str = "--want <OUTPUT>";
-const WITH: &str = "--with <INPUT>";
+/// What makes a call without tensors.
+const DRAFTED: &[&str] = &[
+    "--options <JSON>",
+    "--set <OPTION=VALUE>",
+    "--rows <ROWS>",
+    "--classes <CLASSES>",
+    "--hidden <HIDDEN>",
+    "--dtype <DTYPE>",
+    "--mode <MODE>",
+    WANT,
+    "--with <INPUT>",
+];
 /// What every command has that prints results.
 const EVERYWHERE: [&str; 3] = ["--adapter <SUBSTRING>", "--quiet", "--json [<FILE>]"];
 

@@ -1,13 +1,15 @@
 //! The words that commands share, so that each word means the same in all of them.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory as _, error::ErrorKind};
 use serde_json::{Map, Value};
-use surprisal::{Dtype, Error, Operation, Result, loss::Dim, operations};
+use surprisal::{
+    Dtype, Error, Operation, Result,
+    loss::{About, Argument, Dim},
+    operations,
+};
+use surprisal_cli::draft::{Draft, Mode};
 
 use crate::{CommandLine, losses, output};
 
@@ -66,9 +68,11 @@ fn setting(text: &str) -> Result<(String, Value), String> {
     Ok((name.to_owned(), value))
 }
 
-/// The dimensions of a call whose tensors are not there.
+/// A call made from flags: an operation, its options and its dimensions, and no tensors.
 #[derive(Debug, clap::Args)]
-pub struct Dimensions {
+pub struct Drafted {
+    #[command(flatten)]
+    pub chosen: Chosen,
     /// How many rows (samples, tokens, queries).
     #[arg(long)]
     rows: u64,
@@ -79,38 +83,65 @@ pub struct Dimensions {
     /// have them.
     #[arg(long)]
     hidden: Option<u64>,
+    /// How float inputs and gradients are stored: f32, f16 or bf16.
+    #[arg(long, default_value = "f32", value_parser = float_type)]
+    dtype: Dtype,
+    /// forward (loss and lse), backward (gradients of the required inputs, from a saved lse) or fused
+    /// (loss and gradients). By default fused, or forward of what has no gradients.
+    #[arg(long)]
+    mode: Option<Mode>,
+    /// Outputs, such as `entropy`; those of the mode by default.
+    #[arg(long, value_name = "OUTPUT", value_delimiter = ',')]
+    want: Vec<String>,
+    /// Optional inputs that are given, beside those that the call needs, such as `row_weight`.
+    #[arg(long, value_name = "INPUT", value_delimiter = ',')]
+    with: Vec<String>,
 }
 
-impl Dimensions {
-    /// The extents that were given. Ends the program with a message that names the flag if the operation needs another
-    /// one.
-    pub fn extents(&self, command: &str, loss: &dyn Operation) -> BTreeMap<Dim, u64> {
-        let given = [
+impl Drafted {
+    /// The operation and the call. Ends the program with a message that names the flag if a dimension is missing.
+    pub fn draft(&self, command: &str) -> Result<(Box<dyn Operation>, Draft)> {
+        let loss = self.chosen.parse()?;
+        if loss.is_host() {
+            return Err(Error::HostOnly { operation: self.chosen.name.clone() });
+        }
+        if let Some(message) = self.missing(loss.about()) {
+            refuse(command, &message);
+        }
+        let extents =
+            self.dimensions().into_iter().filter_map(|(dim, _, extent)| Some((dim, extent?)));
+        let mode = self.mode.unwrap_or_else(|| Mode::most_of(loss.about()));
+        let draft = Draft {
+            with: self.with.clone(),
+            want: self.want.clone(),
+            ..Draft::new(extents, self.dtype, mode)
+        };
+        Ok((loss, draft))
+    }
+
+    /// The dimensions, each with its flag.
+    fn dimensions(&self) -> [(Dim, &'static str, Option<u64>); 3] {
+        [
             (Dim::Rows, "--rows", Some(self.rows)),
             (Dim::Classes, "--classes", self.classes),
             (Dim::Hidden, "--hidden", self.hidden),
-        ];
-        let is_given =
-            |dim: &Dim| given.iter().all(|(other, _, extent)| dim != other || extent.is_some());
-        for input in loss.about().inputs.iter().filter(|input| input.required) {
-            let shapes = || input.shapes.iter().copied();
-            if shapes().any(|dims| dims.iter().all(is_given)) {
-                continue;
-            }
-            let missing = given
-                .iter()
-                .find(|(dim, ..)| !is_given(dim) && shapes().flatten().any(|other| other == dim));
-            if let Some((_, flag, _)) = missing {
-                let shape: Vec<&str> =
-                    shapes().next().into_iter().flatten().map(|dim| dim.name()).collect();
-                let (loss, input, shape) = (loss.about().name, input.name, shape.join(", "));
-                refuse(
-                    command,
-                    &format!("{flag} is missing: `{input}` of {loss} has the shape [{shape}]"),
-                );
-            }
-        }
-        given.into_iter().filter_map(|(dim, _, extent)| Some((dim, extent?))).collect()
+        ]
+    }
+
+    /// What to say of a dimension that an operation needs and that was not given.
+    fn missing(&self, about: &About) -> Option<String> {
+        let absent = self.dimensions().into_iter().filter(|(_, _, extent)| extent.is_none());
+        let absent: Vec<(Dim, &str)> = absent.map(|(dim, flag, _)| (dim, flag)).collect();
+        let is_absent = |dim: &Dim| absent.iter().any(|(other, _)| other == dim);
+        let mut required = about.inputs.iter().filter(|input| input.required);
+        let without =
+            |input: &&Argument| input.shapes.iter().all(|shape| shape.iter().any(is_absent));
+        let input = required.find(without)?;
+        let shape = input.shapes.first()?;
+        let (_, flag) = absent.iter().find(|(dim, _)| shape.contains(dim))?;
+        let shape: Vec<&str> = shape.iter().map(|dim| dim.name()).collect();
+        let (input, loss, shape) = (input.name, about.name, shape.join(", "));
+        Some(format!("{flag} is missing: `{input}` of {loss} has the shape [{shape}]"))
     }
 }
 

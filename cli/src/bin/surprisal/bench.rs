@@ -10,15 +10,18 @@ use std::{
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
-use surprisal::{Dtype, Error, Gpu, Operation, Prepared, Result, adapter, loss::Dim, wgpu};
-use surprisal_cli::bench::{
-    CopyKernel, Ignored, Mode, ProductKernel, Sample, Spread, Task, Timer, Workload,
-    allocated_bytes, interleave, streamed_bytes,
+use surprisal::{Error, Gpu, Prepared, Result, adapter, loss::Dim, wgpu};
+use surprisal_cli::{
+    bench::{
+        CopyKernel, Ignored, ProductKernel, Sample, Spread, Timer, Workload, allocated_bytes,
+        interleave, streamed_bytes,
+    },
+    draft::{Draft, Mode},
 };
 
 use crate::{
     adapters,
-    arguments::{Chosen, Dimensions, Report, float_type},
+    arguments::{Drafted, Report},
     baseline::{Baselines, Comparison, Measurement},
     losses, output,
 };
@@ -29,21 +32,7 @@ use crate::{
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Arguments {
     #[command(flatten)]
-    pub chosen: Chosen,
-    #[command(flatten)]
-    pub dimensions: Dimensions,
-    /// How float inputs and gradients are stored: f32, f16 or bf16.
-    #[arg(long, default_value = "f32", value_parser = float_type)]
-    pub dtype: Dtype,
-    /// forward (loss and lse), backward (gradients from a saved lse) or fused (loss and gradients).
-    #[arg(long, default_value = "fused")]
-    pub mode: Mode,
-    /// Optional inputs that are given, beside those that the call needs, such as `row_weight`.
-    #[arg(long, value_name = "INPUT", value_delimiter = ',')]
-    pub with: Vec<String>,
-    /// Outputs, such as `entropy`; those of the mode by default.
-    #[arg(long, value_name = "OUTPUT", value_delimiter = ',')]
-    pub want: Vec<String>,
+    pub drafted: Drafted,
     /// For linear losses: also time the variant that stores the logits of all rows.
     #[arg(long)]
     pub stored: bool,
@@ -155,7 +144,8 @@ impl Yardstick {
 /// Everything that the runs need.
 struct Bench {
     gpu: Gpu,
-    task: Task,
+    draft: Draft,
+    ignored: Option<Ignored>,
     options: Value,
     workload: Workload,
     allocated: Option<u64>,
@@ -252,22 +242,22 @@ impl Measured {
 
 impl Bench {
     fn new(arguments: &Arguments, adapter: Option<&str>) -> Result<Self> {
-        let loss = arguments.parse_loss()?;
-        let task = arguments.task(loss.as_ref())?;
-        let options = arguments.chosen.values()?;
+        let (loss, draft) = arguments.drafted.draft("bench")?;
+        let ignored = arguments.ignored()?;
+        let options = arguments.drafted.chosen.values()?;
         let gpu = adapters::open(adapter)?;
         let timer = Timer::new(&gpu)?;
-        let workload = Workload::new(&gpu, loss.as_ref(), &task)?;
+        let workload = Workload::ignoring(&gpu, loss.as_ref(), &draft, ignored)?;
         let allocated = allocated_bytes(&gpu);
         let stored = if arguments.stored {
             let mut options = options.clone();
             options["chunk_bytes"] = whole_logits(&workload)?.into();
-            Some(workload.variant(arguments.chosen.parse_with(&options)?.as_ref())?)
+            Some(workload.variant(arguments.drafted.chosen.parse_with(&options)?.as_ref())?)
         } else {
             None
         };
-        let yardstick = if workload.flops(&task) > 0.0 {
-            let extent = |dim| task.extents.get(&dim).copied();
+        let yardstick = if workload.flops() > 0.0 {
+            let extent = |dim| draft.extents.get(&dim).copied();
             let rows = extent(Dim::Rows).unwrap_or(1);
             let sides = [rows, extent(Dim::Classes).unwrap_or(rows)];
             let depth = extent(Dim::Hidden).unwrap_or(1);
@@ -275,7 +265,7 @@ impl Bench {
         } else {
             Yardstick::Copy(CopyKernel::new(&gpu, &timer, workload.distinct_bytes() / 2)?)
         };
-        Ok(Self { gpu, task, options, workload, allocated, stored, yardstick, timer })
+        Ok(Self { gpu, draft, ignored, options, workload, allocated, stored, yardstick, timer })
     }
 
     fn all(&self) -> Vec<What> {
@@ -288,7 +278,7 @@ impl Bench {
             (What::Copy | What::Product, _) => self.timer.time(|pass| self.yardstick.record(pass)),
             (What::Stored, Some(stored)) => self.timer.time(|pass| {
                 // A backward pass with the logits of a forward pass computes no scores.
-                let keeps = self.task.mode == Mode::Backward;
+                let keeps = self.draft.mode == Mode::Backward;
                 stored.encode_kernels(pass, |kernel| !(keeps && kernel.label.contains(".scores.")));
             }),
             _ => self.timer.time_call(self.workload.prepared()),
@@ -341,9 +331,7 @@ impl Bench {
         let alone = median(results, self.yardstick.what())?;
         Some(match &self.yardstick {
             Yardstick::Copy(_) => alone / loss,
-            Yardstick::Product(product) => {
-                self.workload.flops(&self.task) / loss / (product.flops() / alone)
-            }
+            Yardstick::Product(product) => self.workload.flops() / loss / (product.flops() / alone),
         })
     }
 
@@ -368,7 +356,7 @@ impl Bench {
         let info = self.gpu.info();
         let plan = self.workload.prepared().plan();
         let extents: serde_json::Map<String, Value> = self
-            .task
+            .draft
             .extents
             .iter()
             .map(|(dim, extent)| (dim.name().to_owned(), (*extent).into()))
@@ -379,10 +367,10 @@ impl Bench {
             "surprisal": env!("CARGO_PKG_VERSION"),
             "loss": plan.loss,
             "options": self.options,
-            "mode": self.task.mode,
-            "dtype": self.task.dtype,
+            "mode": self.draft.mode,
+            "dtype": self.draft.dtype,
             "extents": extents,
-            "ignored": self.task.ignored.map_or(0.0, |ignored| ignored.share),
+            "ignored": self.ignored.map_or(0.0, |ignored| ignored.share),
             "inputs": inputs,
             "outputs": outputs,
             "adapter": adapter::describe(info),
@@ -400,7 +388,7 @@ impl Bench {
             "peak_bytes": self.workload.peak_bytes(),
             "unstored_bytes": plan.unstored_bytes,
             "stored_scratch_bytes": self.stored.as_ref().map(|stored| stored.plan().scratch_bytes),
-            "flops": self.workload.flops(&self.task),
+            "flops": self.workload.flops(),
             self.yardstick.what().name(): self.yardstick.json(),
         })
     }
@@ -433,7 +421,7 @@ impl Bench {
         let info = self.gpu.info();
         let plan = self.workload.prepared().plan();
         let extents: Vec<String> = self
-            .task
+            .draft
             .extents
             .iter()
             .map(|(dim, extent)| format!("{extent} {}", dim.name()))
@@ -442,8 +430,8 @@ impl Bench {
             text,
             "{}: {} {}, {}",
             plan.loss,
-            self.task.mode,
-            self.task.dtype,
+            self.draft.mode,
+            self.draft.dtype,
             extents.join(" × ")
         );
         let _ = writeln!(text, "on {} {}", adapter::describe(info), info.driver_info);
@@ -509,7 +497,7 @@ impl Bench {
                 );
             }
             Yardstick::Product(product) => {
-                let rate = self.workload.flops(&self.task) / loss / 1e6;
+                let rate = self.workload.flops() / loss / 1e6;
                 let [rows, columns, depth] = product.extents();
                 let _ = writeln!(
                     text,
@@ -532,7 +520,7 @@ impl Bench {
                  most, then the next rows){}",
                 loss / stored,
                 output::bytes(call.plan().scratch_bytes),
-                if self.task.mode == Mode::Backward {
+                if self.draft.mode == Mode::Backward {
                     ", the scores kept from forward"
                 } else {
                     ""
@@ -544,40 +532,27 @@ impl Bench {
 }
 
 impl Arguments {
-    /// The loss with its options.
-    pub fn parse_loss(&self) -> Result<Box<dyn Operation>> {
-        let loss = self.chosen.parse()?;
-        if loss.is_host() {
-            return Err(Error::HostOnly { operation: self.chosen.name.clone() });
+    /// The rows to ignore.
+    pub fn ignored(&self) -> Result<Option<Ignored>> {
+        if self.ignored == 0.0 {
+            return Ok(None);
         }
-        Ok(loss)
-    }
-
-    /// The call that is timed.
-    pub fn task(&self, loss: &dyn Operation) -> Result<Task> {
-        let extents = self.dimensions.extents("bench", loss);
-        let mut task = Task::new(extents, self.dtype, self.mode);
-        task.with.clone_from(&self.with);
-        task.want.clone_from(&self.want);
-        if self.ignored > 0.0 {
-            task.ignored = Some(Ignored { share: self.ignored, index: self.ignored_index()? });
-        }
-        Ok(task)
+        Ok(Some(Ignored { share: self.ignored, index: self.ignored_index()? }))
     }
 
     /// The index that a target has to be ignored.
     fn ignored_index(&self) -> Result<i64> {
         const OPTION: &str = "ignore_index";
-        let about = losses::find(&self.chosen.name)?.about;
+        let about = losses::find(&self.drafted.chosen.name)?.about;
         let default = about.options.iter().find(|option| option.name == OPTION);
-        let given = self.chosen.values()?.get(OPTION).cloned();
+        let given = self.drafted.chosen.values()?.get(OPTION).cloned();
         let index = match given {
             Some(Value::Array(list)) => list.first().and_then(Value::as_i64),
             Some(value) => value.as_i64(),
             None => default.and_then(|option| option.default.parse().ok()),
         };
         index.ok_or_else(|| Error::InvalidOption {
-            loss: self.chosen.name.clone(),
+            loss: self.drafted.chosen.name.clone(),
             option: "ignored",
             value: self.ignored.to_string(),
             reason: "this call has no `ignore_index`".to_owned(),
