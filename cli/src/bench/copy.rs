@@ -106,7 +106,7 @@ impl CopyKernel {
     }
 
     /// Lanes per workgroup, quads per lane and best milliseconds of every shape that was tried.
-    pub fn tried(&self) -> impl Iterator<Item = (u32, u32, f64)> {
+    pub fn tried(&self) -> impl ExactSizeIterator<Item = (u32, u32, f64)> {
         self.shapes.iter().map(|shape| (shape.workgroup, shape.quads, shape.best_ms))
     }
 

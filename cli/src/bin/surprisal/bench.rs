@@ -1,5 +1,7 @@
-//! `surprisal bench`: one loss at one shape, timed beside a copy of the same bytes, or beside a matrix product if the loss
-//! is made of products.
+//! `surprisal bench`: one loss at one shape, timed beside a copy of the same bytes, or beside the best matrix product if the
+//! loss is made of products.
+
+mod yardstick;
 
 use std::{
     fmt::Write as _,
@@ -10,14 +12,15 @@ use std::{
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
-use surprisal::{Error, Gpu, Prepared, Result, adapter, loss::Dim, wgpu};
+use surprisal::{Error, Gpu, Prepared, Result, adapter};
 use surprisal_cli::{
     bench::{
-        CopyKernel, Ignored, ProductKernel, Sample, Spread, Timer, Workload, allocated_bytes,
-        interleave, streamed_bytes,
+        Ignored, Sample, Spread, Timer, Workload, allocated_bytes, interleave, streamed_bytes,
     },
     draft::{Draft, Mode},
 };
+
+use yardstick::{Multiple, Yardstick};
 
 use crate::{
     adapters,
@@ -27,7 +30,7 @@ use crate::{
 };
 
 /// Times a loss and its yardstick in turn: medians, spread, bytes, scratch. The yardstick is a copy of
-/// the same bytes, or for losses made of products a plain matrix product.
+/// the same bytes, or for losses made of products the best matrix product of the adapter.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Arguments {
@@ -87,56 +90,6 @@ impl What {
             Self::Copy => "copy",
             Self::Product => "product",
             Self::Stored => "stored",
-        }
-    }
-}
-
-/// What a loss is compared with.
-enum Yardstick {
-    /// A copy of the same bytes.
-    Copy(CopyKernel),
-    /// A plain matrix product, for losses that are made of products.
-    Product(ProductKernel),
-}
-
-impl Yardstick {
-    const fn what(&self) -> What {
-        match self {
-            Self::Copy(_) => What::Copy,
-            Self::Product(_) => What::Product,
-        }
-    }
-
-    fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        match self {
-            Self::Copy(copy) => copy.record(pass),
-            Self::Product(product) => product.record(pass),
-        }
-    }
-
-    /// Bytes read and written.
-    fn bytes(&self) -> u64 {
-        match self {
-            Self::Copy(copy) => 2 * copy.bytes(),
-            Self::Product(product) => product.bytes(),
-        }
-    }
-
-    fn json(&self) -> Value {
-        match self {
-            Self::Copy(copy) => {
-                let (workgroup, quads) = copy.fastest();
-                let tried = copy.tried().map(|(workgroup, quads, ms)| {
-                    json!({"workgroup": workgroup, "quads": quads, "best_ms": ms})
-                });
-                json!({
-                    "bytes": copy.bytes(), "workgroup": workgroup, "quads": quads,
-                    "tried": tried.collect::<Vec<_>>(),
-                })
-            }
-            Self::Product(product) => {
-                json!({ "extents": product.extents(), "flops": product.flops() })
-            }
         }
     }
 }
@@ -256,15 +209,7 @@ impl Bench {
         } else {
             None
         };
-        let yardstick = if workload.flops() > 0.0 {
-            let extent = |dim| draft.extents.get(&dim).copied();
-            let rows = extent(Dim::Rows).unwrap_or(1);
-            let sides = [rows, extent(Dim::Classes).unwrap_or(rows)];
-            let depth = extent(Dim::Hidden).unwrap_or(1);
-            Yardstick::Product(ProductKernel::new(&gpu, &timer, [sides[0], sides[1], depth])?)
-        } else {
-            Yardstick::Copy(CopyKernel::new(&gpu, &timer, workload.distinct_bytes() / 2)?)
-        };
+        let yardstick = Yardstick::new(&gpu, &timer, &draft, &workload)?;
         Ok(Self { gpu, draft, ignored, options, workload, allocated, stored, yardstick, timer })
     }
 
@@ -320,19 +265,18 @@ impl Bench {
         report["results"] = results.iter().map(Measured::json).collect();
         let kernel = |(label, dispatches, ms): &(String, usize, Spread)| json!({"label": label, "dispatches": dispatches, "ms": ms});
         report["kernels"] = kernels.iter().map(kernel).collect();
-        report[format!("share_of_{}", self.yardstick.what().name())] = self.share(results).into();
+        let multiple = self.multiple(results).map(|multiple| multiple.json());
+        if let (Some(report), Some(Value::Object(multiple))) = (report.as_object_mut(), multiple) {
+            report.extend(multiple);
+        }
         report
     }
 
-    /// The speed of the loss relative to the speed of its yardstick: of its copy, or of a plain product for as many
-    /// operations.
-    fn share(&self, results: &[Measured]) -> Option<f64> {
+    /// The loss beside its yardstick.
+    fn multiple(&self, results: &[Measured]) -> Option<Multiple> {
         let loss = median(results, What::Loss)?;
-        let alone = median(results, self.yardstick.what())?;
-        Some(match &self.yardstick {
-            Yardstick::Copy(_) => alone / loss,
-            Yardstick::Product(product) => self.workload.flops() / loss / (product.flops() / alone),
-        })
+        let own = median(results, self.yardstick.what())?;
+        Some(self.yardstick.compare([loss, own], self.workload.flops()))
     }
 
     /// What is kept of a measurement.
@@ -482,31 +426,8 @@ impl Bench {
         let mut text = String::new();
         let median = |what| median(results, what);
         let Some(loss) = median(What::Loss) else { return text };
-        let Some(share) = self.share(results) else { return text };
-        match &self.yardstick {
-            Yardstick::Copy(copy) => {
-                let (workgroup, quads) = copy.fastest();
-                let _ = writeln!(
-                    text,
-                    "copy of the same bytes: {:.2}× its time, {:.0} % of its speed (the fastest of {} \
-                     copies: {workgroup} lanes, {quads} quad(s) a lane); it reads half of all input \
-                     and output bytes and writes as many",
-                    1.0 / share,
-                    100.0 * share,
-                    copy.tried().count(),
-                );
-            }
-            Yardstick::Product(product) => {
-                let rate = self.workload.flops() / loss / 1e6;
-                let [rows, columns, depth] = product.extents();
-                let _ = writeln!(
-                    text,
-                    "products: {rate:.2} GFLOP/s, {share:.2}× the rate of a plain product of {rows} × \
-                     {columns} × {depth} ({:.2} GFLOP/s); two a multiply-add of the scores (made \
-                     again backward) and of each matrix gradient",
-                    rate / share,
-                );
-            }
+        if let Some(multiple) = self.multiple(results) {
+            text += &self.yardstick.describe(&multiple, self.workload.flops());
         }
         let _ = writeln!(
             text,
