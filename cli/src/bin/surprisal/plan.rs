@@ -5,11 +5,10 @@ use std::{
     fmt::Write as _,
     path::PathBuf,
     process::ExitCode,
-    sync::Arc,
 };
 
 use serde_json::{Value, json};
-use surprisal::{Error, Operation, Plan, Profile, Result, kernel::Kernel, plan::Call};
+use surprisal::{Error, Operation, Plan, Profile, Result, plan::Call};
 use surprisal_cli::repro;
 
 use crate::{
@@ -34,10 +33,8 @@ pub struct Arguments {
     in_place: Option<Vec<String>>,
     #[command(flatten)]
     report: Report,
-    /// Write the assembled WGSL of every kernel to this folder.
-    #[arg(long, value_name = "DIR")]
-    wgsl: Option<PathBuf>,
-    /// Write everything that another engine needs to run the call to this folder, with a README.
+    /// Write everything that another engine needs to run the call to this folder: WGSL and SPIR-V of
+    /// the kernels, dispatches, parameters and tensors, with a README (see `surprisal replay`).
     #[arg(long, value_name = "DIR")]
     export: Option<PathBuf>,
 }
@@ -49,9 +46,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let in_place = arguments.outputs_in_place(loss.as_ref());
     let (call, plan) = draft.plan_in_place(loss.as_ref(), &profile, &in_place)?;
     let bytes = Bytes::of(&call, &plan);
-    if let Some(folder) = &arguments.wgsl {
-        write_modules(folder, &plan.kernels)?;
-    }
     if let Some(folder) = &arguments.export {
         repro::export(folder, &plan, &repro::describe(&plan, &call))?;
     }
@@ -262,18 +256,4 @@ fn runs(plan: &Plan) -> Vec<(usize, &surprisal::plan::Dispatch)> {
         }
     }
     runs
-}
-
-fn write_modules(folder: &std::path::Path, kernels: &[Arc<Kernel>]) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|error| output::bad_file(folder, error))?;
-    for (index, kernel) in kernels.iter().enumerate() {
-        let mut text = String::new();
-        for (name, value) in &kernel.overrides {
-            let _ = writeln!(text, "// {name} = {value}");
-        }
-        text.push_str(&kernel.wgsl);
-        let path = folder.join(format!("{index:02}.{}.wgsl", kernel.label));
-        output::write(&path, text.as_bytes())?;
-    }
-    Ok(())
 }
