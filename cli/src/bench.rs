@@ -15,3 +15,19 @@ pub use fill::Ignored;
 pub use product::BestProduct;
 pub use timer::{Sample, Spread, Timer, interleave, wait};
 pub use workload::{Workload, allocated_bytes, streamed_bytes};
+
+/// A device for a test; none where there is no adapter and none is required (`SURPRISAL_GPU=require`).
+#[cfg(test)]
+fn opened() -> surprisal::Result<Option<surprisal::Gpu>> {
+    match surprisal::Gpu::open_blocking(None) {
+        Ok(gpu) => {
+            eprintln!("on {}", surprisal::adapter::describe(gpu.info()));
+            Ok(Some(gpu))
+        }
+        Err(error) if std::env::var("SURPRISAL_GPU").as_deref() == Ok("require") => Err(error),
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            Ok(None)
+        }
+    }
+}

@@ -9,10 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use naga::{
-    back,
-    valid::{Capabilities, ValidationFlags, Validator},
-};
+use naga::valid::Capabilities;
 use serde::{Deserialize, Serialize};
 
 use surprisal::{
@@ -22,6 +19,8 @@ use surprisal::{
     plan::Role,
     wgpu,
 };
+
+use crate::module;
 
 /// The file in a folder that holds its [`Plan`].
 pub const PLAN: &str = "plan.json";
@@ -268,21 +267,9 @@ impl Writer<'_> {
 
 /// The SPIR-V of a kernel, its overrides resolved.
 fn spirv(kernel: &Kernel) -> std::result::Result<Vec<u32>, String> {
-    let module = naga::front::wgsl::parse_str(&kernel.wgsl).map_err(|error| error.to_string())?;
-    let info = Validator::new(ValidationFlags::all(), Capabilities::all())
-        .validate(&module)
-        .map_err(|error| error.to_string())?;
-    let constants = kernel
-        .overrides
-        .iter()
-        .map(|(name, value)| (name.to_string(), f64::from(*value)))
-        .collect();
-    let entry = Some((naga::ShaderStage::Compute, &*kernel.entry));
-    let (module, info) =
-        back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
-            .map_err(|error| error.to_string())?;
-    back::spv::write_vec(&module, &info, &back::spv::Options::default(), None)
-        .map_err(|error| error.to_string())
+    let (module, info) = module::parsed(&kernel.wgsl, Capabilities::all())?;
+    let (module, info) = module::specialised(kernel, (&module, &info))?;
+    module::spirv((&module, &info))
 }
 
 /// The result of one output of a replay.

@@ -179,21 +179,12 @@ impl CopyShape {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use surprisal::{Profile, Tensor, adapter};
+    use crate::bench::opened;
+    use surprisal::{Profile, Tensor};
 
     #[test]
     fn every_copy_copies_everything_through_windows() -> Result<()> {
-        let gpu = match Gpu::open_blocking(None) {
-            Ok(gpu) => gpu,
-            Err(error) if std::env::var("SURPRISAL_GPU").as_deref() == Ok("require") => {
-                return Err(error);
-            }
-            Err(error) => {
-                eprintln!("skipped: {error}");
-                return Ok(());
-            }
-        };
-        eprintln!("on {}", adapter::describe(gpu.info()));
+        let Some(gpu) = opened()? else { return Ok(()) };
         // Three full windows and a partial one, and a grid with more than one row.
         let profile = Profile { binding_bytes: 5000, workgroups: 7, ..gpu.profile().clone() };
         let gpu = gpu.with_profile(profile);

@@ -209,21 +209,12 @@ fn operand(gpu: &Gpu, shape: [u64; 2], dtype: Dtype) -> Result<wgpu::Buffer> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use surprisal::{Layout, Profile, Tensor, adapter};
+    use crate::bench::opened;
+    use surprisal::{Layout, Profile, Tensor};
 
     #[test]
     fn every_kernel_makes_the_whole_product() -> Result<()> {
-        let gpu = match Gpu::open_blocking(None) {
-            Ok(gpu) => gpu,
-            Err(error) if std::env::var("SURPRISAL_GPU").as_deref() == Ok("require") => {
-                return Err(error);
-            }
-            Err(error) => {
-                eprintln!("skipped: {error}");
-                return Ok(());
-            }
-        };
-        eprintln!("on {}", adapter::describe(gpu.info()));
+        let Some(gpu) = opened()? else { return Ok(()) };
         // A grid with more than one row, the last of them with groups to spare.
         let profile = Profile { workgroups: 40, ..gpu.profile().clone() };
         let gpu = gpu.with_profile(profile);
