@@ -6,7 +6,6 @@
 
 mod adapters;
 mod arguments;
-mod baseline;
 mod bench;
 mod check;
 mod eval;
@@ -19,7 +18,6 @@ mod replay;
 mod repro;
 mod selfchecks;
 mod shell;
-mod sweep;
 
 use std::process::ExitCode;
 

@@ -9,7 +9,8 @@ use surprisal_cli::{
     draft::Draft,
 };
 
-use crate::{adapters, bench::Arguments, output};
+use super::Arguments;
+use crate::{adapters, output};
 
 /// The divisors of an extent, one after another.
 const DIVISORS: [u64; 3] = [4, 2, 1];
