@@ -36,7 +36,7 @@ pub(super) fn tiles(gpu: &Gpu) -> impl Iterator<Item = Result<Tile>> {
 impl Tile {
     pub fn name(&self) -> String {
         let Self { lanes, sides: [tall, wide], .. } = self;
-        format!("a plain one ({lanes} × {lanes} lanes, {tall} × {wide} a lane)")
+        format!("a plain product ({lanes} × {lanes} lanes, {tall} × {wide} a lane)")
     }
 
     fn new(gpu: &Gpu, lanes: u32, sides: [u32; 2]) -> Result<Self> {

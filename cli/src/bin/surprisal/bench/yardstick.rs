@@ -104,15 +104,16 @@ impl Yardstick {
             Self::Product(product) => {
                 let [rows, columns, depth] = product.extents();
                 format!(
-                    "products: {:.3} GFLOP, two a multiply-add of the scores (made again backward) and of \
-                     each matrix gradient; {times:.2}× the {:.3} ms that they need at the best product \
-                     rate of this adapter, {:.2} GFLOP/s: {rows} × {columns} × {depth} by {}, the fastest \
-                     of {} kernels\n",
-                    flops / 1e9,
-                    multiple.least_ms,
+                    "products: {:.1} MFLOP, two operations a multiply-add of the scores (which a backward \
+                     pass makes again) and of each matrix gradient\n\
+                     best product of this adapter: {:.2} GFLOP/s, {rows} × {columns} × {depth} by {}, the \
+                     fastest of {} kernels\n\
+                     the loss takes {times:.2}× the {:.3} ms that its products need at this rate\n",
+                    flops / 1e6,
                     multiple.rate.unwrap_or(f64::NAN),
                     product.kernel(),
                     product.tried().len(),
+                    multiple.least_ms,
                 )
             }
         }
