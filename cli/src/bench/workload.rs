@@ -1,4 +1,4 @@
-//! A task's tensors and call, and the bytes that it moves.
+//! A call and its tensors, and the bytes that it moves.
 
 use super::{
     fill::{Ignored, Numbers},
