@@ -18,7 +18,10 @@ use surprisal::{
     plan::{Call, Operand},
     wgpu,
 };
-use surprisal_cli::bench::{Mode, Task, Workload};
+use surprisal_cli::{
+    bench::Workload,
+    draft::{Draft, Mode},
+};
 
 /// The system's allocator, which counts.
 struct Counting;
@@ -73,8 +76,8 @@ fn call(
     loss: &dyn Operation,
     extents: &[(Dim, u64)],
 ) -> Result<()> {
-    let task = Task::new(extents.iter().copied(), Dtype::F32, Mode::Fused);
-    let workload = Workload::new(gpu, loss, &task)?;
+    let draft = Draft::new(extents.iter().copied(), Dtype::F32, Mode::Fused);
+    let workload = Workload::new(gpu, loss, &draft)?;
     let call = checked(loss, &workload, gpu.profile().offset_alignment)?;
     let dispatches = workload.prepared().plan().dispatches.len();
     let shape: Vec<String> = extents.iter().map(|(_, extent)| extent.to_string()).collect();

@@ -12,7 +12,10 @@ use surprisal::{
     loss::{About, Dim, REGISTRY},
     operations::Entry,
 };
-use surprisal_cli::bench::{Mode, Task, Timer, Workload, streamed_bytes};
+use surprisal_cli::{
+    bench::{Timer, Workload, streamed_bytes},
+    draft::{Draft, Mode},
+};
 
 /// The runs of a loss: a type, its extents and the modes.
 struct Shape {
@@ -114,9 +117,9 @@ fn bench(
     let id = BenchmarkId::new(extents.join("x"), mode);
     let group = format!("surprisal.{}.{}", entry.about.name, shape.dtype);
     let loss = (entry.default)();
-    let task = Task::new(shape.extents.iter().copied(), shape.dtype, mode);
-    let plan = match task.plan(loss.as_ref(), gpu.profile()) {
-        Ok(plan) => plan,
+    let draft = Draft::new(shape.extents.iter().copied(), shape.dtype, mode);
+    let plan = match draft.plan(loss.as_ref(), gpu.profile()) {
+        Ok((_, plan)) => plan,
         Err(error) => {
             eprintln!("{group}/{} is left out: {error}", extents.join("x"));
             return;
@@ -128,7 +131,7 @@ fn bench(
     let mut workload = None;
     group.bench_function(id, |bencher| {
         let workload =
-            workload.get_or_insert_with(|| or_exit(Workload::new(gpu, loss.as_ref(), &task)));
+            workload.get_or_insert_with(|| or_exit(Workload::new(gpu, loss.as_ref(), &draft)));
         bencher.iter_custom(|runs| {
             let run = |_| or_exit(timer.time_call(workload.prepared())).wall_ms;
             Duration::from_secs_f64((0..runs).map(run).sum::<f64>() / 1e3)

@@ -16,9 +16,10 @@ use std::{
 use list::Mutant;
 use naga::{
     back,
-    valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
+    valid::{Capabilities, ModuleInfo},
 };
 use surprisal::{Cooperative, cooperative::Side, kernel::Kernel};
+use surprisal_cli::module;
 
 /// Every kernel of every call of the catalogue.
 static KERNELS: LazyLock<Vec<Arc<Kernel>>> = LazyLock::new(|| {
@@ -190,33 +191,19 @@ fn fail(kernel: &Kernel, what: &str, error: &dyn std::fmt::Display) -> ! {
 }
 
 fn parsed(kernel: &Kernel, wgsl: &str, capabilities: Capabilities) -> (naga::Module, ModuleInfo) {
-    let module = naga::front::wgsl::parse_str(wgsl)
-        .unwrap_or_else(|error| fail(kernel, "parse", &error.emit_to_string(wgsl)));
-    let info = Validator::new(ValidationFlags::all(), capabilities)
-        .validate(&module)
-        .unwrap_or_else(|error| fail(kernel, "validate", &error.emit_to_string(wgsl)));
-    (module, info)
+    module::parsed(wgsl, capabilities).unwrap_or_else(|error| fail(kernel, "WGSL", &error))
 }
 
 /// The module of a kernel: parsed, validated, compared with the Rust side, and with its overrides resolved.
 fn specialised(kernel: &Kernel, capabilities: Capabilities) -> (naga::Module, ModuleInfo) {
     let (module, info) = parsed(kernel, &kernel.wgsl, capabilities);
     contract(kernel, &module);
-    let constants = kernel
-        .overrides
-        .iter()
-        .map(|(name, value)| (name.to_string(), f64::from(*value)))
-        .collect();
-    let entry = Some((naga::ShaderStage::Compute, &*kernel.entry));
-    let (module, info) =
-        back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
-            .unwrap_or_else(|error| fail(kernel, "overrides", &error));
-    (module.into_owned(), info.into_owned())
+    module::specialised(kernel, (&module, &info))
+        .unwrap_or_else(|error| fail(kernel, "overrides", &error))
 }
 
 fn spirv(kernel: &Kernel, module: &naga::Module, info: &ModuleInfo) {
-    back::spv::write_vec(module, info, &back::spv::Options::default(), None)
-        .unwrap_or_else(|error| fail(kernel, "SPIR-V", &error));
+    module::spirv((module, info)).unwrap_or_else(|error| fail(kernel, "SPIR-V", &error));
 }
 
 /// Checks that binding numbers, parameter offsets and override names are those that the Rust side uses.

@@ -9,10 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use naga::{
-    back,
-    valid::{Capabilities, ValidationFlags, Validator},
-};
+use naga::valid::Capabilities;
 use serde::{Deserialize, Serialize};
 
 use surprisal::{
@@ -22,6 +19,8 @@ use surprisal::{
     plan::Role,
     wgpu,
 };
+
+use crate::module;
 
 /// The file in a folder that holds its [`Plan`].
 pub const PLAN: &str = "plan.json";
@@ -55,9 +54,9 @@ pub struct Input {
     pub name: String,
     /// The bytes of its buffer.
     pub bytes: u64,
-    /// Its place in the buffer, if it is known.
-    pub layout: Option<Layout>,
-    /// The file with the first bytes of the buffer, if the call ran.
+    /// Its type and shape, and where its elements lie in the buffer.
+    pub layout: Layout,
+    /// The file with the first bytes of the buffer up to the last element at least, if the call ran.
     pub file: Option<String>,
 }
 
@@ -95,7 +94,7 @@ pub struct Call<'a> {
     /// The plan that was run.
     pub plan: &'a Plan,
     /// The inputs as they were uploaded.
-    pub inputs: BTreeMap<String, Vec<u8>>,
+    pub inputs: BTreeMap<String, Uploaded>,
     /// The places of the outputs.
     pub outputs: BTreeMap<String, Layout>,
     /// The computed outputs.
@@ -104,6 +103,15 @@ pub struct Call<'a> {
     pub expected: &'a Arrays,
     /// The largest absolute error of each output that passes.
     pub tolerances: BTreeMap<String, f64>,
+}
+
+/// An input as it was uploaded.
+#[derive(Clone, Debug)]
+pub struct Uploaded {
+    /// Its type and shape, and where its elements lie in the buffer.
+    pub layout: Layout,
+    /// The first bytes of the buffer.
+    pub bytes: Vec<u8>,
 }
 
 fn bad_file(path: &Path, reason: impl std::fmt::Display) -> Error {
@@ -155,7 +163,7 @@ pub fn describe(plan: &Plan, call: &surprisal::plan::Call) -> Description {
             .map(|input| Input {
                 name: input.name.clone(),
                 bytes: bytes(Role::Input(input.name.as_str().into()), &input.layout),
-                layout: Some(input.layout.clone()),
+                layout: input.layout.clone(),
                 file: None,
             })
             .collect(),
@@ -215,11 +223,11 @@ impl Writer<'_> {
     }
 
     fn inputs(&self, call: &Call<'_>) -> Result<Vec<Input>> {
-        let input = |(name, bytes): (&String, &Vec<u8>)| {
+        let input = |(name, Uploaded { layout, bytes }): (&String, &Uploaded)| {
             let file = self.file(&format!("inputs/{name}.bin"), bytes)?;
             let role = Role::Input(name.as_str().into());
             let bytes = buffer_bytes(call.plan, &role, bytes.len() as u64);
-            Ok(Input { name: name.clone(), bytes, layout: None, file: Some(file) })
+            Ok(Input { name: name.clone(), bytes, layout: layout.clone(), file: Some(file) })
         };
         call.inputs.iter().map(input).collect()
     }
@@ -259,25 +267,13 @@ impl Writer<'_> {
 
 /// The SPIR-V of a kernel, its overrides resolved.
 fn spirv(kernel: &Kernel) -> std::result::Result<Vec<u32>, String> {
-    let module = naga::front::wgsl::parse_str(&kernel.wgsl).map_err(|error| error.to_string())?;
-    let info = Validator::new(ValidationFlags::all(), Capabilities::all())
-        .validate(&module)
-        .map_err(|error| error.to_string())?;
-    let constants = kernel
-        .overrides
-        .iter()
-        .map(|(name, value)| (name.to_string(), f64::from(*value)))
-        .collect();
-    let entry = Some((naga::ShaderStage::Compute, &*kernel.entry));
-    let (module, info) =
-        back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
-            .map_err(|error| error.to_string())?;
-    back::spv::write_vec(&module, &info, &back::spv::Options::default(), None)
-        .map_err(|error| error.to_string())
+    let (module, info) = module::parsed(&kernel.wgsl, Capabilities::all())?;
+    let (module, info) = module::specialised(kernel, (&module, &info))?;
+    module::spirv((&module, &info))
 }
 
 /// The result of one output of a replay.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Replayed {
     /// Its name.
     pub name: String,
@@ -305,11 +301,13 @@ pub fn load(folder: &Path) -> Result<(Plan, Description)> {
     if description.format != FORMAT {
         return bad(format!("the format is {}, only {FORMAT} is known", description.format));
     }
-    for output in &description.outputs {
-        let bytes = output.layout.byte_range();
-        let fits = bytes.is_some_and(|range| range.end <= output.bytes);
-        if !fits || output.layout.shape.iter().product::<u64>() > 1 << 40 {
-            return bad(format!("output {} is not inside its buffer", output.name));
+    let inputs = description.inputs.iter().map(|input| (&input.name, &input.layout, input.bytes));
+    let outputs =
+        description.outputs.iter().map(|output| (&output.name, &output.layout, output.bytes));
+    for (name, layout, bytes) in inputs.chain(outputs) {
+        let fits = layout.byte_range().is_some_and(|range| range.end <= bytes);
+        if !fits || layout.shape.iter().product::<u64>() > 1 << 40 {
+            return bad(format!("`{name}` is not inside its buffer"));
         }
     }
     Ok((read(&folder.join(PLAN))?, description))
@@ -319,12 +317,18 @@ pub fn load(folder: &Path) -> Result<(Plan, Description)> {
 pub fn replay(folder: &Path, gpu: &Gpu) -> Result<Vec<Replayed>> {
     let (plan, description) = load(folder)?;
     let mut buffers = BTreeMap::new();
-    for Input { name, bytes, file, .. } in &description.inputs {
-        buffers.insert(name.clone(), made(folder, gpu, name, *bytes, file.as_deref())?);
+    for input in &description.inputs {
+        let buffer = empty(gpu, &input.name, input.bytes)?;
+        if let Some(file) = &input.file {
+            let bytes = contents(folder, input, file)?;
+            let write = || gpu.queue().write_buffer(&buffer, 0, &bytes);
+            guarded(gpu.device(), &input.name, input.bytes, write)?;
+        }
+        buffers.insert(input.name.clone(), buffer);
     }
     let mut results = BTreeMap::new();
     for Output { name, bytes, .. } in description.outputs.iter().filter(|o| o.over.is_none()) {
-        results.insert(name.clone(), made(folder, gpu, name, *bytes, None)?);
+        results.insert(name.clone(), empty(gpu, name, *bytes)?);
     }
     let given = buffers
         .iter()
@@ -346,21 +350,29 @@ pub fn replay(folder: &Path, gpu: &Gpu) -> Result<Vec<Replayed>> {
     Ok(replayed)
 }
 
-/// A buffer that begins with the bytes of a file.
-fn made(folder: &Path, gpu: &Gpu, name: &str, size: u64, file: Option<&str>) -> Result<Counted> {
+/// A buffer of zeros.
+fn empty(gpu: &Gpu, name: &str, size: u64) -> Result<Counted> {
     let usage =
         wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
-    let made = low_level::buffer(gpu, name, size.next_multiple_of(4).max(4), usage)?;
-    if let Some(file) = file {
-        let path = inside(folder, file)?;
-        let mut bytes = fs::read(&path).map_err(|error| bad_file(&path, error))?;
-        if bytes.len() as u64 > size {
-            return Err(bad_file(&path, format!("longer than {size} bytes")));
-        }
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        guarded(gpu.device(), name, size, || gpu.queue().write_buffer(&made, 0, &bytes))?;
+    low_level::buffer(gpu, name, size.next_multiple_of(4).max(4), usage)
+}
+
+/// The first bytes of an input's buffer: all of its elements, and no more than the buffer holds. They are padded to whole
+/// words.
+fn contents(folder: &Path, input: &Input, file: &str) -> Result<Vec<u8>> {
+    let path = inside(folder, file)?;
+    let mut bytes = fs::read(&path).map_err(|error| bad_file(&path, error))?;
+    let (found, most) = (bytes.len() as u64, input.bytes);
+    let least = input.layout.byte_range().map_or(u64::MAX, |range| range.end);
+    if !(least..=most).contains(&found) {
+        let reason = format!(
+            "it has {found} bytes; the elements of `{}` end at byte {least}, its buffer at byte {most}",
+            input.name
+        );
+        return Err(bad_file(&path, reason));
     }
-    Ok(made)
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    Ok(bytes)
 }
 
 /// The path of a file in the folder; refuses names outside the folder.

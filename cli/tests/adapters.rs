@@ -50,18 +50,20 @@ fn a_benchmark_writes_json_to_stdout() {
     let words = ["bench", "cross_entropy", "--rows", "4", "--classes", "64", "--json"];
     let output = surprisal(&[&words[..], &["--runs", "1", "--warm-up", "0"]].concat());
     let measured: Value = serde_json::from_str(&stdout(&output)).unwrap();
-    let median = |at: usize| {
-        let result = &measured["results"][at];
-        let times = if result["gpu_ms"].is_null() { &result["wall_ms"] } else { &result["gpu_ms"] };
-        times["median"].as_f64().unwrap()
-    };
-    let share = measured["share_of_copy"].as_f64().unwrap();
-    assert!((share * median(0) / median(1) - 1.0).abs() < 1e-9, "{measured}");
+    let median = |at: usize| median_ms(&measured["results"][at]);
+    let times = measured["loss_time_over_copy_time"].as_f64().unwrap();
+    assert!((times * median(1) / median(0) - 1.0).abs() < 1e-9, "{measured}");
 }
 
-/// Losses that are made of products are compared with a product.
+/// The median milliseconds of a result in JSON, by timestamps if there are any.
+fn median_ms(result: &Value) -> f64 {
+    let times = if result["gpu_ms"].is_null() { &result["wall_ms"] } else { &result["gpu_ms"] };
+    times["median"].as_f64().unwrap()
+}
+
+/// Losses that are made of products are compared with the best product that the adapter makes.
 #[test]
-fn products_are_compared_with_a_product() {
+fn products_are_compared_with_the_best_product() {
     if adapters() == 0 {
         return;
     }
@@ -69,11 +71,35 @@ fn products_are_compared_with_a_product() {
         ["bench", "linear_cross_entropy", "--rows", "16", "--classes", "64", "--hidden", "8"];
     let few = ["--runs", "1", "--warm-up", "0"];
     let text = stdout(&surprisal(&[&words[..], &few].concat()));
-    assert!(text.contains("× the rate of a plain product of") && !text.contains("copy"), "{text}");
+    assert!(text.contains("best product of this adapter: "), "{text}");
+    assert!(text.contains(" ms that its products need at this rate\n"), "{text}");
+    assert!(!text.contains("copy"), "{text}");
     let text = stdout(&surprisal(&[&words[..], &few, &["--json"]].concat()));
     let measured: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(measured["results"][1]["what"], "product");
-    assert!(measured["share_of_product"].as_f64().is_some_and(|share| share > 0.0), "{measured}");
+    let number = |value: &Value| value.as_f64().unwrap();
+    let (product, results) = (&measured["product"], &measured["results"]);
+    assert_eq!(results[1]["what"], "product");
+    // Plain products and score tiles; the fastest of them is the yardstick.
+    let tried = product["tried"].as_array().unwrap();
+    for kind in ["a plain product", "a score tile"] {
+        assert!(
+            tried.iter().any(|one| one["kernel"].as_str().unwrap().starts_with(kind)),
+            "{kind}"
+        );
+    }
+    let best = tried.iter().min_by(|a, b| number(&a["best_ms"]).total_cmp(&number(&b["best_ms"])));
+    assert_eq!(product["kernel"], best.unwrap()["kernel"], "{measured}");
+    // Loss and both gradients: scores, and two products as large.
+    assert_eq!(number(&measured["flops"]), 3.0 * 2.0 * 16.0 * 64.0 * 8.0);
+    let rate = number(&product["flops"]) / median_ms(&results[1]) / 1e6;
+    let least_ms = number(&measured["flops"]) / rate / 1e6;
+    for (key, expected) in [
+        ("best_product_gflop_per_s", rate),
+        ("ms_at_best_product_rate", least_ms),
+        ("loss_time_over_time_at_best_product_rate", median_ms(&results[0]) / least_ms),
+    ] {
+        assert!((number(&measured[key]) / expected - 1.0).abs() < 1e-9, "{key}: {measured}");
+    }
 }
 
 /// A measurement is kept under a name, and later ones are compared with it.
@@ -126,6 +152,8 @@ fn rows_may_be_ignored() {
     let measured: Value =
         serde_json::from_str(&stdout(&surprisal(&[&words[..], &few].concat()))).unwrap();
     assert_eq!(measured["ignored"], 0.5);
+    // Outputs that are asked for replace those of the mode, as in `eval` and `plan`.
+    assert_eq!(measured["outputs"], serde_json::json!(["count"]));
     let refused = refusal(&surprisal(&[&["bench", "mse", "--ignored", "0.5"][..], &few].concat()));
     assert!(refused.contains("has no `ignore_index`"), "{refused}");
 }

@@ -3,9 +3,9 @@
 
 mod command;
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
-use command::{folder, misuse, npy, program, refusal, stdout, surprisal};
+use command::{adapters, folder, misuse, npy, program, refusal, stdout, surprisal};
 use serde_json::{Value, json};
 
 /// Two rows of logits and their targets, as words of the command line.
@@ -27,21 +27,107 @@ fn eval<'a>(inputs: &'a [String; 4], more: &[&'a str]) -> Vec<&'a str> {
     words
 }
 
+/// The commands that print results, and which of the shared words each has beside those that all of them have. A
+/// command with another set of words has to be entered here on purpose.
+const GRAMMAR: [(&str, &[&str]); 7] = [
+    ("adapters", &[]),
+    ("losses", &[]),
+    ("plan", DRAFTED),
+    ("check", &["--backend <BACKEND>", "--dtype <DTYPE>"]),
+    ("replay", &[]),
+    ("bench", DRAFTED),
+    (
+        "eval",
+        &[
+            "--options <JSON>",
+            "--set <OPTION=VALUE>",
+            "--input <NAME=FILE[:KEY]>",
+            "--dtype <DTYPE>",
+            WANT,
+            "--out <[OUTPUT,…=]FILE>",
+            "--backend <BACKEND>",
+        ],
+    ),
+];
+const WANT: &str = "--want <OUTPUT>";
+/// What makes a call without tensors.
+const DRAFTED: &[&str] = &[
+    "--options <JSON>",
+    "--set <OPTION=VALUE>",
+    "--rows <ROWS>",
+    "--classes <CLASSES>",
+    "--hidden <HIDDEN>",
+    "--dtype <DTYPE>",
+    "--mode <MODE>",
+    WANT,
+    "--with <INPUT>",
+];
+/// What every command has that prints results.
+const EVERYWHERE: [&str; 3] = ["--adapter <SUBSTRING>", "--quiet", "--json [<FILE>]"];
+
+/// The flags of a help text, each with the name of its value.
+fn flags(help: &str) -> BTreeSet<String> {
+    let flag = |line: &str| {
+        let line = line.trim_start();
+        let line = line.strip_prefix("-q, ").unwrap_or(line);
+        line.starts_with("--").then(|| line.split("  ").next().unwrap().trim_end().to_owned())
+    };
+    help.lines().filter_map(flag).collect()
+}
+
+/// A word of the command line means the same in all commands, and is missing in none where it makes sense.
+#[test]
+fn every_command_keeps_to_the_grammar() {
+    let help = stdout(&surprisal(&["--help"]));
+    let commands = help.split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0;
+    let commands =
+        commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let commands = commands.map(|line| line.split_whitespace().next().unwrap());
+    // These print text for shells and for `man`, no results.
+    let others = ["completions", "man", "help"];
+    let commands: BTreeSet<&str> = commands.filter(|name| !others.contains(name)).collect();
+    assert_eq!(commands, GRAMMAR.iter().map(|(name, _)| *name).collect());
+    let shared: BTreeSet<&str> = GRAMMAR.iter().flat_map(|(_, words)| *words).copied().collect();
+    let flag = |word: &str| word.split(' ').next().unwrap().to_owned();
+    for (command, words) in GRAMMAR {
+        let found = flags(&stdout(&surprisal(&[command, "--help"])));
+        let expected = EVERYWHERE.iter().chain(words).copied().map(str::to_owned);
+        let of_grammar: BTreeSet<String> =
+            EVERYWHERE.iter().chain(&shared).map(|word| flag(word)).collect();
+        let found = found.into_iter().filter(|word| of_grammar.contains(&flag(word)));
+        assert_eq!(found.collect::<BTreeSet<_>>(), expected.collect(), "{command}");
+    }
+}
+
+/// Commands whose results are the same each time, with everything that they need.
+fn repeatable(folder: &Path, inputs: &[String; 4]) -> Vec<Vec<String>> {
+    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+    let mut commands: Vec<Vec<String>> = vec![
+        words(&["losses", "mse"]),
+        words(&["losses"]),
+        words(&["plan", "mse", "--rows", "2", "--classes", "3"]),
+        words(&["check", "--backend", "cpu", "--case", "self/mse/infinities/f32"]),
+        words(&["check", "--list", "--case", "self/mse/infinities/f32"]),
+        words(&eval(inputs, &[])),
+    ];
+    if adapters() > 0 {
+        let recorded = folder.join("recorded").display().to_string();
+        let check = ["check", "--adapter", "0", "--case", "self/mse/infinities/f32"];
+        stdout(&surprisal(&[&check[..], &["--repro", &recorded, "--repro-all"]].concat()));
+        commands.push(words(&["adapters", "--adapter", "0"]));
+        commands.push(words(&["replay", &recorded, "--adapter", "0"]));
+    }
+    commands
+}
+
 /// JSON goes to stdout instead of the text, or to a file beside it.
 #[test]
 fn every_command_writes_json() {
     let folder = folder("json");
     let inputs = inputs(&folder);
-    let commands = [
-        vec!["losses", "mse"],
-        vec!["losses"],
-        vec!["plan", "mse", "--rows", "2", "--classes", "3"],
-        vec!["check", "--backend", "cpu", "--case", "self/mse/infinities/f32"],
-        vec!["check", "--list", "--case", "self/mse/infinities/f32"],
-        eval(&inputs, &[]),
-    ];
     let file = folder.join("out.json");
-    for command in commands {
+    for command in repeatable(&folder, &inputs) {
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
         let text = stdout(&surprisal(&command));
         assert!(serde_json::from_str::<Value>(&text).is_err(), "{command:?}: {text}");
         let printed = stdout(&surprisal(&[&command[..], &["--json"]].concat()));
@@ -55,8 +141,29 @@ fn every_command_writes_json() {
     // A file called like an operation would be a misunderstanding.
     let error = misuse(&surprisal(&["losses", "--json", "mse"]));
     assert!(error.contains("comes before --json"), "{error}");
-    let bench = surprisal(&["adapters", "--help"]);
-    assert!(stdout(&bench).contains("--json"));
+}
+
+/// What a replay prints, as JSON.
+#[test]
+fn a_replay_in_json_is_whole() {
+    if adapters() == 0 {
+        return;
+    }
+    let folder = folder("json-replay");
+    let all = folder.to_str().unwrap();
+    let check = ["check", "--adapter", "0", "--case", "self/mse/infinities/f32"];
+    stdout(&surprisal(&[&check[..], &["--repro", all, "--repro-all"]].concat()));
+    let replay = ["replay", all, "--adapter", "0", "--json"];
+    let value: Value = serde_json::from_str(&stdout(&surprisal(&replay))).unwrap();
+    assert_eq!(value["passed"], true, "{value}");
+    let recording = &value["recordings"][0];
+    assert!(recording["folder"].as_str().unwrap().starts_with(all), "{value}");
+    assert!(recording["title"].as_str().unwrap().contains("self/mse/infinities/f32"), "{value}");
+    assert!(recording["recorded_on"].is_string(), "{value}");
+    let output = &recording["outputs"][0];
+    for key in ["name", "max_abs_error", "worst", "tolerance", "passed", "same_bits"] {
+        assert!(!output[key].is_null(), "{key}: {value}");
+    }
 }
 
 /// The JSON of an evaluation holds every value, with words for those that JSON lacks.
@@ -176,13 +283,44 @@ fn tables_fit() {
     }
 }
 
+/// A dimension that a loss needs is named by the flag that gives it.
+#[test]
+fn a_missing_dimension_is_named_by_its_flag() {
+    let needs = [
+        (
+            &["cross_entropy"][..],
+            "--classes",
+            "`logits` of cross_entropy has the shape [rows, classes]",
+        ),
+        (
+            &["linear_cross_entropy", "--classes", "3"],
+            "--hidden",
+            "`hidden` of linear_cross_entropy",
+        ),
+        (
+            &["linear_cross_entropy", "--hidden", "3"],
+            "--classes",
+            "`weight` of linear_cross_entropy",
+        ),
+        (&["sup_con"], "--hidden", "`features` of sup_con has the shape [rows, hidden]"),
+    ];
+    for command in ["plan", "bench"] {
+        for (words, flag, tensor) in needs {
+            let error = misuse(&surprisal(&[&[command, "--rows", "4"][..], words].concat()));
+            let expected = format!("error: {flag} is missing: {tensor}");
+            assert!(error.starts_with(&expected), "{error}");
+            assert!(error.contains(&format!("Usage: surprisal {command} ")), "{error}");
+        }
+    }
+}
+
 /// Whatever is planned, a plan stays small, or there is a typed error.
 #[test]
 fn a_plan_is_small_whatever_it_plans() {
     let huge = ["--rows", "4000000000", "--classes", "16000000"];
     for operation in ["cross_entropy", "mse", "linear_cross_entropy", "info_nce", "dice"] {
         let with = if operation == "info_nce" { "targets" } else { "upstream" };
-        let words = [&["plan", operation, "--with", with][..], &huge].concat();
+        let words = [&["plan", operation, "--with", with, "--hidden", "256"][..], &huge].concat();
         let error = refusal(&surprisal(&words));
         assert!(error.contains("the limit is"), "{operation}: {error}");
     }

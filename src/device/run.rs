@@ -24,6 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Run {
     gpu: Gpu,
+    inputs: Vec<(String, Layout)>,
     outputs: Vec<(String, Counted, Layout)>,
     prepared: Prepared,
 }
@@ -52,12 +53,18 @@ impl Run {
         }
         let prepared = gpu.prepare(&request)?;
         gpu.submit(&prepared)?;
-        Ok(Self { gpu: gpu.clone(), outputs, prepared })
+        let inputs = inputs.iter().map(|(name, tensor)| (name.clone(), tensor.layout.clone()));
+        Ok(Self { gpu: gpu.clone(), inputs: inputs.collect(), outputs, prepared })
     }
 
     /// The prepared call, which has the plan.
     pub fn prepared(&self) -> &Prepared {
         &self.prepared
+    }
+
+    /// The names and layouts of the inputs, without those on the host.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, &Layout)> {
+        self.inputs.iter().map(|(name, layout)| (name.as_str(), layout))
     }
 
     /// The names and layouts of the outputs.

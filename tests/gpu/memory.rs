@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 use surprisal::{Dtype, Plan, loss::Dim};
-use surprisal_cli::bench::{Mode, Task, Workload, allocated_bytes};
+use surprisal_cli::{
+    bench::{Workload, allocated_bytes},
+    draft::{Draft, Mode},
+};
 
 use crate::support::{Context, parse};
 
@@ -17,8 +20,8 @@ fn held(
     (dtype, mode): (Dtype, Mode),
 ) -> Plan {
     let gpu = context.another();
-    let task = Task::new(extents.iter().copied(), dtype, mode);
-    let workload = Workload::new(&gpu, &*parse(name, options), &task).unwrap();
+    let draft = Draft::new(extents.iter().copied(), dtype, mode);
+    let workload = Workload::new(&gpu, &*parse(name, options), &draft).unwrap();
     let plan = workload.prepared().plan().clone();
     if let Some(held) = allocated_bytes(&gpu) {
         let planned = plan.scratch_bytes + plan.params_bytes();

@@ -205,16 +205,16 @@ fn host_inputs_replay(context: &Context) {
     let run = gpu.run_arrays(&loss, &inputs, Dtype::F32, &wanted).unwrap();
     let plan = run.prepared().plan().clone();
     let outputs = run.outputs().map(|(name, layout)| (name.to_owned(), layout.clone())).collect();
-    let actual = run.read_blocking().unwrap();
-    inputs.retain(|name, _| !loss.about().is_host_input(name));
-    let bytes = |(name, array): (String, Array)| {
-        let dtype = surprisal::stored_dtype(&loss, &name, Dtype::F32);
-        (name, array.to_bytes(dtype))
+    let uploaded = |(name, layout): (&str, &Layout)| {
+        let (layout, bytes) = (layout.clone(), inputs[name].to_bytes(layout.dtype));
+        (name.to_owned(), repro::Uploaded { layout, bytes })
     };
+    let uploaded = run.inputs().map(uploaded).collect();
+    let actual = run.read_blocking().unwrap();
     let call = repro::Call {
         title: "costly".to_owned(),
         plan: &plan,
-        inputs: inputs.into_iter().map(bytes).collect(),
+        inputs: uploaded,
         outputs,
         actual: &actual,
         expected: &actual,

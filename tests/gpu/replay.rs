@@ -150,12 +150,15 @@ fn wgpu_alone(context: &Context) {
     let inputs = sample(1, ROWS, CLASSES);
     let wanted = ["loss", "grad.logits"];
     let expected = outcome(gpu, &loss(), &inputs, Dtype::F32, &wanted).0;
-    let bytes = |placed: &Placed| placed.before.clone();
+    let uploaded = |placed: &Placed| repro::Uploaded {
+        layout: placed.layout.clone(),
+        bytes: placed.before.clone(),
+    };
     let call = repro::Call {
         title: "a call".to_owned(),
         plan: &case.plan,
         inputs: [("logits", &case.logits), ("targets", &case.targets)]
-            .map(|(name, placed)| (name.to_owned(), bytes(placed)))
+            .map(|(name, placed)| (name.to_owned(), uploaded(placed)))
             .into(),
         outputs: [
             ("loss".to_owned(), Layout::vector(Dtype::F32, ROWS as u64)),

@@ -106,7 +106,7 @@ impl CopyKernel {
     }
 
     /// Lanes per workgroup, quads per lane and best milliseconds of every shape that was tried.
-    pub fn tried(&self) -> impl Iterator<Item = (u32, u32, f64)> {
+    pub fn tried(&self) -> impl ExactSizeIterator<Item = (u32, u32, f64)> {
         self.shapes.iter().map(|shape| (shape.workgroup, shape.quads, shape.best_ms))
     }
 
@@ -179,21 +179,12 @@ impl CopyShape {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use surprisal::{Profile, Tensor, adapter};
+    use crate::bench::opened;
+    use surprisal::{Profile, Tensor};
 
     #[test]
     fn every_copy_copies_everything_through_windows() -> Result<()> {
-        let gpu = match Gpu::open_blocking(None) {
-            Ok(gpu) => gpu,
-            Err(error) if std::env::var("SURPRISAL_GPU").as_deref() == Ok("require") => {
-                return Err(error);
-            }
-            Err(error) => {
-                eprintln!("skipped: {error}");
-                return Ok(());
-            }
-        };
-        eprintln!("on {}", adapter::describe(gpu.info()));
+        let Some(gpu) = opened()? else { return Ok(()) };
         // Three full windows and a partial one, and a grid with more than one row.
         let profile = Profile { binding_bytes: 5000, workgroups: 7, ..gpu.profile().clone() };
         let gpu = gpu.with_profile(profile);

@@ -1,308 +1,260 @@
-//! Plain matrix products, whose rate is the one that products of losses are compared with.
+//! Matrix products. The fastest of them has the rate that the products of losses are compared with.
 
-use std::fmt::Write as _;
+mod plain;
+mod score;
 
 use super::{
     fill::{BLOCK, fill},
     timer::Timer,
 };
-use surprisal::{
-    Array, Dtype, Gpu, Result,
-    low_level::{grid, guarded},
-    testing, wgpu,
-};
+use surprisal::{Array, Dtype, Gpu, Result, testing, wgpu};
 
-/// A product of two f32 matrices that lie row by row, `[rows, depth] · [columns, depth]ᵀ`: the fastest over several
-/// tiles.
+/// A product of two matrices that lie row by row, `[rows, depth] · [columns, depth]ᵀ`: the fastest over all kernels for
+/// products that there are.
 #[derive(Debug)]
-pub struct ProductKernel {
-    extents: [u64; 3],
-    /// The two operands and the product.
-    buffers: [wgpu::Buffer; 3],
-    tiles: Vec<Tile>,
+pub struct BestProduct {
+    matrices: Matrices,
+    tried: Vec<Candidate>,
     fastest: usize,
 }
 
-/// A way to make the product: each lane makes a tile of it.
+/// The operands and the product.
 #[derive(Debug)]
-struct Tile {
-    /// Lanes of a workgroup along either axis.
-    lanes: u32,
-    /// Rows and columns of a lane.
-    sides: [u32; 2],
-    pipeline: wgpu::ComputePipeline,
-    bindings: Option<wgpu::BindGroup>,
-    groups: [u32; 3],
+struct Matrices {
+    /// Rows, columns and depth.
+    extents: [u64; 3],
+    /// The operands in f32.
+    plain: [wgpu::Buffer; 2],
+    /// The operands in the type in which the loss has them.
+    stored: [wgpu::Buffer; 2],
+    dtype: Dtype,
+    product: wgpu::Buffer,
+}
+
+/// A kernel that is tried.
+#[derive(Debug)]
+struct Candidate {
+    kernel: Kernel,
     best_ms: f64,
 }
 
-/// Lanes along either axis, and rows and columns of a lane, that are tried. GPUs want tiles that fit their registers;
-/// processors want large ones, because their drivers make loads dear.
-const TILES: [(u32, [u32; 2]); 4] = [(8, [4, 4]), (8, [8, 8]), (16, [4, 8]), (4, [16, 16])];
-/// What every tile of a workgroup divides: the extents are multiples of it.
-const STEP: u64 = 128;
+#[derive(Debug)]
+enum Kernel {
+    Plain(plain::Tile),
+    Score(Box<score::Score>),
+}
+
 /// The least and the most rows and columns.
 const SIDES: [u64; 2] = [256, 4096];
 /// A product that takes as long as this is large enough for its rate.
 const ENOUGH_MS: f64 = 20.0;
 
-impl ProductKernel {
-    /// A product of this depth: as large as the rows and columns of a loss, as far as the adapter needs it to reach its
-    /// rate. Tries every tile a few times, and keeps the one with the fastest run.
-    pub fn new(gpu: &Gpu, timer: &Timer, [rows, columns, depth]: [u64; 3]) -> Result<Self> {
-        let side = |side: u64| side.clamp(SIDES[0], SIDES[1]).next_multiple_of(STEP);
-        let (rows, columns) = (side(rows), side(columns));
-        let depth = depth.next_multiple_of(4).max(4);
-        let mut product = Self::of(gpu, [SIDES[0], SIDES[0], depth])?;
-        product.tune(timer)?;
-        while product.best_ms() < ENOUGH_MS && product.extents != [rows, columns, depth] {
-            let [below_rows, below_columns, _] = product.extents;
-            let extents = [rows.min(2 * below_rows), columns.min(2 * below_columns), depth];
-            product.resize(gpu, extents)?;
-            product.tune(timer)?;
+impl BestProduct {
+    /// The best product of this depth: as large as the rows and columns of a loss, as far as the adapter needs it to
+    /// reach its rate. Score tiles take their operands as `dtype`. Tries every kernel a few times, and keeps the one with
+    /// the fastest run.
+    pub fn new(
+        gpu: &Gpu,
+        timer: &Timer,
+        [rows, columns, depth]: [u64; 3],
+        dtype: Dtype,
+    ) -> Result<Self> {
+        let side = |side: u64| side.clamp(SIDES[0], SIDES[1]).next_multiple_of(plain::STEP);
+        let all = [side(rows), side(columns), depth.next_multiple_of(4).max(4)];
+        // Small products have large tiles too if those of the loss have them.
+        let large =
+            rows.saturating_mul(columns).saturating_mul(depth) >= gpu.profile().large_products;
+        let mut best = Self::of(gpu, [SIDES[0], SIDES[0], all[2]], (dtype, large))?;
+        best.tune(timer)?;
+        while best.best_ms() < ENOUGH_MS && best.extents() != all {
+            let [below_rows, below_columns, depth] = best.extents();
+            let extents = [all[0].min(2 * below_rows), all[1].min(2 * below_columns), depth];
+            best.resize(gpu, extents)?;
+            best.tune(timer)?;
         }
-        Ok(product)
+        Ok(best)
     }
 
-    fn of(gpu: &Gpu, extents: [u64; 3]) -> Result<Self> {
-        let fits = |lanes: u32| lanes * lanes <= gpu.profile().workgroup_size;
-        let tiles = TILES.into_iter().filter(|(lanes, _)| fits(*lanes));
-        let tiles = tiles.map(|(lanes, sides)| Tile::new(gpu, lanes, sides));
-        let buffers = buffers(gpu, extents)?;
-        let tiles = tiles.collect::<Result<_>>()?;
-        let mut product = Self { extents, buffers, tiles, fastest: 0 };
-        product.bind(gpu)?;
-        Ok(product)
+    fn of(gpu: &Gpu, extents: [u64; 3], (dtype, large): (Dtype, bool)) -> Result<Self> {
+        let matrices = Matrices::new(gpu, extents, dtype)?;
+        let plain = plain::tiles(gpu).map(|tile| tile.map(Kernel::Plain));
+        let scores =
+            score::tiles(gpu, large).into_iter().map(|score| Ok(Kernel::Score(Box::new(score))));
+        let tried = plain.chain(scores);
+        let tried = tried.map(|kernel| Ok(Candidate { kernel: kernel?, best_ms: f64::INFINITY }));
+        let mut best = Self { matrices, tried: tried.collect::<Result<_>>()?, fastest: 0 };
+        best.bind(gpu)?;
+        Ok(best)
     }
 
-    /// Takes other matrices, without compiling anything again.
+    /// Takes other matrices. Kernels that fit them are not compiled again.
     fn resize(&mut self, gpu: &Gpu, extents: [u64; 3]) -> Result<()> {
-        self.extents = extents;
-        self.buffers = buffers(gpu, extents)?;
+        self.matrices = Matrices::new(gpu, extents, self.matrices.dtype)?;
         self.bind(gpu)
     }
 
     fn bind(&mut self, gpu: &Gpu) -> Result<()> {
-        let [rows, columns, depth] = self.extents;
-        let words = [rows, columns, depth / 4, 0].map(|word| word as u32);
-        let extents = gpu.output_buffer(Dtype::U32, &[4])?;
-        gpu.queue().write_buffer(&extents, 0, bytemuck::cast_slice(&words));
-        for tile in &mut self.tiles {
-            tile.bind(gpu, &self.buffers, &extents, [rows, columns])?;
+        for candidate in &mut self.tried {
+            match &mut candidate.kernel {
+                Kernel::Plain(tile) => tile.bind(gpu, &self.matrices)?,
+                Kernel::Score(score) => score.bind(&self.matrices)?,
+            }
         }
         Ok(())
     }
 
-    /// Times every tile and keeps the fastest. The tiles are timed in rounds, so that a slow moment affects all of them.
+    /// Times every kernel and keeps the fastest. The kernels are timed in rounds, so that a slow moment affects all of
+    /// them. The first round is not counted.
     fn tune(&mut self, timer: &Timer) -> Result<()> {
-        for round in 0..3 {
-            for tile in &mut self.tiles {
-                let sample = timer.time(|pass| tile.record(pass))?;
-                if round == 1 {
-                    tile.best_ms = sample.best();
-                } else {
-                    tile.best_ms = tile.best_ms.min(sample.best());
-                }
+        for candidate in &mut self.tried {
+            timer.time(|pass| candidate.kernel.record(pass))?;
+            candidate.best_ms = f64::INFINITY;
+        }
+        for _ in 0..2 {
+            for candidate in &mut self.tried {
+                let sample = timer.time(|pass| candidate.kernel.record(pass))?;
+                candidate.best_ms = candidate.best_ms.min(sample.best());
             }
         }
-        let times = self.tiles.iter().map(|tile| tile.best_ms).enumerate();
+        let times = self.tried.iter().map(|candidate| candidate.best_ms).enumerate();
         self.fastest = times.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(index, _)| index);
         Ok(())
     }
 
+    fn best(&self) -> Option<&Candidate> {
+        self.tried.get(self.fastest)
+    }
+
     fn best_ms(&self) -> f64 {
-        self.tiles.get(self.fastest).map_or(f64::INFINITY, |tile| tile.best_ms)
+        self.best().map_or(f64::INFINITY, |candidate| candidate.best_ms)
     }
 
     /// Records the fastest product.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        if let Some(tile) = self.tiles.get(self.fastest) {
-            tile.record(pass);
+        if let Some(candidate) = self.best() {
+            candidate.kernel.record(pass);
         }
     }
 
-    /// The buffers: the two operands, then the product.
-    pub fn buffers(&self) -> [&wgpu::Buffer; 3] {
-        self.buffers.each_ref()
+    /// What makes the fastest product, in words.
+    pub fn kernel(&self) -> String {
+        self.best().map_or_else(String::new, |candidate| candidate.kernel.name())
+    }
+
+    /// Each kernel that was tried, in words, and its best milliseconds.
+    pub fn tried(&self) -> impl ExactSizeIterator<Item = (String, f64)> {
+        self.tried.iter().map(|candidate| (candidate.kernel.name(), candidate.best_ms))
     }
 
     /// Rows, columns and depth.
     pub fn extents(&self) -> [u64; 3] {
-        self.extents
+        self.matrices.extents
     }
 
     /// Floating-point operations, two for each multiply-add.
     pub fn flops(&self) -> f64 {
-        2.0 * self.extents.iter().map(|&extent| extent as f64).product::<f64>()
+        2.0 * self.extents().iter().map(|&extent| extent as f64).product::<f64>()
     }
 
-    /// Bytes of the operands and of the product.
+    /// Bytes of the operands and of the product, as the fastest kernel takes them.
     pub fn bytes(&self) -> u64 {
-        let [rows, columns, depth] = self.extents;
-        4 * (rows * depth + columns * depth + rows * columns)
+        let [rows, columns, depth] = self.extents();
+        let operand = match self.best().map(|candidate| &candidate.kernel) {
+            Some(Kernel::Score(_)) => self.matrices.dtype.bytes(),
+            _ => Dtype::F32.bytes(),
+        };
+        operand * (rows + columns) * depth + Dtype::F32.bytes() * rows * columns
     }
 }
 
-/// The operands, filled with numbers, and the product.
-fn buffers(gpu: &Gpu, [rows, columns, depth]: [u64; 3]) -> Result<[wgpu::Buffer; 3]> {
-    let operand = |rows: u64| {
-        let buffer = gpu.output_buffer(Dtype::F32, &[rows, depth])?;
-        let count = rows * depth;
-        let block = Array::float(&[], testing::gaussian(rows, BLOCK.min(count) as usize));
-        fill(gpu, &buffer, &block.to_bytes(Dtype::F32), 4 * count);
-        Ok(buffer)
-    };
-    Ok([operand(rows)?, operand(columns)?, gpu.output_buffer(Dtype::F32, &[rows, columns])?])
-}
-
-impl Tile {
-    fn new(gpu: &Gpu, lanes: u32, sides: [u32; 2]) -> Result<Self> {
-        let device = gpu.device();
-        let label = Some("surprisal.bench.product");
-        guarded(device, "the product kernel", 0, || {
-            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label,
-                source: wgpu::ShaderSource::Wgsl(wgsl(lanes, sides).into()),
-            });
-            let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label,
-                layout: None,
-                module: &module,
-                entry_point: Some("multiply"),
-                compilation_options: wgpu::PipelineCompilationOptions::default(),
-                cache: None,
-            });
-            let (bindings, groups) = (None, [1, 1, 1]);
-            Self { lanes, sides, pipeline, bindings, groups, best_ms: f64::INFINITY }
-        })
-    }
-
-    fn bind(
-        &mut self,
-        gpu: &Gpu,
-        buffers: &[wgpu::Buffer; 3],
-        extents: &wgpu::Buffer,
-        sides: [u64; 2],
-    ) -> Result<()> {
-        let [a, b, product] = buffers;
-        let entries = [a, b, product, extents].into_iter().zip(0u32..);
-        let entries: Vec<wgpu::BindGroupEntry<'_>> = entries
-            .map(|(buffer, binding)| wgpu::BindGroupEntry {
-                binding,
-                resource: buffer.as_entire_binding(),
-            })
-            .collect();
-        let bindings = guarded(gpu.device(), "the product's bindings", 0, || {
-            gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some("surprisal.bench.product"),
-                layout: &self.pipeline.get_bind_group_layout(0),
-                entries: &entries,
-            })
-        })?;
-        let groups = |axis: usize| sides[axis] / u64::from(self.lanes * self.sides[axis]);
-        self.groups = grid(gpu.profile(), groups(0) * groups(1)).unwrap_or([1, 1, 1]);
-        self.bindings = Some(bindings);
-        Ok(())
-    }
-
+impl Kernel {
     fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        let [x, y, z] = self.groups;
-        pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, &self.bindings, &[]);
-        pass.dispatch_workgroups(x, y, z);
-    }
-}
-
-/// A complete module. The sums of a tile are variables of their own, so that they stay in registers.
-fn wgsl(lanes: u32, [tall, wide]: [u32; 2]) -> String {
-    let mut sums = String::new();
-    let mut step = String::new();
-    let mut stores = String::new();
-    for row in 0..tall {
-        let _ = writeln!(step, "        let a{row} = a[(row + {row}u) * quads + quad];");
-    }
-    for column in 0..wide {
-        let _ = writeln!(step, "        let b{column} = b[(column + {column}u) * quads + quad];");
-        for row in 0..tall {
-            let sum = format!("sum_{row}_{column}");
-            let _ = writeln!(sums, "    var {sum} = 0.0;");
-            let _ = writeln!(step, "        {sum} += dot(a{row}, b{column});");
-            let _ = writeln!(
-                stores,
-                "    product[(row + {row}u) * columns + column + {column}u] = {sum};"
-            );
+        match self {
+            Self::Plain(tile) => tile.record(pass),
+            Self::Score(score) => score.record(pass),
         }
     }
-    format!(
-        "@group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> product: array<f32>;
-// Rows, columns, and quads along the depth.
-@group(0) @binding(3) var<storage, read> extents: vec4<u32>;
 
-@compute @workgroup_size({lanes}, {lanes})
-fn multiply(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_id) lane: vec3<u32>,
-) {{
-    let number = group.x + group.y * groups.x;
-    let columns = extents.y;
-    let quads = extents.z;
-    let across = columns / {}u;
-    let row = (number / across * {lanes}u + lane.y) * {tall}u;
-    let column = (number % across * {lanes}u + lane.x) * {wide}u;
-    if (row >= extents.x) {{
-        return;
-    }}
-{sums}    for (var quad = 0u; quad < quads; quad += 1u) {{
-{step}    }}
-{stores}}}
-",
-        lanes * wide,
-    )
+    fn name(&self) -> String {
+        match self {
+            Self::Plain(tile) => tile.name(),
+            Self::Score(score) => score.name(),
+        }
+    }
+}
+
+impl Matrices {
+    /// The operands, filled with numbers, and the product.
+    fn new(gpu: &Gpu, extents: [u64; 3], dtype: Dtype) -> Result<Self> {
+        let [rows, columns, depth] = extents;
+        let operands = |dtype| {
+            Ok([operand(gpu, [rows, depth], dtype)?, operand(gpu, [columns, depth], dtype)?])
+        };
+        let plain: [wgpu::Buffer; 2] = operands(Dtype::F32)?;
+        let stored = if dtype == Dtype::F32 { plain.clone() } else { operands(dtype)? };
+        let product = gpu.output_buffer(Dtype::F32, &[rows, columns])?;
+        Ok(Self { extents, plain, stored, dtype, product })
+    }
+}
+
+fn operand(gpu: &Gpu, shape: [u64; 2], dtype: Dtype) -> Result<wgpu::Buffer> {
+    let [rows, depth] = shape;
+    let buffer = gpu.output_buffer(dtype, &shape)?;
+    let count = rows * depth;
+    let block = Array::float(&[], testing::gaussian(rows, BLOCK.min(count) as usize));
+    fill(gpu, &buffer, &block.to_bytes(dtype), dtype.bytes() * count);
+    Ok(buffer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use surprisal::{Profile, Tensor, adapter};
+    use crate::bench::opened;
+    use surprisal::{Layout, Profile, Tensor};
 
     #[test]
-    fn every_tile_makes_the_whole_product() -> Result<()> {
-        let gpu = match Gpu::open_blocking(None) {
-            Ok(gpu) => gpu,
-            Err(error) if std::env::var("SURPRISAL_GPU").as_deref() == Ok("require") => {
-                return Err(error);
-            }
-            Err(error) => {
-                eprintln!("skipped: {error}");
-                return Ok(());
-            }
-        };
-        eprintln!("on {}", adapter::describe(gpu.info()));
+    fn every_kernel_makes_the_whole_product() -> Result<()> {
+        let Some(gpu) = opened()? else { return Ok(()) };
         // A grid with more than one row, the last of them with groups to spare.
         let profile = Profile { workgroups: 40, ..gpu.profile().clone() };
         let gpu = gpu.with_profile(profile);
-        let product = ProductKernel::of(&gpu, [256, 256, 8])?;
-        let read = |buffer: &wgpu::Buffer| {
-            let tensor = Tensor::vector(buffer, Dtype::F32, buffer.size() / 4);
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            whole_products(&BestProduct::of(&gpu, [256, 256, 8], (dtype, false))?, &gpu)?;
+        }
+        Ok(())
+    }
+
+    fn whole_products(best: &BestProduct, gpu: &Gpu) -> Result<()> {
+        let matrices = &best.matrices;
+        // Other numbers than those of the calls that ran while the kernels were bound.
+        for (buffer, dtype) in
+            [(&matrices.plain[0], Dtype::F32), (&matrices.stored[0], matrices.dtype)]
+        {
+            let other = Array::float(&[256, 8], testing::gaussian(7, 256 * 8)).to_bytes(dtype);
+            gpu.queue().write_buffer(buffer, 0, &other);
+        }
+        let read = |buffer: &wgpu::Buffer, dtype, shape: &[u64]| {
+            let tensor = Tensor::new(buffer, Layout::dense(dtype, shape));
             gpu.read_blocking(&tensor).map(|array| array.to_f64())
         };
-        let [a, b] = [read(&product.buffers[0])?, read(&product.buffers[1])?];
-        let expected = |row: usize, column: usize| -> f64 {
-            (0..8).map(|at| a[8 * row + at] * b[8 * column + at]).sum()
-        };
-        for (number, tile) in product.tiles.iter().enumerate() {
-            gpu.queue().write_buffer(&product.buffers[2], 0, &vec![0; 4 * 256 * 256]);
-            Timer::new(&gpu)?.time(|pass| tile.record(pass))?;
-            let found = read(&product.buffers[2])?;
+        for candidate in &best.tried {
+            let (operands, dtype) = match candidate.kernel {
+                Kernel::Plain(_) => (&matrices.plain, Dtype::F32),
+                Kernel::Score(_) => (&matrices.stored, matrices.dtype),
+            };
+            let [a, b] =
+                [read(&operands[0], dtype, &[256, 8])?, read(&operands[1], dtype, &[256, 8])?];
+            gpu.queue().write_buffer(&matrices.product, 0, &vec![0; 4 * 256 * 256]);
+            Timer::new(gpu)?.time(|pass| candidate.kernel.record(pass))?;
+            if let Kernel::Score(score) = &candidate.kernel {
+                Timer::new(gpu)?.time(|pass| score.record_rest(pass))?;
+            }
+            let found = read(&matrices.product, Dtype::F32, &[256, 256])?;
             for (at, found) in found.iter().enumerate() {
-                let expected = expected(at / 256, at % 256);
-                assert!(
-                    (found - expected).abs() < 1e-4,
-                    "tile {number} at {at}: {found} {expected}"
-                );
+                let (row, column) = (at / 256, at % 256);
+                let expected: f64 = (0..8).map(|k| a[8 * row + k] * b[8 * column + k]).sum();
+                let name = candidate.kernel.name();
+                assert!((found - expected).abs() < 1e-4, "{name} at {at}: {found} {expected}");
             }
         }
         Ok(())

@@ -1,12 +1,16 @@
-//! A task's tensors and call, and the bytes that it moves.
+//! A call and its tensors, and the bytes that it moves.
 
-use super::{task::Task, timer::wait};
+use super::{
+    fill::{Ignored, Numbers},
+    timer::wait,
+};
+use crate::draft::Draft;
 use surprisal::{
     Gpu, Layout, Named, Operation, Plan, Prepared, Request, Result, Tensor,
     kernel::{Kernel, Storage},
     loss::{Dim, Domain},
     low_level::uncounted,
-    plan::Dispatch,
+    plan::{Dispatch, Operand},
     wgpu,
 };
 
@@ -18,23 +22,37 @@ pub struct Workload {
     outputs: Vec<(String, wgpu::Buffer, Layout)>,
     prepared: Prepared,
     peak_bytes: u64,
+    /// The length of the vectors whose products are the scores; 0 if there are none.
+    depth: u64,
 }
 
 impl Workload {
-    /// Makes the tensors of a task, fills the inputs, and prepares the call.
-    pub fn new(gpu: &Gpu, loss: &dyn Operation, task: &Task) -> Result<Self> {
+    /// Makes the tensors of a draft, fills the inputs, and prepares the call.
+    pub fn new(gpu: &Gpu, loss: &dyn Operation, draft: &Draft) -> Result<Self> {
+        Self::ignoring(gpu, loss, draft, None)
+    }
+
+    /// [`Workload::new`] with some rows ignored.
+    pub fn ignoring(
+        gpu: &Gpu,
+        loss: &dyn Operation,
+        draft: &Draft,
+        ignored: Option<Ignored>,
+    ) -> Result<Self> {
         loss.validate()?;
-        let ([inputs, outputs], _) = task.known(loss).layouts(loss, gpu.profile())?;
-        let buffer = |(name, layout): (String, Layout)| {
+        let (call, _) = draft.plan(loss, gpu.profile())?;
+        let buffer = |(name, operand): (String, Operand)| {
+            let layout = operand.layout;
             let buffer = gpu.output_buffer(layout.dtype, &layout.shape)?;
             Ok((name, buffer, layout))
         };
-        let inputs = inputs.into_iter().map(buffer).collect::<Result<Vec<_>>>()?;
-        let outputs = outputs.into_iter().map(buffer).collect::<Result<Vec<_>>>()?;
+        let inputs = call.inputs.into_iter().map(buffer).collect::<Result<Vec<_>>>()?;
+        let outputs = call.outputs.into_iter().map(buffer).collect::<Result<Vec<_>>>()?;
+        let numbers = Numbers { extents: &draft.extents, ignored };
         for (name, buffer, layout) in &inputs {
             let input = loss.about().inputs.iter().find(|input| input.name == name);
             let domain = input.map_or(Domain::Any, |input| input.domain);
-            task.fill(gpu, (name, domain), layout, buffer);
+            numbers.fill(gpu, (name, domain), layout, buffer);
         }
         save_lse(gpu, loss, &inputs)?;
         // Wait, so that the staging memory of the numbers is freed before the call needs memory.
@@ -43,7 +61,8 @@ impl Workload {
         let prepared = gpu.prepare(&request)?;
         let tensors = inputs.iter().chain(&outputs).map(|(_, buffer, _)| buffer.size());
         let peak_bytes = tensors.sum::<u64>() + gpu.memory().peak;
-        Ok(Self { gpu: gpu.clone(), inputs, outputs, prepared, peak_bytes })
+        let depth = call.dims.get(&Dim::Hidden).copied().unwrap_or(0);
+        Ok(Self { gpu: gpu.clone(), inputs, outputs, prepared, peak_bytes, depth })
     }
 
     /// The call.
@@ -86,12 +105,11 @@ impl Workload {
     /// Floating-point operations of the products of a linear loss. The scores (also where a backward pass makes them
     /// again) and each matrix gradient count two operations for each of the rows·classes·hidden multiply-adds. 0 for
     /// losses without products.
-    pub fn flops(&self, task: &Task) -> f64 {
+    pub fn flops(&self) -> f64 {
         let scores = self.prepared.plan().unstored_bytes as f64 / 4.0;
-        let depth = task.extent(Dim::Hidden).unwrap_or(0) as f64;
         let matrix =
             |(name, layout): &(&str, &Layout)| name.starts_with("grad.") && layout.shape.len() == 2;
-        2.0 * scores * depth * (1 + self.outputs().filter(matrix).count()) as f64
+        2.0 * scores * self.depth as f64 * (1 + self.outputs().filter(matrix).count()) as f64
     }
 }
 
@@ -160,4 +178,27 @@ pub fn allocated_bytes(gpu: &Gpu) -> Option<u64> {
     let ours = ["surprisal.scratch", "surprisal.parameters"];
     let held = report.allocations.iter().filter(|held| ours.contains(&held.name.as_str()));
     Some(held.map(|held| held.size).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use surprisal::{CrossEntropy, Dtype, Profile};
+
+    use crate::draft::Mode;
+
+    #[test]
+    fn logits_are_streamed_once_forward_twice_backward_and_three_times_fused() -> Result<()> {
+        let (rows, classes) = (64, 4096);
+        let logits = rows * classes * 4;
+        for (mode, times) in [(Mode::Forward, 1), (Mode::Backward, 2), (Mode::Fused, 3)] {
+            let extents = [(Dim::Rows, rows), (Dim::Classes, classes)];
+            let draft = Draft::new(extents, Dtype::F32, mode);
+            let (_, plan) = draft.plan(&CrossEntropy::default(), &Profile::default())?;
+            let bytes = streamed_bytes(&plan);
+            let rest = bytes - times * logits;
+            assert!(rest < logits / 20, "{mode}: {rest} bytes beside the logits");
+        }
+        Ok(())
+    }
 }

@@ -2,10 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::{CommandFactory as _, error::ErrorKind};
 use serde_json::{Map, Value};
-use surprisal::{Dtype, Error, Operation, Result, operations};
+use surprisal::{
+    Dtype, Error, Operation, Result,
+    loss::{About, Argument, Dim},
+    operations,
+};
+use surprisal_cli::draft::{Draft, Mode};
 
-use crate::{losses, output};
+use crate::{CommandLine, losses, output};
 
 /// An operation and its options.
 #[derive(Debug, clap::Args)]
@@ -60,6 +66,91 @@ fn setting(text: &str) -> Result<(String, Value), String> {
         .ok_or_else(|| format!("`{text}` is not OPTION=VALUE"))?;
     let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
     Ok((name.to_owned(), value))
+}
+
+/// A call made from flags: an operation, its options and its dimensions, and no tensors.
+#[derive(Debug, clap::Args)]
+pub struct Drafted {
+    #[command(flatten)]
+    pub chosen: Chosen,
+    /// How many rows (samples, tokens, queries).
+    #[arg(long)]
+    rows: u64,
+    /// How many classes or keys (columns of the scores), for losses that have them.
+    #[arg(long)]
+    classes: Option<u64>,
+    /// The depth of the hidden states, or of vectors whose products are the scores, for losses that
+    /// have them.
+    #[arg(long)]
+    hidden: Option<u64>,
+    /// How float inputs and gradients are stored: f32, f16 or bf16.
+    #[arg(long, default_value = "f32", value_parser = float_type)]
+    dtype: Dtype,
+    /// forward (loss and lse), backward (gradients of the required inputs, from a saved lse) or fused
+    /// (loss and gradients). By default fused, or forward of what has no gradients.
+    #[arg(long)]
+    mode: Option<Mode>,
+    /// Outputs, such as `entropy`; those of the mode by default.
+    #[arg(long, value_name = "OUTPUT", value_delimiter = ',')]
+    want: Vec<String>,
+    /// Optional inputs that are given, beside those that the call needs, such as `row_weight`.
+    #[arg(long, value_name = "INPUT", value_delimiter = ',')]
+    with: Vec<String>,
+}
+
+impl Drafted {
+    /// The operation and the call. Ends the program with a message that names the flag if a dimension is missing.
+    pub fn draft(&self, command: &str) -> Result<(Box<dyn Operation>, Draft)> {
+        let loss = self.chosen.parse()?;
+        if loss.is_host() {
+            return Err(Error::HostOnly { operation: self.chosen.name.clone() });
+        }
+        if let Some(message) = self.missing(loss.about()) {
+            refuse(command, &message);
+        }
+        let extents =
+            self.dimensions().into_iter().filter_map(|(dim, _, extent)| Some((dim, extent?)));
+        let mode = self.mode.unwrap_or_else(|| Mode::most_of(loss.about()));
+        let draft = Draft {
+            with: self.with.clone(),
+            want: self.want.clone(),
+            ..Draft::new(extents, self.dtype, mode)
+        };
+        Ok((loss, draft))
+    }
+
+    /// The dimensions, each with its flag.
+    fn dimensions(&self) -> [(Dim, &'static str, Option<u64>); 3] {
+        [
+            (Dim::Rows, "--rows", Some(self.rows)),
+            (Dim::Classes, "--classes", self.classes),
+            (Dim::Hidden, "--hidden", self.hidden),
+        ]
+    }
+
+    /// What to say of a dimension that an operation needs and that was not given.
+    fn missing(&self, about: &About) -> Option<String> {
+        let absent = self.dimensions().into_iter().filter(|(_, _, extent)| extent.is_none());
+        let absent: Vec<(Dim, &str)> = absent.map(|(dim, flag, _)| (dim, flag)).collect();
+        let is_absent = |dim: &Dim| absent.iter().any(|(other, _)| other == dim);
+        let mut required = about.inputs.iter().filter(|input| input.required);
+        let without =
+            |input: &&Argument| input.shapes.iter().all(|shape| shape.iter().any(is_absent));
+        let input = required.find(without)?;
+        let shape = input.shapes.first()?;
+        let (_, flag) = absent.iter().find(|(dim, _)| shape.contains(dim))?;
+        let shape: Vec<&str> = shape.iter().map(|dim| dim.name()).collect();
+        let (input, loss, shape) = (input.name, about.name, shape.join(", "));
+        Some(format!("{flag} is missing: `{input}` of {loss} has the shape [{shape}]"))
+    }
+}
+
+/// Ends the program as clap does for words that do not fit a command: with the command's usage, and exit status 2.
+fn refuse(command: &str, message: &str) -> ! {
+    let mut program = CommandLine::command();
+    program.build();
+    let command = program.get_subcommands().find(|other| other.get_name() == command).cloned();
+    command.unwrap_or(program).error(ErrorKind::MissingRequiredArgument, message).exit()
 }
 
 /// Where something is computed.

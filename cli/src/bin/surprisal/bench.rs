@@ -1,57 +1,43 @@
-//! `surprisal bench`: one loss at one shape, timed beside a copy of the same bytes, or beside a matrix product if the loss
-//! is made of products.
+//! `surprisal bench`: one loss at one shape, timed beside a copy of the same bytes, or beside the best matrix product if the
+//! loss is made of products.
+
+mod baseline;
+mod report;
+mod sweep;
+mod yardstick;
 
 use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
     io::{BufRead as _, Write as _},
     process::ExitCode,
     time::Duration,
 };
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
-use surprisal::{Dtype, Error, Gpu, Prepared, Result, adapter, loss::Dim, wgpu};
-use surprisal_cli::bench::{
-    CopyKernel, Ignored, Mode, ProductKernel, Sample, Spread, Task, Timer, Workload,
-    allocated_bytes, interleave, streamed_bytes,
+use surprisal::{Error, Gpu, Prepared, Result};
+use surprisal_cli::{
+    bench::{
+        Ignored, Sample, Spread, Timer, Workload, allocated_bytes, interleave, streamed_bytes,
+    },
+    draft::{Draft, Mode},
 };
+
+use baseline::{Baselines, Comparison};
+use report::Measured;
+use yardstick::Yardstick;
 
 use crate::{
     adapters,
-    arguments::{Chosen, Report, float_type},
-    baseline::{Baselines, Comparison, Measurement},
-    losses, output,
+    arguments::{Drafted, Report},
+    losses,
 };
 
 /// Times a loss and its yardstick in turn: medians, spread, bytes, scratch. The yardstick is a copy of
-/// the same bytes, or for losses made of products a plain matrix product.
+/// the same bytes, or for losses made of products the best matrix product of the adapter.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Arguments {
     #[command(flatten)]
-    pub chosen: Chosen,
-    /// How many rows (samples, tokens).
-    #[arg(long)]
-    pub rows: u64,
-    /// How many classes (columns of the logits).
-    #[arg(long)]
-    pub classes: Option<u64>,
-    /// The depth of the hidden states, for losses on a linear layer.
-    #[arg(long)]
-    pub hidden: Option<u64>,
-    /// How float inputs and gradients are stored: f32, f16 or bf16.
-    #[arg(long, default_value = "f32", value_parser = float_type)]
-    pub dtype: Dtype,
-    /// forward (loss and lse), backward (gradients from a saved lse) or fused (loss and gradients).
-    #[arg(long, default_value = "fused")]
-    pub mode: Mode,
-    /// Optional inputs to give as well, such as `row_weight`.
-    #[arg(long, value_name = "INPUT", value_delimiter = ',')]
-    pub with: Vec<String>,
-    /// Outputs to ask for as well, such as `entropy`.
-    #[arg(long, value_name = "OUTPUT", value_delimiter = ',')]
-    pub want: Vec<String>,
+    pub drafted: Drafted,
     /// For linear losses: also time the variant that stores the logits of all rows.
     #[arg(long)]
     pub stored: bool,
@@ -110,60 +96,11 @@ impl What {
     }
 }
 
-/// What a loss is compared with.
-enum Yardstick {
-    /// A copy of the same bytes.
-    Copy(CopyKernel),
-    /// A plain matrix product, for losses that are made of products.
-    Product(ProductKernel),
-}
-
-impl Yardstick {
-    const fn what(&self) -> What {
-        match self {
-            Self::Copy(_) => What::Copy,
-            Self::Product(_) => What::Product,
-        }
-    }
-
-    fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        match self {
-            Self::Copy(copy) => copy.record(pass),
-            Self::Product(product) => product.record(pass),
-        }
-    }
-
-    /// Bytes read and written.
-    fn bytes(&self) -> u64 {
-        match self {
-            Self::Copy(copy) => 2 * copy.bytes(),
-            Self::Product(product) => product.bytes(),
-        }
-    }
-
-    fn json(&self) -> Value {
-        match self {
-            Self::Copy(copy) => {
-                let (workgroup, quads) = copy.fastest();
-                let tried = copy.tried().map(|(workgroup, quads, ms)| {
-                    json!({"workgroup": workgroup, "quads": quads, "best_ms": ms})
-                });
-                json!({
-                    "bytes": copy.bytes(), "workgroup": workgroup, "quads": quads,
-                    "tried": tried.collect::<Vec<_>>(),
-                })
-            }
-            Self::Product(product) => {
-                json!({ "extents": product.extents(), "flops": product.flops() })
-            }
-        }
-    }
-}
-
 /// Everything that the runs need.
 struct Bench {
     gpu: Gpu,
-    task: Task,
+    draft: Draft,
+    ignored: Option<Ignored>,
     options: Value,
     workload: Workload,
     allocated: Option<u64>,
@@ -175,7 +112,7 @@ struct Bench {
 /// Runs the command.
 pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
     if arguments.sweep {
-        return crate::sweep::run(arguments, adapter);
+        return sweep::run(arguments, adapter);
     }
     let bench = Bench::new(arguments, adapter)?;
     for _ in 0..arguments.warm_up {
@@ -211,79 +148,24 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
     Ok(if slower { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The median time of something that was timed.
-fn median(results: &[Measured], what: What) -> Option<f64> {
-    Some(results.iter().find(|measured| measured.what == what)?.best().median)
-}
-
-/// One row of the table.
-struct Measured {
-    what: What,
-    bytes: u64,
-    runs: usize,
-    wall_ms: Spread,
-    gpu_ms: Option<Spread>,
-}
-
-impl Measured {
-    fn new(what: What, bytes: u64, samples: &[Sample]) -> Self {
-        let gpu: Option<Vec<f64>> = samples.iter().map(|sample| sample.gpu_ms).collect();
-        Self {
-            what,
-            bytes,
-            runs: samples.len(),
-            wall_ms: Spread::of(samples.iter().map(|sample| sample.wall_ms)),
-            gpu_ms: gpu.map(Spread::of),
-        }
-    }
-
-    /// The times by timestamps, if there are any.
-    fn best(&self) -> Spread {
-        self.gpu_ms.unwrap_or(self.wall_ms)
-    }
-
-    fn gigabytes_a_second(&self) -> f64 {
-        self.bytes as f64 / self.best().median / 1e6
-    }
-
-    fn json(&self) -> Value {
-        json!({
-            "what": self.what.name(),
-            "runs": self.runs,
-            "wall_ms": self.wall_ms,
-            "gpu_ms": self.gpu_ms,
-            "bytes_moved": self.bytes,
-            "gb_per_s": self.gigabytes_a_second(),
-        })
-    }
-}
-
 impl Bench {
     fn new(arguments: &Arguments, adapter: Option<&str>) -> Result<Self> {
-        let loss = arguments.parse_loss()?;
-        let task = arguments.task()?;
-        let options = arguments.chosen.values()?;
+        let (loss, draft) = arguments.drafted.draft("bench")?;
+        let ignored = arguments.ignored()?;
+        let options = arguments.drafted.chosen.values()?;
         let gpu = adapters::open(adapter)?;
         let timer = Timer::new(&gpu)?;
-        let workload = Workload::new(&gpu, loss.as_ref(), &task)?;
+        let workload = Workload::ignoring(&gpu, loss.as_ref(), &draft, ignored)?;
         let allocated = allocated_bytes(&gpu);
         let stored = if arguments.stored {
             let mut options = options.clone();
             options["chunk_bytes"] = whole_logits(&workload)?.into();
-            Some(workload.variant(arguments.chosen.parse_with(&options)?.as_ref())?)
+            Some(workload.variant(arguments.drafted.chosen.parse_with(&options)?.as_ref())?)
         } else {
             None
         };
-        let yardstick = if workload.flops(&task) > 0.0 {
-            let extent = |dim| task.extents.get(&dim).copied();
-            let rows = extent(Dim::Rows).unwrap_or(1);
-            let sides = [rows, extent(Dim::Classes).unwrap_or(rows)];
-            let depth = extent(Dim::Hidden).unwrap_or(1);
-            Yardstick::Product(ProductKernel::new(&gpu, &timer, [sides[0], sides[1], depth])?)
-        } else {
-            Yardstick::Copy(CopyKernel::new(&gpu, &timer, workload.distinct_bytes() / 2)?)
-        };
-        Ok(Self { gpu, task, options, workload, allocated, stored, yardstick, timer })
+        let yardstick = Yardstick::new(&gpu, &timer, &draft, &workload)?;
+        Ok(Self { gpu, draft, ignored, options, workload, allocated, stored, yardstick, timer })
     }
 
     fn all(&self) -> Vec<What> {
@@ -296,7 +178,7 @@ impl Bench {
             (What::Copy | What::Product, _) => self.timer.time(|pass| self.yardstick.record(pass)),
             (What::Stored, Some(stored)) => self.timer.time(|pass| {
                 // A backward pass with the logits of a forward pass computes no scores.
-                let keeps = self.task.mode == Mode::Backward;
+                let keeps = self.draft.mode == Mode::Backward;
                 stored.encode_kernels(pass, |kernel| !(keeps && kernel.label.contains(".scores.")));
             }),
             _ => self.timer.time_call(self.workload.prepared()),
@@ -332,87 +214,6 @@ impl Bench {
         Ok(found)
     }
 
-    /// Everything measured.
-    fn json(&self, results: &[Measured], kernels: &[(String, usize, Spread)]) -> Value {
-        let mut report = self.about();
-        report["results"] = results.iter().map(Measured::json).collect();
-        let kernel = |(label, dispatches, ms): &(String, usize, Spread)| json!({"label": label, "dispatches": dispatches, "ms": ms});
-        report["kernels"] = kernels.iter().map(kernel).collect();
-        report[format!("share_of_{}", self.yardstick.what().name())] = self.share(results).into();
-        report
-    }
-
-    /// The speed of the loss relative to the speed of its yardstick: of its copy, or of a plain product for as many
-    /// operations.
-    fn share(&self, results: &[Measured]) -> Option<f64> {
-        let loss = median(results, What::Loss)?;
-        let alone = median(results, self.yardstick.what())?;
-        Some(match &self.yardstick {
-            Yardstick::Copy(_) => alone / loss,
-            Yardstick::Product(product) => {
-                self.workload.flops(&self.task) / loss / (product.flops() / alone)
-            }
-        })
-    }
-
-    /// What is kept of a measurement.
-    fn measurement(&self, results: &[Measured]) -> Measurement {
-        let about = self.about();
-        let of_call = [
-            "loss", "options", "mode", "dtype", "extents", "ignored", "inputs", "outputs",
-            "adapter", "driver", "clock",
-        ];
-        let call = of_call.iter().map(|&key| (key.to_owned(), about[key].clone()));
-        let loss = results.iter().find(|measured| measured.what == What::Loss);
-        Measurement {
-            call: call.collect::<serde_json::Map<_, _>>().into(),
-            runs: loss.map_or(0, |loss| loss.runs),
-            ms: loss.map(Measured::best).unwrap_or_default(),
-        }
-    }
-
-    /// A description of what is timed, and on which adapter: everything that needs no clock.
-    fn about(&self) -> Value {
-        let info = self.gpu.info();
-        let plan = self.workload.prepared().plan();
-        let extents: serde_json::Map<String, Value> = self
-            .task
-            .extents
-            .iter()
-            .map(|(dim, extent)| (dim.name().to_owned(), (*extent).into()))
-            .collect();
-        let outputs: Vec<&str> = self.workload.outputs().map(|(name, _)| name).collect();
-        let inputs: Vec<&str> = self.workload.inputs().map(|(name, _)| name).collect();
-        json!({
-            "surprisal": env!("CARGO_PKG_VERSION"),
-            "loss": plan.loss,
-            "options": self.options,
-            "mode": self.task.mode,
-            "dtype": self.task.dtype,
-            "extents": extents,
-            "ignored": self.task.ignored.map_or(0.0, |ignored| ignored.share),
-            "inputs": inputs,
-            "outputs": outputs,
-            "adapter": adapter::describe(info),
-            "driver": format!("{} {}", info.driver, info.driver_info),
-            "timestamps": self.timer.has_timestamps(),
-            "clock": if self.timer.has_timestamps() { "timestamps" } else { "wall" },
-            "dispatches": plan.dispatches.len(),
-            "windows": plan.windows,
-            "path": plan.path,
-            "distinct_bytes": self.workload.distinct_bytes(),
-            "bytes_moved": self.bytes(What::Loss),
-            "scratch_bytes": plan.scratch_bytes,
-            "parameter_bytes": plan.params_bytes(),
-            "allocated_bytes": self.allocated,
-            "peak_bytes": self.workload.peak_bytes(),
-            "unstored_bytes": plan.unstored_bytes,
-            "stored_scratch_bytes": self.stored.as_ref().map(|stored| stored.plan().scratch_bytes),
-            "flops": self.workload.flops(&self.task),
-            self.yardstick.what().name(): self.yardstick.json(),
-        })
-    }
-
     /// Answers lines on stdin until stdin ends.
     fn serve(&self) -> Result<()> {
         let failed = |error: std::io::Error| Error::File {
@@ -435,164 +236,30 @@ impl Bench {
         }
         Ok(())
     }
-
-    fn describe(&self, results: &[Measured], kernels: &[(String, usize, Spread)]) -> String {
-        let mut text = String::new();
-        let info = self.gpu.info();
-        let plan = self.workload.prepared().plan();
-        let extents: Vec<String> = self
-            .task
-            .extents
-            .iter()
-            .map(|(dim, extent)| format!("{extent} {}", dim.name()))
-            .collect();
-        let _ = writeln!(
-            text,
-            "{}: {} {}, {}",
-            plan.loss,
-            self.task.mode,
-            self.task.dtype,
-            extents.join(" × ")
-        );
-        let _ = writeln!(text, "on {} {}", adapter::describe(info), info.driver_info);
-        let stamped = self.timer.has_timestamps();
-        let _ = writeln!(text, "{}", table(results, stamped));
-        let clock = if stamped { "timestamps" } else { "the wall clock (no timestamps here)" };
-        let _ = writeln!(
-            text,
-            "Times are medians with 10th to 90th percentile; rates and ratios are by {clock}."
-        );
-        text += &self.ratios(results);
-        let scratch = plan.scratch_bytes;
-        let peak = self.workload.peak_bytes();
-        let _ = writeln!(
-            text,
-            "scratch: {}; peak on the GPU, inputs and outputs included: {}",
-            output::bytes(scratch),
-            output::bytes(peak)
-        );
-        if let Some(allocated) = self.allocated {
-            let planned = scratch + plan.params_bytes();
-            let _ = writeln!(
-                text,
-                "beside inputs and outputs: {planned} bytes planned (scratch and parameters), \
-                 {allocated} allocated"
-            );
-        }
-        if plan.unstored_bytes > 0 {
-            let share = 100.0 * scratch as f64 / plan.unstored_bytes as f64;
-            let _ = writeln!(
-                text,
-                "logits, never stored: {}; the scratch is {share:.1} % of that",
-                output::bytes(plan.unstored_bytes)
-            );
-        }
-        let _ =
-            writeln!(text, "dispatches: {} in {} window(s)", plan.dispatches.len(), plan.windows);
-        if let Some(path) = &plan.path {
-            let _ = writeln!(text, "{path}");
-        }
-        for (label, dispatches, ms) in kernels {
-            let _ = writeln!(text, "  {:>10.3} ms  {label} × {dispatches}", ms.median);
-        }
-        text
-    }
-
-    fn ratios(&self, results: &[Measured]) -> String {
-        let mut text = String::new();
-        let median = |what| median(results, what);
-        let Some(loss) = median(What::Loss) else { return text };
-        let Some(share) = self.share(results) else { return text };
-        match &self.yardstick {
-            Yardstick::Copy(copy) => {
-                let (workgroup, quads) = copy.fastest();
-                let _ = writeln!(
-                    text,
-                    "copy of the same bytes: {:.2}× its time, {:.0} % of its speed (the fastest of {} \
-                     copies: {workgroup} lanes, {quads} quad(s) a lane); it reads half of all input \
-                     and output bytes and writes as many",
-                    1.0 / share,
-                    100.0 * share,
-                    copy.tried().count(),
-                );
-            }
-            Yardstick::Product(product) => {
-                let rate = self.workload.flops(&self.task) / loss / 1e6;
-                let [rows, columns, depth] = product.extents();
-                let _ = writeln!(
-                    text,
-                    "products: {rate:.2} GFLOP/s, {share:.2}× the rate of a plain product of {rows} × \
-                     {columns} × {depth} ({:.2} GFLOP/s); two a multiply-add of the scores (made \
-                     again backward) and of each matrix gradient",
-                    rate / share,
-                );
-            }
-        }
-        let _ = writeln!(
-            text,
-            "bytes moved: what the dispatches bind, once a dispatch, the logits a second time in the \
-             fused row kernel"
-        );
-        if let (Some(stored), Some(call)) = (median(What::Stored), &self.stored) {
-            let _ = writeln!(
-                text,
-                "storing the logits: {:.3}× its time; it holds {} of scratch (one binding's worth at \
-                 most, then the next rows){}",
-                loss / stored,
-                output::bytes(call.plan().scratch_bytes),
-                if self.task.mode == Mode::Backward {
-                    ", the scores kept from forward"
-                } else {
-                    ""
-                },
-            );
-        }
-        text
-    }
 }
 
 impl Arguments {
-    /// The loss with its options.
-    pub fn parse_loss(&self) -> Result<Box<dyn surprisal::Operation>> {
-        let loss = self.chosen.parse()?;
-        if loss.is_host() {
-            return Err(Error::HostOnly { operation: self.chosen.name.clone() });
+    /// The rows to ignore.
+    pub fn ignored(&self) -> Result<Option<Ignored>> {
+        if self.ignored == 0.0 {
+            return Ok(None);
         }
-        Ok(loss)
-    }
-
-    /// The call that is timed.
-    pub fn task(&self) -> Result<Task> {
-        let extents: BTreeMap<Dim, u64> = [
-            (Dim::Rows, Some(self.rows)),
-            (Dim::Classes, self.classes),
-            (Dim::Hidden, self.hidden),
-        ]
-        .into_iter()
-        .filter_map(|(dim, extent)| Some((dim, extent?)))
-        .collect();
-        let mut task = Task::new(extents, self.dtype, self.mode);
-        task.with.clone_from(&self.with);
-        task.want.clone_from(&self.want);
-        if self.ignored > 0.0 {
-            task.ignored = Some(Ignored { share: self.ignored, index: self.ignored_index()? });
-        }
-        Ok(task)
+        Ok(Some(Ignored { share: self.ignored, index: self.ignored_index()? }))
     }
 
     /// The index that a target has to be ignored.
     fn ignored_index(&self) -> Result<i64> {
         const OPTION: &str = "ignore_index";
-        let about = losses::find(&self.chosen.name)?.about;
+        let about = losses::find(&self.drafted.chosen.name)?.about;
         let default = about.options.iter().find(|option| option.name == OPTION);
-        let given = self.chosen.values()?.get(OPTION).cloned();
+        let given = self.drafted.chosen.values()?.get(OPTION).cloned();
         let index = match given {
             Some(Value::Array(list)) => list.first().and_then(Value::as_i64),
             Some(value) => value.as_i64(),
             None => default.and_then(|option| option.default.parse().ok()),
         };
         index.ok_or_else(|| Error::InvalidOption {
-            loss: self.chosen.name.clone(),
+            loss: self.drafted.chosen.name.clone(),
             option: "ignored",
             value: self.ignored.to_string(),
             reason: "this call has no `ignore_index`".to_owned(),
@@ -613,35 +280,4 @@ fn whole_logits(workload: &Workload) -> Result<u64> {
     }
     // Rows may be padded to whole quads.
     Ok(2 * plan.unstored_bytes + 64)
-}
-
-fn table(results: &[Measured], stamped: bool) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    let mut header = vec!["", "runs"];
-    if stamped {
-        header.push("timestamps, ms");
-    }
-    header.extend(["wall clock, ms", "bytes moved", "GB/s"]);
-    let columns = header.len();
-    table.set_header(header);
-    for measured in results {
-        let mut row = vec![measured.what.name().to_owned(), measured.runs.to_string()];
-        if let Some(times) = measured.gpu_ms {
-            row.push(spread(times));
-        }
-        let rate = format!("{:.2}", measured.gigabytes_a_second());
-        row.extend([spread(measured.wall_ms), output::bytes(measured.bytes), rate]);
-        table.add_row(row);
-    }
-    for index in 1..columns {
-        if let Some(column) = table.column_mut(index) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
-}
-
-fn spread(times: Spread) -> String {
-    format!("{:.3} ({:.3} to {:.3})", times.median, times.p10, times.p90)
 }

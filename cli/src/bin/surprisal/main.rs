@@ -6,7 +6,6 @@
 
 mod adapters;
 mod arguments;
-mod baseline;
 mod bench;
 mod check;
 mod eval;
@@ -19,7 +18,6 @@ mod replay;
 mod repro;
 mod selfchecks;
 mod shell;
-mod sweep;
 
 use std::process::ExitCode;
 
@@ -50,7 +48,7 @@ enum Command {
     Plan(plan::Arguments),
     /// Run reference cases and self-checks on every adapter in turn.
     Check(check::Arguments),
-    /// Rerun a folder that `check --repro` wrote, without the loss code.
+    /// Rerun a folder that `check --repro` or `plan --export` wrote, without the loss code.
     Replay(replay::Arguments),
     /// Measure a loss.
     Bench(bench::Arguments),

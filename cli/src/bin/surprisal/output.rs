@@ -48,11 +48,6 @@ pub fn print(text: &str) {
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
-/// Prints a line.
-pub fn line(text: &str) {
-    print(&format!("{text}\n"));
-}
-
 /// Prints a line to stderr, for people, unless they asked for quiet.
 pub fn note(text: &str) {
     if !is_quiet() {

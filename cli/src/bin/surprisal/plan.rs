@@ -5,20 +5,14 @@ use std::{
     fmt::Write as _,
     path::PathBuf,
     process::ExitCode,
-    sync::Arc,
 };
 
 use serde_json::{Value, json};
-use surprisal::{
-    Dtype, Error, Layout, Operation, Plan, Profile, Result,
-    kernel::Kernel,
-    loss::{About, Argument, Dim, Kind},
-    plan::{Call, Operand},
-};
+use surprisal::{Error, Operation, Plan, Profile, Result, plan::Call};
 use surprisal_cli::repro;
 
 use crate::{
-    arguments::{Chosen, Report, float_type},
+    arguments::{Drafted, Report},
     output,
 };
 
@@ -29,25 +23,7 @@ const LISTED: usize = 24;
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    chosen: Chosen,
-    /// How many rows.
-    #[arg(long)]
-    rows: u64,
-    /// How many classes or keys, for losses that have them.
-    #[arg(long)]
-    classes: Option<u64>,
-    /// The depth of a hidden state, for losses that have one.
-    #[arg(long, default_value_t = 256)]
-    hidden: u64,
-    /// The type of float inputs and gradients: f32, f16 or bf16.
-    #[arg(long, default_value = "f32", value_parser = float_type)]
-    dtype: Dtype,
-    /// Outputs; the loss and the gradients of the required inputs by default.
-    #[arg(long, value_name = "OUTPUT", value_delimiter = ',')]
-    want: Vec<String>,
-    /// Optional inputs that are given, beside those that the call needs.
-    #[arg(long, value_name = "INPUT", value_delimiter = ',')]
-    with: Vec<String>,
+    drafted: Drafted,
     /// The device's limits: `default` (WebGPU's), `software`, or JSON with what differs from the
     /// default, such as `{"binding_bytes": 2147483647}`.
     #[arg(long, value_name = "JSON|default|software", default_value = "default")]
@@ -57,30 +33,19 @@ pub struct Arguments {
     in_place: Option<Vec<String>>,
     #[command(flatten)]
     report: Report,
-    /// Write the assembled WGSL of every kernel to this folder.
-    #[arg(long, value_name = "DIR")]
-    wgsl: Option<PathBuf>,
-    /// Write everything that another engine needs to run the call to this folder, with a README.
+    /// Write everything that another engine needs to run the call to this folder: WGSL and SPIR-V of
+    /// the kernels, dispatches, parameters and tensors, with a README (see `surprisal replay`).
     #[arg(long, value_name = "DIR")]
     export: Option<PathBuf>,
 }
 
 /// Plans and prints.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let loss = arguments.chosen.parse()?;
-    if arguments.classes.is_none() && loss.about().columns() == Some(Dim::Classes) {
-        return Err(Error::MissingInput {
-            loss: arguments.chosen.name.clone(),
-            argument: "--classes".to_owned(),
-            reason: "this loss has them".to_owned(),
-        });
-    }
+    let (loss, draft) = arguments.drafted.draft("plan")?;
     let profile = profile(&arguments.limits)?;
-    let (call, plan) = Draft::new(arguments, loss.as_ref()).plan(&profile)?;
+    let in_place = arguments.outputs_in_place(loss.as_ref());
+    let (call, plan) = draft.plan_in_place(loss.as_ref(), &profile, &in_place)?;
     let bytes = Bytes::of(&call, &plan);
-    if let Some(folder) = &arguments.wgsl {
-        write_modules(folder, &plan.kernels)?;
-    }
     if let Some(folder) = &arguments.export {
         repro::export(folder, &plan, &repro::describe(&plan, &call))?;
     }
@@ -93,6 +58,20 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         value
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+impl Arguments {
+    /// The outputs that are written over their inputs.
+    fn outputs_in_place(&self, loss: &dyn Operation) -> BTreeSet<String> {
+        match &self.in_place {
+            None => BTreeSet::new(),
+            Some(names) if names.is_empty() => {
+                let first = loss.about().inputs.first();
+                first.map(|input| format!("grad.{}", input.name)).into_iter().collect()
+            }
+            Some(names) => names.iter().cloned().collect(),
+        }
+    }
 }
 
 fn profile(limits: &str) -> Result<Profile> {
@@ -137,165 +116,6 @@ fn profile(limits: &str) -> Result<Profile> {
             Ok(profile)
         }
     }
-}
-
-/// A call in preparation: its inputs and outputs, and the shape chosen for each.
-struct Draft<'a> {
-    arguments: &'a Arguments,
-    loss: &'a dyn Operation,
-    inputs: BTreeSet<String>,
-    outputs: BTreeSet<String>,
-    /// The index of the shape that is tried for an argument; 0 by default.
-    shapes: BTreeMap<String, usize>,
-}
-
-impl<'a> Draft<'a> {
-    fn new(arguments: &'a Arguments, loss: &'a dyn Operation) -> Self {
-        let about = loss.about();
-        let required = || about.inputs.iter().filter(|input| input.required);
-        let inputs: BTreeSet<String> =
-            required().map(|input| input.name.to_owned()).chain(arguments.with.clone()).collect();
-        let outputs = if arguments.want.is_empty() {
-            let gradients = required().map(|input| format!("grad.{}", input.name));
-            let has = |name: &String| about.outputs.iter().any(|output| output.name == name);
-            std::iter::once("loss".to_owned()).chain(gradients).filter(has).collect()
-        } else {
-            arguments.want.iter().cloned().collect()
-        };
-        Self { arguments, loss, inputs, outputs, shapes: BTreeMap::new() }
-    }
-
-    /// Plans the call. An input that turns out to be needed is added. A shape that does not fit the options is replaced
-    /// by the argument's next shape.
-    fn plan(mut self, profile: &Profile) -> Result<(Call, Plan)> {
-        loop {
-            let planned = self
-                .call(profile)
-                .and_then(|call| self.loss.plan(&call, profile).map(|plan| (call, plan)));
-            match planned {
-                Err(Error::MissingInput { argument, .. })
-                    if self.loss.about().inputs.iter().any(|a| a.name == argument)
-                        && !self.inputs.contains(&argument) =>
-                {
-                    self.inputs.insert(argument);
-                }
-                Err(Error::WrongShape { argument, .. }) if self.next_shape(&argument) => {}
-                done => return done,
-            }
-        }
-    }
-
-    fn next_shape(&mut self, argument: &str) -> bool {
-        let name = argument.strip_prefix("grad.").unwrap_or(argument);
-        let about = self.loss.about();
-        let shapes = about.inputs.iter().find(|a| a.name == name).map_or(0, |a| a.shapes.len());
-        let tried = self.shapes.entry(name.to_owned()).or_default();
-        *tried += 1;
-        *tried < shapes
-    }
-
-    fn call(&self, profile: &Profile) -> Result<Call> {
-        let about = self.loss.about();
-        let mut allocations = 0;
-        let mut operands = |names: &BTreeSet<String>, arguments: &[Argument], kind| {
-            let mut operands = BTreeMap::new();
-            for name in names {
-                let argument = argument(about, arguments, kind, name)?;
-                let layout = self.layout(argument)?;
-                let bytes = layout.byte_range().map_or(u64::MAX, |range| range.end);
-                let operand = Operand {
-                    name: name.clone(),
-                    layout,
-                    allocation: allocations,
-                    allocation_bytes: bytes.checked_next_multiple_of(16).unwrap_or(bytes).max(16),
-                };
-                allocations += 1;
-                operands.insert(name.clone(), operand);
-            }
-            Ok(operands)
-        };
-        let inputs = operands(&self.inputs, about.inputs, "input")?;
-        let mut outputs = operands(&self.outputs, about.outputs, "output")?;
-        let in_place = self.outputs_in_place();
-        for name in &in_place {
-            outputs.remove(name);
-        }
-        let in_place =
-            surprisal::low_level::in_place::give_tensors(about, &in_place, &inputs, &mut outputs)?;
-        for (name, operand) in &mut outputs {
-            operand.name.clone_from(name);
-        }
-        let call = Call { in_place, ..Call::new(inputs, outputs) };
-        call.checked(self.loss, profile.offset_alignment)
-    }
-
-    fn outputs_in_place(&self) -> BTreeSet<String> {
-        match &self.arguments.in_place {
-            None => BTreeSet::new(),
-            Some(names) if names.is_empty() => {
-                let first = self.loss.about().inputs.first();
-                first.map(|input| format!("grad.{}", input.name)).into_iter().collect()
-            }
-            Some(names) => names.iter().cloned().collect(),
-        }
-    }
-
-    fn layout(&self, argument: &Argument) -> Result<Layout> {
-        let name = argument.name.strip_prefix("grad.").unwrap_or(argument.name);
-        let nth = self.shapes.get(name).copied().unwrap_or(0);
-        let rank = self.loss.about().inputs.first().and_then(|first| first.shapes.first());
-        let usual = argument.shape_in(self.loss, rank.map_or(1, |shape| shape.len()));
-        // A gradient has the shape of its input.
-        let input = self.loss.about().inputs.iter().find(|input| input.name == name);
-        let shapes = input.unwrap_or(argument).shapes;
-        let dims = shapes.get(nth).copied().filter(|_| nth > 0).unwrap_or(usual);
-        let shape: Vec<u64> = dims.iter().map(|&d| self.extent(d)).collect();
-        let elements = shape.iter().try_fold(1u64, |all, &extent| all.checked_mul(extent));
-        if elements.is_none_or(|elements| elements > u64::MAX >> 8) {
-            return Err(Error::WrongShape {
-                argument: argument.name.to_owned(),
-                found: shape,
-                expected: "fewer than 2^56 elements".to_owned(),
-            });
-        }
-        Ok(Layout::dense(self.dtype(argument), &shape))
-    }
-
-    fn extent(&self, dim: Dim) -> u64 {
-        match dim {
-            // The statistics of one shard; those of each other shard have the same size.
-            Dim::Rows | Dim::Gathered => self.arguments.rows,
-            Dim::Classes => self.arguments.classes.unwrap_or(0),
-            Dim::Fakes => self.arguments.classes.unwrap_or(self.arguments.rows),
-            Dim::Hidden => self.arguments.hidden,
-            Dim::State => surprisal::row::STATE_WORDS,
-            Dim::StatusWords => surprisal::Status::WORDS,
-            dim => self.loss.extents().into_iter().find(|(d, _)| *d == dim).map_or(1, |(_, e)| e),
-        }
-    }
-
-    fn dtype(&self, argument: &Argument) -> Dtype {
-        match argument.kind {
-            Kind::F32 | Kind::WideFloat => Dtype::F32,
-            Kind::U32 => Dtype::U32,
-            Kind::Index | Kind::Label | Kind::I64 => Dtype::I64,
-            _ => self.arguments.dtype,
-        }
-    }
-}
-
-fn argument<'a>(
-    about: &About,
-    arguments: &'a [Argument],
-    kind: &'static str,
-    name: &str,
-) -> Result<&'a Argument> {
-    arguments.iter().find(|argument| argument.name == name).ok_or_else(|| Error::UnknownName {
-        loss: about.name.to_owned(),
-        kind,
-        name: name.to_owned(),
-        known: arguments.iter().map(|argument| argument.name).collect::<Vec<_>>().join(", "),
-    })
 }
 
 /// The memory of a call.
@@ -436,18 +256,4 @@ fn runs(plan: &Plan) -> Vec<(usize, &surprisal::plan::Dispatch)> {
         }
     }
     runs
-}
-
-fn write_modules(folder: &std::path::Path, kernels: &[Arc<Kernel>]) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|error| output::bad_file(folder, error))?;
-    for (index, kernel) in kernels.iter().enumerate() {
-        let mut text = String::new();
-        for (name, value) in &kernel.overrides {
-            let _ = writeln!(text, "// {name} = {value}");
-        }
-        text.push_str(&kernel.wgsl);
-        let path = folder.join(format!("{index:02}.{}.wgsl", kernel.label));
-        output::write(&path, text.as_bytes())?;
-    }
-    Ok(())
 }

@@ -8,7 +8,6 @@ use std::{
 use surprisal::{
     Dtype, Error, Gpu, Result,
     cases::{self, Case},
-    stored_dtype,
 };
 use surprisal_cli::{
     conformance::{Evidence, Outcome},
@@ -58,14 +57,14 @@ fn record(
     // Run the same call again for its plan; the outputs that are stored are those of the run that was judged.
     let run = gpu.run_arrays(loss.as_ref(), &evidence.inputs, dtype, &wanted)?;
     // The plan holds the host inputs.
-    let is_tensor = |name: &str| !loss.about().is_host_input(name);
-    let inputs = evidence.inputs.iter().filter(|(name, _)| is_tensor(name)).map(|(name, array)| {
-        (name.clone(), array.to_bytes(stored_dtype(loss.as_ref(), name, dtype)))
+    let uploaded = run.inputs().filter_map(|(name, layout)| {
+        let bytes = evidence.inputs.get(name)?.to_bytes(layout.dtype);
+        Some((name.to_owned(), repro::Uploaded { layout: layout.clone(), bytes }))
     });
     let call = repro::Call {
         title: format!("{} ({}, {dtype})", case.id, case.loss),
         plan: run.prepared().plan(),
-        inputs: inputs.collect(),
+        inputs: uploaded.collect(),
         outputs: run.outputs().map(|(name, layout)| (name.to_owned(), layout.clone())).collect(),
         actual: &evidence.actual,
         expected: &evidence.truth,

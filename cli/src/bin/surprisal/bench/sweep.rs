@@ -3,10 +3,14 @@
 use std::{process::ExitCode, time::Duration};
 
 use serde_json::json;
-use surprisal::{Error, Gpu, Result, adapter, loss::Dim};
-use surprisal_cli::bench::{Spread, Task, Timer, Workload, interleave};
+use surprisal::{Error, Gpu, Operation, Result, adapter, loss::Dim};
+use surprisal_cli::{
+    bench::{Ignored, Spread, Timer, Workload, interleave},
+    draft::Draft,
+};
 
-use crate::{adapters, bench::Arguments, output};
+use super::Arguments;
+use crate::{adapters, output};
 
 /// The divisors of an extent, one after another.
 const DIVISORS: [u64; 3] = [4, 2, 1];
@@ -14,13 +18,18 @@ const DIVISORS: [u64; 3] = [4, 2, 1];
 /// Times a call with a quarter, a half and the whole of each extent in turn, and prints the power of the extent that
 /// the time follows.
 pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
-    let task = arguments.task()?;
+    let (loss, draft) = arguments.drafted.draft("bench")?;
+    let ignored = arguments.ignored()?;
     let gpu = adapters::open(adapter)?;
     let timer = Timer::new(&gpu)?;
     let on = adapter::describe(gpu.info());
     let mut swept = Vec::new();
-    for (&dim, &extent) in &task.extents {
-        swept.push((dim.name(), extent, times(arguments, (&gpu, &timer), &task, (dim, extent))?));
+    for (&dim, &extent) in &draft.extents {
+        swept.push((
+            dim.name(),
+            extent,
+            times(arguments, (&gpu, &timer), (loss.as_ref(), &draft, ignored), (dim, extent))?,
+        ));
     }
     let text = || {
         let mut table =
@@ -30,13 +39,13 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
             let last = format!("{:.2}", exponent(times));
             table.add_row([format!("{name} ({extent})")].into_iter().chain(shown).chain([last]));
         }
-        let (name, mode, dtype) = (&arguments.chosen.name, task.mode, task.dtype);
+        let (name, mode, dtype) = (&arguments.drafted.chosen.name, draft.mode, draft.dtype);
         format!("{name}: {mode} {dtype} on {on}\n{table}\n")
     };
     let value = || {
         let extent = |(name, extent, times): &(&str, u64, Vec<(u64, f64)>)| json!({ "extent": name, "whole": extent, "ms": times, "exponent": exponent(times) });
         json!({
-            "loss": arguments.chosen.name, "mode": task.mode, "dtype": task.dtype, "adapter": on,
+            "loss": arguments.drafted.chosen.name, "mode": draft.mode, "dtype": draft.dtype, "adapter": on,
             "sweep": swept.iter().map(extent).collect::<Vec<_>>(),
         })
     };
@@ -48,10 +57,9 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
 fn times(
     arguments: &Arguments,
     (gpu, timer): (&Gpu, &Timer),
-    task: &Task,
+    (loss, draft, ignored): (&dyn Operation, &Draft, Option<Ignored>),
     (dim, extent): (Dim, u64),
 ) -> Result<Vec<(u64, f64)>> {
-    let loss = arguments.parse_loss()?;
     let workload = |divisor: u64| {
         let part = extent / divisor;
         if part == 0 {
@@ -61,9 +69,9 @@ fn times(
                 limit: 4,
             });
         }
-        let mut task = task.clone();
-        task.extents.insert(dim, part);
-        Ok((part, Workload::new(gpu, loss.as_ref(), &task)?))
+        let mut draft = draft.clone();
+        draft.extents.insert(dim, part);
+        Ok((part, Workload::ignoring(gpu, loss, &draft, ignored)?))
     };
     let workloads = DIVISORS.into_iter().map(workload).collect::<Result<Vec<_>>>()?;
     let keys: Vec<usize> = (0..workloads.len()).collect();
