@@ -39,8 +39,9 @@ struct Row {
     // row_weight · upstream / denominator
     factor: f32,
     class_weights: f32,
-    // 1/τ; 0 if the input `temperature` holds none.
-    inverse_temperature: f32,
+    // τ, and whether the input `temperature` holds none; τ is then 1.
+    temperature: f32,
+    bad_temperature: bool,
     // The orderable key of the target's u, for the rank; with shards, the bits of the target's u.
     target_key: u32,
 }
@@ -77,7 +78,8 @@ fn score(row: Row, z_bits: vec4<u32>, bias_bits: vec4<u32>) -> Score {
         let bias = clamped(bias_bits);
         bad = bad | ((bias != bias_bits) & (bias_bits != minus));
         dead = dead | (bias_bits == minus);
-        u = (u + bitcast<vec4<f32>>(bias)) * row.inverse_temperature;
+        // A quotient has one rounding less than a product with 1/τ. Where scores are large, that counts.
+        u = (u + bitcast<vec4<f32>>(bias)) / row.temperature;
         u = bitcast<vec4<f32>>(clamped(bitcast<vec4<u32>>(u)));
     }
     return Score(select(max(u, vec4<f32>(LEAST)), vec4<f32>(DEAD), dead), bad);
@@ -145,11 +147,15 @@ fn target_score(row: Row, column: u32) -> Score {
     return score(row, vec4<u32>(bits), vec4<u32>(logit_bias_at(0u, column)));
 }
 
-// 1/τ of the option or of the input; 0 for an input outside 2^-126 to 2^126, whose inverse would be no normal number.
-fn inverse_temperature() -> f32 {
+// A row with τ of the option or of the input. An input is one from 2^-126 to 2^126: others have no normal inverse.
+fn tempered(index: u32) -> Row {
     let bits = scalar_bits();
-    let normal = bits >= LEAST_TEMPERATURE && bits <= MOST_TEMPERATURE;
-    return params.inverse_temperature * select(0.0, 1.0 / bitcast<f32>(bits), normal);
+    let bad = bits < LEAST_TEMPERATURE || bits > MOST_TEMPERATURE;
+    var row: Row;
+    row.index = index;
+    row.temperature = select(params.temperature * bitcast<f32>(bits), 1.0, bad);
+    row.bad_temperature = bad;
+    return row;
 }
 
 // For the gradient, which needs nothing of the row but the temperature and, with shards, its label.
@@ -158,24 +164,20 @@ fn reopen(index: u32) -> Row {
     if (SHARDED) {
         label = row_table[HEADER + params.first_row + index].x;
     }
-    var row: Row;
-    row.index = index;
+    var row = tempered(index);
     row.label = label;
-    row.inverse_temperature = inverse_temperature();
     return row;
 }
 
 fn open(index: u32) -> Row {
     let entry = row_table[HEADER + params.first_row + index];
     let head = row_table[0];
-    var row: Row;
-    row.index = index;
+    var row = tempered(index);
     row.label = entry.x;
     row.flags = entry.y;
     row.row_weight = bitcast<f32>(entry.z);
     row.factor = row_factor(entry.z, entry.w, head.y, head.z);
     row.class_weights = bitcast<f32>(head.w);
-    row.inverse_temperature = inverse_temperature();
     if (WANTS_RANK && row.label != NONE) {
         let at = target_score(row, row.label);
         row.target_key = key(at.u.x);
@@ -392,7 +394,7 @@ fn close(row: Row, streamed: State) -> Closed {
         state.sum = 1.0;
         state.flags = (state.flags & STATE_INFINITE) | select(STATE_BAD, STATE_LIVE, finite_one(given));
     }
-    state.flags |= select(0u, STATE_BAD, row.inverse_temperature == 0.0);
+    state.flags |= select(0u, STATE_BAD, row.bad_temperature);
     if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
         // A row's live classes may all be in other shards.
         let counts = !SHARDED || GATHERED || (state.flags & STATE_BAD) != 0u;
@@ -456,7 +458,8 @@ fn close_loss(row: Row, given: Closed, total: f32, taken: Taken, infinite: bool)
     let pull = row.factor * (2.0 * params.z_loss * lse);
     // -Σ ∂u·u/τ with Σ p·u = lse - entropy.
     let entropy = bitcast<f32>(given.entropy);
-    let slope = row.inverse_temperature * (taken.sum * entropy - taken.below - pull * (lse - entropy));
+    let moment = pull * (lse - entropy) + taken.below - taken.sum * entropy;
+    let slope = -moment / row.temperature;
     let limit = times(bitcast<u32>(row.factor), INFINITY_BITS | SIGN_BIT);
     out.temperature_slope = select(bitcast<u32>(slope), limit, infinite);
     let factor_flags = factor_flags(row.factor);
@@ -560,7 +563,7 @@ fn emit(row: Row, closed: Closed, it: Item) {
     }
     var g = closed.alpha * p - taken;
     if (TRANSFORMED) {
-        g = g * row.inverse_temperature;
+        g = g / row.temperature;
     }
     if (SOFTCAP) {
         let slope = sech_squared4(it.z * params.inverse_softcap);

@@ -478,7 +478,7 @@ impl CrossEntropy {
             ("kept_share", 1.0 - epsilon),
             ("spread_share", spread),
             ("ordinal_share", epsilon),
-            ("inverse_temperature", 1.0 / temperature),
+            ("temperature", temperature),
             ("softcap", self.softcap.unwrap_or(1.0)),
             ("inverse_softcap", 1.0 / self.softcap.unwrap_or(1.0)),
             ("z_loss", self.z_loss),
