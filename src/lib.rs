@@ -120,7 +120,7 @@ pub mod loss {
 
 pub use data::{
     array::{self, Arithmetic, Array, Arrays, Data},
-    error::{self, Error, Result},
+    error::{Cause, Error, Result},
     status::Status,
     tensor::{self, Dtype, Layout, Named, Tensor},
 };

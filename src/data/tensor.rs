@@ -330,7 +330,7 @@ impl<'a> Tensor<'a> {
         let tensor = Self::dense(buffer, dtype, shape);
         let needed = tensor.layout.byte_range().map_or(u64::MAX, |bytes| bytes.end);
         if needed > found {
-            return Err(Error::BufferTooSmall { argument: "binding".to_owned(), needed, found });
+            return Err(Error::BufferTooSmall { argument: "binding".into(), needed, found });
         }
         tensor.byte_offset(offset)
     }
@@ -381,7 +381,7 @@ impl<'a> Tensor<'a> {
     pub fn byte_offset(self, bytes: u64) -> Result<Self> {
         let multiple = self.layout.dtype.bytes();
         if !bytes.is_multiple_of(multiple) {
-            let argument = format!("{} tensor", self.layout.dtype);
+            let argument = format!("{} tensor", self.layout.dtype).into();
             return Err(Error::WrongOffset { argument, found: bytes, multiple });
         }
         Ok(self.offset(bytes / multiple))

@@ -102,7 +102,7 @@ impl Prepared {
         let shares_scratch = matches!(self.scratch, HeldScratch::Pooled(_));
         if shares_scratch && (dispatches.start > 0 || dispatches.end < all) {
             let loss = self.planned.plan.loss.clone();
-            return Err(Error::SharedScratch { loss, part: dispatches, all });
+            return Err(Error::SharedScratch { operation: loss.into(), part: dispatches, all });
         }
         self.encode_steps(record, dispatches);
         Ok(())
@@ -258,7 +258,7 @@ fn fitting(scratch: &Scratch<'_>, plan: &Plan) -> Result<HeldScratch> {
     if found >= plan.scratch_bytes {
         return Ok(HeldScratch::Callers(scratch.buffer.clone(), scratch.bytes.start));
     }
-    let argument = check::SCRATCH.to_owned();
+    let argument = check::SCRATCH.into();
     Err(Error::BufferTooSmall { argument, needed: plan.scratch_bytes, found })
 }
 
@@ -299,14 +299,17 @@ fn bind(
 }
 
 fn unbound(plan: &Plan, binding: &Binding) -> Error {
-    Error::MissingBuffer { loss: plan.loss.clone(), role: binding.role.to_string() }
+    Error::MissingBuffer {
+        operation: plan.loss.clone().into(),
+        role: binding.role.to_string().into(),
+    }
 }
 
 /// Checks that the parameters of each dispatch fit their block.
 fn parameters_fit(plan: &Plan) -> Result<()> {
     let (limit, words) = (Plan::PARAMS_STRIDE, |d: &Dispatch| d.params.len() as u64 * 4);
     match plan.dispatches.iter().map(words).find(|bytes| *bytes > limit) {
-        Some(found) => Err(Error::Limit { what: "bytes of parameters".to_owned(), found, limit }),
+        Some(found) => Err(Error::Limit { what: "bytes of parameters".into(), found, limit }),
         None => Ok(()),
     }
 }
@@ -323,7 +326,7 @@ fn parameters(gpu: &Gpu, plan: &Plan) -> Result<Counted> {
     let written = buffer
         .get_mapped_range_mut(..)
         .map(|mut view| view.copy_from_slice(&bytes))
-        .map_err(|error| Error::DeviceLost(error.to_string()));
+        .map_err(Error::lost);
     buffer.unmap();
     written.map(|()| Counted::new(buffer, &gpu.0.tally))
 }

@@ -106,7 +106,7 @@ impl Planned {
 }
 
 fn needs_preparation(operation: &str, reason: &str) -> Error {
-    Error::NeedsPreparation { operation: operation.to_owned(), reason: reason.to_owned() }
+    Error::NeedsPreparation { operation: operation.into(), reason: reason.into() }
 }
 
 /// A tensor of a request, or its scratch.

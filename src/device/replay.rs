@@ -90,7 +90,7 @@ impl Gpu {
             usable(check::SCRATCH, buffer, wgpu::BufferUsages::STORAGE)?;
             let (found, multiple) = (bytes.start, self.profile().offset_alignment);
             if !found.is_multiple_of(multiple) {
-                let argument = check::SCRATCH.to_owned();
+                let argument = check::SCRATCH.into();
                 return Err(Error::WrongOffset { argument, found, multiple });
             }
             room(check::SCRATCH, buffer, bytes.end)?;
@@ -121,8 +121,8 @@ fn fitting(plan: &Plan, dispatch: &Dispatch, buffers: &PlanBuffers<'_>) -> Resul
             Role::Scratch | Role::Constant(_) => continue,
         };
         let Some((_, buffer, _)) = buffers.bound(role) else {
-            let (loss, role) = (plan.loss.clone(), role.to_string());
-            return Err(Error::MissingBuffer { loss, role });
+            let (operation, role) = (plan.loss.clone().into(), role.to_string().into());
+            return Err(Error::MissingBuffer { operation, role });
         };
         usable(name, buffer, wgpu::BufferUsages::STORAGE)?;
         room(name, buffer, offset + size)?;
@@ -135,7 +135,7 @@ fn room(name: &str, buffer: &wgpu::Buffer, needed: u64) -> Result<()> {
     if needed <= found {
         return Ok(());
     }
-    Err(Error::BufferTooSmall { argument: name.to_owned(), needed, found })
+    Err(Error::BufferTooSmall { argument: name.into(), needed, found })
 }
 
 /// Checks that no buffer of the caller is bound twice where wgpu refuses it or where the results would be undefined.
@@ -157,8 +157,13 @@ fn not_shared(dispatch: &Dispatch, buffers: &PlanBuffers<'_>) -> Result<()> {
                 (Access::ReadWrite, Access::ReadWrite) => "overlap",
                 _ => "share a buffer, but the plan was made for two buffers",
             };
-            let reason = reason.to_owned();
-            return Err(Error::Overlap { argument, other, bytes, other_bytes, reason });
+            return Err(Error::Overlap {
+                argument: argument.into(),
+                other: other.into(),
+                bytes: bytes.into(),
+                other_bytes: other_bytes.into(),
+                reason: reason.into(),
+            });
         }
     }
     Ok(())

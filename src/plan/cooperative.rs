@@ -100,7 +100,7 @@ impl Cooperative {
             return Ok(());
         }
         Err(Error::Limit {
-            what: "lanes of a workgroup on cooperative matrices".to_owned(),
+            what: "lanes of a workgroup on cooperative matrices".into(),
             found: self.lanes.into(),
             limit: workgroup_size.into(),
         })

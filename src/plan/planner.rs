@@ -460,7 +460,7 @@ impl Step<'_, '_> {
     pub fn groups(self, groups: u64) -> Result<()> {
         let Some(grid) = limits::grid(self.planner.profile, groups) else {
             return Err(Error::Limit {
-                what: format!("workgroups of {}", self.planner.draft.label),
+                what: format!("workgroups of {}", self.planner.draft.label).into(),
                 found: groups,
                 limit: u64::from(self.planner.profile.workgroups).pow(2),
             });
@@ -473,7 +473,7 @@ impl Step<'_, '_> {
         let limit = self.planner.profile.binding_bytes;
         if let Some(binding) = self.planner.bindings.iter().find(|b| b.size > limit) {
             return Err(Error::Limit {
-                what: format!("bytes of {} in {}", binding.role, self.planner.draft.label),
+                what: format!("bytes of {} in {}", binding.role, self.planner.draft.label).into(),
                 found: binding.size,
                 limit,
             });

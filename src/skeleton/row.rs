@@ -56,9 +56,9 @@ pub trait RowLoss: Operation {
 
 pub(crate) fn missing(loss: &dyn RowLoss, argument: &str) -> Error {
     Error::MissingInput {
-        loss: loss.about().name.to_owned(),
-        argument: argument.to_owned(),
-        reason: "this call needs it".to_owned(),
+        operation: loss.about().name.into(),
+        argument: argument.into(),
+        reason: "this call needs it".into(),
     }
 }
 
@@ -72,15 +72,15 @@ pub fn accepts(loss: &dyn RowLoss, call: &Call) -> Result<()> {
 pub(crate) fn target_or_probs(loss: &str, targets: bool, probs: bool) -> Result<()> {
     match (targets, probs) {
         (true, true) => Err(Error::Conflict {
-            loss: loss.to_owned(),
-            argument: "targets".to_owned(),
-            other: "target_probs".to_owned(),
-            reason: "a row has one kind of target".to_owned(),
+            operation: loss.into(),
+            argument: "targets".into(),
+            other: "target_probs".into(),
+            reason: "a row has one kind of target".into(),
         }),
         (false, false) => Err(Error::MissingInput {
-            loss: loss.to_owned(),
-            argument: "targets".to_owned(),
-            reason: "or `target_probs` instead".to_owned(),
+            operation: loss.into(),
+            argument: "targets".into(),
+            reason: "or `target_probs` instead".into(),
         }),
         _ => Ok(()),
     }
@@ -96,9 +96,9 @@ fn check_outputs(loss: &dyn RowLoss, program: &RowProgram, call: &Call) -> Resul
             && operand.layout.len() != expected
         {
             return Err(Error::WrongShape {
-                argument: name.to_owned(),
-                found: operand.layout.shape.clone(),
-                expected: format!("[{expected}] with this reduction"),
+                argument: name.into(),
+                found: operand.layout.shape.clone().into(),
+                expected: format!("[{expected}] with this reduction").into(),
             });
         }
     }
@@ -107,9 +107,9 @@ fn check_outputs(loss: &dyn RowLoss, program: &RowProgram, call: &Call) -> Resul
         && upstream.layout.len() != 1
     {
         return Err(Error::WrongShape {
-            argument: "upstream".to_owned(),
-            found: upstream.layout.shape.clone(),
-            expected: "[1], since the loss is reduced".to_owned(),
+            argument: "upstream".into(),
+            found: upstream.layout.shape.clone().into(),
+            expected: "[1], since the loss is reduced".into(),
         });
     }
     if call.has("lse") {
@@ -117,19 +117,19 @@ fn check_outputs(loss: &dyn RowLoss, program: &RowProgram, call: &Call) -> Resul
             call.outputs.keys().find(|name| !name.starts_with("grad.") && *name != "status");
         if let Some(other) = other {
             return Err(Error::Conflict {
-                loss: loss.about().name.to_owned(),
-                argument: "lse".to_owned(),
-                other: other.clone(),
-                reason: "a saved lse is for gradients alone".to_owned(),
+                operation: loss.about().name.into(),
+                argument: "lse".into(),
+                other: other.clone().into(),
+                reason: "a saved lse is for gradients alone".into(),
             });
         }
     }
     if per_row && call.has("denominator") {
         return Err(Error::Conflict {
-            loss: loss.about().name.to_owned(),
-            argument: "denominator".to_owned(),
-            other: "reduction".to_owned(),
-            reason: "nothing is divided with reduction `none`".to_owned(),
+            operation: loss.about().name.into(),
+            argument: "denominator".into(),
+            other: "reduction".into(),
+            reason: "nothing is divided with reduction `none`".into(),
         });
     }
     Ok(())

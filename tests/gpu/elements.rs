@@ -300,7 +300,7 @@ fn wrong_shapes(context: &Context) {
         let loss = BceWithLogits::default();
         let error = context.gpu.run_arrays(&loss, &inputs, Dtype::F32, &["loss"]).unwrap_err();
         assert!(
-            matches!(&error, Error::WrongShape { argument, .. } if argument == name),
+            matches!(&error, Error::WrongShape { argument, .. } if &**argument == name),
             "{error}"
         );
         assert!(cpu::run(&loss, &inputs, &["loss"]).is_err());

@@ -94,7 +94,7 @@ fn refused_buffers(context: &Context) {
     let refused = |buffers: PlanBuffers<'_>| refusal(gpu.replay(&case.plan, &buffers));
     let one = || case.buffers().output("grad.logits", &gradient);
     let missing = refused(one());
-    assert!(matches!(&missing, Error::MissingBuffer { role, .. } if role == "output `loss`"));
+    assert!(matches!(&missing, Error::MissingBuffer { role, .. } if &**role == "output `loss`"));
     let small = storage(gpu, 16);
     let found = refused(one().output("loss", &small));
     assert!(matches!(found, Error::BufferTooSmall { needed: 36, found: 16, .. }), "{found}");

@@ -259,9 +259,9 @@ impl Task {
         let mut dims = argument.shapes.iter().copied().flatten();
         let dim = dims.find(|dim| self.extent(**dim).is_none());
         Error::MissingInput {
-            loss: loss.about().name.to_owned(),
-            argument: dim.map_or("extent", |dim| dim.name()).to_owned(),
-            reason: format!("it is an extent of tensor `{}`", argument.name),
+            operation: loss.about().name.into(),
+            argument: dim.map_or("extent", |dim| dim.name()).into(),
+            reason: format!("it is an extent of tensor `{}`", argument.name).into(),
         }
     }
 
@@ -311,10 +311,10 @@ pub(super) type Layouts = BTreeMap<String, Layout>;
 
 fn unknown(about: &About, kind: &'static str, name: &str, known: &[Argument]) -> Error {
     Error::UnknownName {
-        loss: about.name.to_owned(),
+        operation: about.name.into(),
         kind,
-        name: name.to_owned(),
-        known: known.iter().map(|argument| argument.name).collect::<Vec<_>>().join(", "),
+        name: name.into(),
+        known: known.iter().map(|argument| argument.name).collect::<Vec<_>>().join(", ").into(),
     }
 }
 
@@ -359,8 +359,8 @@ mod tests {
     }
 
     fn plan(name: &str, options: &serde_json::Value, task: &Task) -> Result<Plan> {
-        let entry =
-            surprisal::operations::find(name).ok_or_else(|| Error::Incomplete(name.to_owned()))?;
+        let entry = surprisal::operations::find(name);
+        let entry = entry.ok_or_else(|| Error::Incomplete { operation: name.into() })?;
         task.plan((entry.parse)(options)?.as_ref(), &Profile::default())
     }
 
@@ -409,7 +409,7 @@ mod tests {
         let task = Task::new([(Dim::Rows, ROWS), (Dim::Classes, CLASSES)], Dtype::F32, Mode::Fused);
         let error = plan("linear_cross_entropy", &json!({}), &task).err();
         assert!(
-            matches!(&error, Some(Error::MissingInput { argument, .. }) if argument == "hidden"),
+            matches!(&error, Some(Error::MissingInput { argument, .. }) if &**argument == "hidden"),
             "{error:?}"
         );
     }

@@ -467,8 +467,7 @@ pub(super) fn in_rows(name: &str, view: View, broadcast: Broadcast) -> Result<Vi
     }
     let (found, least) = (layout.row_stride, layout.columns());
     let flat = layout.clone().flattened();
-    let flat =
-        flat.ok_or_else(|| Error::WrongStride { argument: name.to_owned(), found, least })?;
+    let flat = flat.ok_or_else(|| Error::WrongStride { argument: name.into(), found, least })?;
     Ok(view.reshaped(flat))
 }
 

@@ -139,7 +139,7 @@ impl Summed {
         let columns = Axis { extent: extents.columns, kept: has_columns };
         let rows = row_axes(self.broadcast, extents.rows);
         let (images, pixels) = split(rows, plane)
-            .ok_or_else(|| Error::ClassStride { argument: "gradient".to_owned(), found: plane })?;
+            .ok_or_else(|| Error::ClassStride { argument: "gradient".into(), found: plane })?;
         let kept = |axes: &[Axis]| {
             axes.iter().filter(|axis| axis.kept).map(|axis| axis.extent).product::<u64>()
         };
@@ -241,7 +241,7 @@ impl Fold {
         }
         if most == 1 && length > 1 {
             return Err(Error::Limit {
-                what: "elements side by side of a gradient that is summed".to_owned(),
+                what: "elements side by side of a gradient that is summed".into(),
                 found: inner,
                 limit: room / 2,
             });

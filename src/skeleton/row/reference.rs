@@ -186,10 +186,10 @@ impl<T: Real> Given<T> {
         let denominator: Option<Vec<T>> = floats(inputs, "denominator", &[1])?;
         if per_row && denominator.is_some() {
             return Err(Error::Conflict {
-                loss: loss.about().name.to_owned(),
-                argument: "denominator".to_owned(),
-                other: "reduction".to_owned(),
-                reason: "nothing is divided with reduction `none`".to_owned(),
+                operation: loss.about().name.into(),
+                argument: "denominator".into(),
+                other: "reduction".into(),
+                reason: "nothing is divided with reduction `none`".into(),
             });
         }
         Ok(Self {

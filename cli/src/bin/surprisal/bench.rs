@@ -415,10 +415,7 @@ impl Bench {
 
     /// Answers lines on stdin until stdin ends.
     fn serve(&self) -> Result<()> {
-        let failed = |error: std::io::Error| Error::File {
-            path: "stdin or stdout".to_owned(),
-            reason: error.to_string(),
-        };
+        let failed = |error: std::io::Error| Error::file("stdin or stdout".as_ref(), error);
         let mut out = std::io::stdout();
         let mut answer =
             |value: &Value| writeln!(out, "{value}").and_then(|()| out.flush()).map_err(failed);
@@ -556,7 +553,7 @@ impl Arguments {
     pub fn parse_loss(&self) -> Result<Box<dyn surprisal::Operation>> {
         let loss = self.chosen.parse()?;
         if loss.is_host() {
-            return Err(Error::HostOnly { operation: self.chosen.name.clone() });
+            return Err(Error::HostOnly { operation: self.chosen.name.clone().into() });
         }
         Ok(loss)
     }
@@ -592,10 +589,10 @@ impl Arguments {
             None => default.and_then(|option| option.default.parse().ok()),
         };
         index.ok_or_else(|| Error::InvalidOption {
-            loss: self.chosen.name.clone(),
+            operation: self.chosen.name.clone().into(),
             option: "ignored",
-            value: self.ignored.to_string(),
-            reason: "this call has no `ignore_index`".to_owned(),
+            value: self.ignored.to_string().into(),
+            reason: "this call has no `ignore_index`".into(),
         })
     }
 }
@@ -605,10 +602,10 @@ fn whole_logits(workload: &Workload) -> Result<u64> {
     let plan = workload.prepared().plan();
     if plan.unstored_bytes == 0 {
         return Err(Error::InvalidOption {
-            loss: plan.loss.clone(),
+            operation: plan.loss.clone().into(),
             option: "stored",
-            value: "true".to_owned(),
-            reason: "only linear losses leave their logits unstored".to_owned(),
+            value: "true".into(),
+            reason: "only linear losses leave their logits unstored".into(),
         });
     }
     // Rows may be padded to whole quads.

@@ -142,10 +142,10 @@ fn read_inputs(
         let name = &source.name;
         let Some(argument) = about.input(name) else {
             return Err(Error::UnknownName {
-                loss: about.name.to_owned(),
+                operation: about.name.into(),
                 kind: "input",
-                name: name.clone(),
-                known: about.inputs.iter().map(|a| a.name).collect::<Vec<_>>().join(", "),
+                name: name.clone().into(),
+                known: about.inputs.iter().map(|a| a.name).collect::<Vec<_>>().join(", ").into(),
             });
         };
         let wants_float =

@@ -70,9 +70,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let loss = arguments.chosen.parse()?;
     if arguments.classes.is_none() && loss.about().columns() == Some(Dim::Classes) {
         return Err(Error::MissingInput {
-            loss: arguments.chosen.name.clone(),
-            argument: "--classes".to_owned(),
-            reason: "this loss has them".to_owned(),
+            operation: arguments.chosen.name.clone().into(),
+            argument: "--classes".into(),
+            reason: "this loss has them".into(),
         });
     }
     let profile = profile(&arguments.limits)?;
@@ -101,10 +101,10 @@ fn profile(limits: &str) -> Result<Profile> {
         "software" => Ok(Profile::default().software(8)),
         text => {
             let bad = |reason: String| Error::InvalidOption {
-                loss: "plan".to_owned(),
+                operation: "plan".into(),
                 option: "limits",
-                value: text.to_owned(),
-                reason,
+                value: text.into(),
+                reason: reason.into(),
             };
             let profile: Profile =
                 serde_json::from_str(text).map_err(|error| bad(error.to_string()))?;
@@ -174,10 +174,10 @@ impl<'a> Draft<'a> {
                 .and_then(|call| self.loss.plan(&call, profile).map(|plan| (call, plan)));
             match planned {
                 Err(Error::MissingInput { argument, .. })
-                    if self.loss.about().inputs.iter().any(|a| a.name == argument)
-                        && !self.inputs.contains(&argument) =>
+                    if self.loss.about().inputs.iter().any(|a| *a.name == *argument)
+                        && !self.inputs.contains(&*argument) =>
                 {
-                    self.inputs.insert(argument);
+                    self.inputs.insert(argument.into());
                 }
                 Err(Error::WrongShape { argument, .. }) if self.next_shape(&argument) => {}
                 done => return done,
@@ -253,9 +253,9 @@ impl<'a> Draft<'a> {
         let elements = shape.iter().try_fold(1u64, |all, &extent| all.checked_mul(extent));
         if elements.is_none_or(|elements| elements > u64::MAX >> 8) {
             return Err(Error::WrongShape {
-                argument: argument.name.to_owned(),
-                found: shape,
-                expected: "fewer than 2^56 elements".to_owned(),
+                argument: argument.name.into(),
+                found: shape.into(),
+                expected: "fewer than 2^56 elements".into(),
             });
         }
         Ok(Layout::dense(self.dtype(argument), &shape))
@@ -291,10 +291,10 @@ fn argument<'a>(
     name: &str,
 ) -> Result<&'a Argument> {
     arguments.iter().find(|argument| argument.name == name).ok_or_else(|| Error::UnknownName {
-        loss: about.name.to_owned(),
+        operation: about.name.into(),
         kind,
-        name: name.to_owned(),
-        known: arguments.iter().map(|argument| argument.name).collect::<Vec<_>>().join(", "),
+        name: name.into(),
+        known: arguments.iter().map(|argument| argument.name).collect::<Vec<_>>().join(", ").into(),
     })
 }
 
