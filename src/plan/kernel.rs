@@ -96,7 +96,7 @@ macro_rules! shader {
         }
     };
 }
-pub(crate) use code::{Form, Label, Name, Order, Reach, Stream};
+pub(crate) use code::{Addressing, ElementStorage, Label, Name, Order, Stream};
 pub(crate) use known::Draft;
 pub(crate) use shader;
 

@@ -446,7 +446,7 @@ fn place(argument: &Argument, operand: &Operand, takes_planes: bool) -> Result<(
     if layout.class_stride != 1 && !(planes && layout.class_stride <= MOST_ROWS) {
         return Err(Error::ClassStride { argument: name().into(), found: layout.class_stride });
     }
-    if let Some((_, stride)) = layout.fold {
+    if let Some((_, stride)) = layout.strips {
         return Err(Error::ClassStride { argument: name().into(), found: stride });
     }
     let least = layout.columns().saturating_mul(layout.class_stride);

@@ -14,7 +14,7 @@ use crate::{
     },
     plan::{
         Addressed, Planner, View,
-        kernel::{Reach, shader},
+        kernel::{Addressing, shader},
         stretches::stretches,
     },
     skeleton::sums::Totals,
@@ -93,7 +93,7 @@ impl Summed {
     pub fn terms(&self, window: &Range<u64>) -> Option<Addressed> {
         let end = window.start + (window.end - window.start).next_multiple_of(QUAD);
         let view = self.terms.clone()?.flat(&(window.start..end));
-        Some(Addressed::new(view, Reach::Flat))
+        Some(Addressed::new(view, Addressing::Flat))
     }
 
     /// Sums the terms into the gradient.
@@ -181,7 +181,7 @@ impl Summed {
                 .uniform("first_part", window.start % fold.parts)
                 .words("terms", Some(given))
                 .words("sums", scratch)
-                .give("gradient", gradient.map(|view| Addressed::new(view, Reach::Each)))
+                .give("gradient", gradient.map(|view| Addressed::new(view, Addressing::Each)))
                 .groups(sums.div_ceil(lanes))?;
         }
         Ok(())
