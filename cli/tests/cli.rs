@@ -1,5 +1,5 @@
 //! The binary as a user runs it: all but `replay` without a GPU.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 mod command;
 

@@ -1,6 +1,6 @@
 //! Compares the f64 reference with reference cases, finite differences and identities. No GPU.
 #![cfg(feature = "cases")]
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
 
 mod calls;
 #[path = "../common/descent.rs"]
