@@ -18,7 +18,7 @@ use naga::{
     back,
     valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
 };
-use surprisal::{Cooperative, cooperative::Side, kernel::Kernel};
+use surprisal::{Cooperative, cooperative::Side, plan::kernel::Kernel};
 
 /// Every kernel of every call of the catalogue.
 static KERNELS: LazyLock<Vec<Arc<Kernel>>> = LazyLock::new(|| {

@@ -17,9 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use surprisal::{
     Array, Arrays, Data, Dtype, Error, Gpu, Layout, Plan, PlanBuffers, Result, Tensor, adapter,
-    kernel::Kernel,
     low_level::{self, Counted, guarded, round},
-    plan::Role,
+    plan::{Role, kernel::Kernel},
     wgpu,
 };
 

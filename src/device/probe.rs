@@ -194,7 +194,7 @@ impl Gpu {
     ///
     /// This runs and times small products, which takes a few compilations and some milliseconds, and waits for them.
     /// Results on the matrices differ from those of the plain tile in their last bits; see
-    /// [`crate::plan::cooperative`].
+    /// [`crate::cooperative`].
     ///
     /// ```no_run
     /// # async fn open(adapter: wgpu::Adapter) -> Result<(), Box<dyn std::error::Error>> {

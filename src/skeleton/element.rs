@@ -27,7 +27,6 @@ use elements::plane;
 
 pub(crate) use declare::{declared, element_loss};
 
-pub use crate::plan::Number;
 pub use elements::plan;
 pub use reference::{Point, compute};
 

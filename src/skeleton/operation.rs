@@ -122,19 +122,23 @@ fn refused<L: serde::de::DeserializeOwned>(
 /// `cargo fmt` does not find modules inside macros: `rustfmt src/losses/*.rs src/targets/*.rs` formats these files.
 macro_rules! operations {
     ($(#[$about:meta])* $($module:ident::$operation:ident),* $(,)?) => {
-        $(pub mod $module;
+        $(pub(crate) mod $module;
         pub use $module::*;)*
 
-        $(#[$about])*
-        pub static REGISTRY: &[$crate::skeleton::operation::Entry] =
-            &[$($crate::skeleton::operation::Entry {
-                about: &$module::ABOUT,
-                #[cfg(feature = "serde")]
-                parse: |options| {
-                    $crate::skeleton::operation::parse::<$operation>(&$module::ABOUT, options)
-                },
-                default: || Box::new($operation::default()),
-            },)*];
+        pub(crate) mod registry {
+            use super::*;
+
+            $(#[$about])*
+            pub static REGISTRY: &[$crate::skeleton::operation::Entry] =
+                &[$($crate::skeleton::operation::Entry {
+                    about: &$module::ABOUT,
+                    #[cfg(feature = "serde")]
+                    parse: |options| {
+                        $crate::skeleton::operation::parse::<$operation>(&$module::ABOUT, options)
+                    },
+                    default: || Box::new($operation::default()),
+                },)*];
+        }
     };
 }
 pub(crate) use operations;

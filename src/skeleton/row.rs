@@ -23,10 +23,7 @@ use crate::{
 pub(crate) use declare::row_loss;
 pub(crate) use rows::{Gradient, Rows, Scores, functor_streams};
 
-pub use crate::{
-    plan::Number,
-    spec::{broadcast::Broadcast, shard::STATE_WORDS},
-};
+pub use crate::spec::{broadcast::Broadcast, shard::STATE_WORDS};
 pub use contract::{
     Counted, DROPPED, Field, FieldKind, Given, LabelScore, OPEN, OutputKind, PLACE, Reduced,
     Rounds, RowOutput, RowProgram, RowStream, SCORES, StateLayout, StreamAccess, StreamElement,
@@ -42,7 +39,7 @@ pub use rows::plan;
 /// says what it adds up and how it is closed. `shaders/loss/cross_entropy.wgsl` is the longest functor,
 /// `examples/own_loss.rs` the shortest.
 pub trait RowLoss: Operation {
-    /// The description of this loss on the scores of a linear layer ([`crate::linear::Linear`]).
+    /// The description of this loss on the scores of a linear layer ([`crate::Linear`]).
     fn linear_about(&self) -> Option<&'static About> {
         None
     }

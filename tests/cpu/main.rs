@@ -18,12 +18,10 @@ use std::{
 };
 
 use surprisal::{
-    Arithmetic, Array, Arrays, CrossEntropy, Dtype, LinearCrossEntropy, Operation, Reduction,
-    WeightLayout,
+    Arithmetic, Array, Arrays, CrossEntropy, Denominator, Dtype, LinearCrossEntropy, Operation,
+    Reduction, Smoothing, WeightLayout,
     cases::{self, Case},
-    cpu,
-    loss::cross_entropy::{Denominator, Smoothing},
-    operations, testing,
+    cpu, operations, testing,
 };
 use surprisal_cli::conformance;
 

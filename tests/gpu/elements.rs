@@ -6,7 +6,7 @@ pub(super) mod values;
 use serde_json::json;
 use surprisal::{
     Array, Arrays, BceWithLogits, Dice, Dtype, Elementwise, Error, GaussianNll, Layout, MaskedMean,
-    Mse, Operation, Reduction, Request, Tensor, cpu, loss::dice::Per, tensor::Named, testing,
+    Mse, Named, Operation, Per, Reduction, Request, Tensor, cpu, testing,
 };
 
 use crate::{

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use surprisal::{
-    Array, Arrays, BceWithLogits, CrossEntropy, Dtype, Error, GaussianNll, Layout, Mse, Operation,
-    Reduction, Request, cpu, tensor::Named, testing,
+    Array, Arrays, BceWithLogits, CrossEntropy, Dtype, Error, GaussianNll, Layout, Mse, Named,
+    Operation, Reduction, Request, cpu, testing,
 };
 
 use crate::{

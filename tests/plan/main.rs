@@ -16,8 +16,7 @@ use std::collections::BTreeMap;
 use surprisal::{
     CrossEntropy, Dtype, Error, Layout, LinearCrossEntropy, Operation, Plan, Profile, Reduction,
     WeightLayout,
-    kernel::Access,
-    plan::{Call, Operand, Role},
+    plan::{Call, Operand, Role, kernel::Access},
 };
 
 const MIB: u64 = 1 << 20;

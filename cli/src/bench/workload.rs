@@ -3,10 +3,12 @@
 use super::{task::Task, timer::wait};
 use surprisal::{
     Gpu, Layout, Named, Operation, Plan, Prepared, Request, Result, Tensor,
-    kernel::{Kernel, Storage},
     loss::{Dim, Domain},
     low_level::uncounted,
-    plan::Dispatch,
+    plan::{
+        Dispatch,
+        kernel::{Kernel, Storage},
+    },
     wgpu,
 };
 

@@ -321,7 +321,7 @@ impl Bench {
             let mut times = Vec::new();
             for _ in 0..runs.clamp(1, 5) {
                 // A kernel under another label gets its own line, even if its code is the same.
-                let only = |other: &surprisal::kernel::Kernel| {
+                let only = |other: &surprisal::plan::kernel::Kernel| {
                     other.label == kernel.label && *other == **kernel
                 };
                 times.push(self.timer.time(|pass| call.encode_kernels(pass, only))?.best());

@@ -11,9 +11,8 @@ use std::{
 use serde_json::{Value, json};
 use surprisal::{
     Dtype, Error, Layout, Operation, Plan, Profile, Result,
-    kernel::Kernel,
     loss::{About, Argument, Dim, Kind},
-    plan::{Call, Operand},
+    plan::{Call, Operand, kernel::Kernel},
 };
 use surprisal_cli::repro;
 
