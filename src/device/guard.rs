@@ -77,7 +77,7 @@ fn refusal(what: &str, error: wgpu::Error) -> Error {
     // A thing made on a lost device is invalid, but making it gives no error. The first use reports
     // that it is invalid.
     let ours_is_invalid = message.contains("'surprisal") && message.contains("label is invalid");
-    if message.contains("lost") || message.contains("destroyed") || ours_is_invalid {
+    if message.contains("Parent device is lost") || ours_is_invalid {
         Error::lost(error)
     } else {
         Error::Refused { what: what.into(), source: Cause::new(error) }

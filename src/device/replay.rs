@@ -7,7 +7,7 @@ use crate::{
     device::{
         encode::{self, Bound, Prepared},
         gpu::Gpu,
-        guard::usable,
+        guard::{guarded, usable},
         recall::Planned,
     },
     plan::{Binding, Dispatch, Plan, Role, kernel::Access},
@@ -83,7 +83,7 @@ impl Gpu {
     ///
     /// [`Error::BadPlan`] if the parts of the plan contradict each other, [`Error::Limit`] if it does not keep to the
     /// limits, [`Error::MissingBuffer`], [`Error::BufferTooSmall`], [`Error::WrongUsage`] or [`Error::Overlap`] if the
-    /// buffers do not fit the plan, and [`Error::Refused`] if the device refuses a kernel.
+    /// buffers do not fit the plan, and [`Error::Refused`] if the device refuses a kernel or its dispatch.
     pub fn replay(&self, plan: &Plan, buffers: &PlanBuffers<'_>) -> Result<Prepared> {
         plan.check(self.profile())?;
         if let Some(Scratch { buffer, bytes }) = &buffers.scratch {
@@ -109,7 +109,23 @@ impl Gpu {
             plan: plan.clone(),
         };
         let scratch = buffers.scratch.as_ref();
-        encode::prepare(self, Arc::new(planned), buffers.all(), (scratch, false), None)
+        let prepared =
+            encode::prepare(self, Arc::new(planned), buffers.all(), (scratch, false), None)?;
+        self.recordable(plan, &prepared)?;
+        Ok(prepared)
+    }
+
+    /// Records a call on an encoder that nobody submits. wgpu compares some of what a module declares, such as the length
+    /// of an array, with the bound bytes only when a dispatch is recorded; it must not find a fault in the caller's
+    /// encoder.
+    fn recordable(&self, plan: &Plan, prepared: &Prepared) -> Result<()> {
+        let device = self.device();
+        guarded(device, &plan.loss, 0, || {
+            let descriptor = wgpu::CommandEncoderDescriptor::default();
+            let mut encoder = device.create_command_encoder(&descriptor);
+            prepared.encode(&mut encoder);
+            drop(encoder.finish());
+        })
     }
 }
 

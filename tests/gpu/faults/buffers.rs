@@ -11,6 +11,7 @@ use crate::support::{
 
 tests![
     missing_usages,
+    destroyed_buffers,
     watches,
     scratch_without_storage,
     too_small_buffers,
@@ -19,6 +20,20 @@ tests![
     overlaps,
     shared_alignment_blocks,
 ];
+
+/// A buffer that its owner has destroyed is not a lost device.
+fn destroyed_buffers(context: &Context) {
+    let gpu = &context.gpu;
+    let good = Good::new(gpu);
+    let gone = Placed::input(gpu, &vector(&[0.0; 6]), Layout::vector(Dtype::F32, 6));
+    gone.buffer.destroy();
+    let error = refused(gpu, &none(), good.inputs().weight(gone.tensor()), good.outputs());
+    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+    assert!(error.chain().contains("has been destroyed"), "{}", error.chain());
+    let error = gpu.read_blocking(&gone.tensor()).unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+    works(gpu);
+}
 
 fn missing_usages(context: &Context) {
     let gpu = &context.gpu;
