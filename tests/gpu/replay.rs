@@ -152,6 +152,9 @@ fn refused_plans(context: &Context) {
     assert!(matches!(found, Error::WrongOffset { .. } | Error::BadPlan { .. }), "{found}");
 }
 
+/// What makes a kernel bad.
+type Change<'a> = &'a dyn Fn(&mut Kernel);
+
 /// What the device refuses about the WGSL of a plan is a typed error, at once and not in the caller's encoder, and the
 /// device works as before.
 fn refused_kernels(context: &Context) {
@@ -164,7 +167,7 @@ fn refused_kernels(context: &Context) {
             kernel.wgsl = kernel.wgsl.replacen(find, put, 1).into();
         }
     };
-    let bad: [(&str, &dyn Fn(&mut Kernel)); 9] = [
+    let bad: [(&str, Change<'_>); 9] = [
         ("no WGSL", &|kernel| kernel.wgsl = "fn lost(destroyed: u32".into()),
         ("no module", &|kernel| kernel.wgsl = "".into()),
         ("no entry", &|kernel| kernel.entry = "nowhere".into()),
@@ -205,7 +208,9 @@ fn refused_access(context: &Context) {
     let mut plan = case.plan.clone();
     for kernel in &mut plan.kernels {
         let storage = &mut Arc::make_mut(kernel).storage;
-        storage.iter_mut().for_each(|storage| storage.access = Access::Read);
+        for storage in storage {
+            storage.access = Access::Read;
+        }
     }
     let bindings = plan.dispatches.iter_mut().flat_map(|dispatch| &mut dispatch.bindings);
     bindings.for_each(|binding| binding.access = Access::Read);
