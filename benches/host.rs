@@ -89,7 +89,7 @@ fn call(
     let mut prepared = workload.variant(loss)?;
     measure(criterion, &format!("{name}/update"), || black_box(prepared.update(loss)))?;
     // A rebinding moves every tensor: each goes to the buffers of the other workload.
-    let other = Workload::new(gpu, loss, &task)?;
+    let other = Workload::new(gpu, loss, &draft)?;
     let requests = [other.request(loss), workload.request(loss)];
     let mut requests = requests.iter().cycle();
     measure(criterion, &format!("{name}/rebind"), || match requests.next() {

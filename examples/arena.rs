@@ -6,6 +6,7 @@
 //! written over the logits. The plan says how many bytes of scratch the call needs before anything runs; these lie in
 //! the same buffer. What is left for the library to allocate are the call's parameters, 256 bytes a dispatch.
 
+#[expect(dead_code, reason = "this example uses a part of it")]
 mod common;
 
 use surprisal::{

@@ -13,8 +13,8 @@ use std::{fs, path::PathBuf, time::Instant};
 
 use clap::Parser;
 use surprisal::{
-    CrossEntropy, Dtype, Gpu, GpuOptions, LinearCrossEntropy, LinearCrossEntropyInputs,
-    LinearCrossEntropyOutputs, Request, Tensor, adapter, wgpu,
+    Array, Arrays, CrossEntropy, Dtype, Gpu, GpuOptions, LinearCrossEntropy,
+    LinearCrossEntropyInputs, LinearCrossEntropyOutputs, Request, Tensor, adapter, cpu, wgpu,
 };
 
 const ROWS: u64 = 64;
@@ -44,12 +44,14 @@ fn main() -> common::Outcome {
         let compiled = gpu.warm_up(1..=ROWS, |rows| gpu.plan(&tensors.request(&loss, rows)))?;
         println!("warm-up for 1 to {ROWS} rows: {compiled} kernels in {:?}", begin.elapsed());
     }
+    let mut found = Array::float(&[0], Vec::new());
     for step in ["first call", "second call"] {
         let begin = Instant::now();
-        gpu.submit(&gpu.prepare(&tensors.request(&loss, ROWS))?)?;
-        gpu.read_blocking(&Tensor::vector(&tensors.loss, Dtype::F32, 1))?;
+        common::submit(&gpu, |encoder| gpu.encode(encoder, &tensors.request(&loss, ROWS)))?;
+        found = gpu.read_blocking(&Tensor::vector(&tensors.loss, Dtype::F32, 1))?;
         println!("{step}: {:?}", begin.elapsed());
     }
+    common::check("loss", &found, &cpu::run(&loss, &arrays(), &["loss"])?["loss"], 1e-5)?;
     match (file, gpu.pipeline_cache_bytes()) {
         (Some(file), Some(bytes)) => {
             println!("{} bytes of compiled code in {}", bytes.len(), file.display());
@@ -83,6 +85,18 @@ fn cache(device: &wgpu::Device, bytes: Option<&[u8]>) -> wgpu::PipelineCache {
     let descriptor = wgpu::PipelineCacheDescriptor { label, data: bytes, fallback: true };
     // SAFETY: the file is one that this program wrote. The driver checks that it comes from the same version.
     unsafe { device.create_pipeline_cache(&descriptor) }
+}
+
+/// The inputs of the largest call on the host.
+fn arrays() -> Arrays {
+    Arrays::from([
+        ("hidden".to_owned(), common::array(&[ROWS, DEPTH], &common::numbers(1, ROWS * DEPTH))),
+        (
+            "weight".to_owned(),
+            common::array(&[CLASSES, DEPTH], &common::numbers(2, CLASSES * DEPTH)),
+        ),
+        ("targets".to_owned(), common::indices(&common::classes(3, ROWS, CLASSES))),
+    ])
 }
 
 /// The tensors of the largest call.

@@ -7,6 +7,7 @@
 //! compiles them all before the loop. Every part divides by the rows of the whole batch, so that the losses and the
 //! gradients of the parts add up to those of it.
 
+#[expect(dead_code, reason = "this example uses a part of it")]
 mod common;
 
 use std::time::Instant;

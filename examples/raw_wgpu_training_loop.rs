@@ -10,8 +10,8 @@
 use std::{collections::VecDeque, error::Error};
 
 use surprisal::{
-    CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Dtype, Gpu, Prepared, Reduction, Report,
-    Status, Tensor, Watch, adapter, loss::cross_entropy::Denominator, wgpu,
+    CrossEntropy, CrossEntropyInputs, CrossEntropyOutputs, Denominator, Dtype, Gpu, Prepared,
+    Reduction, Report, Status, Tensor, Watch, adapter, wgpu,
 };
 
 const ROWS: u64 = 512;

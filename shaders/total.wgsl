@@ -15,6 +15,12 @@ fn total(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) group
     }
 }
 
+// Whether the loss of a row is NaN although its target is good: a number beside the scores, such as a weight, is NaN. One
+// shard of several does not know the loss.
+fn has_no_loss(row: u32, loss: u32) -> bool {
+    return params.knows_losses != 0u && is_nan(loss) && (row_table[HEADER + row].y & BAD_TARGET) == 0u;
+}
+
 fn row_tally(row: u32) -> Tally {
     var tally = tally_empty();
     let at = row * params.record_words;
@@ -24,7 +30,8 @@ fn row_tally(row: u32) -> Tally {
     }
     tally.sum = select(0.0, bitcast<f32>(value), finite_one(value));
     tally.sum_flags = flags_of(value);
-    tally.bad_rows = select(0u, 1u, (records[at + RECORD_FLAGS] & ROW_NAN) != 0u);
+    let is_bad = (records[at + RECORD_FLAGS] & ROW_NAN) != 0u;
+    tally.bad_rows = select(0u, 1u, is_bad || has_no_loss(row, records[at + RECORD_LOSS]));
     if (params.counted_word != NONE) {
         tally.correct = records[at + params.counted_word];
     }

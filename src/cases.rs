@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -76,7 +76,7 @@ pub fn load(path: &Path) -> Result<Vec<Case>> {
     }
     let files = files_of(path)?;
     if files.is_empty() {
-        return Err(bad_file(path, "no .safetensors file in this directory"));
+        return Err(Error::file(path, "no .safetensors file in this directory"));
     }
     let mut cases = Vec::new();
     for file in files {
@@ -87,31 +87,36 @@ pub fn load(path: &Path) -> Result<Vec<Case>> {
 
 /// Writes cases to a file. Inputs are stored as f32 where f32 holds them exactly, expected values as f64.
 pub fn save(path: &Path, cases: &[Case]) -> Result<()> {
+    let refused = |error: Fault| Error::file_from(path, UNWRITABLE, error);
+    let bytes = bytes(cases).map_err(refused)?;
+    fs::write(path, bytes).map_err(|error| Error::file_from(path, UNWRITABLE, error))
+}
+
+/// The bytes of a file of cases.
+fn bytes(cases: &[Case]) -> Result<Vec<u8>, Fault> {
     let mut tensors = Vec::new();
     let mut entries = Vec::new();
     for (index, case) in cases.iter().enumerate() {
-        entries.push(entry(index, case, &mut tensors).map_err(|reason| bad_file(path, reason))?);
+        entries.push(entry(index, case, &mut tensors)?);
     }
-    let list = serde_json::to_string(&entries).map_err(|error| bad_file(path, error))?;
+    let list = serde_json::to_string(&entries)?;
     let metadata =
         HashMap::from([("format".to_owned(), FORMAT.to_owned()), ("cases".to_owned(), list)]);
     let views = tensors
         .iter()
         .map(|tensor| Ok((tensor.key.as_str(), tensor.view()?)))
-        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
-        .map_err(|error| bad_file(path, error))?;
-    let bytes = serialize(views, Some(metadata)).map_err(|error| bad_file(path, error))?;
-    fs::write(path, bytes).map_err(|error| bad_file(path, error))
+        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
+    Ok(serialize(views, Some(metadata))?)
 }
 
-fn bad_file(path: &Path, reason: impl std::fmt::Display) -> Error {
-    Error::File { path: path.display().to_string(), reason: reason.to_string() }
-}
+const UNREADABLE: &str = "it cannot be read";
+const UNWRITABLE: &str = "it cannot be written";
 
 fn files_of(directory: &Path) -> Result<Vec<PathBuf>> {
+    let unreadable = |error: io::Error| Error::file_from(directory, UNREADABLE, error);
     let mut files = Vec::new();
-    for file in fs::read_dir(directory).map_err(|error| bad_file(directory, error))? {
-        let file = file.map_err(|error| bad_file(directory, error))?.path();
+    for file in fs::read_dir(directory).map_err(unreadable)? {
+        let file = file.map_err(unreadable)?.path();
         if file.extension().is_some_and(|extension| extension == "safetensors") {
             files.push(file);
         }
@@ -121,19 +126,22 @@ fn files_of(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn load_file(path: &Path) -> Result<Vec<Case>> {
-    let bytes = fs::read(path).map_err(|error| bad_file(path, error))?;
+    let bytes = fs::read(path).map_err(|error| Error::file_from(path, UNREADABLE, error))?;
     from_bytes(path, &bytes)
 }
 
 /// Reads the cases from the bytes of a file, whose path is for errors.
 pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Vec<Case>> {
-    parse(bytes).map_err(|reason| bad_file(path, reason))
+    parse(bytes).map_err(|error| Error::file_from(path, "its cases cannot be read", error))
 }
 
+/// What is wrong with a file of cases: an error of a reader, or a text.
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
 /// Reads the cases from the bytes of a file, or says what is wrong with them.
-fn parse(bytes: &[u8]) -> Result<Vec<Case>, String> {
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
-    let tensors = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+fn parse(bytes: &[u8]) -> Result<Vec<Case>, Fault> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes)?;
+    let tensors = SafeTensors::deserialize(bytes)?;
     let field = |name: &str| {
         let fields = metadata.metadata().as_ref();
         fields
@@ -142,11 +150,11 @@ fn parse(bytes: &[u8]) -> Result<Vec<Case>, String> {
     };
     let format = field("format")?;
     if format != FORMAT {
-        return Err(format!("the format is `{format}`, only `{FORMAT}` is known"));
+        return Err(format!("the format is `{format}`, only `{FORMAT}` is known").into());
     }
-    let entries: Vec<Entry> =
-        serde_json::from_str(field("cases")?).map_err(|error| format!("`cases`: {error}"))?;
-    entries.into_iter().map(|entry| case(entry, &tensors)).collect()
+    let entries: Vec<Entry> = serde_json::from_str(field("cases")?)?;
+    let cases = entries.into_iter().map(|entry| case(entry, &tensors));
+    Ok(cases.collect::<Result<_, String>>()?)
 }
 
 fn case(mut entry: Entry, tensors: &SafeTensors<'_>) -> Result<Case, String> {

@@ -35,11 +35,11 @@
 //!
 //! # What lies underneath
 //!
-//! - [`plan::Plan`]: the recording of a call as plain data, made from shapes and device limits. It includes windows
+//! - [`Plan`]: the recording of a call as plain data, made from shapes and device limits. It includes windows
 //!   where tensors exceed the binding limits. It can be printed and replayed; encoding only walks through it.
-//! - [`kernel::Kernel`]: the identity of one specialisation, and the WGSL that it is compiled from.
+//! - [`plan::kernel::Kernel`]: the identity of one specialisation, and the WGSL that it is compiled from.
 //! - [`operations`]: every operation by name: the losses, and what makes their [`targets`] and weights on the host.
-//! - [`row`], [`linear`] and [`element`]: the skeletons. A loss is a functor in a skeleton; [`Separable`] and
+//! - [`row`], [`Linear`] and [`element`]: the skeletons. A loss is a functor in a skeleton; [`Separable`] and
 //!   [`Elementwise`] make a loss from a few short WGSL functions of your own. A contrastive loss ([`InfoNce`],
 //!   [`SupCon`], [`SigmoidContrastive`]) is a loss on a linear layer whose weight is the other batch. A composed loss
 //!   ([`GanDiscriminator`], [`MixedColumns`]) is a list of losses in one recording, each on its slice of the tensors.
@@ -85,11 +85,28 @@ pub mod targets;
 #[cfg(feature = "cases")]
 pub mod testing;
 
-/// Score tiles on the matrix units of a GPU, and what a probe finds about them. The probe is not there on wasm32.
+/// Cooperative matrices: score tiles that the matrix units of a GPU multiply, and what a probe finds about them.
+///
+/// WebGPU has no cooperative matrices; wgpu offers them as an experimental feature on Vulkan and Metal. They are used
+/// only if a caller asks for them ([`crate::Gpu::with_cooperative_matrices`]) and a probe on this device finds them
+/// correct and faster, because what a driver says of them is not always true.
+///
+/// Products of two tensors stored in f16 use f16 matrices with f32 sums: a product of two f16 numbers is exact in f32.
+/// Other products would lose digits in f16 (gradients of scores are f32, bf16 has a larger range). They use f32
+/// matrices, in which every storage type is exact, where the device has some (Apple's), and otherwise the plain tile.
+///
+/// The hardware specifies neither the order of its sums nor how it rounds in between. Results are within the
+/// tolerance, but do not have the bits of the plain tile, and their last bits depend on where chunks, blocks or
+/// windows cut a sum. The kernel is chosen by types, classes and depth, not by the number of rows.
+///
+/// So far the f16 kernels have run only on the matrices of a software driver (lavapipe of Mesa 26.2), the f32 kernels
+/// on none: naga validates them, and tests replace the matrices by plain WGSL.
+///
+/// The probe is not there on wasm32.
 pub mod cooperative {
     #[cfg(not(target_arch = "wasm32"))]
     pub use crate::device::probe::{Finding, Found, Missing};
-    pub use crate::plan::cooperative::{Cooperative, Side};
+    pub use crate::plan::cooperative::Side;
 }
 
 /// What tools around the library are built with, above all the command line. Unlike the rest, this part is not stable.
@@ -105,24 +122,22 @@ pub mod low_level {
     };
 }
 
-/// What losses are described with, called with, and made of.
+/// What losses are described with, and the registry of the losses.
 pub mod loss {
     pub use crate::{
-        losses::*,
+        losses::registry::REGISTRY,
         spec::{
-            about::{About, Argument, Dim, Domain, Kind, OptionAbout, Signature, Spread},
+            about::{About, Argument, Dim, Domain, Kind, OptionAbout, Spread},
             list,
-            options::{Accumulate, Empty, IgnoreIndex, Padding, Reduction, WeightLayout},
-            shard::Shard,
         },
     };
 }
 
 pub use data::{
-    array::{self, Arithmetic, Array, Arrays, Data},
-    error::{self, Error, Result},
+    array::{Arithmetic, Array, Arrays, Data},
+    error::{Cause, Error, Result},
     status::Status,
-    tensor::{self, Dtype, Layout, Named, Tensor},
+    tensor::{Dtype, Layout, Named, Tensor},
 };
 #[cfg(feature = "cases")]
 #[doc(hidden)]
@@ -138,19 +153,12 @@ pub use device::{
 };
 pub use losses::*;
 pub use plan::{
-    Plan,
     cooperative::Cooperative,
-    kernel,
-    profile::{self, Profile},
+    profile::Profile,
+    recording::Plan,
     tile::{Tile, TileLoads},
 };
-pub use skeleton::{
-    element::{self, ElementLoss},
-    linear::{self, Linear},
-    operation::Operation,
-    request::Request,
-    row,
-};
+pub use skeleton::{element, linear::Linear, operation::Operation, request::Request, row};
 pub use spec::{
     about::Signature,
     options::{Accumulate, Empty, IgnoreIndex, MaskedMean, Padding, Reduction, WeightLayout},

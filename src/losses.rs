@@ -2,8 +2,8 @@
 
 use crate::skeleton::operation::operations;
 
-pub mod elementwise;
-pub mod separable;
+pub(crate) mod elementwise;
+pub(crate) mod separable;
 
 pub use elementwise::{ElementFunction, Elementwise, ElementwiseInputs, ElementwiseOutputs};
 pub use separable::{Separable, SeparableInputs, SeparableOutputs, SeparableRow};

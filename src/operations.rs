@@ -5,7 +5,7 @@ use crate::{losses, targets};
 
 /// All operations, the losses first.
 pub fn all() -> impl Iterator<Item = &'static Entry> {
-    losses::REGISTRY.iter().chain(targets::REGISTRY)
+    losses::registry::REGISTRY.iter().chain(targets::REGISTRY)
 }
 
 /// The operation of this name.

@@ -59,19 +59,19 @@ pub(crate) fn factor<T: Real>(above: T, divisor: T) -> T {
 pub(crate) fn no_output(about: &About, name: &str) -> Error {
     let others = about.outputs.iter().map(|output| output.name).filter(|other| *other != name);
     Error::UnknownName {
-        loss: about.name.to_owned(),
+        operation: about.name.into(),
         kind: "output",
-        name: name.to_owned(),
-        known: others.collect::<Vec<_>>().join(", "),
+        name: name.into(),
+        known: others.collect::<Vec<_>>().join(", ").into(),
     }
 }
 
 /// The two extents of an input that must be given.
 pub(crate) fn extents(loss: &str, inputs: &Arrays, name: &str) -> Result<(usize, usize)> {
     let array = inputs.get(name).ok_or_else(|| Error::MissingInput {
-        loss: loss.to_owned(),
-        argument: name.to_owned(),
-        reason: "it is always needed".to_owned(),
+        operation: loss.into(),
+        argument: name.into(),
+        reason: "it is always needed".into(),
     })?;
     match array.shape[..] {
         [rows, columns] => Ok((rows as usize, columns as usize)),
@@ -106,9 +106,9 @@ pub(crate) fn fits(name: &str, array: &Array, shape: &[usize]) -> Result<()> {
 
 pub(crate) fn wrong_shape(name: &str, array: &Array, expected: &str) -> Error {
     Error::WrongShape {
-        argument: name.to_owned(),
-        found: array.shape.clone(),
-        expected: format!("{expected} ({} elements given)", array.len()),
+        argument: name.into(),
+        found: array.shape.clone().into(),
+        expected: format!("{expected} ({} elements given)", array.len()).into(),
     }
 }
 

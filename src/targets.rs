@@ -11,6 +11,8 @@ operations! {
     class_weights::ClassWeights,
 }
 
+pub use registry::REGISTRY;
+
 /// Flips a share of the labels, each label independently: y becomes 1 − y (noisy labels).
 ///
 /// The same seed flips the same labels on every machine. A share outside [0, 1] is

@@ -18,7 +18,7 @@ use naga::{
     back,
     valid::{Capabilities, ModuleInfo},
 };
-use surprisal::{Cooperative, cooperative::Side, kernel::Kernel};
+use surprisal::{Cooperative, cooperative::Side, plan::kernel::Kernel};
 use surprisal_cli::module;
 
 /// Every kernel of every call of the catalogue.

@@ -147,7 +147,7 @@ pub fn examine(case: &Case, backend: &Backend, dtype: Dtype) -> (Vec<Outcome>, O
             (compared.into_iter().map(outcome).collect(), Some(evidence))
         }
         Err(error) => {
-            let refused = |tensor| Outcome { message: Some(error.to_string()), ..blank(tensor) };
+            let refused = |tensor| Outcome { message: Some(error.chain()), ..blank(tensor) };
             (case.expect.keys().map(refused).collect(), None)
         }
     }
@@ -172,9 +172,9 @@ fn attempt(
         .map(|&name| {
             let get = |arrays: &Arrays| {
                 arrays.get(name).cloned().ok_or_else(|| Error::MissingInput {
-                    loss: case.loss.clone(),
-                    argument: name.to_owned(),
-                    reason: "it did not come back".to_owned(),
+                    operation: case.loss.clone().into(),
+                    argument: name.into(),
+                    reason: "it did not come back".into(),
                 })
             };
             let storage = testing::stored_output(loss.as_ref(), name, dtype);

@@ -277,7 +277,7 @@ impl<'a> Attempt<'a> {
         if elements.is_none_or(|elements| elements >= MOST) {
             return Err(Error::WrongShape {
                 argument: argument.name.into(),
-                found: shape,
+                found: shape.into(),
                 expected: "fewer than 2^56 elements".into(),
             });
         }
@@ -288,9 +288,9 @@ impl<'a> Attempt<'a> {
         let mut dims = argument.shapes.iter().copied().flatten();
         let dim = dims.find(|dim| self.extent(**dim).is_none());
         Error::MissingInput {
-            loss: self.loss.about().name.into(),
+            operation: self.loss.about().name.into(),
             argument: dim.map_or("extent", |dim| dim.name()).into(),
-            reason: format!("it is an extent of tensor `{}`", argument.name),
+            reason: format!("it is an extent of tensor `{}`", argument.name).into(),
         }
     }
 }
@@ -319,10 +319,10 @@ fn find(
 
 fn unknown(about: &About, kind: &'static str, name: &str, known: &[Argument]) -> Error {
     Error::UnknownName {
-        loss: about.name.to_owned(),
+        operation: about.name.into(),
         kind,
-        name: name.to_owned(),
-        known: known.iter().map(|argument| argument.name).collect::<Vec<_>>().join(", "),
+        name: name.into(),
+        known: known.iter().map(|argument| argument.name).collect::<Vec<_>>().join(", ").into(),
     }
 }
 
@@ -331,7 +331,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use surprisal::loss::{self, Signature as _};
+    use surprisal::{Signature as _, loss};
 
     const ROWS: u64 = 64;
     const CLASSES: u64 = 4096;
@@ -343,8 +343,8 @@ mod tests {
     }
 
     fn plan(name: &str, options: &serde_json::Value, draft: &Draft) -> Result<Plan> {
-        let entry =
-            surprisal::operations::find(name).ok_or_else(|| Error::Incomplete(name.to_owned()))?;
+        let entry = surprisal::operations::find(name)
+            .ok_or_else(|| Error::Incomplete { operation: name.into() })?;
         Ok(draft.plan((entry.parse)(options)?.as_ref(), &Profile::default())?.1)
     }
 
@@ -412,7 +412,7 @@ mod tests {
             Draft::new([(Dim::Rows, ROWS), (Dim::Classes, CLASSES)], Dtype::F32, Mode::Fused);
         let error = plan("linear_cross_entropy", &json!({}), &draft).err();
         assert!(
-            matches!(&error, Some(Error::MissingInput { argument, .. }) if argument == "hidden"),
+            matches!(&error, Some(Error::MissingInput { argument, .. }) if &**argument == "hidden"),
             "{error:?}"
         );
     }

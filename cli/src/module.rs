@@ -6,7 +6,7 @@ use naga::{
     Module, ShaderStage, back,
     valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
 };
-use surprisal::kernel::Kernel;
+use surprisal::plan::kernel::Kernel;
 
 /// Parses WGSL and validates it. An error shows the place in the text.
 pub fn parsed(wgsl: &str, capabilities: Capabilities) -> Result<(Module, ModuleInfo), String> {

@@ -14,9 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use surprisal::{
     Array, Arrays, Data, Dtype, Error, Gpu, Layout, Plan, PlanBuffers, Result, Tensor, adapter,
-    kernel::Kernel,
     low_level::{self, Counted, guarded, round},
-    plan::Role,
+    plan::{Role, kernel::Kernel},
     wgpu,
 };
 
@@ -114,9 +113,8 @@ pub struct Uploaded {
     pub bytes: Vec<u8>,
 }
 
-fn bad_file(path: &Path, reason: impl std::fmt::Display) -> Error {
-    Error::File { path: path.display().to_string(), reason: reason.to_string() }
-}
+const UNREADABLE: &str = "it cannot be read";
+const UNWRITABLE: &str = "it cannot be written";
 
 /// The bytes that a tensor's buffer needs: those of the tensor, and those that the plan binds.
 fn buffer_bytes(plan: &Plan, role: &Role, tensor: u64) -> u64 {
@@ -138,7 +136,7 @@ pub fn export(folder: &Path, plan: &Plan, description: &Description) -> Result<(
         let name = format!("kernels/{index:02}.{}", kernel.label);
         writer.file(&format!("{name}.wgsl"), kernel.wgsl.as_bytes())?;
         let path = folder.join(format!("{name}.spv"));
-        let words = spirv(kernel).map_err(|reason| bad_file(&path, reason))?;
+        let words = spirv(kernel).map_err(|reason| Error::file(&path, reason))?;
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         writer.file(&format!("{name}.spv"), &bytes)?;
     }
@@ -205,20 +203,21 @@ impl Writer<'_> {
     fn folders(&self, below: &[&str]) -> Result<()> {
         let make = |below: &&str| {
             let path = self.folder.join(below);
-            fs::create_dir_all(&path).map_err(|error| bad_file(&path, error))
+            fs::create_dir_all(&path).map_err(|error| Error::file_from(&path, UNWRITABLE, error))
         };
         below.iter().try_for_each(make)
     }
 
     fn file(&self, name: &str, bytes: &[u8]) -> Result<String> {
         let path = self.folder.join(name);
-        fs::write(&path, bytes).map_err(|error| bad_file(&path, error))?;
+        fs::write(&path, bytes).map_err(|error| Error::file_from(&path, UNWRITABLE, error))?;
         Ok(name.to_owned())
     }
 
     fn json(&self, name: &str, value: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string_pretty(value);
-        let text = text.map_err(|error| bad_file(&self.folder.join(name), error))?;
+        let text =
+            text.map_err(|error| Error::file_from(&self.folder.join(name), UNWRITABLE, error))?;
         self.file(name, text.as_bytes()).map(drop)
     }
 
@@ -292,12 +291,12 @@ pub struct Replayed {
 /// Reads a folder's plan and the description of its tensors.
 pub fn load(folder: &Path) -> Result<(Plan, Description)> {
     fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-        let text = fs::read(path).map_err(|error| bad_file(path, error))?;
-        serde_json::from_slice(&text).map_err(|error| bad_file(path, error))
+        let text = fs::read(path).map_err(|error| Error::file_from(path, UNREADABLE, error))?;
+        serde_json::from_slice(&text).map_err(|error| Error::file_from(path, UNREADABLE, error))
     }
     let path = folder.join(CALL);
     let description: Description = read(&path)?;
-    let bad = |reason: String| Err(bad_file(&path, reason));
+    let bad = |reason: String| Err(Error::file(&path, reason));
     if description.format != FORMAT {
         return bad(format!("the format is {}, only {FORMAT} is known", description.format));
     }
@@ -361,7 +360,7 @@ fn empty(gpu: &Gpu, name: &str, size: u64) -> Result<Counted> {
 /// words.
 fn contents(folder: &Path, input: &Input, file: &str) -> Result<Vec<u8>> {
     let path = inside(folder, file)?;
-    let mut bytes = fs::read(&path).map_err(|error| bad_file(&path, error))?;
+    let mut bytes = fs::read(&path).map_err(|error| Error::file_from(&path, UNREADABLE, error))?;
     let (found, most) = (bytes.len() as u64, input.bytes);
     let least = input.layout.byte_range().map_or(u64::MAX, |range| range.end);
     if !(least..=most).contains(&found) {
@@ -369,7 +368,7 @@ fn contents(folder: &Path, input: &Input, file: &str) -> Result<Vec<u8>> {
             "it has {found} bytes; the elements of `{}` end at byte {least}, its buffer at byte {most}",
             input.name
         );
-        return Err(bad_file(&path, reason));
+        return Err(Error::file(&path, reason));
     }
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     Ok(bytes)
@@ -383,7 +382,7 @@ fn inside(folder: &Path, file: &str) -> Result<PathBuf> {
     if plain {
         Ok(folder.join(file))
     } else {
-        Err(bad_file(&folder.join(CALL), format!("`{file}` is not inside the folder")))
+        Err(Error::file(&folder.join(CALL), format!("`{file}` is not inside the folder")))
     }
 }
 
@@ -391,7 +390,7 @@ fn compare(folder: &Path, output: &Output, files: &Expected, actual: &Array) -> 
     let layout = &output.layout;
     let open = |file: &str| {
         let path = inside(folder, file)?;
-        fs::read(&path).map_err(|error| bad_file(&path, error))
+        fs::read(&path).map_err(|error| Error::file_from(&path, UNREADABLE, error))
     };
     let expected = open(&files.expected)?;
     let wide: Vec<f64> = if layout.dtype.is_float() {
@@ -403,7 +402,7 @@ fn compare(folder: &Path, output: &Output, files: &Expected, actual: &Array) -> 
     if wide.len() != values.len() {
         let path = folder.join(&files.expected);
         let reason = format!("{} elements, {} came out", wide.len(), values.len());
-        return Err(bad_file(&path, reason));
+        return Err(Error::file(&path, reason));
     }
     let error = |(&actual, &expected): (&f64, &f64)| {
         let stored = round(expected, layout.dtype);

@@ -1,5 +1,4 @@
 //! What the examples share: numbers, buffers, a submission, and a comparison.
-#![allow(dead_code, reason = "each example uses a part of this")]
 
 use std::error::Error;
 

@@ -67,9 +67,9 @@ impl Arrays {
         match *array.to_f64() {
             [value] => Ok(value),
             _ => Err(Error::WrongShape {
-                argument: name.to_owned(),
-                found: array.shape.clone(),
-                expected: "one element".to_owned(),
+                argument: name.into(),
+                found: array.shape.clone().into(),
+                expected: "one element".into(),
             }),
         }
     }
@@ -81,8 +81,8 @@ impl Arrays {
     /// If there is none.
     pub fn array(&self, name: &str) -> Result<&Array> {
         self.0.get(name).ok_or_else(|| Error::NoArray {
-            name: name.to_owned(),
-            known: self.0.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
+            name: name.into(),
+            known: self.0.keys().map(String::as_str).collect::<Vec<_>>().join(", ").into(),
         })
     }
 }

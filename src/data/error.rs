@@ -1,5 +1,7 @@
 //! Everything that can go wrong, with the argument and the value that are wrong.
 
+use std::{error, fmt, ops::Range, path::Path, sync::Arc};
+
 use crate::data::tensor::Dtype;
 
 /// The result of everything here that can fail.
@@ -7,145 +9,147 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call was refused or failed.
 ///
-/// Everything down to [`Error::Limit`] is found before any GPU work is recorded.
+/// Everything down to [`Error::Limit`] is found before any GPU work is recorded. Where wgpu, the file system or the
+/// reader of a file gave the reason, `source()` is their error and the message here does not repeat it; [`Error::chain`]
+/// has both.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// An option has a value outside its domain, or two options exclude each other.
-    #[error("{loss}: option `{option}` = {value}: {reason}")]
+    #[error("{operation}: option `{option}` = {value}: {reason}")]
     InvalidOption {
-        /// The loss.
-        loss: String,
+        /// The operation.
+        operation: Box<str>,
         /// The option, as in JSON.
         option: &'static str,
         /// The value it had.
-        value: String,
+        value: Box<str>,
         /// What is allowed.
-        reason: String,
+        reason: Box<str>,
     },
     /// A name that the loss does not have.
-    #[error("{loss}: there is no {kind} `{name}`; there are {known}")]
+    #[error("{operation}: there is no {kind} `{name}`; there are {known}")]
     UnknownName {
-        /// The loss.
-        loss: String,
+        /// The operation.
+        operation: Box<str>,
         /// `input`, `output`, `option` or `loss`.
         kind: &'static str,
         /// The name that was given.
-        name: String,
+        name: Box<str>,
         /// The names that exist.
-        known: String,
+        known: Box<str>,
     },
     /// An input is needed and was not given.
-    #[error("{loss}: input `{argument}` is missing: {reason}")]
+    #[error("{operation}: input `{argument}` is missing: {reason}")]
     MissingInput {
-        /// The loss.
-        loss: String,
+        /// The operation.
+        operation: Box<str>,
         /// The input.
-        argument: String,
+        argument: Box<str>,
         /// Why it is needed here.
-        reason: String,
+        reason: Box<str>,
     },
     /// Two inputs or outputs exclude each other.
-    #[error("{loss}: `{argument}` and `{other}` exclude each other: {reason}")]
+    #[error("{operation}: `{argument}` and `{other}` exclude each other: {reason}")]
     Conflict {
-        /// The loss.
-        loss: String,
+        /// The operation.
+        operation: Box<str>,
         /// One of the two.
-        argument: String,
+        argument: Box<str>,
         /// The other one.
-        other: String,
+        other: Box<str>,
         /// Why.
-        reason: String,
+        reason: Box<str>,
     },
     /// A plan is replayed without one of its buffers.
-    #[error("{loss}: no buffer was given for {role}")]
+    #[error("{operation}: no buffer was given for {role}")]
     MissingBuffer {
-        /// The loss.
-        loss: String,
+        /// The operation.
+        operation: Box<str>,
         /// What the buffer is for.
-        role: String,
+        role: Box<str>,
     },
     /// The parts of a plan that was read back contradict each other.
-    #[error("{loss}: dispatch {dispatch} of this plan cannot be replayed: {reason}")]
+    #[error("{operation}: dispatch {dispatch} of this plan cannot be replayed: {reason}")]
     BadPlan {
-        /// The loss.
-        loss: String,
+        /// The operation.
+        operation: Box<str>,
         /// The first such dispatch.
         dispatch: usize,
         /// What is wrong with it.
-        reason: String,
+        reason: Box<str>,
     },
     /// A call asks for no output, so there is nothing to compute.
     #[error("{operation}: the call asks for no output; there are {known}")]
     NoOutput {
         /// The operation.
-        operation: String,
+        operation: Box<str>,
         /// The outputs that exist.
-        known: String,
+        known: Box<str>,
     },
     /// An output cannot be written over an input.
     #[error("{operation}: `{output}` cannot be written over an input: {reason}")]
     InPlace {
         /// The operation.
-        operation: String,
+        operation: Box<str>,
         /// The output.
-        output: String,
+        output: Box<str>,
         /// Why.
-        reason: String,
+        reason: Box<str>,
     },
     /// A host input was given as a tensor, or another input on the host.
     #[error("{operation}: `{argument}` is {expected}")]
     HostInput {
         /// The operation.
-        operation: String,
+        operation: Box<str>,
         /// The input.
-        argument: String,
+        argument: Box<str>,
         /// How it must be given.
-        expected: String,
+        expected: Box<str>,
     },
     /// A tensor's shape does not fit the others.
     #[error("`{argument}` has shape {found:?}, expected {expected}")]
     WrongShape {
         /// The tensor.
-        argument: String,
+        argument: Box<str>,
         /// The shape it has.
-        found: Vec<u64>,
+        found: Box<[u64]>,
         /// The shape it should have.
-        expected: String,
+        expected: Box<str>,
     },
     /// An operation of the host was to run on a device.
     #[error("{operation} is computed on the host alone: use `cpu::run`")]
     HostOnly {
         /// The operation.
-        operation: String,
+        operation: Box<str>,
     },
     /// An element of a host array has a value that the input does not allow.
     #[error("`{argument}` has {found} as element {element}, expected {expected}")]
     InputValue {
         /// The input.
-        argument: String,
+        argument: Box<str>,
         /// The first such element.
         element: u64,
         /// The value it has.
         found: i64,
         /// The values that are allowed.
-        expected: String,
+        expected: Box<str>,
     },
     /// The element type of a tensor is not allowed for its argument.
     #[error("`{argument}` is {found}, expected {expected}")]
     WrongDtype {
         /// The tensor.
-        argument: String,
+        argument: Box<str>,
         /// The type it has.
         found: Dtype,
         /// The types allowed.
-        expected: String,
+        expected: Box<str>,
     },
     /// A row stride is smaller than a row.
     #[error("`{argument}` has row stride {found}, expected at least {least}")]
     WrongStride {
         /// The tensor.
-        argument: String,
+        argument: Box<str>,
         /// The stride it has.
         found: u64,
         /// The smallest one allowed.
@@ -155,7 +159,7 @@ pub enum Error {
     #[error("`{argument}` has class stride {found}: its columns have to lie side by side")]
     ClassStride {
         /// The tensor.
-        argument: String,
+        argument: Box<str>,
         /// The stride it has.
         found: u64,
     },
@@ -164,7 +168,7 @@ pub enum Error {
     #[error("`{argument}` begins at byte {found}, expected a multiple of {multiple}")]
     WrongOffset {
         /// What it is.
-        argument: String,
+        argument: Box<str>,
         /// The byte it begins at.
         found: u64,
         /// The number that this byte must be a multiple of.
@@ -174,7 +178,7 @@ pub enum Error {
     #[error("`{argument}` needs {needed} bytes, and there are only {found}")]
     BufferTooSmall {
         /// The tensor.
-        argument: String,
+        argument: Box<str>,
         /// The number of bytes from the start of the buffer (or of the binding) to the end of the tensor.
         needed: u64,
         /// The size of the buffer (or of the binding), in bytes.
@@ -184,31 +188,31 @@ pub enum Error {
     #[error("`{argument}` needs buffer usage {needed}, its buffer has {found}")]
     WrongUsage {
         /// The tensor.
-        argument: String,
+        argument: Box<str>,
         /// The missing usage.
-        needed: String,
+        needed: Box<str>,
         /// The usages that the buffer has.
-        found: String,
+        found: Box<str>,
     },
     /// A tensor that is written shares bytes, or an alignment block, with another one.
     #[error("`{argument}` (bytes {bytes:?}) and `{other}` (bytes {other_bytes:?}) {reason}")]
     Overlap {
         /// The written tensor.
-        argument: String,
+        argument: Box<str>,
         /// The other one.
-        other: String,
+        other: Box<str>,
         /// The bytes of the written tensor.
-        bytes: std::ops::Range<u64>,
+        bytes: Box<Range<u64>>,
         /// The bytes of the other one.
-        other_bytes: std::ops::Range<u64>,
+        other_bytes: Box<Range<u64>>,
         /// What is wrong with that.
-        reason: String,
+        reason: Box<str>,
     },
     /// Something is larger than the device or the library allows.
     #[error("{what} is {found}, the limit is {limit}")]
     Limit {
         /// What is too large.
-        what: String,
+        what: Box<str>,
         /// Its value.
         found: u64,
         /// The largest one allowed.
@@ -236,13 +240,13 @@ pub enum Error {
     },
     /// A part of a call was to be recorded, but other calls use the same scratch.
     #[error(
-        "{loss}: dispatches {part:?} of {all} cannot be recorded alone, because other calls use the same scratch: prepare the call with `Request::in_parts`"
+        "{operation}: dispatches {part:?} of {all} cannot be recorded alone, because other calls use the same scratch: prepare the call with `Request::in_parts`"
     )]
     SharedScratch {
-        /// The loss.
-        loss: String,
+        /// The operation.
+        operation: Box<str>,
         /// The dispatches that were to be recorded.
-        part: std::ops::Range<usize>,
+        part: Range<usize>,
         /// How many dispatches the call has.
         all: usize,
     },
@@ -250,49 +254,57 @@ pub enum Error {
     #[error("{operation}: {reason}; prepare a call of its own for this")]
     NeedsPreparation {
         /// The operation.
-        operation: String,
+        operation: Box<str>,
         /// What differs from the prepared call.
-        reason: String,
+        reason: Box<str>,
     },
     /// No adapter matches what was asked for.
     #[error("no adapter{wanted}; found: {found}")]
     NoAdapter {
         /// What was asked for.
-        wanted: String,
+        wanted: Box<str>,
         /// The adapters there are.
-        found: String,
+        found: Box<str>,
     },
     /// An adapter gave no device.
-    #[error("{adapter} gave no device: {reason}")]
+    #[error("{adapter} gave no device")]
     NoDevice {
         /// The adapter.
-        adapter: String,
-        /// Its reason.
-        reason: String,
+        adapter: Box<str>,
+        /// The error of wgpu.
+        source: Cause,
     },
     /// The device is lost or was destroyed.
-    #[error("the device is lost: {0}")]
-    DeviceLost(String),
+    #[error("the device is lost")]
+    DeviceLost {
+        /// What showed it: an error of wgpu, except where wgpu did not answer at all.
+        source: Cause,
+    },
     /// The GPU is out of memory.
     #[error("out of GPU memory while making {what} ({bytes} bytes)")]
     OutOfMemory {
         /// What was being made.
-        what: String,
+        what: Box<str>,
         /// Its size, in bytes.
         bytes: u64,
+        /// The error of wgpu.
+        source: Cause,
     },
     /// wgpu refused something that the checks here do not cover, such as a tensor of another
     /// device.
-    #[error("wgpu refused {what}: {message}")]
+    #[error("wgpu refused {what}")]
     Refused {
         /// What wgpu refused.
-        what: String,
-        /// The message of wgpu.
-        message: String,
+        what: Box<str>,
+        /// The error of wgpu.
+        source: Cause,
     },
     /// The commands did not run to their end (the completion word did not change).
-    #[error("the GPU did not complete the commands of {0}")]
-    Incomplete(String),
+    #[error("the GPU did not complete the commands of {operation}")]
+    Incomplete {
+        /// The operation.
+        operation: Box<str>,
+    },
     /// Every slot of a staging ring is still in flight.
     #[error("all {slots} slots of the watch ring are in flight: await one first")]
     RingFull {
@@ -303,33 +315,67 @@ pub enum Error {
     #[error("there is no array `{name}`; there are: {known}")]
     NoArray {
         /// The name that was asked for.
-        name: String,
+        name: Box<str>,
         /// The names that exist.
-        known: String,
+        known: Box<str>,
     },
-    /// A file could not be read, or has the wrong contents.
+    /// A file could not be read or written, or has the wrong contents.
     #[error("{path}: {reason}")]
     File {
         /// The file.
-        path: String,
+        path: Box<str>,
         /// What is wrong with it.
-        reason: String,
+        reason: Box<str>,
+        /// The error of the file system or of the file's reader, if one of them found it.
+        source: Option<Cause>,
     },
 }
 
 impl Error {
     pub(crate) fn option(
-        loss: impl Into<String>,
+        operation: impl Into<Box<str>>,
         option: &'static str,
-        value: impl std::fmt::Display,
-        reason: impl Into<String>,
+        value: impl fmt::Display,
+        reason: impl Into<Box<str>>,
     ) -> Self {
-        Self::InvalidOption {
-            loss: loss.into(),
-            option,
-            value: value.to_string(),
-            reason: reason.into(),
+        let (value, reason) = (value.to_string().into(), reason.into());
+        Self::InvalidOption { operation: operation.into(), option, value, reason }
+    }
+
+    /// A lost device, and what showed it.
+    pub(crate) fn lost(reason: impl Into<Box<dyn error::Error + Send + Sync>>) -> Self {
+        Self::DeviceLost { source: Cause::new(reason) }
+    }
+
+    /// A file with the wrong contents.
+    pub fn file(path: &Path, reason: impl fmt::Display) -> Self {
+        let (path, reason) = (path.display().to_string().into(), reason.to_string().into());
+        Self::File { path, reason, source: None }
+    }
+
+    /// A file about which the file system or a reader gave an error. The reason says what was tried.
+    pub fn file_from(
+        path: &Path,
+        reason: impl fmt::Display,
+        error: impl Into<Box<dyn error::Error + Send + Sync>>,
+    ) -> Self {
+        let (path, reason) = (path.display().to_string().into(), reason.to_string().into());
+        Self::File { path, reason, source: Some(Cause::new(error)) }
+    }
+
+    /// The message of this error and those of the errors that it comes from, with colons between them. An error whose
+    /// text is part of the text so far is left out: wgpu repeats the causes of its errors in their messages.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = error::Error::source(self);
+        while let Some(source) = next {
+            let more = source.to_string();
+            if !text.contains(more.trim()) {
+                text = format!("{text}: {}", more.trim());
+            }
+            next = source.source();
         }
+        text
     }
 
     /// The error of a loss that another operation is made of, as an error of that operation: with its name, and with its
@@ -339,21 +385,22 @@ impl Error {
         operation: &str,
         name: &dyn Fn(&str) -> Option<String>,
     ) -> Self {
-        let rename = |argument: &mut String| {
+        let rename = |argument: &mut Box<str>| {
             if let Some(name) = name(argument) {
-                *argument = name;
+                *argument = name.into();
             }
         };
+        let outside = operation;
         match &mut self {
-            Self::InvalidOption { loss, .. } | Self::UnknownName { loss, .. } => {
-                operation.clone_into(loss);
+            Self::InvalidOption { operation, .. } | Self::UnknownName { operation, .. } => {
+                *operation = outside.into();
             }
-            Self::MissingInput { loss, argument, .. } => {
-                operation.clone_into(loss);
+            Self::MissingInput { operation, argument, .. } => {
+                *operation = outside.into();
                 rename(argument);
             }
-            Self::Conflict { loss, argument, other, .. } => {
-                operation.clone_into(loss);
+            Self::Conflict { operation, argument, other, .. } => {
+                *operation = outside.into();
                 rename(argument);
                 rename(other);
             }
@@ -364,5 +411,74 @@ impl Error {
             _ => {}
         }
         self
+    }
+}
+
+/// The error that an [`Error`] comes from, such as one of wgpu or of the file system: it dereferences to that error.
+/// Two causes are equal if their texts are.
+#[derive(Clone)]
+pub struct Cause(Arc<dyn error::Error + Send + Sync>);
+
+impl Cause {
+    /// An error, or a text where there is none.
+    pub fn new(error: impl Into<Box<dyn error::Error + Send + Sync>>) -> Self {
+        Self(error.into().into())
+    }
+}
+
+impl std::ops::Deref for Cause {
+    type Target = dyn error::Error + Send + Sync;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl PartialEq for Cause {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_string() == other.0.to_string()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::{error::Error as _, io};
+
+    use super::{Cause, Error};
+
+    #[test]
+    fn an_error_is_small() {
+        let bytes = size_of::<Error>();
+        assert!(bytes <= 72, "{bytes} bytes");
+    }
+
+    #[test]
+    fn an_error_crosses_threads() {
+        fn crosses<E: std::error::Error + Clone + PartialEq + Send + Sync + 'static>() {}
+        crosses::<Error>();
+    }
+
+    #[test]
+    fn a_cause_is_the_error_itself_and_equal_by_its_text() {
+        let refused = |text: &'static str| Error::lost(io::Error::other(text));
+        assert!(refused("a").source().unwrap().is::<io::Error>());
+        assert_eq!(refused("a"), refused("a"));
+        assert_ne!(refused("a"), refused("b"));
+        assert_eq!(refused("a"), Error::DeviceLost { source: Cause::new("a") });
+    }
+
+    #[test]
+    fn a_chain_has_every_text_once() {
+        let inner = Error::lost("the cause");
+        assert_eq!(inner.chain(), "the device is lost: the cause");
+        let outer = Error::file_from("file".as_ref(), "bad, the device is lost", inner);
+        assert_eq!(outer.chain(), "file: bad, the device is lost: the cause");
     }
 }

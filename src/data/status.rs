@@ -12,7 +12,7 @@ use crate::data::{
 /// driver ended the call early, that count has not moved.
 ///
 /// Word 0 counts completed calls (it is written last), word 1 the bad targets. Word 2 is the first row that has one
-/// (`u32::MAX`: none), words 3 and 4 are its target (low and high word). Word 5 counts the rows whose logits gave NaN,
+/// (`u32::MAX`: none), words 3 and 4 are its target (low and high word). Word 5 counts the rows without a loss,
 /// word 6 the vectors of zeros. Word 7 is 1 for element losses: then word 3 holds the bits of a float, and words 1 and
 /// 5 count elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -28,8 +28,9 @@ pub struct Status {
     /// For element losses: the row of the first element whose target (or variance, or rate) is outside its domain, and
     /// this number.
     pub first_bad_value: Option<(u32, f32)>,
-    /// The number of rows with a NaN or +inf logit, or without a finite logit. For element losses: of elements whose
-    /// loss is NaN although their target is good.
+    /// The number of rows with a NaN or +inf logit, without a finite logit, or whose loss is NaN although their target is
+    /// good, because of a NaN in `target_probs`, `weight` or `row_weight`. For element losses: of elements whose loss is
+    /// NaN although their target is good.
     pub bad_rows: u32,
     /// The number of vectors of zeros that had to be normalised.
     pub zero_vectors: u32,

@@ -106,11 +106,11 @@ pub struct Layout {
     pub class_stride: u64,
     /// Elements before the first one.
     pub offset: u64,
-    /// For columns in several groups: the number of columns of a group, and the distance from one group to the next.
+    /// For columns in several strips: the number of columns of a strip, and the distance from one strip to the next.
     /// Only plans have this; a call with it is refused.
     #[cfg_attr(feature = "serde", serde(skip))]
     #[doc(hidden)]
-    pub fold: Option<(u64, u64)>,
+    pub strips: Option<(u64, u64)>,
 }
 
 fn product(extents: &[u64]) -> u64 {
@@ -124,7 +124,7 @@ fn one() -> u64 {
 
 impl Layout {
     fn new(dtype: Dtype, shape: Vec<u64>, row_stride: u64) -> Self {
-        Self { dtype, shape, row_stride, class_stride: 1, offset: 0, fold: None }
+        Self { dtype, shape, row_stride, class_stride: 1, offset: 0, strips: None }
     }
 
     /// A dense vector.
@@ -176,7 +176,7 @@ impl Layout {
     /// The place of an element in the buffer, or `None` if it does not fit `u64`.
     pub fn place(&self, row: u64, column: u64) -> Option<u64> {
         let plane = self.class_stride.max(1);
-        let (row, column) = if let Some((width, stride)) = self.fold {
+        let (row, column) = if let Some((width, stride)) = self.strips {
             let stretch = (column / width.max(1)).checked_mul(stride)?;
             (row.checked_mul(self.row_stride)?, stretch.checked_add(column % width.max(1))?)
         } else {
@@ -188,7 +188,7 @@ impl Layout {
 
     /// The elements that a row extends over (with planes: the part of an image that one row stands for).
     pub(crate) fn row_span(&self) -> u64 {
-        match self.fold {
+        match self.strips {
             Some(_) => self.end().unwrap_or(u64::MAX).saturating_sub(self.offset),
             None => self.row_stride.div_ceil(self.class_stride.max(1)),
         }
@@ -214,7 +214,7 @@ impl Layout {
     /// Whether there are gaps between successive elements.
     pub fn has_gaps(&self) -> bool {
         let apart = self.rows() > 1 && self.row_stride != self.columns();
-        apart || self.has_planes() || self.fold.is_some()
+        apart || self.has_planes() || self.strips.is_some()
     }
 
     /// The extent of the last axis; 1 for a vector.
@@ -330,7 +330,7 @@ impl<'a> Tensor<'a> {
         let tensor = Self::dense(buffer, dtype, shape);
         let needed = tensor.layout.byte_range().map_or(u64::MAX, |bytes| bytes.end);
         if needed > found {
-            return Err(Error::BufferTooSmall { argument: "binding".to_owned(), needed, found });
+            return Err(Error::BufferTooSmall { argument: "binding".into(), needed, found });
         }
         tensor.byte_offset(offset)
     }
@@ -381,7 +381,7 @@ impl<'a> Tensor<'a> {
     pub fn byte_offset(self, bytes: u64) -> Result<Self> {
         let multiple = self.layout.dtype.bytes();
         if !bytes.is_multiple_of(multiple) {
-            let argument = format!("{} tensor", self.layout.dtype);
+            let argument = format!("{} tensor", self.layout.dtype).into();
             return Err(Error::WrongOffset { argument, found: bytes, multiple });
         }
         Ok(self.offset(bytes / multiple))

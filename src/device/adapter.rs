@@ -1,7 +1,7 @@
 //! Finds an adapter, and opens a device on it.
 
 use crate::{
-    data::error::{Error, Result},
+    data::error::{Cause, Error, Result},
     device::gpu::Gpu,
 };
 
@@ -103,8 +103,8 @@ pub fn choose_named(names: &[impl AsRef<str>], wanted: Option<&str>) -> Result<u
     let wanted = self::wanted(wanted);
     let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
     chosen(&names, wanted.as_deref()).ok_or_else(|| Error::NoAdapter {
-        wanted: wanted.map(|w| format!(" matches `{w}`")).unwrap_or_default(),
-        found: if names.is_empty() { "none".to_owned() } else { names.join(", ") },
+        wanted: wanted.map(|w| format!(" matches `{w}`")).unwrap_or_default().into(),
+        found: if names.is_empty() { "none".into() } else { names.join(", ").into() },
     })
 }
 
@@ -148,7 +148,8 @@ impl Gpu {
             ..wgpu::DeviceDescriptor::default()
         };
         let (device, queue) = adapter.request_device(&descriptor).await.map_err(|error| {
-            Error::NoDevice { adapter: describe(&adapter.get_info()), reason: error.to_string() }
+            let adapter = describe(&adapter.get_info()).into();
+            Error::NoDevice { adapter, source: Cause::new(error) }
         })?;
         Ok(Self::from_wgpu(&device, &queue))
     }

@@ -105,15 +105,15 @@ impl<'a> Places<'a> {
         ranges.push((params.buffer(), 0, Plan::PARAMS_STRIDE));
         for binding in bindings {
             let place = self.of(binding).ok_or_else(|| Error::MissingBuffer {
-                loss: plan.loss.clone(),
-                role: binding.role.to_string(),
+                operation: plan.loss.clone().into(),
+                role: binding.role.to_string().into(),
             })?;
             ranges.push(place);
         }
         let pipeline = self.planned.pipelines.get(dispatch).ok_or_else(|| Error::BadPlan {
-            loss: plan.loss.clone(),
+            operation: plan.loss.clone().into(),
             dispatch,
-            reason: "it has no kernel".to_owned(),
+            reason: "it has no kernel".into(),
         })?;
         Ok(pipeline.bind(gpu.device(), &plan.loss, &ranges))
     }

@@ -100,7 +100,7 @@ impl Prepared {
         let shares_scratch = matches!(self.scratch, HeldScratch::Pooled(_));
         if shares_scratch && (dispatches.start > 0 || dispatches.end < all) {
             let loss = self.planned.plan.loss.clone();
-            return Err(Error::SharedScratch { loss, part: dispatches, all });
+            return Err(Error::SharedScratch { operation: loss.into(), part: dispatches, all });
         }
         self.encode_steps(record, dispatches);
         Ok(())
@@ -311,6 +311,6 @@ fn fitting(scratch: &Scratch<'_>, plan: &Plan) -> Result<HeldScratch> {
     if found >= plan.scratch_bytes {
         return Ok(HeldScratch::Callers(scratch.buffer.clone(), scratch.bytes.start));
     }
-    let argument = check::SCRATCH.to_owned();
+    let argument = check::SCRATCH.into();
     Err(Error::BufferTooSmall { argument, needed: plan.scratch_bytes, found })
 }

@@ -279,14 +279,15 @@ impl Gpu {
 
     /// The compiled kernel of each dispatch.
     pub(crate) fn pipelines(&self, plan: &Plan) -> Result<Arc<[Arc<Pipeline>]>> {
-        let kernel = |dispatch: &Dispatch| {
-            let kernel = plan.kernels.get(dispatch.kernel).ok_or_else(|| Error::Refused {
-                what: plan.loss.clone(),
-                message: format!("there is no kernel {}", dispatch.kernel),
+        let kernel = |(index, dispatch): (usize, &Dispatch)| {
+            let kernel = plan.kernels.get(dispatch.kernel).ok_or_else(|| Error::BadPlan {
+                operation: plan.loss.clone().into(),
+                dispatch: index,
+                reason: "there is no such kernel".into(),
             })?;
             self.pipeline(kernel)
         };
-        plan.dispatches.iter().map(kernel).collect()
+        plan.dispatches.iter().enumerate().map(kernel).collect()
     }
 
     /// Whether a kernel is compiled.
@@ -432,7 +433,7 @@ fn dump(kernel: &Kernel) {
 pub(crate) fn on_device(operation: &dyn Operation) -> Result<()> {
     operation.validate()?;
     if operation.is_host() {
-        return Err(Error::HostOnly { operation: operation.about().name.to_owned() });
+        return Err(Error::HostOnly { operation: operation.about().name.into() });
     }
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+#[cfg(not(target_arch = "wasm32"))]
+use crate::data::error::Cause;
 use crate::data::error::{Error, Result};
 
 /// Takes a lock and ignores poisoning: no holder leaves the data half-changed, so a panic elsewhere
@@ -21,57 +23,63 @@ pub(crate) fn usable(
     }
     let names: Vec<&str> = needed.iter_names().map(|(name, _)| name).collect();
     Err(Error::WrongUsage {
-        argument: argument.to_owned(),
-        needed: names.join(" | "),
-        found: format!("{:?}", buffer.usage()),
+        argument: argument.into(),
+        needed: names.join(" | ").into(),
+        found: format!("{:?}", buffer.usage()).into(),
     })
 }
 
 /// Makes something inside error scopes, so that a refusal becomes a typed error and never reaches
-/// the caller's handler. The scopes are pushed and popped here, on one thread. In browsers there are no scopes: errors
-/// go to the caller.
+/// the caller's handler. The scopes are pushed and popped here, on one thread.
 ///
 /// # Errors
 ///
-/// `OutOfMemory` with `bytes`, or the refusal in the words of the device; `what` names the thing
+/// `OutOfMemory` with `bytes`, or the refusal with the error of wgpu; `what` names the thing
 /// that was made.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn guarded<T>(
     device: &wgpu::Device,
     what: &str,
     bytes: u64,
     make: impl FnOnce() -> T,
 ) -> Result<T> {
-    // A browser answers a scope later, when nobody is there to be told. Without scopes, it reports errors to the
-    // caller's own scopes, handler and console.
-    if cfg!(target_arch = "wasm32") {
-        return Ok(make());
-    }
     let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
     let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
     let made = make();
     let (validation, internal, memory) = (validation.pop(), internal.pop(), memory.pop());
     // These futures are ready.
-    if pollster::block_on(memory).is_some() {
-        return Err(Error::OutOfMemory { what: what.to_owned(), bytes });
+    if let Some(error) = pollster::block_on(memory) {
+        return Err(Error::OutOfMemory { what: what.into(), bytes, source: Cause::new(error) });
     }
     match pollster::block_on(validation).or(pollster::block_on(internal)) {
-        Some(error) => Err(refusal(what, &error)),
+        Some(error) => Err(refusal(what, error)),
         None => Ok(made),
     }
 }
 
-fn refusal(what: &str, error: &wgpu::Error) -> Error {
-    let message = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ");
+/// In browsers there are no scopes: a browser answers a scope later, when nobody is there to be told. It reports errors
+/// to the caller's own scopes, handler and console.
+#[cfg(target_arch = "wasm32")]
+pub fn guarded<T>(
+    _device: &wgpu::Device,
+    _what: &str,
+    _bytes: u64,
+    make: impl FnOnce() -> T,
+) -> Result<T> {
+    Ok(make())
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn refusal(what: &str, error: wgpu::Error) -> Error {
+    // It holds the messages of all causes.
+    let message = error.to_string();
     // A thing made on a lost device is invalid, but making it gives no error. The first use reports
     // that it is invalid.
     let ours_is_invalid = message.contains("'surprisal") && message.contains("label is invalid");
-    if message.contains("lost") || message.contains("destroyed") || ours_is_invalid {
-        Error::DeviceLost(message)
+    if message.contains("Parent device is lost") || ours_is_invalid {
+        Error::lost(error)
     } else {
-        Error::Refused { what: what.to_owned(), message }
+        Error::Refused { what: what.into(), source: Cause::new(error) }
     }
 }

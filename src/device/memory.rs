@@ -92,7 +92,7 @@ pub fn uncounted(
 ) -> Result<wgpu::Buffer> {
     let limit = gpu.0.profile.buffer_bytes;
     if bytes > limit {
-        return Err(Error::Limit { what: format!("bytes of {what}"), found: bytes, limit });
+        return Err(Error::Limit { what: format!("bytes of {what}").into(), found: bytes, limit });
     }
     let size = bytes.next_multiple_of(BUFFER_UNIT).min(limit - limit % 4).max(bytes);
     guarded(&gpu.0.device, what, bytes, || {

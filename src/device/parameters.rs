@@ -45,7 +45,7 @@ impl Parameters {
         let written = buffer
             .get_mapped_range_mut(..slot_bytes)
             .map(|mut view| view.copy_from_slice(&bytes))
-            .map_err(|error| Error::DeviceLost(error.to_string()));
+            .map_err(Error::lost);
         buffer.unmap();
         written?;
         Ok(Self { buffer: Counted::new(buffer, &gpu.0.tally), slot_bytes, slot: 0 })
@@ -78,7 +78,7 @@ impl Parameters {
 fn fits(plan: &Plan) -> Result<()> {
     let (limit, words) = (Plan::PARAMS_STRIDE, |d: &Dispatch| d.params.len() as u64 * 4);
     match plan.dispatches.iter().map(words).find(|bytes| *bytes > limit) {
-        Some(found) => Err(Error::Limit { what: "bytes of parameters".to_owned(), found, limit }),
+        Some(found) => Err(Error::Limit { what: "bytes of parameters".into(), found, limit }),
         None => Ok(()),
     }
 }

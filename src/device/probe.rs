@@ -194,7 +194,7 @@ impl Gpu {
     ///
     /// This runs and times small products, which takes a few compilations and some milliseconds, and waits for them.
     /// Results on the matrices differ from those of the plain tile in their last bits; see
-    /// [`crate::plan::cooperative`].
+    /// [`crate::cooperative`].
     ///
     /// ```no_run
     /// # async fn open(adapter: wgpu::Adapter) -> Result<(), Box<dyn std::error::Error>> {
@@ -258,8 +258,8 @@ impl Gpu {
         let found =
             worst(&trial, dtype).and_then(|off| decide(side, off, || speedup(self, &trial, dtype)));
         match found {
-            Err(Error::DeviceLost(reason)) => Err(Error::DeviceLost(reason)),
-            Err(error) => Ok(Finding::Refused { side, reason: error.to_string() }),
+            Err(lost @ Error::DeviceLost { .. }) => Err(lost),
+            Err(error) => Ok(Finding::Refused { side, reason: error.chain() }),
             found => found,
         }
     }
@@ -395,7 +395,7 @@ fn milliseconds(gpu: &Gpu, call: &Prepared, repeats: usize) -> Result<f64> {
         gpu.submit(call)?;
     }
     let waited = gpu.device().poll(wgpu::PollType::wait_indefinitely());
-    waited.map_err(|error| Error::DeviceLost(error.to_string()))?;
+    waited.map_err(Error::lost)?;
     Ok(start.elapsed().as_secs_f64() * 1e3 / repeats as f64)
 }
 
@@ -429,7 +429,7 @@ mod tests {
     #[test]
     fn wrong_matrices_are_not_chosen_and_not_even_timed() {
         let off = Some(("scores".to_owned(), 0.5, 1e-6));
-        let found = decide(Side::Eight, off, || Err(Error::DeviceLost("timed".to_owned())));
+        let found = decide(Side::Eight, off, || Err(Error::lost("timed")));
         assert!(matches!(&found, Ok(Finding::Wrong { error: 0.5, .. })), "{found:?}");
         assert_eq!(found.ok().and_then(|finding| finding.chosen()), None);
     }

@@ -129,7 +129,7 @@ impl Planned {
 }
 
 fn needs_preparation(operation: &str, reason: &str) -> Error {
-    Error::NeedsPreparation { operation: operation.to_owned(), reason: reason.to_owned() }
+    Error::NeedsPreparation { operation: operation.into(), reason: reason.into() }
 }
 
 /// A tensor of a request, or its scratch.
@@ -172,7 +172,7 @@ impl<'r, 'a> Spot<'r, 'a> {
     /// Everything that a plan can depend on: the layout with the offset behind the last aligned byte, and the bytes of
     /// the buffer behind the tensor, as far as a plan looks at them.
     fn identity(&self) -> Identity {
-        let Layout { dtype, row_stride, class_stride, offset, fold, .. } = *self.layout;
+        let Layout { dtype, row_stride, class_stride, offset, strips, .. } = *self.layout;
         let size = dtype.bytes();
         let start = offset.saturating_mul(size) - self.first_byte;
         let end = self.layout.byte_range().map_or(u64::MAX, |bytes| bytes.end);
@@ -180,8 +180,8 @@ impl<'r, 'a> Spot<'r, 'a> {
         // The rest of the last row, and the rest of a load of eight elements.
         let seen = (row_stride.saturating_sub(columns) + 8).saturating_mul(size);
         let behind = self.buffer.size().saturating_sub(end).min(seen);
-        let fold = u64::from(fold.is_some());
-        let places = [start, row_stride, class_stride, fold, behind];
+        let strips = u64::from(strips.is_some());
+        let places = [start, row_stride, class_stride, strips, behind];
         (self.what, dtype, self.allocation, places)
     }
 

@@ -8,7 +8,7 @@ use crate::{
         bind::{Bound, Groups},
         encode::{self, Prepared},
         gpu::Gpu,
-        guard::usable,
+        guard::{guarded, usable},
         recall::Planned,
     },
     plan::{Binding, Dispatch, Plan, Role, kernel::Access},
@@ -84,14 +84,14 @@ impl Gpu {
     ///
     /// [`Error::BadPlan`] if the parts of the plan contradict each other, [`Error::Limit`] if it does not keep to the
     /// limits, [`Error::MissingBuffer`], [`Error::BufferTooSmall`], [`Error::WrongUsage`] or [`Error::Overlap`] if the
-    /// buffers do not fit the plan, and [`Error::Refused`] if the device refuses a kernel.
+    /// buffers do not fit the plan, and [`Error::Refused`] if the device refuses a kernel or its dispatch.
     pub fn replay(&self, plan: &Plan, buffers: &PlanBuffers<'_>) -> Result<Prepared> {
         plan.check(self.profile())?;
         if let Some(Scratch { buffer, bytes }) = &buffers.scratch {
             usable(check::SCRATCH, buffer, wgpu::BufferUsages::STORAGE)?;
             let (found, multiple) = (bytes.start, self.profile().offset_alignment);
             if !found.is_multiple_of(multiple) {
-                let argument = check::SCRATCH.to_owned();
+                let argument = check::SCRATCH.into();
                 return Err(Error::WrongOffset { argument, found, multiple });
             }
             room(check::SCRATCH, buffer, bytes.end)?;
@@ -112,7 +112,23 @@ impl Gpu {
             plan: plan.clone(),
         };
         let scratch = buffers.scratch.as_ref();
-        encode::prepare(self, Arc::new(planned), buffers.all(), (scratch, false), None)
+        let prepared =
+            encode::prepare(self, Arc::new(planned), buffers.all(), (scratch, false), None)?;
+        self.recordable(plan, &prepared)?;
+        Ok(prepared)
+    }
+
+    /// Records a call on an encoder that nobody submits. wgpu compares some of what a module declares, such as the length
+    /// of an array, with the bound bytes only when a dispatch is recorded; it must not find a fault in the caller's
+    /// encoder.
+    fn recordable(&self, plan: &Plan, prepared: &Prepared) -> Result<()> {
+        let device = self.device();
+        guarded(device, &plan.loss, 0, || {
+            let descriptor = wgpu::CommandEncoderDescriptor::default();
+            let mut encoder = device.create_command_encoder(&descriptor);
+            prepared.encode(&mut encoder);
+            drop(encoder.finish());
+        })
     }
 }
 
@@ -124,8 +140,8 @@ fn fitting(plan: &Plan, dispatch: &Dispatch, buffers: &PlanBuffers<'_>) -> Resul
             Role::Scratch | Role::Constant(_) => continue,
         };
         let Some((_, buffer, _)) = buffers.bound(role) else {
-            let (loss, role) = (plan.loss.clone(), role.to_string());
-            return Err(Error::MissingBuffer { loss, role });
+            let (operation, role) = (plan.loss.clone().into(), role.to_string().into());
+            return Err(Error::MissingBuffer { operation, role });
         };
         usable(name, buffer, wgpu::BufferUsages::STORAGE)?;
         room(name, buffer, offset + size)?;
@@ -138,7 +154,7 @@ fn room(name: &str, buffer: &wgpu::Buffer, needed: u64) -> Result<()> {
     if needed <= found {
         return Ok(());
     }
-    Err(Error::BufferTooSmall { argument: name.to_owned(), needed, found })
+    Err(Error::BufferTooSmall { argument: name.into(), needed, found })
 }
 
 /// Checks that no buffer of the caller is bound twice where wgpu refuses it or where the results would be undefined.
@@ -160,8 +176,13 @@ fn not_shared(dispatch: &Dispatch, buffers: &PlanBuffers<'_>) -> Result<()> {
                 (Access::ReadWrite, Access::ReadWrite) => "overlap",
                 _ => "share a buffer, but the plan was made for two buffers",
             };
-            let reason = reason.to_owned();
-            return Err(Error::Overlap { argument, other, bytes, other_bytes, reason });
+            return Err(Error::Overlap {
+                argument: argument.into(),
+                other: other.into(),
+                bytes: bytes.into(),
+                other_bytes: other_bytes.into(),
+                reason: reason.into(),
+            });
         }
     }
     Ok(())

@@ -100,7 +100,7 @@ impl Run {
             return Ok((arrays, Status::default()));
         };
         if status.completed == 0 {
-            return Err(Error::Incomplete(self.prepared.plan().loss.clone()));
+            return Err(Error::Incomplete { operation: self.prepared.plan().loss.clone().into() });
         }
         Ok((arrays, status))
     }
@@ -242,7 +242,7 @@ impl Reading {
         let found = tensor.buffer.size();
         let bytes = tensor.layout.byte_range().filter(|bytes| bytes.end <= found);
         let bytes = bytes.ok_or_else(|| Error::BufferTooSmall {
-            argument: name.to_owned(),
+            argument: name.into(),
             needed: tensor.layout.byte_range().map_or(u64::MAX, |bytes| bytes.end),
             found,
         })?;
@@ -275,8 +275,7 @@ impl Reading {
 
 /// The elements of a mapped tensor, without the gaps between rows.
 fn dense(staging: &wgpu::Buffer, layout: &Layout, first_byte: usize) -> Result<Array> {
-    let view =
-        staging.get_mapped_range(..).map_err(|error| Error::DeviceLost(error.to_string()))?;
+    let view = staging.get_mapped_range(..).map_err(Error::lost)?;
     let size = layout.dtype.bytes();
     let row = (layout.row_stride * size) as usize;
     let width = (layout.columns() * size) as usize;

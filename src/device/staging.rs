@@ -89,15 +89,14 @@ impl Future for Arrival {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         // A lost device is reported by the mapping, not by the poll.
         let _ = self.gpu.device().poll(wgpu::PollType::Poll);
-        let lost = |reason: String| Poll::Ready(Err(Error::DeviceLost(reason)));
         // A future that has already resolved is polled again: report this instead of waiting for ever.
         let Some(buffer) = self.buffer.take() else {
-            return lost("the mapping was taken".to_owned());
+            return Poll::Ready(Err(Error::lost("the mapping was taken")));
         };
         match self.mapping.as_mut().poll(context) {
             Poll::Ready(Some(Ok(()))) => Poll::Ready(Ok(buffer)),
-            Poll::Ready(Some(Err(error))) => lost(error.to_string()),
-            Poll::Ready(None) => lost("the mapping was dropped".to_owned()),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Err(Error::lost(error))),
+            Poll::Ready(None) => Poll::Ready(Err(Error::lost("the mapping was dropped"))),
             Poll::Pending => {
                 self.buffer = Some(buffer);
                 wake_soon(context.waker());

@@ -146,10 +146,10 @@ impl Gpu {
 /// Checks that a tensor has this type and this many words and can be copied. Otherwise the copy would invalidate the
 /// caller's encoder.
 fn copyable(name: &str, tensor: &Tensor, dtype: Dtype, words: u64) -> Result<()> {
-    let argument = || name.to_owned();
+    let argument = || name.into();
     usable(name, tensor.buffer, wgpu::BufferUsages::COPY_SRC)?;
     if tensor.layout.dtype != dtype {
-        let expected = dtype.name().to_owned();
+        let expected = dtype.name().into();
         return Err(Error::WrongDtype {
             argument: argument(),
             found: tensor.layout.dtype,
@@ -159,8 +159,8 @@ fn copyable(name: &str, tensor: &Tensor, dtype: Dtype, words: u64) -> Result<()>
     if tensor.layout.len() != words {
         return Err(Error::WrongShape {
             argument: argument(),
-            found: tensor.layout.shape.clone(),
-            expected: format!("[{words}]"),
+            found: tensor.layout.shape.clone().into(),
+            expected: format!("[{words}]").into(),
         });
     }
     let needed = tensor.layout.offset.saturating_add(words).saturating_mul(4);
@@ -194,8 +194,7 @@ impl<R> Future for Watch<R> {
 }
 
 fn reports<R>(staging: &wgpu::Buffer, losses: usize, gather: Gather<R>) -> Result<R> {
-    let view =
-        staging.get_mapped_range(..).map_err(|error| Error::DeviceLost(error.to_string()))?;
+    let view = staging.get_mapped_range(..).map_err(Error::lost)?;
     let words: Vec<u32> = view.as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b)).collect();
     let from = |byte: u64| words.get(byte as usize / 4..).unwrap_or_default();
     let report = |number: usize| {

@@ -131,13 +131,13 @@ impl ElementLoss for BceWithLogits {
     }
 
     fn agrees(&self, given: &dyn Fn(&str) -> bool) -> Result<()> {
-        let (loss, argument) = ("bce_with_logits".to_owned(), "targets".to_owned());
-        let reason = "one of the two says what the probabilities should be".to_owned();
+        let (operation, argument) = ("bce_with_logits".into(), "targets".into());
+        let reason = "one of the two says what the probabilities should be".into();
         match (self.target, given("targets")) {
             (Some(_), true) => {
-                Err(Error::Conflict { loss, argument, other: "target".to_owned(), reason })
+                Err(Error::Conflict { operation, argument, other: "target".into(), reason })
             }
-            (None, false) => Err(Error::MissingInput { loss, argument, reason }),
+            (None, false) => Err(Error::MissingInput { operation, argument, reason }),
             _ => Ok(()),
         }
     }

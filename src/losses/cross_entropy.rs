@@ -567,9 +567,9 @@ impl CrossEntropy {
         // The denominator of a mean includes the weights of targets that belong to other shards.
         match weights.filter(|&found| found != shard.classes) {
             Some(found) => Err(Error::WrongShape {
-                argument: "weight".to_owned(),
-                found: vec![found],
-                expected: format!("[{}], the classes of all shards", shard.classes),
+                argument: "weight".into(),
+                found: vec![found].into(),
+                expected: format!("[{}], the classes of all shards", shard.classes).into(),
             }),
             None => Ok(()),
         }
@@ -603,9 +603,9 @@ impl CrossEntropy {
         };
         match wanted.iter().find_map(|name| Some((name, needs(&name)?))) {
             Some((name, needs)) => Err(Error::MissingInput {
-                loss: "cross_entropy".to_owned(),
-                argument: needs.to_owned(),
-                reason: format!("output `{name}` needs it"),
+                operation: "cross_entropy".into(),
+                argument: needs.into(),
+                reason: format!("output `{name}` needs it").into(),
             }),
             None => Ok(()),
         }

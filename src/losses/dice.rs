@@ -314,10 +314,10 @@ fn regrouped(call: &Call, per: Per) -> Result<Call> {
         let (first, plane) = order.get_or_insert((operand.name.clone(), layout.class_stride));
         if *plane != layout.class_stride {
             return Err(Error::Conflict {
-                loss: "dice".to_owned(),
-                argument: operand.name.clone(),
-                other: first.clone(),
-                reason: "over a batch both have the same class stride".to_owned(),
+                operation: "dice".into(),
+                argument: operand.name.clone().into(),
+                other: first.clone().into(),
+                reason: "over a batch both have the same class stride".into(),
             });
         }
         flatten(operand)?;
@@ -339,15 +339,15 @@ fn flatten(operand: &mut Operand) -> Result<()> {
     let together = layout.columns() * plane;
     if rows > 0 && rows < plane {
         // Less than one image: a part of every plane.
-        layout.fold = Some((rows, plane));
+        layout.strips = Some((rows, plane));
     } else if !rows.is_multiple_of(plane) {
         return Err(Error::WrongShape {
-            argument: operand.name.clone(),
-            found: layout.shape.clone(),
-            expected: format!("whole images of {plane} rows, or fewer, over a batch"),
+            argument: operand.name.clone().into(),
+            found: layout.shape.clone().into(),
+            expected: format!("whole images of {plane} rows, or fewer, over a batch").into(),
         });
     } else if rows > plane && layout.row_stride != together {
-        layout.fold = Some((together, layout.row_stride));
+        layout.strips = Some((together, layout.row_stride));
     }
     layout.shape = vec![rows.min(1), count.max(1)];
     (layout.row_stride, layout.class_stride) = (count, 1);
@@ -358,7 +358,7 @@ fn flatten(operand: &mut Operand) -> Result<()> {
 fn transpose(layout: &mut Layout) {
     let (rows, columns) = (layout.rows(), layout.columns());
     if layout.has_planes() {
-        layout.fold = Some((layout.class_stride, layout.row_stride));
+        layout.strips = Some((layout.class_stride, layout.row_stride));
         (layout.row_stride, layout.class_stride) = (layout.class_stride, 1);
     } else {
         // The new rows lie side by side; their columns are one former row apart.

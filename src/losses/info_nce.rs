@@ -324,16 +324,16 @@ impl PairLoss for InfoNce {
         self.check_columns(given, wanted)?;
         let all_keys = self.shard.map_or(keys, |shard| shard.classes);
         let as_many = |found: u64, option: &str| Error::WrongShape {
-            argument: "keys".to_owned(),
-            found: vec![found],
-            expected: format!("{queries} keys, as many as queries, with {option}"),
+            argument: "keys".into(),
+            found: vec![found].into(),
+            expected: format!("{queries} keys, as many as queries, with {option}").into(),
         };
         if self.symmetric && given("targets") {
             return Err(Error::Conflict {
-                loss: ABOUT.name.to_owned(),
-                argument: "targets".to_owned(),
-                other: "symmetric".to_owned(),
-                reason: "key i is query i's positive, and the other way round".to_owned(),
+                operation: ABOUT.name.into(),
+                argument: "targets".into(),
+                other: "symmetric".into(),
+                reason: "key i is query i's positive, and the other way round".into(),
             });
         }
         if self.symmetric && all_keys != queries {
@@ -354,10 +354,10 @@ impl InfoNce {
         let saved = given("lse") || given("statistics");
         if !self.symmetric && (given("column_lse") || wanted.contains(&"column_lse")) {
             return Err(Error::Conflict {
-                loss: ABOUT.name.to_owned(),
-                argument: "column_lse".to_owned(),
-                other: "symmetric".to_owned(),
-                reason: "columns have a softmax with `symmetric` alone".to_owned(),
+                operation: ABOUT.name.into(),
+                argument: "column_lse".into(),
+                other: "symmetric".into(),
+                reason: "columns have a softmax with `symmetric` alone".into(),
             });
         }
         if given("column_lse") && !saved {
@@ -369,10 +369,10 @@ impl InfoNce {
         }
         if saved && wanted.contains(&"column_lse") {
             return Err(Error::Conflict {
-                loss: ABOUT.name.to_owned(),
-                argument: "column_lse".to_owned(),
-                other: "statistics".to_owned(),
-                reason: "it comes with a shard's own statistics".to_owned(),
+                operation: ABOUT.name.into(),
+                argument: "column_lse".into(),
+                other: "statistics".into(),
+                reason: "it comes with a shard's own statistics".into(),
             });
         }
         Ok(())

@@ -321,9 +321,9 @@ impl MixedColumns {
         let known = known.fold(0, u64::saturating_add);
         let rest = if self.spans.iter().any(|s| s.columns.is_none()) { " and a rest" } else { "" };
         Error::WrongShape {
-            argument: "logits".to_owned(),
-            found: vec![columns],
-            expected: format!("the {known} columns of the spans{rest}"),
+            argument: "logits".into(),
+            found: vec![columns].into(),
+            expected: format!("the {known} columns of the spans{rest}").into(),
         }
     }
 }

@@ -236,6 +236,8 @@ impl<L: SeparableRow> Separable<L> {
         losses.iter_mut().zip(&weights).for_each(|(loss, weight)| *loss = times(*weight, *loss));
         let kept =
             |target: &&i64| !self.ignored.contains(target) && (0..classes as i64).contains(*target);
+        let no_loss = |(target, loss): &(&i64, &f64)| kept(target) && loss.is_nan();
+        targets.iter().zip(&losses).filter(no_loss).for_each(|_| found.bad_row());
         let count = targets.iter().filter(kept).count() as i64;
         let own = match self.reduction {
             Reduction::Mean | Reduction::Multilabel => count as f64,
@@ -271,7 +273,6 @@ impl<L: SeparableRow> Separable<L> {
                 f64::NAN
             }
             Some(_) if z.iter().any(|z| !z.is_finite()) => {
-                found.bad_row();
                 gradient.fill(f64::NAN);
                 f64::NAN
             }

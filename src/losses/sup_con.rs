@@ -283,17 +283,17 @@ impl PairLoss for SupCon {
         Shard::check(self.shard, ABOUT.name, given, wanted)?;
         match self.shard {
             None if given("keys") => Err(Error::Conflict {
-                loss: ABOUT.name.to_owned(),
-                argument: "keys".to_owned(),
-                other: "shard".to_owned(),
-                reason: "without it features are compared with all features".to_owned(),
+                operation: ABOUT.name.into(),
+                argument: "keys".into(),
+                other: "shard".into(),
+                reason: "without it features are compared with all features".into(),
             }),
             None if wanted.contains(&"grad.keys") => Err(row::missing(self, "keys")),
             Some(_) if !given("keys") => Err(row::missing(self, "keys")),
             Some(shard) if shard.classes != rows => Err(Error::WrongShape {
-                argument: "features".to_owned(),
-                found: vec![rows],
-                expected: format!("the {} features of all shards", shard.classes),
+                argument: "features".into(),
+                found: vec![rows].into(),
+                expected: format!("the {} features of all shards", shard.classes).into(),
             }),
             _ => Ok(()),
         }

@@ -12,9 +12,9 @@ impl Plan {
     pub fn check(&self, profile: &Profile) -> Result<()> {
         for (index, dispatch) in self.dispatches.iter().enumerate() {
             self.check_parts(dispatch).map_err(|reason| Error::BadPlan {
-                loss: self.loss.clone(),
+                operation: self.loss.clone().into(),
                 dispatch: index,
-                reason: reason.to_owned(),
+                reason: reason.into(),
             })?;
             check_limits(dispatch, profile)?;
         }
@@ -57,7 +57,7 @@ fn check_limits(dispatch: &Dispatch, profile: &Profile) -> Result<()> {
         if found <= limit {
             return Ok(());
         }
-        Err(Error::Limit { what: what.to_owned(), found, limit })
+        Err(Error::Limit { what: what.into(), found, limit })
     };
     let bindings = dispatch.bindings.len() as u64;
     within("storage bindings of a dispatch", bindings, profile.storage_buffers.into())?;
@@ -67,7 +67,7 @@ fn check_limits(dispatch: &Dispatch, profile: &Profile) -> Result<()> {
     for Binding { role, offset, size, .. } in &dispatch.bindings {
         within("bytes of a binding", *size, profile.binding_bytes)?;
         if !offset.is_multiple_of(profile.offset_alignment) {
-            let (argument, multiple) = (role.to_string(), profile.offset_alignment);
+            let (argument, multiple) = (role.to_string().into(), profile.offset_alignment);
             return Err(Error::WrongOffset { argument, found: *offset, multiple });
         }
     }

@@ -1,19 +1,4 @@
-//! Cooperative matrices: score tiles that the matrix units of a GPU multiply.
-//!
-//! WebGPU has no cooperative matrices; wgpu offers them as an experimental feature on Vulkan and Metal. They are used
-//! only if a caller asks for them ([`crate::Gpu::with_cooperative_matrices`]) and a probe on this device finds them
-//! correct and faster, because what a driver says of them is not always true.
-//!
-//! Products of two tensors stored in f16 use f16 matrices with f32 sums: a product of two f16 numbers is exact in f32.
-//! Other products would lose digits in f16 (gradients of scores are f32, bf16 has a larger range). They use f32
-//! matrices, in which every storage type is exact, where the device has some (Apple's), and otherwise the plain tile.
-//!
-//! The hardware specifies neither the order of its sums nor how it rounds in between. Results are within the
-//! tolerance, but do not have the bits of the plain tile, and their last bits depend on where chunks, blocks or
-//! windows cut a sum. The kernel is chosen by types, classes and depth, not by the number of rows.
-//!
-//! So far the f16 kernels have run only on the matrices of a software driver (lavapipe of Mesa 26.2), the f32 kernels
-//! on none: naga validates them, and tests replace the matrices by plain WGSL.
+//! Cooperative matrices: when products use them, and which. The public module of this name says what they are.
 
 use crate::{
     data::{
@@ -100,7 +85,7 @@ impl Cooperative {
             return Ok(());
         }
         Err(Error::Limit {
-            what: "lanes of a workgroup on cooperative matrices".to_owned(),
+            what: "lanes of a workgroup on cooperative matrices".into(),
             found: self.lanes.into(),
             limit: workgroup_size.into(),
         })

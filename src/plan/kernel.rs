@@ -96,7 +96,7 @@ macro_rules! shader {
         }
     };
 }
-pub(crate) use code::{Form, Label, Name, Order, Reach, Stream};
+pub(crate) use code::{Addressing, ElementStorage, Label, Name, Order, Stream};
 pub(crate) use known::Draft;
 pub(crate) use shader;
 
@@ -156,9 +156,14 @@ impl Kernel {
 
 impl PartialEq for Kernel {
     fn eq(&self, other: &Self) -> bool {
-        // The module declares the storage and the fields.
-        let Self { label: _, entry, wgsl, storage: _, fields: _, overrides } = self;
-        *entry == other.entry && *overrides == other.overrides && *wgsl == other.wgsl
+        // The module declares the storage and the fields. A plan that was read back may contradict its module in how a
+        // binding is used; then it must not get the compiled kernel of one that does not.
+        let Self { label: _, entry, wgsl, storage, fields: _, overrides } = self;
+        let access = |storage: &Storage| storage.access;
+        *entry == other.entry
+            && *overrides == other.overrides
+            && storage.iter().map(access).eq(other.storage.iter().map(access))
+            && *wgsl == other.wgsl
     }
 }
 

@@ -13,8 +13,8 @@ use crate::{
     },
     plan::{
         kernel::{
-            Access, Draft, Form, Kernel, Label, Name, Order, Reach, Scalar, Source, Stream,
-            record::Declared,
+            Access, Addressing, Draft, ElementStorage, Kernel, Label, Name, Order, Scalar, Source,
+            Stream, record::Declared,
         },
         limits,
         profile::Profile,
@@ -217,11 +217,11 @@ impl Step<'_, '_> {
     }
 
     /// How a float tensor is bound: with several elements a load where its rows allow it.
-    fn form(&self, view: &View, aligned: bool) -> Form {
+    fn storage(&self, view: &View, aligned: bool) -> ElementStorage {
         match view.layout.dtype {
-            dtype if !aligned => Form::Elements(dtype),
-            Dtype::F32 if self.wide > 0 => Form::Wide(self.wide),
-            dtype => Form::Quads(dtype),
+            dtype if !aligned => ElementStorage::Elements(dtype),
+            Dtype::F32 if self.wide > 0 => ElementStorage::Wide(self.wide),
+            dtype => ElementStorage::Quads(dtype),
         }
     }
 
@@ -230,8 +230,8 @@ impl Step<'_, '_> {
         let Some(view) = view else {
             return self.absent(name, default.to_bits());
         };
-        let form = self.form(&view, view.aligned());
-        self.bind(name, &view, form, false)
+        let storage = self.storage(&view, view.aligned());
+        self.bind(name, &view, storage, false)
     }
 
     /// A float tensor that is read. The parameter `columns` holds the number of its columns.
@@ -254,8 +254,8 @@ impl Step<'_, '_> {
         let Some(view) = view else {
             return self.absent(name, default.to_bits());
         };
-        let form = Form::Elements(view.layout.dtype);
-        self.bind(name, &view, form, false)
+        let storage = ElementStorage::Elements(view.layout.dtype);
+        self.bind(name, &view, storage, false)
     }
 
     /// A float tensor that is written. It is written in whole quads only where no quad has columns past the row.
@@ -263,8 +263,8 @@ impl Step<'_, '_> {
         let Some(view) = view else {
             return self.absent(name, 0);
         };
-        let form = self.form(&view, view.in_quads());
-        self.bind(name, &view, form, true)
+        let storage = self.storage(&view, view.in_quads());
+        self.bind(name, &view, storage, true)
     }
 
     /// A float tensor that is written element by element.
@@ -272,62 +272,64 @@ impl Step<'_, '_> {
         let Some(view) = view else {
             return self.absent(name, 0);
         };
-        let form = Form::Elements(view.layout.dtype);
-        self.bind(name, &view, form, true)
+        let storage = ElementStorage::Elements(view.layout.dtype);
+        self.bind(name, &view, storage, true)
     }
 
     /// A float tensor that is read under one name and overwritten under another.
     pub fn read_write(self, name: &'static str, written: &'static str, view: View) -> Self {
-        let form = self.form(&view, view.in_quads());
+        let storage = self.storage(&view, view.in_quads());
         let order = view.order();
         let view = View { access: Access::ReadWrite, ..view };
-        let step = self.bind(name, &view, form, false);
+        let step = self.bind(name, &view, storage, false);
         step.stream(Stream {
             name: written,
-            form,
+            storage,
             access: Access::ReadWrite,
             in_place_of: Some(name),
             stored: true,
             columns: COLUMNS,
-            reach: None,
+            addressing: None,
             order,
         })
     }
 
     /// A float tensor that a walk over all elements reads. Without a view, every element reads as `default`.
     pub fn take(self, name: &'static str, view: Option<Addressed>, default: f32) -> Self {
-        let Some(Addressed { view, reach, axes }) = view.map(Addressed::elementwise_if_unaligned)
+        let Some(Addressed { view, addressing, axes }) =
+            view.map(Addressed::elementwise_if_unaligned)
         else {
-            return self.absent(name, default.to_bits()).reached(1, Reach::Flat);
+            return self.absent(name, default.to_bits()).addressed(1, Addressing::Flat);
         };
-        let step = match reach {
-            Reach::Flat | Reach::Row => self.read(name, Some(view), default),
+        let step = match addressing {
+            Addressing::Flat | Addressing::Row => self.read(name, Some(view), default),
             _ => self.read_elements(name, Some(view), default),
         };
-        step.reached(1, reach).along(name, axes)
+        step.addressed(1, addressing).along(name, axes)
     }
 
     /// A float tensor that a walk over all elements writes.
     pub fn give(self, name: &'static str, view: Option<Addressed>) -> Self {
-        let Some(Addressed { view, reach, .. }) = view.map(Addressed::elementwise_if_unaligned)
+        let Some(Addressed { view, addressing, .. }) =
+            view.map(Addressed::elementwise_if_unaligned)
         else {
-            return self.absent(name, 0).reached(1, Reach::Flat);
+            return self.absent(name, 0).addressed(1, Addressing::Flat);
         };
-        let step = match reach {
-            Reach::Flat | Reach::Row => self.write(name, Some(view)),
+        let step = match addressing {
+            Addressing::Flat | Addressing::Row => self.write(name, Some(view)),
             _ => self.write_elements(name, Some(view)),
         };
-        step.reached(1, reach)
+        step.addressed(1, addressing)
     }
 
     /// A float tensor that a walk over all elements reads under one name and overwrites under another.
     pub fn take_give(self, name: &'static str, written: &'static str, view: Addressed) -> Self {
-        let Addressed { view, reach, .. } = view.elementwise_if_unaligned();
-        self.read_write(name, written, view).reached(2, reach)
+        let Addressed { view, addressing, .. } = view.elementwise_if_unaligned();
+        self.read_write(name, written, view).addressed(2, addressing)
     }
 
     /// Sets how a walk finds the elements of the last streams.
-    fn reached(self, streams: usize, reach: Reach) -> Self {
+    fn addressed(self, streams: usize, addressing: Addressing) -> Self {
         self.planner
             .draft
             .code
@@ -335,7 +337,7 @@ impl Step<'_, '_> {
             .iter_mut()
             .rev()
             .take(streams)
-            .for_each(|s| s.reach = Some(reach));
+            .for_each(|s| s.addressing = Some(addressing));
         self
     }
 
@@ -355,10 +357,10 @@ impl Step<'_, '_> {
     /// A mask that a walk over all elements reads. Bytes and bits read as the floats 0 and 1.
     pub fn take_mask(self, name: &'static str, mask: Option<Addressed>) -> Self {
         match mask.map(Addressed::elementwise_if_unaligned) {
-            Some(Addressed { view, reach, axes }) if !view.layout.dtype.is_float() => {
+            Some(Addressed { view, addressing, axes }) if !view.layout.dtype.is_float() => {
                 let bits = view.layout.dtype == Dtype::U32;
-                let form = if bits { Form::Bits } else { Form::Bytes };
-                self.bind(name, &view, form, false).reached(1, reach).along(name, axes)
+                let storage = if bits { ElementStorage::Bits } else { ElementStorage::Bytes };
+                self.bind(name, &view, storage, false).addressed(1, addressing).along(name, axes)
             }
             mask => self.take(name, mask, 1.0),
         }
@@ -366,9 +368,9 @@ impl Step<'_, '_> {
 
     /// Integers that are read. Without a view, every integer is 0.
     pub fn integers(self, name: &'static str, view: Option<View>) -> Self {
-        let Some(view) = view else { return self.unbound(name, Form::AbsentIntegers) };
-        let form = Form::Integers(view.layout.dtype);
-        self.bind(name, &view, form, false)
+        let Some(view) = view else { return self.unbound(name, ElementStorage::AbsentIntegers) };
+        let storage = ElementStorage::Integers(view.layout.dtype);
+        self.bind(name, &view, storage, false)
     }
 
     /// Words that are read or written by index.
@@ -376,27 +378,27 @@ impl Step<'_, '_> {
         let Some(view) = view else {
             return self.absent(name, 0);
         };
-        self.bind(name, &view, Form::Words, false)
+        self.bind(name, &view, ElementStorage::Words, false)
     }
 
     /// An array of a WGSL type that the module declares, from the first byte of the view.
     pub fn table(self, name: &'static str, view: &View, element: &'static str) -> Self {
-        self.bind(name, view, Form::Table(element), false)
+        self.bind(name, view, ElementStorage::Table(element), false)
     }
 
     fn absent(self, name: &'static str, bits: u32) -> Self {
-        self.unbound(name, Form::Absent(bits))
+        self.unbound(name, ElementStorage::Absent(bits))
     }
 
-    fn unbound(self, name: &'static str, form: Form) -> Self {
+    fn unbound(self, name: &'static str, storage: ElementStorage) -> Self {
         self.stream(Stream {
             name,
-            form,
+            storage,
             access: Access::Read,
             in_place_of: None,
             stored: false,
             columns: COLUMNS,
-            reach: None,
+            addressing: None,
             order: Order::Plain,
         })
     }
@@ -406,27 +408,33 @@ impl Step<'_, '_> {
         self
     }
 
-    fn bind(mut self, name: &'static str, view: &View, form: Form, stored: bool) -> Self {
+    fn bind(
+        mut self,
+        name: &'static str,
+        view: &View,
+        storage: ElementStorage,
+        stored: bool,
+    ) -> Self {
         let alignment = self.planner.profile.offset_alignment;
         let size = view.layout.dtype.bytes();
         let bytes = view.layout.byte_range().unwrap_or(0..0);
         let offset = bytes.start - bytes.start % alignment;
-        let whole = match form {
-            Form::Quads(dtype) => 4 * dtype.bytes(),
-            Form::Wide(elements) => 4 * u64::from(elements),
-            Form::Table(_) => 16,
+        let whole = match storage {
+            ElementStorage::Quads(dtype) => 4 * dtype.bytes(),
+            ElementStorage::Wide(elements) => 4 * u64::from(elements),
+            ElementStorage::Table(_) => 16,
             _ => 4,
         };
         // Whole words, of which an empty tensor has one too.
         let first_word = bytes.start - bytes.start % 4;
         let end = bytes.end.max(first_word + 4).next_multiple_of(4).max(offset + whole);
-        let quads = matches!(form, Form::Quads(_) | Form::Wide(_));
+        let quads = matches!(storage, ElementStorage::Quads(_) | ElementStorage::Wide(_));
         let end = if quads { end.next_multiple_of(whole) } else { end };
-        if !matches!(form, Form::Table(_)) {
+        if !matches!(storage, ElementStorage::Table(_)) {
             // `Words` are 32-bit words whatever the elements are (a 64-bit count is two words).
-            let unit = if form == Form::Words { 4 } else { size };
+            let unit = if storage == ElementStorage::Words { 4 } else { size };
             let base = (bytes.start - offset) / unit;
-            let base = if form == Form::Bits { 32 * base } else { base };
+            let base = if storage == ElementStorage::Bits { 32 * base } else { base };
             // The base may wrap below 0 where the first column is not 0; the sum that makes an index wraps back.
             let base = (base as u32).wrapping_sub(view.first_column as u32);
             self = self.uniform(Name::of(name, "_base"), base);
@@ -434,24 +442,24 @@ impl Step<'_, '_> {
             self = self.uniform(Name::of(name, "_stride"), stride);
         }
         let order = view.order();
-        let (plane, fold) = view.layout.fold.unwrap_or((view.layout.class_stride, 0));
+        let (plane, strip) = view.layout.strips.unwrap_or((view.layout.class_stride, 0));
         if order != Order::Plain {
             self = self.uniform(Name::of(name, "_plane"), plane);
         }
-        if order == Order::Folded {
-            self = self.uniform(Name::of(name, "_fold"), fold);
+        if order == Order::Strips {
+            self = self.uniform(Name::of(name, "_strip"), strip);
         }
         let role = self.planner.bound_to(view.role.clone(), view.layout.dtype);
         let access = view.access;
         self.planner.bindings.push(Binding { role, offset, size: end - offset, access });
         self.stream(Stream {
             name,
-            form,
+            storage,
             access,
             in_place_of: None,
             stored,
             columns: COLUMNS,
-            reach: None,
+            addressing: None,
             order,
         })
     }
@@ -460,7 +468,7 @@ impl Step<'_, '_> {
     pub fn groups(self, groups: u64) -> Result<()> {
         let Some(grid) = limits::grid(self.planner.profile, groups) else {
             return Err(Error::Limit {
-                what: format!("workgroups of {}", self.planner.draft.label),
+                what: format!("workgroups of {}", self.planner.draft.label).into(),
                 found: groups,
                 limit: u64::from(self.planner.profile.workgroups).pow(2),
             });
@@ -473,7 +481,7 @@ impl Step<'_, '_> {
         let limit = self.planner.profile.binding_bytes;
         if let Some(binding) = self.planner.bindings.iter().find(|b| b.size > limit) {
             return Err(Error::Limit {
-                what: format!("bytes of {} in {}", binding.role, self.planner.draft.label),
+                what: format!("bytes of {} in {}", binding.role, self.planner.draft.label).into(),
                 found: binding.size,
                 limit,
             });

@@ -45,14 +45,14 @@ impl Folder {
 
     /// Adds the files of a subfolder; `below` is its path in the folder.
     fn add(&mut self, folder: &Path, below: &str) -> Result<()> {
-        for entry in fs::read_dir(folder).map_err(|error| failed(folder, &error))? {
-            let path: PathBuf = entry.map_err(|error| failed(folder, &error))?.path();
+        for entry in fs::read_dir(folder).map_err(|error| unreadable(folder, error))? {
+            let path: PathBuf = entry.map_err(|error| unreadable(folder, error))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let below = format!("{below}{name}");
             if path.is_dir() {
                 self.add(&path, &format!("{below}/"))?;
             } else if is_taken(&below) {
-                let text = fs::read_to_string(&path).map_err(|error| failed(&path, &error))?;
+                let text = fs::read_to_string(&path).map_err(|error| unreadable(&path, error))?;
                 self.texts.insert(below, text);
             }
         }
@@ -73,11 +73,12 @@ fn is_there(below: &str) -> bool {
     !shaders.is_dir() || shaders.join(below).is_file()
 }
 
-fn failed(path: &Path, reason: &impl ToString) -> Error {
-    Error::File {
-        path: path.display().to_string(),
-        reason: format!("{VARIABLE}: {}", reason.to_string()),
-    }
+fn failed(path: &Path, reason: &str) -> Error {
+    Error::file(path, format!("{VARIABLE}: {reason}"))
+}
+
+fn unreadable(path: &Path, error: std::io::Error) -> Error {
+    Error::file_from(path, format!("{VARIABLE}: it cannot be read"), error)
 }
 
 fn text(below: &str) -> Option<&'static str> {
@@ -106,7 +107,6 @@ pub(crate) fn edited(generated: String) -> String {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::{FIND, Folder};
-    use crate::data::error::Error;
     use std::fs;
 
     #[test]
@@ -117,12 +117,8 @@ mod tests {
         fs::write(folder.join("loss/mse.wgsl~"), "an editor's").unwrap();
         let read = Folder::read(&folder).unwrap();
         assert_eq!(Vec::from_iter(read.texts), [("loss/mse.wgsl".into(), "mine".into())]);
-        let refused = |reason: &str| {
-            let Err(Error::File { reason: found, .. }) = Folder::read(&folder) else {
-                return false;
-            };
-            found.contains(reason)
-        };
+        let refused =
+            |reason: &str| Folder::read(&folder).is_err_and(|error| error.chain().contains(reason));
         fs::write(folder.join("loss/msee.wgsl"), "mine").unwrap();
         fs::write(folder.join("mse.wgsl"), "mine").unwrap();
         assert!(refused("no shader is called loss/msee.wgsl, mse.wgsl"));

@@ -13,7 +13,7 @@ pub(crate) fn check_parts(found: u64) -> Result<()> {
     if found <= MOST {
         return Ok(());
     }
-    Err(Error::Limit { what: "parts that a call is cut into".to_owned(), found, limit: MOST })
+    Err(Error::Limit { what: "parts that a call is cut into".into(), found, limit: MOST })
 }
 
 /// The least common multiple, or a very large number where it does not fit `u64`.

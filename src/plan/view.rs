@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Role;
 use crate::{
     data::tensor::{Dtype, Layout},
-    plan::kernel::{Access, Order, Reach},
+    plan::kernel::{Access, Addressing, Order},
     spec::{
         broadcast::Axes,
         call::{Call, Operand},
@@ -135,8 +135,8 @@ impl View {
 
     /// The order of the elements in memory.
     pub(super) fn order(&self) -> Order {
-        match self.layout.fold {
-            Some(_) => Order::Folded,
+        match self.layout.strips {
+            Some(_) => Order::Strips,
             None if self.layout.has_planes() => Order::Planes,
             None => Order::Plain,
         }
@@ -172,7 +172,7 @@ impl View {
 
     fn aligned_to(&self, elements: u64) -> bool {
         let Layout { row_stride, offset, .. } = self.layout;
-        if self.layout.has_planes() || self.layout.fold.is_some() {
+        if self.layout.has_planes() || self.layout.strips.is_some() {
             return false;
         }
         let columns = self.layout.columns();
@@ -189,29 +189,29 @@ impl View {
 #[derive(Clone, Debug)]
 pub(crate) struct Addressed {
     pub view: View,
-    pub reach: Reach,
-    /// The axes of [`Reach::Axes`], and the first row of the walk.
+    pub addressing: Addressing,
+    /// The axes of [`Addressing::Axes`], and the first row of the walk.
     pub(super) axes: Option<(Axes, u64)>,
 }
 
 impl Addressed {
-    pub fn new(view: View, reach: Reach) -> Self {
-        Self { view, reach, axes: None }
+    pub fn new(view: View, addressing: Addressing) -> Self {
+        Self { view, addressing, axes: None }
     }
 
     /// A tensor that has only some of the axes that count the rows; the walk begins at `first_row`.
     pub fn along(view: View, axes: Axes, first_row: u64, planes: bool) -> Self {
         let groups = axes.groups().len() as u32;
-        let reach = Reach::Axes { groups, columns: axes.has_columns(), planes };
-        Self { view, reach, axes: Some((axes, first_row)) }
+        let addressing = Addressing::Axes { groups, columns: axes.has_columns(), planes };
+        Self { view, addressing, axes: Some((axes, first_row)) }
     }
 
     /// Loads and stores whole quads inside rows where possible, otherwise element by element. Bytes are always loaded
     /// element by element, because their quads are cut off at the end of the window, which is not a column of a row.
     pub(super) fn elementwise_if_unaligned(self) -> Self {
-        match self.reach {
-            Reach::Row if !self.view.aligned() || !self.view.layout.dtype.is_float() => {
-                Self { reach: Reach::Each, ..self }
+        match self.addressing {
+            Addressing::Row if !self.view.aligned() || !self.view.layout.dtype.is_float() => {
+                Self { addressing: Addressing::Each, ..self }
             }
             _ => self,
         }

@@ -145,7 +145,7 @@ fn parts_of(
     let parts = loss.parts(dims, given)?;
     if parts.len() > MOST_PARTS {
         return Err(Error::Limit {
-            what: format!("parts of {}", loss.about().name),
+            what: format!("parts of {}", loss.about().name).into(),
             found: parts.len() as u64,
             limit: MOST_PARTS as u64,
         });

@@ -27,7 +27,6 @@ use elements::plane;
 
 pub(crate) use declare::{declared, element_loss};
 
-pub use crate::plan::Number;
 pub use elements::plan;
 pub use reference::{Point, compute};
 
@@ -115,10 +114,10 @@ pub(crate) fn check_names<'n>(
     let known = |name: &str| SCALARS.contains(&name) || name.starts_with("grad.");
     if let Some(name) = wanted.find(|&name| !known(name) && loss.monitor() != Some(name)) {
         return Err(Error::Conflict {
-            loss: loss.about().name.to_owned(),
-            argument: name.to_owned(),
-            other: "the options".to_owned(),
-            reason: "they leave nothing to monitor".to_owned(),
+            operation: loss.about().name.into(),
+            argument: name.into(),
+            other: "the options".into(),
+            reason: "they leave nothing to monitor".into(),
         });
     }
     let has_targets = loss.streams().iter().any(|stream| stream.name == TARGETS);
@@ -159,9 +158,9 @@ pub(crate) fn broadcast_of(
         Spread::BroadcastOrRows => extents.broadcast_or_rows(name, shape),
         Spread::Elements if shape != extents.shape() && (name, shape) != ("upstream", &[1]) => {
             Err(Error::WrongShape {
-                argument: name.to_owned(),
-                found: shape.to_vec(),
-                expected: format!("{:?}", extents.shape()),
+                argument: name.into(),
+                found: shape.to_vec().into(),
+                expected: format!("{:?}", extents.shape()).into(),
             })
         }
         _ => extents.broadcast(name, shape),
@@ -172,9 +171,9 @@ pub(crate) fn broadcast_of(
 pub fn accepts(loss: &dyn ElementLoss, call: &Call) -> Result<()> {
     let first = loss.streams().first().and_then(|stream| call.inputs.get(stream.name));
     let first = first.ok_or_else(|| Error::MissingInput {
-        loss: loss.about().name.to_owned(),
-        argument: loss.streams().first().map_or("", |stream| stream.name).to_owned(),
-        reason: "the elements are its".to_owned(),
+        operation: loss.about().name.into(),
+        argument: loss.streams().first().map_or("", |stream| stream.name).into(),
+        reason: "the elements are its".into(),
     })?;
     check_names(loss, &|name| call.has(name), call.outputs.keys().map(String::as_str))?;
     let extents = &Extents::of(&first.layout.shape);
@@ -189,10 +188,10 @@ pub fn accepts(loss: &dyn ElementLoss, call: &Call) -> Result<()> {
     }
     if loss.options().reduction == Reduction::None && call.has("denominator") {
         return Err(Error::Conflict {
-            loss: loss.about().name.to_owned(),
-            argument: "denominator".to_owned(),
-            other: "reduction".to_owned(),
-            reason: "nothing is divided with reduction `none`".to_owned(),
+            operation: loss.about().name.into(),
+            argument: "denominator".into(),
+            other: "reduction".into(),
+            reason: "nothing is divided with reduction `none`".into(),
         });
     }
     Ok(())
@@ -203,7 +202,7 @@ fn check_vector(operand: &Operand, extents: &Extents) -> Result<()> {
     let Layout { shape, row_stride, .. } = &operand.layout;
     let columns = matches!(extents.broadcast("", shape), Ok(Broadcast::Columns));
     if columns && shape.len() == 1 && operand.layout.len() > 1 && *row_stride != 1 {
-        let argument = operand.name.clone();
+        let argument = operand.name.as_str().into();
         return Err(Error::WrongStride { argument, found: *row_stride, least: 1 });
     }
     Ok(())
@@ -219,11 +218,10 @@ fn check_order(loss: &dyn ElementLoss, call: &Call, extents: &Extents) -> Result
     };
     match call.inputs.values().chain(call.outputs.values()).find(planes) {
         Some(operand) if plane(loss, call, extents) == 1 => Err(Error::Conflict {
-            loss: loss.about().name.to_owned(),
-            argument: "mask".to_owned(),
-            other: operand.name.clone(),
-            reason: "bits need all tensors of elements in one order, images without gaps"
-                .to_owned(),
+            operation: loss.about().name.into(),
+            argument: "mask".into(),
+            other: operand.name.clone().into(),
+            reason: "bits need all tensors of elements in one order, images without gaps".into(),
         }),
         _ => Ok(()),
     }
@@ -236,8 +234,8 @@ fn check_bits(mask: &Operand, extents: &Extents) -> Result<()> {
         return Ok(());
     }
     Err(Error::WrongShape {
-        argument: mask.name.clone(),
-        found: mask.layout.shape.clone(),
-        expected: format!("[{words}] words of {BITS} elements"),
+        argument: mask.name.clone().into(),
+        found: mask.layout.shape.clone().into(),
+        expected: format!("[{words}] words of {BITS} elements").into(),
     })
 }

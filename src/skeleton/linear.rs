@@ -112,10 +112,10 @@ impl<L: RowLoss> Signature for Linear<L> {
         check_weight(self.weight_layout, call)?;
         if self.accumulate.rows() && call.is_in_place("grad.hidden") {
             return Err(Error::InPlace {
-                operation: self.about().name.to_owned(),
-                output: "grad.hidden".to_owned(),
+                operation: self.about().name.into(),
+                output: "grad.hidden".into(),
                 reason: "it is added to what its tensor holds, and there are the hidden states"
-                    .to_owned(),
+                    .into(),
             });
         }
         let mut scores = scores_call(call);
@@ -261,9 +261,9 @@ fn check_weight(layout: WeightLayout, call: &Call) -> Result<()> {
     let operands = [call.inputs.get("weight"), call.outputs.get("grad.weight")];
     match operands.into_iter().flatten().find(|operand| operand.layout.shape != expected) {
         Some(operand) => Err(Error::WrongShape {
-            argument: operand.name.clone(),
-            found: operand.layout.shape.clone(),
-            expected: format!("{expected:?} with this weight_layout"),
+            argument: operand.name.clone().into(),
+            found: operand.layout.shape.clone().into(),
+            expected: format!("{expected:?} with this weight_layout").into(),
         }),
         None => Ok(()),
     }
@@ -347,9 +347,9 @@ impl<'a> Layer<'a> {
         check_weight(options.weight_layout, call)?;
         let input = |name: &str| {
             call.input(name).ok_or_else(|| Error::MissingInput {
-                loss: "linear".to_owned(),
-                argument: name.to_owned(),
-                reason: "this call needs it".to_owned(),
+                operation: "linear".into(),
+                argument: name.into(),
+                reason: "this call needs it".into(),
             })
         };
         Ok(Self {

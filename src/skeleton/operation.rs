@@ -31,7 +31,7 @@ pub trait Operation: Signature {
     ///
     /// [`Error::HostOnly`] for an operation of the host; otherwise whatever the device cannot do.
     fn plan(&self, _call: &Call, _profile: &Profile) -> Result<Plan> {
-        Err(Error::HostOnly { operation: self.about().name.to_owned() })
+        Err(Error::HostOnly { operation: self.about().name.into() })
     }
 
     /// Hands out the options, in parts that can be kept and compared, and returns whether these are all options. Two
@@ -103,10 +103,10 @@ fn refused<L: serde::de::DeserializeOwned>(
     for (name, value) in given {
         let Some(option) = about.options.iter().find(|option| option.name == name) else {
             return Error::UnknownName {
-                loss: about.name.to_owned(),
+                operation: about.name.into(),
                 kind: "option",
-                name: name.clone(),
-                known: about.options.iter().map(|o| o.name).collect::<Vec<_>>().join(", "),
+                name: name.clone().into(),
+                known: about.options.iter().map(|o| o.name).collect::<Vec<_>>().join(", ").into(),
             };
         };
         let alone = serde_json::Map::from_iter([(name.clone(), value.clone())]);
@@ -122,19 +122,23 @@ fn refused<L: serde::de::DeserializeOwned>(
 /// `cargo fmt` does not find modules inside macros: `rustfmt src/losses/*.rs src/targets/*.rs` formats these files.
 macro_rules! operations {
     ($(#[$about:meta])* $($module:ident::$operation:ident),* $(,)?) => {
-        $(pub mod $module;
+        $(pub(crate) mod $module;
         pub use $module::*;)*
 
-        $(#[$about])*
-        pub static REGISTRY: &[$crate::skeleton::operation::Entry] =
-            &[$($crate::skeleton::operation::Entry {
-                about: &$module::ABOUT,
-                #[cfg(feature = "serde")]
-                parse: |options| {
-                    $crate::skeleton::operation::parse::<$operation>(&$module::ABOUT, options)
-                },
-                default: || Box::new($operation::default()),
-            },)*];
+        pub(crate) mod registry {
+            use super::*;
+
+            $(#[$about])*
+            pub static REGISTRY: &[$crate::skeleton::operation::Entry] =
+                &[$($crate::skeleton::operation::Entry {
+                    about: &$module::ABOUT,
+                    #[cfg(feature = "serde")]
+                    parse: |options| {
+                        $crate::skeleton::operation::parse::<$operation>(&$module::ABOUT, options)
+                    },
+                    default: || Box::new($operation::default()),
+                },)*];
+        }
     };
 }
 pub(crate) use operations;

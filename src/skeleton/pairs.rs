@@ -187,10 +187,10 @@ pub(crate) fn check_inputs(
     let other = wanted.iter().find(|name| !name.starts_with("grad.") && **name != "status");
     if let Some(other) = other.filter(|_| given("lse")) {
         return Err(Error::Conflict {
-            loss: loss.about().name.to_owned(),
-            argument: "lse".to_owned(),
-            other: (*other).to_owned(),
-            reason: "a saved lse is for gradients alone".to_owned(),
+            operation: loss.about().name.into(),
+            argument: "lse".into(),
+            other: (*other).into(),
+            reason: "a saved lse is for gradients alone".into(),
         });
     }
     let Pairing { shard, columns, .. } = loss.pairing();
@@ -200,9 +200,10 @@ pub(crate) fn check_inputs(
     let all_keys = shard.map_or(keys, |shard| shard.classes);
     if columns != Columns::Queries && !given("targets") && all_keys < queries {
         return Err(Error::WrongShape {
-            argument: "keys".to_owned(),
-            found: vec![all_keys],
-            expected: format!("at least {queries} keys, or `targets`: key i is query i's positive"),
+            argument: "keys".into(),
+            found: vec![all_keys].into(),
+            expected: format!("at least {queries} keys, or `targets`: key i is query i's positive")
+                .into(),
         });
     }
     loss.check_pairs(given, wanted, [queries, keys])
@@ -305,7 +306,7 @@ impl<'a> Pairs<'a> {
         };
         let deepest = MOST_ITERATIONS / 2 * 4 * u64::from(profile.tally_lanes());
         if layer.depth > deepest {
-            let what = Dim::Hidden.name().to_owned();
+            let what = Dim::Hidden.name().into();
             return Err(Error::Limit { what, found: layer.depth, limit: deepest });
         }
         let own = |labels: View| match pairing.shard {

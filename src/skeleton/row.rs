@@ -23,10 +23,7 @@ use crate::{
 pub(crate) use declare::row_loss;
 pub(crate) use rows::{Gradient, Rows, Scores, functor_streams};
 
-pub use crate::{
-    plan::Number,
-    spec::{broadcast::Broadcast, shard::STATE_WORDS},
-};
+pub use crate::spec::{broadcast::Broadcast, shard::STATE_WORDS};
 pub use contract::{
     Counted, DROPPED, Field, FieldKind, Given, LabelScore, OPEN, OutputKind, PLACE, Reduced,
     Rounds, RowOutput, RowProgram, RowStream, SCORES, StateLayout, StreamAccess, StreamElement,
@@ -42,7 +39,7 @@ pub use rows::plan;
 /// says what it adds up and how it is closed. `shaders/loss/cross_entropy.wgsl` is the longest functor,
 /// `examples/own_loss.rs` the shortest.
 pub trait RowLoss: Operation {
-    /// The description of this loss on the scores of a linear layer ([`crate::linear::Linear`]).
+    /// The description of this loss on the scores of a linear layer ([`crate::Linear`]).
     fn linear_about(&self) -> Option<&'static About> {
         None
     }
@@ -56,9 +53,9 @@ pub trait RowLoss: Operation {
 
 pub(crate) fn missing(loss: &dyn RowLoss, argument: &str) -> Error {
     Error::MissingInput {
-        loss: loss.about().name.to_owned(),
-        argument: argument.to_owned(),
-        reason: "this call needs it".to_owned(),
+        operation: loss.about().name.into(),
+        argument: argument.into(),
+        reason: "this call needs it".into(),
     }
 }
 
@@ -76,15 +73,15 @@ fn accepts_program(loss: &dyn RowLoss, program: &RowProgram, call: &Call) -> Res
 pub(crate) fn target_or_probs(loss: &str, targets: bool, probs: bool) -> Result<()> {
     match (targets, probs) {
         (true, true) => Err(Error::Conflict {
-            loss: loss.to_owned(),
-            argument: "targets".to_owned(),
-            other: "target_probs".to_owned(),
-            reason: "a row has one kind of target".to_owned(),
+            operation: loss.into(),
+            argument: "targets".into(),
+            other: "target_probs".into(),
+            reason: "a row has one kind of target".into(),
         }),
         (false, false) => Err(Error::MissingInput {
-            loss: loss.to_owned(),
-            argument: "targets".to_owned(),
-            reason: "or `target_probs` instead".to_owned(),
+            operation: loss.into(),
+            argument: "targets".into(),
+            reason: "or `target_probs` instead".into(),
         }),
         _ => Ok(()),
     }
@@ -100,9 +97,9 @@ fn check_outputs(loss: &dyn RowLoss, program: &RowProgram, call: &Call) -> Resul
             && operand.layout.len() != expected
         {
             return Err(Error::WrongShape {
-                argument: name.to_owned(),
-                found: operand.layout.shape.clone(),
-                expected: format!("[{expected}] with this reduction"),
+                argument: name.into(),
+                found: operand.layout.shape.clone().into(),
+                expected: format!("[{expected}] with this reduction").into(),
             });
         }
     }
@@ -111,9 +108,9 @@ fn check_outputs(loss: &dyn RowLoss, program: &RowProgram, call: &Call) -> Resul
         && upstream.layout.len() != 1
     {
         return Err(Error::WrongShape {
-            argument: "upstream".to_owned(),
-            found: upstream.layout.shape.clone(),
-            expected: "[1], since the loss is reduced".to_owned(),
+            argument: "upstream".into(),
+            found: upstream.layout.shape.clone().into(),
+            expected: "[1], since the loss is reduced".into(),
         });
     }
     if call.has("lse") {
@@ -121,19 +118,19 @@ fn check_outputs(loss: &dyn RowLoss, program: &RowProgram, call: &Call) -> Resul
             call.outputs.keys().find(|name| !name.starts_with("grad.") && *name != "status");
         if let Some(other) = other {
             return Err(Error::Conflict {
-                loss: loss.about().name.to_owned(),
-                argument: "lse".to_owned(),
-                other: other.clone(),
-                reason: "a saved lse is for gradients alone".to_owned(),
+                operation: loss.about().name.into(),
+                argument: "lse".into(),
+                other: other.clone().into(),
+                reason: "a saved lse is for gradients alone".into(),
             });
         }
     }
     if per_row && call.has("denominator") {
         return Err(Error::Conflict {
-            loss: loss.about().name.to_owned(),
-            argument: "denominator".to_owned(),
-            other: "reduction".to_owned(),
-            reason: "nothing is divided with reduction `none`".to_owned(),
+            operation: loss.about().name.into(),
+            argument: "denominator".into(),
+            other: "reduction".into(),
+            reason: "nothing is divided with reduction `none`".into(),
         });
     }
     Ok(())

@@ -131,9 +131,9 @@ impl Extents {
             None if by_rows => Ok(Broadcast::Rows),
             Some(Broadcast::One) => Ok(Broadcast::One),
             Some(_) if by_rows && shape != self.shape => Err(Error::WrongShape {
-                argument: name.to_owned(),
-                found: shape.to_vec(),
-                expected: self.either(shape),
+                argument: name.into(),
+                found: shape.to_vec().into(),
+                expected: self.either(shape).into(),
             }),
             Some(broadcast) => Ok(broadcast),
             None => Err(self.misfit(name, shape)),
@@ -154,12 +154,13 @@ impl Extents {
             _ => String::new(),
         };
         Error::WrongShape {
-            argument: name.to_owned(),
-            found: shape.to_vec(),
+            argument: name.into(),
+            found: shape.to_vec().into(),
             expected: format!(
                 "{:?}, or what broadcasts to it from the last axis on{smaller}",
                 self.shape
-            ),
+            )
+            .into(),
         }
     }
 

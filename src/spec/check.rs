@@ -50,7 +50,7 @@ pub fn call(loss: &dyn Signature, mut call: Call, alignment: u64) -> Result<Call
     (call.dims, call.axes) = (shapes.common.dims, shapes.common.axes);
     if let Some(operand) = vector_without_stride(about, &call) {
         let found = operand.layout.row_stride;
-        return Err(Error::WrongStride { argument: operand.name.clone(), found, least: 1 });
+        return Err(Error::WrongStride { argument: operand.name.clone().into(), found, least: 1 });
     }
     call.check_in_place(about)?;
     loss.accepts(&call)?;
@@ -110,8 +110,8 @@ fn tensors<'n>(argument: &Argument, names: impl Iterator<Item = &'n String>) -> 
 fn take_host_inputs(loss: &dyn Signature, call: &mut Call) -> Result<()> {
     let about = loss.about();
     let wrong = |name: &String, expected: &str| {
-        let (operation, argument) = (about.name.to_owned(), name.clone());
-        Err(Error::HostInput { operation, argument, expected: expected.to_owned() })
+        let (operation, argument) = (about.name.into(), name.as_str().into());
+        Err(Error::HostInput { operation, argument, expected: expected.into() })
     };
     let own = |name: &String| call.host.keys().position(|host| host == name).map(host_allocation);
     // A call that is checked again has operands of its host inputs.
@@ -154,10 +154,10 @@ fn has_numbers_of(name: &str, array: &Array, dtype: Dtype) -> Result<()> {
     let Data::Int(values) = &array.data else { return Ok(()) };
     match values.iter().zip(0..).find(|(value, _)| !range.contains(value)) {
         Some((&found, element)) => Err(Error::InputValue {
-            argument: name.to_owned(),
+            argument: name.into(),
             element,
             found,
-            expected: expected.to_owned(),
+            expected: expected.into(),
         }),
         None => Ok(()),
     }
@@ -169,9 +169,9 @@ fn has_all_elements(name: &str, array: &Array) -> Result<()> {
         return Ok(());
     }
     Err(Error::WrongShape {
-        argument: name.to_owned(),
-        found: array.shape.clone(),
-        expected: format!("a shape of its {} elements", array.len()),
+        argument: name.into(),
+        found: array.shape.clone().into(),
+        expected: format!("a shape of its {} elements", array.len()).into(),
     })
 }
 
@@ -234,7 +234,7 @@ pub(crate) fn some_output(about: &About, wanted: usize) -> Result<()> {
     if wanted > 0 {
         return Ok(());
     }
-    Err(Error::NoOutput { operation: about.name.to_owned(), known: known(about.outputs) })
+    Err(Error::NoOutput { operation: about.name.into(), known: known(about.outputs).into() })
 }
 
 /// The storage type that a host array of an input represents.
@@ -332,13 +332,14 @@ pub(crate) fn integer_mask(
     let bytes = "0 or 1: its shape is that of bytes".to_owned();
     let is_bits = array.shape == [extents.count().div_ceil(32)];
     Err(Error::InputValue {
-        argument: name.to_owned(),
+        argument: name.into(),
         element: element as u64,
         found: values.get(element).copied().unwrap_or_default(),
         expected: if is_bits {
-            bytes + ", and also that of words of one bit an element; give floats to keep by bits"
+            (bytes + ", and also that of words of one bit an element; give floats to keep by bits")
+                .into()
         } else {
-            bytes
+            bytes.into()
         },
     })
 }
@@ -359,9 +360,9 @@ fn names<'a>(
     let is_given = |a: &Argument| given.iter().any(|name| a.suffix(name).is_some());
     match about.inputs.iter().find(|a| a.required && !is_given(a)) {
         Some(missing) => Err(Error::MissingInput {
-            loss: about.name.to_owned(),
-            argument: missing.name.to_owned(),
-            reason: missing.about.to_owned(),
+            operation: about.name.into(),
+            argument: missing.name.into(),
+            reason: missing.about.into(),
         }),
         None => list::check(about, &given, outputs),
     }
@@ -381,10 +382,10 @@ fn unknown<'a>(
 
 fn unknown_name(about: &About, kind: &'static str, arguments: &[Argument], name: &str) -> Error {
     Error::UnknownName {
-        loss: about.name.to_owned(),
+        operation: about.name.into(),
         kind,
-        name: name.to_owned(),
-        known: known(arguments),
+        name: name.into(),
+        known: known(arguments).into(),
     }
 }
 
@@ -405,7 +406,11 @@ fn kind(argument: &Argument, name: &str, dtype: Dtype) -> Result<()> {
         return Ok(());
     }
     let names: Vec<_> = allowed.iter().map(|d| d.name()).collect();
-    Err(Error::WrongDtype { argument: name.to_owned(), found: dtype, expected: names.join(" or ") })
+    Err(Error::WrongDtype {
+        argument: name.into(),
+        found: dtype,
+        expected: names.join(" or ").into(),
+    })
 }
 
 /// Checks that the extents are within the limits of a row and of a call.
@@ -414,7 +419,7 @@ pub(crate) fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
         if let Some(&found) = dims.get(&dim)
             && found > limit
         {
-            return Err(Error::Limit { what: dim.name().to_owned(), found, limit });
+            return Err(Error::Limit { what: dim.name().into(), found, limit });
         }
     }
     // A call without rows may also have no columns.
@@ -422,9 +427,9 @@ pub(crate) fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
     for dim in [Dim::Classes, Dim::Hidden] {
         if dims.get(&dim) == Some(&0) && !(no_rows && dim == Dim::Classes) {
             return Err(Error::WrongShape {
-                argument: dim.name().to_owned(),
-                found: vec![0],
-                expected: "at least 1".to_owned(),
+                argument: dim.name().into(),
+                found: vec![0].into(),
+                expected: "at least 1".into(),
             });
         }
     }
@@ -439,18 +444,26 @@ fn place(argument: &Argument, operand: &Operand, takes_planes: bool) -> Result<(
     let planes = planes && layout.shape.len() > 1 && layout.has_planes();
     // Kernels count the rows of a plane in one word.
     if layout.class_stride != 1 && !(planes && layout.class_stride <= MOST_ROWS) {
-        return Err(Error::ClassStride { argument: name(), found: layout.class_stride });
+        return Err(Error::ClassStride { argument: name().into(), found: layout.class_stride });
     }
-    if let Some((_, stride)) = layout.fold {
-        return Err(Error::ClassStride { argument: name(), found: stride });
+    if let Some((_, stride)) = layout.strips {
+        return Err(Error::ClassStride { argument: name().into(), found: stride });
     }
     let least = layout.columns().saturating_mul(layout.class_stride);
     if layout.row_stride < least && layout.rows() > layout.class_stride {
-        return Err(Error::WrongStride { argument: name(), found: layout.row_stride, least });
+        return Err(Error::WrongStride {
+            argument: name().into(),
+            found: layout.row_stride,
+            least,
+        });
     }
     let writes_words = matches!(argument.kind, Kind::F32 | Kind::U32 | Kind::I64);
     if writes_words && layout.shape.len() > 1 && layout.row_stride != least {
-        return Err(Error::WrongStride { argument: name(), found: layout.row_stride, least });
+        return Err(Error::WrongStride {
+            argument: name().into(),
+            found: layout.row_stride,
+            least,
+        });
     }
     place_end(&operand.name, operand)
 }
@@ -465,7 +478,7 @@ fn place_end(name: &str, operand: &Operand) -> Result<()> {
     match needed {
         Some(needed) if needed <= operand.allocation_bytes => Ok(()),
         needed => Err(Error::BufferTooSmall {
-            argument: name.to_owned(),
+            argument: name.into(),
             needed: needed.unwrap_or(u64::MAX),
             found: operand.allocation_bytes,
         }),
@@ -493,7 +506,7 @@ fn overlaps(about: &'static About, call: &Call, alignment: u64) -> Result<()> {
 pub fn scratch(call: &mut Call, scratch: &Operand, alignment: u64) -> Result<()> {
     let start = scratch.layout.offset;
     if !start.is_multiple_of(alignment) {
-        let argument = scratch.name.clone();
+        let argument = scratch.name.as_str().into();
         return Err(Error::WrongOffset { argument, found: start, multiple: alignment });
     }
     place_end(&scratch.name, scratch)?;
@@ -525,10 +538,10 @@ fn apart(name: &str, a: &Operand, other: &str, b: &Operand, alignment: u64) -> R
         return Ok(());
     };
     Err(Error::Overlap {
-        argument: name.to_owned(),
-        other: other.to_owned(),
-        bytes,
-        other_bytes,
-        reason,
+        argument: name.into(),
+        other: other.into(),
+        bytes: bytes.into(),
+        other_bytes: other_bytes.into(),
+        reason: reason.into(),
     })
 }

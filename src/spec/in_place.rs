@@ -17,7 +17,7 @@ pub(crate) fn input_of(argument: &Argument, output: &str) -> Option<String> {
 }
 
 fn refused(about: &About, output: &str, reason: String) -> Error {
-    Error::InPlace { operation: about.name.to_owned(), output: output.to_owned(), reason }
+    Error::InPlace { operation: about.name.into(), output: output.into(), reason: reason.into() }
 }
 
 /// An output that is not declared to lie over an input.
@@ -62,9 +62,9 @@ pub fn give_tensors<T: Clone>(
             }
             let input = input_of(argument, &name).unwrap_or_default();
             let tensor = inputs.get(&input).ok_or_else(|| Error::MissingInput {
-                loss: about.name.to_owned(),
-                argument: input.clone(),
-                reason: format!("`{name}` is to be written over it"),
+                operation: about.name.into(),
+                argument: input.clone().into(),
+                reason: format!("`{name}` is to be written over it").into(),
             })?;
             if outputs.insert(name.clone(), tensor.clone()).is_some() {
                 let reason = "it has a tensor of its own too".to_owned();

@@ -67,10 +67,10 @@ pub(super) fn check<'n>(
             let known: Vec<String> =
                 all.iter().map(|suffix| format!("{}{suffix}", list.name)).collect();
             return Err(Error::UnknownName {
-                loss: about.name.to_owned(),
+                operation: about.name.into(),
                 kind: "output",
-                name: name.clone(),
-                known: known.join(", "),
+                name: name.clone().into(),
+                known: known.join(", ").into(),
             });
         }
     }
@@ -84,9 +84,9 @@ fn check_numbers(about: &About, list: &Argument, names: &[&str], last: usize) ->
         .find(|&nth| names.get(nth).and_then(|name| number(list.suffix(name)?)) != Some(nth));
     let Some(gap) = gap else { return Ok(()) };
     Err(Error::MissingInput {
-        loss: about.name.to_owned(),
-        argument: format!("{}.{gap}", list.name),
-        reason: format!("every list of this call has tensors 0 to {last}, or none"),
+        operation: about.name.into(),
+        argument: format!("{}.{gap}", list.name).into(),
+        reason: format!("every list of this call has tensors 0 to {last}, or none").into(),
     })
 }
 
@@ -95,11 +95,11 @@ fn mixed<'n>(about: &About, mut names: impl Iterator<Item = &'n str> + Clone) ->
     let bare = names.clone().find(|name| about.inputs.iter().any(|input| input.name == *name));
     let numbered = names.find(|name| about.inputs.iter().all(|input| input.name != *name));
     Error::Conflict {
-        loss: about.name.to_owned(),
-        argument: bare.unwrap_or_default().to_owned(),
-        other: numbered.unwrap_or_default().to_owned(),
+        operation: about.name.into(),
+        argument: bare.unwrap_or_default().into(),
+        other: numbered.unwrap_or_default().into(),
         reason:
             "every list has one tensor under its own name, or the tensors of all lists are numbered"
-                .to_owned(),
+                .into(),
     }
 }

@@ -83,7 +83,7 @@ impl Shard {
                 Err(Error::option(loss, "shard", shard, "`first` is below `classes`"))
             }
             Some(shard) if shard.classes > MOST_COLUMNS => Err(Error::Limit {
-                what: "columns of all shards".to_owned(),
+                what: "columns of all shards".into(),
                 found: shard.classes,
                 limit: MOST_COLUMNS,
             }),
@@ -123,9 +123,9 @@ impl Shard {
         }
         match wanted.iter().find(|name| !gathered && !OF_ONE.contains(name)) {
             Some(name) => Err(Error::MissingInput {
-                loss: loss.to_owned(),
-                argument: "statistics".to_owned(),
-                reason: format!("`{name}` of a shard needs those of all shards"),
+                operation: loss.into(),
+                argument: "statistics".into(),
+                reason: format!("`{name}` of a shard needs those of all shards").into(),
             }),
             None => Ok(()),
         }
@@ -134,10 +134,10 @@ impl Shard {
 
 fn conflict(loss: &str, argument: &str, reason: &str) -> Result<()> {
     Err(Error::Conflict {
-        loss: loss.to_owned(),
-        argument: argument.to_owned(),
-        other: "shard".to_owned(),
-        reason: reason.to_owned(),
+        operation: loss.into(),
+        argument: argument.into(),
+        other: "shard".into(),
+        reason: reason.into(),
     })
 }
 
@@ -147,8 +147,8 @@ pub(crate) fn gathered(found: u64, rows: u64) -> Result<u64> {
         return Ok(found / rows.max(1));
     }
     Err(Error::WrongShape {
-        argument: "statistics".to_owned(),
-        found: vec![found, crate::spec::shard::STATE_WORDS],
-        expected: format!("a multiple of {rows} rows"),
+        argument: "statistics".into(),
+        found: vec![found, crate::spec::shard::STATE_WORDS].into(),
+        expected: format!("a multiple of {rows} rows").into(),
     })
 }

@@ -193,10 +193,10 @@ fn counts(inputs: &Arrays) -> Result<Vec<u64>> {
     let counts = inputs.get("counts").map(Array::to_i64).unwrap_or_default();
     let count = |(element, &found): (usize, &i64)| {
         u64::try_from(found).map_err(|_| Error::InputValue {
-            argument: "counts".to_owned(),
+            argument: "counts".into(),
             element: element as u64,
             found,
-            expected: "0 or more".to_owned(),
+            expected: "0 or more".into(),
         })
     };
     counts.iter().enumerate().map(count).collect()

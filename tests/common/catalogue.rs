@@ -114,7 +114,7 @@ impl Call {
         if call.outputs.is_empty() {
             // A request that asks for nothing is refused before it is planned.
             let operation = self.operation.to_owned();
-            return Err(Error::NoOutput { operation, known: String::new() });
+            return Err(Error::NoOutput { operation: operation.into(), known: "".into() });
         }
         Ok(call)
     }
@@ -350,7 +350,7 @@ impl Space {
             | Error::ClassStride { argument, .. } => {
                 let of_shapes = |factor: &Factor| match factor {
                     Factor::Extents | Factor::Planes | Factor::Shape(_) => true,
-                    Factor::Aligned(name) => name == argument,
+                    Factor::Aligned(name) => *name == &**argument,
                     _ => false,
                 };
                 let of_shapes = (0..row.len()).filter(|&at| of_shapes(&self.factors[at]));

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use surprisal::{
     Arithmetic, Array, Arrays, Dtype, Operation, Plan, Profile, Result, Signature,
-    kernel::{Access, Kernel, Scalar, Storage},
     loss::{About, Argument, Dim, Kind, Spread, list},
-    plan::{Binding, Call, Dispatch, Role},
+    plan::{
+        Binding, Call, Dispatch, Role,
+        kernel::{Access, Kernel, Scalar, Storage},
+    },
 };
 
 /// `parameters` − rate·`gradient`, tensor by tensor.

@@ -1,5 +1,5 @@
 //! What the tests share: the catalogue of calls, and plans of it that cover the specialisations.
-#![allow(dead_code, reason = "each test binary uses a part of this")]
+#![expect(dead_code, reason = "each test binary uses a part of this")]
 
 pub mod catalogue;
 pub mod covering;

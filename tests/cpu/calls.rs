@@ -43,12 +43,12 @@ fn lists_have_shapes_tensor_by_tensor() {
     wrong[3].1 = &[6];
     let error = checked(&wrong, &[]).unwrap_err();
     assert!(
-        matches!(&error, Error::WrongShape { argument, .. } if argument == "gradient.1"),
+        matches!(&error, Error::WrongShape { argument, .. } if &**argument == "gradient.1"),
         "{error}"
     );
     let error = checked(&inputs, &[("parameters.1", &[2, 3])]).unwrap_err();
     assert!(
-        matches!(&error, Error::WrongShape { argument, .. } if argument == "parameters.1"),
+        matches!(&error, Error::WrongShape { argument, .. } if &**argument == "parameters.1"),
         "{error}"
     );
 }
@@ -66,7 +66,7 @@ fn lists_have_no_gaps_and_the_same_length() {
         let tensors: Vec<(&str, &[u64])> = inputs.iter().map(|&name| (name, &[3][..])).collect();
         let error = checked(&tensors, &[]).unwrap_err();
         let is_missing =
-            matches!(&error, Error::MissingInput { argument, .. } if argument == missing);
+            matches!(&error, Error::MissingInput { argument, .. } if &**argument == missing);
         assert!(is_missing, "{inputs:?}: {error}");
         let arrays = tensors.iter().map(|(name, _)| ((*name).to_owned(), vector(&[0.0; 3])));
         let mut arrays: Arrays = arrays.collect();
@@ -105,14 +105,20 @@ fn inputs_of_the_host_are_no_tensors() {
     let refused = |call: Call| call.checked(&Descent, 256).unwrap_err();
     let tensors = operands(0, &[("parameters", &[4]), ("rates", &[1])]);
     let error = refused(Call::new(tensors, BTreeMap::new()));
-    assert!(matches!(&error, Error::HostInput { argument, .. } if argument == "rates"), "{error}");
+    assert!(
+        matches!(&error, Error::HostInput { argument, .. } if &**argument == "rates"),
+        "{error}"
+    );
     let both = Call::new(operands(0, &[("parameters", &[4]), ("rates", &[1])]), BTreeMap::new());
     let error = refused(Call { host: named([("rates", vector(&[1.0]))]), ..both });
-    assert!(matches!(&error, Error::HostInput { argument, .. } if argument == "rates"), "{error}");
+    assert!(
+        matches!(&error, Error::HostInput { argument, .. } if &**argument == "rates"),
+        "{error}"
+    );
     let host = named([("parameters", vector(&[0.0; 4])), ("rates", vector(&[1.0]))]);
     let error = refused(Call { host, ..Call::default() });
     assert!(
-        matches!(&error, Error::HostInput { argument, .. } if argument == "parameters"),
+        matches!(&error, Error::HostInput { argument, .. } if &**argument == "parameters"),
         "{error}"
     );
     let with_rates = |rates: Array| {
@@ -160,7 +166,7 @@ fn outputs_are_written_over_the_input_they_are_declared_for() {
         );
     }
     let error = inputs_of(&[("lse", &[4])]).checked(&loss, 256).unwrap_err();
-    assert!(matches!(&error, Error::InPlace { output, .. } if output == "lse"), "{error}");
+    assert!(matches!(&error, Error::InPlace { output, .. } if &**output == "lse"), "{error}");
     assert!(error.to_string().contains("grad.logits"), "{error}");
     let pairs = operands(0, &[("queries", &[4, 8]), ("keys", &[4, 8])]);
     let in_place = BTreeSet::from(["grad.queries".to_owned()]);
@@ -173,7 +179,7 @@ fn outputs_are_written_over_the_input_they_are_declared_for() {
     call.outputs = operands(9, &[("grad.fake", &[3])]);
     call.in_place.insert("grad.fake".to_owned());
     let error = call.checked(&GanDiscriminator::default(), 256).unwrap_err();
-    assert!(matches!(&error, Error::InPlace { output, .. } if output == "grad.fake"), "{error}");
+    assert!(matches!(&error, Error::InPlace { output, .. } if &**output == "grad.fake"), "{error}");
 }
 
 /// Two outputs that may be written over one input, and one over an input that a call may lack.
@@ -223,7 +229,7 @@ fn an_output_over_an_absent_input_has_the_first_inputs_shape() {
     state(&[5]).unwrap();
     let error = state(&[1]).unwrap_err();
     assert!(
-        matches!(&error, Error::WrongShape { argument, .. } if argument == "state.1"),
+        matches!(&error, Error::WrongShape { argument, .. } if &**argument == "state.1"),
         "{error}"
     );
     let mut call = state(&[5]).unwrap();

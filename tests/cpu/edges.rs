@@ -2,10 +2,8 @@
 
 use serde_json::json;
 use surprisal::{
-    Arithmetic, Array, Arrays, CrossEntropy, Empty, Error, IgnoreIndex, LinearCrossEntropy,
-    Operation, Reduction, Shard, Status, cpu,
-    loss::cross_entropy::{Denominator, Smoothing},
-    operations,
+    Arithmetic, Array, Arrays, CrossEntropy, Denominator, Empty, Error, IgnoreIndex,
+    LinearCrossEntropy, Operation, Reduction, Shard, Smoothing, Status, cpu, operations,
 };
 
 use crate::{

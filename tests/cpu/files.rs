@@ -1,6 +1,9 @@
 //! The files of reference cases, and the tolerance.
 
-use std::path::{Path, PathBuf};
+use std::{
+    error::Error as _,
+    path::{Path, PathBuf},
+};
 
 use surprisal::{
     Arithmetic, Array, Dtype, Error, Operation,
@@ -104,7 +107,7 @@ fn bytes_with_a_sign() {
     let error = cpu::run(&surprisal::Mse::default(), &cases[0].inputs, &["loss"]).unwrap_err();
     assert!(
         matches!(&error, Error::WrongDtype { argument, expected, .. }
-            if argument == "logits" && expected == "f32 or f16 or bf16"),
+            if &**argument == "logits" && &**expected == "f32 or f16 or bf16"),
         "{error}"
     );
     std::fs::remove_file(path).unwrap();
@@ -152,9 +155,16 @@ fn malformed_files_are_errors() {
         let error = load(bytes).unwrap_err();
         assert!(matches!(error, Error::File { .. }), "{index}: {error}");
         assert!(error.to_string().contains("malformed.safetensors"), "{index}: {error}");
+        assert!(error.source().is_some(), "{index}: {error}");
     }
+    let reader = load(b"too short").unwrap_err();
+    assert!(reader.source().unwrap().is::<safetensors::SafeTensorError>(), "{reader:?}");
     std::fs::remove_file(&path).unwrap();
-    assert!(matches!(cases::load(&path), Err(Error::File { .. })));
+    let missing = cases::load(&path).unwrap_err();
+    let source = missing.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    assert_eq!(source.unwrap().kind(), std::io::ErrorKind::NotFound, "{missing:?}");
+    assert!(!missing.to_string().contains("No such file"), "{missing}");
+    assert_eq!(missing.chain(), format!("{missing}: {}", source.unwrap()));
     let empty = temporary("empty");
     std::fs::create_dir_all(&empty).unwrap();
     assert!(matches!(cases::load(&empty), Err(Error::File { .. })));

@@ -1,6 +1,6 @@
 //! Compares the f64 reference with reference cases, finite differences and identities. No GPU.
 #![cfg(feature = "cases")]
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
 
 mod calls;
 #[path = "../common/descent.rs"]
@@ -18,12 +18,10 @@ use std::{
 };
 
 use surprisal::{
-    Arithmetic, Array, Arrays, CrossEntropy, Dtype, LinearCrossEntropy, Operation, Reduction,
-    WeightLayout,
+    Arithmetic, Array, Arrays, CrossEntropy, Denominator, Dtype, LinearCrossEntropy, Operation,
+    Reduction, Smoothing, WeightLayout,
     cases::{self, Case},
-    cpu,
-    loss::cross_entropy::{Denominator, Smoothing},
-    operations, testing,
+    cpu, operations, testing,
 };
 use surprisal_cli::conformance;
 
@@ -273,7 +271,7 @@ fn the_input_temperature_overrides_the_option() {
     }
     let error = cpu::run(&none(), &plain, &["grad.temperature"]).unwrap_err();
     assert!(
-        matches!(&error, surprisal::Error::MissingInput { argument, .. } if argument == "temperature")
+        matches!(&error, surprisal::Error::MissingInput { argument, .. } if &**argument == "temperature")
     );
     for temperature in [0.0, -1.0, f64::NAN, INF, 1e-39, 1.7e38] {
         learned.insert("temperature".to_owned(), vector(&[temperature]));

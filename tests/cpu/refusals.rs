@@ -220,10 +220,12 @@ fn assert_names(about: &About, error: &Error, call: &str) {
         names.any(|own| own == name) || is_option(about, name) || is_extent(about, name)
     };
     let (operation, names): (Option<&str>, Vec<&str>) = match error {
-        Error::InvalidOption { loss, option, .. } => (Some(loss), vec![option]),
-        Error::UnknownName { loss, name, .. } => (Some(loss), vec![name]),
-        Error::MissingInput { loss, argument, .. } => (Some(loss), vec![argument]),
-        Error::Conflict { loss, argument, other, .. } => (Some(loss), vec![argument, other]),
+        Error::InvalidOption { operation: loss, option, .. } => (Some(loss), vec![option]),
+        Error::UnknownName { operation: loss, name, .. } => (Some(loss), vec![name]),
+        Error::MissingInput { operation: loss, argument, .. } => (Some(loss), vec![argument]),
+        Error::Conflict { operation: loss, argument, other, .. } => {
+            (Some(loss), vec![argument, other])
+        }
         Error::NoOutput { operation, .. } | Error::InPlace { operation, .. } => {
             (Some(operation), vec![])
         }
@@ -276,7 +278,7 @@ fn a_call_without_outputs() {
         let inputs = testing::example_inputs(entry.about, 1, [5, 7, 3]);
         match cpu::run(&*loss, &inputs, &[]).unwrap_err() {
             Error::NoOutput { operation, known } => {
-                assert_eq!(operation, entry.about.name);
+                assert_eq!(*operation, *entry.about.name);
                 assert!(known.starts_with(entry.about.outputs[0].name), "{known}");
             }
             // The defaults of some operations are not enough for a call.
@@ -292,7 +294,7 @@ fn a_saved_lse_beside_a_loss() {
     let inputs = named([("logits", logits), ("targets", indices(&[0])), ("lse", vector(&[1.0]))]);
     let error = cpu::run(&none(), &inputs, &["loss"]).unwrap_err();
     assert!(
-        matches!(&error, Error::Conflict { argument, other, .. } if argument == "lse" && other == "loss"),
+        matches!(&error, Error::Conflict { argument, other, .. } if &**argument == "lse" && &**other == "loss"),
         "{error}"
     );
     cpu::run(&none(), &inputs, &["grad.logits", "status"]).unwrap();

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use surprisal::{
-    Array, Arrays, Brier, Distillation, Divergence, Empty, Error, IgnoreIndex, Operation,
-    Reduction, Status, TopkHinge, TopkVariant, cases, cpu, operations, testing,
+    Array, Arrays, Brier, CrossEntropy, Distillation, Divergence, Empty, Error, IgnoreIndex,
+    Operation, Reduction, Status, TopkHinge, TopkVariant, cases, cpu, operations, testing,
 };
 
 use crate::{
@@ -143,6 +143,34 @@ fn rows_that_weigh_nothing() {
         assert_eq!(run(&*loss, &inputs, "grad.logits")[..3], [0.0; 3], "{loss:?}");
         assert_eq!(run_int(&*loss, &inputs, "count"), [2], "{loss:?}");
     }
+}
+
+/// A row whose loss is NaN because of a weight or its target distribution has no loss; the status counts it once.
+#[test]
+fn a_nan_beside_the_logits_is_counted() {
+    let found = |loss: &dyn Operation, inputs: &Arrays| {
+        Status::from_array(&cpu::run(loss, inputs, &["status"]).unwrap()["status"])
+    };
+    let rows = [("logits", logits(3, &[1.0, 2.0, 3.0, 1.0, 0.5, NAN]))];
+    let with = |more: &[(&str, Array)]| {
+        let all = rows.iter().chain(more);
+        all.map(|(name, array)| ((*name).to_owned(), array.clone())).collect::<Arrays>()
+    };
+    let targets = ("targets", indices(&[0, 1, 1]));
+    let weights = ("row_weight", vector(&[NAN, 1.0, NAN]));
+    let losses: [&dyn Operation; 3] =
+        [&CrossEntropy::default(), &Brier::default(), &TopkHinge::default()];
+    for loss in losses {
+        let status = found(loss, &with(&[targets.clone(), weights.clone()]));
+        assert_eq!((status.bad_rows, status.bad_targets), (2, 0), "{loss:?}");
+    }
+    let loss = CrossEntropy::default();
+    let probs = logits(3, &[0.5, 0.5, NAN, 0.5, 1.0, 0.0]);
+    assert_eq!(found(&loss, &with(&[("target_probs", probs)])).bad_rows, 2);
+    let of_class = ("weight", vector(&[NAN, 1.0]));
+    assert_eq!(found(&loss, &with(&[targets, of_class.clone()])).bad_rows, 2);
+    let bad = found(&loss, &with(&[("targets", indices(&[0, 7, -1])), of_class]));
+    assert_eq!((bad.bad_rows, bad.bad_targets), (1, 2));
 }
 
 #[test]

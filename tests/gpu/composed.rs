@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use surprisal::{
     Array, Arrays, BceWithLogits, ColumnSpan, CrossEntropy, Dtype, Error, GanDiscriminator,
-    GanGenerator, Layout, MixedColumns, Mse, Operation, Reduction, Request, SpanKind, cpu,
-    loss::Domain, targets, tensor::Named, testing,
+    GanGenerator, Layout, MixedColumns, Mse, Named, Operation, Reduction, Request, SpanKind, cpu,
+    loss::Domain, targets, testing,
 };
 
 use crate::support::{

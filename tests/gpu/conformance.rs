@@ -117,9 +117,9 @@ fn bytes_with_a_sign(context: &Context) {
     let outputs = CrossEntropyOutputs::default().loss(loss.tensor());
     let refused = gpu.prepare(&CrossEntropy::default().request(inputs, outputs)).unwrap_err();
     let expected = Error::WrongDtype {
-        argument: "logits".to_owned(),
+        argument: "logits".into(),
         found: Dtype::I8,
-        expected: "f32 or f16 or bf16".to_owned(),
+        expected: "f32 or f16 or bf16".into(),
     };
     assert_eq!(refused, expected);
 }

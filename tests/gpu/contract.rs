@@ -4,9 +4,8 @@
 use surprisal::{
     Arithmetic, Arrays, Dtype, Gpu, Linear, Operation, Plan, Profile, Request, Result, Separable,
     SeparableRow, Signature,
-    kernel::Source,
     loss::{About, Argument, Dim, Kind},
-    plan::Call,
+    plan::{Call, kernel::Source},
     row::{
         self, Field, LabelScore, Reduced, Rounds, RowLoss, RowOutput, RowProgram, StateLayout,
         Target,

@@ -2,8 +2,8 @@
 //! place, so that everything but the matrix units is tested (`is_for` in `main.rs` says where).
 
 use surprisal::{
-    Dtype, Gpu, LinearCrossEntropy, Profile,
-    cooperative::{Cooperative, Finding, Missing, Side},
+    Cooperative, Dtype, Gpu, LinearCrossEntropy, Profile,
+    cooperative::{Finding, Missing, Side},
 };
 
 use crate::{

@@ -76,9 +76,9 @@ fn works(gpu: &Gpu) {
 
 fn wrong_shape(argument: &str, found: &[u64], expected: &str) -> Error {
     Error::WrongShape {
-        argument: argument.to_owned(),
-        found: found.to_vec(),
-        expected: expected.to_owned(),
+        argument: argument.into(),
+        found: found.to_vec().into(),
+        expected: expected.into(),
     }
 }
 
@@ -157,9 +157,9 @@ fn wrong_dtypes(context: &Context) {
     let wide = storage(gpu, 4096);
     let of = |dtype, shape: &[u64]| Tensor::new(&wide, Layout::dense(dtype, shape));
     let wrong = |argument: &str, found, expected: &str| Error::WrongDtype {
-        argument: argument.to_owned(),
+        argument: argument.into(),
         found,
-        expected: expected.to_owned(),
+        expected: expected.into(),
     };
     let floats = "f32 or f16 or bf16";
     let error =
@@ -198,7 +198,7 @@ fn no_output(context: &Context) {
     let nothing = CrossEntropyOutputs::default();
     let is_refused = |error: Error| {
         assert!(
-            matches!(&error, Error::NoOutput { operation, .. } if operation == "cross_entropy"),
+            matches!(&error, Error::NoOutput { operation, .. } if &**operation == "cross_entropy"),
             "{error}"
         );
     };

@@ -1,7 +1,7 @@
 //! The options of R1 to R6 and the by-products.
 
 use serde_json::json;
-use surprisal::{Arrays, CrossEntropy, Dtype, cpu, loss::cross_entropy::Denominator};
+use surprisal::{Arrays, CrossEntropy, Denominator, Dtype, cpu};
 
 use crate::{
     section0::{GRADIENT, NAN, REDUCED, is_zero, none, some_ignored},

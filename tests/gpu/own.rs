@@ -3,9 +3,8 @@
 use surprisal::{
     Arithmetic, Array, Arrays, Layout, Linear, Operation, Plan, Profile, Request, Result,
     Separable, SeparableRow, Signature,
-    kernel::Source,
     loss::{About, Argument, Dim, Kind},
-    plan::Call,
+    plan::{Call, kernel::Source},
     row::{Broadcast, RowLoss, RowProgram, RowStream},
     testing,
 };

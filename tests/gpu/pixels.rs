@@ -6,10 +6,8 @@ pub(super) mod pytorch;
 use serde_json::json;
 use surprisal::{
     Array, Arrays, BceWithLogits, CrossEntropy, Dice, Dtype, Error, IgnoreIndex, Layout,
-    LinearCrossEntropy, MaskedMean, Operation, Reduction, Request, Tensor,
-    loss::{Domain, dice::Per},
-    tensor::Named,
-    testing,
+    LinearCrossEntropy, MaskedMean, Named, Operation, Per, Reduction, Request, Tensor,
+    loss::Domain, testing,
 };
 
 use crate::{

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use surprisal::{
-    Array, Arrays, BceWithLogits, CrossEntropy, Dtype, Error, GaussianNll, Layout, Mse, Operation,
-    Reduction, Request, cpu, tensor::Named, testing,
+    Array, Arrays, BceWithLogits, CrossEntropy, Dtype, Error, GaussianNll, Layout, Mse, Named,
+    Operation, Reduction, Request, cpu, testing,
 };
 
 use crate::{
@@ -214,7 +214,7 @@ fn strides_between_rows(context: &Context) {
     gradient.assert_surroundings(gpu);
     let gaps = Placed::input(gpu, &inputs["targets"], dense.row_stride(4));
     let error = gpu.prepare(&Request::new(&loss, given(&logits, &gaps), outputs())).unwrap_err();
-    assert_eq!(error, Error::WrongStride { argument: "targets".to_owned(), found: 4, least: 3 });
+    assert_eq!(error, Error::WrongStride { argument: "targets".into(), found: 4, least: 3 });
 }
 
 /// Targets of another shape are refused, on the CPU and on the GPU, and do not broadcast.
@@ -228,9 +228,9 @@ fn targets_do_not_broadcast(context: &Context) {
             let run = context.gpu.run_arrays(loss.as_ref(), &inputs, Dtype::F32, &["loss"]);
             let error = run.unwrap_err();
             let expected = Error::WrongShape {
-                argument: "targets".to_owned(),
-                found: shape.to_vec(),
-                expected: "[2, 3]".to_owned(),
+                argument: "targets".into(),
+                found: shape.to_vec().into(),
+                expected: "[2, 3]".into(),
             };
             assert_eq!(error, expected, "{name}");
             assert_eq!(

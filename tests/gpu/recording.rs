@@ -273,12 +273,16 @@ fn tensors_from_bindings(context: &Context) {
     ] {
         let needed = dtype.bytes() * shape.iter().product::<u64>();
         let argument = "binding".to_owned();
-        let expected = Error::BufferTooSmall { argument, needed, found };
+        let expected = Error::BufferTooSmall { argument: argument.into(), needed, found };
         assert_eq!(of(offset, size, dtype, shape).unwrap_err(), expected);
     }
     for (offset, dtype) in [(6, Dtype::F32), (5, Dtype::Bf16), (12, Dtype::I64)] {
         let argument = format!("{dtype} tensor");
-        let expected = Error::WrongOffset { argument, found: offset, multiple: dtype.bytes() };
+        let expected = Error::WrongOffset {
+            argument: argument.into(),
+            found: offset,
+            multiple: dtype.bytes(),
+        };
         assert_eq!(of(offset, 0, dtype, &[1]).unwrap_err(), expected);
         let tensor = Tensor::vector(&buffer, dtype, 1);
         assert_eq!(tensor.clone().byte_offset(offset).unwrap_err(), expected);
@@ -327,7 +331,7 @@ fn own_scratch(context: &Context) {
     let small = call.request(&none).scratch(&scratch, 0..plan.scratch_bytes - 4);
     let refused = gpu.prepare(&small).unwrap_err();
     let expected = Error::BufferTooSmall {
-        argument: "scratch".to_owned(),
+        argument: "scratch".into(),
         needed: plan.scratch_bytes,
         found: plan.scratch_bytes - 4,
     };
@@ -383,7 +387,7 @@ fn pooled_scratch(context: &Context) {
         };
         let (over, end) = (refused(0..bytes), pool.buffer.size());
         assert!(
-            matches!(&over, Error::Overlap { argument, .. } if argument == "scratch"),
+            matches!(&over, Error::Overlap { argument, .. } if &**argument == "scratch"),
             "{name}: {over}"
         );
         let odd = refused(behind + 4..behind + 4 + bytes);
@@ -405,7 +409,7 @@ fn parts_in_turn(context: &Context) {
     let several = whole.plan().submissions(gpu.profile()).count() > 1;
     let refused = whole.encode_part(&mut encoder, 0..1);
     let (loss, all) = ("cross_entropy".to_owned(), whole.plan().dispatches.len());
-    let expected = Error::SharedScratch { loss, part: 0..1, all };
+    let expected = Error::SharedScratch { operation: loss.into(), part: 0..1, all };
     assert!(several || refused == Err(expected), "{refused:?}");
     for nothing in [0..0, 1..1, all..all + 1] {
         whole.encode_part(&mut encoder, nothing).unwrap();

@@ -1,10 +1,15 @@
-//! Plans that were read back from JSON run like those that were just made. No kernel here is new.
+//! Plans that were read back from JSON run like those that were just made. No kernel here is new, except for those that
+//! the device refuses.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, error::Error as _, sync::Arc};
 
 use surprisal::{
     CrossEntropy, CrossEntropyOutputs, Dtype, Error, Gpu, Layout, Plan, PlanBuffers, Prepared,
-    Reduction, Request, Tensor, plan::Role,
+    Reduction, Request, Tensor,
+    plan::{
+        Role,
+        kernel::{Access, Kernel},
+    },
 };
 use surprisal_cli::repro;
 
@@ -12,7 +17,7 @@ use crate::support::{
     Context, Placed, bits, buffer, outcome, placed_inputs, sample, storage, tensors,
 };
 
-tests![read_back, refused_buffers, refused_plans, wgpu_alone];
+tests![read_back, refused_buffers, refused_plans, refused_kernels, refused_access, wgpu_alone];
 
 const ROWS: usize = 9;
 const CLASSES: usize = 33;
@@ -64,7 +69,11 @@ fn vector(losses: &wgpu::Buffer) -> Tensor<'_> {
 
 fn read_back(context: &Context) {
     let gpu = &context.gpu;
-    let case = Case::new(gpu);
+    replays(gpu, &Case::new(gpu));
+}
+
+/// The plan gives the bits of the call that it was made for.
+fn replays(gpu: &Gpu, case: &Case) {
     let expected =
         outcome(gpu, &loss(), &sample(1, ROWS, CLASSES), Dtype::F32, &["loss", "grad.logits"]).0;
     let [gradient, losses] = outputs(gpu);
@@ -94,7 +103,7 @@ fn refused_buffers(context: &Context) {
     let refused = |buffers: PlanBuffers<'_>| refusal(gpu.replay(&case.plan, &buffers));
     let one = || case.buffers().output("grad.logits", &gradient);
     let missing = refused(one());
-    assert!(matches!(&missing, Error::MissingBuffer { role, .. } if role == "output `loss`"));
+    assert!(matches!(&missing, Error::MissingBuffer { role, .. } if &**role == "output `loss`"));
     let small = storage(gpu, 16);
     let found = refused(one().output("loss", &small));
     assert!(matches!(found, Error::BufferTooSmall { needed: 36, found: 16, .. }), "{found}");
@@ -141,6 +150,79 @@ fn refused_plans(context: &Context) {
     assert!(matches!(found, Error::Limit { .. }), "{found}");
     let found = refused(&|plan| plan.dispatches[0].bindings[0].offset += 4);
     assert!(matches!(found, Error::WrongOffset { .. } | Error::BadPlan { .. }), "{found}");
+}
+
+/// What makes a kernel bad.
+type Change<'a> = &'a dyn Fn(&mut Kernel);
+
+/// What the device refuses about the WGSL of a plan is a typed error, at once and not in the caller's encoder, and the
+/// device works as before.
+fn refused_kernels(context: &Context) {
+    let gpu = &context.gpu;
+    let case = Case::new(gpu);
+    let [gradient, losses] = outputs(gpu);
+    let edited = |find: &'static str, put: &'static str| {
+        move |kernel: &mut Kernel| {
+            assert!(kernel.wgsl.contains(find), "{find}");
+            kernel.wgsl = kernel.wgsl.replacen(find, put, 1).into();
+        }
+    };
+    let bad: [(&str, Change<'_>); 9] = [
+        ("no WGSL", &|kernel| kernel.wgsl = "fn lost(destroyed: u32".into()),
+        ("no module", &|kernel| kernel.wgsl = "".into()),
+        ("no entry", &|kernel| kernel.entry = "nowhere".into()),
+        ("no override", &|kernel| kernel.overrides.push(("NOWHERE".into(), 1))),
+        ("another binding", &edited("@binding(1)", "@binding(40)")),
+        ("another access", &edited("var<storage, read>", "var<storage, read_write>")),
+        ("a large workgroup", &edited("@workgroup_size(WORKGROUP)", "@workgroup_size(65535)")),
+        // Only a dispatch shows that these need more bytes than are bound.
+        (
+            "more parameters",
+            &edited("struct Params {", "struct Params { more: array<vec4<u32>, 99>,"),
+        ),
+        ("a long array", &edited(": array<u32>;", ": array<u32, 1000000>;")),
+    ];
+    for (what, change) in bad {
+        for read_back in [false, true] {
+            let mut plan = case.plan.clone();
+            change(Arc::make_mut(&mut plan.kernels[0]));
+            if read_back {
+                plan = serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap();
+            }
+            let buffers = case.buffers().output("grad.logits", &gradient).output("loss", &losses);
+            let found = refusal(gpu.replay(&plan, &buffers));
+            assert!(matches!(found, Error::Refused { .. }), "{what}: {found:?}");
+            assert!(found.source().unwrap().is::<wgpu::Error>(), "{what}: {found:?}");
+        }
+    }
+    replays(gpu, &case);
+}
+
+/// The module of a kernel declares how it uses a binding. A plan that says something else about a module that is
+/// compiled already is refused too.
+fn refused_access(context: &Context) {
+    let gpu = &context.gpu;
+    let case = Case::new(gpu);
+    let [gradient, losses] = outputs(gpu);
+    replays(gpu, &case);
+    let mut plan = case.plan.clone();
+    for kernel in &mut plan.kernels {
+        let storage = &mut Arc::make_mut(kernel).storage;
+        for storage in storage {
+            storage.access = Access::Read;
+        }
+    }
+    let bindings = plan.dispatches.iter_mut().flat_map(|dispatch| &mut dispatch.bindings);
+    bindings.for_each(|binding| binding.access = Access::Read);
+    let buffers = case.buffers().output("grad.logits", &gradient).output("loss", &losses);
+    let found = refusal(gpu.replay(&plan, &buffers));
+    assert!(matches!(found, Error::Refused { .. }), "{found:?}");
+    // Written and read at once, which nobody noticed if the access were believed.
+    let logits = &case.logits.buffer;
+    let buffers = case.buffers().output("grad.logits", logits).output("loss", &losses);
+    let found = refusal(gpu.replay(&plan, &buffers));
+    assert!(matches!(found, Error::Refused { .. }), "{found:?}");
+    replays(gpu, &case);
 }
 
 /// A folder of the call, run as its README says, with wgpu and JSON alone.

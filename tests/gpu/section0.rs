@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use surprisal::{
-    Array, Arrays, CrossEntropy, Dtype, Error, IgnoreIndex, Layout, Reduction, Request, Status,
-    loss::cross_entropy::Denominator,
+    Array, Arrays, CrossEntropy, Denominator, Dtype, Error, IgnoreIndex, Layout, Reduction,
+    Request, Status,
 };
 
 use crate::support::{

@@ -14,6 +14,7 @@ use crate::{
 tests![
     rows,
     rows_of_users,
+    numbers_beside_the_logits,
     saved_lse,
     parts_of_dice,
     columns_of_several_kinds,
@@ -83,6 +84,62 @@ fn rows_of_users(context: &Context) {
         let expected = if has_labels { (3, 3) } else { (0, 9) };
         assert_eq!((found.bad_targets, found.bad_rows), expected, "{loss:?}");
     }
+}
+
+/// A NaN beside the logits leaves the rows that it belongs to without a loss, and the status counts them, once each.
+fn numbers_beside_the_logits(context: &Context) {
+    let gpu = &context.gpu;
+    let index = sample(1, 6, 5);
+    let probs = matrix(6, 5, positive(2, 30));
+    let weight = |at| set(&vector(&[1.0; 5]), at, NAN);
+    let row_weight = set(&set(&vector(&[1.0; 6]), 1, NAN), 4, NAN);
+    let targets = indices(&[0, 1, 2, 3, -1, 1]);
+    let mut distribution = index.clone();
+    distribution.remove("targets");
+    let with_probs = |probs| with(&distribution, [("target_probs", probs)]);
+    let indexed = |more: [(&'static str, Array); 1]| {
+        with(&with(&index, [("targets", targets.clone())]), more)
+    };
+    let bad_logits = set(&set(&index["logits"], 7, NAN), 12, INF);
+    // The number of rows without a loss. Row 4 has a bad target where targets are indices.
+    let cases = [
+        (1, 1, indexed([("row_weight", row_weight.clone())])),
+        (2, 1, indexed([("weight", weight(1))])),
+        (0, 1, indexed([("weight", weight(4))])),
+        (
+            2,
+            1,
+            with(&indexed([("row_weight", row_weight.clone())]), [("logits", bad_logits.clone())]),
+        ),
+        (2, 0, with_probs(set(&set(&set(&probs, 3, NAN), 4, NAN), 27, NAN))),
+        (2, 0, with(&with_probs(probs.clone()), [("row_weight", row_weight.clone())])),
+        (6, 0, with(&with_probs(probs.clone()), [("weight", weight(2))])),
+        (0, 0, with_probs(probs)),
+    ];
+    for (bad_rows, bad_targets, inputs) in cases {
+        for options in [json!({}), json!({"reduction": "none", "z_loss": 0.1})] {
+            let loss = parse("cross_entropy", &options);
+            for wanted in [&GRADIENT[..], &GRADIENT[1..]] {
+                let found = check_status(gpu, &*loss, &inputs, Dtype::F32, wanted);
+                let counts = (found.bad_rows, found.bad_targets);
+                assert_eq!(counts, (bad_rows, bad_targets), "{options} {inputs:?}");
+            }
+        }
+    }
+    for loss in ["brier", "topk_hinge", "distillation"] {
+        let inputs = indexed([("row_weight", row_weight.clone())]);
+        let inputs = match loss {
+            "distillation" => with(&inputs, [("teacher_logits", inputs["logits"].clone())]),
+            _ => inputs,
+        };
+        let options = if loss == "distillation" { json!({"alpha": 0.5}) } else { json!({}) };
+        let found = check_status(gpu, &*parse(loss, &options), &inputs, Dtype::F32, &GRADIENT);
+        assert_eq!((found.bad_rows, found.bad_targets), (1, 1), "{loss}");
+    }
+    let inputs = linear(&indexed([("row_weight", row_weight)]));
+    let loss = parse("linear_cross_entropy", &json!({}));
+    let found = check_status(gpu, &*loss, &inputs, Dtype::F32, &["loss", "grad.hidden"]);
+    assert_eq!((found.bad_rows, found.bad_targets), (1, 1));
 }
 
 /// A gradient made from a saved lse finds what the first pass found.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use surprisal::{
-    Arithmetic, Array, Arrays, Data, Dtype, Gpu, Layout, Operation, Profile, Request, Status,
-    Tensor, cpu, operations, tensor::Named, testing,
+    Arithmetic, Array, Arrays, Data, Dtype, Gpu, Layout, Named, Operation, Profile, Request,
+    Status, Tensor, cpu, operations, testing,
 };
 
 pub const INF: f64 = f64::INFINITY;

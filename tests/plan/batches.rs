@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use surprisal::{
     CrossEntropy, Dtype, InfoNce, LinearCrossEntropy, Plan, Profile, Tile, TileLoads,
-    kernel::Kernel, plan::row_counts,
+    plan::{kernel::Kernel, row_counts},
 };
 
 use crate::{linear, plan};

@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::json;
 use surprisal::{
-    Cooperative, Dtype, Error, LinearCrossEntropy, Plan, Profile, cooperative::Side, kernel::Kernel,
+    Cooperative, Dtype, Error, LinearCrossEntropy, Plan, Profile, cooperative::Side,
+    plan::kernel::Kernel,
 };
 
 use crate::{assert_within_limits, common, layouts, linear};

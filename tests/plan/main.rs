@@ -16,8 +16,7 @@ use std::collections::BTreeMap;
 use surprisal::{
     CrossEntropy, Dtype, Error, Layout, LinearCrossEntropy, Operation, Plan, Profile, Reduction,
     WeightLayout,
-    kernel::Access,
-    plan::{Call, Operand, Role},
+    plan::{Call, Operand, Role, kernel::Access},
 };
 
 const MIB: u64 = 1 << 20;
@@ -297,9 +296,12 @@ fn classes_end_at_two_to_the_twenty_fourth() {
     call(1 << 24).unwrap();
     let refused = call((1 << 24) + 1).unwrap_err();
     let what = "classes".to_owned();
-    assert_eq!(refused, Error::Limit { what, found: (1 << 24) + 1, limit: 1 << 24 });
+    assert_eq!(refused, Error::Limit { what: what.into(), found: (1 << 24) + 1, limit: 1 << 24 });
     let none = call(0).unwrap_err();
-    assert!(matches!(&none, Error::WrongShape { argument, .. } if argument == "classes"), "{none}");
+    assert!(
+        matches!(&none, Error::WrongShape { argument, .. } if &**argument == "classes"),
+        "{none}"
+    );
 }
 
 /// A 16-bit element that is the last one of its buffer is bound with the word it is in.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use surprisal::{
-    Dtype, Error, Gpu, Prepared, Result, Tensor,
+    Cause, Dtype, Error, Gpu, Prepared, Result, Tensor,
     low_level::{Counted, buffer, guarded},
     wgpu,
 };
@@ -128,7 +128,7 @@ impl Timer {
 /// Waits until the device has finished everything submitted so far.
 pub fn wait(gpu: &Gpu) -> Result<()> {
     let waited = gpu.device().poll(wgpu::PollType::wait_indefinitely());
-    waited.map(drop).map_err(|error| Error::DeviceLost(error.to_string()))
+    waited.map(drop).map_err(|error| Error::DeviceLost { source: Cause::new(error) })
 }
 
 /// Median and spread of some times.

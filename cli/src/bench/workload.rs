@@ -7,10 +7,12 @@ use super::{
 use crate::draft::Draft;
 use surprisal::{
     Gpu, Layout, Named, Operation, Plan, Prepared, Request, Result, Tensor,
-    kernel::{Kernel, Storage},
     loss::{Dim, Domain},
     low_level::uncounted,
-    plan::{Dispatch, Operand},
+    plan::{
+        Dispatch, Operand,
+        kernel::{Kernel, Storage},
+    },
     wgpu,
 };
 

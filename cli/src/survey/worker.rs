@@ -17,7 +17,7 @@ pub const MARK: &str = "surprisal child: ";
 pub fn say(line: impl std::fmt::Display) -> Result<()> {
     let mut stdout = io::stdout().lock();
     let said = writeln!(stdout, "{MARK}{line}").and_then(|()| stdout.flush());
-    said.map_err(|error| Error::File { path: "stdout".to_owned(), reason: error.to_string() })
+    said.map_err(|error| Error::file_from("stdout".as_ref(), "it cannot be written", error))
 }
 
 /// What a child said in a line of its output, if it said something.
@@ -51,9 +51,9 @@ impl std::fmt::Display for End {
 /// `patience`. An error says why it could not be run, which is not a driver's fault.
 pub fn run(mut command: Command, patience: Duration, mut hear: impl FnMut(&str)) -> Result<End> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let refused = |what: &str, error: io::Error| Error::File {
-        path: program.clone(),
-        reason: format!("as a child process it could not be {what}: {error}"),
+    let refused = |what: &str, error: io::Error| {
+        let reason = format!("as a child process it could not be {what}");
+        Error::file_from(program.as_ref(), reason, error)
     };
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut child = spawned.map_err(|error| refused("started", error))?;

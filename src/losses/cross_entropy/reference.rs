@@ -134,6 +134,9 @@ impl<'a, T: Real> Solved<'a, T> {
         match row.fate {
             Fate::BadTarget(target) => self.found.bad_target(self.rows.len(), target),
             Fate::BadLogits(_) => self.found.bad_row(),
+            // One shard of several does not know the loss.
+            Fate::Kept(_) if self.loss.shard.is_some() && self.batch.merged.is_none() => {}
+            Fate::Kept(_) if row.loss.is_nan() => self.found.bad_row(),
             Fate::Ignored | Fate::Kept(_) => {}
         }
         self.rows.push(row);

@@ -2,7 +2,7 @@
 
 /// Declares an element loss: its options, inputs and outputs (with those that all element losses have), its
 /// description, and its implementations of the traits. The loss itself adds its WGSL file and its
-/// [`ElementLoss`](crate::ElementLoss), which begins with [`declared`].
+/// [`ElementLoss`](crate::element::ElementLoss), which begins with [`declared`].
 macro_rules! element_loss {
     (
         $(#[$doc:meta])*
@@ -203,7 +203,7 @@ macro_rules! element_loss {
 }
 pub(crate) use element_loss;
 
-/// The methods of [`ElementLoss`](crate::ElementLoss) that [`element_loss`] has already declared.
+/// The methods of [`ElementLoss`](crate::element::ElementLoss) that [`element_loss`] has already declared.
 macro_rules! declared {
     () => {
         fn sources(&self) -> Vec<$crate::plan::kernel::Source> {

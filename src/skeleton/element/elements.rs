@@ -16,7 +16,7 @@ use crate::{
     },
     plan::{
         Addressed, Number, Plan, Planner, Step, View,
-        kernel::{Reach, Source, shader},
+        kernel::{Addressing, Source, shader},
         profile::Profile,
         stretches::{least_multiple, stretches},
     },
@@ -149,23 +149,23 @@ impl<'a> Elements<'a> {
             let first = window.start / image * self.plane;
             let rows = first..(window.end.div_ceil(image) * self.plane).min(self.extents.rows);
             return Ok(match broadcast {
-                Broadcast::One => Addressed::new(view, Reach::One),
-                Broadcast::Rows => Addressed::new(view.rows(&rows), Reach::Pixels),
-                Broadcast::Columns => Addressed::new(view.for_every_row(), Reach::Channels),
-                Broadcast::Elements => Addressed::new(view.flat(window), Reach::Flat),
+                Broadcast::One => Addressed::new(view, Addressing::One),
+                Broadcast::Rows => Addressed::new(view.rows(&rows), Addressing::Pixels),
+                Broadcast::Columns => Addressed::new(view.for_every_row(), Addressing::Channels),
+                Broadcast::Elements => Addressed::new(view.flat(window), Addressing::Flat),
                 Broadcast::Axes(axes) => Addressed::along(view, axes, first, true),
             });
         }
         let rows = window.start / columns..window.end.div_ceil(columns);
-        let in_row = if columns.is_multiple_of(4) { Reach::Row } else { Reach::Each };
+        let in_row = if columns.is_multiple_of(4) { Addressing::Row } else { Addressing::Each };
         Ok(match broadcast {
-            Broadcast::One => Addressed::new(view, Reach::One),
-            Broadcast::Rows => Addressed::new(view.rows(&rows), Reach::Rows),
+            Broadcast::One => Addressed::new(view, Addressing::One),
+            Broadcast::Rows => Addressed::new(view.rows(&rows), Addressing::Rows),
             Broadcast::Columns => Addressed::new(view.for_every_row(), in_row),
             Broadcast::Elements if view.layout.has_gaps() => {
                 Addressed::new(view.rows(&rows), in_row)
             }
-            Broadcast::Elements => Addressed::new(view.flat(window), Reach::Flat),
+            Broadcast::Elements => Addressed::new(view.flat(window), Addressing::Flat),
             Broadcast::Axes(axes) => Addressed::along(view, axes, rows.start, false),
         })
     }
@@ -176,7 +176,7 @@ impl<'a> Elements<'a> {
             Some(mut view) if view.layout.dtype == Dtype::U32 => {
                 let window = &self.windows[index];
                 view = view.flat(&(window.start / BITS..window.end.div_ceil(BITS)));
-                Ok(Some(Addressed::new(view, Reach::Flat)))
+                Ok(Some(Addressed::new(view, Addressing::Flat)))
             }
             Some(view) => self.reached("mask", view, index).map(Some),
             None => Ok(None),
@@ -261,7 +261,7 @@ impl<'a> Elements<'a> {
 
     /// Which places `element/place.wgsl` has to compute: none, that of the quad, or that of every element.
     fn places<'r>(&self, tensors: impl IntoIterator<Item = &'r Option<Addressed>>) -> u32 {
-        let flat = |r: &Addressed| matches!(r.reach, Reach::Flat | Reach::One);
+        let flat = |r: &Addressed| matches!(r.addressing, Addressing::Flat | Addressing::One);
         // In a walk along planes, rows and columns are computed where they are needed.
         if self.plane > 1 || tensors.into_iter().flatten().all(flat) {
             0
@@ -467,8 +467,7 @@ pub(super) fn in_rows(name: &str, view: View, broadcast: Broadcast) -> Result<Vi
     }
     let (found, least) = (layout.row_stride, layout.columns());
     let flat = layout.clone().flattened();
-    let flat =
-        flat.ok_or_else(|| Error::WrongStride { argument: name.to_owned(), found, least })?;
+    let flat = flat.ok_or_else(|| Error::WrongStride { argument: name.into(), found, least })?;
     Ok(view.reshaped(flat))
 }
 

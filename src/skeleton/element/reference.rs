@@ -145,9 +145,9 @@ fn integer_mask<L: ElementLoss, T: Real>(
     let words = inputs.get("mask").map(Array::to_i64).unwrap_or_default();
     if words.len() as u64 != extents.count().div_ceil(32) {
         return Err(Error::WrongShape {
-            argument: "mask".to_owned(),
-            found: vec![words.len() as u64],
-            expected: format!("[{}] words of 32 elements", extents.count().div_ceil(32)),
+            argument: "mask".into(),
+            found: vec![words.len() as u64].into(),
+            expected: format!("[{}] words of 32 elements", extents.count().div_ceil(32)).into(),
         });
     }
     let bit = |at: usize| words.get(at / 32).is_some_and(|word| word >> (at % 32) & 1 == 1);
@@ -346,8 +346,8 @@ impl<T: Real> Solved<T> {
 
 fn missing<L: ElementLoss>(loss: &L, argument: &str) -> Error {
     Error::MissingInput {
-        loss: loss.about().name.to_owned(),
-        argument: argument.to_owned(),
-        reason: "the elements are its".to_owned(),
+        operation: loss.about().name.into(),
+        argument: argument.into(),
+        reason: "the elements are its".into(),
     }
 }

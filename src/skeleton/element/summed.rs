@@ -14,7 +14,7 @@ use crate::{
     },
     plan::{
         Addressed, Planner, View,
-        kernel::{Reach, shader},
+        kernel::{Addressing, shader},
         stretches::stretches,
     },
     skeleton::sums::Totals,
@@ -93,7 +93,7 @@ impl Summed {
     pub fn terms(&self, window: &Range<u64>) -> Option<Addressed> {
         let end = window.start + (window.end - window.start).next_multiple_of(QUAD);
         let view = self.terms.clone()?.flat(&(window.start..end));
-        Some(Addressed::new(view, Reach::Flat))
+        Some(Addressed::new(view, Addressing::Flat))
     }
 
     /// Sums the terms into the gradient.
@@ -139,7 +139,7 @@ impl Summed {
         let columns = Axis { extent: extents.columns, kept: has_columns };
         let rows = row_axes(self.broadcast, extents.rows);
         let (images, pixels) = split(rows, plane)
-            .ok_or_else(|| Error::ClassStride { argument: "gradient".to_owned(), found: plane })?;
+            .ok_or_else(|| Error::ClassStride { argument: "gradient".into(), found: plane })?;
         let kept = |axes: &[Axis]| {
             axes.iter().filter(|axis| axis.kept).map(|axis| axis.extent).product::<u64>()
         };
@@ -181,7 +181,7 @@ impl Summed {
                 .uniform("first_part", window.start % fold.parts)
                 .words("terms", Some(given))
                 .words("sums", scratch)
-                .give("gradient", gradient.map(|view| Addressed::new(view, Reach::Each)))
+                .give("gradient", gradient.map(|view| Addressed::new(view, Addressing::Each)))
                 .groups(sums.div_ceil(lanes))?;
         }
         Ok(())
@@ -241,7 +241,7 @@ impl Fold {
         }
         if most == 1 && length > 1 {
             return Err(Error::Limit {
-                what: "elements side by side of a gradient that is summed".to_owned(),
+                what: "elements side by side of a gradient that is summed".into(),
                 found: inner,
                 limit: room / 2,
             });

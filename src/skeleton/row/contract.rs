@@ -212,7 +212,7 @@ impl RowProgram {
         if found <= limit {
             return Ok(());
         }
-        Err(Error::Limit { what: "bytes of a row's state".to_owned(), found, limit })
+        Err(Error::Limit { what: "bytes of a row's state".into(), found, limit })
     }
 
     /// The words of a row that live from one kernel to the next.

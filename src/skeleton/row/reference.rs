@@ -186,10 +186,10 @@ impl<T: Real> Given<T> {
         let denominator: Option<Vec<T>> = floats(inputs, "denominator", &[1])?;
         if per_row && denominator.is_some() {
             return Err(Error::Conflict {
-                loss: loss.about().name.to_owned(),
-                argument: "denominator".to_owned(),
-                other: "reduction".to_owned(),
-                reason: "nothing is divided with reduction `none`".to_owned(),
+                operation: loss.about().name.into(),
+                argument: "denominator".into(),
+                other: "reduction".into(),
+                reason: "nothing is divided with reduction `none`".into(),
             });
         }
         Ok(Self {
@@ -278,7 +278,9 @@ impl<T: Real> Solved<T> {
         let classes = self.shape[1];
         let target = self.given.targets.as_ref().and_then(|targets| targets.get(index).copied());
         let weight = self.given.row_weight(index);
-        let mut point = match fate(target, &self.rules.ignored, classes) {
+        let fate = fate(target, &self.rules.ignored, classes);
+        let kept = matches!(fate, Fate::Kept(_));
+        let mut point = match fate {
             Fate::Ignored => Point::dropped(T::zero(), classes),
             Fate::BadTarget(target) => {
                 self.found.bad_target(index, target);
@@ -292,10 +294,10 @@ impl<T: Real> Solved<T> {
                 if weight.is_zero() { Point::dropped(T::zero(), classes) } else { loss.at(&row) }
             }
         };
-        if point.bad {
+        point.loss = times(weight, point.loss);
+        if point.bad || (kept && point.loss.is_nan()) {
             self.found.bad_row();
         }
-        point.loss = times(weight, point.loss);
         self.sum += point.loss;
         self.points.push(point);
     }

@@ -79,7 +79,7 @@ impl<'a> Rows<'a> {
             if found > room {
                 let what =
                     format!("bytes of an image of `{name}`, all its channels in one binding,");
-                return Err(Error::Limit { what, found, limit: room });
+                return Err(Error::Limit { what: what.into(), found, limit: room });
             }
         }
         Ok(())
@@ -95,13 +95,13 @@ impl<'a> Rows<'a> {
         match self.planes().find(|other| other.layout.class_stride != plane) {
             None => Ok(()),
             Some(other) => Err(Error::Conflict {
-                loss: self.loss.about().name.to_owned(),
-                argument: first.name.clone(),
-                other: other.name.clone(),
+                operation: self.loss.about().name.into(),
+                argument: first.name.clone().into(),
+                other: other.name.clone().into(),
                 reason: format!(
                     "so many rows are taken in parts, which class strides {plane} and {} do not share",
                     other.layout.class_stride
-                ),
+                ).into(),
             }),
         }
     }

@@ -286,7 +286,11 @@ fn one(name: &str, found: &[u64]) -> Result<Vec<u64>> {
 }
 
 fn wrong(argument: &str, found: &[u64], expected: String) -> Error {
-    Error::WrongShape { argument: argument.to_owned(), found: found.to_vec(), expected }
+    Error::WrongShape {
+        argument: argument.into(),
+        found: found.to_vec().into(),
+        expected: expected.into(),
+    }
 }
 
 /// A layout with the folded shape that [`Shapes::take`] returned for it.
@@ -296,7 +300,7 @@ pub(super) fn folded(name: &str, layout: Layout, shape: &[u64]) -> Result<Layout
     }
     let (found, least) = (layout.row_stride, layout.columns());
     let folded = if shape.len() == 1 { layout.flattened() } else { Some(layout.folded()) };
-    folded.ok_or_else(|| Error::WrongStride { argument: name.to_owned(), found, least })
+    folded.ok_or_else(|| Error::WrongStride { argument: name.into(), found, least })
 }
 
 /// Host arrays with the rows folded into one axis, as the references expect them.

@@ -1,9 +1,7 @@
 //! The layouts of the tensors and the cuts of a call: neither changes a bit, and nothing around the tensors is
 //! touched.
 
-use surprisal::{
-    Array, BceWithLogits, Dtype, Layout, Mse, Request, Tensor, tensor::Named, testing,
-};
+use surprisal::{Array, BceWithLogits, Dtype, Layout, Mse, Named, Request, Tensor, testing};
 
 use super::{GRADIENT, none, positive, sample};
 use crate::support::{

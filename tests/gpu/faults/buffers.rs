@@ -1,5 +1,7 @@
 //! Buffers: their usages, sizes, strides and offsets, and which tensors may not share one.
 
+use std::ops::Range;
+
 use surprisal::{CrossEntropyInputs, CrossEntropyOutputs, Dtype, Error, Layout, Request, Tensor};
 
 use super::{Good, none, refused, works, wrong_shape};
@@ -9,6 +11,7 @@ use crate::support::{
 
 tests![
     missing_usages,
+    destroyed_buffers,
     watches,
     scratch_without_storage,
     too_small_buffers,
@@ -18,15 +21,29 @@ tests![
     shared_alignment_blocks,
 ];
 
+/// A buffer that its owner has destroyed is not a lost device.
+fn destroyed_buffers(context: &Context) {
+    let gpu = &context.gpu;
+    let good = Good::new(gpu);
+    let gone = Placed::input(gpu, &vector(&[0.0; 6]), Layout::vector(Dtype::F32, 6));
+    gone.buffer.destroy();
+    let error = refused(gpu, &none(), good.inputs().weight(gone.tensor()), good.outputs());
+    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+    assert!(error.chain().contains("has been destroyed"), "{}", error.chain());
+    let error = gpu.read_blocking(&gone.tensor()).unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+    works(gpu);
+}
+
 fn missing_usages(context: &Context) {
     let gpu = &context.gpu;
     let good = Good::new(gpu);
     let copies = buffer(gpu, 256, wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST);
     let stores = buffer(gpu, 256, wgpu::BufferUsages::STORAGE);
     let usage = |argument: &str, needed: &str, found: &str| Error::WrongUsage {
-        argument: argument.to_owned(),
-        needed: needed.to_owned(),
-        found: found.to_owned(),
+        argument: argument.into(),
+        needed: needed.into(),
+        found: found.into(),
     };
     let found = format!("{:?}", copies.usage());
     let logits = Tensor::matrix(&copies, Dtype::F32, 4, 6);
@@ -63,7 +80,7 @@ fn watches(context: &Context) {
     let outside = watch(good.one_loss(), status.tensor().offset(words - 7));
     let (needed, found) = (4 * words + 4, 4 * words);
     let argument = "status".to_owned();
-    assert_eq!(outside, Error::BufferTooSmall { argument, needed, found });
+    assert_eq!(outside, Error::BufferTooSmall { argument: argument.into(), needed, found });
     gpu.queue().submit([encoder.finish()]);
     works(gpu);
 }
@@ -79,7 +96,7 @@ fn scratch_without_storage(context: &Context) {
     let error = gpu.prepare(&request).unwrap_err();
     works(gpu);
     assert!(
-        matches!(&error, Error::WrongUsage { argument, .. } if argument == "scratch"),
+        matches!(&error, Error::WrongUsage { argument, .. } if &**argument == "scratch"),
         "{error}"
     );
 }
@@ -89,7 +106,7 @@ fn too_small_buffers(context: &Context) {
     let good = Good::new(gpu);
     let small = storage(gpu, 92);
     let too_small = |argument: &str, needed| Error::BufferTooSmall {
-        argument: argument.to_owned(),
+        argument: argument.into(),
         needed,
         found: 92,
     };
@@ -114,19 +131,16 @@ fn strides(context: &Context) {
     let good = Good::new(gpu);
     let narrow = good.logits.tensor().row_stride(5);
     let error = refused(gpu, &none(), good.inputs().logits(narrow), good.outputs());
-    let expected = Error::WrongStride { argument: "logits".to_owned(), found: 5, least: 6 };
+    let expected = Error::WrongStride { argument: "logits".into(), found: 5, least: 6 };
     assert_eq!(error, expected);
     let none_at_all = good.gradient.tensor().row_stride(0);
     let error = refused(gpu, &none(), good.inputs(), good.outputs().gradient(none_at_all));
-    assert_eq!(
-        error,
-        Error::WrongStride { argument: "grad.logits".to_owned(), found: 0, least: 6 }
-    );
+    assert_eq!(error, Error::WrongStride { argument: "grad.logits".into(), found: 0, least: 6 });
     // Words are written row by row without a gap.
     let gaps =
         Tensor::new(good.gradient.tensor().buffer, Layout::vector(Dtype::F32, 4).row_stride(2));
     let error = refused(gpu, &none(), good.inputs(), good.outputs().loss(gaps));
-    assert_eq!(error, Error::WrongStride { argument: "loss".to_owned(), found: 2, least: 1 });
+    assert_eq!(error, Error::WrongStride { argument: "loss".into(), found: 2, least: 1 });
 }
 
 /// Offsets are in elements, so only an offset inside a word could be misaligned, and this is handled: a binding begins
@@ -150,14 +164,15 @@ fn misaligned_words(context: &Context) {
 fn overlaps(context: &Context) {
     let gpu = &context.gpu;
     let good = Good::new(gpu);
-    let expected = |argument: &str, other: &str, bytes, other_bytes| Error::Overlap {
-        argument: argument.to_owned(),
-        other: other.to_owned(),
-        bytes,
-        other_bytes,
-        reason: "overlap; an output lies over an input only if `Request::in_place` asks for it"
-            .to_owned(),
-    };
+    let expected =
+        |argument: &str, other: &str, bytes: Range<u64>, other_bytes: Range<u64>| Error::Overlap {
+            argument: argument.into(),
+            other: other.into(),
+            bytes: bytes.into(),
+            other_bytes: other_bytes.into(),
+            reason: "overlap; an output lies over an input only if `Request::in_place` asks for it"
+                .into(),
+        };
     let error = refused(gpu, &none(), good.inputs(), good.outputs().gradient(good.logits.tensor()));
     assert_eq!(error, expected("grad.logits", "logits", 0..96, 0..96));
     let loss = Tensor::vector(&good.gradient.buffer, Dtype::F32, 4).offset(20);
@@ -181,12 +196,12 @@ fn shared_alignment_blocks(context: &Context) {
     let loss = Tensor::vector(&pool, Dtype::F32, 4);
     let lse = Tensor::vector(&pool, Dtype::F32, 4).offset(4);
     let reason = format!("share an alignment block of {alignment} bytes of one buffer");
-    let expected = |bytes, other_bytes| Error::Overlap {
-        argument: "loss".to_owned(),
-        other: "lse".to_owned(),
-        bytes,
-        other_bytes,
-        reason: reason.clone(),
+    let expected = |bytes: Range<u64>, other_bytes: Range<u64>| Error::Overlap {
+        argument: "loss".into(),
+        other: "lse".into(),
+        bytes: bytes.into(),
+        other_bytes: other_bytes.into(),
+        reason: reason.clone().into(),
     };
     if alignment > 16 {
         let outputs = good.outputs().loss(loss.clone()).lse(lse);

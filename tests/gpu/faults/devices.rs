@@ -1,6 +1,8 @@
 //! Tensors of another device, and a device that is gone.
 
-use surprisal::{CrossEntropyOutputs, Dtype, Error, Gpu, Layout};
+use std::error::Error as _;
+
+use surprisal::{CrossEntropyOutputs, Dtype, Error, Gpu, Layout, wgpu};
 
 use super::{Good, none, refused, works};
 use crate::support::{Context, Placed, encoder, indices, sample, storage, submit};
@@ -24,25 +26,32 @@ fn another_device(context: &Context) {
         (good.inputs(), good.outputs().gradient(foreign.gradient.tensor())),
         (good.inputs().targets(foreign.targets.tensor()), good.outputs()),
     ] {
-        let error = refused(gpu, &none(), inputs, outputs);
-        assert!(matches!(&error, Error::Refused { .. }), "{error}");
+        refused_by_wgpu(&refused(gpu, &none(), inputs, outputs), "Validation Error");
     }
     let plan = gpu.plan(&none().request(good.inputs(), good.outputs())).unwrap();
     let scratch = storage(&other, plan.scratch_bytes);
     let none = none();
     let request =
         none.request(good.inputs(), good.outputs()).scratch(&scratch, 0..plan.scratch_bytes);
-    let error = gpu.prepare(&request).unwrap_err();
-    assert!(matches!(&error, Error::Refused { .. }), "{error}");
-    let error = gpu.read_blocking(&foreign.loss.tensor()).unwrap_err();
-    assert!(matches!(&error, Error::Refused { .. }), "{error}");
+    refused_by_wgpu(&gpu.prepare(&request).unwrap_err(), "Validation Error");
+    refused_by_wgpu(&gpu.read_blocking(&foreign.loss.tensor()).unwrap_err(), "Validation Error");
     works(gpu);
     works(&other);
 }
 
+/// The reason is the error of wgpu, once.
+#[track_caller]
+fn refused_by_wgpu(error: &Error, reason: &str) {
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    let source = error.source().and_then(|source| source.downcast_ref::<wgpu::Error>());
+    assert!(matches!(source, Some(wgpu::Error::Validation { .. })), "{source:?}");
+    assert!(!error.to_string().contains(reason), "{error}");
+    assert_eq!(error.chain().matches(reason).count(), 1, "{}", error.chain());
+}
+
 #[track_caller]
 fn lost<T: std::fmt::Debug>(result: &surprisal::Result<T>, what: &str) {
-    assert!(matches!(result, Err(Error::DeviceLost(_))), "{what}: {result:?}");
+    assert!(matches!(result, Err(Error::DeviceLost { .. })), "{what}: {result:?}");
 }
 
 /// A device that worked and was then destroyed, with what was made on it.
@@ -100,10 +109,10 @@ fn destroyed_before_recording(context: &Context) {
     let none = none();
     let request = none.request(it.good.inputs(), it.good.outputs());
     let prepared = it.gpu.prepare(&request);
-    assert!(prepared.is_ok() || matches!(prepared, Err(Error::DeviceLost(_))), "{prepared:?}");
+    assert!(prepared.is_ok() || matches!(prepared, Err(Error::DeviceLost { .. })), "{prepared:?}");
     let mut encoder = self::encoder(&it.gpu);
     let watch = it.gpu.watch(&mut encoder, [(&it.good.one_loss(), &it.status.tensor())]);
-    assert!(watch.is_ok() || matches!(watch, Err(Error::DeviceLost(_))), "{watch:?}");
+    assert!(watch.is_ok() || matches!(watch, Err(Error::DeviceLost { .. })), "{watch:?}");
     drop(encoder);
     works(&context.gpu);
 }
@@ -120,7 +129,7 @@ fn destroyed_device_while_watching(context: &Context) {
     gpu.device().destroy();
     // The report either was copied before the end or is an error; it never hangs.
     let report = pollster::block_on(watch);
-    assert!(report.is_ok() || matches!(report, Err(Error::DeviceLost(_))), "{report:?}");
+    assert!(report.is_ok() || matches!(report, Err(Error::DeviceLost { .. })), "{report:?}");
     drop(unsubmitted);
     lost(&pollster::block_on(never), "a watch whose encoder was dropped");
     works(&context.gpu);

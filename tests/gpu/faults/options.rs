@@ -71,10 +71,10 @@ fn top_k_out_of_range(context: &Context) {
     let host = surprisal::cpu::run(&*loss, &inputs, &wanted).unwrap_err();
     let device = context.gpu.run_arrays(&*loss, &inputs, Dtype::F32, &wanted).unwrap_err();
     assert_eq!(host, device);
-    assert!(matches!(&host, Error::InvalidOption { option: "k", value, .. } if value == "6"));
+    assert!(matches!(&host, Error::InvalidOption { option: "k", value, .. } if &**value == "6"));
     let zero =
         (surprisal::operations::find("similarity").unwrap().parse)(&json!({"k": 0})).unwrap_err();
-    assert!(matches!(&zero, Error::InvalidOption { option: "k", value, .. } if value == "0"));
+    assert!(matches!(&zero, Error::InvalidOption { option: "k", value, .. } if &**value == "0"));
     works(&context.gpu);
 }
 
@@ -84,7 +84,7 @@ fn operations_of_the_host(context: &Context) {
     let operation = surprisal::targets::ClassWeights::default();
     let held = context.gpu.memory().held;
     let error = context.gpu.run_arrays(&operation, &inputs, Dtype::F32, &["weights"]).unwrap_err();
-    assert!(matches!(&error, Error::HostOnly { operation } if operation == "class_weights"));
+    assert!(matches!(&error, Error::HostOnly { operation } if &**operation == "class_weights"));
     assert_eq!(context.gpu.memory().held, held);
     let counts = Placed::input(&context.gpu, &inputs["counts"], Layout::vector(Dtype::I64, 2));
     let held = context.gpu.memory().held;
@@ -145,14 +145,14 @@ fn names(context: &Context) {
     let gpu = &context.gpu;
     let error = gpu.run_arrays(&none(), &sample(1, 2, 3), Dtype::F32, &["los"]).unwrap_err();
     assert!(
-        matches!(&error, Error::UnknownName { kind: "output", name, .. } if name == "los"),
+        matches!(&error, Error::UnknownName { kind: "output", name, .. } if &**name == "los"),
         "{error}"
     );
     let mut arrays = sample(1, 2, 3);
     arrays.insert("weights".to_owned(), vector(&[1.0; 3]));
     let error = gpu.run_arrays(&none(), &arrays, Dtype::F32, &["loss"]).unwrap_err();
     assert!(
-        matches!(&error, Error::UnknownName { kind: "input", name, .. } if name == "weights"),
+        matches!(&error, Error::UnknownName { kind: "input", name, .. } if &**name == "weights"),
         "{error}"
     );
     let good = Good::new(gpu);
@@ -160,7 +160,7 @@ fn names(context: &Context) {
     inputs.insert("bias".to_owned(), good.loss.tensor());
     let error = refused(gpu, &none(), inputs, good.outputs());
     assert!(
-        matches!(&error, Error::UnknownName { kind: "input", name, .. } if name == "bias"),
+        matches!(&error, Error::UnknownName { kind: "input", name, .. } if &**name == "bias"),
         "{error}"
     );
     assert!(surprisal::operations::find("cross_entropie").is_none());
@@ -170,7 +170,7 @@ fn conflicts(context: &Context) {
     let gpu = &context.gpu;
     let good = Good::new(gpu);
     let conflict = |error: &Error, one: &str, two: &str| {
-        let matches = matches!(error, Error::Conflict { argument, other, .. } if argument == one && other == two);
+        let matches = matches!(error, Error::Conflict { argument, other, .. } if &**argument == one && &**other == two);
         assert!(matches, "{error}");
     };
     let probs = good.inputs().target_probs(good.logits.tensor());
@@ -192,7 +192,7 @@ fn conflicts(context: &Context) {
     let rank = Placed::output(gpu, Layout::vector(Dtype::U32, 4));
     let error = refused(gpu, &none(), probs(), good.outputs().rank(rank.tensor()));
     assert!(
-        matches!(&error, Error::MissingInput { argument, .. } if argument == "targets"),
+        matches!(&error, Error::MissingInput { argument, .. } if &**argument == "targets"),
         "{error}"
     );
 }
@@ -202,7 +202,7 @@ fn missing_inputs(context: &Context) {
     let good = Good::new(gpu);
     let missing = |error: Error, name: &str| {
         assert!(
-            matches!(&error, Error::MissingInput { argument, .. } if argument == name),
+            matches!(&error, Error::MissingInput { argument, .. } if &**argument == name),
             "{error}"
         );
     };

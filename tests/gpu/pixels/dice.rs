@@ -1,8 +1,6 @@
 //! The Dice loss of images: one coefficient a channel, a sample, or over everything.
 
-use surprisal::{
-    Dice, Dtype, Error, Layout, Padding, Reduction, Request, Tensor, loss::dice::Per, tensor::Named,
-};
+use surprisal::{Dice, Dtype, Error, Layout, Named, Padding, Per, Reduction, Request, Tensor};
 
 use super::{Images, SHAPES, call, dtypes, masked};
 use crate::support::{Context, Placed, Reference, storage, submit, tensors, vector, with};

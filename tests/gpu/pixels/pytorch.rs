@@ -1,6 +1,6 @@
 //! Images with the layouts of PyTorch, compared only with the results of PyTorch.
 
-use surprisal::{Array, BceWithLogits, Dice, Dtype, Layout, Reduction, loss::dice::Per};
+use surprisal::{Array, BceWithLogits, Dice, Dtype, Layout, Per, Reduction};
 
 use super::{call, segmentation};
 use crate::support::{Context, indices, matrix, named, vector, with};

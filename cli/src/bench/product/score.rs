@@ -3,7 +3,7 @@
 use super::Matrices;
 use surprisal::{
     Dtype, Gpu, Named, Prepared, Profile, Request, Result, Similarity, Tensor, Tile,
-    kernel::Kernel, wgpu,
+    plan::kernel::Kernel, wgpu,
 };
 
 /// Scores of queries and keys, which are a product and nothing else.

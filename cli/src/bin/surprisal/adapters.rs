@@ -177,8 +177,8 @@ pub fn open_number(adapters: &[wgpu::Adapter], index: usize) -> Result<Gpu> {
     match adapters.get(index) {
         Some(adapter) => pollster::block_on(Gpu::open_on(adapter)),
         None => Err(Error::NoAdapter {
-            wanted: format!(" has number {index}"),
-            found: format!("{} adapter(s)", adapters.len()),
+            wanted: format!(" has number {index}").into(),
+            found: format!("{} adapter(s)", adapters.len()).into(),
         }),
     }
 }

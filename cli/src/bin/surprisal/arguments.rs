@@ -42,10 +42,10 @@ impl Chosen {
     /// The options: those given as JSON, then those given one by one.
     pub fn values(&self) -> Result<Value> {
         let bad = |reason: String| Error::InvalidOption {
-            loss: self.name.clone(),
+            operation: self.name.clone().into(),
             option: "options",
-            value: self.options.clone().unwrap_or_default(),
-            reason,
+            value: self.options.clone().unwrap_or_default().into(),
+            reason: reason.into(),
         };
         let mut all = match self.options.as_deref().map(serde_json::from_str).transpose() {
             Ok(None) => Map::new(),
@@ -103,7 +103,7 @@ impl Drafted {
     pub fn draft(&self, command: &str) -> Result<(Box<dyn Operation>, Draft)> {
         let loss = self.chosen.parse()?;
         if loss.is_host() {
-            return Err(Error::HostOnly { operation: self.chosen.name.clone() });
+            return Err(Error::HostOnly { operation: self.chosen.name.clone().into() });
         }
         if let Some(message) = self.missing(loss.about()) {
             refuse(command, &message);

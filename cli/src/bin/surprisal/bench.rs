@@ -203,7 +203,7 @@ impl Bench {
             let mut times = Vec::new();
             for _ in 0..runs.clamp(1, 5) {
                 // A kernel under another label gets its own line, even if its code is the same.
-                let only = |other: &surprisal::kernel::Kernel| {
+                let only = |other: &surprisal::plan::kernel::Kernel| {
                     other.label == kernel.label && *other == **kernel
                 };
                 times.push(self.timer.time(|pass| call.encode_kernels(pass, only))?.best());
@@ -216,10 +216,7 @@ impl Bench {
 
     /// Answers lines on stdin until stdin ends.
     fn serve(&self) -> Result<()> {
-        let failed = |error: std::io::Error| Error::File {
-            path: "stdin or stdout".to_owned(),
-            reason: error.to_string(),
-        };
+        let failed = |error: std::io::Error| Error::file("stdin or stdout".as_ref(), error);
         let mut out = std::io::stdout();
         let mut answer =
             |value: &Value| writeln!(out, "{value}").and_then(|()| out.flush()).map_err(failed);
@@ -259,10 +256,10 @@ impl Arguments {
             None => default.and_then(|option| option.default.parse().ok()),
         };
         index.ok_or_else(|| Error::InvalidOption {
-            loss: self.drafted.chosen.name.clone(),
+            operation: self.drafted.chosen.name.clone().into(),
             option: "ignored",
-            value: self.ignored.to_string(),
-            reason: "this call has no `ignore_index`".to_owned(),
+            value: self.ignored.to_string().into(),
+            reason: "this call has no `ignore_index`".into(),
         })
     }
 }
@@ -272,10 +269,10 @@ fn whole_logits(workload: &Workload) -> Result<u64> {
     let plan = workload.prepared().plan();
     if plan.unstored_bytes == 0 {
         return Err(Error::InvalidOption {
-            loss: plan.loss.clone(),
+            operation: plan.loss.clone().into(),
             option: "stored",
-            value: "true".to_owned(),
-            reason: "only linear losses leave their logits unstored".to_owned(),
+            value: "true".into(),
+            reason: "only linear losses leave their logits unstored".into(),
         });
     }
     // Rows may be padded to whole quads.

@@ -142,10 +142,10 @@ fn read_inputs(
         let name = &source.name;
         let Some(argument) = about.input(name) else {
             return Err(Error::UnknownName {
-                loss: about.name.to_owned(),
+                operation: about.name.into(),
                 kind: "input",
-                name: name.clone(),
-                known: about.inputs.iter().map(|a| a.name).collect::<Vec<_>>().join(", "),
+                name: name.clone().into(),
+                known: about.inputs.iter().map(|a| a.name).collect::<Vec<_>>().join(", ").into(),
             });
         };
         let wants_float =
@@ -260,7 +260,10 @@ fn findings(status: &Status, elements: bool) -> Vec<String> {
                 "{bad_rows} element(s) whose loss is NaN: a NaN or an infinity in their numbers"
             )
         } else {
-            format!("{bad_rows} row(s) with a NaN or +inf logit, or without a finite one")
+            format!(
+                "{bad_rows} row(s) without a loss: a NaN or +inf among their logits, no finite one, or a NaN in their \
+                 weights or target distribution"
+            )
         });
     }
     if *zero_vectors > 0 {

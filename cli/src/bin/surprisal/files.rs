@@ -451,9 +451,9 @@ pub fn adapt(
             let exact = 1i64 << 53;
             if let Some(value) = values.iter().find(|value| !(-exact..=exact).contains(*value)) {
                 return Err(Error::WrongDtype {
-                    argument: name.to_owned(),
+                    argument: name.into(),
                     found: Dtype::I64,
-                    expected: format!("float ({value} is no exact float)"),
+                    expected: format!("float ({value} is no exact float)").into(),
                 });
             }
             let kind = if stored == Stored::Bool { "a bool mask" } else { "integers" };

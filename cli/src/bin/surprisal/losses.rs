@@ -33,10 +33,14 @@ pub fn names() -> PossibleValuesParser {
 /// The operation of this name, or an error that names all of them.
 pub fn find(name: &str) -> Result<&'static operations::Entry> {
     operations::find(name).ok_or_else(|| Error::UnknownName {
-        loss: "surprisal".to_owned(),
+        operation: "surprisal".into(),
         kind: "operation",
-        name: name.to_owned(),
-        known: operations::all().map(|entry| entry.about.name).collect::<Vec<_>>().join(", "),
+        name: name.into(),
+        known: operations::all()
+            .map(|entry| entry.about.name)
+            .collect::<Vec<_>>()
+            .join(", ")
+            .into(),
     })
 }
 

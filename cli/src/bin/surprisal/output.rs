@@ -66,7 +66,7 @@ fn say(text: &str) {
 
 /// Prints an error as one line, with what may help.
 pub fn complain(error: &Error) {
-    let mut text = error.to_string();
+    let mut text = error.chain();
     if let Some(hint) = hint(error) {
         text = format!("{text}; {hint}");
     }
@@ -131,7 +131,7 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 
 /// An error about a file.
 pub fn bad_file(path: &Path, reason: impl std::fmt::Display) -> Error {
-    Error::File { path: path.display().to_string(), reason: reason.to_string() }
+    Error::file(path, reason)
 }
 
 /// A Markdown table with this header. It is as wide as the terminal at most, or as the variable `COLUMNS` says.

@@ -80,10 +80,10 @@ fn profile(limits: &str) -> Result<Profile> {
         "software" => Ok(Profile::default().software(8)),
         text => {
             let bad = |reason: String| Error::InvalidOption {
-                loss: "plan".to_owned(),
+                operation: "plan".into(),
                 option: "limits",
-                value: text.to_owned(),
-                reason,
+                value: text.into(),
+                reason: reason.into(),
             };
             let profile: Profile =
                 serde_json::from_str(text).map_err(|error| bad(error.to_string()))?;

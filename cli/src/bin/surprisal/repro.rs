@@ -107,7 +107,7 @@ pub fn folders(root: &Path) -> Result<Vec<PathBuf>> {
     found.sort();
     if found.is_empty() {
         let reason = format!("no {} here or below", repro::CALL);
-        return Err(Error::File { path: root.display().to_string(), reason });
+        return Err(Error::file(root, reason));
     }
     Ok(found)
 }

@@ -109,9 +109,9 @@ fn read_targets<T: Real>(inputs: &Arrays, [rows, classes]: [usize; 2]) -> Result
 
 fn conflict(argument: &str, other: &str, reason: &str) -> Error {
     Error::Conflict {
-        loss: NAME.to_owned(),
-        argument: argument.to_owned(),
-        other: other.to_owned(),
-        reason: reason.to_owned(),
+        operation: NAME.into(),
+        argument: argument.into(),
+        other: other.into(),
+        reason: reason.into(),
     }
 }

@@ -66,7 +66,7 @@ impl Rows<'_> {
         let walk = self.classes.div_ceil(4 * lanes) + AROUND;
         if walk > MOST_ITERATIONS {
             let limit = (MOST_ITERATIONS - AROUND) * 4 * lanes;
-            let what = "columns of a selection".to_owned();
+            let what = "columns of a selection".into();
             return Err(Error::Limit { what, found: self.classes, limit });
         }
         let column_bits = u64::from((self.classes.max(2) - 1).ilog2() + 1);

@@ -22,8 +22,7 @@ impl Rows<'_> {
         let lanes = u64::from(self.lanes().0);
         let walk = self.classes.div_ceil(4 * lanes) + 16;
         if walk > MOST_ITERATIONS {
-            let (what, limit) =
-                ("columns of a top k".to_owned(), (MOST_ITERATIONS - 16) * 4 * lanes);
+            let (what, limit) = ("columns of a top k".into(), (MOST_ITERATIONS - 16) * 4 * lanes);
             return Err(Error::Limit { what, found: self.classes, limit });
         }
         for ranks in stretches(k, MOST_ITERATIONS / walk)? {

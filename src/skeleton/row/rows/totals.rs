@@ -128,10 +128,11 @@ impl Rows<'_> {
     ) -> Result<(u64, u64)> {
         let second = self.kept_tally() + 1;
         let record_words = self.record_words();
+        let knows_losses = self.program.shard.is_none() || self.call.has("statistics");
         for window in 0..self.windows.len() {
             let window = &self.windows[window];
-            let (count, records, first) =
-                (window.rows.end - window.rows.start, window.records.clone(), window.first_tally);
+            let (count, first) = (window.rows.end - window.rows.start, window.first_tally);
+            let (table, records) = (window.table.clone(), window.records.clone());
             self.around(
                 "total",
                 &[shader!("tally.wgsl"), shader!("record.wgsl"), shader!("total.wgsl")],
@@ -142,6 +143,8 @@ impl Rows<'_> {
             .uniform("counted_word", counted)
             .uniform("record_words", record_words)
             .uniform("first_tally", second + first)
+            .uniform("knows_losses", u32::from(knows_losses))
+            .table("row_table", &table, "vec4<u32>")
             .table("records", &records, "u32")
             .table("tallies", tallies, "Tally")
             .groups(count.div_ceil(BLOCK))?;

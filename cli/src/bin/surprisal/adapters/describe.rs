@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, process::Stdio, time::Duration};
 
 use serde_json::{Value, json};
-use surprisal::{Error, Gpu, Result, wgpu};
+use surprisal::{Cause, Error, Gpu, Result, adapter, wgpu};
 use surprisal_cli::survey::{Survey, worker};
 
 use super::{Found, machine::Finding, open_number, this_program};
@@ -30,7 +30,7 @@ fn describe_in_child(number: usize, survey: &Survey, patience: Duration) -> Resu
     survey.without_faults(&mut command);
     let mut text = String::new();
     let end = worker::run(command, patience, |line| text.push_str(line));
-    let end = end.map_err(|error| error.to_string())?;
+    let end = end.map_err(|error| error.chain())?;
     let described: Result<Value, _> = serde_json::from_str(&text);
     match described {
         Ok(value) => match value["problem"].as_str() {
@@ -48,7 +48,7 @@ pub fn describe_opened(adapters: &[wgpu::Adapter], number: usize) -> Value {
             let found = adapters.get(number).map(|adapter| matrices(adapter, &gpu));
             json!({ "report": gpu.report(), "profile": gpu.profile(), "matrices": found })
         }
-        Err(error) => json!({ "problem": format!("could not be opened: {error}") }),
+        Err(error) => json!({ "problem": format!("could not be opened: {}", error.chain()) }),
     }
 }
 
@@ -64,7 +64,7 @@ fn matrices(adapter: &wgpu::Adapter, plain: &Gpu) -> String {
     match probed {
         Ok((_, found)) if found.f16 == found.f32 => found.f16.to_string(),
         Ok((_, found)) => format!("f16: {}; f32: {}", found.f16, found.f32),
-        Err(error) => format!("no ({error})"),
+        Err(error) => format!("no ({})", error.chain()),
     }
 }
 
@@ -82,7 +82,10 @@ async fn experimental(adapter: &wgpu::Adapter) -> Result<Gpu> {
         ..wgpu::DeviceDescriptor::default()
     };
     let opened = adapter.request_device(&descriptor).await;
-    let (device, queue) = opened.map_err(|error| Error::DeviceLost(error.to_string()))?;
+    let (device, queue) = opened.map_err(|error| Error::NoDevice {
+        adapter: adapter::describe(&adapter.get_info()).into(),
+        source: Cause::new(error),
+    })?;
     Ok(Gpu::from_wgpu(&device, &queue))
 }
 

@@ -146,9 +146,9 @@ impl Baselines {
     fn file(&self, name: &str) -> Result<PathBuf> {
         let folder = self.folder.clone().or_else(|| Some(data()?.join("surprisal")));
         let folder = folder.ok_or_else(|| Error::MissingInput {
-            loss: "bench".to_owned(),
-            argument: "--baselines".to_owned(),
-            reason: "this machine names no folder for data".to_owned(),
+            operation: "bench".into(),
+            argument: "--baselines".into(),
+            reason: "this machine names no folder for data".into(),
         })?;
         Ok(folder.join(format!("{name}.json")))
     }

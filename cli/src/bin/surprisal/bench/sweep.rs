@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use serde_json::json;
-use surprisal::{Error, Gpu, Operation, Result, adapter, loss::Dim};
+use surprisal::{Cause, Error, Gpu, Operation, Result, adapter, loss::Dim};
 use surprisal_cli::{
     bench::{Ignored, Spread, Timer, Workload, interleave},
     draft::Draft,
@@ -64,7 +64,7 @@ fn times(
         let part = extent / divisor;
         if part == 0 {
             return Err(Error::Limit {
-                what: format!("{} of a sweep", dim.name()),
+                what: format!("{} of a sweep", dim.name()).into(),
                 found: extent,
                 limit: 4,
             });
@@ -77,7 +77,7 @@ fn times(
     let keys: Vec<usize> = (0..workloads.len()).collect();
     let time = |key: usize| match workloads.get(key) {
         Some((_, workload)) => timer.time_call(workload.prepared()),
-        None => Err(Error::DeviceLost("nothing to time".to_owned())),
+        None => Err(Error::DeviceLost { source: Cause::new("nothing to time") }),
     };
     for &key in &keys {
         time(key)?;

@@ -87,7 +87,7 @@ impl Parent<'_> {
             let message = match ended {
                 Ok(end) if !opened => format!("{NOT_OPENED}{end}"),
                 Ok(end) => end.to_string(),
-                Err(error) => error.to_string(),
+                Err(error) => error.chain(),
             };
             for job in &self.jobs[next..lost] {
                 results.extend(job.lost(&self.name, &message));

@@ -97,20 +97,20 @@ pub fn jobs(arguments: &Arguments) -> Result<Vec<Job>> {
             let near = output::nearest(unknown, known.iter().copied());
             let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             return Err(Error::UnknownName {
-                loss: "check".to_owned(),
+                operation: "check".into(),
                 kind: "case",
-                name: unknown.clone(),
-                known: format!("{} cases, see --list{near}", known.len()),
+                name: unknown.clone().into(),
+                known: format!("{} cases, see --list{near}", known.len()).into(),
             });
         }
         jobs.retain(|job| arguments.case.iter().any(|id| id == job.id()));
     }
     if jobs.is_empty() {
         return Err(Error::UnknownName {
-            loss: "check".to_owned(),
+            operation: "check".into(),
             kind: "case",
-            name: "any".to_owned(),
-            known: "none: name files with --vectors, or leave --no-self-checks out".to_owned(),
+            name: "any".into(),
+            known: "none: name files with --vectors, or leave --no-self-checks out".into(),
         });
     }
     Ok(jobs)
@@ -139,7 +139,7 @@ fn built_in() -> Result<Vec<Case>> {
 pub fn run_job(arguments: &Arguments, job: &Job, backend: &Backend) -> Vec<Value> {
     let case = match job.case() {
         Ok(case) => case,
-        Err(error) => return job.lost(&backend.name(), &error.to_string()),
+        Err(error) => return job.lost(&backend.name(), &error.chain()),
     };
     let dtype = job.dtype();
     let (mut outcomes, evidence) = conformance::examine(&case, backend, dtype);

@@ -9,12 +9,12 @@ use std::{
 use serde_json::{Value, json};
 use surprisal::{Arithmetic, Array, Arrays, Dtype, Operation, cpu, operations, testing};
 
-use crate::{
+use super::{
     Place,
-    command::{folder, stdout, surprisal},
     inputs::{Input, archive, bools, c_order, fortran_order, indices, numbers, safetensors},
     places,
 };
+use crate::command::{folder, stdout, surprisal};
 
 /// The tensors of an output file.
 fn written(path: &Path) -> BTreeMap<String, Vec<f64>> {

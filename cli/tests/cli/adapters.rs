@@ -1,11 +1,8 @@
 //! Which adapter a command takes, and what it says of it.
-#![expect(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
-
-mod command;
 
 use std::process::Output;
 
-use command::{adapters, folder, misuse, program, refusal, stdout, surprisal};
+use crate::command::{adapters, folder, misuse, program, refusal, stdout, surprisal};
 use serde_json::Value;
 use surprisal::adapter::ADAPTER_VARIABLE;
 

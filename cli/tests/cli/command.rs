@@ -1,5 +1,4 @@
 //! What the tests of the command line share: running it, and files for it.
-#![allow(dead_code, reason = "each test binary uses a part of this")]
 
 use std::{
     fs,

@@ -1,7 +1,4 @@
 //! Folders that hold a call whole: what `plan --export` and `check --repro` write, and `replay` runs.
-#![expect(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
-
-mod command;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use command::{adapters, folder, refusal, stdout, surprisal};
+use crate::command::{adapters, folder, refusal, stdout, surprisal};
 use serde_json::{Value, json};
 use surprisal::{
     Array, Arrays, Layout, Plan,

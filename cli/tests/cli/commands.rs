@@ -1,11 +1,8 @@
 //! The binary as a user runs it, most of it without a GPU.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
-
-mod command;
 
 use std::fs;
 
-use command::{adapters, folder, misuse, program, refusal, stdout, surprisal};
+use crate::command::{adapters, folder, misuse, program, refusal, stdout, surprisal};
 use serde_json::Value;
 use surprisal::{
     Array, Arrays,

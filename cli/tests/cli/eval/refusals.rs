@@ -4,11 +4,11 @@ use std::{fs, path::Path};
 
 use surprisal::Array;
 
-use crate::{
-    command::{folder, npy, refusal, surprisal},
+use super::{
     inputs::{archive, c_order, file, indices, numbers},
     places,
 };
+use crate::command::{folder, npy, refusal, surprisal};
 
 /// An index that a file holds as a float is refused, and nobody says that it was rounded.
 #[test]

@@ -2,12 +2,12 @@
 
 use surprisal::Array;
 
-use crate::{
+use super::{
     Place,
-    command::{folder, refusal, stdout, surprisal},
     inputs::{Input, archive, bools, c_order, indices},
     places,
 };
+use crate::command::{folder, refusal, stdout, surprisal};
 
 /// What `eval` says of the status, everywhere.
 fn statuses(loss: &str, settings: &[&str], inputs: &[&Input]) -> Vec<(Place, Vec<String>)> {

@@ -1,15 +1,12 @@
 //! `surprisal eval` as a user runs it: every kind of file, on the reference and on every adapter.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-#[path = "../command/mod.rs"]
-mod command;
 mod files;
 mod inputs;
 mod losses;
 mod refusals;
 mod status;
 
-use command::adapters;
+use crate::command::adapters;
 
 /// Where an evaluation runs.
 #[derive(Clone, Copy, Debug, PartialEq)]

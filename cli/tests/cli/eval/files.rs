@@ -4,12 +4,12 @@ use std::fs;
 
 use surprisal::Array;
 
-use crate::{
+use super::{
     Place,
-    command::{folder, npy, refusal, stdout, surprisal},
     inputs::{file, numbers},
     places,
 };
+use crate::command::{folder, npy, refusal, stdout, surprisal};
 
 /// What the command line prints of a loss's outputs, on the reference and on every adapter.
 fn on_every_backend(loss: &str, words: &[&str]) -> Vec<String> {

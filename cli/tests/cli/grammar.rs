@@ -1,11 +1,8 @@
 //! One grammar for all commands: the same words, JSON everywhere, completions, a manual, help with names.
-#![expect(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
-
-mod command;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use command::{adapters, folder, misuse, npy, program, refusal, stdout, surprisal};
+use crate::command::{adapters, folder, misuse, npy, program, refusal, stdout, surprisal};
 use serde_json::{Value, json};
 
 /// Two rows of logits and their targets, as words of the command line.
