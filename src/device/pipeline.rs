@@ -114,8 +114,16 @@ impl Pipeline {
         })
     }
 
-    /// Dispatches no workgroup and waits for it, because Mesa's drivers compile at the first dispatch and not before.
-    pub(crate) fn dispatch_nothing(&self, gpu: &Gpu, bindings: usize) -> Result<()> {
+    /// Dispatches no workgroup, with these parameters, and waits for it.
+    ///
+    /// Mesa's drivers compile at the first dispatch and not before. Lavapipe then also compiles code for the values of
+    /// parameters that bound loops, so a first dispatch without the parameters of a call would leave it that to do.
+    pub(crate) fn dispatch_nothing(
+        &self,
+        gpu: &Gpu,
+        bindings: usize,
+        params: &[u32],
+    ) -> Result<()> {
         let device = gpu.device();
         guarded(device, "a first dispatch", 0, || {
             // Each binding gets its own buffer: one buffer cannot be bound for reading and for writing at once.
@@ -127,7 +135,8 @@ impl Pipeline {
                     mapped_at_creation: false,
                 })
             };
-            let parameters = buffer(wgpu::BufferUsages::UNIFORM);
+            let parameters = buffer(wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST);
+            gpu.queue().write_buffer(&parameters, 0, bytemuck::cast_slice(params));
             let tensors: Vec<wgpu::Buffer> =
                 (0..bindings).map(|_| buffer(wgpu::BufferUsages::STORAGE)).collect();
             let whole = |buffer| -> Bound<'_> { (buffer, 0, FIRST_BYTES) };

@@ -3,7 +3,7 @@
 #[cfg(not(target_arch = "wasm32"))]
 use std::thread;
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     ops::RangeInclusive,
     sync::{
         Arc, Mutex,
@@ -44,15 +44,21 @@ impl Gpu {
         rows: RangeInclusive<u64>,
         mut plan: impl FnMut(u64) -> Result<Plan>,
     ) -> Result<usize> {
-        let mut kernels = HashSet::new();
+        let mut params = HashMap::new();
         for rows in row_counts(rows, &mut plan)? {
-            kernels.extend(plan(rows)?.kernels);
+            let Plan { kernels, dispatches, .. } = plan(rows)?;
+            for dispatch in dispatches {
+                if let Some(kernel) = kernels.get(dispatch.kernel) {
+                    params.entry(kernel.clone()).or_insert(dispatch.params);
+                }
+            }
         }
-        let waiting: Vec<_> = kernels.into_iter().filter(|k| !self.has_compiled(k)).collect();
+        params.retain(|kernel, _| !self.has_compiled(kernel));
+        let waiting: Vec<_> = params.into_iter().collect();
         let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
         let work = || {
-            while let Some(kernel) = waiting.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(error) = self.compile_now(kernel) {
+            while let Some((kernel, params)) = waiting.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(error) = self.compile_now(kernel, params) {
                     *lock(&failed) = Some(error);
                     return;
                 }
@@ -63,8 +69,8 @@ impl Gpu {
         failed.map_or(Ok(waiting.len()), Err)
     }
 
-    fn compile_now(&self, kernel: &Arc<Kernel>) -> Result<()> {
-        self.pipeline(kernel)?.dispatch_nothing(self, kernel.storage.len())
+    fn compile_now(&self, kernel: &Arc<Kernel>, params: &[u32]) -> Result<()> {
+        self.pipeline(kernel)?.dispatch_nothing(self, kernel.storage.len(), params)
     }
 }
 

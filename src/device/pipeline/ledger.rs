@@ -47,7 +47,7 @@ pub(crate) fn compiled(gpu: &Gpu, kernel: &Kernel, module: Module<'_>) -> Result
     let bindings = module.bindings.len();
     let begun = Instant::now();
     let pipeline = Pipeline::compile(gpu.device(), gpu.0.cache.as_ref(), module)?;
-    pipeline.dispatch_nothing(gpu, bindings)?;
+    pipeline.dispatch_nothing(gpu, bindings, &[])?;
     let seconds = begun.elapsed().as_secs_f64();
     if let Some(entries) = lock(&LEDGER).as_mut() {
         entries.push(Compilation { label: kernel.label.clone(), code, seconds });
