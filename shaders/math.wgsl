@@ -103,12 +103,19 @@ fn sech_squared4(x: vec4<f32>) -> vec4<f32> {
 
 // 1 - exp(x) for x <= 0, with relative accuracy near 0.
 fn one_minus_exp(x: f32) -> f32 {
-    let near = -x * (1.0 + x * (0.5 + x * (1.0 / 6.0 + x * (1.0 / 24.0))));
-    return select(1.0 - exp(max(x, -FLOOR)), near, x > -0.06);
+    let near = -(x + x * x * exp_rest4(vec4<f32>(x)).x);
+    return select(1.0 - exp(max(x, -FLOOR)), near, x > -HALF_LN_2);
+}
+
+const HALF_LN_2: f32 = 0.34657359;
+
+// (exp(r) - 1 - r)/r^2 for |r| <= ln 2/2, within 1e-8: a fit.
+fn exp_rest4(r: vec4<f32>) -> vec4<f32> {
+    return 0.5 + r * (0.166665766 + r * (0.0416664642 + r * (0.00836323538 + r * 0.00139337325)));
 }
 
 // exp(x) for |x| < 128 ln 2, as 2^n·exp(r) with |r| <= ln 2/2. The built-in exp loses digits far from 0, and costs
-// another range reduction. (A fit of (exp(r) - 1 - r)/r^2, within 1e-8.)
+// another range reduction.
 fn exp_far4(x: vec4<f32>) -> vec4<f32> {
     let n = clamp(round(x * 1.44269504), vec4<f32>(-126.0), vec4<f32>(127.0));
     let value = exp_raised4(x, n, 0);
@@ -119,8 +126,7 @@ fn exp_far4(x: vec4<f32>) -> vec4<f32> {
 // 2^raised·exp(x), where n is the whole part of x/ln 2: 2^raised·2^n·exp(r).
 fn exp_raised4(x: vec4<f32>, n: vec4<f32>, raised: i32) -> vec4<f32> {
     let r = (x - n * 0.693359375) + n * 2.12194440e-4;
-    let rest = 0.5 + r * (0.166665766 + r * (0.0416664642 + r * (0.00836323538 + r * 0.00139337325)));
-    return (1.0 + (r + r * r * rest)) * bitcast<vec4<f32>>(vec4<u32>(vec4<i32>(n) + (127 + raised)) << vec4<u32>(23u));
+    return (1.0 + (r + r * r * exp_rest4(r))) * bitcast<vec4<f32>>(vec4<u32>(vec4<i32>(n) + (127 + raised)) << vec4<u32>(23u));
 }
 
 // The bits of x where use_x is true, of `otherwise` where it is false.

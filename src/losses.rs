@@ -13,6 +13,7 @@ operations! {
     cross_entropy::CrossEntropy,
     linear_cross_entropy::LinearCrossEntropy,
     brier::Brier,
+    generalized_cross_entropy::GeneralizedCrossEntropy,
     distillation::Distillation,
     topk_hinge::TopkHinge,
     bce_with_logits::BceWithLogits,

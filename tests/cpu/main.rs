@@ -116,6 +116,7 @@ fn reference_cases() {
         ("sup_con", 3),
         ("sigmoid_contrastive", 2),
         ("brier", 8),
+        ("generalized_cross_entropy", 6),
         ("distillation", 18),
         ("topk_hinge", 8),
         ("class_weights", 4),

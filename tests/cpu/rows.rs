@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 use surprisal::{
-    Array, Arrays, Brier, CrossEntropy, Distillation, Divergence, Empty, Error, IgnoreIndex,
-    Operation, Reduction, Status, TopkHinge, TopkVariant, cases, cpu, operations, testing,
+    Array, Arrays, Brier, CrossEntropy, Distillation, Divergence, Empty, Error,
+    GeneralizedCrossEntropy, IgnoreIndex, Operation, Reduction, Status, TopkHinge, TopkVariant,
+    cases, cpu, operations, testing,
 };
 
 use crate::{
@@ -15,7 +16,9 @@ const NAN: f64 = f64::NAN;
 
 #[test]
 fn reference_cases() {
-    for (name, count) in [("brier", 8), ("distillation", 18), ("topk_hinge", 8)] {
+    for (name, count) in
+        [("brier", 8), ("generalized_cross_entropy", 6), ("distillation", 18), ("topk_hinge", 8)]
+    {
         let cases = cases::load(&vectors().join(format!("{name}.safetensors"))).unwrap();
         assert_eq!(cases.len(), count);
         cases.iter().for_each(assert_case);
@@ -75,6 +78,9 @@ fn gradients() {
             assert_gradients("brier", &options, &inputs);
             assert_gradients("brier", &options, &probs);
         }
+        for q in [0.05, 0.7, 1.0] {
+            assert_gradients("generalized_cross_entropy", &json!({"q": q}), &inputs);
+        }
         let teacher = logits(4, &testing::gaussian(3, 4 * classes));
         let hard = and(&inputs, "teacher_logits", teacher);
         let soft = without(&hard, "targets");
@@ -101,6 +107,7 @@ fn every(logits: &Array, targets: &[i64]) -> Vec<(Box<dyn Operation>, Arrays)> {
     let index = named([("logits", logits.clone()), ("targets", indices(targets))]);
     let mut calls = vec![
         (parse("brier", &none), index.clone()),
+        (parse("generalized_cross_entropy", &none), index.clone()),
         (parse("topk_hinge", &none), index.clone()),
         (parse("topk_hinge", &json!({"reduction": "none", "variant": "average"})), index.clone()),
     ];
@@ -206,7 +213,12 @@ fn empty_means() {
     let z = Array::float(&[0, 3], vec![]);
     let ignored = logits(1, &[0.0, NAN, 1.0]);
     for (z, targets) in [(z, &[][..]), (ignored, &[-100])] {
-        for (name, more) in [("brier", false), ("topk_hinge", false), ("distillation", true)] {
+        for (name, more) in [
+            ("brier", false),
+            ("generalized_cross_entropy", false),
+            ("topk_hinge", false),
+            ("distillation", true),
+        ] {
             let mut inputs = named([("logits", z.clone()), ("targets", indices(targets))]);
             if more {
                 inputs.insert("teacher_logits".to_owned(), z.clone());
@@ -256,6 +268,33 @@ fn brier_is_bounded_at_minus_infinity() {
     assert_close(&run(&Brier::default(), &inputs, "grad.logits"), &[0.0; 3], EXACT, "no slope");
     let mean = Brier::default().over_classes(surprisal::OverClasses::Mean);
     assert_close(&run(&mean, &inputs, "loss"), &[0.5], EXACT, "over three classes");
+}
+
+// --- generalised cross-entropy ---
+
+#[test]
+fn generalized_cross_entropy_between_its_ends() {
+    let far = named([("logits", logits(1, &[60.0, 0.0, 0.0])), ("targets", indices(&[0]))]);
+    let small = 2.0 * (-60.0_f64).exp();
+    for q in [0.1, 1.0] {
+        let loss = GeneralizedCrossEntropy::default().q(q);
+        assert_close(&run(&loss, &far, "loss"), &[small], EXACT, "1 − p_y keeps its digits");
+        let gradient = run(&loss, &far, "grad.logits");
+        assert_close(&gradient, &[-small, 0.5 * small, 0.5 * small], EXACT, "its gradient");
+    }
+    let plain =
+        named([("logits", logits(2, &[1.0, 0.5, -2.0, 0.0])), ("targets", indices(&[1, 0]))]);
+    let towards = GeneralizedCrossEntropy::default().q(1e-6);
+    let expected = run(&CrossEntropy::default(), &plain, "loss");
+    assert_close(&run(&towards, &plain, "loss"), &expected, 1e-5, "cross-entropy");
+    let masked = named([("logits", logits(1, &[-INF, 0.0, 0.0])), ("targets", indices(&[0]))]);
+    let bounded = GeneralizedCrossEntropy::default().q(0.5);
+    assert_eq!(run(&bounded, &masked, "loss"), [2.0]);
+    assert_eq!(run(&bounded, &masked, "grad.logits"), [0.0; 3]);
+    for q in [0.0, -0.5, 1.5, NAN] {
+        let refused = cpu::run(&bounded.clone().q(q), &plain, &["loss"]).unwrap_err();
+        assert!(matches!(refused, Error::InvalidOption { option: "q", .. }), "{refused}");
+    }
 }
 
 // --- distillation ---

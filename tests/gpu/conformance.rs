@@ -36,7 +36,7 @@ fn linear_cross_entropy_f32(context: &Context) {
 }
 
 /// The other losses of a row of logits.
-const ROWS: [&str; 3] = ["brier", "distillation", "topk_hinge"];
+const ROWS: [&str; 4] = ["brier", "generalized_cross_entropy", "distillation", "topk_hinge"];
 
 fn rows_f32(context: &Context) {
     for loss in ROWS {

@@ -302,5 +302,7 @@ fn warmed_up(context: &Context) {
     }
     assert_eq!(warm_up(), 0);
     assert_eq!(ledger::entries().len(), compiled);
-    calls.iter().for_each(|call| call.assert(&context.gpu, &loss));
+    for call in &calls {
+        call.assert(&context.gpu, &loss);
+    }
 }

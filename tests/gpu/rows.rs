@@ -18,7 +18,7 @@ tests![
     common_offsets,
     huge_logits,
     windows,
-    small_brier_scores,
+    sure_rows,
     students_near_their_teachers,
     ties,
     any_k,
@@ -42,6 +42,7 @@ fn calls(options: &Value, seed: u64, rows: usize, classes: usize) -> Vec<Call> {
     let mut all = vec![
         ("brier", json!({}), index.clone()),
         ("brier", json!({"over_classes": "mean"}), probs),
+        ("generalized_cross_entropy", json!({"q": 0.3}), index.clone()),
         ("distillation", json!({"temperature": 3.0}), soft),
         (
             "distillation",
@@ -263,10 +264,11 @@ fn windows(context: &Context) {
     }
 }
 
-/// Where the softmax is sure and right, loss and gradient keep their relative accuracy.
-fn small_brier_scores(context: &Context) {
+/// Where the softmax is sure and right, loss and gradient keep their relative accuracy; where it is sure and wrong, the
+/// power of a small probability does.
+fn sure_rows(context: &Context) {
     for classes in CLASSES {
-        for ahead in [0.5, 5.0, 12.0, 20.0, 35.0] {
+        for ahead in [0.5, 5.0, 12.0, 20.0, 35.0, -30.0, -60.0, -900.0] {
             let mut values = testing::gaussian(17, 2 * classes);
             (values[0], values[2 * classes - 1]) = (ahead, ahead);
             let inputs = named([
@@ -274,6 +276,11 @@ fn small_brier_scores(context: &Context) {
                 ("targets", indices(&[0, classes as i64 - 1])),
             ]);
             check(&context.gpu, &*parse("brier", &none()), &inputs, Dtype::F32, &GRADIENT);
+            for q in [0.01, 0.7, 1.0] {
+                let options = json!({"reduction": "none", "q": q});
+                let loss = parse("generalized_cross_entropy", &options);
+                check(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT);
+            }
         }
     }
 }

@@ -1,0 +1,72 @@
+// Generalised cross-entropy: (1 - p_y^q)/q of a softmax (row/softmax.wgsl).
+//
+// Let S = Σ e over the other classes, and Z = Σ e over all classes. Then 1 - p_y is S/Z, and log p_y is -log(1 + S/e_y):
+// neither subtracts numbers near 1.
+
+const TWO_SOFTMAXES: bool = false;
+
+struct Item {
+    column: u32,
+    u: vec4<f32>,
+    second: vec4<f32>,
+    bad: vec4<bool>,
+}
+
+fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
+    let score = score_of(logits_quad(row.index, column), 1.0, inside);
+    var it: Item;
+    it.column = column;
+    it.u = score.u;
+    it.bad = score.bad;
+    return it;
+}
+
+fn exponent(u: vec4<f32>, top: f32) -> vec4<f32> {
+    return below4(u, top);
+}
+
+fn is_label(it: Item, label: u32) -> vec4<bool> {
+    return vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u) == vec4<u32>(label);
+}
+
+// A weighed sum: S.
+fn terms(row: Row, it: Item, state: State) -> Terms {
+    let others = select(exp_of(it.u, state.top), vec4<f32>(0.0), is_label(it, row.label));
+    var out: Terms;
+    out.weighed = vec4<f32>(sum4(others), 0.0, 0.0, 0.0);
+    return out;
+}
+
+fn reweighed(state: State, top: f32, second_top: f32) -> vec4<f32> {
+    return state.weighed * exp_below(descent(state.top, top));
+}
+
+// log p of the label, whose score is live. Unlike an exponent it has no floor: q times it may be small.
+fn log_probability(u: f32, state: State) -> f32 {
+    let below = 2.0 * max(0.5 * u - 0.5 * state.top, -1e30);
+    let ratio = state.weighed.x / exp_below(max(below, -80.0));
+    let near = -log1p4(vec4<f32>(min(ratio, 1.0))).x;
+    return select(below - log4(vec4<f32>(state.sum)).x, near, below > -80.0 && ratio < 1.0);
+}
+
+fn close_live(row: Row, state: State) -> Closed {
+    let u = score_of(vec4<u32>(label_score(row.index, row.label, row.label)), 1.0, vec4<bool>(true)).u.x;
+    let exponent_of_power = params.q * log_probability(max(u, LEAST), state);
+    let alive = u != DEAD;
+    let power = select(0.0, exp_below(exponent_of_power), alive);
+    let loss = select(1.0, one_minus_exp(exponent_of_power), alive) / params.q;
+    let inverse_sum = 1.0 / state.sum;
+    var out: Closed;
+    out.label = row.label;
+    out.top = state.top;
+    out.scale = row.factor * power * inverse_sum;
+    out.label_slope = -(row.factor * power) * (state.weighed.x * inverse_sum);
+    out.loss = times(bitcast<u32>(row.row_weight), bitcast<u32>(loss));
+    return out;
+}
+
+fn emit(row: Row, closed: Closed, it: Item) {
+    let others = closed.scale * exp_of(it.u, closed.top);
+    let g = select(others, vec4<f32>(closed.label_slope), is_label(it, closed.label));
+    gradient_store(row.index, it.column, gradient_bits(closed.flags, bitcast<vec4<u32>>(g)));
+}
