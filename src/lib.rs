@@ -59,8 +59,8 @@
 //!
 //! # Features
 //!
-//! `serde`: options and plans as JSON. `cases`: reference cases ([`cases`]), and the means to check a loss of your own
-//! ([`testing`]). The command line `surprisal` is a separate crate, `surprisal-cli`.
+//! `serde`: options and plans as JSON. `cases`: reference cases (`cases`), and the means to check a loss of your own
+//! (`testing`). The command line `surprisal` is a separate crate, `surprisal-cli`.
 
 #![cfg_attr(
     target_arch = "wasm32",
