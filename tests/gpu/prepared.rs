@@ -14,6 +14,7 @@ tests![
     updated_many_times,
     updates_that_need_a_preparation,
     rebound_buffers,
+    rebound_and_updated,
     rebound_outputs,
     rebound_places,
     rebinds_that_need_a_preparation,
@@ -142,6 +143,35 @@ fn rebound_buffers(context: &Context) {
     prepared.rebind(&calls[0].request(&other)).unwrap();
     gpu.queue().submit([recorded(gpu, &prepared)]);
     calls[0].assert(gpu, &other);
+}
+
+/// Other buffers and other numbers in turn, more often than a buffer of parameters has slots. The parameters stay in one
+/// buffer until it is full.
+fn rebound_and_updated(context: &Context) {
+    let gpu = &context.gpu;
+    let calls = [3, 4].map(|seed| Tensors::new(gpu, seed, ROWS));
+    let first = smoothed(0.1);
+    let mut prepared = gpu.prepare(&calls[0].request(&first)).unwrap();
+    prepared.update(&smoothed(0.2)).unwrap();
+    let held = gpu.memory().held;
+    prepared.rebind(&calls[1].request(&first)).unwrap();
+    assert_eq!(gpu.memory().held, held, "the buffer of parameters was made anew");
+    let losses: Vec<_> = (1..=80).map(|step| smoothed(f64::from(step) / 200.0)).collect();
+    let mut recordings = Vec::new();
+    for (nth, loss) in losses.iter().enumerate() {
+        prepared.rebind(&calls[nth % 2].request(&first)).unwrap();
+        let rebound = recorded(gpu, &prepared);
+        prepared.update(loss).unwrap();
+        recordings.push((rebound, recorded(gpu, &prepared)));
+    }
+    for (nth, (loss, (rebound, updated))) in losses.iter().zip(recordings).enumerate().rev() {
+        gpu.queue().submit([updated]);
+        if nth % 9 == 0 {
+            calls[nth % 2].assert(gpu, loss);
+            gpu.queue().submit([rebound]);
+            calls[nth % 2].assert(gpu, &first);
+        }
+    }
 }
 
 /// Only the outputs move: what is bound to tensors that stay is kept.
