@@ -1,6 +1,6 @@
 //! Every operation by name: the losses, and the operations that make their targets and weights.
 
-pub use crate::skeleton::operation::Entry;
+pub use crate::skeleton::operation::{Entry, Options};
 use crate::{losses, targets};
 
 /// All operations, the losses first.

@@ -32,7 +32,7 @@ pub enum Error {
     UnknownName {
         /// The operation.
         operation: Box<str>,
-        /// `input`, `output`, `option` or `loss`.
+        /// What has no such name: `input`, `output`, `option`, `operation` or `case`.
         kind: &'static str,
         /// The name that was given.
         name: Box<str>,
@@ -175,7 +175,7 @@ pub enum Error {
         multiple: u64,
     },
     /// A buffer or a binding ends before the tensor does.
-    #[error("`{argument}` needs {needed} bytes, and there are only {found}")]
+    #[error("`{argument}` needs {needed} bytes of its buffer or binding, which has only {found}")]
     BufferTooSmall {
         /// The tensor.
         argument: Box<str>,
@@ -251,7 +251,7 @@ pub enum Error {
         all: usize,
     },
     /// A prepared call cannot take the options or tensors that it was given.
-    #[error("{operation}: {reason}; prepare a call of its own for this")]
+    #[error("{operation}: {reason}; prepare a new call instead")]
     NeedsPreparation {
         /// The operation.
         operation: Box<str>,

@@ -29,8 +29,8 @@ pub struct Status {
     /// this number.
     pub first_bad_value: Option<(u32, f32)>,
     /// The number of rows with a NaN or +inf logit, without a finite logit, or whose loss is NaN although their target is
-    /// good, because of a NaN in `target_probs`, `weight` or `row_weight`. For element losses: of elements whose loss is
-    /// NaN although their target is good.
+    /// good, because of a NaN in `target_probs`, `weight` or `row_weight`; all rows, if a learned temperature is outside
+    /// its domain. For element losses: of elements whose loss is NaN although their target is good.
     pub bad_rows: u32,
     /// The number of vectors of zeros that had to be normalised.
     pub zero_vectors: u32,

@@ -159,9 +159,9 @@ impl Prepared {
     /// as a loop changes them. It is quicker than preparing the call again, and what was recorded before keeps its
     /// numbers.
     ///
-    /// An option that changes the code or the shapes is [`Error::NeedsPreparation`]; the call then stays as it is. Some
-    /// numbers change the code too: a temperature of exactly 1, and a smoothing or a focal exponent of exactly 0, have
-    /// code of their own.
+    /// An option that changes the code or the shapes is [`Error::NeedsPreparation`]; the call then stays as it is, and
+    /// [`Gpu::prepare`] makes one with this option. Some numbers change the code too: a temperature of exactly 1, and a
+    /// smoothing or a focal exponent of exactly 0, have code of their own.
     ///
     /// ```no_run
     /// # fn train(gpu: &surprisal::Gpu, encoder: &mut wgpu::CommandEncoder, inputs: surprisal::CrossEntropyInputs,
@@ -176,7 +176,12 @@ impl Prepared {
     /// # Ok(()) }
     /// ```
     pub fn update(&mut self, operation: &dyn Operation) -> Result<()> {
-        let planned = Arc::new(self.planned.with_numbers_of(operation, self.gpu.profile())?);
+        let planned = self.planned.with_numbers_of(operation, self.gpu.profile())?;
+        self.take_numbers(Arc::new(planned))
+    }
+
+    /// Takes the numbers of a plan of the same call, whose code and bindings are the same.
+    fn take_numbers(&mut self, planned: Arc<Planned>) -> Result<()> {
         let Self { gpu, params, .. } = self;
         let plan = &planned.plan;
         let bytes = plan.params_bytes();
@@ -203,12 +208,31 @@ impl Prepared {
     /// multiples of the device's `min_storage_buffer_offset_alignment`, and it keeps the call's scratch. What was
     /// recorded before keeps its tensors.
     ///
+    /// The request's options count too: they replace those of an earlier [`Prepared::update`]. A loop that changes both
+    /// is quickest if it binds first, always with the loss that the call was prepared with, and updates afterwards:
+    ///
+    /// ```no_run
+    /// # fn train(gpu: &surprisal::Gpu, encoder: &mut wgpu::CommandEncoder,
+    /// #     tensors: [(surprisal::CrossEntropyInputs, surprisal::CrossEntropyOutputs); 2]) -> surprisal::Result<()> {
+    /// use surprisal::CrossEntropy;
+    /// let first = CrossEntropy::default().temperature(2.0);
+    /// let requests = tensors.map(|(inputs, outputs)| first.request(inputs, outputs));
+    /// let mut call = gpu.prepare(&requests[0])?;
+    /// for step in 1..100 {
+    ///     call.rebind(&requests[step % 2])?;
+    ///     call.update(&CrossEntropy::default().temperature(2.0 - 0.01 * step as f64))?;
+    ///     call.encode(encoder);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
     /// Other shapes, and another operation, are [`Error::NeedsPreparation`]; the call then stays as it is.
     pub fn rebind(&mut self, request: &Request) -> Result<()> {
         self.planned.has_shapes_of(request)?;
         let (planned, tensors) = self.gpu.planned(request)?;
         let wanted = (request.scratch.as_ref(), request.in_parts);
-        if !Arc::ptr_eq(&planned, &self.planned) {
+        // Updates share the groups of the call that they began with.
+        if !Arc::ptr_eq(&planned.groups, &self.planned.groups) {
             *self = prepare(&self.gpu, planned, tensors, wanted, Some(&self.scratch))?;
             return Ok(());
         }
@@ -219,7 +243,7 @@ impl Prepared {
         })??;
         (self.tensors, self.scratch, self.groups) = (tensors, scratch, groups);
         self.moved = OnceLock::new();
-        Ok(())
+        if Arc::ptr_eq(&planned, &self.planned) { Ok(()) } else { self.take_numbers(planned) }
     }
 }
 

@@ -181,8 +181,8 @@ impl Gpu {
     /// Checks a call, compiles the kernels it needs, and binds its tensors. The result can be encoded any number of
     /// times.
     ///
-    /// Each preparation has its own parameters, so another option (such as another temperature) is another cheap
-    /// preparation and never changes a recording in flight.
+    /// [`Prepared::update`] changes the numbers of a prepared call (such as its temperature), [`Prepared::rebind`] its
+    /// buffers. Neither changes what was recorded before.
     pub fn prepare(&self, request: &Request) -> Result<Prepared> {
         let (planned, tensors) = self.planned(request)?;
         let Request { scratch, in_parts, .. } = request;

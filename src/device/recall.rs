@@ -28,9 +28,13 @@ use crate::{
     spec::{about::Dim, in_place},
 };
 
-/// A handle forgets everything it has planned once it holds this many plans. Loops have few shapes; a test suite may
-/// have thousands.
-const MOST: usize = 512;
+/// A handle forgets everything it has planned once it holds plans of this many shapes. Loops have few shapes; a test
+/// suite may have thousands.
+const MOST_SHAPES: usize = 512;
+
+/// Of the plans of one shape, which differ in their options, a handle keeps this many: those that were used last. A loop
+/// may change an option at every step.
+const MOST_OPTIONS: usize = 16;
 
 /// A plan, and everything about it that does not depend on the buffers.
 #[derive(Debug)]
@@ -123,7 +127,9 @@ impl Planned {
         let mut outputs = outputs.keys().filter(|name| !is_known(What::Output, name));
         let other = other.or_else(|| inputs.next()).or_else(|| outputs.next());
         let Some(other) = other else { return Ok(()) };
-        let reason = format!("`{other}` has another shape or type, or only one call has it");
+        let reason = format!(
+            "`{other}` has another shape or type than in the prepared call, or only one of the two has it"
+        );
         Err(needs_preparation(operation, &reason))
     }
 }
@@ -317,7 +323,7 @@ impl Asked<'_, '_> {
     }
 }
 
-/// Plans whose calls have the same hash.
+/// Plans whose calls have the same hash; the one that was used last comes last.
 type Bucket = Vec<(Key, Arc<Planned>)>;
 
 /// The plans of a handle.
@@ -333,20 +339,24 @@ impl Recall {
         if !asked.request.host.is_empty() || !asked.fits(alignment) {
             return None;
         }
-        let plans = lock(&self.plans);
-        let bucket = plans.get(&asked.hash(&self.hasher))?;
-        let found = bucket.iter().find(|(key, _)| asked.matches(key))?;
-        Some(found.1.clone())
+        let mut plans = lock(&self.plans);
+        let bucket = plans.get_mut(&asked.hash(&self.hasher))?;
+        let found = bucket.iter().position(|(key, _)| asked.matches(key))?;
+        bucket.get_mut(found..)?.rotate_left(1);
+        Some(bucket.last()?.1.clone())
     }
 
     /// Keeps the plan of a call. Calls with host inputs are planned every time: a plan depends on their numbers.
     pub fn keep(&self, asked: &Asked<'_, '_>, planned: &Arc<Planned>) {
         let Some(key) = asked.key().filter(|_| asked.request.host.is_empty()) else { return };
         let mut plans = lock(&self.plans);
-        if plans.len() >= MOST {
+        if plans.len() >= MOST_SHAPES {
             plans.clear();
         }
         let bucket = plans.entry(asked.hash(&self.hasher)).or_default();
+        if bucket.len() >= MOST_OPTIONS {
+            bucket.remove(0);
+        }
         bucket.push((key, planned.clone()));
     }
 }

@@ -112,7 +112,8 @@ impl Run {
         Ok(arrays)
     }
 
-    /// The loss, for a call that asked for it and reduces it to one number.
+    /// The loss, for a call that asked for it and reduces it to one number. For further outputs use [`Run::read`], and
+    /// [`Arrays::scalar`] on what it returns.
     ///
     /// ```no_run
     /// # async fn run(gpu: &surprisal::Gpu, inputs: surprisal::CrossEntropyInputs<'_>) -> surprisal::Result<()> {

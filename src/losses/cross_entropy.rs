@@ -589,16 +589,16 @@ impl CrossEntropy {
         Ok(())
     }
 
-    /// Checks outputs that need one kind of target.
+    /// Checks outputs that need one kind of target, or a learned temperature.
     pub(crate) fn check_wanted(given: &dyn Fn(&str) -> bool, wanted: &[&str]) -> Result<()> {
         let (kind, refused): (&str, &[&str]) = if given("target_probs") {
             ("targets", &["log_prob", "rank", "correct", "correct_count"])
         } else {
             ("target_probs", &["grad.target_probs"])
         };
-        let learned = !given("temperature");
+        let is_fixed = !given("temperature");
         let needs = |name: &&&str| match **name {
-            "grad.temperature" if learned => Some("temperature"),
+            "grad.temperature" if is_fixed => Some("temperature"),
             name => refused.contains(&name).then_some(kind),
         };
         match wanted.iter().find_map(|name| Some((name, needs(&name)?))) {

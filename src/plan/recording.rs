@@ -41,7 +41,7 @@ impl Plan {
             if let Some(((name, value), (_, before))) = changed.next() {
                 let label = &own.label;
                 return Some(format!(
-                    "`{name}` of the kernel `{label}` changes from {before} to {value}"
+                    "an option changes the code (`{name}` of the kernel `{label}` from {before} to {value})"
                 ));
             }
         }

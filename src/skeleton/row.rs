@@ -81,7 +81,7 @@ pub(crate) fn target_or_probs(loss: &str, targets: bool, probs: bool) -> Result<
         (false, false) => Err(Error::MissingInput {
             operation: loss.into(),
             argument: "targets".into(),
-            reason: "or `target_probs` instead".into(),
+            reason: "give it, or `target_probs` in its place".into(),
         }),
         _ => Ok(()),
     }

@@ -1,8 +1,11 @@
 //! Prepared calls that take other numbers or other tensors, and plans that are recalled.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use surprisal::{
-    Array, Arrays, CrossEntropy, Dtype, Error, Gpu, Layout, Named, Plan, Prepared, Reduction,
-    Request, Tensor, ledger,
+    Arithmetic, Array, Arrays, CrossEntropy, Dtype, Error, Gpu, Layout, Named, Operation, Plan,
+    Prepared, Profile, Reduction, Request, Signature, Tensor, ledger, loss::About,
+    operations::Options, plan::Call,
 };
 
 use crate::support::{
@@ -14,10 +17,12 @@ tests![
     updated_many_times,
     updates_that_need_a_preparation,
     rebound_buffers,
+    rebound_and_updated,
     rebound_outputs,
     rebound_places,
     rebinds_that_need_a_preparation,
     recalled_plans,
+    forgotten_plans,
     recalled_calls_are_checked,
     warmed_up,
 ];
@@ -144,6 +149,35 @@ fn rebound_buffers(context: &Context) {
     calls[0].assert(gpu, &other);
 }
 
+/// Other buffers and other numbers in turn, more often than a buffer of parameters has slots. The parameters stay in one
+/// buffer until it is full.
+fn rebound_and_updated(context: &Context) {
+    let gpu = &context.gpu;
+    let calls = [3, 4].map(|seed| Tensors::new(gpu, seed, ROWS));
+    let first = smoothed(0.1);
+    let mut prepared = gpu.prepare(&calls[0].request(&first)).unwrap();
+    prepared.update(&smoothed(0.2)).unwrap();
+    let held = gpu.memory().held;
+    prepared.rebind(&calls[1].request(&first)).unwrap();
+    assert_eq!(gpu.memory().held, held, "the buffer of parameters was made anew");
+    let losses: Vec<_> = (1..=80).map(|step| smoothed(f64::from(step) / 200.0)).collect();
+    let mut recordings = Vec::new();
+    for (nth, loss) in losses.iter().enumerate() {
+        prepared.rebind(&calls[nth % 2].request(&first)).unwrap();
+        let rebound = recorded(gpu, &prepared);
+        prepared.update(loss).unwrap();
+        recordings.push((rebound, recorded(gpu, &prepared)));
+    }
+    for (nth, (loss, (rebound, updated))) in losses.iter().zip(recordings).enumerate().rev() {
+        gpu.queue().submit([updated]);
+        if nth % 9 == 0 {
+            calls[nth % 2].assert(gpu, loss);
+            gpu.queue().submit([rebound]);
+            calls[nth % 2].assert(gpu, &first);
+        }
+    }
+}
+
 /// Only the outputs move: what is bound to tensors that stay is kept.
 fn rebound_outputs(context: &Context) {
     let gpu = &context.gpu;
@@ -257,6 +291,70 @@ fn recalled_plans(context: &Context) {
         outputs.insert("grad.logits".to_owned(), inputs["logits"].clone());
         arena.assert(gpu, &outputs, &loss);
     }
+}
+
+/// Cross-entropy that counts its plans.
+#[derive(Debug)]
+struct Counting<'a> {
+    loss: CrossEntropy,
+    plans: &'a AtomicUsize,
+}
+
+impl Signature for Counting<'_> {
+    fn about(&self) -> &'static About {
+        self.loss.about()
+    }
+
+    fn validate(&self) -> surprisal::Result<()> {
+        self.loss.validate()
+    }
+
+    fn accepts(&self, call: &Call) -> surprisal::Result<()> {
+        self.loss.accepts(call)
+    }
+
+    fn is_per_row(&self) -> bool {
+        self.loss.is_per_row()
+    }
+}
+
+impl Operation for Counting<'_> {
+    fn plan(&self, call: &Call, profile: &Profile) -> surprisal::Result<Plan> {
+        self.plans.fetch_add(1, Ordering::Relaxed);
+        self.loss.plan(call, profile)
+    }
+
+    fn compared_by(&self, part: &mut dyn FnMut(&dyn Options)) -> bool {
+        self.loss.compared_by(part)
+    }
+
+    fn reference(
+        &self,
+        inputs: &Arrays,
+        wanted: &[&str],
+        arithmetic: Arithmetic,
+    ) -> surprisal::Result<Arrays> {
+        self.loss.reference(inputs, wanted, arithmetic)
+    }
+}
+
+/// A loop that changes an option at every call does not fill the memory with its plans.
+fn forgotten_plans(context: &Context) {
+    let gpu = &context.with(|_| ());
+    let call = Tensors::new(gpu, 11, ROWS);
+    let plans = AtomicUsize::new(0);
+    let planned = |share: f64| {
+        let loss = Counting { loss: smoothed(share), plans: &plans };
+        let request = Request::new(&loss, tensors(&call.inputs), tensors(&call.outputs));
+        gpu.prepare(&request).unwrap();
+        plans.swap(0, Ordering::Relaxed)
+    };
+    assert_eq!([planned(0.1), planned(0.2), planned(0.1)], [1, 1, 0]);
+    for step in 1..=100 {
+        assert_eq!(planned(0.3 + f64::from(step) / 1000.0), 1);
+        assert_eq!(planned(0.2), 0, "what every step uses is kept");
+    }
+    assert_eq!(planned(0.1), 1, "what no step uses is forgotten");
 }
 
 /// A plan that is recalled spares no check of the tensors' places.

@@ -181,6 +181,22 @@ fn self_checks_cover_every_loss() {
 }
 
 #[test]
+fn one_operation_is_checked_alone() {
+    let list = stdout(&surprisal(&["check", "brier", "--list", "--json"]));
+    let list: Value = serde_json::from_str(&list).unwrap();
+    let losses: Vec<_> = list["cases"].as_array().unwrap().iter().map(|c| &c["loss"]).collect();
+    assert!(!losses.is_empty() && losses.iter().all(|loss| *loss == "brier"), "{losses:?}");
+    // The child process of an adapter is told as well.
+    let words = ["check", "brier", "--adapter", "0", "--no-self-checks", "--json"];
+    if adapters() > 0 {
+        let found: Value = serde_json::from_str(&stdout(&surprisal(&words))).unwrap();
+        let results = found["results"].as_array().unwrap();
+        assert!(results.iter().all(|result| result["loss"] == "brier"), "{results:?}");
+    }
+    assert_eq!(surprisal(&["check", "no_loss"]).status.code(), Some(2));
+}
+
+#[test]
 fn a_malformed_vectors_file_is_bad_input() {
     let folder = folder("malformed");
     let file = folder.join("bad.safetensors");

@@ -30,12 +30,15 @@ use surprisal_cli::conformance;
 use crate::{
     adapters,
     arguments::{Backend, Report, float_type},
-    output,
+    losses, output,
 };
 
 /// What to check.
 #[derive(clap::Args)]
 pub struct Arguments {
+    /// Check this operation alone, as in `surprisal losses`.
+    #[arg(value_name = "OPERATION", value_parser = losses::names(), hide_possible_values = true)]
+    operation: Option<String>,
     /// Reference cases: a .safetensors file, or a folder of them. By default those that the program holds.
     #[arg(long, value_name = "FILE_OR_DIR")]
     vectors: Vec<PathBuf>,

@@ -261,8 +261,8 @@ fn findings(status: &Status, elements: bool) -> Vec<String> {
             )
         } else {
             format!(
-                "{bad_rows} row(s) without a loss: a NaN or +inf among their logits, no finite one, or a NaN in their \
-                 weights or target distribution"
+                "{bad_rows} row(s) without a loss: a NaN or +inf among their logits, no finite one, a NaN in their \
+                 weights or target distribution, or a learned temperature outside its domain"
             )
         });
     }

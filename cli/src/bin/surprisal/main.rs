@@ -54,7 +54,7 @@ enum Command {
     Bench(bench::Arguments),
     /// Compute one loss on .npy, .npz or .safetensors files.
     Eval(eval::Arguments),
-    /// Print the completions of a shell, such as `surprisal completions bash`.
+    /// Print the completions of a shell. In bash, `source <(surprisal completions bash)` switches them on.
     Completions(shell::Completions),
     /// Print the manual page, or write those of all commands.
     Man(shell::Man),

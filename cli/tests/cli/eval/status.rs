@@ -40,7 +40,8 @@ fn a_status_is_the_same_on_the_reference() {
     let logits = file("logits", &[0.0, NAN, 1.0, 2.0, 3.0, 4.0], &[2, 3]);
     let spoilt = file("queries", &[1.0, NAN, 0.0, 1.0], &[2, 2]);
     let keys = file("keys", &[1.0, 2.0, 3.0, -1.0], &[2, 2]);
-    let rows = "1 row(s) with a NaN or +inf logit, or without a finite one";
+    let rows = "1 row(s) without a loss: a NaN or +inf among their logits, no finite one, a NaN in their weights or \
+                target distribution, or a learned temperature outside its domain";
     let zeros = "1 vector(s) of zeros, which nothing normalises";
     let classes = indices("targets", &folder, &[0, 1]);
     let none = "reduction=none";

@@ -24,81 +24,92 @@ impl Stream {
     }
 }
 
+/// A float stream or words that are not given: everything reads as these bits, and stores do nothing.
+fn absent_accessors(name: &str, bits: u32, text: &mut String) {
+    let _ = write!(
+        text,
+        "fn {name}_at(row: u32, column: u32) -> u32 {{ return {bits}u; }}\n\
+         fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ return vec4<u32>({bits}u); }}\n\
+         fn {name}_store(row: u32, column: u32, bits: vec4<u32>) {{}}\n\
+         fn {name}_write(at: u32, word: u32) {{}}\n\
+         fn {name}_read(at: u32) -> u32 {{ return {bits}u; }}\n"
+    );
+}
+
+/// A mask that reads as the floats 0 and 1. An element at `at` is the bits `mask` of a word, from a place in it on.
+fn mask_accessors(stream: &Stream, [word, place, mask]: [&str; 3], text: &mut String) {
+    let name = stream.name;
+    // The bits of the floats 1.0 and 0.0.
+    let _ = write!(
+        text,
+        "fn {name}_at(row: u32, column: u32) -> u32 {{ \
+         let at = {}; \
+         return select(0u, 0x3f800000u, (({name}[{word}] >> ({place})) & {mask}) != 0u); }}\n\
+         fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ \
+         let last = params.classes - 1u; return vec4<u32>({name}_at(row, column), \
+         {name}_at(row, min(column + 1u, last)), {name}_at(row, min(column + 2u, last)), \
+         {name}_at(row, min(column + 3u, last))); }}\n",
+        stream.address("row", "column")
+    );
+}
+
+/// Words that are read by index, and written if the kernel writes them.
+fn word_accessors(stream: &Stream, text: &mut String) {
+    let name = stream.name;
+    let _ = writeln!(
+        text,
+        "fn {name}_read(at: u32) -> u32 {{ return {name}[params.{name}_base + at]; }}"
+    );
+    if stream.access == Access::ReadWrite {
+        let _ = writeln!(
+            text,
+            "fn {name}_write(at: u32, word: u32) {{ {name}[params.{name}_base + at] = word; }}"
+        );
+    }
+}
+
+/// An integer of a row as two words, sign-extended.
+fn integer_accessor(name: &str, dtype: Dtype, text: &mut String) {
+    let words = match dtype {
+        Dtype::I64 => format!("vec2<u32>({name}[2u * i], {name}[2u * i + 1u])"),
+        Dtype::I32 => format!("vec2<u32>({name}[i], bitcast<u32>(bitcast<i32>({name}[i]) >> 31u))"),
+        _ => format!("vec2<u32>({name}[i], 0u)"),
+    };
+    let _ = writeln!(
+        text,
+        "fn {name}_at(row: u32) -> vec2<u32> {{ \
+         let i = params.{name}_base + row * params.{name}_stride; return {words}; }}"
+    );
+}
+
 impl Code {
     /// Writes the functions that read and write a stream.
     pub(super) fn accessors(&self, stream: &Stream, text: &mut String) {
-        let name = stream.name;
-        let _ = match &stream.storage {
-            ElementStorage::Absent(bits) => write!(
-                text,
-                "fn {name}_at(row: u32, column: u32) -> u32 {{ return {bits}u; }}\n\
-                 fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ return vec4<u32>({bits}u); }}\n\
-                 fn {name}_store(row: u32, column: u32, bits: vec4<u32>) {{}}\n\
-                 fn {name}_write(at: u32, word: u32) {{}}\n\
-                 fn {name}_read(at: u32) -> u32 {{ return {bits}u; }}\n"
-            ),
+        match &stream.storage {
+            ElementStorage::Absent(bits) => absent_accessors(stream.name, *bits, text),
             ElementStorage::AbsentIntegers => {
-                writeln!(text, "fn {name}_at(row: u32) -> vec2<u32> {{ return vec2<u32>(0u); }}")
-            }
-            ElementStorage::Bytes | ElementStorage::Bits => {
-                let (word, place, mask) = match stream.storage {
-                    ElementStorage::Bytes => ("at >> 2u", "(at & 3u) * 8u", 255),
-                    _ => ("at >> 5u", "at & 31u", 1),
-                };
-                // The bits of the floats 1.0 and 0.0.
-                write!(
+                let _ = writeln!(
                     text,
-                    "fn {name}_at(row: u32, column: u32) -> u32 {{ \
-                     let at = {}; \
-                     return select(0u, 0x3f800000u, (({name}[{word}] >> ({place})) & {mask}u) != 0u); }}\n\
-                     fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ \
-                     let last = params.classes - 1u; return vec4<u32>({name}_at(row, column), \
-                     {name}_at(row, min(column + 1u, last)), {name}_at(row, min(column + 2u, last)), \
-                     {name}_at(row, min(column + 3u, last))); }}\n",
-                    stream.address("row", "column")
-                )
+                    "fn {}_at(row: u32) -> vec2<u32> {{ return vec2<u32>(0u); }}",
+                    stream.name
+                );
             }
-            ElementStorage::Words => write!(
-                text,
-                "fn {name}_read(at: u32) -> u32 {{ return {name}[params.{name}_base + at]; }}\n{}",
-                if stream.access == Access::ReadWrite {
-                    format!(
-                        "fn {name}_write(at: u32, word: u32) {{ \
-                         {name}[params.{name}_base + at] = word; }}\n"
-                    )
-                } else {
-                    String::new()
-                }
-            ),
-            ElementStorage::Integers(dtype) => {
-                let body = match dtype {
-                    Dtype::I64 => format!("vec2<u32>({name}[2u * i], {name}[2u * i + 1u])"),
-                    Dtype::I32 => {
-                        format!(
-                            "vec2<u32>({name}[i], bitcast<u32>(bitcast<i32>({name}[i]) >> 31u))"
-                        )
-                    }
-                    _ => format!("vec2<u32>({name}[i], 0u)"),
-                };
-                writeln!(
-                    text,
-                    "fn {name}_at(row: u32) -> vec2<u32> {{ \
-                     let i = params.{name}_base + row * params.{name}_stride; return {body}; }}"
-                )
+            ElementStorage::Bytes => {
+                mask_accessors(stream, ["at >> 2u", "(at & 3u) * 8u", "255u"], text);
             }
-            ElementStorage::Table(_) => Ok(()),
-            ElementStorage::Wide(elements) => {
-                wide_accessors(stream, *elements, text);
-                Ok(())
-            }
+            ElementStorage::Bits => mask_accessors(stream, ["at >> 5u", "at & 31u", "1u"], text),
+            ElementStorage::Words => word_accessors(stream, text),
+            ElementStorage::Integers(dtype) => integer_accessor(stream.name, *dtype, text),
+            ElementStorage::Table(_) => {}
+            ElementStorage::Wide(elements) => wide_accessors(stream, *elements, text),
             ElementStorage::Quads(dtype) | ElementStorage::Elements(dtype) => {
                 self.float_accessors(stream, *dtype, text);
-                Ok(())
             }
-        };
+        }
         if let (ElementStorage::Absent(bits), true) =
             (&stream.storage, self.uses(|s| s.storage == ElementStorage::Wide(8)))
         {
+            let name = stream.name;
             let _ = writeln!(
                 text,
                 "fn {name}_octet(row: u32, column: u32) -> mat2x4<f32> {{ \

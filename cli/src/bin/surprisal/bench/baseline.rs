@@ -118,6 +118,10 @@ impl Baselines {
     pub fn settle(&self, new: &Measurement) -> Result<Option<Comparison>> {
         let compared = self.baseline.as_ref().map(|name| {
             let path = self.file(name)?;
+            if !path.exists() {
+                let reason = format!("there is no such measurement yet: make one with --save {name}");
+                return Err(output::bad_file(&path, reason));
+            }
             let kept = kept(&path)?;
             let old = kept.iter().find(|old| old.call == new.call).ok_or_else(|| {
                 let reason = format!(

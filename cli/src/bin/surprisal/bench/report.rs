@@ -167,6 +167,22 @@ impl Bench {
             "Times are medians with 10th to 90th percentile; rates and ratios are by {clock}."
         );
         text += &self.ratios(results);
+        text += &self.memory();
+        let _ =
+            writeln!(text, "dispatches: {} in {} window(s)", plan.dispatches.len(), plan.windows);
+        if let Some(path) = &plan.path {
+            let _ = writeln!(text, "{path}");
+        }
+        for (label, dispatches, ms) in kernels {
+            let _ = writeln!(text, "  {:>10.3} ms  {label} × {dispatches}", ms.median);
+        }
+        text
+    }
+
+    /// The bytes that the call holds.
+    fn memory(&self) -> String {
+        let mut text = String::new();
+        let plan = self.workload.prepared().plan();
         let scratch = plan.scratch_bytes;
         let peak = self.workload.peak_bytes();
         let _ = writeln!(
@@ -190,14 +206,6 @@ impl Bench {
                 "logits, never stored: {}; the scratch is {share:.1} % of that",
                 output::bytes(plan.unstored_bytes)
             );
-        }
-        let _ =
-            writeln!(text, "dispatches: {} in {} window(s)", plan.dispatches.len(), plan.windows);
-        if let Some(path) = &plan.path {
-            let _ = writeln!(text, "{path}");
-        }
-        for (label, dispatches, ms) in kernels {
-            let _ = writeln!(text, "  {:>10.3} ms  {label} × {dispatches}", ms.median);
         }
         text
     }

@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use serde_json::json;
-use surprisal::{Cause, Error, Gpu, Operation, Result, adapter, loss::Dim};
+use surprisal::{Error, Gpu, Operation, Result, adapter, loss::Dim};
 use surprisal_cli::{
     bench::{Ignored, Spread, Timer, Workload, interleave},
     draft::Draft,
@@ -77,7 +77,9 @@ fn times(
     let keys: Vec<usize> = (0..workloads.len()).collect();
     let time = |key: usize| match workloads.get(key) {
         Some((_, workload)) => timer.time_call(workload.prepared()),
-        None => Err(Error::DeviceLost { source: Cause::new("nothing to time") }),
+        None => {
+            Err(Error::Limit { what: "workload of a sweep".into(), found: key as u64, limit: 2 })
+        }
     };
     for &key in &keys {
         time(key)?;

@@ -103,6 +103,7 @@ impl Arguments {
     /// The arguments of the child process of an adapter.
     pub fn words(&self, adapter: usize, first: usize) -> Vec<std::ffi::OsString> {
         let mut words: Vec<std::ffi::OsString> = vec!["check".into()];
+        words.extend(self.operation.as_ref().map(Into::into));
         let mut push = |name: &str, value: std::ffi::OsString| {
             words.push(name.into());
             words.push(value);

@@ -91,6 +91,9 @@ pub fn jobs(arguments: &Arguments) -> Result<Vec<Job>> {
         let dtypes = arguments.dtype.map_or(all.to_vec(), |dtype| vec![dtype]);
         jobs.extend(selfchecks::all(&dtypes).into_iter().map(|c| Job::Built(Box::new(c))));
     }
+    if let Some(operation) = &arguments.operation {
+        jobs.retain(|job| job.loss() == operation);
+    }
     if !arguments.case.is_empty() {
         let known: BTreeSet<&str> = jobs.iter().map(Job::id).collect();
         if let Some(unknown) = arguments.case.iter().find(|id| !known.contains(id.as_str())) {
@@ -110,7 +113,8 @@ pub fn jobs(arguments: &Arguments) -> Result<Vec<Job>> {
             operation: "check".into(),
             kind: "case",
             name: "any".into(),
-            known: "none: name files with --vectors, or leave --no-self-checks out".into(),
+            known: "none of this operation in these files: name other files with --vectors, or leave --no-self-checks out"
+                .into(),
         });
     }
     Ok(jobs)
