@@ -49,16 +49,16 @@ pub struct Arguments {
     #[arg(long, conflicts_with_all = ["kernels", "stored", "serve", "save", "baseline"])]
     pub sweep: bool,
     /// The most runs of each.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, allow_negative_numbers = true)]
     pub runs: usize,
     /// Runs that nobody counts.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, allow_negative_numbers = true)]
     pub warm_up: usize,
     /// Begin no more runs after this many seconds (but make three).
-    #[arg(long, default_value_t = 30.0)]
+    #[arg(long, default_value_t = 30.0, allow_negative_numbers = true)]
     pub seconds: f64,
     /// The share of the rows whose target is `ignore_index`, from 0 to 1.
-    #[arg(long, value_name = "SHARE", value_parser = share, default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", value_parser = share, default_value_t = 0.0, allow_negative_numbers = true)]
     pub ignored: f64,
     #[command(flatten)]
     pub baselines: Baselines,
