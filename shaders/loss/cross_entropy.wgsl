@@ -476,8 +476,8 @@ fn close_loss(
     var out = given;
     let lse = bitcast<f32>(given.lse);
     let pull = row.factor * (2.0 * params.z_loss * lse);
-    // -Σ ∂u·u/τ, with u relative to the largest u. Relative to the lse, scores that lie close together would give a small
-    // difference of large numbers.
+    // -Σ ∂u·u/τ, with u relative to the largest u. Relative to the lse, scores that lie close together would give a
+    // small difference of large numbers.
     let mean = streamed.moment / streamed.sum;
     let moment = pull * (streamed.top + mean) + taken.depth + taken.sum * mean;
     let slope = -moment / row.temperature;
