@@ -348,11 +348,12 @@ fn state_gathered(words: array<u32, STATISTICS_WORDS>) -> State {
     return state;
 }
 
-// One share of the target distribution: its weight, its distance lse - u (0 where u is -inf), and whether it makes the
-// loss infinite.
+// One share of the target distribution: its weight, its distance lse - u (0 where u is -inf), its u, whether that is
+// above -inf, and whether it makes the loss infinite.
 struct Share {
     weight: f32,
     below: f32,
+    u: f32,
     live: bool,
     infinite: bool,
 }
@@ -362,17 +363,22 @@ fn share(row: Row, column: u32, part_of: f32, top: f32, log_sum: f32) -> Share {
         // The share's weight is already included in the sums.
         let u = bitcast<f32>(row.target_key);
         let here = row.target_key != NONE && u != DEAD;
-        return Share(0.0, select(0.0, log_sum + (top - u), here), here, false);
+        return Share(0.0, select(0.0, log_sum + (top - u), here), u, here, false);
     }
     let s = target_score(row, column);
     let weight = part_of * bitcast<f32>(weight_at(0u, column));
     let below = select(0.0, log_sum + (top - s.u.x), s.u.x != DEAD);
-    return Share(weight, below, s.u.x != DEAD, s.u.x == DEAD && weight != 0.0);
+    return Share(weight, below, s.u.x, s.u.x != DEAD, s.u.x == DEAD && weight != 0.0);
 }
 
 // What a share adds to the loss. A NaN weight gives NaN, also where the class is at -inf.
 fn share_of_loss(s: Share) -> f32 {
     return select(s.weight * s.below, 0.0, s.infinite && !is_nan(bitcast<u32>(s.weight)));
+}
+
+// How far the score of a share lies below the largest one.
+fn depth_of(s: Share, streamed: State) -> f32 {
+    return select(0.0, streamed.top - s.u, s.live);
 }
 
 fn close(row: Row, streamed: State) -> Closed {
@@ -385,10 +391,6 @@ fn close(row: Row, streamed: State) -> Closed {
     var state = streamed;
     if (HAS_LSE) {
         let given = saved_lse(row.index);
-        if (WANTS_ENTROPY) {
-            // Relative to the lse, the moment is minus the entropy.
-            state.moment = state.moment / state.sum - log(state.sum);
-        }
         state.term += state.coefficient * select(0.0, state.top - bitcast<f32>(given), (state.flags & STATE_LIVE) != 0u);
         state.top = bitcast<f32>(given);
         state.sum = 1.0;
@@ -403,10 +405,11 @@ fn close(row: Row, streamed: State) -> Closed {
         bad.temperature_slope = select(NAN_BITS, 0u, (flags & ROW_ZERO) != 0u);
         return bad;
     }
-    return close_live(row, state);
+    return close_live(row, state, streamed);
 }
 
-fn close_live(row: Row, state: State) -> Closed {
+// `streamed` is the state before a saved lse takes the place of its maximum and its sum.
+fn close_live(row: Row, state: State, streamed: State) -> Closed {
     let log_sum = log(state.sum);
     let lse = state.top + log_sum;
     // A row with factor 0 has the gradient 0, whatever its numbers are.
@@ -419,17 +422,15 @@ fn close_live(row: Row, state: State) -> Closed {
     out.entropy = bitcast<u32>(max(log_sum - state.moment * out.inverse_sum, 0.0));
     out.argmax = state.argmax;
     out.rank = state.rank;
-    // Σ w·q·(lse - u) over all columns, and Σ w·q, whose share in beta is not multiplied in yet.
-    var total = 0.0;
-    var coefficient = 0.0;
-    var infinite = false;
+    var terms: Terms;
     out.beta = row.factor;
     if (HAS_TERM) {
         // With index targets the coefficients are plain class weights, and each has the share ε/C.
         let reach = select(params.spread_share, 1.0, HAS_PROBS || SHARDED);
-        coefficient = select(row.class_weights, state.coefficient, STREAMED);
-        total = reach * (coefficient * log_sum - state.term);
-        infinite = (state.flags & STATE_INFINITE) != 0u && reach != 0.0;
+        terms.coefficient = select(row.class_weights, state.coefficient, STREAMED);
+        terms.total = reach * (terms.coefficient * log_sum - state.term);
+        terms.depth = -reach * streamed.term;
+        terms.infinite = (state.flags & STATE_INFINITE) != 0u && reach != 0.0;
         out.beta = row.factor * reach;
     }
     if (HAS_PROBS) {
@@ -439,26 +440,46 @@ fn close_live(row: Row, state: State) -> Closed {
     } else {
         var known = row;
         known.target_key = state.rank;
-        return close_target(known, out, log_sum, total, coefficient, infinite);
+        return close_target(known, out, log_sum, terms, streamed);
     }
-    return close_loss(row, out, total, Taken(out.beta * coefficient, row.factor * total), infinite);
+    let taken = Taken(out.beta * terms.coefficient, row.factor * terms.depth);
+    return close_loss(row, out, terms.total, taken, streamed, terms.infinite);
 }
 
-// What `emit` subtracts for the target distribution: its sum over the columns, and Σ of it times (lse - u).
+// Sums over all columns.
+struct Terms {
+    // Σ w·q·(lse - u)
+    total: f32,
+    // Σ w·q·(top - u) with the maximum of the streamed scores
+    depth: f32,
+    // Σ w·q, whose share in beta is not multiplied in yet
+    coefficient: f32,
+    infinite: bool,
+}
+
+// What `emit` subtracts for the target distribution: its sum over the columns, and Σ of it times (top - u).
 struct Taken {
     sum: f32,
-    below: f32,
+    depth: f32,
 }
 
 // Adds the z-loss and weighs the row. Sets alpha to the sum of all that `emit` subtracts for the target distribution,
 // with the same rounding: with one class the two cancel exactly.
-fn close_loss(row: Row, given: Closed, total: f32, taken: Taken, infinite: bool) -> Closed {
+fn close_loss(
+    row: Row,
+    given: Closed,
+    total: f32,
+    taken: Taken,
+    streamed: State,
+    infinite: bool,
+) -> Closed {
     var out = given;
     let lse = bitcast<f32>(given.lse);
     let pull = row.factor * (2.0 * params.z_loss * lse);
-    // -Σ ∂u·u/τ with Σ p·u = lse - entropy.
-    let entropy = bitcast<f32>(given.entropy);
-    let moment = pull * (lse - entropy) + taken.below - taken.sum * entropy;
+    // -Σ ∂u·u/τ, with u relative to the largest u. Relative to the lse, scores that lie close together would give a
+    // small difference of large numbers.
+    let mean = streamed.moment / streamed.sum;
+    let moment = pull * (streamed.top + mean) + taken.depth + taken.sum * mean;
     let slope = -moment / row.temperature;
     let limit = times(bitcast<u32>(row.factor), INFINITY_BITS | SIGN_BIT);
     out.temperature_slope = select(bitcast<u32>(slope), limit, infinite);
@@ -474,11 +495,12 @@ fn close_loss(row: Row, given: Closed, total: f32, taken: Taken, infinite: bool)
 }
 
 // Index targets: the target, its neighbours (ordinal smoothing) and focal modulation.
-fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, coefficient: f32, spread_infinite: bool) -> Closed {
+fn close_target(row: Row, given: Closed, log_sum: f32, terms: Terms, streamed: State) -> Closed {
     var out = given;
-    var total = spread;
+    var total = terms.total;
+    var depth = terms.depth;
     var sides = 0.0;
-    var infinite = spread_infinite;
+    var infinite = terms.infinite;
     var kept = params.kept_share;
     var side = 0.0;
     if (ORDINAL && !SHARDED) {
@@ -490,11 +512,13 @@ fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, coefficient:
         let s = share(row, select(row.label, row.label - 1u, left), select(0.0, side, left), out.top, log_sum);
         let t = share(row, select(row.label, row.label + 1u, right), select(0.0, side, right), out.top, log_sum);
         total += share_of_loss(s) + share_of_loss(t);
+        depth += s.weight * depth_of(s, streamed) + t.weight * depth_of(t, streamed);
         sides = s.weight + t.weight;
         infinite = infinite || s.infinite || t.infinite;
     }
     let s = share(row, row.label, kept, out.top, log_sum);
     total += share_of_loss(s);
+    depth += s.weight * depth_of(s, streamed);
     infinite = infinite || s.infinite;
     out.log_prob = bits_or(-s.below, INFINITY_BITS | SIGN_BIT, s.live);
     out.kappa = row.factor * s.weight;
@@ -513,11 +537,13 @@ fn close_target(row: Row, given: Closed, log_sum: f32, spread: f32, coefficient:
         out.side = out.side * modulation;
         out.beta = out.beta * modulation;
         total = total * modulation;
+        depth = depth * modulation;
         sides = sides * modulation;
     }
     out.correct = select(0u, 1u, WANTS_ARGMAX && out.argmax == row.label + params.first_class);
-    let taken = out.beta * coefficient + out.kappa + row.factor * sides;
-    return close_loss(row, out, total, Taken(taken, row.factor * total + focal_pull * s.below), infinite);
+    let sum = out.beta * terms.coefficient + out.kappa + row.factor * sides;
+    let taken = Taken(sum, row.factor * depth + focal_pull * depth_of(s, streamed));
+    return close_loss(row, out, total, taken, streamed, infinite);
 }
 
 // Multiplications that `power` makes at most.

@@ -330,7 +330,7 @@ fn held_scratch(
 }
 
 /// The caller's scratch, if it is large enough.
-fn fitting(scratch: &Scratch<'_>, plan: &Plan) -> Result<HeldScratch> {
+pub(crate) fn fitting(scratch: &Scratch<'_>, plan: &Plan) -> Result<HeldScratch> {
     let found = scratch.bytes.end.saturating_sub(scratch.bytes.start);
     if found >= plan.scratch_bytes {
         return Ok(HeldScratch::Callers(scratch.buffer.clone(), scratch.bytes.start));

@@ -87,7 +87,7 @@ impl Gpu {
     /// buffers do not fit the plan, and [`Error::Refused`] if the device refuses a kernel or its dispatch.
     pub fn replay(&self, plan: &Plan, buffers: &PlanBuffers<'_>) -> Result<Prepared> {
         plan.check(self.profile())?;
-        if let Some(Scratch { buffer, bytes }) = &buffers.scratch {
+        if let Some(scratch @ Scratch { buffer, bytes }) = &buffers.scratch {
             usable(check::SCRATCH, buffer, wgpu::BufferUsages::STORAGE)?;
             let (found, multiple) = (bytes.start, self.profile().offset_alignment);
             if !found.is_multiple_of(multiple) {
@@ -95,6 +95,7 @@ impl Gpu {
                 return Err(Error::WrongOffset { argument, found, multiple });
             }
             room(check::SCRATCH, buffer, bytes.end)?;
+            encode::fitting(scratch, plan)?;
         }
         for dispatch in &plan.dispatches {
             fitting(plan, dispatch, buffers)?;

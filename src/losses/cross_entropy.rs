@@ -497,7 +497,7 @@ impl CrossEntropy {
         let many = call.has("weight") && call.dim(Dim::Classes) > MOST_ITERATIONS;
         let focal = self.focal_gamma > 0.0;
         if call.wants("grad.temperature") {
-            // The gradient of the temperature needs the entropy.
+            // The gradient of the temperature needs the mean score.
             return Given::Nothing;
         }
         if self.has_term(call) && (call.has("target_probs") || focal || many) {

@@ -120,7 +120,8 @@ impl std::fmt::Display for Plan {
                     stream.name,
                     binding.role,
                     binding.offset,
-                    binding.offset + binding.size
+                    // The sum of a plan that was read back may be too large.
+                    binding.offset.saturating_add(binding.size)
                 )?;
             }
         }

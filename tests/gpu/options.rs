@@ -1,7 +1,7 @@
 //! The options of R1 to R6 and the by-products.
 
 use serde_json::json;
-use surprisal::{Arrays, CrossEntropy, Denominator, Dtype, cpu};
+use surprisal::{Arrays, CrossEntropy, Denominator, Dtype, Smoothing, cpu, testing};
 
 use crate::{
     section0::{GRADIENT, NAN, REDUCED, is_zero, none, some_ignored},
@@ -281,6 +281,7 @@ fn learned_temperature(context: &Context) {
     let given = with(&mild, [("lse", saved["lse"].clone())]);
     let gradients = ["grad.logits", "grad.temperature"];
     check(&context.gpu, &losses[0], &given, Dtype::F32, &gradients);
+    scores_close_together(context);
     // A target at -inf pulls without bounds, and a temperature that is none makes every row a bad one.
     let logits = set(&inputs["logits"], 0, -INF);
     let mut targets = inputs["targets"].to_i64();
@@ -297,6 +298,25 @@ fn learned_temperature(context: &Context) {
             &[&wanted[..], &["status"]].concat(),
         );
         check(&context.gpu, &losses[0], &inputs, Dtype::F32, &wanted);
+    }
+}
+
+/// Scores that differ by a thousandth, as those of a fresh model do: ∂τ is small, though lse and entropy are not.
+fn scores_close_together(context: &Context) {
+    let near: Vec<f64> = testing::gaussian(65, 130).iter().map(|score| 1e-3 * score).collect();
+    let temperature = ("temperature", vector(&[2.0]));
+    let few = [("logits", matrix(1, 5, near[..5].to_vec())), temperature.clone()];
+    let many = [("logits", matrix(1, 130, near)), temperature];
+    let (probs, inputs) = (with(&sample_probs(67, 1, 5), few), with(&sample(66, 1, 130), many));
+    let loss = CrossEntropy::default().z_loss(0.01);
+    let smoothed = loss.clone().label_smoothing(0.2).focal_gamma(2.0);
+    let ordinal = CrossEntropy::default().label_smoothing(0.2).smoothing(Smoothing::Ordinal);
+    let cases = [(&loss, &inputs), (&smoothed, &inputs), (&ordinal, &inputs), (&loss, &probs)];
+    for (loss, inputs) in cases {
+        check(&context.gpu, loss, inputs, Dtype::F32, &["grad.temperature"]);
+        let saved = cpu::run(loss, inputs, &["lse"]).unwrap();
+        let given = with(inputs, [("lse", saved["lse"].clone())]);
+        check(&context.gpu, loss, &given, Dtype::F32, &["grad.temperature"]);
     }
 }
 

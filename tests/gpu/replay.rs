@@ -150,6 +150,17 @@ fn refused_plans(context: &Context) {
     assert!(matches!(found, Error::Limit { .. }), "{found}");
     let found = refused(&|plan| plan.dispatches[0].bindings[0].offset += 4);
     assert!(matches!(found, Error::WrongOffset { .. } | Error::BadPlan { .. }), "{found}");
+    // The end of these bindings fits a u64, but not with the place of the scratch added.
+    let mut plan = case.plan.clone();
+    plan.scratch_bytes = u64::MAX;
+    let bindings = plan.dispatches.iter_mut().flat_map(|dispatch| &mut dispatch.bindings);
+    for binding in bindings.filter(|binding| binding.role == Role::Scratch) {
+        (binding.offset, binding.size) = (u64::MAX - 511, 256);
+    }
+    let scratch = storage(gpu, 4096);
+    let buffers = case.buffers().output("grad.logits", &gradient).output("loss", &losses);
+    let found = refusal(gpu.replay(&plan, &buffers.scratch(&scratch, 1024..4096)));
+    assert!(matches!(found, Error::BufferTooSmall { found: 3072, .. }), "{found}");
 }
 
 /// What makes a kernel bad.

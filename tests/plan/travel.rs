@@ -14,3 +14,11 @@ fn every_plan_reads_back() {
         assert!(serde_json::to_string(&read).unwrap() == text, "{plan}");
     }
 }
+
+/// A plan that was read back is printed before anybody has checked it.
+#[test]
+fn a_plan_with_any_numbers_is_printed() {
+    let mut plan = common::plans()[0].clone();
+    plan.dispatches[0].bindings[0].offset = u64::MAX;
+    assert!(plan.to_string().contains(&format!("{0}..{0}", u64::MAX)));
+}

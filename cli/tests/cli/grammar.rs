@@ -311,6 +311,26 @@ fn a_missing_dimension_is_named_by_its_flag() {
     }
 }
 
+/// A number below 0 is a bad value of its flag, not a flag that nobody knows.
+#[test]
+fn a_negative_number_is_refused_with_its_flag() {
+    for (command, flag) in [
+        ("plan", "--rows"),
+        ("plan", "--classes"),
+        ("plan", "--hidden"),
+        ("bench", "--runs"),
+        ("bench", "--warm-up"),
+        ("bench", "--seconds"),
+        ("bench", "--ignored"),
+    ] {
+        let words = [command, "linear_cross_entropy", flag, "-5"];
+        let error = misuse(&surprisal(&words));
+        assert!(error.starts_with(&format!("error: invalid value '-5' for '{flag} <")), "{error}");
+    }
+    let error = misuse(&surprisal(&["bench", "mse", "--rows", "5", "--seconds", "nan"]));
+    assert!(error.contains("`nan` is no number from 0 on"), "{error}");
+}
+
 /// Whatever is planned, a plan stays small, or there is a typed error.
 #[test]
 fn a_plan_is_small_whatever_it_plans() {

@@ -74,14 +74,14 @@ pub struct Drafted {
     #[command(flatten)]
     pub chosen: Chosen,
     /// How many rows (samples, tokens, queries).
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     rows: u64,
     /// How many classes or keys (columns of the scores), for losses that have them.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     classes: Option<u64>,
     /// The depth of the hidden states, or of vectors whose products are the scores, for losses that
     /// have them.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     hidden: Option<u64>,
     /// How float inputs and gradients are stored: f32, f16 or bf16.
     #[arg(long, default_value = "f32", value_parser = float_type)]

@@ -49,16 +49,16 @@ pub struct Arguments {
     #[arg(long, conflicts_with_all = ["kernels", "stored", "serve", "save", "baseline"])]
     pub sweep: bool,
     /// The most runs of each.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, allow_negative_numbers = true)]
     pub runs: usize,
     /// Runs that nobody counts.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, allow_negative_numbers = true)]
     pub warm_up: usize,
     /// Begin no more runs after this many seconds (but make three).
-    #[arg(long, default_value_t = 30.0)]
+    #[arg(long, value_parser = seconds, default_value_t = 30.0, allow_negative_numbers = true)]
     pub seconds: f64,
     /// The share of the rows whose target is `ignore_index`, from 0 to 1.
-    #[arg(long, value_name = "SHARE", value_parser = share, default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", value_parser = share, default_value_t = 0.0, allow_negative_numbers = true)]
     pub ignored: f64,
     #[command(flatten)]
     pub baselines: Baselines,
@@ -74,6 +74,12 @@ pub struct Arguments {
 fn share(text: &str) -> std::result::Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| format!("`{text}` is no number from 0 to 1"))
+}
+
+/// A number from 0 on.
+fn seconds(text: &str) -> std::result::Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| *seconds >= 0.0);
+    seconds.ok_or_else(|| format!("`{text}` is no number from 0 on"))
 }
 
 /// What can be timed.
