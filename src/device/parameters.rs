@@ -17,8 +17,10 @@ pub(crate) struct Parameters {
     slot: u64,
 }
 
-/// The bytes of a buffer for a call that is updated, unless one slot is longer.
+/// The bytes of a buffer for a call that is updated, and the least number of its slots. Each new buffer costs a bind
+/// group for every group of dispatches.
 const UPDATED_BYTES: u64 = 65_536;
+const UPDATED_SLOTS: u64 = 16;
 
 impl Parameters {
     /// A buffer with one slot, which holds the parameters of a plan. A refusal goes to the error scopes around the
@@ -29,7 +31,8 @@ impl Parameters {
 
     /// A buffer with room for later updates.
     pub fn to_update(gpu: &Gpu, plan: &Plan) -> Result<Self> {
-        Self::with_slots(gpu, plan, (UPDATED_BYTES / plan.params_bytes().max(1)).max(1))
+        let slots = UPDATED_BYTES / plan.params_bytes().max(1);
+        Self::with_slots(gpu, plan, slots.max(UPDATED_SLOTS))
     }
 
     fn with_slots(gpu: &Gpu, plan: &Plan, slots: u64) -> Result<Self> {

@@ -151,12 +151,15 @@ impl<'a> Planner<'a> {
 
     /// The index of a kernel. The plan holds each kernel once under each of its labels.
     fn kernel(&mut self, kernel: Arc<Kernel>) -> usize {
-        let same =
-            |k: &Arc<Kernel>| Arc::ptr_eq(k, &kernel) || (k.label == kernel.label && *k == kernel);
-        let known = self.plan.kernels.iter().position(same);
+        let kernels = &mut self.plan.kernels;
+        // Nearly always it is the same allocation. Comparing the texts of kernels with one label takes longer than
+        // planning a dispatch.
+        let known = kernels.iter().position(|known| Arc::ptr_eq(known, &kernel)).or_else(|| {
+            kernels.iter().position(|known| known.label == kernel.label && *known == kernel)
+        });
         known.unwrap_or_else(|| {
-            self.plan.kernels.push(kernel);
-            self.plan.kernels.len() - 1
+            kernels.push(kernel);
+            kernels.len() - 1
         })
     }
 
