@@ -93,7 +93,7 @@ fn compute<T: Real>(loss: &Dice, inputs: &Arrays, wanted: &[&str]) -> Result<Arr
             "count" => Array::int(&[1], vec![parts as i64]),
             "status" => {
                 let mut found = Findings::of_rows();
-                solved.iter().filter(|(loss, _)| loss.is_nan()).for_each(|_| found.bad_row());
+                losses.iter().filter(|loss| loss.is_nan()).for_each(|_| found.bad_row());
                 found.words()
             }
             _ => return Err(no_output(loss.about(), name)),
