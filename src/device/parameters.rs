@@ -31,8 +31,10 @@ impl Parameters {
 
     /// A buffer with room for later updates.
     pub fn to_update(gpu: &Gpu, plan: &Plan) -> Result<Self> {
-        let slots = UPDATED_BYTES / plan.params_bytes().max(1);
-        Self::with_slots(gpu, plan, slots.max(UPDATED_SLOTS))
+        let bytes = plan.params_bytes().max(1);
+        let slots = (UPDATED_BYTES / bytes).max(UPDATED_SLOTS);
+        let room = gpu.profile().buffer_bytes / bytes;
+        Self::with_slots(gpu, plan, slots.min(room).max(1))
     }
 
     fn with_slots(gpu: &Gpu, plan: &Plan, slots: u64) -> Result<Self> {

@@ -116,8 +116,8 @@ impl Pipeline {
 
     /// Dispatches no workgroup, with these parameters, and waits for it.
     ///
-    /// Mesa's drivers compile at the first dispatch and not before. Lavapipe then also compiles code for the values of
-    /// parameters that bound loops, so a first dispatch without the parameters of a call would leave it that to do.
+    /// Mesa's drivers compile at the first dispatch and not before. After a first dispatch with zeros, lavapipe
+    /// compiled large kernels once more when a call brought its parameters; with those of a call it does not.
     pub(crate) fn dispatch_nothing(
         &self,
         gpu: &Gpu,
