@@ -35,14 +35,6 @@ struct Visited {
     monitored: vec4<f32>,
 }
 
-// What the gradients of all elements are multiplied and divided by, as bits.
-struct Scaling {
-    upstream: u32,
-    divisor: u32,
-    // 1/divisor
-    inverse: u32,
-}
-
 // A product in which a first factor of 0 wins even over NaN: where the upstream gradient is 0, the gradient is 0.
 fn handed_down(factor: vec4<u32>, bits: vec4<u32>) -> vec4<u32> {
     return select(times4(factor, bits), vec4<u32>(0u), is_zero4(factor));
@@ -54,9 +46,7 @@ fn visit(p: Place, inside: vec4<bool>, scaling: Scaling) -> Visited {
     let bad = e.bad & keep;
     let weight = times4(weight_take(p), mask_take(p));
     let loss = select(times4(e.loss, weight), vec4<u32>(NAN_BITS), bad);
-    let upstream = times4(upstream_take(p), vec4<u32>(scaling.upstream));
-    let factor = factor4(times4(weight, upstream), scaling.divisor, scaling.inverse);
-    let share = select(vec4<u32>(0u), factor, keep & !bad);
+    let share = share_of(p, weight, keep & !bad, scaling);
     first_give(p, inside, handed_down(share, e.first));
     second_give(p, inside, handed_down(share, e.second));
     let monitored = select(vec4<f32>(0.0), e.monitored, keep & vec4<bool>(MONITORS));

@@ -34,6 +34,11 @@ fn is_zero4(bits: vec4<u32>) -> vec4<bool> {
     return (bits & vec4<u32>(~SIGN_BIT)) == vec4<u32>(0u);
 }
 
+// Whether these are temperatures: from 2^-126 to 2^126, since others have no normal inverse.
+fn are_temperatures(bits: vec4<u32>) -> vec4<bool> {
+    return (bits >= vec4<u32>(0x00800000u)) & (bits <= vec4<u32>(0x7e800000u));
+}
+
 // a·b of any two numbers, as bits: NaN times anything is NaN, and 0·infinity is 0.
 fn times4(a: vec4<u32>, b: vec4<u32>) -> vec4<u32> {
     let infinite = !(finite(a) & finite(b));
@@ -45,6 +50,15 @@ fn times4(a: vec4<u32>, b: vec4<u32>) -> vec4<u32> {
 
 fn times(a: u32, b: u32) -> u32 {
     return times4(vec4<u32>(a), vec4<u32>(b)).x;
+}
+
+// a + b of any two numbers, as bits.
+fn plus(a: u32, b: u32) -> u32 {
+    let finite_sum = bitcast<u32>(bitcast<f32>(a) + bitcast<f32>(b));
+    let infinite = select(b, a, !finite_one(a));
+    let opposed = !finite_one(a) && !finite_one(b) && a != b;
+    let sum = select(infinite, finite_sum, finite_one(a) && finite_one(b));
+    return select(sum, NAN_BITS, is_nan(a) || is_nan(b) || opposed);
 }
 
 // The factors of gradients: above/divisor. The arguments are bits; `inverse` is 1/divisor. A factor is 0 where `above` is

@@ -51,16 +51,6 @@ struct Stretch {
     odd: Odd,
 }
 
-// What `header` found.
-fn scaling_found() -> Scaling {
-    let upstream_and_inverse = tallies[params.kept + 1u];
-    return Scaling(
-        bitcast<u32>(upstream_and_inverse.sum),
-        bitcast<u32>(tallies[params.kept].sum),
-        bitcast<u32>(upstream_and_inverse.denominator),
-    );
-}
-
 fn taken(given: Stretch, at: u32, inside: vec4<bool>, scaling: Scaling) -> Stretch {
     let visited = visit(place(at), inside, scaling);
     return Stretch(given.sums + finite_part(visited.loss), given.monitored + visited.monitored, counted(given.odd, at, visited));

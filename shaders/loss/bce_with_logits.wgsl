@@ -5,31 +5,49 @@ override CHECKS_TARGETS: bool = false;
 // All elements have the same target, which is a parameter.
 override ONE_TARGET: bool = false;
 
-// SHIFTED, SCALED: u differs from z by a bias or a temperature. SMOOTHED: y' differs from y.
+// SHIFTED, SCALED: u differs from z by a bias or a temperature. LEARNED: the temperature is a tensor. SMOOTHED: y'
+// differs from y.
 override SHIFTED: bool = false;
 override SCALED: bool = false;
+override LEARNED: bool = false;
 override SMOOTHED: bool = false;
 
+// 1/τ, and whether there is none.
+struct Coldness {
+    value: vec4<f32>,
+    bad: vec4<bool>,
+}
+
+fn coldness(p: Place) -> Coldness {
+    if (!LEARNED) {
+        return Coldness(vec4<f32>(params.inverse_temperature), vec4<bool>(false));
+    }
+    let bits = temperature_take(p);
+    let bad = !are_temperatures(bits);
+    return Coldness(1.0 / select(bitcast<vec4<f32>>(bits), vec4<f32>(1.0), bad), bad);
+}
+
 // (z + bias)/τ as bits.
-fn score(z: vec4<u32>, bias: vec4<u32>) -> vec4<u32> {
+fn score(z: vec4<u32>, bias: vec4<u32>, inverse_temperature: vec4<f32>) -> vec4<u32> {
     if (!SHIFTED && !SCALED) {
         return z;
     }
     let whole = finite(z) & finite(bias);
-    let sum = (bitcast<vec4<f32>>(z) + bitcast<vec4<f32>>(bias)) * params.inverse_temperature;
+    let sum = (bitcast<vec4<f32>>(z) + bitcast<vec4<f32>>(bias)) * inverse_temperature;
     let agree = finite(z) | finite(bias) | (z == bias);
     let limit = select(vec4<u32>(NAN_BITS), select(z, bias, finite(z)), agree);
     return select(limit, bitcast<vec4<u32>>(sum), whole);
 }
 
 fn element(p: Place) -> Element {
-    let u_bits = score(logits_take(p), logit_bias_take(p));
+    let cold = coldness(p);
+    let u_bits = score(logits_take(p), logit_bias_take(p), cold.value);
     var y_bits = targets_take(p);
     if (ONE_TARGET) {
         y_bits = vec4<u32>(bitcast<u32>(params.one_target));
     }
     let pos_weight = pos_weight_take(p);
-    let fine = finite(y_bits) & !is_nan4(u_bits) & !is_nan4(pos_weight);
+    let fine = finite(y_bits) & !is_nan4(u_bits) & !is_nan4(pos_weight) & !cold.bad;
     let negative = (u_bits & vec4<u32>(SIGN_BIT)) != vec4<u32>(0u);
     // At ±200 the probabilities are exactly 0 and 1, as at ±inf.
     let edge = select(vec4<f32>(200.0), vec4<f32>(-200.0), negative);
@@ -59,7 +77,7 @@ fn element(p: Place) -> Element {
     let limit = vec4<u32>(INFINITY_BITS) | (bitcast<vec4<u32>>(part) & vec4<u32>(SIGN_BIT));
     let loss_bits = select(bitcast<vec4<u32>>(loss), limit, infinite);
     if (SCALED) {
-        slope *= params.inverse_temperature;
+        slope *= cold.value;
     }
     let slope_bits = bitcast<vec4<u32>>(slope);
     var bad = vec4<bool>(false);
@@ -69,6 +87,9 @@ fn element(p: Place) -> Element {
     var out: Element;
     out.loss = select(vec4<u32>(NAN_BITS), loss_bits, fine);
     out.first = select(vec4<u32>(NAN_BITS), slope_bits, fine);
+    if (LEARNED) {
+        out.second = select(vec4<u32>(NAN_BITS), times4(slope_bits ^ vec4<u32>(SIGN_BIT), u_bits), fine);
+    }
     out.bad = bad;
     out.value = y_bits;
     out.monitored = abs(slope);

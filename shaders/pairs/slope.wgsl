@@ -1,5 +1,6 @@
 // One workgroup per row that was closed without a stream: computes the row's share of the scale's gradient, which is Σ
-// over the keys of x times the gradient of the score. Accumulates over stretches of keys.
+// over the keys of x times the gradient of the score. Accumulates over stretches of keys. slope_share is the part of
+// that gradient that belongs to the row.
 
 var<workgroup> lane_sums: array<f32, WORKGROUP>;
 var<workgroup> lane_bad: array<u32, WORKGROUP>;
@@ -14,7 +15,7 @@ fn scale_slope(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
     for (var column = params.first + lane * 4u; column < params.end; column += WORKGROUP * 4u) {
         let it = item(row, column, inside(column));
         let s = slope(row, closed, it);
-        mine += sum4(select(vec4<f32>(0.0), s.g * it.x, inside(column)));
+        mine += params.slope_share * sum4(select(vec4<f32>(0.0), s.g * it.x, inside(column)));
         bad = bad || any(s.bad & inside(column));
     }
     lane_sums[lane] = mine;

@@ -19,14 +19,17 @@ element_loss! {
     /// a = α·y' + (1 − α)·(1 − y') (1 where α < 0).
     ///
     /// - **Shapes**: logits of any rank, whose last axis is the columns and all axes before it the rows, with any row
-    ///   stride and element offset; targets have the same shape. weight, pos_weight, logit_bias and mask broadcast to
-    ///   that shape from the last axis on, as in PyTorch: `[columns]`, `[…, 1]` (per row), `[1]` and so on. upstream
-    ///   is `[1]`, or one value an element with [`Reduction::None`](crate::Reduction::None).
+    ///   stride and element offset; targets have the same shape. weight, pos_weight, logit_bias, temperature and mask
+    ///   broadcast to that shape from the last axis on, as in PyTorch: `[columns]`, `[…, 1]` (per row), `[1]` and so
+    ///   on. upstream is `[1]`, or one value an element with [`Reduction::None`](crate::Reduction::None).
     /// - **Types**: everything in `f32`, `f16` or `bf16`, computed in f32; gradients are rounded to nearest even.
     /// - **Slope**: the mean of |∂loss/∂z| over the elements kept, before weights, mask and reduction. A slope near 0
     ///   shows that gradients vanish.
     /// - **Gradient** (γ = 0): ∂z = f·((1 − y')·P − pos_weight·y'·(1 − P))/τ with f =
-    ///   weight·mask·upstream/denominator.
+    ///   weight·mask·upstream/denominator. ∂τ = −Σ ∂z·u over the elements that share a temperature.
+    /// - **A learned temperature** is the input `temperature`: `[1]`, one number a column (a temperature for each
+    ///   label), or any other shape that broadcasts. It overrides the option. It lies between 2⁻¹²⁶ and 2¹²⁶; elements
+    ///   with another one have the loss NaN.
     /// - **Mean** divides by the number of elements, as PyTorch does, or by Σ mask over the elements that are kept;
     ///   [`Reduction::Multilabel`](crate::Reduction::Multilabel) divides by the number of rows.
     /// - **Edges**: an element that is masked, or whose target is `unknown_target`, adds nothing and has a gradient of
@@ -56,6 +59,8 @@ element_loss! {
     pytorch: "torch.nn.functional.binary_cross_entropy_with_logits";
     inputs BceWithLogitsInputs {
         logits = "logits", 0.0: arg::elements("logits", "logits");
+        temperature = "temperature", 1.0: arg::broadcast("temperature", "τ on the GPU; overrides the option")
+            .within(Domain::Positive);
         targets = "targets", 0.0:
             arg::optional_elements("targets", "what the probability should be, where `target` does not say")
                 .within(Domain::Probability);
@@ -63,7 +68,10 @@ element_loss! {
             arg::broadcast("pos_weight", "multiplies the positives' part").within(Domain::Positive);
         logit_bias = "logit_bias", 0.0: arg::broadcast("logit_bias", "added to the logits");
     }
-    outputs BceWithLogitsOutputs { gradient = "grad.logits": "gradient of the logits"; }
+    outputs BceWithLogitsOutputs {
+        gradient = "grad.logits": "gradient of the logits";
+        temperature_gradient = "grad.temperature": "gradient of the input `temperature`";
+    }
     monitors slope = "slope": "mean of |∂loss/∂z| before weights: 0 where gradients have vanished";
     options {
         target: Option<f64> = None, "null", &["0.9"], "the target of every element, instead of `targets`";
@@ -125,7 +133,8 @@ impl ElementLoss for BceWithLogits {
             ("CHECKS_TARGETS", self.check_targets.into()),
             ("ONE_TARGET", self.target.is_some().into()),
             ("SHIFTED", given("logit_bias").into()),
-            ("SCALED", (self.temperature != 1.0).into()),
+            ("LEARNED", given("temperature").into()),
+            ("SCALED", (self.temperature != 1.0 || given("temperature")).into()),
             ("SMOOTHED", (self.label_smoothing != 0.0).into()),
         ]
     }
@@ -155,20 +164,24 @@ impl ElementLoss for BceWithLogits {
         ]
     }
 
+    fn overridden(&self, given: &dyn Fn(&str) -> bool) -> Option<Self> {
+        given("temperature").then(|| self.clone().temperature(1.0))
+    }
+
     fn monitor(&self) -> Option<&'static str> {
         Some("slope")
     }
 
     fn at<T: Real>(&self, x: &[T]) -> Point<T> {
-        let &[z, target, pos_weight, bias] = x else { return Point::nan() };
+        let &[z, temperature, target, pos_weight, bias] = x else { return Point::nan() };
         let target = self.target.map_or(target, T::of);
         let (zero, one) = (T::zero(), T::one());
         if self.check_targets && !(target >= zero && target <= one) {
             return Point::bad(target);
         }
-        let tau = T::of(self.temperature);
+        let tau = T::of(self.temperature) * temperature;
         let u = (z + bias) / tau;
-        if u.is_nan() || !target.is_finite() {
+        if u.is_nan() || !target.is_finite() || !is_temperature(tau) {
             return Point::nan();
         }
         let epsilon = T::of(self.label_smoothing);
@@ -177,7 +190,7 @@ impl ElementLoss for BceWithLogits {
         let loss = times(pos_weight * y, softplus(-u)) + times(one - y, softplus(u));
         let slope = (one - y) * p - pos_weight * y * q;
         if !self.is_focal() {
-            return Point::new(loss, slope / tau).monitoring((slope / tau).abs());
+            return point(loss, slope / tau, u);
         }
         let (positive, negative) = self.alphas();
         let alpha = T::of(positive) * y + T::of(negative) * (one - y);
@@ -193,6 +206,16 @@ impl ElementLoss for BceWithLogits {
         };
         let slope = slope * modulation + times(loss, pull);
         let slope = alpha * slope / tau;
-        Point::new(alpha * times(loss, modulation), slope).monitoring(slope.abs())
+        point(alpha * times(loss, modulation), slope, u)
     }
+}
+
+/// A temperature that has a normal inverse in f32.
+fn is_temperature<T: Real>(tau: T) -> bool {
+    tau >= T::of(2.0_f64.powi(-126)) && tau <= T::of(2.0_f64.powi(126))
+}
+
+/// A loss with its slopes: that of the logit, and that of the temperature, which is −∂z·u.
+fn point<T: Real>(loss: T, slope: T, u: T) -> Point<T> {
+    Point::of_two(loss, [slope, -times(slope, u)]).monitoring(slope.abs())
 }

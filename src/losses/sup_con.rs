@@ -24,20 +24,21 @@ use crate::{
 
 /// Supervised contrast: every vector against all others. Its positives are the others with its label.
 ///
-/// s_ij = ⟨f_i, f_j⟩/(τ·‖f_i‖·‖f_j‖), and the loss of a row is log Σ_{j≠i} exp(s_ij) minus the mean of s_ij over its
+/// s_ij = scale·⟨f_i, f_j⟩/(‖f_i‖·‖f_j‖), where scale is 1/τ or an input. The loss of a row is log Σ_{j≠i} exp(s_ij) minus the mean of s_ij over its
 /// positives (j ≠ i with the same label), in nats.
 ///
 /// **NT-Xent** (SimCLR) is this loss with label i for both views of sample i: each of 2N vectors has one positive.
 /// [`SupCon::views`] makes the labels.
 ///
-/// - **Shapes**: features `[rows, hidden]`, labels `[rows]` (`i32`, `u32`, `i64`; any values); upstream `[1]`, or
-///   `[rows]` with [`Reduction::None`].
-/// - **Types**: features and gradient in `f32`, `f16` or `bf16`; everything in between in f32.
+/// - **Shapes**: features `[rows, hidden]`, labels `[rows]` (`i32`, `u32`, `i64`; any values); scale `[1]`; upstream
+///   `[1]`, or `[rows]` with [`Reduction::None`].
+/// - **Types**: features, scale and gradients in `f32`, `f16` or `bf16`; everything in between in f32.
 /// - **Memory** beside inputs and outputs: O(rows) and one chunk of at most `chunk_bytes`: whole rows of scores, or
 ///   some rows of a block of the vectors, as in [`crate::LinearCrossEntropy`]. A 16-bit gradient also needs the rows
 ///   of the chunk in f32.
 /// - **Gradient**: that of a vector as a query and as a key together. Since s is symmetric, one product with G + Gᵀ
-///   gives both.
+///   gives both. ∂scale = Σ_ij ∂loss/∂s_ij·⟨f_i, f_j⟩/(‖f_i‖·‖f_j‖) takes another pass over the scores; its last bits
+///   depend on the size of the chunk.
 /// - **Cost**: three products of rows²·hidden for loss and gradient; two where one chunk holds all scores.
 /// - **Mean** divides by the number of rows that have a positive, which is `count`. A row without one adds nothing as
 ///   a query, but is a negative of the others.
@@ -45,7 +46,8 @@ use crate::{
 ///   counts it. A vector that contains a NaN or an infinity makes the loss of every row NaN.
 /// - **From a saved lse** the gradient is made without a first pass.
 /// - **Shards** ([`Shard`]): `keys` are the vectors `first…` of the features, and every shard has all features. ∂keys
-///   is the complete gradient of these vectors; ∂features is a part, and the sum of the parts is the same gradient.
+///   is the complete gradient of these vectors; ∂features and ∂scale are parts, whose sums are the same
+///   gradients.
 /// - **Errors**: an invalid call is refused before any GPU work; [`crate::Error`] names the argument and its value.
 ///
 /// Unlike the SupContrast code, this loss has no factor temperature/base_temperature.
@@ -126,6 +128,8 @@ tensors! {
         labels = "labels",
         /// The features of a shard `[classes, hidden]`.
         keys = "keys",
+        /// What similarities are multiplied by `[1]`, instead of 1/τ.
+        scale = "scale",
         /// The upstream gradient (a loss scale), `[1]` or `[rows]`.
         upstream = "upstream",
         /// The caller's denominator `[1]` on the GPU; replaces the denominator of the reduction.
@@ -146,6 +150,8 @@ tensors! {
         features_gradient = "grad.features",
         /// The gradient of a shard's features.
         keys_gradient = "grad.keys",
+        /// The gradient of the scale.
+        scale_gradient = "grad.scale",
         /// log Σ exp(s) of each row over the other vectors.
         lse = "lse",
         /// The mergeable state of each row, for shards.
@@ -169,13 +175,14 @@ const KEYS: &[&[Dim]] = &[&[Dim::Classes, Dim::Hidden]];
 pub(super) static ABOUT: About = About {
     name: "sup_con",
     summary: "Contrast of vectors with each other, positives by label, the scores never stored.",
-    formula: "s = ⟨f_i, f_j⟩/(τ·‖f_i‖·‖f_j‖); loss = log Σ_{j≠i} exp(s_ij) − mean of s_ij over \
+    formula: "s = scale·⟨f_i, f_j⟩/(‖f_i‖·‖f_j‖); loss = log Σ_{j≠i} exp(s_ij) − mean of s_ij over \
               j≠i of the same label",
     pytorch: "SupConLoss of SupContrast with temperature = base_temperature",
     inputs: &[
         Argument::required("features", Kind::Float, FEATURES, "vectors, normalised inside"),
         Argument::required("labels", Kind::Label, &[&[Dim::Rows]], "equal ones are positives"),
         Argument::optional("keys", Kind::Float, KEYS, "the features of a shard"),
+        arg::SCALE,
         arg::UPSTREAM,
         arg::DENOMINATOR_IN,
         arg::LSE_IN,
@@ -185,6 +192,7 @@ pub(super) static ABOUT: About = About {
         arg::LOSS,
         Argument::optional("grad.features", Kind::Float, FEATURES, "gradient of the features"),
         arg::KEYS_GRADIENT,
+        arg::SCALE_GRADIENT,
         arg::LSE,
         arg::STATISTICS,
         arg::SUM,
@@ -243,7 +251,7 @@ impl Operation for SupCon {
 }
 
 impl RowLoss for SupCon {
-    fn program(&self, _: &Call) -> RowProgram {
+    fn program(&self, call: &Call) -> RowProgram {
         let own = shader!("loss/sup_con.wgsl");
         RowProgram {
             reduction: self.reduction,
@@ -251,7 +259,11 @@ impl RowLoss for SupCon {
             shard: self.shard.map(|shard| Shard { first: 0, ..shard }),
             // The number of positives takes the place of a target: see `pairs`.
             target: Target::Index { ignored: vec![0] },
-            overrides: vec![("JOINT", 1), ("SHARDED", self.shard.is_some().into())],
+            overrides: vec![
+                ("JOINT", 1),
+                ("SHARDED", self.shard.is_some().into()),
+                ("HAS_SCALE", call.has("scale").into()),
+            ],
             ..pairs::softmax_program(own, self.pairing(), false)
         }
     }

@@ -84,6 +84,15 @@ pub trait ElementLoss: Operation {
         Vec::new()
     }
 
+    /// The same loss with the default of every option that a given input overrides (`_given` answers by name); `None`
+    /// where there is no such input.
+    fn overridden(&self, _given: &dyn Fn(&str) -> bool) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
     /// The name of the output that is the mean of what the functor monitors, where the options ask for monitoring.
     fn monitor(&self) -> Option<&'static str> {
         None
@@ -109,8 +118,16 @@ pub trait ElementLoss: Operation {
 pub(crate) fn check_names<'n>(
     loss: &dyn ElementLoss,
     given: &dyn Fn(&str) -> bool,
-    mut wanted: impl Iterator<Item = &'n str>,
+    mut wanted: impl Iterator<Item = &'n str> + Clone,
 ) -> Result<()> {
+    let missing = |name: &&str| name.strip_prefix("grad.").is_some_and(|input| !given(input));
+    if let Some(name) = wanted.clone().find(missing) {
+        return Err(Error::MissingInput {
+            operation: loss.about().name.into(),
+            argument: name.trim_start_matches("grad.").into(),
+            reason: format!("output `{name}` needs it").into(),
+        });
+    }
     let known = |name: &str| SCALARS.contains(&name) || name.starts_with("grad.");
     if let Some(name) = wanted.find(|&name| !known(name) && loss.monitor() != Some(name)) {
         return Err(Error::Conflict {

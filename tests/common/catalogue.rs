@@ -314,9 +314,10 @@ impl Space {
                     call.inputs.extend(layout.map(|layout| (argument.name, layout)));
                 }
                 Factor::Output(argument, types) => {
-                    let output =
-                        types[at].map(|stored| layouts.output(argument.name, stored, &call));
-                    call.outputs.extend(output.map(|output| (argument.name, output)));
+                    if let Some(stored) = types[at] {
+                        let output = layouts.output(argument.name, stored, &call)?;
+                        call.outputs.insert(argument.name, output);
+                    }
                 }
                 _ => {}
             }
@@ -488,11 +489,20 @@ struct Layouts<'a> {
 }
 
 impl Layouts<'_> {
-    fn output(&self, name: &'static str, stored: Stored, call: &Call) -> Output {
-        match stored {
-            Stored::As(types) => Output { layout: self.of(name, true, types), over: None },
-            Stored::Over(input) => Output { layout: call.inputs[input].clone(), over: Some(input) },
-        }
+    fn output(&self, name: &'static str, stored: Stored, call: &Call) -> surprisal::Result<Output> {
+        let input = match stored {
+            Stored::As(types) => {
+                return Ok(Output { layout: self.of(name, true, types), over: None });
+            }
+            Stored::Over(input) => input,
+        };
+        let layout = call.inputs.get(input).cloned();
+        let layout = layout.ok_or_else(|| Error::MissingInput {
+            operation: call.operation.into(),
+            argument: input.into(),
+            reason: format!("output `{name}` is written over it").into(),
+        })?;
+        Ok(Output { layout, over: Some(input) })
     }
 
     /// An input or output in one of some types.

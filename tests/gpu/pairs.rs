@@ -109,7 +109,9 @@ fn awkward_shapes(context: &Context) {
         }
         let loss = parse("sup_con", &json!({"temperature": 0.2}));
         let inputs = features(2, keys, depth, 4);
-        check(gpu, &*loss, &inputs, Dtype::F32, &["loss", "lse", "grad.features", "count"]);
+        let inputs = with(&inputs, [("scale", vector(&[4.0]))]);
+        let wanted = ["loss", "lse", "grad.features", "grad.scale", "count"];
+        check(gpu, &*loss, &inputs, Dtype::F32, &wanted);
     }
 }
 

@@ -290,7 +290,8 @@ fn saved(context: &Context) {
         let features = features(35, 26, 7, 5);
         let loss = parse("sup_con", &json!({"chunk_bytes": chunk, "temperature": 0.3}));
         let lse = check(gpu, &*loss, &features, Dtype::F32, &["lse"]).0["lse"].clone();
-        check(gpu, &*loss, &with(&features, [("lse", lse)]), Dtype::F32, &["grad.features"]);
+        let saved = with(&features, [("lse", lse), ("scale", vector(&[1.0 / 0.3]))]);
+        check(gpu, &*loss, &saved, Dtype::F32, &["grad.features", "grad.scale"]);
     }
     // What is missing or conflicts is named.
     let lse = with(&inputs, [("lse", vector(&[1.0; 21]))]);

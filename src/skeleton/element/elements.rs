@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::{
     BITS, ElementLoss, ElementOptions, ElementStream, SCALARS, TARGETS, accepts, broadcast_of,
-    summed::Summed,
+    summed::{QUAD, Summed},
 };
 use crate::{
     data::{
@@ -272,21 +272,72 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// The losses and the gradients of a window: in one pass, or in two where one pass would need more buffers than a
-    /// dispatch may bind.
+    /// The losses and the gradients of a window: in one pass, or in several where one pass would need more buffers than
+    /// a dispatch may bind.
     fn main(&mut self, index: usize) -> Result<()> {
         let tensors = Tensors::new(self, index)?;
         if tensors.bindings() < self.planner.profile.storage_buffers {
             return self.forward(index, tensors);
         }
-        let (losses, gradients) = tensors.split();
-        self.forward(index, losses)?;
-        self.backward(index, gradients)
+        self.sums_and_losses(index, tensors.clone().losses())?;
+        if tensors.gradients.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let gradients = Tensors { loss: None, ..tensors };
+        // Nothing divides the gradient of a loss an element.
+        let most = self.planner.profile.storage_buffers;
+        if self.per_element() && gradients.bindings() <= most {
+            return self.each(index, gradients);
+        }
+        let shares = self.weigh(index, &gradients)?;
+        self.each(index, gradients.weighed(shares))
+    }
+
+    fn sums_and_losses(&mut self, index: usize, losses: Tensors) -> Result<()> {
+        if losses.bindings() < self.planner.profile.storage_buffers {
+            return self.forward(index, losses);
+        }
+        self.forward(index, Tensors { loss: None, ..losses.clone() })?;
+        self.each(index, losses)
+    }
+
+    /// Writes what multiplies the gradient of each element into scratch, in the order of the walk.
+    fn weigh(&mut self, index: usize, tensors: &Tensors) -> Result<Addressed> {
+        let window = &self.windows[index];
+        let count = (window.end - window.start).next_multiple_of(QUAD);
+        let shares = self.planner.scratch(Layout::vector(Dtype::F32, count));
+        let shares = Addressed::new(shares, Addressing::Flat);
+        let Tensors { weight, mask, upstream, .. } = tensors.clone();
+        let unknown = self.loss.options().unknown.is_some();
+        let targets = self.input(TARGETS, index)?.filter(|_| unknown);
+        let places = self.places([&weight, &mask, &upstream, &targets]);
+        let (tallies, groups) = (self.tallies.clone(), self.groups(index));
+        let sources = [
+            shader!("tally.wgsl"),
+            shader!("element/place.wgsl"),
+            shader!("element/share.wgsl"),
+            shader!("element/scaling.wgsl"),
+            shader!("element/weigh.wgsl"),
+        ];
+        self.pass("weigh", index, &sources)
+            .overriding("PLACES", places)
+            .take("weight", weight, 1.0)
+            .take_mask("mask", mask)
+            .take("upstream", upstream, 1.0)
+            .take(TARGETS, targets, 0.0)
+            .give("shares", Some(shares.clone()))
+            .table("tallies", &tallies, "Tally")
+            .groups(groups)?;
+        Ok(shares)
     }
 
     fn forward(&mut self, index: usize, tensors: Tensors) -> Result<()> {
         let (tallies, groups) = (self.tallies.clone(), self.groups(index));
-        let tally = [shader!("tally.wgsl"), shader!("element/forward.wgsl")];
+        let tally = [
+            shader!("tally.wgsl"),
+            shader!("element/scaling.wgsl"),
+            shader!("element/forward.wgsl"),
+        ];
         let profile = self.planner.profile;
         let has_tiles = profile.has_tiles(self.extents.count(), profile.element_lanes());
         let step = self.functor("forward", index, tally.into(), &tensors);
@@ -297,10 +348,9 @@ impl<'a> Elements<'a> {
             .groups(groups)
     }
 
-    fn backward(&mut self, index: usize, tensors: Tensors) -> Result<()> {
+    fn each(&mut self, index: usize, tensors: Tensors) -> Result<()> {
         let groups = self.groups(index);
-        let step =
-            self.functor("backward", index, vec![shader!("element/backward.wgsl")], &tensors);
+        let step = self.functor("each", index, vec![shader!("element/each.wgsl")], &tensors);
         tensors.bind(step).groups(groups)
     }
 
@@ -312,7 +362,11 @@ impl<'a> Elements<'a> {
         mut sources: Vec<Source>,
         tensors: &Tensors,
     ) -> Step<'_, 'a> {
-        sources.extend([shader!("element/place.wgsl"), shader!("element.wgsl")]);
+        sources.extend([
+            shader!("element/place.wgsl"),
+            shader!("element/share.wgsl"),
+            shader!("element.wgsl"),
+        ]);
         sources.extend(self.loss.sources());
         let places = self.places(tensors.all());
         let (loss, call, monitors) = (self.loss, self.call, self.monitor().is_some());
@@ -365,6 +419,7 @@ impl<'a> Elements<'a> {
 }
 
 /// The tensors of a pass over the elements.
+#[derive(Clone)]
 struct Tensors {
     streams: Vec<(ElementStream, Option<Addressed>)>,
     weight: Option<Addressed>,
@@ -419,19 +474,14 @@ impl Tensors {
         self.all().flatten().count() as u32 - shared
     }
 
-    /// Splits the tensors into those of the losses and those of the gradients.
-    fn split(self) -> (Self, Self) {
-        let gradients = Self {
-            streams: self.streams.clone(),
-            weight: self.weight.clone(),
-            mask: self.mask.clone(),
-            upstream: self.upstream,
-            loss: None,
-            gradients: self.gradients,
-            in_place: self.in_place,
-        };
-        let losses = Self { upstream: None, gradients: [None, None], in_place: [false; 2], ..self };
-        (losses, gradients)
+    /// What the losses need.
+    fn losses(self) -> Self {
+        Self { upstream: None, gradients: [None, None], in_place: [false; 2], ..self }
+    }
+
+    /// The same with what multiplies the gradient of each element instead of weight, mask and upstream gradient.
+    fn weighed(self, shares: Addressed) -> Self {
+        Self { weight: Some(shares), mask: None, upstream: None, ..self }
     }
 
     fn bind<'p, 'a>(self, step: Step<'p, 'a>) -> Step<'p, 'a> {

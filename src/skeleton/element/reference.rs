@@ -87,6 +87,8 @@ fn compute_in<L: ElementLoss, T: Real>(
     wanted: &[&str],
 ) -> Result<Arrays> {
     check_names(loss, &|name| inputs.contains_key(name), wanted.iter().copied())?;
+    let overridden = loss.overridden(&|name| inputs.contains_key(name));
+    let loss = overridden.as_ref().unwrap_or(loss);
     let solved = Solved::<T>::new(loss, inputs)?;
     wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(loss, name)?))).collect()
 }

@@ -27,7 +27,7 @@ use crate::{
 /// The most terms of one sum.
 const MOST_TERMS: u64 = 32;
 /// The last quad of a window may write up to this many terms past the window; see [`Planner::scratch`] for the room.
-const QUAD: u64 = 4;
+pub(super) const QUAD: u64 = 4;
 
 /// A gradient that has to be summed.
 pub(super) struct Summed {

@@ -549,7 +549,7 @@ impl<'a, T: Real> Solved<'a, T> {
                 array(&[queries.count, queries.depth], backward(queries, &self.query_gradient()))
             }
             "grad.keys" => array(&[keys.count, keys.depth], backward(keys, &self.key_gradient())),
-            "grad.scale" => array(&[1], [self.total(|pair| self.pairs.x[pair])]),
+            "grad.scale" => array(&[1], [self.scale_gradient()]),
             "grad.bias" => array(&[1], [self.total(|_| T::one())]),
             "status" => self.pairs.found().words(),
             _ => return Err(no_output(loss.about(), name)),
@@ -661,6 +661,12 @@ impl<'a, T: Real> Solved<'a, T> {
     /// Whether the gradient of a row enters any sum. A row that is not kept changes none, even if its vector is NaN.
     fn live(&self, row: usize) -> bool {
         self.pairs.pairing.columns != Columns::Keys || !self.factor(row).is_zero()
+    }
+
+    /// ∂loss/∂scale. Where keys and queries are the same vectors, the slope of a score holds that of its mirror image.
+    fn scale_gradient(&self) -> T {
+        let sides = if self.pairs.pairing.columns == Columns::Queries { 2.0 } else { 1.0 };
+        self.total(|pair| self.pairs.x[pair]) / T::of(sides)
     }
 
     /// The sum of G·weight over all pairs.

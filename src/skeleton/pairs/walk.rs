@@ -100,7 +100,9 @@ impl Pairs<'_> {
 
     /// The gradients of closed rows.
     fn second_walk(&self, rows: &mut Rows, tables: &Tables, walk: &Schedule) -> Result<()> {
-        let scale = rows.closes() && self.wants_scale;
+        // Vectors that are compared with themselves have several positives, which a row's state does not tell apart.
+        let itself = self.pairing.columns == Columns::Queries;
+        let scale = self.wants_scale && (rows.closes() || itself);
         if !self.wants_gradients() && !scale {
             return Ok(());
         }
@@ -119,7 +121,7 @@ impl Pairs<'_> {
                     self.layer.block_scores(rows, walk, part, block)?
                 };
                 if scale {
-                    Self::slope(rows, part, block, &seen)?;
+                    self.slope(rows, part, block, &seen)?;
                 }
                 if self.wants_gradients() {
                     let scores = Scores { scores: seen, gradient: Gradient::InPlace };
@@ -134,7 +136,15 @@ impl Pairs<'_> {
 
     /// The parts of the rows in the gradient of the scale. Each dispatch takes as many keys as the limit of its loops
     /// allows. The parts add up over the blocks of keys, so the last bits of the gradient depend on the blocks.
-    fn slope(rows: &mut Rows, part: &RowBlock, block: &Range<u64>, scores: &View) -> Result<()> {
+    fn slope(
+        &self,
+        rows: &mut Rows,
+        part: &RowBlock,
+        block: &Range<u64>,
+        scores: &View,
+    ) -> Result<()> {
+        // Where keys and queries are the same vectors, the gradient of s_ij holds that of s_ji too.
+        let share = if self.pairing.columns == Columns::Queries { 0.5 } else { 1.0 };
         let reach = MOST_ITERATIONS * 4 * u64::from(rows.lanes().0);
         for keys in stretches(block.end - block.start, reach)? {
             let streams = rows.streams(&part.rows, false);
@@ -142,6 +152,7 @@ impl Pairs<'_> {
                 .step("scale_slope", shader!("pairs/slope.wgsl"), part.index, &part.rows)
                 .uniform("first", block.start + keys.start)
                 .uniform("end", block.start + keys.end)
+                .uniform("slope_share", share)
                 .words("statistics", None)
                 .read("logits", Some(scores.clone()), 0.0)
                 .write("gradient", None);

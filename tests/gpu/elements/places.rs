@@ -3,10 +3,10 @@
 
 use surprisal::{Array, BceWithLogits, Dtype, Layout, Mse, Named, Request, Tensor, testing};
 
-use super::{GRADIENT, none, positive, sample};
+use super::{GRADIENT, NAN, none, positive, sample};
 use crate::support::{
     Context, FLOATS, Placed, Reference, assert_same_bits, check, in_turn, named, outcome,
-    placed_inputs, storage, submit, tensors, with,
+    placed_inputs, set, storage, submit, tensors, vector, with,
 };
 
 tests![layouts, windows, windows_of_byte_masks, in_place, everything_at_once, sums_of_many];
@@ -131,6 +131,22 @@ fn everything_at_once(context: &Context) {
         let loss = none().focal_gamma(focal).temperature(2.0).label_smoothing(0.1);
         for dtype in in_turn(turn) {
             check(&gpu, &loss, &inputs, dtype, &GRADIENT);
+        }
+    }
+    // Several passes give the bits of one, also where a denominator divides the gradients.
+    let wanted = ["loss", "sum", "count", "grad.logits", "grad.temperature"];
+    let mut inputs = with(&inputs, [("temperature", positive(6, &[columns as u64]))]);
+    inputs.insert("mask".to_owned(), set(&inputs["mask"], 4, 0.0));
+    inputs.insert("weight".to_owned(), set(&inputs["weight"], 4, NAN));
+    let inputs = with(&inputs, [("targets", set(&inputs["targets"], 7, -1.0))]);
+    let reduced = with(&inputs, [("upstream", vector(&[0.5]))]);
+    for (loss, inputs) in [(none(), &inputs), (BceWithLogits::default(), &reduced)] {
+        let loss = loss.unknown_target(-1.0);
+        let (outputs, _) = check(&gpu, &loss, inputs, Dtype::F32, &wanted);
+        let whole = context.with(|profile| profile.storage_buffers = 16);
+        if context.gpu.profile().storage_buffers >= 16 {
+            let once = outcome(&whole, &loss, inputs, Dtype::F32, &wanted).0;
+            assert_same_bits(&outputs, &once, "in one pass");
         }
     }
 }

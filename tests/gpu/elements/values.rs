@@ -8,7 +8,7 @@ use surprisal::{
 
 use super::{GRADIENT, NAN, each, none, positive, sample};
 use crate::support::{
-    Context, INF, bits, check, gaussian, matrix, named, outcome, parse, set, vector, with,
+    Context, INF, bits, check, gaussian, in_turn, matrix, named, outcome, parse, set, vector, with,
 };
 
 tests![
@@ -17,6 +17,7 @@ tests![
     small_losses,
     hurdles_from_tiny_to_huge_rates,
     bad_values,
+    learned_temperatures,
     nan_is_not_laundered,
     infinite_scores_of_the_others,
 ];
@@ -152,6 +153,32 @@ fn bad_values(context: &Context) {
         ("targets", vector(&[0.0, 0.0])),
     ]);
     bad(&GaussianNll::default(), &normal, "grad.variance", 1, -0.25);
+}
+
+/// A temperature for all elements, one a column, one a row; logits at ±inf; temperatures that are none.
+fn learned_temperatures(context: &Context) {
+    let gpu = &context.gpu;
+    let wanted = ["loss", "grad.logits", "grad.temperature"];
+    let mut inputs = sample(8, 30, 5);
+    for (turn, shape) in [&[1][..], &[5], &[30, 1]].into_iter().enumerate() {
+        inputs = with(&inputs, [("temperature", positive(9, shape))]);
+        for dtype in in_turn(turn) {
+            let loss = BceWithLogits::default().label_smoothing(0.1).focal_gamma(0.5);
+            check(gpu, &loss, &inputs, dtype, &wanted);
+        }
+        check(gpu, &BceWithLogits::default(), &inputs, Dtype::F32, &wanted);
+    }
+    let none = BceWithLogits::default().reduction(Reduction::None);
+    for limit in [INF, -INF] {
+        let inputs = with(&inputs, [("logits", set(&inputs["logits"], 7, limit))]);
+        check(gpu, &none, &inputs, Dtype::F32, &wanted);
+    }
+    for temperature in [0.0, -1.0, NAN, INF, 1e-39, 1.7e38] {
+        let temperature = set(&inputs["temperature"], 4, temperature);
+        let inputs = with(&inputs, [("temperature", temperature)]);
+        let (_, status) = check(gpu, &none, &inputs, Dtype::F32, &wanted);
+        assert_eq!(status.bad_rows, 5, "the elements of a row");
+    }
 }
 
 fn nan_is_not_laundered(context: &Context) {

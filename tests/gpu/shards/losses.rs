@@ -208,7 +208,7 @@ fn info_nce(context: &Context) {
 fn sup_con(context: &Context) {
     let mut whole = labelled(json!({"temperature": 0.4}), 30);
     whole.outputs = &["loss", "lse", "sum", "count", "denominator"];
-    whole.gradients = &["grad.features"];
+    whole.gradients = &["grad.features", "grad.scale"];
     for cuts in [&[0, 30][..], &[0, 7, 7, 8, 30], &[0, 16, 30]] {
         for options in
             [json!({"temperature": 0.4}), json!({"reduction": "none", "chunk_bytes": 700})]
@@ -228,6 +228,7 @@ fn sup_con(context: &Context) {
         plain.remove("keys");
         let loss = parse("sup_con", &whole.options);
         Reference::new(&*loss, &plain, Dtype::F32, whole.gradients).assert(&of);
+        whole.gradients = &["grad.features", "grad.scale"];
     }
 }
 

@@ -242,12 +242,13 @@ pub(super) fn labelled<'a>(options: Value, count: usize) -> Whole<'a> {
             ("features", features.clone()),
             ("labels", indices(&labels)),
             ("keys", features),
+            ("scale", vector(&[1.7])),
         ]),
         cut: &[("keys", 0)],
         rows: count,
         columns: count,
         outputs: &["loss", "lse"],
-        gradients: &["grad.features", "grad.keys"],
+        gradients: &["grad.features", "grad.keys", "grad.scale"],
     }
 }
 

@@ -1,10 +1,10 @@
-// The gradients alone, for calls whose losses and gradients together need more buffers than a dispatch may bind. The
-// factor is 1 because such losses are not reduced.
+// Losses or gradients of each element, without sums, for calls that together need more buffers than a dispatch may bind.
+// Nothing is scaled here: such losses are not reduced, or element/weigh.wgsl has computed what multiplies the gradients.
 
 override WORKGROUP: u32 = 64u;
 
 @compute @workgroup_size(WORKGROUP)
-fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn each(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let block = group.x + group.y * groups.x;
     let blocks = (params.classes + ELEMENTS - 1u) / ELEMENTS;
     let first = min(block, blocks) * ELEMENTS;
