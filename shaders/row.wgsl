@@ -2,7 +2,7 @@
 //
 // A loss declares in Rust (`RowProgram`, src/skeleton/row/contract.rs) what its functor needs. From this declaration
 // the following WGSL is written in front of the functor:
-//   const STATE_WORDS, ROUNDS, OUT_…, FACTOR_…             sizes and offsets in words
+//   const STATE_WORDS, ROUNDS, OUT_…, FACTOR_…, NUMBER_…   sizes and offsets in words
 //   struct Closed { loss, flags, by-products, factors }    the result of closing a row; by-products are u32 words
 //   fn closed_blank(flags, loss, fill) -> Closed           a row without numbers: `fill` in float by-products
 //   fn closed_write(row, closed), closed_read(row)         store to and load from the row's record; a load reads only
@@ -71,6 +71,12 @@ fn scalar_bits() -> u32 {
 // The bits of the row's saved lse. They stay in the record until the row is closed.
 fn saved_lse(row: u32) -> u32 {
     return records[record_of(row) + RECORD_SAVED_LSE];
+}
+
+// The bits of a number that the call gives for the row, by its NUMBER_… constant. As the saved lse, it stays in the
+// record until the row is closed.
+fn row_number(row: u32, word: u32) -> u32 {
+    return records[record_of(row) + word];
 }
 
 // Which columns of a quad belong to the row. Code for whole quads passes a constant instead, which costs nothing.

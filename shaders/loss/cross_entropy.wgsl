@@ -13,6 +13,13 @@ override WANTS_ENTROPY: bool = false;
 override WANTS_ARGMAX: bool = false;
 override WANTS_RANK: bool = false;
 
+// loss/byproducts.wgsl, or loss/no_byproducts.wgsl where no by-product has an upstream gradient, supplies
+//   fn loss_factor(factor) -> f32                   the factor of the loss's part of the gradient
+//   fn flags_of(row) -> u32                         the flags that all factors together give a row
+//   fn close_byproducts(row, closed, streamed) -> Closed   adds the by-products' part to the factors
+//   fn taken_for(factor, coefficient) -> vec4<f32>  a part of what `emit` subtracts for the target distribution
+//   fn with_byproducts(closed, g, p, shift) -> vec4<f32>   adds the rest of the by-products' part to the gradient
+
 // u differs from z: there is a bias, a cap or a temperature.
 override TRANSFORMED: bool = false;
 
@@ -45,10 +52,6 @@ struct Row {
     // The orderable key of the target's u, for the rank; with shards, the bits of the target's u.
     target_key: u32,
 }
-
-// The bits of 2^-126 and 2^126.
-const LEAST_TEMPERATURE: u32 = 0x00800000u;
-const MOST_TEMPERATURE: u32 = 0x7e800000u;
 
 // The mergeable state of a stretch of columns, published as the statistics of a shard (src/spec/shard.rs).
 struct State {
@@ -147,10 +150,10 @@ fn target_score(row: Row, column: u32) -> Score {
     return score(row, vec4<u32>(bits), vec4<u32>(logit_bias_at(0u, column)));
 }
 
-// A row with τ of the option or of the input. An input is one from 2^-126 to 2^126: others have no normal inverse.
+// A row with τ of the option or of the input.
 fn tempered(index: u32) -> Row {
     let bits = scalar_bits();
-    let bad = bits < LEAST_TEMPERATURE || bits > MOST_TEMPERATURE;
+    let bad = !are_temperatures(vec4<u32>(bits)).x;
     var row: Row;
     row.index = index;
     row.temperature = select(params.temperature * bitcast<f32>(bits), 1.0, bad);
@@ -176,7 +179,7 @@ fn open(index: u32) -> Row {
     row.label = entry.x;
     row.flags = entry.y;
     row.row_weight = bitcast<f32>(entry.z);
-    row.factor = row_factor(entry.z, entry.w, head.y, head.z);
+    row.factor = loss_factor(row_factor(entry.z, entry.w, head.y, head.z));
     row.class_weights = bitcast<f32>(head.w);
     if (WANTS_RANK && row.label != NONE) {
         let at = target_score(row, row.label);
@@ -400,12 +403,14 @@ fn close(row: Row, streamed: State) -> Closed {
     if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
         // A row's live classes may all be in other shards.
         let counts = !SHARDED || GATHERED || (state.flags & STATE_BAD) != 0u;
-        let flags = select(0u, ROW_NAN, counts) | factor_flags(row.factor);
+        let flags = select(0u, ROW_NAN, counts) | flags_of(row);
         var bad = closed_blank(flags, NAN_BITS, NAN_BITS);
         bad.temperature_slope = select(NAN_BITS, 0u, (flags & ROW_ZERO) != 0u);
         return bad;
     }
-    return close_live(row, state, streamed);
+    var known = row;
+    known.target_key = select(row.target_key, state.rank, SHARDED);
+    return close_byproducts(known, close_live(known, state, streamed), streamed);
 }
 
 // `streamed` is the state before a saved lse takes the place of its maximum and its sum.
@@ -413,7 +418,7 @@ fn close_live(row: Row, state: State, streamed: State) -> Closed {
     let log_sum = log(state.sum);
     let lse = state.top + log_sum;
     // A row with factor 0 has the gradient 0, whatever its numbers are.
-    var out = closed_blank(factor_flags(row.factor), 0u, 0u);
+    var out = closed_blank(flags_of(row), 0u, 0u);
     out.label = row.label;
     out.lse = bitcast<u32>(lse);
     out.top = state.top;
@@ -438,9 +443,7 @@ fn close_live(row: Row, state: State, streamed: State) -> Closed {
         out.kappa = row.factor * params.kept_share;
         out.side = log_sum;
     } else {
-        var known = row;
-        known.target_key = state.rank;
-        return close_target(known, out, log_sum, terms, streamed);
+        return close_target(row, out, log_sum, terms, streamed);
     }
     let taken = Taken(out.beta * terms.coefficient, row.factor * terms.depth);
     return close_loss(row, out, terms.total, taken, streamed, terms.infinite);
@@ -573,7 +576,7 @@ fn emit(row: Row, closed: Closed, it: Item) {
     // class the two cancel exactly.
     var taken = vec4<f32>(0.0);
     if (HAS_TERM) {
-        taken = closed.beta * it.coefficient;
+        taken = taken_for(closed.beta, it.coefficient);
     }
     if (!HAS_PROBS) {
         // The target's position relative to the quad.
@@ -582,12 +585,13 @@ fn emit(row: Row, closed: Closed, it: Item) {
         taken += select(vec4<f32>(0.0), vec4<f32>(closed.kappa), places == vec4<u32>(place));
         if (ORDINAL && !SHARDED) {
             let next = (places == vec4<u32>(place - 1u)) | (places == vec4<u32>(place + 1u));
-            taken += select(vec4<f32>(0.0), closed.side * bitcast<vec4<f32>>(weight_quad(0u, it.column)), next);
+            let side = taken_for(closed.side, bitcast<vec4<f32>>(weight_quad(0u, it.column)));
+            taken += select(vec4<f32>(0.0), side, next);
         }
     } else {
         emit_target_gradient(row, closed, it);
     }
-    var g = closed.alpha * p - taken;
+    var g = with_byproducts(closed, closed.alpha * p - taken, p, shift);
     if (TRANSFORMED) {
         g = g / row.temperature;
     }
@@ -604,6 +608,7 @@ fn emit_target_gradient(row: Row, closed: Closed, it: Item) {
     let below = closed.side + select(vec4<f32>(0.0), closed.top - it.u, live(it.u));
     let limit = vec4<u32>(INFINITY_BITS) | (bitcast<vec4<u32>>(factor) & vec4<u32>(SIGN_BIT));
     let finite_limit = live(it.u) | (factor == vec4<f32>(0.0)) | is_nan4(bitcast<vec4<u32>>(factor));
-    let value = select(limit, bitcast<vec4<u32>>(factor * below), finite_limit);
+    // A row whose loss takes no part has the gradient 0, even if a class weight is NaN.
+    let value = select(select(limit, bitcast<vec4<u32>>(factor * below), finite_limit), vec4<u32>(0u), closed.kappa == 0.0);
     target_gradient_store(row.index, it.column, gradient_bits(closed.flags, value));
 }

@@ -50,12 +50,8 @@ fn from_state(row: u32, at: u32, column: u32) -> Softmax {
     let mean = moment * inverse_sum + (reference - bitcast<f32>(records[at + OUT_X]));
     let forth = records[at + OUT_SCALE];
     let slope = times(bitcast<u32>(factor), bitcast<u32>(mean));
-    // An infinite term decides, and ∞ − ∞ is NaN.
-    let unlike = !finite_one(forth) && !finite_one(slope) && forth != slope;
-    let no_number = is_nan(forth) || is_nan(slope) || unlike || either;
-    let finite_sum = bitcast<u32>(bitcast<f32>(forth) + bitcast<f32>(slope));
-    let sum_or_slope = select(slope, finite_sum, finite_one(slope));
-    let scale = select(forth, sum_or_slope, finite_one(forth));
+    let scale = plus(forth, slope);
+    let no_number = is_nan(scale) || either;
     records[at + OUT_SCALE] = select(scale, select(NAN_BITS, 0u, is_nothing(factor)), no_number);
     let published = (params.origin + row) * STATISTICS_WORDS;
     statistics_write(published + 5u, select(bitcast<u32>(back), 0u, bad));

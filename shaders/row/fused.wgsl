@@ -27,10 +27,10 @@ fn fused(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) group
         state = reduce_row(row, end, local, lane);
     }
     let closed = close(row, state);
-    if (IN_PLACE || HAS_LSE) {
-        // Hazard: every lane closes the row from its own read of the target's score and of the saved lse. Symptom
-        // without the barrier: wrong losses or gradients. Cause: a fast lane overwrites what a slow lane has not read
-        // yet, with its gradient or the record.
+    if (IN_PLACE || HAS_LSE || HAS_NUMBERS) {
+        // Hazard: every lane closes the row from its own read of the target's score, of the saved lse and of the row's
+        // numbers. Symptom without the barrier: wrong losses or gradients. Cause: a fast lane overwrites what a slow
+        // lane has not read yet, with its gradient or the record.
         storageBarrier();
     }
     if (inside && lane == 0u) {

@@ -12,8 +12,8 @@ use crate::{
         operation::{Operation, Options},
         request::request,
         row::{
-            self, Broadcast, Counted, Field, Given, LabelScore, Reduced, RowLoss, RowOutput,
-            RowProgram, RowStream, StateLayout, Target,
+            self, Broadcast, Counted, Field, Given, LabelScore, Reduced, RowLoss, RowNumber,
+            RowOutput, RowProgram, RowStream, StateLayout, Target,
         },
     },
     spec::{
@@ -57,6 +57,11 @@ pub enum Smoothing {
 /// - **A learned temperature** is the input `temperature`, one float on the GPU. It overrides the option, and
 ///   ∂τ = −Σ ∂u·u/τ over all elements: `f·(z_y − E_p z)/τ²` a row for plain cross-entropy. A value outside
 ///   [2⁻¹²⁶, 2¹²⁶] makes every row a bad row. A target at `-inf` gives −inf.
+/// - **Upstream gradients of by-products**: with `upstream.log_prob`, `upstream.entropy` or `upstream.lse`, one number
+///   a row, the gradients are those of Σ upstream·loss + Σ upstream.log_prob·log_prob + …. The loss takes part only if
+///   `upstream` is given too. ∂log_prob/∂u = e_y − p, ∂entropy/∂u = −p∘(log p + H), ∂lse/∂u = p. No weight multiplies
+///   these parts, and no denominator divides them. Rows that are ignored or have a bad target have gradient 0. From a
+///   saved `lse` the entropy's part needs the saved `entropy` as well; without it the scores are streamed once more.
 /// - **Mean** divides by Σ w_y over the rows that are kept (index targets), or by the number of rows (probability
 ///   targets), as PyTorch does.
 /// - **Edges**: ignored rows add nothing and have a gradient of exactly 0, even where their logits are NaN. A `-inf`
@@ -159,10 +164,19 @@ tensors! {
         row_weight = "row_weight",
         /// The upstream gradient (a loss scale), `[1]` or `[rows]`.
         upstream = "upstream",
+        /// The upstream gradient of `log_prob` `[rows]`. Where by-products have upstream gradients and `upstream` is
+        /// not given, the loss takes no part in the gradient.
+        upstream_log_prob = "upstream.log_prob",
+        /// The upstream gradient of `entropy` `[rows]`.
+        upstream_entropy = "upstream.entropy",
+        /// The upstream gradient of `lse` `[rows]`.
+        upstream_lse = "upstream.lse",
         /// The caller's denominator `[1]` on the GPU; replaces the denominator of the reduction.
         denominator = "denominator",
         /// A saved `lse` `[rows]`, from which the gradient is made without a first pass.
         lse = "lse",
+        /// A saved `entropy` `[rows]`: with a saved `lse`, it spares `upstream.entropy` a first pass.
+        entropy = "entropy",
         /// The statistics of all shards `[shards·rows, 8]`, one shard after another.
         statistics = "statistics",
     }
@@ -233,8 +247,12 @@ pub(super) static ABOUT: About = About {
         arg::TEMPERATURE_IN,
         arg::ROW_WEIGHT,
         arg::UPSTREAM,
+        arg::LOG_PROB_UPSTREAM,
+        arg::ENTROPY_UPSTREAM,
+        arg::LSE_UPSTREAM,
         arg::DENOMINATOR_IN,
         arg::LSE_IN,
+        arg::ENTROPY_IN,
         arg::STATISTICS_IN,
     ],
     outputs: &[
@@ -426,6 +444,34 @@ static FACTORS: &[Field] = &[
     Field::u32("label"),
 ];
 
+/// The by-products that have an upstream gradient of their own.
+const UPSTREAMS: [&str; 3] = ["upstream.log_prob", "upstream.entropy", "upstream.lse"];
+
+/// Whether the gradient contains by-products.
+fn has_byproducts(given: &dyn Fn(&str) -> bool) -> bool {
+    UPSTREAMS.iter().any(|name| given(name))
+}
+
+/// The upstream gradients of by-products, and the saved entropy.
+static NUMBERS: &[RowNumber] = &[
+    RowNumber { name: "log_prob_pull", argument: "upstream.log_prob" },
+    RowNumber { name: "entropy_pull", argument: "upstream.entropy" },
+    RowNumber { name: "lse_pull", argument: "upstream.lse" },
+    RowNumber { name: "saved_entropy", argument: "entropy" },
+];
+
+/// [`FACTORS`], and those of entropy_pull·p·(u - top - mean_score), which is subtracted from the gradient.
+static BYPRODUCT_FACTORS: &[Field] = &{
+    let mut all = [Field::f32("entropy_pull"); FACTORS.len() + 2];
+    let mut at = 0;
+    while at < FACTORS.len() {
+        all[at] = FACTORS[at];
+        at += 1;
+    }
+    all[at] = Field::f32("mean_score");
+    all
+};
+
 impl CrossEntropy {
     /// The classes of all shards.
     pub(crate) fn all_classes(&self, classes: u64) -> u64 {
@@ -458,7 +504,11 @@ impl CrossEntropy {
             ("TRANSFORMED", u32::from(transformed)),
             ("SHARDED", self.shard.is_some().into()),
             ("FOCAL", (self.focal_gamma > 0.0).into()),
-            ("WANTS_ENTROPY", wants(&["entropy", "grad.temperature"]) | u32::from(statistics)),
+            (
+                "WANTS_ENTROPY",
+                wants(&["entropy", "grad.temperature"])
+                    | u32::from(statistics || call.has("upstream.entropy")),
+            ),
             (
                 "WANTS_ARGMAX",
                 wants(&["argmax", "correct", "correct_count"]) | u32::from(statistics),
@@ -486,9 +536,16 @@ impl CrossEntropy {
         ];
         let counts =
             [("first_class", self.shard.map_or(0, |shard| shard.first)), ("all_classes", classes)];
+        let has_byproducts = has_byproducts(&|name| call.has(name));
+        let flags = [
+            ("loss_takes_part", call.has("upstream") || !has_byproducts),
+            ("knows_entropy", call.has("entropy")),
+        ];
+        let flags = flags.map(|(name, value)| (name, Number::U32(value.into())));
         let numbers = numbers.map(|(name, value)| (name, Number::from(value)));
         let counts = counts.map(|(name, value)| (name, Number::from(value)));
-        numbers.into_iter().chain(counts).collect()
+        let flags = flags.into_iter().filter(|_| has_byproducts);
+        numbers.into_iter().chain(counts).chain(flags).collect()
     }
 
     /// What a call with a saved lse does not have to compute.
@@ -496,8 +553,9 @@ impl CrossEntropy {
         // For very many classes, Σ w needs the stream: see `MOST_ITERATIONS`.
         let many = call.has("weight") && call.dim(Dim::Classes) > MOST_ITERATIONS;
         let focal = self.focal_gamma > 0.0;
-        if call.wants("grad.temperature") {
-            // The gradient of the temperature needs the mean score.
+        let entropy_unseen = call.has("upstream.entropy") && !call.has("entropy");
+        if call.wants("grad.temperature") || entropy_unseen {
+            // The gradients of the temperature and of the entropy need the mean score.
             return Given::Nothing;
         }
         if self.has_term(call) && (call.has("target_probs") || focal || many) {
@@ -518,15 +576,26 @@ impl RowLoss for CrossEntropy {
 
     fn program(&self, call: &Call) -> RowProgram {
         let ignored = self.ignore_index.as_slice().to_vec();
+        let has_byproducts = has_byproducts(&|name| call.has(name));
+        let (byproducts, factors, row_numbers): (_, _, &[RowNumber]) = if has_byproducts {
+            (shader!("loss/byproducts.wgsl"), BYPRODUCT_FACTORS, NUMBERS)
+        } else {
+            (shader!("loss/no_byproducts.wgsl"), FACTORS, &[])
+        };
         let looks = if call.wants("rank") { LabelScore::Streaming } else { LabelScore::Closing };
         RowProgram {
             reduction: self.reduction,
             empty: self.empty,
             padding: self.padding,
             shard: self.shard,
-            sources: vec![shader!("row/scores.wgsl"), shader!("loss/cross_entropy.wgsl")],
+            sources: vec![
+                shader!("row/scores.wgsl"),
+                shader!("loss/cross_entropy.wgsl"),
+                byproducts,
+            ],
             streams: STREAMS.to_vec(),
             scalar: Some("temperature"),
+            numbers: row_numbers,
             target: Target::Index { ignored },
             counted: Counted {
                 row_weights: self.denominator == Denominator::Weights,
@@ -534,7 +603,7 @@ impl RowLoss for CrossEntropy {
             },
             state: StateLayout { words: 8, shardable: true },
             outputs: OUTPUTS,
-            factors: FACTORS,
+            factors,
             label_score: looks,
             given: self.given(call),
             overrides: self.overrides(call),
@@ -589,8 +658,40 @@ impl CrossEntropy {
         Ok(())
     }
 
+    /// Checks the upstream gradients of by-products.
+    fn check_byproducts(given: &dyn Fn(&str) -> bool, wanted: &[&str]) -> Result<()> {
+        let operation = || "cross_entropy".into();
+        if given("entropy") && !given("lse") {
+            return Err(Error::MissingInput {
+                operation: operation(),
+                argument: "lse".into(),
+                reason: "a saved `entropy` goes with it".into(),
+            });
+        }
+        let conflict = |argument: &str, other: &str, reason: &str| {
+            Err(Error::Conflict {
+                operation: operation(),
+                argument: argument.into(),
+                other: other.into(),
+                reason: reason.into(),
+            })
+        };
+        if given("upstream.log_prob") && given("target_probs") {
+            return conflict("upstream.log_prob", "target_probs", "log_prob is of index targets");
+        }
+        if given("upstream.entropy") && wanted.contains(&"grad.temperature") {
+            return conflict(
+                "upstream.entropy",
+                "grad.temperature",
+                "the temperature has no gradient through the entropy",
+            );
+        }
+        Ok(())
+    }
+
     /// Checks outputs that need one kind of target, or a learned temperature.
     pub(crate) fn check_wanted(given: &dyn Fn(&str) -> bool, wanted: &[&str]) -> Result<()> {
+        Self::check_byproducts(given, wanted)?;
         let (kind, refused): (&str, &[&str]) = if given("target_probs") {
             ("targets", &["log_prob", "rank", "correct", "correct_count"])
         } else {

@@ -29,6 +29,9 @@ use crate::{
 ///   chunk.
 /// - **Gradient**: ∂hidden = G·W, ∂W = Gᵀ·hidden, ∂bias = Σ_rows G, where G is the gradient of the logits; G already
 ///   contains row weights and the upstream gradient before ∂W is summed.
+/// - **Policy gradients and preferences** need log_prob, entropy and lse of each token and their gradients: a call for
+///   these, the caller's arithmetic, and a call with `upstream.log_prob`, `upstream.entropy`, `upstream.lse` and the
+///   saved `lse` and `entropy`. The logits are never stored, and a row's bits do not depend on the rows beside it.
 /// - **Edges**: those of [`CrossEntropy`]. The hidden state of an ignored row is not used, so a NaN in it changes
 ///   nothing.
 /// - **Shards** of the vocabulary: see [`crate::Shard`]. ∂W and ∂bias are complete; ∂hidden is a part.
@@ -70,10 +73,19 @@ tensors! {
         row_weight = "row_weight",
         /// The upstream gradient (a loss scale), `[1]` or `[rows]`.
         upstream = "upstream",
+        /// The upstream gradient of `log_prob` `[rows]`. Where by-products have upstream gradients and `upstream` is
+        /// not given, the loss takes no part in the gradient.
+        upstream_log_prob = "upstream.log_prob",
+        /// The upstream gradient of `entropy` `[rows]`.
+        upstream_entropy = "upstream.entropy",
+        /// The upstream gradient of `lse` `[rows]`.
+        upstream_lse = "upstream.lse",
         /// The caller's denominator `[1]` on the GPU.
         denominator = "denominator",
         /// A saved `lse` `[rows]`.
         lse = "lse",
+        /// A saved `entropy` `[rows]`: with a saved `lse`, it spares `upstream.entropy` a first pass.
+        entropy = "entropy",
         /// The statistics of all shards `[shards·rows, 8]`, one shard after another.
         statistics = "statistics",
     }
@@ -144,8 +156,12 @@ pub(super) static ABOUT: About = About {
         arg::TEMPERATURE_IN,
         arg::ROW_WEIGHT,
         arg::UPSTREAM,
+        arg::LOG_PROB_UPSTREAM,
+        arg::ENTROPY_UPSTREAM,
+        arg::LSE_UPSTREAM,
         arg::DENOMINATOR_IN,
         arg::LSE_IN,
+        arg::ENTROPY_IN,
         arg::STATISTICS_IN,
     ],
     outputs: &[

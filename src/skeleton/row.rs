@@ -26,8 +26,8 @@ pub(crate) use rows::{Gradient, Rows, Scores, functor_streams};
 pub use crate::spec::{broadcast::Broadcast, shard::STATE_WORDS};
 pub use contract::{
     Counted, DROPPED, Field, FieldKind, Given, LabelScore, OPEN, OutputKind, PLACE, Reduced,
-    Rounds, RowOutput, RowProgram, RowStream, SCORES, StateLayout, StreamAccess, StreamElement,
-    Target,
+    Rounds, RowNumber, RowOutput, RowProgram, RowStream, SCORES, StateLayout, StreamAccess,
+    StreamElement, Target,
 };
 pub use rows::plan;
 

@@ -48,6 +48,16 @@ pub(crate) const UPSTREAM: Argument = Argument::optional(
     &[&[Dim::One], &[Dim::Rows]],
     "the gradient from above (a loss scale); one value a row with reduction `none`",
 );
+/// The upstream gradient of a by-product.
+const fn byproduct_upstream(name: &'static str, about: &'static str) -> Argument {
+    Argument::optional(name, Kind::WideFloat, ROWS, about)
+}
+pub(crate) const LOG_PROB_UPSTREAM: Argument =
+    byproduct_upstream("upstream.log_prob", "the gradient from above of each row's log_prob");
+pub(crate) const ENTROPY_UPSTREAM: Argument =
+    byproduct_upstream("upstream.entropy", "the gradient from above of each row's entropy");
+pub(crate) const LSE_UPSTREAM: Argument =
+    byproduct_upstream("upstream.lse", "the gradient from above of each row's lse");
 pub(crate) const DENOMINATOR_IN: Argument =
     Argument::optional("denominator", Kind::F32, ONE, "the caller's denominator, on the GPU")
         .within(Domain::Positive);
@@ -56,6 +66,12 @@ pub(crate) const LSE_IN: Argument = Argument::optional(
     Kind::F32,
     ROWS,
     "a saved lse: the gradient is made from it without a first pass",
+);
+pub(crate) const ENTROPY_IN: Argument = Argument::optional(
+    "entropy",
+    Kind::F32,
+    ROWS,
+    "a saved entropy: with a saved lse, spares `upstream.entropy` a first pass",
 );
 pub(crate) const LOSS: Argument = Argument::optional(
     "loss",

@@ -10,7 +10,7 @@ use surprisal::{
 use super::catalogue::{Call, Extents};
 
 /// Inputs that are outputs of another call: what that is follows from the other inputs.
-const SAVED: [&str; 3] = ["lse", "column_lse", "statistics"];
+const SAVED: [&str; 4] = ["lse", "entropy", "column_lse", "statistics"];
 /// Every third target is unknown.
 const UNKNOWN: usize = 3;
 
@@ -23,8 +23,15 @@ pub fn inputs(call: &Call, operation: &dyn Operation, seed: u64) -> Arrays {
     let given = |name: &str| call.inputs.contains_key(name);
     let f32 = |array: &Array| array.rounded(Dtype::F32);
     let statistics = given("statistics").then(|| values.statistics(&whole));
-    let saved: Vec<&str> = ["lse", "column_lse"].into_iter().filter(|name| given(name)).collect();
+    let saved = ["lse", "entropy", "column_lse"].into_iter().filter(|name| given(name));
+    let saved: Vec<&str> = saved.collect();
     if !saved.is_empty() {
+        // A saved lse is rounded to f32, and a gradient loses what that lost of large scores. Small temperatures make
+        // scores large.
+        if let Some(temperature) = own.get_mut("temperature") {
+            let values = temperature.to_f64().iter().map(|value| value.max(1.0)).collect();
+            *temperature = Array::float(&temperature.shape, values);
+        }
         let saved = cpu::run(operation, &own, &saved).unwrap();
         own.extend(saved.into_iter().map(|(name, array)| (name, f32(&array))));
     }

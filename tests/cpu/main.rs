@@ -18,8 +18,8 @@ use std::{
 };
 
 use surprisal::{
-    Arithmetic, Array, Arrays, CrossEntropy, Denominator, Dtype, LinearCrossEntropy, Operation,
-    Reduction, Smoothing, WeightLayout,
+    Arithmetic, Array, Arrays, BceWithLogits, CrossEntropy, Denominator, Dtype, LinearCrossEntropy,
+    Operation, Reduction, Smoothing, SupCon, WeightLayout,
     cases::{self, Case},
     cpu, operations, testing,
 };
@@ -105,7 +105,7 @@ fn reference_cases() {
     for (name, count) in [
         ("cross_entropy", 193),
         ("linear_cross_entropy", 25),
-        ("bce_with_logits", 91),
+        ("bce_with_logits", 94),
         ("binary_hinge", 12),
         ("mse", 10),
         ("gaussian_nll", 20),
@@ -113,7 +113,7 @@ fn reference_cases() {
         ("hurdle_poisson", 4),
         ("dice", 6),
         ("info_nce", 24),
-        ("sup_con", 3),
+        ("sup_con", 5),
         ("sigmoid_contrastive", 2),
         ("brier", 8),
         ("generalized_cross_entropy", 6),
@@ -177,6 +177,13 @@ fn scalar(loss: &dyn Operation, inputs: &Arrays) -> f64 {
 
 #[track_caller]
 fn assert_differences(loss: &dyn Operation, inputs: &Arrays, name: &str) {
+    let actual = run(loss, inputs, &format!("grad.{name}"));
+    assert_slopes(inputs, name, &actual, |inputs| scalar(loss, inputs));
+}
+
+/// Whether these are the derivatives of a function of the inputs.
+#[track_caller]
+fn assert_slopes(inputs: &Arrays, name: &str, actual: &[f64], of: impl Fn(&Arrays) -> f64) {
     let step = 1e-5;
     let input = &inputs[name];
     let moved = |index: usize, by: f64| {
@@ -184,12 +191,11 @@ fn assert_differences(loss: &dyn Operation, inputs: &Arrays, name: &str) {
         values[index] += by;
         let mut inputs = inputs.clone();
         inputs.insert(name.to_owned(), Array::float(&input.shape, values));
-        scalar(loss, &inputs)
+        of(&inputs)
     };
     let slope = |index| (moved(index, step) - moved(index, -step)) / (2.0 * step);
     let expected: Vec<f64> = (0..input.len()).map(slope).collect();
-    let actual = run(loss, inputs, &format!("grad.{name}"));
-    assert_close(&actual, &expected, DIFFERENCES, &format!("{name} of {loss:?}"));
+    assert_close(actual, &expected, DIFFERENCES, &format!("{name} of {inputs:?}"));
 }
 
 fn every_option() -> Vec<CrossEntropy> {
@@ -260,6 +266,57 @@ fn temperature_gradient_is_the_slope_of_the_loss() {
     }
 }
 
+/// Σ upstream·by-product, with the loss where it takes part.
+#[test]
+fn byproduct_gradients_are_slopes() {
+    let names = ["upstream.log_prob", "upstream.entropy", "upstream.lse"];
+    let total = |loss: &CrossEntropy, inputs: &Arrays| {
+        let of = |name: &&str| {
+            let values = run(loss, inputs, name.trim_start_matches("upstream."));
+            let products = values.iter().zip(inputs[*name].to_f64()).map(|(v, pull)| v * pull);
+            products.sum::<f64>()
+        };
+        let loss = if inputs.contains_key("upstream") { scalar(loss, inputs) } else { 0.0 };
+        loss + names.iter().filter(|name| inputs.contains_key(**name)).map(of).sum::<f64>()
+    };
+    for (loss, takes_part) in
+        every_option().into_iter().flat_map(|l| [(l.clone(), true), (l, false)])
+    {
+        let mut inputs = full_inputs(4, 5);
+        for (seed, name) in (31..).zip(names) {
+            inputs.insert(name.to_owned(), vector(&testing::gaussian(seed, 4)));
+        }
+        let upstream = if loss.reduction == Reduction::None { 4 } else { 1 };
+        if takes_part {
+            inputs.insert("upstream".to_owned(), vector(&testing::gaussian(6, upstream)));
+        }
+        assert_slopes(&inputs, "logits", &run(&loss, &inputs, "grad.logits"), |i| total(&loss, i));
+        inputs.remove("upstream.entropy");
+        inputs.insert("temperature".to_owned(), vector(&[1.3]));
+        let gradient = run(&loss, &inputs, "grad.temperature");
+        assert_slopes(&inputs, "temperature", &gradient, |inputs| total(&loss, inputs));
+    }
+}
+
+#[test]
+fn byproduct_upstreams_that_are_refused() {
+    let mut inputs = full_inputs(4, 5);
+    inputs.insert("temperature".to_owned(), vector(&[1.3]));
+    inputs.insert("upstream.entropy".to_owned(), vector(&[1.0; 4]));
+    let conflict = |inputs: &Arrays, wanted: &str, named: &str| {
+        let error = cpu::run(&none(), inputs, &[wanted]).unwrap_err();
+        assert!(error.to_string().contains(named), "{error}");
+    };
+    conflict(&inputs, "grad.temperature", "upstream.entropy");
+    inputs.insert("entropy".to_owned(), vector(&[1.0; 4]));
+    conflict(&inputs, "grad.logits", "lse");
+    inputs.remove("entropy");
+    inputs.remove("targets");
+    inputs.insert("target_probs".to_owned(), logits(4, &[0.2; 20]));
+    inputs.insert("upstream.log_prob".to_owned(), vector(&[1.0; 4]));
+    conflict(&inputs, "grad.logits", "upstream.log_prob");
+}
+
 /// The input overrides the option, and its gradient needs it.
 #[test]
 fn the_input_temperature_overrides_the_option() {
@@ -278,6 +335,63 @@ fn the_input_temperature_overrides_the_option() {
         learned.insert("temperature".to_owned(), vector(&[temperature]));
         assert!(run(&none(), &learned, "loss")[..3].iter().all(|loss| loss.is_nan()));
         assert!(run(&none(), &learned, "grad.temperature")[0].is_nan(), "{temperature}");
+    }
+}
+
+/// One temperature for all, one a column, one a row; they override the option.
+#[test]
+fn temperatures_of_binary_labels() {
+    let [rows, columns] = [3, 4];
+    let array = |seed, shape: &[u64]| {
+        let count = shape.iter().product::<u64>() as usize;
+        Array::float(shape, testing::gaussian(seed, count))
+    };
+    let positive = |array: Array| {
+        Array::float(&array.shape, array.to_f64().iter().map(|value| value.abs() + 0.3).collect())
+    };
+    let targets = testing::targets(3, 12, 2).iter().map(|&target| target as f64).collect();
+    let plain = named([
+        ("logits", array(1, &[rows, columns])),
+        ("targets", Array::float(&[rows, columns], targets)),
+        ("logit_bias", array(4, &[columns])),
+        ("upstream", vector(&[-1.7])),
+    ]);
+    let losses = [
+        BceWithLogits::default().label_smoothing(0.1),
+        BceWithLogits::default().focal_gamma(2.0).focal_alpha(0.25).reduction(Reduction::Sum),
+    ];
+    for loss in &losses {
+        for shape in [&[1][..], &[columns], &[rows, 1], &[rows, columns]] {
+            let mut inputs = plain.clone();
+            inputs.insert("temperature".to_owned(), positive(array(2, shape)));
+            assert_differences(loss, &inputs, "temperature");
+            assert_differences(loss, &inputs, "logits");
+        }
+        let mut inputs = plain.clone();
+        inputs.insert("temperature".to_owned(), vector(&[0.7]));
+        let [option, other] = [0.7, 3.0].map(|temperature| loss.clone().temperature(temperature));
+        assert_eq!(run(&other, &inputs, "loss"), run(&option, &plain, "loss"));
+        for temperature in [0.0, -1.0, f64::NAN, INF, 1e-39, 1.7e38] {
+            inputs.insert("temperature".to_owned(), vector(&[temperature]));
+            assert!(run(loss, &inputs, "loss")[0].is_nan());
+            assert!(run(loss, &inputs, "grad.temperature")[0].is_nan(), "{temperature}");
+        }
+    }
+}
+
+/// The scale of vectors that are compared with each other, and its parts in shards.
+#[test]
+fn scale_gradient_of_sup_con_is_the_slope_of_the_loss() {
+    let features = logits(6, &testing::gaussian(5, 18));
+    let inputs = named([
+        ("features", features.clone()),
+        ("labels", indices(&[3, 1, 3, 1, 3, 9])),
+        ("scale", vector(&[2.5])),
+    ]);
+    for reduction in [Reduction::Mean, Reduction::Sum] {
+        let loss = SupCon::default().temperature(0.1).reduction(reduction);
+        assert_differences(&loss, &inputs, "scale");
+        assert_differences(&loss, &inputs, "features");
     }
 }
 

@@ -17,6 +17,7 @@ macro_rules! tests {
 
 mod bindings;
 mod budgets;
+mod byproducts;
 mod catalogue;
 mod children;
 #[path = "../common/mod.rs"]
@@ -113,6 +114,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
         ("conformance", conformance::linear::TESTS),
         ("catalogue", catalogue::layers::TESTS),
         ("linear", linear::TESTS),
+        ("byproducts", byproducts::TESTS),
         ("budgets", budgets::TESTS),
         ("bindings", bindings::TESTS),
         ("memory", memory::TESTS),

@@ -229,6 +229,7 @@ impl Reference {
         // A saved lse changes where a gradient comes from, not what it is; beside statistics it is a shard's.
         if plain.remove("lse").is_some() {
             plain.remove("column_lse");
+            plain.remove("entropy");
         }
         Self {
             truth: cpu::run(loss, &plain, wanted).unwrap(),

@@ -21,6 +21,8 @@ pub(crate) struct RowRecord {
     pub rounds: Rounds,
     /// The mergeable state.
     pub state: StateLayout,
+    /// What the call gives for each row, until the row is closed.
+    pub numbers: &'static [RowNumber],
 }
 
 /// What a kernel knows of the records of rows. The WGSL of it stands in front of the kernel's files.
@@ -94,6 +96,15 @@ impl RowOutput {
     pub const fn reduced(self, reduced: Reduced) -> Self {
         Self { reduced, ..self }
     }
+}
+
+/// An input of one float a row that a functor reads in `close`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RowNumber {
+    /// Its name in WGSL: `row_number(row, NUMBER_NAME)` gives its bits.
+    pub name: &'static str,
+    /// The name of the input. The number is 0 where the call does not give it.
+    pub argument: &'static str,
 }
 
 /// The type of a by-product, and its value in a row that has none.
@@ -223,8 +234,8 @@ impl Rounds {
 /// The first word of a record behind its loss and its flags.
 const FIRST_OUTPUT: u32 = size::RECORD_FLAGS + 1;
 /// Words for what is known of a row before it is closed: its saved lse, and the scores of its label and of both
-/// columns beside the label. The factors later use the same words.
-const BEFORE_CLOSING: u32 = 4;
+/// columns beside the label. Behind them are the numbers of the row. The factors later use the same words.
+const BEFORE_NUMBERS: u32 = 4;
 
 impl RowRecord {
     /// The number of words.
@@ -244,9 +255,14 @@ impl RowRecord {
         FIRST_OUTPUT + self.outputs.len() as u32
     }
 
+    /// The word of a record that holds the first of the row's numbers until the row is closed.
+    pub fn first_number(self) -> u32 {
+        self.saved_lse_word() + BEFORE_NUMBERS
+    }
+
     fn first_settled(self) -> u32 {
         let factors: u32 = self.factors.iter().map(|field| field.words()).sum();
-        self.saved_lse_word() + factors.max(BEFORE_CLOSING)
+        (self.saved_lse_word() + factors).max(self.first_number() + self.numbers.len() as u32)
     }
 
     /// The words of a record and of a state, as WGSL constants.
@@ -261,8 +277,10 @@ impl RowRecord {
         let outputs = self.outputs.iter().zip(FIRST_OUTPUT..);
         let outputs = outputs.map(|(o, word)| (format!("OUT_{}", o.name.to_uppercase()), word));
         let factors = factors.map(|(f, word)| (format!("FACTOR_{}", f.name.to_uppercase()), word));
-        let mut text = String::new();
-        for (name, word) in fixed.into_iter().chain(outputs).chain(factors) {
+        let numbers = self.numbers.iter().zip(self.first_number()..);
+        let numbers = numbers.map(|(n, word)| (format!("NUMBER_{}", n.name.to_uppercase()), word));
+        let mut text = format!("const HAS_NUMBERS: bool = {};\n", !self.numbers.is_empty());
+        for (name, word) in fixed.into_iter().chain(outputs).chain(factors).chain(numbers) {
             let _ = writeln!(text, "const {name}: u32 = {word}u;");
         }
         text

@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub use crate::plan::kernel::record::{
-    Field, FieldKind, OutputKind, Reduced, Rounds, RowOutput, StateLayout,
+    Field, FieldKind, OutputKind, Reduced, Rounds, RowNumber, RowOutput, StateLayout,
 };
 
 /// What a row functor needs of its skeleton: plain data, made from a call.
@@ -40,6 +40,9 @@ pub struct RowProgram {
     /// An input of one float that the functor reads with `scalar_bits`. It comes with the header of the row table, so
     /// that it takes no binding of the kernels that stream rows. It is 1 where the call does not give it.
     pub scalar: Option<&'static str>,
+    /// Inputs of one float a row that `close` reads with `row_number`. They come with the row's record, so that they
+    /// take no binding of the kernels that stream rows.
+    pub numbers: &'static [RowNumber],
     /// What the input `targets` holds.
     pub target: Target,
     /// What each row that is kept adds to the denominator of a mean.
@@ -217,7 +220,7 @@ impl RowProgram {
 
     /// The words of a row that live from one kernel to the next.
     pub(crate) fn record(&self) -> RowRecord {
-        let Self { outputs, factors, settled, rounds, state, .. } = *self;
-        RowRecord { outputs, factors, settled, rounds, state }
+        let Self { outputs, factors, settled, rounds, state, numbers, .. } = *self;
+        RowRecord { outputs, factors, settled, rounds, state, numbers }
     }
 }

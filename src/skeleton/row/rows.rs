@@ -205,6 +205,7 @@ impl<'a> Rows<'a> {
         (self.blocks, self.counted) = (blocks, counted);
         for index in 0..self.windows.len() {
             self.prepare(index, &tallies)?;
+            self.numbers(index)?;
         }
         self.zeros(&tallies, first_tally)?;
         let (first, count) = self.fold(&tallies, 0, counted)?;
@@ -261,6 +262,26 @@ impl<'a> Rows<'a> {
         .table("records", &records, "u32")
         .table("tallies", tallies, "Tally")
         .groups(count.div_ceil(BLOCK))
+    }
+
+    /// Puts the numbers of the rows into their records.
+    fn numbers(&mut self, index: usize) -> Result<()> {
+        let record = self.record();
+        let Window { rows, records, .. } = &self.windows[index];
+        let (rows, records) = (rows.clone(), records.clone());
+        let (count, lanes) = (rows.end - rows.start, u64::from(self.profile().tally_lanes()));
+        for (number, word) in record.numbers.iter().zip(record.first_number()..) {
+            let view = self.input(number.argument).map(|view| view.rows(&rows));
+            self.around("numbers", &[shader!("row/numbers.wgsl")])
+                .uniform("rows", count)
+                .uniform("classes", 1_u64)
+                .uniform("record_words", record.words())
+                .uniform("word", word)
+                .read_elements("number", view, 0.0)
+                .table("records", &records, "u32")
+                .groups(count.div_ceil(lanes))?;
+        }
+        Ok(())
     }
 
     /// Counts the vectors of zeros, in tallies behind those of the rows.

@@ -14,6 +14,33 @@ use crate::{
     spec::options::Reduction,
 };
 
+/// The upstream gradients of by-products, and the saved entropy.
+pub(super) struct Pulls<T> {
+    pub(super) log_prob: Option<Vec<T>>,
+    pub(super) entropy: Option<Vec<T>>,
+    pub(super) lse: Option<Vec<T>>,
+    pub(super) saved_entropy: Option<Vec<T>>,
+    /// Whether the loss itself is in the gradient.
+    pub(super) loss_takes_part: bool,
+}
+
+impl<T: Real> Pulls<T> {
+    fn read(inputs: &Arrays, rows: usize) -> Result<Self> {
+        let each = |name| floats::<T>(inputs, name, &[rows]);
+        let [log_prob, entropy, lse] =
+            [each("upstream.log_prob")?, each("upstream.entropy")?, each("upstream.lse")?];
+        let none = log_prob.is_none() && entropy.is_none() && lse.is_none();
+        let loss_takes_part = none || inputs.contains_key("upstream");
+        Ok(Self { log_prob, entropy, lse, saved_entropy: each("entropy")?, loss_takes_part })
+    }
+
+    /// The upstream gradients of log_prob, entropy and lse of a row.
+    pub(super) fn of(&self, row: usize) -> [T; 3] {
+        [&self.log_prob, &self.entropy, &self.lse]
+            .map(|pull| pull.as_ref().map_or(T::zero(), |pull| pull[row]))
+    }
+}
+
 /// The targets of the rows.
 pub(super) enum Targets<T> {
     Index(Vec<i64>),
@@ -34,6 +61,7 @@ pub(super) struct Batch<T> {
     pub(super) upstream: Option<Vec<T>>,
     pub(super) denominator: Option<T>,
     pub(super) lse: Option<Vec<T>>,
+    pub(super) pulls: Pulls<T>,
     /// The rows merged from the statistics of all shards.
     pub(super) merged: Option<Vec<Merged<T>>>,
 }
@@ -66,6 +94,7 @@ impl<T: Real> Batch<T> {
             upstream,
             denominator: denominator.and_then(|values| values.first().copied()),
             lse: floats(inputs, "lse", &[rows])?,
+            pulls: Pulls::read(inputs, rows)?,
             merged: read_merged(inputs, rows)?,
         })
     }

@@ -25,7 +25,7 @@ impl<T: Real> Solved<'_, T> {
     fn factor(&self, row: usize) -> T {
         let divisor = self.divisor();
         let dropped = matches!(self.rows[row].fate, Fate::Ignored | Fate::BadTarget(_));
-        if dropped {
+        if dropped || !self.batch.pulls.loss_takes_part {
             return T::zero();
         }
         factor(times(self.batch.row_weight(row), self.batch.upstream(row)), divisor)
@@ -34,16 +34,41 @@ impl<T: Real> Solved<'_, T> {
     /// ∂z of a row, which is the second pass.
     fn backward(&self, row: usize) -> Vec<T> {
         let classes = self.batch.classes;
-        let factor = self.factor(row);
+        let (factor, pulls) = (self.factor(row), self.batch.pulls.of(row));
+        let moves = !factor.is_zero() || pulls.iter().any(|pull| !pull.is_zero());
         let target = match self.rows[row].fate {
-            Fate::Kept(target) if !factor.is_zero() => target,
-            Fate::BadLogits(_) if !factor.is_zero() => return vec![T::nan(); classes],
+            Fate::Kept(target) if moves => target,
+            Fate::BadLogits(_) if moves => return vec![T::nan(); classes],
             _ => return vec![T::zero(); classes],
         };
         let u = self.scores(row);
-        let partials = self.score_partials(row, target, &u);
+        let mut partials = vec![T::zero(); classes];
+        if !factor.is_zero() {
+            let of_loss = self.score_partials(row, target, &u);
+            partials = of_loss.into_iter().map(|partial| factor * partial).collect();
+        }
+        if pulls.iter().any(|pull| !pull.is_zero()) {
+            let pulled = self.byproduct_partials(row, target, &u);
+            partials.iter_mut().zip(pulled).for_each(|(partial, pulled)| *partial += pulled);
+        }
         let logits = self.logits(row).iter();
-        logits.zip(partials).map(|(z, partial)| factor * partial * self.chain(*z)).collect()
+        logits.zip(partials).map(|(z, partial)| partial * self.chain(*z)).collect()
+    }
+
+    /// ∂u of Σ pull·by-product: e − p of log_prob, −p·(log p + H) of the entropy, p of the lse.
+    fn byproduct_partials(&self, row: usize, target: Option<usize>, u: &[T]) -> Vec<T> {
+        let softmax = self.softmax(row, u);
+        let saved = self.batch.pulls.saved_entropy.as_ref().map(|entropy| entropy[row]);
+        let entropy = saved.unwrap_or(self.rows[row].entropy);
+        let [log_prob, of_entropy, lse] = self.batch.pulls.of(row);
+        let partial = |class: usize| {
+            let p = softmax.prob(u[class]);
+            let here = target == Some(class + self.first());
+            let onehot = if here { T::one() } else { T::zero() };
+            let of_p = times(p, entropy - softmax.surprisal(u[class]));
+            log_prob * (onehot - p) - of_entropy * of_p + lse * p
+        };
+        (0..u.len()).map(partial).collect()
     }
 
     /// ∂u of a row without its factor: slope·p − scale·w∘q − pull·onehot(y).
@@ -117,17 +142,29 @@ impl<T: Real> Solved<'_, T> {
     }
 
     fn temperature_backward(&self, row: usize) -> T {
-        let factor = self.factor(row);
+        let (factor, pulls) = (self.factor(row), self.batch.pulls.of(row));
+        let moves = !factor.is_zero() || pulls.iter().any(|pull| !pull.is_zero());
         let target = match self.rows[row].fate {
-            Fate::Kept(target) if !factor.is_zero() => target,
-            Fate::BadLogits(_) if !factor.is_zero() => return T::nan(),
+            Fate::Kept(target) if moves => target,
+            Fate::BadLogits(_) if moves => return T::nan(),
             _ => return T::zero(),
         };
-        let moment = match &self.batch.merged {
-            Some(merged) => self.merged_moment(row, target, &merged[row]),
-            None => self.moment(row, target),
-        };
-        -times(factor, moment) / self.batch.temperature
+        let mut moment = self.byproduct_moment(row);
+        if !factor.is_zero() {
+            let of_loss = match &self.batch.merged {
+                Some(merged) => self.merged_moment(row, target, &merged[row]),
+                None => self.moment(row, target),
+            };
+            moment += times(factor, of_loss);
+        }
+        -moment / self.batch.temperature
+    }
+
+    /// Σ ∂u·u of Σ pull·by-product without the entropy, with the mean score lse − H.
+    fn byproduct_moment(&self, row: usize) -> T {
+        let [log_prob, _, of_lse] = self.batch.pulls.of(row);
+        let Row { lse, entropy, log_prob: log_p, .. } = self.rows[row];
+        times(log_prob, log_p + entropy) + times(of_lse, lse - entropy)
     }
 
     /// Σ ∂u·u without the row's factor; +inf where a share lies at -inf.
