@@ -14,6 +14,7 @@ operations! {
     linear_cross_entropy::LinearCrossEntropy,
     brier::Brier,
     generalized_cross_entropy::GeneralizedCrossEntropy,
+    kl_div::KlDiv,
     distillation::Distillation,
     topk_hinge::TopkHinge,
     bce_with_logits::BceWithLogits,

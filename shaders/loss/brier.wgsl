@@ -8,36 +8,14 @@ override HAS_PROBS: bool = false;
 
 const TWO_SOFTMAXES: bool = false;
 
-struct Item {
-    column: u32,
-    u: vec4<f32>,
-    second: vec4<f32>,
-    q: vec4<f32>,
-    bad: vec4<bool>,
-    inside: vec4<bool>,
-}
-
 fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
-    let score = score_of(logits_quad(row.index, column), 1.0, inside);
-    var it: Item;
-    it.column = column;
-    it.u = score.u;
-    it.bad = score.bad;
-    it.inside = inside;
+    var it = item_of_scores(row, column, inside);
     if (HAS_PROBS) {
         let q = target_probs_quad(row.index, column);
         it.q = bitcast<vec4<f32>>(select(vec4<u32>(0u), q, finite(q) & inside));
         it.bad |= !finite(q) & inside;
     }
     return it;
-}
-
-fn exponent(u: vec4<f32>, top: f32) -> vec4<f32> {
-    return below4(u, top);
-}
-
-fn is_label(it: Item, label: u32) -> vec4<bool> {
-    return vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u) == vec4<u32>(label);
 }
 
 // Weighed sums: S and Q. Plain sums, in the second round: Σ p·(p - q) and Σ (p - q)².

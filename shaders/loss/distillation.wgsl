@@ -18,27 +18,12 @@ const JENSEN_SHANNON: u32 = 2u;
 
 const TWO_SOFTMAXES: bool = true;
 
-struct Item {
-    column: u32,
-    u: vec4<f32>,
-    second: vec4<f32>,
-    bad: vec4<bool>,
-}
-
 fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
-    let student = score_of(logits_quad(row.index, column), 1.0, inside);
     let teacher = score_of(teacher_logits_quad(row.index, column), 1.0, inside);
-    var it: Item;
-    it.column = column;
-    it.u = student.u;
+    var it = item_of_scores(row, column, inside);
     it.second = teacher.u;
-    it.bad = student.bad | teacher.bad;
+    it.bad |= teacher.bad;
     return it;
-}
-
-// (u - top)/T. The difference comes first, so that a common offset costs no digit; halving keeps it from overflowing.
-fn exponent(u: vec4<f32>, top: f32) -> vec4<f32> {
-    return params.double_inverse_temperature * max(0.5 * u - 0.5 * top, vec4<f32>(-params.half_reach));
 }
 
 // exp of a score relative to a maximum, at temperature 1.
@@ -54,18 +39,6 @@ fn is_infinite(it: Item) -> bool {
     return DIVERGENCE == REVERSE_KL && any(live(it.u) & !live(it.second));
 }
 
-// log(1 + x), given 1 + x and x. Relative accuracy holds both for x near 0 and for 1 + x near 0.
-fn log_of4(one_and_x: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
-    let near = (x >= vec4<f32>(-0.5)) & (x <= vec4<f32>(1.0));
-    let far = log4(max(one_and_x, vec4<f32>(1.2e-38)));
-    return select(far, log1p4(select(vec4<f32>(0.0), x, near)), near);
-}
-
-// log(x/y), with relative accuracy also where x and y are nearly the same.
-fn log_ratio(x: f32, y: f32) -> f32 {
-    return log_of4(vec4<f32>(x / y), vec4<f32>((x - y) / y)).x;
-}
-
 // A softmax, with results below the normal numbers set to 0, since a quotient of two of those could overflow.
 fn softmax(u: vec4<f32>, top: f32, inverse_sum: f32) -> vec4<f32> {
     let p = exp_of(u, top) * inverse_sum;
@@ -78,26 +51,6 @@ fn log_of_mixed(p: vec4<f32>, q: vec4<f32>, weight: f32) -> vec4<f32> {
     let whole = select(vec4<f32>(1.0), p, there);
     let log_m = log_of4((1.0 - weight) + weight * (q / whole), weight * ((q - whole) / whole));
     return select(vec4<f32>(0.0), -log_m, there);
-}
-
-// h(x) = x - 1 + exp(-x) for |x| < 1/4, without cancellation.
-fn bend4(x: vec4<f32>) -> vec4<f32> {
-    let rest = 1.0 - x * (1.0 / 4.0) * (1.0 - x * (1.0 / 5.0) * (1.0 - x * (1.0 / 6.0) * (1.0 - x * (1.0 / 7.0))));
-    return 0.5 * x * x * (1.0 - x * (1.0 / 3.0) * rest);
-}
-
-fn is_small4(x: vec4<f32>) -> vec4<bool> {
-    return abs(x) < vec4<f32>(0.25);
-}
-
-// What a quad adds to the sums of a mean over the exponentials `own`, whose exponents exceed those of `other` by d: (Σ
-// own·d, 0, Σ own·h(d), Σ (other - own)).
-fn mean_terms(own: vec4<f32>, other: vec4<f32>, d: vec4<f32>, both: vec4<bool>) -> vec4<f32> {
-    let small = is_small4(d) & both;
-    let bend = bend4(select(vec4<f32>(0.0), d, small));
-    let bends = select(own * (d - 1.0) + other, own * bend, small);
-    let gains = select(other - own, own * (bend - d), small);
-    return vec4<f32>(sum4(own * d), 0.0, sum4(bends), sum4(gains));
 }
 
 // The same sums after the maxima rise: the exponents of own terms fall by `own`, those of other terms by `other`.
@@ -120,12 +73,8 @@ fn mean_terms_below(sums: vec4<f32>, own_sum: f32, own: f32, other: f32) -> vec4
 // The divergence, from those sums.
 fn divergence_of(sums: vec4<f32>, own_sum: f32, other_sum: f32) -> f32 {
     let a = sums.w / own_sum;
-    // a - log(1 + a) = a·s - 2·(s³/3 + s⁵/5 + …) with s = a/(2 + a)
-    let s = a / (2.0 + a);
-    let t = s * s;
-    let excess = a * s - 2.0 * s * t * (1.0 / 3.0 + t * (1.0 / 5.0 + t * (1.0 / 7.0 + t * (1.0 / 9.0))));
     let far = sums.x / own_sum + log_ratio(other_sum, own_sum);
-    return select(far, sums.z / own_sum - excess, abs(a) < 0.25);
+    return select(far, sums.z / own_sum - log_excess(a), is_small4(vec4<f32>(a)).x);
 }
 
 // Weighed sums: `mean_terms`, with the student's Σ e at temperature 1 as the second. Plain sums: how many quads make
@@ -233,8 +182,7 @@ fn emit(row: Row, closed: Closed, it: Item) {
     g = closed.scale * g;
     if (HARD) {
         let hard = hard_exp(it.u, closed.top) * closed.hard_inverse_sum;
-        let columns = vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u);
-        let onehot = select(vec4<f32>(0.0), vec4<f32>(1.0), columns == vec4<u32>(closed.label));
+        let onehot = select(vec4<f32>(0.0), vec4<f32>(1.0), is_label(it, closed.label));
         g += closed.hard_scale * (hard - onehot);
     }
     gradient_store(row.index, it.column, gradient_bits(closed.flags, bitcast<vec4<u32>>(g)));

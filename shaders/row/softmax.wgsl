@@ -2,9 +2,7 @@
 //
 // A functor supplies
 //   const TWO_SOFTMAXES: bool             whether there is a second softmax beside the first (a teacher's, say)
-//   struct Item                           with column: u32, u, second: vec4<f32> and bad: vec4<bool>
-//   fn item(row, column, inside) -> Item  `u` and `second` are scores as `score_of` returns them
-//   fn exponent(u, top) -> vec4<f32>      the exponent, 0 or below: u - top, or a scaled-down u - top
+//   fn item(row, column, inside) -> Item  `item_of_scores`, and what the functor reads beside the scores
 //   fn terms(row, item, state) -> Terms   what a quad adds, given the state's maxima; in the second of two rounds
 //                                         row.round is 1
 //   fn reweighed(state, top, second_top) -> vec4<f32>   the weighed sums for maxima not below the state's own
@@ -12,11 +10,45 @@
 //   fn settle_live(row, state) -> Settled (two rounds) what the second round needs
 //   fn emit(row, closed, item)
 // `RowProgram::softmax` (src/skeleton/row/contract.rs) makes its program, which adds row/open.wgsl, row/dropped.wgsl
-// and row/scores.wgsl.
+// and row/scores.wgsl. `RowProgram::tempered` adds the temperature, which divides the scores of both softmaxes.
 //
 // Sums: state.sum and state.second_sum are Σ e. state.weighed holds four sums that depend on the maxima, such as Σ e·f,
 // Σ e² or Σ e·(u - top); state.plain holds four sums that do not. All Σ e are relative to the maxima state.top and
 // state.second_top: p = exp(exponent(u, top))/sum, Σ p·f = weighed/sum.
+
+// A quad of columns.
+struct Item {
+    column: u32,
+    // Scores as `score_of` returns them, those of the second softmax beside those of the first.
+    u: vec4<f32>,
+    second: vec4<f32>,
+    // The target distribution.
+    q: vec4<f32>,
+    // The row has no loss because of this column.
+    bad: vec4<bool>,
+    inside: vec4<bool>,
+}
+
+// What the scores of the call say of a quad.
+fn item_of_scores(row: Row, column: u32, inside: vec4<bool>) -> Item {
+    let score = score_of(logits_quad(row.index, column), 1.0, inside);
+    var it: Item;
+    it.column = column;
+    it.u = score.u;
+    it.bad = score.bad;
+    it.inside = inside;
+    return it;
+}
+
+fn is_label(it: Item, label: u32) -> vec4<bool> {
+    return vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u) == vec4<u32>(label);
+}
+
+// The exponent (u - top)/T, 0 or below. The difference comes first, so that a common offset costs no digit; halving keeps
+// it from overflowing.
+fn exponent(u: vec4<f32>, top: f32) -> vec4<f32> {
+    return params.double_inverse_temperature * max(0.5 * u - 0.5 * top, vec4<f32>(-params.half_reach));
+}
 
 struct Terms {
     weighed: vec4<f32>,
@@ -57,6 +89,18 @@ fn exp_below(shift: f32) -> f32 {
 // The exponential of a score below a maximum. 0 for a dead score, also while no live score has set the maximum.
 fn exp_of(u: vec4<f32>, top: f32) -> vec4<f32> {
     return select(vec4<f32>(0.0), exp_below4(exponent(u, top)), live(u));
+}
+
+// log(1 + x), given 1 + x and x. Relative accuracy holds both for x near 0 and for 1 + x near 0.
+fn log_of4(one_and_x: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
+    let near = (x >= vec4<f32>(-0.5)) & (x <= vec4<f32>(1.0));
+    let far = log4(max(one_and_x, vec4<f32>(1.2e-38)));
+    return select(far, log1p4(select(vec4<f32>(0.0), x, near)), near);
+}
+
+// log(x/y), with relative accuracy also where x and y are nearly the same.
+fn log_ratio(x: f32, y: f32) -> f32 {
+    return log_of4(vec4<f32>(x / y), vec4<f32>((x - y) / y)).x;
 }
 
 // How far a state's maximum lies below another one; 0 for a state without live columns, whose sums are 0.

@@ -142,6 +142,7 @@ impl RowLoss for Brier {
             uniforms: vec![("share", share.into())],
             ..RowProgram::softmax(shader!("loss/brier.wgsl"), rounds)
         })
+        .tempered(1.0)
     }
 
     fn check(&self, call: &Call) -> Result<()> {

@@ -215,12 +215,10 @@ impl RowLoss for Distillation {
                 ("beta", self.beta.into()),
                 ("soft_share", ((1.0 - alpha) * temperature * temperature).into()),
                 ("soft_slope", ((1.0 - alpha) * temperature * beta_slope).into()),
-                ("double_inverse_temperature", (2.0 / temperature).into()),
-                // The arguments of exponentials must fit f32; they are differences divided by T.
-                ("half_reach", (1.7e38 * temperature.min(1.0)).into()),
             ],
-            ..RowProgram::softmax(shader!("loss/distillation.wgsl"), rounds)
+            ..RowProgram::divergence(shader!("loss/distillation.wgsl"), rounds)
         })
+        .tempered(temperature)
     }
 
     fn check(&self, call: &Call) -> Result<()> {

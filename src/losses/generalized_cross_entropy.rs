@@ -107,6 +107,7 @@ impl RowLoss for GeneralizedCrossEntropy {
             uniforms: vec![("q", self.q.into())],
             ..RowProgram::softmax(shader!("loss/generalized_cross_entropy.wgsl"), Rounds::One)
         })
+        .tempered(1.0)
     }
 
     fn check(&self, _: &Call) -> Result<()> {

@@ -31,6 +31,11 @@ pub(crate) const TARGET_PROBS: Argument =
     Argument::optional("target_probs", Kind::Float, MATRIX, "target distributions")
         .within(Domain::Probability);
 
+/// Target distributions that a call must give.
+pub(crate) const DISTRIBUTIONS: Argument =
+    Argument::required("target_probs", Kind::Float, MATRIX, "target distributions")
+        .within(Domain::Probability);
+
 pub(crate) const TEACHER_LOGITS: Argument =
     Argument::required("teacher_logits", Kind::Float, MATRIX, "logits of the teacher");
 

@@ -159,6 +159,15 @@ pub enum Denominator {
     Weights,
 }
 
+/// Checks the temperature of a softmax: the GPU uses it and its inverse in f32.
+pub(crate) fn check_temperature(loss: &str, temperature: f64) -> Result<()> {
+    let normal = |value: f64| (value as f32).is_normal();
+    if temperature > 0.0 && normal(temperature) && normal(2.0 / temperature) {
+        return Ok(());
+    }
+    Err(Error::option(loss, "temperature", temperature, "T is above 0, and T and 2/T within f32"))
+}
+
 /// Checks that a denominator of the caller is a normal f32, and that the reduction is one for row
 /// losses.
 pub(crate) fn check_reduction(loss: &str, reduction: Reduction) -> Result<()> {

@@ -117,6 +117,7 @@ fn reference_cases() {
         ("sigmoid_contrastive", 2),
         ("brier", 8),
         ("generalized_cross_entropy", 6),
+        ("kl_div", 6),
         ("distillation", 18),
         ("topk_hinge", 8),
         ("class_weights", 4),

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 use surprisal::{
-    Array, Arrays, Brier, CrossEntropy, Distillation, Divergence, Empty, Error,
-    GeneralizedCrossEntropy, IgnoreIndex, Operation, Reduction, Status, TopkHinge, TopkVariant,
-    cases, cpu, operations, testing,
+    Array, Arrays, Brier, CrossEntropy, Direction, Distillation, Divergence, Empty, Error,
+    GeneralizedCrossEntropy, IgnoreIndex, KlDiv, Operation, Reduction, Status, TopkHinge,
+    TopkVariant, cases, cpu, operations, testing,
 };
 
 use crate::{
@@ -16,9 +16,13 @@ const NAN: f64 = f64::NAN;
 
 #[test]
 fn reference_cases() {
-    for (name, count) in
-        [("brier", 8), ("generalized_cross_entropy", 6), ("distillation", 18), ("topk_hinge", 8)]
-    {
+    for (name, count) in [
+        ("brier", 8),
+        ("generalized_cross_entropy", 6),
+        ("kl_div", 6),
+        ("distillation", 18),
+        ("topk_hinge", 8),
+    ] {
         let cases = cases::load(&vectors().join(format!("{name}.safetensors"))).unwrap();
         assert_eq!(cases.len(), count);
         cases.iter().for_each(assert_case);
@@ -81,6 +85,12 @@ fn gradients() {
         for q in [0.05, 0.7, 1.0] {
             assert_gradients("generalized_cross_entropy", &json!({"q": q}), &inputs);
         }
+        for direction in ["forward", "reverse"] {
+            for temperature in [1.0, 0.4, 3.0] {
+                let options = json!({"direction": direction, "temperature": temperature});
+                assert_gradients("kl_div", &options, &probs);
+            }
+        }
         let teacher = logits(4, &testing::gaussian(3, 4 * classes));
         let hard = and(&inputs, "teacher_logits", teacher);
         let soft = without(&hard, "targets");
@@ -99,6 +109,20 @@ fn gradients() {
             }
         }
     }
+}
+
+/// Each loss without index targets, with the inputs that it needs, and these logits.
+fn unlabelled(logits: &Array) -> Vec<(Box<dyn Operation>, Arrays)> {
+    let squares: Vec<f64> =
+        testing::gaussian(10, logits.len()).iter().map(|x| x * x + 0.1).collect();
+    let probs = Array::float(&logits.shape, squares);
+    let distribution = named([("logits", logits.clone()), ("target_probs", probs)]);
+    ["forward", "reverse"]
+        .map(|direction| {
+            let options = json!({"reduction": "none", "direction": direction});
+            (parse("kl_div", &options), distribution.clone())
+        })
+        .into()
 }
 
 /// Each loss with the inputs that it needs, with these logits and targets.
@@ -143,7 +167,7 @@ fn rows_that_do_not_count() {
 #[test]
 fn rows_that_weigh_nothing() {
     let z = logits(2, &[1.0, NAN, 3.0, 1.0, 2.0, 0.5]);
-    for (loss, inputs) in every(&z, &[0, 1]) {
+    for (loss, inputs) in every(&z, &[0, 1]).into_iter().chain(unlabelled(&z)) {
         let inputs = and(&inputs, "row_weight", vector(&[0.0, 2.0]));
         let losses = run(&*loss, &inputs, "loss");
         assert!(losses[0] == 0.0 && losses[1].is_finite(), "{loss:?}: {losses:?}");
@@ -185,6 +209,7 @@ fn bad_rows() {
     for bad in [[NAN, 0.0, 1.0], [INF, 0.0, 1.0], [0.0, INF, 1.0], [-INF; 3]] {
         let z = logits(2, &[&bad[..], &[0.5, 1.0, 2.0]].concat());
         let mut calls = every(&z, &[0, 1]);
+        calls.extend(unlabelled(&z));
         // A bad row of the teacher is a bad row too.
         for divergence in [Divergence::Kl, Divergence::ReverseKl, Divergence::Js] {
             let loss = Distillation::default().reduction(Reduction::None).divergence(divergence);
@@ -238,9 +263,12 @@ fn empty_means() {
 fn common_offsets_do_not_matter() {
     let z: Vec<f64> = testing::gaussian(5, 12).iter().map(|z| (z * 64.0).round() / 64.0).collect();
     let moved: Vec<f64> = z.iter().map(|z| z + 1_048_576.0).collect();
-    let targets = [0, 3, 1];
-    let pairs =
-        every(&logits(3, &z), &targets).into_iter().zip(every(&logits(3, &moved), &targets));
+    let all = |z: &[f64]| {
+        let mut calls = every(&logits(3, z), &[0, 3, 1]);
+        calls.extend(unlabelled(&logits(3, z)));
+        calls
+    };
+    let pairs = all(&z).into_iter().zip(all(&moved));
     for ((loss, here), (_, there)) in pairs {
         for name in ["loss", "grad.logits"] {
             assert_eq!(run(&*loss, &here, name), run(&*loss, &there, name), "{loss:?}");
@@ -294,6 +322,66 @@ fn generalized_cross_entropy_between_its_ends() {
     for q in [0.0, -0.5, 1.5, NAN] {
         let refused = cpu::run(&bounded.clone().q(q), &plain, &["loss"]).unwrap_err();
         assert!(matches!(refused, Error::InvalidOption { option: "q", .. }), "{refused}");
+    }
+}
+
+// --- the Kullback–Leibler divergence ---
+
+#[test]
+fn where_a_divergence_is_infinite() {
+    let call = |direction, z: &[f64], q: &[f64]| {
+        let loss = KlDiv::default().direction(direction);
+        let inputs = named([("logits", logits(1, z)), ("target_probs", logits(1, q))]);
+        let outputs = cpu::run(&loss, &inputs, &["loss", "grad.logits", "status"]).unwrap();
+        let status = Status::from_array(&outputs["status"]);
+        (outputs["loss"].to_f64()[0], outputs["grad.logits"].to_f64(), status.bad_rows)
+    };
+    let half = 0.5_f64.ln();
+    for direction in [Direction::Forward, Direction::Reverse] {
+        // A class that neither distribution has adds nothing.
+        let (loss, gradient, bad) = call(direction, &[-INF, 0.0, 0.0], &[0.0, 0.5, 0.5]);
+        assert!(loss == 0.0 && gradient == [0.0; 3] && bad == 0, "{direction:?}: {loss}");
+    }
+    let (loss, gradient, bad) = call(Direction::Forward, &[-INF, 0.0, 0.0], &[0.5, 0.5, 0.0]);
+    assert_eq!((loss, gradient, bad), (INF, vec![-0.5, 0.0, 0.5], 0));
+    let (loss, _, bad) = call(Direction::Reverse, &[-INF, 0.0, 0.0], &[0.5, 0.25, 0.25]);
+    assert_close(&[loss], &[-half], EXACT, "p misses a class of q");
+    assert_eq!(bad, 0);
+    let (loss, gradient, bad) = call(Direction::Reverse, &[0.0, 0.0, 0.0], &[0.5, 0.5, 0.0]);
+    assert_eq!((loss, gradient, bad), (INF, vec![0.0; 3], 1));
+    for q in [[-0.5, 1.5, 0.0], [NAN, 0.5, 0.5], [INF, 0.5, 0.5]] {
+        for direction in [Direction::Forward, Direction::Reverse] {
+            let (loss, gradient, bad) = call(direction, &[0.0, 0.0, 0.0], &q);
+            assert!(loss.is_nan() && gradient.iter().all(|g| g.is_nan()) && bad == 1, "{q:?}");
+        }
+    }
+}
+
+/// KL(q‖p) = CE(q, p) − H(q), and KL(p‖q) is that of a teacher whose softmax is q.
+#[test]
+fn divergences_of_other_losses() {
+    let q = [0.2, 0.5, 0.3, 0.1, 0.3, 0.6];
+    let inputs =
+        named([("logits", logits(2, &testing::gaussian(8, 6))), ("target_probs", logits(2, &q))]);
+    let entropy = |q: &[f64]| -q.iter().map(|q| q * q.ln()).sum::<f64>();
+    let forward = KlDiv::default().reduction(Reduction::None);
+    let cross = run(&CrossEntropy::default().reduction(Reduction::None), &inputs, "loss");
+    let excess = [cross[0] - entropy(&q[..3]), cross[1] - entropy(&q[3..])];
+    assert_close(&run(&forward, &inputs, "loss"), &excess, EXACT, "CE − H");
+    let temperature = 2.5;
+    let scores = q.map(|q| temperature * q.ln());
+    let teacher = and(&without(&inputs, "target_probs"), "teacher_logits", logits(2, &scores));
+    for (direction, divergence) in
+        [(Direction::Forward, Divergence::Kl), (Direction::Reverse, Divergence::ReverseKl)]
+    {
+        let loss = KlDiv::default().direction(direction).temperature(temperature);
+        let distilled = Distillation::default().divergence(divergence).temperature(temperature);
+        for name in ["loss", "grad.logits"] {
+            let squared = temperature * temperature;
+            let expected: Vec<f64> =
+                run(&distilled, &teacher, name).iter().map(|x| x / squared).collect();
+            assert_close(&run(&loss, &inputs, name), &expected, EXACT, name);
+        }
     }
 }
 
@@ -445,6 +533,8 @@ fn options_out_of_their_domain() {
         ("distillation", json!({"beta": 0.0}), "beta"),
         ("distillation", json!({"beta": 1.0}), "beta"),
         ("distillation", json!({"alpha": 1.5}), "alpha"),
+        ("kl_div", json!({"temperature": 0.0}), "temperature"),
+        ("kl_div", json!({"temperature": 1e-39}), "temperature"),
         ("topk_hinge", json!({"margin": 1e39}), "margin"),
         ("brier", json!({"reduction": "multilabel"}), "reduction"),
         ("brier", json!({"ignore_index": [1, 2, 3, 4, 5]}), "ignore_index"),

@@ -19,6 +19,8 @@ tests![
     huge_logits,
     windows,
     sure_rows,
+    softmaxes_near_their_targets,
+    infinite_divergences,
     students_near_their_teachers,
     ties,
     any_k,
@@ -41,7 +43,9 @@ fn calls(options: &Value, seed: u64, rows: usize, classes: usize) -> Vec<Call> {
     soft.remove("targets");
     let mut all = vec![
         ("brier", json!({}), index.clone()),
-        ("brier", json!({"over_classes": "mean"}), probs),
+        ("brier", json!({"over_classes": "mean"}), probs.clone()),
+        ("kl_div", json!({"temperature": 1.5}), probs.clone()),
+        ("kl_div", json!({"direction": "reverse"}), probs),
         ("generalized_cross_entropy", json!({"q": 0.3}), index.clone()),
         ("distillation", json!({"temperature": 3.0}), soft),
         (
@@ -281,6 +285,61 @@ fn sure_rows(context: &Context) {
                 let loss = parse("generalized_cross_entropy", &options);
                 check(&context.gpu, &*loss, &inputs, Dtype::F32, &GRADIENT);
             }
+        }
+    }
+}
+
+/// A softmax that is nearly, and exactly, its target distribution.
+fn softmaxes_near_their_targets(context: &Context) {
+    for classes in CLASSES {
+        let target = testing::gaussian(24, 3 * classes);
+        let mut q = Vec::new();
+        for row in target.chunks(classes) {
+            let sum: f64 = row.iter().map(|z| z.exp()).sum();
+            q.extend(row.iter().map(|z| z.exp() / sum));
+        }
+        for off in [1.0, 1e-2, 1e-4, 0.0] {
+            let noise = testing::gaussian(25, 3 * classes);
+            let z = target.iter().zip(&noise).map(|(z, n)| 3.0 * (z + off * n)).collect();
+            let inputs = named([
+                ("logits", matrix(3, classes, z)),
+                ("target_probs", matrix(3, classes, q.clone())),
+            ]);
+            for direction in ["forward", "reverse"] {
+                let options = json!({"direction": direction, "temperature": 3.0});
+                check(&context.gpu, &*parse("kl_div", &options), &inputs, Dtype::F32, &GRADIENT);
+            }
+        }
+    }
+}
+
+/// Classes that a target distribution leaves out, and classes at -inf: KL(q‖p) of some rows is infinite, KL(p‖q) of
+/// others.
+fn infinite_divergences(context: &Context) {
+    for classes in CLASSES {
+        let mut inputs = sample_probs(26, 6, classes);
+        let (mut z, mut q) = (inputs["logits"].to_f64(), inputs["target_probs"].to_f64());
+        q[2] = 0.0;
+        z[classes + 1] = -INF;
+        (z[2 * classes], q[2 * classes]) = (-INF, 0.0);
+        (q[3 * classes], q[4 * classes + 2]) = (-0.5, f64::NAN);
+        q[5 * classes + 1] = 1e-37;
+        inputs = with(
+            &inputs,
+            [("logits", matrix(6, classes, z)), ("target_probs", matrix(6, classes, q))],
+        );
+        for (direction, bad, infinite) in [("forward", 2, 1), ("reverse", 3, 0)] {
+            let options = json!({"direction": direction, "reduction": "none"});
+            let loss = parse("kl_div", &options);
+            let (outputs, status) = check(
+                &context.gpu,
+                &*loss,
+                &inputs,
+                Dtype::F32,
+                &["loss", "grad.logits", "status"],
+            );
+            assert_eq!(status.bad_rows, bad, "{direction}");
+            assert_eq!(outputs["loss"].to_f64()[infinite], INF, "{direction}");
         }
     }
 }

@@ -201,12 +201,35 @@ pub const PLACE: Source = shader!("row/place.wgsl");
 const SOFTMAX_STATE: StateLayout = StateLayout::words(16);
 
 impl RowProgram {
-    /// A functor on the shared softmax of `shaders/row/softmax.wgsl`, reduced in this many rounds.
+    /// A functor on the shared softmax of `shaders/row/softmax.wgsl`, reduced in this many rounds. The program also
+    /// needs a temperature: see [`tempered`](Self::tempered).
     pub fn softmax(own: Source, rounds: Rounds) -> Self {
         let mut sources = vec![OPEN, DROPPED, SCORES, shader!("row/softmax.wgsl")];
         sources.extend((rounds == Rounds::Two).then_some(shader!("row/settle.wgsl")));
         sources.push(own);
         Self { sources, rounds, state: SOFTMAX_STATE, ..Self::default() }
+    }
+
+    /// A functor that compares two distributions (`shaders/row/divergence.wgsl`). The program also needs a temperature.
+    pub(crate) fn divergence(own: Source, rounds: Rounds) -> Self {
+        Self::softmax(own, rounds).and(shader!("row/divergence.wgsl"))
+    }
+
+    /// The same program with another WGSL file.
+    fn and(mut self, source: Source) -> Self {
+        self.sources.push(source);
+        self
+    }
+
+    /// The same program with the temperature of its softmaxes. Every functor on the shared softmax needs one.
+    #[must_use]
+    pub fn tempered(mut self, temperature: f64) -> Self {
+        self.uniforms.extend([
+            ("double_inverse_temperature", (2.0 / temperature).into()),
+            // The arguments of exponentials must fit f32; they are differences divided by the temperature.
+            ("half_reach", (1.7e38 * temperature.min(1.0)).into()),
+        ]);
+        self
     }
 
     /// Checks that a workgroup has room for a state.

@@ -3,10 +3,26 @@
 /// Declares a row loss: its options, inputs and outputs (with those that all row losses have), its description, and
 /// its implementations of the traits. The loss itself adds its
 /// [`RowFormula`](crate::skeleton::row::reference::RowFormula) and its [`RowLoss`](crate::skeleton::row::RowLoss).
+///
+/// A loss `without targets` has no option `ignore_index`.
 macro_rules! row_loss {
+    ($(#[$doc:meta])* $name:ident = $key:literal; $($rest:tt)*) => {
+        $crate::skeleton::row::row_loss! {
+            $(#[$doc])*
+            $name = $key, ignoring ignore_index;
+            $($rest)*
+        }
+    };
+    ($(#[$doc:meta])* $name:ident = $key:literal, without targets; $($rest:tt)*) => {
+        $crate::skeleton::row::row_loss! {
+            $(#[$doc])*
+            $name = $key, ignoring;
+            $($rest)*
+        }
+    };
     (
         $(#[$doc:meta])*
-        $name:ident = $key:literal;
+        $name:ident = $key:literal, ignoring $($ignore_index:ident)?;
         summary: $summary:literal, formula: $formula:literal, pytorch: $pytorch:literal;
         inputs $inputs:ident { $($input:ident = $input_key:literal: $argument:expr;)* }
         outputs $outputs:ident;
@@ -22,8 +38,8 @@ macro_rules! row_loss {
             pub reduction: $crate::spec::options::Reduction,
             /// The mean over nothing: NaN or 0.
             pub empty: $crate::spec::options::Empty,
-            /// Target indices whose rows count for nothing.
-            pub ignore_index: $crate::spec::options::IgnoreIndex,
+            $(/// Target indices whose rows count for nothing.
+            pub $ignore_index: $crate::spec::options::IgnoreIndex,)?
             /// What a mean divides by: the number of rows kept, or their weights.
             pub denominator: $crate::spec::options::Denominator,
             /// Whether gradient columns past the classes are written.
@@ -36,7 +52,7 @@ macro_rules! row_loss {
                 Self {
                     reduction: $crate::spec::options::Reduction::Mean,
                     empty: $crate::spec::options::Empty::Nan,
-                    ignore_index: $crate::spec::options::IgnoreIndex::One(-100),
+                    $($ignore_index: $crate::spec::options::IgnoreIndex::One(-100),)?
                     denominator: $crate::spec::options::Denominator::Targets,
                     padding: $crate::spec::options::Padding::Keep,
                     $($option: $default,)*
@@ -48,7 +64,7 @@ macro_rules! row_loss {
             $crate::spec::declare::setters! {
                 reduction: $crate::spec::options::Reduction,
                 empty: $crate::spec::options::Empty,
-                ignore_index: $crate::spec::options::IgnoreIndex,
+                $($ignore_index: $crate::spec::options::IgnoreIndex,)?
                 denominator: $crate::spec::options::Denominator,
                 padding: $crate::spec::options::Padding,
                 $($option: $type $(<$value>)?,)*
@@ -57,12 +73,13 @@ macro_rules! row_loss {
             /// The same program with the options that say how rows are kept, weighed and reduced.
             fn ruled(&self, program: $crate::skeleton::row::RowProgram) -> $crate::skeleton::row::RowProgram {
                 let row_weights = self.denominator == $crate::spec::options::Denominator::Weights;
-                let ignored = self.ignore_index.as_slice().to_vec();
                 $crate::skeleton::row::RowProgram {
                     reduction: self.reduction,
                     empty: self.empty,
                     padding: self.padding,
-                    target: $crate::skeleton::row::Target::Index { ignored },
+                    $(target: $crate::skeleton::row::Target::Index {
+                        ignored: self.$ignore_index.as_slice().to_vec(),
+                    },)?
                     counted: $crate::skeleton::row::Counted { row_weights, class_weights: None },
                     ..program
                 }
@@ -130,7 +147,10 @@ macro_rules! row_loss {
                 options: &[
                     arg::REDUCTION,
                     arg::EMPTY,
-                    arg::IGNORE_INDEX,
+                    $($crate::spec::about::OptionAbout {
+                        name: stringify!($ignore_index),
+                        ..arg::IGNORE_INDEX
+                    },)?
                     arg::ROWS_MEAN,
                     arg::PADDING,
                     $($crate::spec::about::OptionAbout {
@@ -145,10 +165,11 @@ macro_rules! row_loss {
 
         impl $crate::skeleton::row::reference::Ruled for $name {
             fn rules(&self) -> $crate::skeleton::row::reference::Rules {
+                let ignored: &[&[i64]] = &[$(self.$ignore_index.as_slice())?];
                 $crate::skeleton::row::reference::Rules {
                     reduction: self.reduction,
                     empty: self.empty,
-                    ignored: self.ignore_index.as_slice().to_vec(),
+                    ignored: ignored.concat(),
                     weighted_rows: self.denominator == $crate::spec::options::Denominator::Weights,
                 }
             }
@@ -169,7 +190,7 @@ macro_rules! row_loss {
 
             fn validate(&self) -> $crate::data::error::Result<()> {
                 $crate::spec::options::check_reduction($key, self.reduction)?;
-                self.ignore_index.validate($key)?;
+                $(self.$ignore_index.validate($key)?;)?
                 $crate::skeleton::row::reference::RowFormula::check(self)
             }
 
