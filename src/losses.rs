@@ -16,6 +16,7 @@ operations! {
     generalized_cross_entropy::GeneralizedCrossEntropy,
     kl_div::KlDiv,
     distillation::Distillation,
+    multiclass_hinge::MulticlassHinge,
     topk_hinge::TopkHinge,
     bce_with_logits::BceWithLogits,
     binary_hinge::BinaryHinge,

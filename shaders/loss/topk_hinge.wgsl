@@ -4,30 +4,6 @@
 // Use the mean of the k best columns instead of the k-th column alone.
 override AVERAGE: bool = false;
 
-const MINUS_INFINITY: u32 = INFINITY_BITS | SIGN_BIT;
-
-struct Item {
-    column: u32,
-    bits: vec4<u32>,
-    inside: vec4<bool>,
-}
-
-struct Row {
-    index: u32,
-    label: u32,
-    // IGNORED, BAD_TARGET
-    flags: u32,
-    row_weight: f32,
-    factor: f32,
-    // The bits of the label's score.
-    label_bits: u32,
-    // The k-th best column, not counting the label.
-    last: Place,
-}
-
-// Flags of a state.
-const STATE_LIVE: u32 = 1u;
-const STATE_BAD: u32 = 2u;
 // A column before the k-th best one is -inf.
 const STATE_MASKED: u32 = 4u;
 
@@ -40,78 +16,37 @@ struct State {
 }
 
 fn open(index: u32) -> Row {
-    let entry = row_table[HEADER + params.first_row + index];
-    var row: Row;
-    row.index = index;
-    row.label = entry.x;
-    row.flags = entry.y;
-    row.row_weight = bitcast<f32>(entry.z);
-    row.factor = row_factor(entry.z, entry.w, row_table[0].y, row_table[0].z);
+    var row = open_compared(index);
     row.last = Place(selected_read(index * 3u), selected_read(index * 3u + 1u));
-    if (row.label != NONE) {
-        row.label_bits = label_score(index, row.label, row.label);
-    }
     return row;
-}
-
-// For the gradient, which only needs what the row was closed with.
-fn reopen(index: u32) -> Row {
-    var row: Row;
-    row.index = index;
-    return row;
-}
-
-fn row_streams(row: Row) -> bool {
-    return !row_is_dropped(row);
-}
-
-fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
-    var it: Item;
-    it.column = column;
-    it.bits = logits_quad(row.index, column);
-    it.inside = inside;
-    return it;
 }
 
 // The k-th best is searched among all columns but the label.
 fn score_bits(row: Row, it: Item) -> vec4<u32> {
-    let columns = vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u);
-    return select(it.bits, vec4<u32>(NONE), columns == vec4<u32>(row.label));
+    return select(it.bits, vec4<u32>(NONE), columns_of(it) == vec4<u32>(row.label));
 }
 
 fn state_empty() -> State {
     return State(0.0, 0u, 0u);
 }
 
-// The lead of a live column over a live label, margin included.
-fn ahead(bits: u32, label_bits: u32) -> f32 {
-    return params.margin + (bitcast<f32>(bits) - bitcast<f32>(label_bits));
-}
-
 fn state_take_quad(row: Row, state: State, it: Item) -> State {
     var terms = vec4<f32>(0.0);
     var count = state.count;
-    var flags = state.flags;
+    var flags = state.flags | flags_of_quad(it);
     for (var i = 0u; i < 4u; i += 1u) {
         let bits = it.bits[i];
         let is_live = finite_one(bits) && it.inside[i];
         let masked = bits == MINUS_INFINITY && it.inside[i];
-        flags |= select(0u, STATE_LIVE, is_live) | select(0u, STATE_BAD, !finite_one(bits) && !masked && it.inside[i]);
         if (AVERAGE) {
             let column = it.column + i;
             let best = before(Place(place_key(bits), column), row.last) && column != row.label;
             flags |= select(0u, STATE_MASKED, best && masked);
             count += select(0u, 1u, best && is_live);
-            terms[i] = select(0.0, ahead(select(0u, bits, is_live), row.label_bits), best && is_live && finite_one(row.label_bits));
+            terms[i] = select(0.0, lead(row, select(0u, bits, is_live)), best && is_live && finite_one(row.label_bits));
         }
     }
     return State(state.sum + sum4(terms), count, flags);
-}
-
-fn state_take_tile(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
-    let left = state_merge(state_take_quad(row, state_empty(), a), state_take_quad(row, state_empty(), b));
-    let right = state_merge(state_take_quad(row, state_empty(), c), state_take_quad(row, state_empty(), d));
-    return state_merge(state, state_merge(left, right));
 }
 
 fn state_merge(a: State, b: State) -> State {
@@ -122,7 +57,7 @@ fn close(row: Row, state: State) -> Closed {
     if (row_is_dropped(row)) {
         return closed_dropped(row);
     }
-    if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
+    if (!is_usable(state.flags)) {
         return closed_bad(row);
     }
     var out = closed_blank(factor_flags(row.factor), 0u, 0u);
@@ -134,7 +69,7 @@ fn close(row: Row, state: State) -> Closed {
     let label_live = row.label_bits != MINUS_INFINITY;
     var last_ahead = 0.0;
     if (last_live && label_live) {
-        last_ahead = ahead(last_bits, row.label_bits);
+        last_ahead = lead(row, last_bits);
     }
     var sum = last_ahead;
     var masked = !last_live;

@@ -7,7 +7,7 @@ use crate::{
     plan::kernel::shader,
     reference::Real,
     skeleton::row::{
-        DROPPED, Field, LabelScore, PLACE, RowLoss, RowProgram, StateLayout,
+        Field, RowLoss, RowProgram, StateLayout,
         reference::{Point, Row, RowFormula, total},
         row_loss,
     },
@@ -152,14 +152,11 @@ impl RowLoss for TopkHinge {
         let average = self.variant == TopkVariant::Average;
         let share = if average { 1.0 / f64::from(self.k) } else { 1.0 };
         self.ruled(RowProgram {
-            sources: vec![DROPPED, PLACE, shader!("loss/topk_hinge.wgsl")],
-            state: StateLayout::words(3),
             factors: FACTORS,
             select: self.k,
-            label_score: LabelScore::Streaming,
             overrides: vec![("AVERAGE", average.into())],
             uniforms: vec![("margin", self.margin.into()), ("share", share.into())],
-            ..RowProgram::default()
+            ..RowProgram::compared(shader!("loss/topk_hinge.wgsl"), StateLayout::words(3))
         })
     }
 

@@ -44,6 +44,22 @@ pub(crate) const TARGETS: Argument =
 /// Class indices that a call must give.
 pub(crate) const LABELS: Argument =
     Argument::required("targets", Kind::Index, ROWS, "class indices");
+/// Weights of the targets' classes.
+pub(crate) const CLASS_WEIGHT: Argument =
+    Argument::optional("weight", Kind::Float, CLASSES, "class weights").within(Domain::Positive);
+pub(crate) const CLASS_MARGIN: Argument = Argument::optional(
+    "class_margin",
+    Kind::Float,
+    CLASSES,
+    "the margin of each class as a target; replaces the option",
+)
+.within(Domain::Positive);
+pub(crate) const ACTIVE: Argument = Argument::optional(
+    "active",
+    Kind::F32,
+    ONE,
+    "the share of the rows kept whose hinge is above 0",
+);
 pub(crate) const ROW_WEIGHT: Argument =
     Argument::optional("row_weight", Kind::Float, ROWS, "multiplies a row's loss and gradient")
         .within(Domain::Positive);

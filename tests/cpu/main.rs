@@ -119,6 +119,7 @@ fn reference_cases() {
         ("generalized_cross_entropy", 6),
         ("kl_div", 6),
         ("distillation", 18),
+        ("multiclass_hinge", 21),
         ("topk_hinge", 8),
         ("class_weights", 4),
         ("similarity", 5),

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use surprisal::{
     Array, Arrays, Brier, CrossEntropy, Direction, Distillation, Divergence, Empty, Error,
-    GeneralizedCrossEntropy, IgnoreIndex, KlDiv, Operation, Reduction, Status, TopkHinge,
-    TopkVariant, cases, cpu, operations, testing,
+    GeneralizedCrossEntropy, HingeVariant, IgnoreIndex, KlDiv, MulticlassHinge, Operation,
+    Reduction, Status, TopkHinge, TopkVariant, cases, cpu, operations, testing,
 };
 
 use crate::{
@@ -21,6 +21,7 @@ fn reference_cases() {
         ("generalized_cross_entropy", 6),
         ("kl_div", 6),
         ("distillation", 18),
+        ("multiclass_hinge", 21),
         ("topk_hinge", 8),
     ] {
         let cases = cases::load(&vectors().join(format!("{name}.safetensors"))).unwrap();
@@ -102,6 +103,18 @@ fn gradients() {
                 assert_gradients("distillation", &options, &soft);
             }
         }
+        let numbers = |seed| -> Vec<f64> {
+            testing::gaussian(seed, classes).iter().map(|x| x.abs() + 0.2).collect()
+        };
+        let of_classes =
+            and(&and(&inputs, "weight", vector(&numbers(4))), "class_margin", vector(&numbers(5)));
+        for variant in ["sum", "max"] {
+            for (p, ramp) in [(1, None), (2, None), (1, Some(0.7)), (2, Some(0.9))] {
+                let options = json!({"variant": variant, "p": p, "ramp": ramp, "margin": 0.6});
+                assert_gradients("multiclass_hinge", &options, &inputs);
+                assert_gradients("multiclass_hinge", &options, &of_classes);
+            }
+        }
         for variant in ["kth", "average"] {
             for k in 1..classes.min(5) {
                 let options = json!({"variant": variant, "k": k, "margin": 0.3});
@@ -132,6 +145,8 @@ fn every(logits: &Array, targets: &[i64]) -> Vec<(Box<dyn Operation>, Arrays)> {
     let mut calls = vec![
         (parse("brier", &none), index.clone()),
         (parse("generalized_cross_entropy", &none), index.clone()),
+        (parse("multiclass_hinge", &none), index.clone()),
+        (parse("multiclass_hinge", &json!({"reduction": "none", "variant": "max"})), index.clone()),
         (parse("topk_hinge", &none), index.clone()),
         (parse("topk_hinge", &json!({"reduction": "none", "variant": "average"})), index.clone()),
     ];
@@ -241,6 +256,7 @@ fn empty_means() {
         for (name, more) in [
             ("brier", false),
             ("generalized_cross_entropy", false),
+            ("multiclass_hinge", false),
             ("topk_hinge", false),
             ("distillation", true),
         ] {
@@ -467,6 +483,85 @@ fn jensen_shannon_lies_between() {
     assert_close(&[reverse], &[divergence(Divergence::ReverseKl, 0.5)], 1e-5, "reverse");
 }
 
+// --- the multi-class hinge ---
+
+fn hinge(loss: &MulticlassHinge, z: &[f64], label: i64) -> (f64, Vec<f64>) {
+    let inputs = named([("logits", logits(1, z)), ("targets", indices(&[label]))]);
+    (run(loss, &inputs, "loss")[0], run(loss, &inputs, "grad.logits"))
+}
+
+#[test]
+fn hinges_of_one_row() {
+    let sum = MulticlassHinge::default();
+    let max = sum.clone().variant(HingeVariant::Max);
+    let z = [3.0, 2.0, 2.5, 1.0];
+    // h = 2, 1.5 and, at the kink, 0.
+    assert_eq!(hinge(&sum, &z, 1), (0.875, vec![0.25, -0.5, 0.25, 0.0]));
+    assert_eq!(hinge(&sum.clone().p(2.0), &z, 1), (1.5625, vec![1.0, -1.75, 0.75, 0.0]));
+    assert_eq!(hinge(&max, &z, 1), (2.0, vec![1.0, -1.0, 0.0, 0.0]));
+    assert_eq!(hinge(&max.clone().p(2.0), &z, 1), (4.0, vec![4.0, -4.0, 0.0, 0.0]));
+    // A tie goes to the lowest index; one class alone has no hinge.
+    assert_eq!(hinge(&max, &[1.0, 2.0, 2.0], 0), (2.0, vec![-1.0, 1.0, 0.0]));
+    for loss in [&sum, &max] {
+        assert_eq!(hinge(loss, &[5.0], 0), (0.0, vec![0.0]));
+    }
+    // The ramp caps the row, and takes its gradient away.
+    for (loss, reached) in [(&sum, 0.875), (&max, 2.0)] {
+        let capped = |ramp: f64| hinge(&loss.clone().ramp(ramp), &z, 1);
+        assert_eq!(capped(2.0 * reached), hinge(loss, &z, 1));
+        assert_eq!(capped(0.5 * reached), (0.5 * reached, vec![0.0; 4]));
+        assert_eq!(capped(reached), (reached, vec![0.0; 4]));
+    }
+}
+
+#[test]
+fn hinges_at_minus_infinity() {
+    let sum = MulticlassHinge::default();
+    let max = sum.clone().variant(HingeVariant::Max);
+    for loss in [&sum, &max] {
+        let masked = hinge(loss, &[-INF, 1.0, 5.0], 1);
+        let share = if *loss == sum { 1.0 / 3.0 } else { 1.0 };
+        assert_close(&[masked.0], &[5.0 * share], EXACT, "a masked class");
+        assert_close(&masked.1, &[0.0, -share, share], EXACT, "its gradient");
+        let z = [2.0, -INF, 1.0];
+        let (value, gradient) = hinge(loss, &z, 1);
+        assert_eq!(value, INF);
+        let expected = if *loss == sum { [1.0, -2.0, 1.0] } else { [1.0, -1.0, 0.0] };
+        assert_close(&gradient, &expected.map(|g| g * share), EXACT, "a target at -inf");
+        assert_eq!(hinge(&loss.clone().p(2.0), &z, 1), (INF, vec![0.0; 3]));
+        assert_eq!(hinge(&loss.clone().p(2.0).ramp(1.5), &z, 1), (1.5, vec![0.0; 3]));
+    }
+}
+
+#[test]
+fn weights_and_margins_of_classes() {
+    let inputs = named([
+        ("logits", logits(3, &[3.0, 2.0, 2.5, 0.0, 4.0, 0.0, -INF, 1.0, 0.0])),
+        ("targets", indices(&[1, 1, 0])),
+        ("weight", vector(&[0.0, 2.0, NAN])),
+        ("class_margin", vector(&[1.0, 0.5, INF])),
+    ]);
+    // The mean divides by the rows; of weight and class_margin only the targets' entries count.
+    let loss = MulticlassHinge::default();
+    assert_close(&run(&loss, &inputs, "loss"), &[2.0 * 2.5 / 9.0], EXACT, "the mean");
+    assert_eq!(run(&loss, &inputs, "denominator"), [3.0]);
+    assert_close(&run(&loss, &inputs, "active"), &[2.0 / 3.0], EXACT, "active");
+    let rows = run(&loss.clone().reduction(Reduction::None), &inputs, "loss");
+    assert_close(&rows, &[2.0 * 2.5 / 3.0, 0.0, 0.0], EXACT, "rows");
+    let bad = and(&inputs, "targets", indices(&[1, 2, -100]));
+    assert!(run(&loss, &bad, "active")[0].is_nan());
+    let status = &cpu::run(&loss, &bad, &["status"]).unwrap()["status"];
+    assert_eq!(Status::from_array(status).bad_rows, 1);
+    assert!(
+        run(
+            &loss.clone().empty(Empty::Nan),
+            &and(&inputs, "targets", indices(&[-100; 3])),
+            "active"
+        )[0]
+        .is_nan()
+    );
+}
+
 // --- the top-k hinge ---
 
 #[test]
@@ -535,6 +630,9 @@ fn options_out_of_their_domain() {
         ("distillation", json!({"alpha": 1.5}), "alpha"),
         ("kl_div", json!({"temperature": 0.0}), "temperature"),
         ("kl_div", json!({"temperature": 1e-39}), "temperature"),
+        ("multiclass_hinge", json!({"p": 3}), "p"),
+        ("multiclass_hinge", json!({"margin": 1e39}), "margin"),
+        ("multiclass_hinge", json!({"ramp": 0.0}), "ramp"),
         ("topk_hinge", json!({"margin": 1e39}), "margin"),
         ("brier", json!({"reduction": "multilabel"}), "reduction"),
         ("brier", json!({"ignore_index": [1, 2, 3, 4, 5]}), "ignore_index"),

@@ -36,8 +36,14 @@ fn linear_cross_entropy_f32(context: &Context) {
 }
 
 /// The other losses of a row of logits.
-const ROWS: [&str; 5] =
-    ["brier", "generalized_cross_entropy", "kl_div", "distillation", "topk_hinge"];
+const ROWS: [&str; 6] = [
+    "brier",
+    "generalized_cross_entropy",
+    "kl_div",
+    "distillation",
+    "multiclass_hinge",
+    "topk_hinge",
+];
 
 fn rows_f32(context: &Context) {
     for loss in ROWS {

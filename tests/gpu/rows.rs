@@ -23,6 +23,7 @@ tests![
     infinite_divergences,
     students_near_their_teachers,
     ties,
+    hinges,
     any_k,
 ];
 
@@ -59,6 +60,15 @@ fn calls(options: &Value, seed: u64, rows: usize, classes: usize) -> Vec<Call> {
             both,
         ),
     ];
+    let of_classes = with(
+        &index,
+        [
+            ("weight", vector(&positive(seed + 6, classes))),
+            ("class_margin", vector(&positive(seed + 7, classes))),
+        ],
+    );
+    all.push(("multiclass_hinge", json!({"margin": 0.6}), index.clone()));
+    all.push(("multiclass_hinge", json!({"variant": "max", "ramp": 2.5}), of_classes));
     if classes > 1 {
         let k = classes / 2;
         all.push(("topk_hinge", json!({"k": k}), index.clone()));
@@ -386,6 +396,37 @@ fn ties(context: &Context) {
                     places(&truth["grad.logits"]),
                     "{loss:?}"
                 );
+            }
+        }
+    }
+}
+
+/// Squared and capped hinges with and without numbers of classes; the share of active rows; targets at -inf.
+fn hinges(context: &Context) {
+    let wanted = ["loss", "grad.logits", "active", "status"];
+    for (classes, dtype) in [(CLASSES[0], Dtype::F16), (CLASSES[1], Dtype::F32)] {
+        let mut inputs = crate::support::sample(27, 5, classes);
+        let targets = [0, 1, -100, 3, classes as i64 - 1];
+        let mut z = inputs["logits"].to_f64();
+        z[classes + 1] = -INF;
+        z[3 * classes + 3] += 30.0;
+        let mut weight = positive(28, classes);
+        weight[classes - 1] = 0.0;
+        inputs.insert("targets".to_owned(), indices(&targets));
+        inputs.insert("logits".to_owned(), matrix(5, classes, z));
+        let of_classes = with(
+            &inputs,
+            [("weight", vector(&weight)), ("class_margin", vector(&positive(29, classes)))],
+        );
+        for variant in ["sum", "max"] {
+            for (p, ramp, bad) in [(1.0, None, 0), (2.0, None, 1), (2.0, Some(1.25), 0)] {
+                let options =
+                    json!({"variant": variant, "p": p, "ramp": ramp, "reduction": "none"});
+                let loss = parse("multiclass_hinge", &options);
+                for inputs in [&inputs, &of_classes] {
+                    let (_, status) = check(&context.gpu, &*loss, inputs, dtype, &wanted);
+                    assert_eq!(status.bad_rows, bad, "{loss:?}");
+                }
             }
         }
     }

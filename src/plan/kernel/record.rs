@@ -299,6 +299,7 @@ impl RowRecord {
     }
 
     fn declare_closed(self, text: &mut String) {
+        let _ = writeln!(text, "const HAS_BY_PRODUCTS: bool = {};", !self.outputs.is_empty());
         let outputs: Vec<Field> = self.outputs.iter().map(|o| Field::u32(o.name)).collect();
         let always = [Field::u32("loss"), Field::u32("flags")];
         let fields = always.iter().chain(&outputs).chain(self.factors);

@@ -221,6 +221,13 @@ impl RowProgram {
         self
     }
 
+    /// A functor that compares every score with that of the label (`shaders/row/compared.wgsl`), with this state. It
+    /// needs a uniform `margin`.
+    pub(crate) fn compared(own: Source, state: StateLayout) -> Self {
+        let sources = vec![DROPPED, PLACE, shader!("row/compared.wgsl"), own];
+        Self { sources, state, label_score: LabelScore::Streaming, ..Self::default() }
+    }
+
     /// The same program with the temperature of its softmaxes. Every functor on the shared softmax needs one.
     #[must_use]
     pub fn tempered(mut self, temperature: f64) -> Self {

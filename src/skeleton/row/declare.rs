@@ -25,7 +25,9 @@ macro_rules! row_loss {
         $name:ident = $key:literal, ignoring $($ignore_index:ident)?;
         summary: $summary:literal, formula: $formula:literal, pytorch: $pytorch:literal;
         inputs $inputs:ident { $($input:ident = $input_key:literal: $argument:expr;)* }
-        outputs $outputs:ident;
+        outputs $outputs:ident $({
+            $($output:ident = $output_key:literal: $output_argument:expr;)*
+        })?;
         options { $($option:ident: $type:ident $(<$value:ident>)? = $default:expr, $json:literal, $samples:expr, $about:literal;)* }
     ) => {
         $(#[$doc])*
@@ -109,6 +111,7 @@ macro_rules! row_loss {
                 /// The gradient of the logits, written in place if
                 /// [`Request::gradient_in_place`](crate::Request::gradient_in_place) asks for that.
                 gradient = "grad.logits",
+                $($(#[doc = concat!("The output `", $output_key, "`.")] $output = $output_key,)*)?
                 /// The sum of the row losses.
                 sum = "sum",
                 /// What a mean divides by.
@@ -139,6 +142,7 @@ macro_rules! row_loss {
                 outputs: &[
                     arg::LOSS,
                     arg::LOGITS_GRADIENT,
+                    $($($output_argument,)*)?
                     arg::SUM,
                     arg::DENOMINATOR,
                     arg::COUNT,

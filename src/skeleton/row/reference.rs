@@ -9,7 +9,10 @@ use crate::{
         error::{Error, Result},
     },
     reference::{Findings, Real, array, extents, factor, fits, floats, no_output, times},
-    skeleton::operation::Operation,
+    skeleton::{
+        operation::Operation,
+        row::{Reduced, RowOutput},
+    },
     spec::options::{Empty, Reduction},
 };
 
@@ -33,6 +36,10 @@ pub(crate) trait Ruled: Operation {
 pub(crate) trait RowFormula: Ruled + Sized {
     /// The names of its inputs `[rows, classes]` beside the logits.
     const BESIDE: &'static [&'static str];
+    /// The names of its inputs `[classes]`.
+    const OF_CLASSES: &'static [&'static str] = &[];
+    /// Its by-products, all of them numbers, in the order in which [`Point::by_products`] gives them.
+    const OUTPUTS: &'static [RowOutput] = &[];
 
     /// Checks what only this loss can refuse: its own options, and options that exclude each other.
     fn check(&self) -> Result<()>;
@@ -54,7 +61,7 @@ pub(crate) struct Row<'a, T> {
 }
 
 impl<T> Row<'_, T> {
-    /// The row's part of another matrix, if the call has this matrix.
+    /// The row's part of another matrix, or a vector over the classes, if the call has this input.
     pub fn get(&self, name: &str) -> Option<&[T]> {
         self.beside.iter().find(|(beside, _)| *beside == name).map(|(_, values)| *values)
     }
@@ -66,6 +73,8 @@ pub(crate) struct Point<T> {
     pub loss: T,
     /// The derivative with respect to each score.
     pub gradient: Vec<T>,
+    /// The by-products, in the order of [`RowFormula::OUTPUTS`]. A row without a loss leaves them out: they are NaN.
+    pub by_products: Vec<T>,
     /// Whether the status counts the row.
     pub bad: bool,
     /// Whether the gradient is 0 whatever it is multiplied by.
@@ -73,24 +82,42 @@ pub(crate) struct Point<T> {
 }
 
 impl<T: Real> Point<T> {
-    /// A row with a finite loss.
+    /// A row with a loss.
     pub fn new(loss: T, gradient: Vec<T>) -> Self {
-        Self { loss, gradient, bad: false, flat: false }
+        Self { loss, gradient, by_products: Vec::new(), bad: false, flat: false }
     }
 
-    /// A row whose numbers have no loss: the loss and the gradient are NaN.
+    /// The same row with its by-products.
+    pub fn with(self, by_products: Vec<T>) -> Self {
+        Self { by_products, ..self }
+    }
+
+    /// A row whose numbers have no loss: the loss, the gradient and the by-products are NaN.
     pub fn bad(classes: usize) -> Self {
-        Self { loss: T::nan(), gradient: vec![T::nan(); classes], bad: true, flat: false }
+        Self { bad: true, ..Self::new(T::nan(), vec![T::nan(); classes]) }
     }
 
     /// A row whose loss is infinite and has no finite gradient.
     pub fn infinite(classes: usize) -> Self {
-        Self { loss: T::infinity(), gradient: vec![T::zero(); classes], bad: true, flat: true }
+        Self { bad: true, ..Self::dropped(T::infinity(), classes) }
     }
 
     /// A row that counts for nothing, or whose target is bad.
     fn dropped(loss: T, classes: usize) -> Self {
-        Self { loss, gradient: vec![T::zero(); classes], bad: false, flat: true }
+        Self { flat: true, ..Self::new(loss, vec![T::zero(); classes]) }
+    }
+
+    /// The same row with this number of by-products.
+    fn filled(mut self, by_products: usize) -> Self {
+        let none = if self.loss.is_nan() { T::nan() } else { T::zero() };
+        self.by_products.resize(by_products, none);
+        self
+    }
+
+    /// A row of weight 0: only its by-products are computed.
+    fn weightless(self) -> Self {
+        let none = Self::dropped(T::zero(), self.gradient.len());
+        Self { by_products: self.by_products, ..none }
     }
 }
 
@@ -157,7 +184,7 @@ pub(crate) fn run<L: RowFormula>(
 
 fn compute<T: Real, L: RowFormula>(loss: &L, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
     let solved = Solved::<T>::new(loss, inputs)?;
-    let output = |&name: &&str| match solved.output(name)? {
+    let output = |&name: &&str| match solved.output(L::OUTPUTS, name)? {
         Some(output) => Ok((name.to_owned(), output)),
         None => Err(no_output(loss.about(), name)),
     };
@@ -255,6 +282,11 @@ impl<T: Real> Solved<T> {
         for &name in L::BESIDE {
             beside.extend(floats(inputs, name, &shape)?.map(|values: Vec<T>| (name, values)));
         }
+        let mut of_classes = Vec::new();
+        for &name in L::OF_CLASSES {
+            of_classes
+                .extend(floats(inputs, name, &[classes])?.map(|values: Vec<T>| (name, values)));
+        }
         let mut solved = Self {
             shape,
             rules: loss.rules(),
@@ -266,8 +298,9 @@ impl<T: Real> Solved<T> {
             found: Findings::of_rows(),
         };
         for row in 0..rows {
-            let beside =
-                beside.iter().map(|(name, values)| (*name, of_row(values, row, classes))).collect();
+            let beside = beside.iter().map(|(name, values)| (*name, of_row(values, row, classes)));
+            let of_classes = of_classes.iter().map(|(name, values)| (*name, &values[..]));
+            let beside = beside.chain(of_classes).collect();
             let logits = of_row(&logits, row, classes);
             solved.push(loss, row, Row { logits, target: None, beside });
         }
@@ -290,10 +323,13 @@ impl<T: Real> Solved<T> {
                 row.target = class;
                 self.count += 1;
                 self.denominator += if self.rules.weighted_rows { weight } else { T::one() };
-                // The scores of a row with weight 0 are not read, so a NaN in them changes nothing.
-                if weight.is_zero() { Point::dropped(T::zero(), classes) } else { loss.at(&row) }
+                // The loss of a row with weight 0 is 0, even if its scores hold a NaN.
+                let point = loss.at(&row).filled(L::OUTPUTS.len());
+                if weight.is_zero() { point.weightless() } else { point }
             }
         };
+        // Rows that are not read have no by-products.
+        point.by_products.resize(L::OUTPUTS.len(), T::zero());
         point.loss = times(weight, point.loss);
         if point.bad || (kept && point.loss.is_nan()) {
             self.found.bad_row();
@@ -312,14 +348,36 @@ impl<T: Real> Solved<T> {
         self.given.denominator.unwrap_or(own)
     }
 
-    fn reduced(&self) -> T {
-        let divisor = self.divisor();
+    /// A sum over rows, divided.
+    fn quotient(&self, sum: T, divisor: T) -> T {
         match self.rules.empty {
-            _ if self.sum.is_nan() => self.sum,
+            _ if sum.is_nan() => sum,
             Empty::Nan if divisor.is_zero() => T::nan(),
             Empty::Zero if divisor.is_zero() => T::zero(),
-            _ => self.sum / divisor,
+            _ => sum / divisor,
         }
+    }
+
+    fn by_product(&self, at: usize) -> impl Iterator<Item = T> {
+        self.points.iter().filter_map(move |point| point.by_products.get(at).copied())
+    }
+
+    /// The by-product of this name, one number a row, or the number that all rows are reduced to.
+    fn by_products(&self, outputs: &[RowOutput], name: &str) -> Option<Array> {
+        let row = outputs.iter().position(|output| output.name == name);
+        if let Some(at) = row {
+            return Some(array(&[self.shape[0]], self.by_product(at)));
+        }
+        outputs.iter().enumerate().find_map(|(at, output)| {
+            let sum = total(self.by_product(at));
+            match output.reduced {
+                Reduced::Sum(reduced) if reduced == name => Some(array(&[1], [sum])),
+                Reduced::Mean(reduced) if reduced == name => {
+                    Some(array(&[1], [self.quotient(sum, T::of(self.count as f64))]))
+                }
+                _ => None,
+            }
+        })
     }
 
     fn gradient(&self) -> Vec<T> {
@@ -335,17 +393,17 @@ impl<T: Real> Solved<T> {
     }
 
     /// The output of this name, if the loss has one.
-    fn output(&self, name: &str) -> Result<Option<Array>> {
+    fn output(&self, outputs: &[RowOutput], name: &str) -> Result<Option<Array>> {
         let per_row = self.rules.reduction == Reduction::None;
         Ok(Some(match name {
             "loss" if per_row => array(&[self.shape[0]], self.points.iter().map(|row| row.loss)),
-            "loss" => array(&[1], [self.reduced()]),
+            "loss" => array(&[1], [self.quotient(self.sum, self.divisor())]),
             "grad.logits" => array(&self.shape, self.gradient()),
             "sum" => array(&[1], [self.sum]),
             "denominator" => array(&[1], [self.denominator]),
             "count" => Array::int(&[1], vec![self.count]),
             "status" => self.found.words(),
-            _ => return Ok(None),
+            _ => return Ok(self.by_products(outputs, name)),
         }))
     }
 }
