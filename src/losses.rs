@@ -15,6 +15,8 @@ operations! {
     brier::Brier,
     generalized_cross_entropy::GeneralizedCrossEntropy,
     kl_div::KlDiv,
+    entropy::Entropy,
+    free_energy::FreeEnergy,
     distillation::Distillation,
     multiclass_hinge::MulticlassHinge,
     topk_hinge::TopkHinge,

@@ -82,20 +82,15 @@ impl RowFormula for GeneralizedCrossEntropy {
 
     fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T> {
         let classes = row.logits.len();
-        let (Some(Softmax { p, others, log_p }), Some(label)) =
-            (Softmax::of(row.logits, 1.0), row.target)
-        else {
+        let (Some(softmax), Some(label)) = (Softmax::of(row.logits, 1.0), row.target) else {
             return Point::bad(classes);
         };
-        let q = T::of(self.q);
-        // The logarithm of a p near 1 is that of what it lacks.
-        let half = T::of(0.5);
-        let log_p = if others[label] < half { (-others[label]).ln_1p() } else { log_p[label] };
+        let (q, log_p) = (T::of(self.q), softmax.log_of(label));
         let power = (q * log_p).exp();
         let loss = -(q * log_p).exp_m1() / q;
         let slope =
             |(c, (&p, &rest)): (usize, (&T, &T))| power * if c == label { -rest } else { p };
-        Point::new(loss, p.iter().zip(&others).enumerate().map(slope).collect())
+        Point::new(loss, softmax.p.iter().zip(&softmax.others).enumerate().map(slope).collect())
     }
 }
 

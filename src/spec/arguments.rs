@@ -105,6 +105,10 @@ pub(crate) const LOG_PROB: Argument =
     Argument::optional("log_prob", Kind::F32, ROWS, "log softmax(u) of the target");
 pub(crate) const ENTROPY: Argument =
     Argument::optional("entropy", Kind::F32, ROWS, "entropy of softmax(u)");
+pub(crate) const SOFTMAX_ENTROPY: Argument =
+    Argument::optional("entropy", Kind::F32, ROWS, "entropy of softmax(z/T)");
+pub(crate) const MEAN_ENERGY: Argument =
+    Argument::optional("energy", Kind::F32, ROWS, "−Σ p·z, the mean energy");
 pub(crate) const MAX_PROB: Argument =
     Argument::optional("max_prob", Kind::F32, ROWS, "largest probability");
 pub(crate) const ARGMAX: Argument =

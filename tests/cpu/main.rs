@@ -118,6 +118,8 @@ fn reference_cases() {
         ("brier", 8),
         ("generalized_cross_entropy", 6),
         ("kl_div", 6),
+        ("entropy", 6),
+        ("free_energy", 6),
         ("distillation", 18),
         ("multiclass_hinge", 21),
         ("topk_hinge", 8),

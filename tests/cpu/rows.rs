@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 use surprisal::{
-    Array, Arrays, Brier, CrossEntropy, Direction, Distillation, Divergence, Empty, Error,
-    GeneralizedCrossEntropy, HingeVariant, IgnoreIndex, KlDiv, MulticlassHinge, Operation,
-    Reduction, Status, TopkHinge, TopkVariant, cases, cpu, operations, testing,
+    Array, Arrays, Brier, CrossEntropy, Direction, Distillation, Divergence, Empty, Entropy, Error,
+    FreeEnergy, GeneralizedCrossEntropy, HingeVariant, IgnoreIndex, KlDiv, MulticlassHinge,
+    Operation, Reduction, Status, TopkHinge, TopkVariant, cases, cpu, operations, testing,
 };
 
 use crate::{
@@ -20,6 +20,8 @@ fn reference_cases() {
         ("brier", 8),
         ("generalized_cross_entropy", 6),
         ("kl_div", 6),
+        ("entropy", 6),
+        ("free_energy", 6),
         ("distillation", 18),
         ("multiclass_hinge", 21),
         ("topk_hinge", 8),
@@ -92,6 +94,11 @@ fn gradients() {
                 assert_gradients("kl_div", &options, &probs);
             }
         }
+        let plain = without(&inputs, "targets");
+        for temperature in [1.0, 0.4, 3.0] {
+            assert_gradients("entropy", &json!({"temperature": temperature}), &plain);
+            assert_gradients("free_energy", &json!({"temperature": temperature}), &plain);
+        }
         let teacher = logits(4, &testing::gaussian(3, 4 * classes));
         let hard = and(&inputs, "teacher_logits", teacher);
         let soft = without(&hard, "targets");
@@ -130,12 +137,14 @@ fn unlabelled(logits: &Array) -> Vec<(Box<dyn Operation>, Arrays)> {
         testing::gaussian(10, logits.len()).iter().map(|x| x * x + 0.1).collect();
     let probs = Array::float(&logits.shape, squares);
     let distribution = named([("logits", logits.clone()), ("target_probs", probs)]);
-    ["forward", "reverse"]
-        .map(|direction| {
-            let options = json!({"reduction": "none", "direction": direction});
-            (parse("kl_div", &options), distribution.clone())
-        })
-        .into()
+    let divergences = ["forward", "reverse"].map(|direction| {
+        let options = json!({"reduction": "none", "direction": direction});
+        (parse("kl_div", &options), distribution.clone())
+    });
+    let plain = named([("logits", logits.clone())]);
+    let of_scores = ["entropy", "free_energy"]
+        .map(|name| (parse(name, &json!({"reduction": "none"})), plain.clone()));
+    divergences.into_iter().chain(of_scores).collect()
 }
 
 /// Each loss with the inputs that it needs, with these logits and targets.
@@ -286,7 +295,9 @@ fn common_offsets_do_not_matter() {
     };
     let pairs = all(&z).into_iter().zip(all(&moved));
     for ((loss, here), (_, there)) in pairs {
-        for name in ["loss", "grad.logits"] {
+        // The free energy is the only loss here that moves with the scores.
+        let moves = loss.about().name == "free_energy";
+        for name in [if moves { "entropy" } else { "loss" }, "grad.logits"] {
             assert_eq!(run(&*loss, &here, name), run(&*loss, &there, name), "{loss:?}");
         }
     }
@@ -399,6 +410,51 @@ fn divergences_of_other_losses() {
             assert_close(&run(&loss, &inputs, name), &expected, EXACT, name);
         }
     }
+}
+
+// --- entropy and free energy ---
+
+#[test]
+fn entropies_of_known_rows() {
+    let z = [0.0, 0.0, 0.0, 0.0, -INF, 2.0, 2.0, -INF, 60.0, 0.0, 0.0, -INF];
+    let inputs = named([("logits", logits(3, &z))]);
+    let small = (-60.0_f64).exp();
+    // 1 − p = 2·e^(−60), of which each class has the half.
+    let expected = [4.0_f64.ln(), 2.0_f64.ln(), 2.0 * small * 61.0];
+    let loss = Entropy::default().reduction(Reduction::None);
+    let found = run(&loss, &inputs, "loss");
+    for (found, expected) in found.iter().zip(expected) {
+        assert_close(&[*found], &[expected], EXACT, "an entropy");
+    }
+    let gradient = run(&loss, &inputs, "grad.logits");
+    assert!(gradient[..8].iter().all(|g| g.abs() < 1e-15), "all equal: {gradient:?}");
+    let slope = 60.0 * small;
+    assert_close(&gradient[8..], &[-2.0 * slope, slope, slope, 0.0], EXACT, "nearly sure");
+}
+
+/// F = E − T·S, and the gradient of F is −p.
+#[test]
+fn free_energies() {
+    let z = [0.5, -1.0, 2.0, -INF, 3.0, 1.0];
+    let inputs = named([("logits", logits(2, &z)), ("row_weight", vector(&[1.0, 0.0]))]);
+    for temperature in [0.3, 1.0, 5.0] {
+        let loss = FreeEnergy::default().temperature(temperature).reduction(Reduction::None);
+        let [free, energy, entropy] =
+            ["loss", "energy", "entropy"].map(|name| run(&loss, &inputs, name));
+        assert_close(&free[..1], &[energy[0] - temperature * entropy[0]], EXACT, "F");
+        // A row of weight 0 has no loss; its by-products are its own.
+        assert_eq!(free[1], 0.0);
+        let p: Vec<f64> = [3.0, 1.0].map(|z: f64| (z / temperature).exp()).into();
+        let sum = p[0] + p[1];
+        assert_close(&energy[1..], &[-(3.0 * p[0] + p[1]) / sum], EXACT, "E");
+        let loss = Entropy::default().temperature(temperature).reduction(Reduction::None);
+        let plain = without(&inputs, "row_weight");
+        assert_close(&run(&loss, &plain, "loss"), &entropy, EXACT, "S");
+    }
+    let bad = and(&inputs, "logits", logits(2, &[0.0, NAN, 0.0, 0.0, NAN, 0.0]));
+    let outputs = cpu::run(&FreeEnergy::default(), &bad, &["energy", "status"]).unwrap();
+    assert!(outputs["energy"].to_f64().iter().all(|energy| energy.is_nan()));
+    assert_eq!(Status::from_array(&outputs["status"]).bad_rows, 1, "the row of weight 0 is none");
 }
 
 // --- distillation ---
@@ -630,6 +686,8 @@ fn options_out_of_their_domain() {
         ("distillation", json!({"alpha": 1.5}), "alpha"),
         ("kl_div", json!({"temperature": 0.0}), "temperature"),
         ("kl_div", json!({"temperature": 1e-39}), "temperature"),
+        ("entropy", json!({"temperature": -1.0}), "temperature"),
+        ("free_energy", json!({"temperature": 1e39}), "temperature"),
         ("multiclass_hinge", json!({"p": 3}), "p"),
         ("multiclass_hinge", json!({"margin": 1e39}), "margin"),
         ("multiclass_hinge", json!({"ramp": 0.0}), "ramp"),

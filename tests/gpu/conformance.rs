@@ -36,10 +36,12 @@ fn linear_cross_entropy_f32(context: &Context) {
 }
 
 /// The other losses of a row of logits.
-const ROWS: [&str; 6] = [
+const ROWS: [&str; 8] = [
     "brier",
     "generalized_cross_entropy",
     "kl_div",
+    "entropy",
+    "free_energy",
     "distillation",
     "multiclass_hinge",
     "topk_hinge",

@@ -23,6 +23,7 @@ tests![
     infinite_divergences,
     students_near_their_teachers,
     ties,
+    by_products_of_rows_of_weight_0,
     hinges,
     any_k,
 ];
@@ -37,6 +38,8 @@ type Call = (Box<dyn Operation>, Arrays);
 fn calls(options: &Value, seed: u64, rows: usize, classes: usize) -> Vec<Call> {
     let index = crate::support::sample(seed, rows, classes);
     let probs = sample_probs(seed + 2, rows, classes);
+    let mut plain = index.clone();
+    plain.remove("targets");
     let teacher =
         ("teacher_logits", matrix(rows, classes, testing::gaussian(seed + 4, rows * classes)));
     let both = with(&index, [teacher.clone()]);
@@ -48,6 +51,8 @@ fn calls(options: &Value, seed: u64, rows: usize, classes: usize) -> Vec<Call> {
         ("kl_div", json!({"temperature": 1.5}), probs.clone()),
         ("kl_div", json!({"direction": "reverse"}), probs),
         ("generalized_cross_entropy", json!({"q": 0.3}), index.clone()),
+        ("entropy", json!({"temperature": 1.5}), plain.clone()),
+        ("free_energy", json!({"temperature": 0.7}), plain),
         ("distillation", json!({"temperature": 3.0}), soft),
         (
             "distillation",
@@ -227,10 +232,13 @@ fn common_offsets(context: &Context) {
                 }
                 moved
             };
-            let expected = check(&context.gpu, &*loss, &moved(0.0), Dtype::F32, &GRADIENT).0;
+            // The free energy is the only loss here that moves with the scores.
+            let moves = loss.about().name == "free_energy";
+            let kept = [if moves { "entropy" } else { "loss" }, "grad.logits"];
+            let expected = check(&context.gpu, &*loss, &moved(0.0), Dtype::F32, &kept).0;
             for offset in [1e4, -1e6] {
-                let actual = check(&context.gpu, &*loss, &moved(offset), Dtype::F32, &GRADIENT).0;
-                for name in GRADIENT {
+                let actual = check(&context.gpu, &*loss, &moved(offset), Dtype::F32, &kept).0;
+                for name in kept {
                     assert_eq!(
                         bits(&actual[name]),
                         bits(&expected[name]),
@@ -290,6 +298,11 @@ fn sure_rows(context: &Context) {
                 ("targets", indices(&[0, classes as i64 - 1])),
             ]);
             check(&context.gpu, &*parse("brier", &none()), &inputs, Dtype::F32, &GRADIENT);
+            let mut plain = inputs.clone();
+            plain.remove("targets");
+            let names = ["loss", "grad.logits", "energy", "entropy"];
+            check(&context.gpu, &*parse("entropy", &none()), &plain, Dtype::F32, &names[..2]);
+            check(&context.gpu, &*parse("free_energy", &none()), &plain, Dtype::F32, &names);
             for q in [0.01, 0.7, 1.0] {
                 let options = json!({"reduction": "none", "q": q});
                 let loss = parse("generalized_cross_entropy", &options);
@@ -398,6 +411,25 @@ fn ties(context: &Context) {
                 );
             }
         }
+    }
+}
+
+/// By-products of rows of weight 0 are computed, NaN where the scores are; the status does not count these rows.
+fn by_products_of_rows_of_weight_0(context: &Context) {
+    for classes in CLASSES {
+        let mut z = testing::gaussian(30, 4 * classes);
+        (z[classes + 1], z[3 * classes]) = (NAN, NAN);
+        let inputs = named([
+            ("logits", matrix(4, classes, z)),
+            ("row_weight", vector(&[0.0, 0.0, 1.0, 1.0])),
+        ]);
+        let wanted = ["loss", "grad.logits", "energy", "entropy", "status"];
+        let loss = parse("free_energy", &none());
+        let (outputs, status) = check(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
+        assert_eq!(status.bad_rows, 1);
+        assert_eq!(outputs["loss"].to_f64()[..2], [0.0; 2]);
+        let energy = outputs["energy"].to_f64();
+        assert!(energy[0] != 0.0 && energy[1].is_nan(), "{energy:?}");
     }
 }
 

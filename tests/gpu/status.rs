@@ -140,8 +140,12 @@ fn numbers_beside_the_logits(context: &Context) {
     }
     let weighted =
         with(&with_probs(matrix(6, 5, positive(2, 30))), [("row_weight", row_weight.clone())]);
-    let found = check_status(gpu, &*parse("kl_div", &json!({})), &weighted, Dtype::F32, &GRADIENT);
-    assert_eq!((found.bad_rows, found.bad_targets), (2, 0));
+    let mut plain = weighted.clone();
+    plain.remove("target_probs");
+    for (loss, inputs) in [("kl_div", &weighted), ("entropy", &plain), ("free_energy", &plain)] {
+        let found = check_status(gpu, &*parse(loss, &json!({})), inputs, Dtype::F32, &GRADIENT);
+        assert_eq!((found.bad_rows, found.bad_targets), (2, 0), "{loss}");
+    }
     let inputs = linear(&indexed([("row_weight", row_weight)]));
     let loss = parse("linear_cross_entropy", &json!({}));
     let found = check_status(gpu, &*loss, &inputs, Dtype::F32, &["loss", "grad.hidden"]);

@@ -215,6 +215,12 @@ impl RowProgram {
         Self::softmax(own, rounds).and(shader!("row/divergence.wgsl"))
     }
 
+    /// A functor that follows from the entropy of a softmax and its mean score (`shaders/row/entropy.wgsl`). The program
+    /// also needs a temperature.
+    pub(crate) fn entropy(own: Source) -> Self {
+        Self::softmax(own, Rounds::One).and(shader!("row/entropy.wgsl"))
+    }
+
     /// The same program with another WGSL file.
     fn and(mut self, source: Source) -> Self {
         self.sources.push(source);

@@ -158,6 +158,18 @@ impl<T: Real> Softmax<T> {
         let log_p = u.iter().map(|&u| u - log_sum).collect();
         Some(Self { p, log_p, others })
     }
+
+    /// log p of a class. The logarithm of a p near 1 is that of what it lacks.
+    pub fn log_of(&self, class: usize) -> T {
+        let others = self.others[class];
+        if others < T::of(0.5) { (-others).ln_1p() } else { self.log_p[class] }
+    }
+
+    /// −Σ p·log p.
+    pub fn entropy(&self) -> T {
+        let there = self.p.iter().enumerate().filter(|(_, p)| !p.is_zero());
+        total(there.map(|(class, &p)| -p * self.log_of(class)))
+    }
 }
 
 /// The sum in the order of the elements.

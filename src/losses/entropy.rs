@@ -1,0 +1,96 @@
+//! The entropy of a softmax (catalogue R8).
+
+use crate::{
+    data::error::Result,
+    plan::kernel::shader,
+    reference::Real,
+    skeleton::row::{
+        Field, RowLoss, RowProgram,
+        reference::{Point, Row, RowFormula, Softmax},
+        row_loss,
+    },
+    spec::{call::Call, options::check_temperature},
+};
+
+row_loss! {
+    /// The entropy of a softmax: row_weight·H(softmax(z/T)).
+    ///
+    /// Subtracted from a loss, it keeps predictions from becoming sure too soon (entropy bonus of policy gradients);
+    /// added, it makes them sure (entropy minimisation on rows without labels). [`crate::CrossEntropy`] hands out the
+    /// entropy as a by-product, whose gradient this loss is.
+    ///
+    /// - **Shapes**: logits `[rows, classes]` with any row stride and element offset; row_weight `[rows]`; upstream
+    ///   `[1]`, or `[rows]` with [`Reduction::None`](crate::Reduction::None). There are no targets: a row is left out by
+    ///   a row_weight of 0, together with `denominator` `"weights"`.
+    /// - **Units**: nats, from 0 to log(classes) a row.
+    /// - **Types**: logits, row_weight and the gradient in `f32`, `f16` or `bf16`; everything in between in f32; the
+    ///   gradient is rounded to nearest even.
+    /// - **Gradient**: ∂z = −f/T·p∘(log p + H) with f = row_weight·upstream/denominator. Loss and gradient keep their
+    ///   relative accuracy where one class has nearly all of the probability.
+    /// - **Mean** divides by the number of rows, or by Σ row_weight of them.
+    /// - **Edges**: a class at `-inf` adds nothing and has gradient 0. A NaN or +inf logit, or a row that is all `-inf`,
+    ///   gives NaN for that row, which [`crate::Status`] counts. A row whose row_weight is 0 has loss and gradient 0,
+    ///   whatever its logits are.
+    /// - **Errors**: an invalid call is refused before any GPU work; [`crate::Error`] names the argument and its
+    ///   value.
+    ///
+    /// Sources: Shannon 1948; as a bonus, Williams and Peng 1991; minimised, Grandvalet and Bengio 2004.
+    ///
+    /// ```
+    /// use surprisal::{Array, Arrays, Entropy, cpu};
+    /// let logits = Array::float(&[1, 4], vec![0.0; 4]);
+    /// let outputs = cpu::run(&Entropy::default(), &Arrays::from([("logits".to_owned(), logits)]), &["loss"])?;
+    /// assert!((outputs["loss"].to_f64()[0] - 4.0_f64.ln()).abs() < 1e-12);
+    /// # Ok::<(), surprisal::Error>(())
+    /// ```
+    Entropy = "entropy", without targets;
+    summary: "The entropy of a softmax.",
+    formula: "p = softmax(z/T); loss = -row_weight·Σ_c p_c·log p_c",
+    pytorch: "torch.distributions.Categorical(logits=z / T).entropy().mean()";
+    inputs EntropyInputs {}
+    outputs EntropyOutputs;
+    options {
+        temperature: f64 = 1.0, "1.0", &["1.7"], "T > 0, which divides the logits";
+    }
+}
+
+impl RowFormula for Entropy {
+    const BESIDE: &'static [&'static str] = &[];
+
+    fn check(&self) -> Result<()> {
+        check_temperature("entropy", self.temperature)
+    }
+
+    fn check_given(&self, _given: &dyn Fn(&str) -> bool, _classes: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T> {
+        let Some(softmax) = Softmax::of(row.logits, self.temperature) else {
+            return Point::bad(row.logits.len());
+        };
+        let entropy = softmax.entropy();
+        let slope = |(c, &p): (usize, &T)| {
+            if p.is_zero() {
+                p
+            } else {
+                -p * (softmax.log_of(c) + entropy) / T::of(self.temperature)
+            }
+        };
+        Point::new(entropy, softmax.p.iter().enumerate().map(slope).collect())
+    }
+}
+
+impl RowLoss for Entropy {
+    fn program(&self, _: &Call) -> RowProgram {
+        let program = RowProgram::entropy(shader!("loss/entropy.wgsl"));
+        self.ruled(RowProgram { factors: FACTORS, ..program }).tempered(self.temperature)
+    }
+
+    fn check(&self, _: &Call) -> Result<()> {
+        Ok(())
+    }
+}
+
+static FACTORS: &[Field] =
+    &[Field::f32("top"), Field::f32("inverse_sum"), Field::f32("depth"), Field::f32("scale")];
