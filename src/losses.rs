@@ -13,6 +13,7 @@ operations! {
     cross_entropy::CrossEntropy,
     linear_cross_entropy::LinearCrossEntropy,
     brier::Brier,
+    ce_mse_mix::CeMseMix,
     generalized_cross_entropy::GeneralizedCrossEntropy,
     kl_div::KlDiv,
     entropy::Entropy,

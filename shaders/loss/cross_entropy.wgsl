@@ -404,9 +404,7 @@ fn close(row: Row, streamed: State) -> Closed {
         // A row's live classes may all be in other shards.
         let counts = !SHARDED || GATHERED || (state.flags & STATE_BAD) != 0u;
         let flags = select(0u, ROW_NAN, counts) | flags_of(row);
-        var bad = closed_blank(flags, NAN_BITS, NAN_BITS);
-        bad.temperature_slope = select(NAN_BITS, 0u, (flags & ROW_ZERO) != 0u);
-        return bad;
+        return closed_blank(flags, NAN_BITS, NAN_BITS);
     }
     var known = row;
     known.target_key = select(row.target_key, state.rank, SHARDED);

@@ -21,17 +21,9 @@ fn reweighed(state: State, top: f32, second_top: f32) -> vec4<f32> {
     return state.weighed * exp_below(descent(state.top, top));
 }
 
-// log p of the label, whose score is live. Unlike an exponent it has no floor: q times it may be small.
-fn log_probability(u: f32, state: State) -> f32 {
-    let below = 2.0 * max(0.5 * u - 0.5 * state.top, -1e30);
-    let ratio = state.weighed.x / exp_below(max(below, -80.0));
-    let near = -log1p4(vec4<f32>(min(ratio, 1.0))).x;
-    return select(below - log4(vec4<f32>(state.sum)).x, near, below > -80.0 && ratio < 1.0);
-}
-
 fn close_live(row: Row, state: State) -> Closed {
     let u = score_of(vec4<u32>(label_score(row.index, row.label, row.label)), 1.0, vec4<bool>(true)).u.x;
-    let exponent_of_power = params.q * log_probability(max(u, LEAST), state);
+    let exponent_of_power = params.q * log_probability(max(u, LEAST), state, state.weighed.x);
     let alive = u != DEAD;
     let power = select(0.0, exp_below(exponent_of_power), alive);
     let loss = select(1.0, one_minus_exp(exponent_of_power), alive) / params.q;

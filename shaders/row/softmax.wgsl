@@ -108,6 +108,15 @@ fn descent(top: f32, to: f32) -> f32 {
     return select(0.0, exponent(vec4<f32>(top), to).x, top != DEAD);
 }
 
+// log p of a column with this live score, given Σ e of all other columns. Unlike an exponential it has no floor: a loss may
+// be a small part of it.
+fn log_probability(u: f32, state: State, others: f32) -> f32 {
+    let below = exponent(vec4<f32>(u), state.top).x;
+    let ratio = others / exp_below(max(below, -80.0));
+    let near = -log1p4(vec4<f32>(min(ratio, 1.0))).x;
+    return select(below - log4(vec4<f32>(state.sum)).x, near, below > -80.0 && ratio < 1.0);
+}
+
 // What a quad adds to a state with these maxima, which are not below the quad's own.
 fn quad_state(row: Row, it: Item, top: f32, second_top: f32) -> State {
     var out: State;

@@ -430,7 +430,7 @@ static OUTPUTS: &[RowOutput] = &[
     RowOutput::index("argmax"),
     RowOutput::index("rank"),
     RowOutput::count("correct").reduced(Reduced::Sum("correct_count")),
-    RowOutput::number("temperature_slope").reduced(Reduced::Sum("grad.temperature")),
+    RowOutput::slope("temperature_slope", "grad.temperature"),
 ];
 
 /// The factors of the gradient alpha·p - beta·coefficient - kappa·[target] - side·[neighbour].

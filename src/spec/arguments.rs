@@ -60,6 +60,17 @@ pub(crate) const ACTIVE: Argument = Argument::optional(
     ONE,
     "the share of the rows kept whose hinge is above 0",
 );
+pub(crate) const ALPHA_IN: Argument =
+    Argument::optional("alpha", Kind::Float, ONE, "α on the GPU; overrides the option")
+        .within(Domain::Probability);
+pub(crate) const ALPHA_GRADIENT: Argument =
+    Argument::optional("grad.alpha", Kind::Float, ONE, "gradient of the input `alpha`");
+pub(crate) const SATURATION: Argument = Argument::optional(
+    "saturation",
+    Kind::F32,
+    ROWS,
+    "size of the squared error's gradient beside that of cross-entropy",
+);
 pub(crate) const ROW_WEIGHT: Argument =
     Argument::optional("row_weight", Kind::Float, ROWS, "multiplies a row's loss and gradient")
         .within(Domain::Positive);

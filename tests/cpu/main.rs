@@ -116,6 +116,7 @@ fn reference_cases() {
         ("sup_con", 5),
         ("sigmoid_contrastive", 2),
         ("brier", 8),
+        ("ce_mse_mix", 6),
         ("generalized_cross_entropy", 6),
         ("kl_div", 6),
         ("entropy", 6),

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 use surprisal::{
-    Array, Arrays, Brier, CrossEntropy, Direction, Distillation, Divergence, Empty, Entropy, Error,
-    FreeEnergy, GeneralizedCrossEntropy, HingeVariant, IgnoreIndex, KlDiv, MulticlassHinge,
-    Operation, Reduction, Status, TopkHinge, TopkVariant, cases, cpu, operations, testing,
+    Array, Arrays, Brier, CeMseMix, CrossEntropy, Direction, Distillation, Divergence, Empty,
+    Entropy, Error, FreeEnergy, GeneralizedCrossEntropy, HingeVariant, IgnoreIndex, KlDiv,
+    MulticlassHinge, Operation, Reduction, Status, TopkHinge, TopkVariant, cases, cpu, operations,
+    testing,
 };
 
 use crate::{
@@ -18,6 +19,7 @@ const NAN: f64 = f64::NAN;
 fn reference_cases() {
     for (name, count) in [
         ("brier", 8),
+        ("ce_mse_mix", 6),
         ("generalized_cross_entropy", 6),
         ("kl_div", 6),
         ("entropy", 6),
@@ -84,6 +86,14 @@ fn gradients() {
             let options = json!({"over_classes": over_classes});
             assert_gradients("brier", &options, &inputs);
             assert_gradients("brier", &options, &probs);
+        }
+        for alpha in [0.0, 0.3, 1.0] {
+            assert_gradients("ce_mse_mix", &json!({"alpha": alpha}), &inputs);
+        }
+        let learned = and(&inputs, "alpha", vector(&[0.3]));
+        for reduction in ["none", "sum", "mean"] {
+            let loss = parse("ce_mse_mix", &json!({"reduction": reduction}));
+            assert_differences(&*loss, &learned, "alpha");
         }
         for q in [0.05, 0.7, 1.0] {
             assert_gradients("generalized_cross_entropy", &json!({"q": q}), &inputs);
@@ -153,6 +163,7 @@ fn every(logits: &Array, targets: &[i64]) -> Vec<(Box<dyn Operation>, Arrays)> {
     let index = named([("logits", logits.clone()), ("targets", indices(targets))]);
     let mut calls = vec![
         (parse("brier", &none), index.clone()),
+        (parse("ce_mse_mix", &none), index.clone()),
         (parse("generalized_cross_entropy", &none), index.clone()),
         (parse("multiclass_hinge", &none), index.clone()),
         (parse("multiclass_hinge", &json!({"reduction": "none", "variant": "max"})), index.clone()),
@@ -264,6 +275,7 @@ fn empty_means() {
     for (z, targets) in [(z, &[][..]), (ignored, &[-100])] {
         for (name, more) in [
             ("brier", false),
+            ("ce_mse_mix", false),
             ("generalized_cross_entropy", false),
             ("multiclass_hinge", false),
             ("topk_hinge", false),
@@ -323,6 +335,60 @@ fn brier_is_bounded_at_minus_infinity() {
     assert_close(&run(&Brier::default(), &inputs, "grad.logits"), &[0.0; 3], EXACT, "no slope");
     let mean = Brier::default().over_classes(surprisal::OverClasses::Mean);
     assert_close(&run(&mean, &inputs, "loss"), &[0.5], EXACT, "over three classes");
+}
+
+// --- the mix of cross-entropy and squared error ---
+
+#[test]
+fn a_mix_is_its_terms() {
+    let inputs = weighted(11, 5);
+    let squares = Brier::default().over_classes(surprisal::OverClasses::Mean);
+    for (alpha, other) in [(1.0, &CrossEntropy::default() as &dyn Operation), (0.0, &squares)] {
+        let loss = CeMseMix::default().alpha(alpha);
+        for name in ["loss", "grad.logits"] {
+            let expected = run(other, &inputs, name);
+            assert_close(&run(&loss, &inputs, name), &expected, EXACT, name);
+        }
+        // The input replaces the option.
+        let learned = and(&inputs, "alpha", vector(&[alpha]));
+        let found = run(&CeMseMix::default(), &learned, "grad.logits");
+        assert_eq!(found, run(&loss, &inputs, "grad.logits"));
+    }
+    let refused = cpu::run(&CeMseMix::default(), &inputs, &["grad.alpha"]).unwrap_err();
+    assert!(matches!(refused, Error::MissingInput { .. }), "{refused}");
+    for alpha in [NAN, INF] {
+        let learned = and(&inputs, "alpha", vector(&[alpha]));
+        let outputs =
+            cpu::run(&CeMseMix::default(), &learned, &["loss", "grad.alpha", "status"]).unwrap();
+        assert!(outputs["loss"].to_f64()[0].is_nan() && outputs["grad.alpha"].to_f64()[0].is_nan());
+        assert_eq!(Status::from_array(&outputs["status"]).bad_rows, 3);
+    }
+}
+
+/// Where the softmax is sure, the gradient of the squared error is p_y or less times that of cross-entropy.
+#[test]
+fn saturation_keeps_its_digits() {
+    let call = |z: &[f64], label| {
+        let inputs = named([("logits", logits(1, z)), ("targets", indices(&[label]))]);
+        let loss = CeMseMix::default().alpha(0.0);
+        let gradient = run(&loss, &inputs, "grad.logits");
+        (run(&loss, &inputs, "saturation")[0], gradient)
+    };
+    let small = (-60.0_f64).exp();
+    // Two classes: the slopes are ±p_y·p_other·2, and cross-entropy's are ±p_other.
+    for (z, label) in [([60.0, 0.0], 1), ([0.0, 60.0], 1)] {
+        let (p_label, p_other) = if z[1] > 0.0 { (1.0, small) } else { (small, 1.0) };
+        let (saturation, gradient) = call(&z, label);
+        let slope = 2.0 * p_label * p_other * p_other;
+        assert_close(&[saturation], &[2.0 * p_label * p_other], EXACT, "saturation");
+        assert_close(&gradient, &[slope, -slope], EXACT, "the squared error's slopes");
+    }
+    let (saturation, _) = call(&[0.0, -INF], 0);
+    assert_eq!(saturation, 0.0, "both are 0");
+    let masked = named([("logits", logits(1, &[0.0, -INF])), ("targets", indices(&[1]))]);
+    assert_eq!(run(&CeMseMix::default(), &masked, "loss"), [INF]);
+    assert_eq!(run(&CeMseMix::default().alpha(0.0), &masked, "loss"), [1.0]);
+    assert_eq!(run(&CeMseMix::default(), &masked, "grad.logits"), [0.5, -0.5]);
 }
 
 // --- generalised cross-entropy ---
@@ -684,6 +750,7 @@ fn options_out_of_their_domain() {
         ("distillation", json!({"beta": 0.0}), "beta"),
         ("distillation", json!({"beta": 1.0}), "beta"),
         ("distillation", json!({"alpha": 1.5}), "alpha"),
+        ("ce_mse_mix", json!({"alpha": 1.5}), "alpha"),
         ("kl_div", json!({"temperature": 0.0}), "temperature"),
         ("kl_div", json!({"temperature": 1e-39}), "temperature"),
         ("entropy", json!({"temperature": -1.0}), "temperature"),

@@ -36,8 +36,9 @@ fn linear_cross_entropy_f32(context: &Context) {
 }
 
 /// The other losses of a row of logits.
-const ROWS: [&str; 8] = [
+const ROWS: [&str; 9] = [
     "brier",
+    "ce_mse_mix",
     "generalized_cross_entropy",
     "kl_div",
     "entropy",

@@ -50,6 +50,7 @@ fn calls(options: &Value, seed: u64, rows: usize, classes: usize) -> Vec<Call> {
         ("brier", json!({"over_classes": "mean"}), probs.clone()),
         ("kl_div", json!({"temperature": 1.5}), probs.clone()),
         ("kl_div", json!({"direction": "reverse"}), probs),
+        ("ce_mse_mix", json!({"alpha": 0.2}), index.clone()),
         ("generalized_cross_entropy", json!({"q": 0.3}), index.clone()),
         ("entropy", json!({"temperature": 1.5}), plain.clone()),
         ("free_energy", json!({"temperature": 0.7}), plain),
@@ -303,6 +304,11 @@ fn sure_rows(context: &Context) {
             let names = ["loss", "grad.logits", "energy", "entropy"];
             check(&context.gpu, &*parse("entropy", &none()), &plain, Dtype::F32, &names[..2]);
             check(&context.gpu, &*parse("free_energy", &none()), &plain, Dtype::F32, &names);
+            for alpha in [0.0, 0.3] {
+                let learned = with(&inputs, [("alpha", vector(&[alpha]))]);
+                let wanted = ["loss", "grad.logits", "grad.alpha", "saturation"];
+                check(&context.gpu, &*parse("ce_mse_mix", &none()), &learned, Dtype::F32, &wanted);
+            }
             for q in [0.01, 0.7, 1.0] {
                 let options = json!({"reduction": "none", "q": q});
                 let loss = parse("generalized_cross_entropy", &options);

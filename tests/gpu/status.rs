@@ -126,9 +126,14 @@ fn numbers_beside_the_logits(context: &Context) {
             }
         }
     }
-    for loss in
-        ["brier", "generalized_cross_entropy", "multiclass_hinge", "topk_hinge", "distillation"]
-    {
+    for loss in [
+        "brier",
+        "ce_mse_mix",
+        "generalized_cross_entropy",
+        "multiclass_hinge",
+        "topk_hinge",
+        "distillation",
+    ] {
         let inputs = indexed([("row_weight", row_weight.clone())]);
         let inputs = match loss {
             "distillation" => with(&inputs, [("teacher_logits", inputs["logits"].clone())]),

@@ -86,6 +86,12 @@ impl RowOutput {
         Self { kind: OutputKind::Count, ..Self::number(name) }
     }
 
+    /// An `f32`: the row's share of a gradient that is the sum of all rows, as this output.
+    pub const fn slope(name: &'static str, gradient: &'static str) -> Self {
+        let reduced = Reduced::Sum(gradient);
+        Self { kind: OutputKind::Slope, reduced, ..Self::number(name) }
+    }
+
     /// The index of a column, as `u32`.
     pub const fn index(name: &'static str) -> Self {
         Self { kind: OutputKind::Index, ..Self::number(name) }
@@ -112,10 +118,19 @@ pub struct RowNumber {
 pub enum OutputKind {
     /// An `f32`: 0 in a row that counts for nothing, NaN in a bad row.
     Number,
+    /// An `f32` with the factor of the row's gradient in it: as a number, but 0 in any row whose gradient is 0.
+    Slope,
     /// A `u32`: 0 in a row that counts for nothing and in a bad row.
     Count,
     /// A `u32`: the largest `u32` in a row that counts for nothing and in a bad row.
     Index,
+}
+
+impl OutputKind {
+    /// Whether the word is a `u32`, not the bits of a float.
+    pub(crate) const fn is_integer(self) -> bool {
+        matches!(self, Self::Count | Self::Index)
+    }
 }
 
 /// What the words of all rows are reduced to.
@@ -307,6 +322,7 @@ impl RowRecord {
         let fills = self.outputs.iter().map(|output| {
             let fill = match output.kind {
                 OutputKind::Number => "fill",
+                OutputKind::Slope => "select(fill, 0u, (flags & ROW_ZERO) != 0u)",
                 OutputKind::Count => "0u",
                 OutputKind::Index => "NONE",
             };

@@ -11,7 +11,7 @@ use crate::{
     reference::{Findings, Real, array, extents, factor, fits, floats, no_output, times},
     skeleton::{
         operation::Operation,
-        row::{Reduced, RowOutput},
+        row::{OutputKind, Reduced, RowOutput},
     },
     spec::options::{Empty, Reduction},
 };
@@ -38,7 +38,9 @@ pub(crate) trait RowFormula: Ruled + Sized {
     const BESIDE: &'static [&'static str];
     /// The names of its inputs `[classes]`.
     const OF_CLASSES: &'static [&'static str] = &[];
-    /// Its by-products, all of them numbers, in the order in which [`Point::by_products`] gives them.
+    /// The names of its inputs of one element.
+    const SCALARS: &'static [&'static str] = &[];
+    /// Its by-products, all of them numbers or slopes, in the order in which [`Point::by_products`] gives them.
     const OUTPUTS: &'static [RowOutput] = &[];
 
     /// Checks what only this loss can refuse: its own options, and options that exclude each other.
@@ -61,7 +63,7 @@ pub(crate) struct Row<'a, T> {
 }
 
 impl<T> Row<'_, T> {
-    /// The row's part of another matrix, or a vector over the classes, if the call has this input.
+    /// The row's part of another matrix, a vector over the classes, or a scalar, if the call has this input.
     pub fn get(&self, name: &str) -> Option<&[T]> {
         self.beside.iter().find(|(beside, _)| *beside == name).map(|(_, values)| *values)
     }
@@ -294,10 +296,10 @@ impl<T: Real> Solved<T> {
         for &name in L::BESIDE {
             beside.extend(floats(inputs, name, &shape)?.map(|values: Vec<T>| (name, values)));
         }
-        let mut of_classes = Vec::new();
-        for &name in L::OF_CLASSES {
-            of_classes
-                .extend(floats(inputs, name, &[classes])?.map(|values: Vec<T>| (name, values)));
+        let mut shared = Vec::new();
+        let vectors = L::OF_CLASSES.iter().map(|&name| (name, classes));
+        for (name, length) in vectors.chain(L::SCALARS.iter().map(|&name| (name, 1))) {
+            shared.extend(floats(inputs, name, &[length])?.map(|values: Vec<T>| (name, values)));
         }
         let mut solved = Self {
             shape,
@@ -311,8 +313,8 @@ impl<T: Real> Solved<T> {
         };
         for row in 0..rows {
             let beside = beside.iter().map(|(name, values)| (*name, of_row(values, row, classes)));
-            let of_classes = of_classes.iter().map(|(name, values)| (*name, &values[..]));
-            let beside = beside.chain(of_classes).collect();
+            let shared = shared.iter().map(|(name, values)| (*name, &values[..]));
+            let beside = beside.chain(shared).collect();
             let logits = of_row(&logits, row, classes);
             solved.push(loss, row, Row { logits, target: None, beside });
         }
@@ -370,18 +372,32 @@ impl<T: Real> Solved<T> {
         }
     }
 
-    fn by_product(&self, at: usize) -> impl Iterator<Item = T> {
-        self.points.iter().filter_map(move |point| point.by_products.get(at).copied())
+    /// What the gradient of a row is multiplied by.
+    fn factor(&self, row: usize) -> T {
+        let upstream = Given::of(self.given.upstream.as_ref(), row);
+        factor(times(self.given.row_weight(row), upstream), self.divisor())
+    }
+
+    /// A by-product of each row. A slope is multiplied by the factor of the row's gradient.
+    fn by_product(&self, at: usize, kind: OutputKind) -> impl Iterator<Item = T> {
+        self.points.iter().enumerate().map(move |(row, point)| {
+            let value = point.by_products.get(at).copied().unwrap_or_else(T::zero);
+            let factor = self.factor(row);
+            match kind {
+                OutputKind::Slope if point.flat || factor.is_zero() => T::zero(),
+                OutputKind::Slope => factor * value,
+                _ => value,
+            }
+        })
     }
 
     /// The by-product of this name, one number a row, or the number that all rows are reduced to.
     fn by_products(&self, outputs: &[RowOutput], name: &str) -> Option<Array> {
-        let row = outputs.iter().position(|output| output.name == name);
-        if let Some(at) = row {
-            return Some(array(&[self.shape[0]], self.by_product(at)));
+        if let Some(at) = outputs.iter().position(|output| output.name == name) {
+            return Some(array(&[self.shape[0]], self.by_product(at, OutputKind::Number)));
         }
         outputs.iter().enumerate().find_map(|(at, output)| {
-            let sum = total(self.by_product(at));
+            let sum = total(self.by_product(at, output.kind));
             match output.reduced {
                 Reduced::Sum(reduced) if reduced == name => Some(array(&[1], [sum])),
                 Reduced::Mean(reduced) if reduced == name => {
@@ -393,10 +409,8 @@ impl<T: Real> Solved<T> {
     }
 
     fn gradient(&self) -> Vec<T> {
-        let divisor = self.divisor();
         let of_row = |(row, point): (usize, &Point<T>)| -> Vec<T> {
-            let upstream = Given::of(self.given.upstream.as_ref(), row);
-            let factor = factor(times(self.given.row_weight(row), upstream), divisor);
+            let factor = self.factor(row);
             let flat = point.flat || factor.is_zero();
             let scaled = |&g: &T| if flat { T::zero() } else { factor * g };
             point.gradient.iter().map(scaled).collect()

@@ -57,7 +57,7 @@ impl Rows<'_> {
             if let (Some(view), Some(word)) =
                 (self.call.output(name), self.program.record().output_word(output.name))
             {
-                self.sum_word(word, output.kind != OutputKind::Number, mean, view)?;
+                self.sum_word(word, output.kind.is_integer(), mean, view)?;
             }
         }
         Ok(())
