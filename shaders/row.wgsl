@@ -3,11 +3,13 @@
 // A loss declares in Rust (`RowProgram`, src/skeleton/row/contract.rs) what its functor needs. From this declaration
 // the following WGSL is written in front of the functor:
 //   const STATE_WORDS, ROUNDS, OUT_…, FACTOR_…, NUMBER_…   sizes and offsets in words
+//   const HAS_BY_PRODUCTS                                  rows of weight 0 are streamed too, for their by-products
 //   struct Closed { loss, flags, by-products, factors }    the result of closing a row; by-products are u32 words
 //   fn closed_blank(flags, loss, fill) -> Closed           a row without numbers: `fill` in float by-products
 //   fn closed_write(row, closed), closed_read(row)         store to and load from the row's record; a load reads only
 //                                                          flags and factors
 //   struct Settled                                         what the first of two rounds leaves for the second
+// The scores are `logits`, whatever the input is called (`RowProgram::scores`).
 // It also writes the accessors of the functor's streams: NAME_at, NAME_quad, NAME_store (floats), NAME_at (integers),
 // NAME_read (words). `scalar_bits` gives the program's scalar.
 //

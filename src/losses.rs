@@ -12,6 +12,7 @@ operations! {
     /// The registry of the losses.
     cross_entropy::CrossEntropy,
     linear_cross_entropy::LinearCrossEntropy,
+    nll::Nll,
     brier::Brier,
     ce_mse_mix::CeMseMix,
     generalized_cross_entropy::GeneralizedCrossEntropy,

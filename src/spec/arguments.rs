@@ -27,6 +27,11 @@ const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
 pub(crate) const LOGITS: Argument = Argument::required("logits", Kind::Float, MATRIX, "logits");
 pub(crate) const LOGITS_GRADIENT: Argument =
     Argument::optional("grad.logits", Kind::Float, MATRIX, "gradient of the logits").over("logits");
+pub(crate) const LOG_PROBS: Argument =
+    Argument::required("log_probs", Kind::Float, MATRIX, "log-probabilities, or probabilities");
+pub(crate) const LOG_PROBS_GRADIENT: Argument =
+    Argument::optional("grad.log_probs", Kind::Float, MATRIX, "gradient of log_probs")
+        .over("log_probs");
 pub(crate) const TARGET_PROBS: Argument =
     Argument::optional("target_probs", Kind::Float, MATRIX, "target distributions")
         .within(Domain::Probability);

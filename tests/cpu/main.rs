@@ -115,6 +115,7 @@ fn reference_cases() {
         ("info_nce", 24),
         ("sup_con", 5),
         ("sigmoid_contrastive", 2),
+        ("nll", 6),
         ("brier", 8),
         ("ce_mse_mix", 6),
         ("generalized_cross_entropy", 6),

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 use surprisal::{
-    Array, Arrays, Brier, CeMseMix, CrossEntropy, Direction, Distillation, Divergence, Empty,
-    Entropy, Error, FreeEnergy, GeneralizedCrossEntropy, HingeVariant, IgnoreIndex, KlDiv,
-    MulticlassHinge, Operation, Reduction, Status, TopkHinge, TopkVariant, cases, cpu, operations,
-    testing,
+    Array, Arrays, Brier, CeMseMix, CrossEntropy, Denominator, Direction, Distillation, Divergence,
+    Empty, Entropy, Error, FreeEnergy, GeneralizedCrossEntropy, HingeVariant, IgnoreIndex, KlDiv,
+    MulticlassHinge, Nll, Operation, Reduction, Status, TopkHinge, TopkVariant, cases, cpu,
+    operations, testing,
 };
 
 use crate::{
@@ -18,6 +18,7 @@ const NAN: f64 = f64::NAN;
 #[test]
 fn reference_cases() {
     for (name, count) in [
+        ("nll", 6),
         ("brier", 8),
         ("ce_mse_mix", 6),
         ("generalized_cross_entropy", 6),
@@ -313,6 +314,79 @@ fn common_offsets_do_not_matter() {
             assert_eq!(run(&*loss, &here, name), run(&*loss, &there, name), "{loss:?}");
         }
     }
+}
+
+// --- negative log-likelihoods ---
+
+#[test]
+fn gradients_of_given_log_probabilities() {
+    let inputs = weighted(12, 5);
+    let weight = vector(&[0.5, 2.0, 0.0, 1.0, 3.0]);
+    let scores = inputs["logits"].to_f64();
+    for probabilities in [false, true] {
+        let scores = scores.iter().map(|x| if probabilities { x * x + 0.1 } else { *x });
+        let x = logits(4, &scores.collect::<Vec<_>>());
+        let plain = and(&without(&inputs, "logits"), "log_probs", x);
+        for inputs in [and(&plain, "weight", weight.clone()), plain] {
+            for reduction in REDUCTIONS {
+                for denominator in ["targets", "weights"] {
+                    let reduction: Value = serde_json::from_str(reduction).unwrap();
+                    let options = json!({"probabilities": probabilities, "reduction": reduction,
+                        "denominator": denominator});
+                    assert_differences(&*parse("nll", &options), &inputs, "log_probs");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn likelihoods_of_known_numbers() {
+    let call = |loss: &Nll, x: [f64; 2]| {
+        let inputs = named([("log_probs", logits(1, &x)), ("targets", indices(&[1]))]);
+        let outputs = cpu::run(loss, &inputs, &["loss", "grad.log_probs", "status"]).unwrap();
+        let status = Status::from_array(&outputs["status"]);
+        (outputs["loss"].to_f64()[0], outputs["grad.log_probs"].to_f64(), status.bad_rows)
+    };
+    // Only the target's number is read.
+    let log = Nll::default();
+    assert_eq!(call(&log, [NAN, -2.0]), (2.0, vec![0.0, -1.0], 0));
+    assert_eq!(call(&log, [0.0, -INF]), (INF, vec![0.0, -1.0], 0));
+    for bad in [NAN, INF] {
+        for loss in [&log, &log.clone().probabilities(true)] {
+            let (value, gradient, rows) = call(loss, [0.0, bad]);
+            assert!(value.is_nan() && gradient.iter().all(|g| g.is_nan()) && rows == 1);
+        }
+    }
+    let floored = Nll::default().probabilities(true).eps(0.125);
+    assert_eq!(call(&floored, [0.0, 0.5]), (2.0_f64.ln(), vec![0.0, -2.0], 0));
+    assert_eq!(call(&floored, [0.0, 0.125]), (8.0_f64.ln(), vec![0.0, -8.0], 0));
+    for x in [0.1, 0.0, -1.0, -INF] {
+        assert_eq!(call(&floored, [0.0, x]), (8.0_f64.ln(), vec![0.0; 2], 0), "{x}");
+    }
+}
+
+#[test]
+fn likelihoods_that_do_not_count() {
+    let inputs = named([
+        ("log_probs", logits(4, &[NAN, NAN, -1.0, -2.0, NAN, NAN, -0.5, -1.5])),
+        ("targets", indices(&[-100, 1, 0, 7])),
+        ("weight", vector(&[3.0, 0.5])),
+        ("row_weight", vector(&[1.0, 4.0, 0.0, 1.0])),
+    ]);
+    let loss = Nll::default().reduction(Reduction::None);
+    let losses = run(&loss, &inputs, "loss");
+    assert_eq!(losses[..3], [0.0, 4.0, 0.0]);
+    assert!(losses[3].is_nan());
+    let gradient = run(&loss, &inputs, "grad.log_probs");
+    assert_eq!(gradient, [0.0, 0.0, 0.0, -2.0, 0.0, 0.0, 0.0, 0.0]);
+    assert_eq!(run(&loss, &inputs, "denominator"), [3.5]);
+    let by_weights = loss.denominator(Denominator::Weights);
+    assert_eq!(run(&by_weights, &inputs, "denominator"), [2.0]);
+    let nothing = named([("log_probs", logits(1, &[NAN, 0.0])), ("targets", indices(&[-100]))]);
+    assert!(run(&Nll::default(), &nothing, "loss")[0].is_nan());
+    assert_eq!(run(&Nll::default().empty(Empty::Zero), &nothing, "loss"), [0.0]);
+    assert_eq!(run(&Nll::default(), &nothing, "grad.log_probs"), [0.0; 2]);
 }
 
 // --- the Brier score ---
@@ -750,6 +824,8 @@ fn options_out_of_their_domain() {
         ("distillation", json!({"beta": 0.0}), "beta"),
         ("distillation", json!({"beta": 1.0}), "beta"),
         ("distillation", json!({"alpha": 1.5}), "alpha"),
+        ("nll", json!({"eps": 0.0}), "eps"),
+        ("nll", json!({"eps": 1.0}), "eps"),
         ("ce_mse_mix", json!({"alpha": 1.5}), "alpha"),
         ("kl_div", json!({"temperature": 0.0}), "temperature"),
         ("kl_div", json!({"temperature": 1e-39}), "temperature"),

@@ -36,7 +36,8 @@ fn linear_cross_entropy_f32(context: &Context) {
 }
 
 /// The other losses of a row of logits.
-const ROWS: [&str; 9] = [
+const ROWS: [&str; 10] = [
+    "nll",
     "brier",
     "ce_mse_mix",
     "generalized_cross_entropy",

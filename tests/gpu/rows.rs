@@ -5,7 +5,7 @@ use surprisal::{Array, Arrays, Dtype, Operation, testing};
 
 use crate::support::{
     Context, INF, bits, check, check_status, gaussian, indices, matrix, named, outcome, parse,
-    positive, row, sample_probs, vector, with,
+    positive, row, sample_probs, set, vector, with,
 };
 
 tests![
@@ -24,6 +24,7 @@ tests![
     students_near_their_teachers,
     ties,
     by_products_of_rows_of_weight_0,
+    likelihoods,
     hinges,
     any_k,
 ];
@@ -439,32 +440,66 @@ fn by_products_of_rows_of_weight_0(context: &Context) {
     }
 }
 
-/// Squared and capped hinges with and without numbers of classes; the share of active rows; targets at -inf.
+/// Log-probabilities, and probabilities with a floor, where only the target's number is read.
+fn likelihoods(context: &Context) {
+    let wanted = ["loss", "grad.log_probs", "denominator", "count", "status"];
+    for (classes, dtype) in [(CLASSES[0], Dtype::Bf16), (CLASSES[1], Dtype::F32)] {
+        let rows = 8;
+        let targets = [0, 1, 2, 3, -100, classes as i64, 4, classes as i64 - 1];
+        let mut weight = positive(31, classes);
+        weight[4] = 0.0;
+        for probabilities in [false, true] {
+            let sign = if probabilities { 0.02 } else { -1.0 };
+            let mut x: Vec<f64> =
+                positive(32, rows * classes).iter().map(|x| (sign * x).min(1.0)).collect();
+            (x[classes + 1], x[2 * classes + 2], x[3 * classes + 3]) = (-INF, NAN, INF);
+            // A probability below eps, and a number that is not the target's.
+            (x[0], x[classes + 2]) = (0.004, NAN);
+            x[8 * classes - 1] = 1.0 - 1e-6;
+            let inputs = named([
+                ("log_probs", matrix(rows, classes, x)),
+                ("targets", indices(&targets)),
+                ("weight", vector(&weight)),
+                ("row_weight", vector(&positive(33, rows))),
+            ]);
+            for denominator in ["targets", "weights"] {
+                let options = json!({"probabilities": probabilities, "eps": 0.01,
+                    "reduction": "none", "denominator": denominator});
+                let loss = parse("nll", &options);
+                let (_, status) = check(&context.gpu, &*loss, &inputs, dtype, &wanted);
+                assert_eq!((status.bad_rows, status.bad_targets), (2, 1), "{loss:?}");
+            }
+            let good = with(&inputs, [("targets", indices(&[0, 2, 3, 4, -100, 1, 4, 6]))]);
+            let good = with(&good, [("log_probs", set(&good["log_probs"], classes + 2, 0.5))]);
+            let loss = parse("nll", &json!({"probabilities": probabilities}));
+            check(&context.gpu, &*loss, &good, dtype, &wanted);
+        }
+    }
+}
+
+/// Squared and capped hinges, with numbers of classes and without; the share of active rows; targets at -inf. (These
+/// kernels are those of other tests.)
 fn hinges(context: &Context) {
     let wanted = ["loss", "grad.logits", "active", "status"];
-    for (classes, dtype) in [(CLASSES[0], Dtype::F16), (CLASSES[1], Dtype::F32)] {
-        let mut inputs = crate::support::sample(27, 5, classes);
+    for classes in CLASSES {
         let targets = [0, 1, -100, 3, classes as i64 - 1];
-        let mut z = inputs["logits"].to_f64();
+        let mut z = testing::outliers(27, 5 * classes);
         z[classes + 1] = -INF;
         z[3 * classes + 3] += 30.0;
         let mut weight = positive(28, classes);
         weight[classes - 1] = 0.0;
-        inputs.insert("targets".to_owned(), indices(&targets));
-        inputs.insert("logits".to_owned(), matrix(5, classes, z));
+        let plain = named([("logits", matrix(5, classes, z)), ("targets", indices(&targets))]);
         let of_classes = with(
-            &inputs,
+            &plain,
             [("weight", vector(&weight)), ("class_margin", vector(&positive(29, classes)))],
         );
-        for variant in ["sum", "max"] {
+        for (variant, inputs) in [("sum", plain), ("max", of_classes)] {
             for (p, ramp, bad) in [(1.0, None, 0), (2.0, None, 1), (2.0, Some(1.25), 0)] {
                 let options =
                     json!({"variant": variant, "p": p, "ramp": ramp, "reduction": "none"});
                 let loss = parse("multiclass_hinge", &options);
-                for inputs in [&inputs, &of_classes] {
-                    let (_, status) = check(&context.gpu, &*loss, inputs, dtype, &wanted);
-                    assert_eq!(status.bad_rows, bad, "{loss:?}");
-                }
+                let (_, status) = check(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
+                assert_eq!(status.bad_rows, bad, "{loss:?}");
             }
         }
     }

@@ -33,6 +33,8 @@ pub struct RowProgram {
     pub padding: Padding,
     /// Set where the columns are a shard of all classes. Targets are indices among all classes.
     pub shard: Option<Shard>,
+    /// The input that is streamed, `logits` in WGSL; its gradient is `grad.` and this name. `logits` where it is not set.
+    pub scores: Option<&'static str>,
     /// The functor's WGSL files.
     pub sources: Vec<Source>,
     /// The tensors that the functor reads or writes beside the scores and their gradient.
@@ -252,6 +254,11 @@ impl RowProgram {
             return Ok(());
         }
         Err(Error::Limit { what: "bytes of a row's state".into(), found, limit })
+    }
+
+    /// The name of the input that is streamed.
+    pub(crate) fn streamed(&self) -> &'static str {
+        self.scores.unwrap_or("logits")
     }
 
     /// The words of a row that live from one kernel to the next.

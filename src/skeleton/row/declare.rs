@@ -4,25 +4,28 @@
 /// its implementations of the traits. The loss itself adds its
 /// [`RowFormula`](crate::skeleton::row::reference::RowFormula) and its [`RowLoss`](crate::skeleton::row::RowLoss).
 ///
-/// A loss `without targets` has no option `ignore_index`.
+/// A loss `without targets` has no option `ignore_index`. Scores that are no logits are named after `of`, with their
+/// argument and that of their gradient.
 macro_rules! row_loss {
     ($(#[$doc:meta])* $name:ident = $key:literal; $($rest:tt)*) => {
         $crate::skeleton::row::row_loss! {
             $(#[$doc])*
-            $name = $key, ignoring ignore_index;
+            $name = $key, of logits = "logits", "grad.logits", LOGITS, LOGITS_GRADIENT, ignoring ignore_index;
             $($rest)*
         }
     };
     ($(#[$doc:meta])* $name:ident = $key:literal, without targets; $($rest:tt)*) => {
         $crate::skeleton::row::row_loss! {
             $(#[$doc])*
-            $name = $key, ignoring;
+            $name = $key, of logits = "logits", "grad.logits", LOGITS, LOGITS_GRADIENT, ignoring;
             $($rest)*
         }
     };
     (
         $(#[$doc:meta])*
-        $name:ident = $key:literal, ignoring $($ignore_index:ident)?;
+        $name:ident = $key:literal,
+        of $scores:ident = $scores_key:literal, $gradient_key:literal, $scores_argument:ident, $gradient_argument:ident,
+        ignoring $($ignore_index:ident)?;
         summary: $summary:literal, formula: $formula:literal, pytorch: $pytorch:literal;
         inputs $inputs:ident { $($input:ident = $input_key:literal: $argument:expr;)* }
         outputs $outputs:ident $({
@@ -75,6 +78,7 @@ macro_rules! row_loss {
             /// The same program with the options that say how rows are kept, weighed and reduced.
             fn ruled(&self, program: $crate::skeleton::row::RowProgram) -> $crate::skeleton::row::RowProgram {
                 let row_weights = self.denominator == $crate::spec::options::Denominator::Weights;
+                let counted = $crate::skeleton::row::Counted { row_weights, ..program.counted };
                 $crate::skeleton::row::RowProgram {
                     reduction: self.reduction,
                     empty: self.empty,
@@ -82,7 +86,8 @@ macro_rules! row_loss {
                     $(target: $crate::skeleton::row::Target::Index {
                         ignored: self.$ignore_index.as_slice().to_vec(),
                     },)?
-                    counted: $crate::skeleton::row::Counted { row_weights, class_weights: None },
+                    counted,
+                    scores: Some($scores_key),
                     ..program
                 }
             }
@@ -91,8 +96,8 @@ macro_rules! row_loss {
         $crate::spec::declare::tensors! {
             #[doc = concat!("What [`", stringify!($name), "`] takes; see there for the shapes.")]
             $inputs {
-                /// Logits `[rows, classes]`.
-                logits = "logits",
+                #[doc = concat!("The scores `", $scores_key, "`, `[rows, classes]`.")]
+                $scores = $scores_key,
                 $(#[doc = concat!("The input `", $input_key, "`.")] $input = $input_key,)*
                 /// Row weights `[rows]`.
                 row_weight = "row_weight",
@@ -108,9 +113,9 @@ macro_rules! row_loss {
             $outputs {
                 /// The loss, `[1]`, or `[rows]` with [`Reduction::None`](crate::Reduction::None).
                 loss = "loss",
-                /// The gradient of the logits, written in place if
+                /// The gradient of the scores, written in place if
                 /// [`Request::gradient_in_place`](crate::Request::gradient_in_place) asks for that.
-                gradient = "grad.logits",
+                gradient = $gradient_key,
                 $($(#[doc = concat!("The output `", $output_key, "`.")] $output = $output_key,)*)?
                 /// The sum of the row losses.
                 sum = "sum",
@@ -133,7 +138,7 @@ macro_rules! row_loss {
                 formula: $formula,
                 pytorch: $pytorch,
                 inputs: &[
-                    arg::LOGITS,
+                    arg::$scores_argument,
                     $($argument,)*
                     arg::ROW_WEIGHT,
                     arg::UPSTREAM,
@@ -141,7 +146,7 @@ macro_rules! row_loss {
                 ],
                 outputs: &[
                     arg::LOSS,
-                    arg::LOGITS_GRADIENT,
+                    arg::$gradient_argument,
                     $($($output_argument,)*)?
                     arg::SUM,
                     arg::DENOMINATOR,

@@ -34,7 +34,9 @@ pub(crate) trait Ruled: Operation {
 
 /// A row loss that is given by the formula of one row.
 pub(crate) trait RowFormula: Ruled + Sized {
-    /// The names of its inputs `[rows, classes]` beside the logits.
+    /// The name of its scores.
+    const SCORES: &'static str = "logits";
+    /// The names of its inputs `[rows, classes]` beside the scores.
     const BESIDE: &'static [&'static str];
     /// The names of its inputs `[classes]`.
     const OF_CLASSES: &'static [&'static str] = &[];
@@ -48,6 +50,11 @@ pub(crate) trait RowFormula: Ruled + Sized {
 
     /// Checks what only this loss can refuse of a call with these inputs and this number of classes.
     fn check_given(&self, given: &dyn Fn(&str) -> bool, classes: u64) -> Result<()>;
+
+    /// What a row adds to the denominator of a mean, before row weights.
+    fn counted<T: Real>(&self, _row: &Row<'_, T>) -> T {
+        T::one()
+    }
 
     /// The loss of one row, and its gradient.
     fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T>;
@@ -198,7 +205,9 @@ pub(crate) fn run<L: RowFormula>(
 
 fn compute<T: Real, L: RowFormula>(loss: &L, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
     let solved = Solved::<T>::new(loss, inputs)?;
+    let gradient = format!("grad.{}", L::SCORES);
     let output = |&name: &&str| match solved.output(L::OUTPUTS, name)? {
+        _ if name == gradient => Ok((name.to_owned(), array(&solved.shape, solved.gradient()))),
         Some(output) => Ok((name.to_owned(), output)),
         None => Err(no_output(loss.about(), name)),
     };
@@ -288,10 +297,10 @@ struct Solved<T> {
 
 impl<T: Real> Solved<T> {
     fn new<L: RowFormula>(loss: &L, inputs: &Arrays) -> Result<Self> {
-        let (rows, classes) = extents(loss.about().name, inputs, "logits")?;
+        let (rows, classes) = extents(loss.about().name, inputs, L::SCORES)?;
         let shape = [rows, classes];
         loss.check_given(&|name| inputs.contains_key(name), classes as u64)?;
-        let logits: Vec<T> = floats(inputs, "logits", &shape)?.unwrap_or_default();
+        let logits: Vec<T> = floats(inputs, L::SCORES, &shape)?.unwrap_or_default();
         let mut beside = Vec::new();
         for &name in L::BESIDE {
             beside.extend(floats(inputs, name, &shape)?.map(|values: Vec<T>| (name, values)));
@@ -336,7 +345,8 @@ impl<T: Real> Solved<T> {
             Fate::Kept(class) => {
                 row.target = class;
                 self.count += 1;
-                self.denominator += if self.rules.weighted_rows { weight } else { T::one() };
+                let share = if self.rules.weighted_rows { weight } else { T::one() };
+                self.denominator += times(share, loss.counted(&row));
                 // The loss of a row with weight 0 is 0, even if its scores hold a NaN.
                 let point = loss.at(&row).filled(L::OUTPUTS.len());
                 if weight.is_zero() { point.weightless() } else { point }
@@ -424,7 +434,6 @@ impl<T: Real> Solved<T> {
         Ok(Some(match name {
             "loss" if per_row => array(&[self.shape[0]], self.points.iter().map(|row| row.loss)),
             "loss" => array(&[1], [self.quotient(self.sum, self.divisor())]),
-            "grad.logits" => array(&self.shape, self.gradient()),
             "sum" => array(&[1], [self.sum]),
             "denominator" => array(&[1], [self.denominator]),
             "count" => Array::int(&[1], vec![self.count]),

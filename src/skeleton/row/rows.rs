@@ -46,30 +46,32 @@ pub(crate) enum Gradient {
     To(View),
 }
 
-/// The plan of a row loss on stored scores, the input `logits`.
+/// The plan of a row loss on stored scores, the input `logits` or [`RowProgram::scores`].
 ///
 /// # Errors
 ///
 /// Everything that the loss and its skeleton refuse of the call.
 pub fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result<Plan> {
     let mut rows = Rows::new(loss, call, profile)?;
-    let Some(logits) = call.input("logits") else {
-        return Err(missing(loss, "logits"));
+    let name = rows.program.streamed();
+    let gradient_name = format!("grad.{name}");
+    let Some(scores) = call.input(name) else {
+        return Err(missing(loss, name));
     };
-    let gradient = call.output("grad.logits");
-    let matrices = [Some(&logits), gradient.as_ref()];
+    let gradient = call.output(&gradient_name);
+    let matrices = [Some(&scores), gradient.as_ref()];
     let windows = rows.windows(matrices.into_iter().flatten(), rows.short())?;
     rows.begin(&windows)?;
     for (index, window) in windows.iter().enumerate() {
         let gradient = match &gradient {
             None => Gradient::Nowhere,
-            Some(_) if call.is_in_place("grad.logits") => Gradient::InPlace,
+            Some(_) if call.is_in_place(&gradient_name) => Gradient::InPlace,
             Some(view) => Gradient::To(view.clone().rows(window)),
         };
-        let scores = Scores { scores: logits.clone().rows(window), gradient };
-        rows.main(index, window, &scores)?;
+        let streamed = Scores { scores: scores.clone().rows(window), gradient };
+        rows.main(index, window, &streamed)?;
         if rows.program.padding == Padding::Zero {
-            for name in ["grad.logits", "grad.target_probs"] {
+            for name in [&*gradient_name, "grad.target_probs"] {
                 rows.pad(call.output(name).map(|view| view.rows(window)))?;
             }
         }
@@ -123,7 +125,8 @@ impl<'a> Rows<'a> {
         accepts_program(loss, &program, call)?;
         program.check(profile)?;
         let name = loss.about().name;
-        let dtype = call.inputs.get("logits").map_or(Dtype::F32, |logits| logits.layout.dtype);
+        let scores = call.inputs.get(program.streamed());
+        let dtype = scores.map_or(Dtype::F32, |scores| scores.layout.dtype);
         let mut rows = Self {
             planner: Planner::new(name, call, profile),
             loss,

@@ -26,7 +26,8 @@ impl<'a> Rows<'a> {
     /// the other rows.
     pub fn lanes(&self) -> (u32, u32) {
         let workgroup = self.profile().lanes(self.program.state.words);
-        let planes = self.call.inputs.get("logits").is_some_and(|l| l.layout.has_planes());
+        let scores = self.call.inputs.get(self.program.streamed());
+        let planes = scores.is_some_and(|l| l.layout.has_planes());
         if planes && self.classes <= FEW_CLASSES {
             // Neighbouring rows lie side by side in memory, but the classes of a row lie far apart.
             return (workgroup, 1);
