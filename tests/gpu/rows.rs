@@ -67,15 +67,10 @@ fn calls(options: &Value, seed: u64, rows: usize, classes: usize) -> Vec<Call> {
             both,
         ),
     ];
-    let of_classes = with(
-        &index,
-        [
-            ("weight", vector(&positive(seed + 6, classes))),
-            ("class_margin", vector(&positive(seed + 7, classes))),
-        ],
-    );
-    all.push(("multiclass_hinge", json!({"margin": 0.6}), index.clone()));
-    all.push(("multiclass_hinge", json!({"variant": "max", "ramp": 2.5}), of_classes));
+    let weighted = with(&index, [("weight", vector(&positive(seed + 6, classes)))]);
+    let margins = with(&index, [("class_margin", vector(&positive(seed + 7, classes)))]);
+    all.push(("multiclass_hinge", json!({"margin": 0.6}), weighted));
+    all.push(("multiclass_hinge", json!({"variant": "max", "ramp": 2.5}), margins));
     if classes > 1 {
         let k = classes / 2;
         all.push(("topk_hinge", json!({"k": k}), index.clone()));
@@ -477,8 +472,7 @@ fn likelihoods(context: &Context) {
     }
 }
 
-/// Squared and capped hinges, with numbers of classes and without; the share of active rows; targets at -inf. (These
-/// kernels are those of other tests.)
+/// Squared and capped hinges; the share of active rows; targets at -inf. (These kernels are those of other tests.)
 fn hinges(context: &Context) {
     let wanted = ["loss", "grad.logits", "active", "status"];
     for classes in CLASSES {
@@ -489,11 +483,9 @@ fn hinges(context: &Context) {
         let mut weight = positive(28, classes);
         weight[classes - 1] = 0.0;
         let plain = named([("logits", matrix(5, classes, z)), ("targets", indices(&targets))]);
-        let of_classes = with(
-            &plain,
-            [("weight", vector(&weight)), ("class_margin", vector(&positive(29, classes)))],
-        );
-        for (variant, inputs) in [("sum", plain), ("max", of_classes)] {
+        let weighted = with(&plain, [("weight", vector(&weight))]);
+        let margins = with(&plain, [("class_margin", vector(&positive(29, classes)))]);
+        for (variant, inputs) in [("sum", weighted), ("max", margins)] {
             for (p, ramp, bad) in [(1.0, None, 0), (2.0, None, 1), (2.0, Some(1.25), 0)] {
                 let options =
                     json!({"variant": variant, "p": p, "ramp": ramp, "reduction": "none"});
