@@ -4,14 +4,17 @@
 // An entry: class, flags, bits of row_weight, bits of upstream. The table begins with a header (header.wgsl).
 
 override HAS_TARGETS: bool = true;
+// Rows have several targets, whose table (row/several.wgsl) begins with their flags.
+override HAS_SEVERAL: bool = false;
 override HAS_LSE: bool = false;
 
-fn ignored(low: u32, high: u32) -> bool {
-    let count = params.ignored;
-    return (count > 0u && low == params.ignore_0_low && high == params.ignore_0_high)
-        || (count > 1u && low == params.ignore_1_low && high == params.ignore_1_high)
-        || (count > 2u && low == params.ignore_2_low && high == params.ignore_2_high)
-        || (count > 3u && low == params.ignore_3_low && high == params.ignore_3_high);
+fn tally_of_bad(row: u32, target_words: vec2<u32>) -> Tally {
+    var tally = tally_empty();
+    tally.bad_targets = 1u;
+    tally.first_bad_row = params.first_row + row;
+    tally.bad_value_low = target_words.x;
+    tally.bad_value_high = target_words.y;
+    return tally;
 }
 
 fn prepare_row(row: u32) -> Tally {
@@ -25,14 +28,18 @@ fn prepare_row(row: u32) -> Tally {
             flags = IGNORED;
         } else if (target_words.y != 0u || target_words.x >= params.all_classes) {
             flags = BAD_TARGET;
-            tally.bad_targets = 1u;
-            tally.first_bad_row = params.first_row + row;
-            tally.bad_value_low = target_words.x;
-            tally.bad_value_high = target_words.y;
+            tally = tally_of_bad(row, target_words);
         } else {
             // A label in another shard comes before the first column (wrapped around) or after the last one.
             label = target_words.x - params.first_class;
             class_weight = weight_at(0u, target_words.x);
+        }
+    }
+    if (HAS_SEVERAL) {
+        let at = row * params.target_words;
+        flags = target_table_read(at);
+        if (flags == BAD_TARGET) {
+            tally = tally_of_bad(row, vec2<u32>(target_table_read(at + 1u), target_table_read(at + 2u)));
         }
     }
     let row_weight = row_weight_at(row, 0u);

@@ -58,8 +58,15 @@ fn close_byproducts(row: Row, closed: Closed, streamed: State) -> Closed {
         out.temperature_slope = 0u;
     }
     let each = pulls(row);
-    out.alpha += each.lse - each.log_prob;
-    out.kappa -= each.log_prob;
+    out.alpha += each.lse;
+    if (SEVERAL) {
+        // ∂log_prob/∂u = q - Σq·p, and the coefficients are q.
+        out.alpha -= select(each.log_prob * streamed.coefficient, 0.0, each.log_prob == 0.0);
+        out.beta -= each.log_prob;
+    } else {
+        out.alpha -= each.log_prob;
+        out.kappa -= each.log_prob;
+    }
     out.entropy_pull = each.entropy;
     out.mean_score = select(mean_score(row, closed, streamed), 0.0, each.entropy == 0.0);
     out.temperature_slope = plus(out.temperature_slope, temperature_slope(row, closed, streamed, each));
@@ -77,10 +84,15 @@ fn temperature_slope(row: Row, closed: Closed, streamed: State, each: Pulls) -> 
     if (each.log_prob == 0.0) {
         return bitcast<u32>(-of_lse / row.temperature);
     }
-    let label = share(row, row.label, 1.0, closed.top, 0.0);
-    let of_log_prob = -each.log_prob * (depth_of(label, streamed) + mean);
-    let slope = bitcast<u32>(-(of_lse + of_log_prob) / row.temperature);
-    return select(times(bitcast<u32>(each.log_prob), INFINITY_BITS), slope, label.live);
+    var depth = streamed.coefficient * mean - streamed.term;
+    var is_live = (streamed.flags & STATE_INFINITE) == 0u;
+    if (!HAS_PROBS) {
+        let label = share(row, row.label, 1.0, closed.top, 0.0);
+        depth = depth_of(label, streamed) + mean;
+        is_live = label.live;
+    }
+    let slope = bitcast<u32>(-(of_lse - each.log_prob * depth) / row.temperature);
+    return select(times(bitcast<u32>(each.log_prob), INFINITY_BITS), slope, is_live);
 }
 
 fn taken_for(factor: f32, coefficient: vec4<f32>) -> vec4<f32> {

@@ -1,6 +1,8 @@
 // Softmax cross-entropy: index or probability targets, weights, smoothing, focal, soft-cap, z-loss.
 
 override HAS_PROBS: bool = false;
+// The target distribution is that of several index targets.
+override SEVERAL: bool = false;
 // The loss needs Σ coefficient·(u - max) over all columns: for probability targets or uniform smoothing.
 override HAS_TERM: bool = false;
 override ORDINAL: bool = false;
@@ -90,6 +92,11 @@ fn score(row: Row, z_bits: vec4<u32>, bias_bits: vec4<u32>) -> Score {
 
 fn coefficients(row: Row, column: u32) -> vec4<f32> {
     let weight = bitcast<vec4<f32>>(weight_quad(0u, column));
+    if (SEVERAL) {
+        // The weights of classes without a share are not read, be they NaN.
+        let q = target_quad(row.index, column + params.first_class);
+        return select(weight * q, vec4<f32>(0.0), q == vec4<f32>(0.0));
+    }
     if (HAS_PROBS) {
         let q = bitcast<vec4<f32>>(target_probs_quad(row.index, column));
         return weight * (params.kept_share * q + params.spread_share);
@@ -440,6 +447,9 @@ fn close_live(row: Row, state: State, streamed: State) -> Closed {
         // For the gradient of the target distribution: its factor, and log_sum, since log p = u - top - log_sum.
         out.kappa = row.factor * params.kept_share;
         out.side = log_sum;
+        if (SEVERAL) {
+            out.log_prob = bits_or(-terms.total, INFINITY_BITS | SIGN_BIT, !terms.infinite);
+        }
     } else {
         return close_target(row, out, log_sum, terms, streamed);
     }

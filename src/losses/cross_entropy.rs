@@ -52,6 +52,11 @@ pub enum Smoothing {
 ///   or `[rows]` with [`Reduction::None`].
 /// - **Types**: logits, target_probs, weights and gradients in `f32`, `f16` or `bf16`; everything in between in f32;
 ///   gradients are rounded to nearest even.
+/// - **Several targets**: with targets `[rows, k]` and target_weight `[rows, k]`, the target distribution of a row is q =
+///   Σ_k target_weight_k·onehot(y_k), not normalised: the top k of a teacher, the votes of a crowd, several next tokens.
+///   A class that occurs twice has the sum of its weights. An ignored target counts for nothing, and a row is kept if
+///   any of its targets is. log_prob is Σ_k target_weight_k·log p of y_k. A target outside the classes makes the row's
+///   target a bad one. At most 1024 targets a row; no smoothing, no focal loss, no rank, no correct.
 /// - **Gradient**: ∂u = f·[(Σ_c w_c q_c + 2λ·lse)·p − w∘q] with f = row_weight·upstream/denominator (γ = 0), then ∂z =
 ///   ∂u/τ·(1 − tanh²(z/cap)).
 /// - **A learned temperature** is the input `temperature`, one float on the GPU. It overrides the option, and
@@ -150,8 +155,10 @@ tensors! {
     CrossEntropyInputs {
         /// Logits `[rows, classes]`.
         logits = "logits",
-        /// Class indices `[rows]`; either these or `target_probs`.
+        /// Class indices `[rows]`, or several a row `[rows, k]`; either these or `target_probs`.
         targets = "targets",
+        /// The weights of several targets `[rows, k]`; 1 if they are not given.
+        target_weight = "target_weight",
         /// Target distributions `[rows, classes]`, used without normalisation.
         target_probs = "target_probs",
         /// Class weights `[classes]` (of all shards).
@@ -239,7 +246,8 @@ pub(super) static ABOUT: About = About {
     pytorch: "torch.nn.functional.cross_entropy",
     inputs: &[
         Argument::required("logits", Kind::Float, MATRIX, "logits"),
-        arg::TARGETS,
+        arg::SEVERAL_TARGETS,
+        arg::TARGET_WEIGHT,
         arg::TARGET_PROBS,
         Argument::optional("weight", Kind::Float, arg::CLASS_WEIGHT_SHAPES, "class weights")
             .within(Domain::Positive),
@@ -447,6 +455,44 @@ static FACTORS: &[Field] = &[
 /// The by-products that have an upstream gradient of their own.
 const UPSTREAMS: [&str; 3] = ["upstream.log_prob", "upstream.entropy", "upstream.lse"];
 
+/// Whether the rows of a call have several targets, given the rank of `targets`.
+fn has_several(given: &dyn Fn(&str) -> bool, rank: usize) -> bool {
+    rank > 1 || given("target_weight")
+}
+
+/// What the targets of a call are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Targets {
+    /// One index a row.
+    One,
+    /// Several indices a row, each with a weight.
+    Several,
+    /// A distribution a row.
+    Probs,
+}
+
+impl Targets {
+    fn of(given: &dyn Fn(&str) -> bool, rank: usize) -> Self {
+        match given("target_probs") {
+            true => Self::Probs,
+            false if has_several(given, rank) => Self::Several,
+            false => Self::One,
+        }
+    }
+
+    fn of_call(call: &Call) -> Self {
+        let targets = call.inputs.get("targets");
+        let rank = targets.map_or(0, |targets| targets.layout.shape.len());
+        Self::of(&|name| call.has(name), rank)
+    }
+
+    /// Those of arrays on the host.
+    pub(crate) fn of_arrays(inputs: &Arrays) -> Self {
+        let rank = inputs.get("targets").map_or(0, |targets| targets.shape.len());
+        Self::of(&|name| inputs.contains_key(name), rank)
+    }
+}
+
 /// Whether the gradient contains by-products.
 fn has_byproducts(given: &dyn Fn(&str) -> bool) -> bool {
     UPSTREAMS.iter().any(|name| given(name))
@@ -480,7 +526,7 @@ impl CrossEntropy {
 
     /// Whether the loss needs a sum over all columns beside the softmax.
     fn has_term(&self, call: &Call) -> bool {
-        call.has("target_probs")
+        Targets::of_call(call) != Targets::One
             || self.shard.is_some()
             || (self.label_smoothing > 0.0 && self.smoothing == Smoothing::Uniform)
     }
@@ -489,7 +535,7 @@ impl CrossEntropy {
     fn overrides(&self, call: &Call) -> Vec<(&'static str, u32)> {
         let wants = |names: &[&str]| u32::from(names.iter().any(|name| call.wants(name)));
         let ordinal = self.label_smoothing > 0.0 && self.smoothing == Smoothing::Ordinal;
-        let statistics = call.wants("statistics");
+        let (statistics, targets) = (call.wants("statistics"), Targets::of_call(call));
         let has_temperature = call.has("temperature");
         #[expect(clippy::float_cmp, reason = "a factor of exactly 1 is no factor")]
         let transformed = self.softcap.is_some()
@@ -497,7 +543,8 @@ impl CrossEntropy {
             || has_temperature
             || self.temperature != 1.0;
         vec![
-            ("HAS_PROBS", call.has("target_probs").into()),
+            ("HAS_PROBS", (targets != Targets::One).into()),
+            ("SEVERAL", (targets == Targets::Several).into()),
             ("HAS_TERM", self.has_term(call).into()),
             ("ORDINAL", ordinal.into()),
             ("SOFTCAP", self.softcap.is_some().into()),
@@ -558,7 +605,8 @@ impl CrossEntropy {
             // The gradients of the temperature and of the entropy need the mean score.
             return Given::Nothing;
         }
-        if self.has_term(call) && (call.has("target_probs") || focal || many) {
+        let has_probs = Targets::of_call(call) != Targets::One;
+        if self.has_term(call) && (has_probs || focal || many) {
             Given::Nothing
         } else if focal {
             // The factors of the gradient need the target's score.
@@ -582,7 +630,17 @@ impl RowLoss for CrossEntropy {
         } else {
             (shader!("loss/no_byproducts.wgsl"), FACTORS, &[])
         };
-        let looks = if call.wants("rank") { LabelScore::Streaming } else { LabelScore::Closing };
+        let targets = Targets::of_call(call);
+        let looks = match targets {
+            Targets::One if call.wants("rank") => LabelScore::Streaming,
+            Targets::One => LabelScore::Closing,
+            Targets::Several | Targets::Probs => LabelScore::Unused,
+        };
+        let (target, sparse) = if targets == Targets::Several {
+            (Target::Several { ignored }, row::TARGETS)
+        } else {
+            (Target::Index { ignored }, shader!("row/no_targets.wgsl"))
+        };
         RowProgram {
             reduction: self.reduction,
             empty: self.empty,
@@ -592,11 +650,12 @@ impl RowLoss for CrossEntropy {
                 shader!("row/scores.wgsl"),
                 shader!("loss/cross_entropy.wgsl"),
                 byproducts,
+                sparse,
             ],
             streams: STREAMS.to_vec(),
             scalar: Some("temperature"),
             numbers: row_numbers,
-            target: Target::Index { ignored },
+            target,
             counted: Counted {
                 row_weights: self.denominator == Denominator::Weights,
                 class_weights: Some("weight"),
@@ -613,11 +672,13 @@ impl RowLoss for CrossEntropy {
     }
 
     fn check(&self, call: &Call) -> Result<()> {
-        self.check_targets(call.has("targets"), call.has("target_probs"))?;
+        let targets = Targets::of_call(call);
+        self.check_targets(&|name| call.has(name), targets)?;
+        check_weights(call)?;
         let names: Vec<&str> = call.outputs.keys().map(String::as_str).collect();
         let weights = call.inputs.get("weight").map(|weight| weight.layout.len());
         self.check_shard(&|name| call.has(name), &names, call.dim(Dim::Classes), weights)?;
-        Self::check_wanted(&|name| call.has(name), &names)
+        Self::check_wanted(&|name| call.has(name), targets, &names)
     }
 }
 
@@ -645,15 +706,43 @@ impl CrossEntropy {
     }
 
     /// Checks that the call has either index or probability targets, and that the options go with them.
-    pub(crate) fn check_targets(&self, targets: bool, probs: bool) -> Result<()> {
+    pub(crate) fn check_targets(
+        &self,
+        given: &dyn Fn(&str) -> bool,
+        targets: Targets,
+    ) -> Result<()> {
         let loss = "cross_entropy";
-        row::target_or_probs(loss, targets, probs)?;
-        if probs && self.focal_gamma > 0.0 {
-            let value = self.focal_gamma;
-            return Err(Error::option(loss, "focal_gamma", value, "needs index targets"));
+        row::target_or_probs(loss, given("targets"), given("target_probs"))?;
+        if given("target_weight") && !given("targets") {
+            return conflict("target_weight", "target_probs", "it weighs index targets");
         }
-        if probs && self.label_smoothing > 0.0 && self.smoothing == Smoothing::Ordinal {
+        if targets != Targets::One && self.focal_gamma > 0.0 {
+            let value = self.focal_gamma;
+            return Err(Error::option(loss, "focal_gamma", value, "needs one index target a row"));
+        }
+        let (epsilon, ordinal) = (self.label_smoothing, self.smoothing == Smoothing::Ordinal);
+        if targets == Targets::Probs && epsilon > 0.0 && ordinal {
             return Err(Error::option(loss, "smoothing", "ordinal", "needs index targets"));
+        }
+        if targets == Targets::Several && epsilon > 0.0 {
+            let reason = "needs one target a row, or `target_probs`";
+            return Err(Error::option(loss, "label_smoothing", epsilon, reason));
+        }
+        Ok(())
+    }
+
+    /// Checks what rows with several targets do not have.
+    fn check_several(given: &dyn Fn(&str) -> bool, wanted: &[&str]) -> Result<()> {
+        let refused = ["rank", "correct", "correct_count"];
+        if let Some(name) = wanted.iter().find(|name| refused.contains(*name)) {
+            return conflict(name, "targets", "a row has several targets");
+        }
+        let weighed = given("weight");
+        let of_log_prob = given("upstream.log_prob") || wanted.contains(&"log_prob");
+        if weighed && of_log_prob {
+            let argument =
+                if wanted.contains(&"log_prob") { "log_prob" } else { "upstream.log_prob" };
+            return conflict(argument, "weight", "several targets are summed with class weights");
         }
         Ok(())
     }
@@ -668,14 +757,6 @@ impl CrossEntropy {
                 reason: "a saved `entropy` goes with it".into(),
             });
         }
-        let conflict = |argument: &str, other: &str, reason: &str| {
-            Err(Error::Conflict {
-                operation: operation(),
-                argument: argument.into(),
-                other: other.into(),
-                reason: reason.into(),
-            })
-        };
         if given("upstream.log_prob") && given("target_probs") {
             return conflict("upstream.log_prob", "target_probs", "log_prob is of index targets");
         }
@@ -690,8 +771,15 @@ impl CrossEntropy {
     }
 
     /// Checks outputs that need one kind of target, or a learned temperature.
-    pub(crate) fn check_wanted(given: &dyn Fn(&str) -> bool, wanted: &[&str]) -> Result<()> {
+    pub(crate) fn check_wanted(
+        given: &dyn Fn(&str) -> bool,
+        targets: Targets,
+        wanted: &[&str],
+    ) -> Result<()> {
         Self::check_byproducts(given, wanted)?;
+        if targets == Targets::Several {
+            Self::check_several(given, wanted)?;
+        }
         let (kind, refused): (&str, &[&str]) = if given("target_probs") {
             ("targets", &["log_prob", "rank", "correct", "correct_count"])
         } else {
@@ -711,4 +799,26 @@ impl CrossEntropy {
             None => Ok(()),
         }
     }
+}
+
+/// Checks that targets and their weights have the same shape.
+fn check_weights(call: &Call) -> Result<()> {
+    let shape = |name| call.inputs.get(name).map(|operand| operand.layout.shape.clone());
+    match (shape("targets"), shape("target_weight")) {
+        (Some(expected), Some(found)) if found != expected => Err(Error::WrongShape {
+            argument: "target_weight".into(),
+            found: found.into(),
+            expected: format!("{expected:?}, as `targets`").into(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn conflict(argument: &str, other: &str, reason: &str) -> Result<()> {
+    Err(Error::Conflict {
+        operation: "cross_entropy".into(),
+        argument: argument.into(),
+        other: other.into(),
+        reason: reason.into(),
+    })
 }

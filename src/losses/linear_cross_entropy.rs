@@ -16,6 +16,7 @@ use crate::{
 /// chunk at a time, reduced, and replaced by their gradient. The gradient of W adds up over the chunks in row order,
 /// so neither the size nor the shape of the chunk changes a bit of any result.
 ///
+/// - **Targets** are those of [`CrossEntropy`]: one or several a row, or target_probs, which have no gradient here.
 /// - **Shapes**: hidden `[rows, hidden]`, weight `[classes, hidden]` (or `[hidden, classes]`, without a transposed
 ///   copy), bias `[classes]`; the rest as in [`CrossEntropy`], whose `weight` is `class_weight` here.
 /// - **Memory** beside inputs and outputs: O(rows + classes), one chunk of at most `chunk_bytes`, and 256 bytes of
@@ -61,8 +62,12 @@ tensors! {
         weight = "weight",
         /// The bias of the classifier `[classes]`.
         bias = "bias",
-        /// Class indices `[rows]`.
+        /// Class indices `[rows]`, or several a row `[rows, k]`; either these or `target_probs`.
         targets = "targets",
+        /// The weights of several targets `[rows, k]`; 1 if they are not given.
+        target_weight = "target_weight",
+        /// Target distributions `[rows, classes]`, used without normalisation.
+        target_probs = "target_probs",
         /// Class weights `[classes]` (of all shards).
         class_weight = "class_weight",
         /// Added to the logits after the soft cap `[classes]`.
@@ -149,7 +154,9 @@ pub(super) static ABOUT: About = About {
         arg::HIDDEN,
         arg::WEIGHT,
         arg::BIAS,
-        arg::TARGETS,
+        arg::SEVERAL_TARGETS,
+        arg::TARGET_WEIGHT,
+        arg::TARGET_PROBS,
         Argument::optional("class_weight", Kind::Float, arg::CLASS_WEIGHT_SHAPES, "class weights")
             .within(Domain::Positive),
         Argument::optional("logit_bias", Kind::Float, CLASSES, "added to the capped logits"),

@@ -27,7 +27,7 @@ pub use crate::spec::{broadcast::Broadcast, shard::STATE_WORDS};
 pub use contract::{
     Counted, DROPPED, Field, FieldKind, Given, LabelScore, OPEN, OutputKind, PLACE, Reduced,
     Rounds, RowNumber, RowOutput, RowProgram, RowStream, SCORES, StateLayout, StreamAccess,
-    StreamElement, Target,
+    StreamElement, TARGETS, Target,
 };
 pub use rows::plan;
 

@@ -70,6 +70,8 @@ pub enum Dim {
     Parts,
     /// The number of samples that a generator has made.
     Fakes,
+    /// The number of targets that a row has.
+    Targets,
 }
 
 impl Dim {
@@ -88,6 +90,7 @@ impl Dim {
             Self::AllClasses => "classes of all shards",
             Self::Parts => "parts",
             Self::Fakes => "fake samples",
+            Self::Targets => "targets a row",
         }
     }
 }
@@ -100,7 +103,7 @@ impl<'de> serde::Deserialize<'de> for Dim {
         [Self::Rows, Self::Classes, Self::Hidden, Self::One]
             .into_iter()
             .chain(words)
-            .chain([Self::Gathered, Self::AllClasses, Self::Parts, Self::Fakes])
+            .chain([Self::Gathered, Self::AllClasses, Self::Parts, Self::Fakes, Self::Targets])
             .find(|dim| format!("{dim:?}").eq_ignore_ascii_case(&name.replace('_', "")))
             .ok_or_else(|| serde::de::Error::custom(format!("no extent `{name}`")))
     }

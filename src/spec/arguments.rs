@@ -46,6 +46,17 @@ pub(crate) const TEACHER_LOGITS: Argument =
 
 pub(crate) const TARGETS: Argument =
     Argument::optional("targets", Kind::Index, ROWS, "class indices");
+const SEVERAL: &[&[Dim]] = &[&[Dim::Rows], &[Dim::Rows, Dim::Targets]];
+/// Class indices, of which a row may have several.
+pub(crate) const SEVERAL_TARGETS: Argument =
+    Argument::optional("targets", Kind::Index, SEVERAL, "class indices, one or several a row");
+pub(crate) const TARGET_WEIGHT: Argument = Argument::optional(
+    "target_weight",
+    Kind::Float,
+    SEVERAL,
+    "the weight of each of a row's targets",
+)
+.within(Domain::Positive);
 /// Class indices that a call must give.
 pub(crate) const LABELS: Argument =
     Argument::required("targets", Kind::Index, ROWS, "class indices");

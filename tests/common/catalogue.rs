@@ -558,6 +558,7 @@ impl Layouts<'_> {
             Dim::Classes | Dim::Fakes => classes,
             Dim::Hidden => hidden,
             Dim::One => 1,
+            Dim::Targets => 3,
             Dim::State => surprisal::row::STATE_WORDS,
             Dim::StatusWords => Status::WORDS,
             Dim::BitWords => (rows * classes).div_ceil(32),

@@ -103,8 +103,8 @@ fn reference_cases() {
         println!("not run: {count} case(s) of {loss}: there is no {what} yet");
     }
     for (name, count) in [
-        ("cross_entropy", 193),
-        ("linear_cross_entropy", 25),
+        ("cross_entropy", 239),
+        ("linear_cross_entropy", 37),
         ("bce_with_logits", 94),
         ("binary_hinge", 12),
         ("mse", 10),
@@ -302,6 +302,64 @@ fn byproduct_gradients_are_slopes() {
         let gradient = run(&loss, &inputs, "grad.temperature");
         assert_slopes(&inputs, "temperature", &gradient, |inputs| total(&loss, inputs));
     }
+}
+
+/// Several targets stand for a distribution, and their by-products have its slopes.
+#[test]
+fn several_targets_are_a_distribution() {
+    let targets = Array::int(&[4, 3], vec![0, 2, 0, 4, -100, 1, -100, -100, -100, 3, 3, 3]);
+    let weights = Array::float(&[4, 3], testing::gaussian(8, 12).iter().map(|w| w.abs()).collect());
+    let several = named([
+        ("logits", logits(4, &testing::gaussian(1, 20))),
+        ("targets", targets.clone()),
+        ("target_weight", weights.clone()),
+    ]);
+    let mut q = vec![0.0; 20];
+    for (at, (target, weight)) in targets.to_i64().iter().zip(weights.to_f64()).enumerate() {
+        if *target >= 0 {
+            q[at / 3 * 5 + *target as usize] += weight;
+        }
+    }
+    let dense = named([("logits", several["logits"].clone()), ("target_probs", logits(4, &q))]);
+    for name in ["loss", "grad.logits"] {
+        let loss = none().temperature(1.7).z_loss(0.0);
+        let (actual, expected) = (run(&loss, &several, name), run(&loss, &dense, name));
+        assert_close(&actual, &expected, EXACT, name);
+    }
+    assert_eq!(run_int(&CrossEntropy::default(), &several, "count"), [3]);
+    let mut pulled = several.clone();
+    pulled.insert("upstream.log_prob".to_owned(), vector(&[0.5, -1.0, 2.0, 0.25]));
+    pulled.insert("temperature".to_owned(), vector(&[1.3]));
+    let total = |inputs: &Arrays| {
+        let values = run(&none(), inputs, "log_prob");
+        values.iter().zip(inputs["upstream.log_prob"].to_f64()).map(|(v, pull)| v * pull).sum()
+    };
+    for name in ["logits", "temperature"] {
+        let gradient = run(&none(), &pulled, &format!("grad.{name}"));
+        assert_slopes(&pulled, name, &gradient, total);
+    }
+}
+
+#[test]
+fn what_several_targets_do_not_have() {
+    let several = named([
+        ("logits", logits(2, &[0.5; 10])),
+        ("targets", Array::int(&[2, 2], vec![0, 1, 2, 3])),
+        ("weight", vector(&[1.0; 5])),
+    ]);
+    for (loss, wanted, named) in [
+        (none().label_smoothing(0.1), "loss", "label_smoothing"),
+        (none().focal_gamma(1.0), "loss", "focal_gamma"),
+        (none(), "rank", "rank"),
+        (none(), "log_prob", "weight"),
+    ] {
+        let error = cpu::run(&loss, &several, &[wanted]).unwrap_err();
+        assert!(error.to_string().contains(named), "{error}");
+    }
+    let mut uneven = several.clone();
+    uneven.insert("target_weight".to_owned(), vector(&[1.0; 2]));
+    let error = cpu::run(&none(), &uneven, &["loss"]).unwrap_err();
+    assert!(error.to_string().contains("target_weight"), "{error}");
 }
 
 #[test]

@@ -46,6 +46,7 @@ mod registry;
 mod replay;
 mod rows;
 mod section0;
+mod several;
 mod shapes;
 mod shards;
 mod status;
@@ -115,6 +116,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
         ("catalogue", catalogue::layers::TESTS),
         ("linear", linear::TESTS),
         ("byproducts", byproducts::TESTS),
+        ("several", several::TESTS),
         ("budgets", budgets::TESTS),
         ("bindings", bindings::TESTS),
         ("memory", memory::TESTS),

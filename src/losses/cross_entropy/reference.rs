@@ -18,7 +18,7 @@ use crate::{
         options::{Empty, Reduction},
     },
 };
-use batch::Batch;
+use batch::{Batch, Targets};
 use softmax::{Softmax, argmax, rank, smoothed_sum};
 use target::Fate;
 
@@ -43,8 +43,9 @@ pub(crate) fn run(
 fn compute<T: Real>(loss: &CrossEntropy, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
     let (rows, classes) = extents(NAME, inputs, "logits")?;
     let logits: Vec<T> = floats(inputs, "logits", &[rows, classes])?.unwrap_or_default();
-    loss.check_targets(inputs.contains_key("targets"), inputs.contains_key("target_probs"))?;
-    CrossEntropy::check_wanted(&|name| inputs.contains_key(name), wanted)?;
+    let targets = super::Targets::of_arrays(inputs);
+    loss.check_targets(&|name| inputs.contains_key(name), targets)?;
+    CrossEntropy::check_wanted(&|name| inputs.contains_key(name), targets, wanted)?;
     let weights = inputs.get("weight").map(|weight| weight.len() as u64);
     loss.check_shard(&|name| inputs.contains_key(name), wanted, classes as u64, weights)?;
     let batch = Batch::read(loss, inputs, logits, [rows, classes])?;
@@ -225,12 +226,22 @@ impl<'a, T: Real> Solved<'a, T> {
             loss: self.row_loss(index, target, &u, &softmax),
             share: self.share(index, target),
             lse: softmax.lse(),
-            log_prob: target.map_or(T::zero(), |class| -softmax.surprisal(u[class])),
+            log_prob: self.log_prob(index, target, &u, &softmax),
             entropy: softmax.entropy(&u),
             max_prob: softmax.prob(u[argmax]),
             argmax: argmax as i64,
             rank: target.map_or(NO_CLASS, |class| rank(&u, class)),
             correct: target == Some(argmax),
+        }
+    }
+
+    /// log p of the target, or Σ w·log p of several; 0 for a distribution.
+    fn log_prob(&self, row: usize, target: Option<usize>, u: &[T], softmax: &Softmax<T>) -> T {
+        match &self.batch.targets {
+            Targets::Several(_) => {
+                -smoothed_sum(&self.target_distribution(row, target), u, softmax)
+            }
+            _ => target.map_or(T::zero(), |class| -softmax.surprisal(u[class])),
         }
     }
 

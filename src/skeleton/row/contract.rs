@@ -146,6 +146,12 @@ pub enum Target {
         /// The ignored indices.
         ignored: Vec<i64>,
     },
+    /// The indices of several columns, each with a weight (the input `target_weight`, or 1). The functor reads them
+    /// with `shaders/row/targets.wgsl`.
+    Several {
+        /// The ignored indices: such a target counts for nothing, and a row of nothing else does not either.
+        ignored: Vec<i64>,
+    },
 }
 
 impl Target {
@@ -153,7 +159,7 @@ impl Target {
     pub fn ignored(&self) -> &[i64] {
         match self {
             Self::None => &[],
-            Self::Index { ignored } => ignored,
+            Self::Index { ignored } | Self::Several { ignored } => ignored,
         }
     }
 }
@@ -197,6 +203,8 @@ pub const OPEN: Source = shader!("row/open.wgsl");
 pub const SCORES: Source = shader!("row/scores.wgsl");
 /// How rows that have no loss of their own are closed: `row_is_dropped`, `closed_dropped`, `closed_bad`.
 pub const DROPPED: Source = shader!("row/dropped.wgsl");
+/// The share of each column in the targets of a row, for functors of [`Target::Several`]: `target_quad`.
+pub const TARGETS: Source = shader!("row/targets.wgsl");
 /// The order of a row's columns, for functors that use the selected column ([`RowProgram::select`]).
 pub const PLACE: Source = shader!("row/place.wgsl");
 /// The state of `shaders/row/softmax.wgsl`.

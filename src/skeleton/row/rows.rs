@@ -2,6 +2,7 @@
 
 mod blocks;
 mod select;
+mod several;
 mod stream;
 mod top;
 mod totals;
@@ -206,6 +207,8 @@ impl<'a> Rows<'a> {
             first_tally += count.div_ceil(BLOCK);
         }
         (self.blocks, self.counted) = (blocks, counted);
+        let ignored = self.program.target.ignored().to_vec();
+        self.target_table(&ignored)?;
         for index in 0..self.windows.len() {
             self.prepare(index, &tallies)?;
             self.numbers(index)?;
@@ -232,7 +235,9 @@ impl<'a> Rows<'a> {
         let row = |name| self.input(name).map(|view| per_row(view, self.count).rows(&rows));
         let (targets, row_weight, upstream) = (row("targets"), row("row_weight"), row("upstream"));
         let ignored = ignored_indices(self.program.target.ignored());
-        let targets = targets.filter(|_| self.program.target != Target::None);
+        let targets = targets.filter(|_| matches!(self.program.target, Target::Index { .. }));
+        let target_words = self.target_words();
+        let target_table = self.given.get("target_table").map(|table| table.clone().rows(&rows));
         let lse = row("lse");
         let weight = self.class_weight();
         let row_weights = self.program.counted.row_weights;
@@ -242,10 +247,17 @@ impl<'a> Rows<'a> {
         let shard = self.program.shard.unwrap_or(Shard { first: 0, classes });
         self.around(
             "prepare",
-            &[shader!("tally.wgsl"), shader!("record.wgsl"), shader!("prepare.wgsl")],
+            &[
+                shader!("tally.wgsl"),
+                shader!("record.wgsl"),
+                shader!("row/ignored.wgsl"),
+                shader!("prepare.wgsl"),
+            ],
         )
         .overriding("HAS_TARGETS", targets.is_some())
+        .overriding("HAS_SEVERAL", target_table.is_some())
         .overriding("HAS_LSE", lse.is_some())
+        .uniform("target_words", target_words)
         .uniform("weighted_rows", u32::from(row_weights))
         .uniform("rows", count)
         .uniform("classes", classes)
@@ -260,6 +272,7 @@ impl<'a> Rows<'a> {
         .read_elements("upstream", upstream, 1.0)
         .read_elements("weight", weight, 1.0)
         .integers("targets", targets)
+        .words("target_table", target_table)
         .read_elements("lse", lse, 0.0)
         .table("row_table", &table, "vec4<u32>")
         .table("records", &records, "u32")
@@ -385,7 +398,8 @@ impl<'a> Rows<'a> {
                 Broadcast::One | Broadcast::Axes(_) => view,
             })
         };
-        let streams = self.program.streams.iter().chain(self.selected_streams());
+        let streams = self.program.streams.iter();
+        let streams = streams.chain(self.selected_streams()).chain(self.several_streams());
         streams.map(|stream| (*stream, view(stream))).collect()
     }
 

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     data::{
-        array::Arrays,
+        array::{Array, Arrays},
         error::{Error, Result},
     },
     losses::CrossEntropy,
@@ -45,6 +45,8 @@ impl<T: Real> Pulls<T> {
 pub(super) enum Targets<T> {
     Index(Vec<i64>),
     Probs(Vec<T>),
+    /// Each row's indices with their weights.
+    Several(Vec<Vec<(i64, T)>>),
 }
 
 /// The inputs of one call, all in one type.
@@ -128,12 +130,26 @@ fn temperature<T: Real>(loss: &CrossEntropy, inputs: &Arrays) -> Result<T> {
 }
 
 fn read_targets<T: Real>(inputs: &Arrays, [rows, classes]: [usize; 2]) -> Result<Targets<T>> {
+    let is_several = super::super::Targets::of_arrays(inputs) == super::super::Targets::Several;
+    if let Some(indices) = inputs.get("targets").filter(|_| is_several) {
+        return read_several(inputs, indices, rows);
+    }
     if let Some(indices) = inputs.get("targets") {
         fits("targets", indices, &[rows])?;
         return Ok(Targets::Index(indices.to_i64()));
     }
     let probs = floats(inputs, "target_probs", &[rows, classes])?;
     Ok(Targets::Probs(probs.unwrap_or_default()))
+}
+
+fn read_several<T: Real>(inputs: &Arrays, indices: &Array, rows: usize) -> Result<Targets<T>> {
+    let shape: Vec<usize> = indices.shape.iter().map(|&extent| extent as usize).collect();
+    let weights = floats::<T>(inputs, "target_weight", &shape)?;
+    let weights = weights.unwrap_or_else(|| vec![T::one(); indices.len()]);
+    let pairs: Vec<(i64, T)> = indices.to_i64().into_iter().zip(weights).collect();
+    let each = shape.get(1).copied().unwrap_or(1);
+    let row = |row: usize| pairs.iter().skip(row * each).take(each).copied().collect();
+    Ok(Targets::Several((0..rows).map(row).collect()))
 }
 
 fn conflict(argument: &str, other: &str, reason: &str) -> Error {

@@ -2,7 +2,7 @@
 
 use super::{
     Fate, Row, Solved,
-    batch::Batch,
+    batch::{Batch, Targets},
     shards::Merged,
     softmax::{Softmax, smoothed_sum},
 };
@@ -61,14 +61,26 @@ impl<T: Real> Solved<'_, T> {
         let saved = self.batch.pulls.saved_entropy.as_ref().map(|entropy| entropy[row]);
         let entropy = saved.unwrap_or(self.rows[row].entropy);
         let [log_prob, of_entropy, lse] = self.batch.pulls.of(row);
+        let (q, total) = self.log_prob_shares(row, target);
         let partial = |class: usize| {
             let p = softmax.prob(u[class]);
-            let here = target == Some(class + self.first());
-            let onehot = if here { T::one() } else { T::zero() };
             let of_p = times(p, entropy - softmax.surprisal(u[class]));
-            log_prob * (onehot - p) - of_entropy * of_p + lse * p
+            log_prob * (q[class] - total * p) - of_entropy * of_p + lse * p
         };
         (0..u.len()).map(partial).collect()
+    }
+
+    /// The weight of each column's log p in log_prob, and the sum of the weights of all classes.
+    fn log_prob_shares(&self, row: usize, target: Option<usize>) -> (Vec<T>, T) {
+        if let Targets::Several(targets) = &self.batch.targets {
+            let ignored = self.loss.ignore_index.as_slice();
+            let kept = targets[row].iter().filter(|(target, _)| !ignored.contains(target));
+            let total = kept.fold(T::zero(), |sum, &(_, weight)| sum + weight);
+            return (self.target_distribution(row, target), total);
+        }
+        let here = |class| target == Some(class + self.first());
+        let onehot = |class| if here(class) { T::one() } else { T::zero() };
+        ((0..self.batch.classes).map(onehot).collect(), T::one())
     }
 
     /// ∂u of a row without its factor: slope·p − scale·w∘q − pull·onehot(y).
@@ -164,7 +176,12 @@ impl<T: Real> Solved<'_, T> {
     fn byproduct_moment(&self, row: usize) -> T {
         let [log_prob, _, of_lse] = self.batch.pulls.of(row);
         let Row { lse, entropy, log_prob: log_p, .. } = self.rows[row];
-        times(log_prob, log_p + entropy) + times(of_lse, lse - entropy)
+        let target = match self.rows[row].fate {
+            Fate::Kept(target) => target,
+            _ => None,
+        };
+        let (_, total) = self.log_prob_shares(row, target);
+        times(log_prob, log_p + total * entropy) + times(of_lse, lse - entropy)
     }
 
     /// Σ ∂u·u without the row's factor; +inf where a share lies at -inf.

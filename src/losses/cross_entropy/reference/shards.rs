@@ -1,6 +1,6 @@
 //! Shards of the classes: the statistics of their rows, and rows merged from all shards.
 
-use super::{Fate, NAME, NO_CLASS, Row, Solved};
+use super::{Fate, NAME, NO_CLASS, Row, Solved, batch::Targets};
 use crate::{
     data::{array::Arrays, error::Result},
     reference::{Real, extents, floats, times},
@@ -129,7 +129,10 @@ impl<T: Real> Solved<'_, T> {
             loss: times(self.batch.row_weight(index), loss),
             share: self.share(index, target),
             lse,
-            log_prob: -surprisal,
+            log_prob: match self.batch.targets {
+                Targets::Several(_) => -total,
+                _ => -surprisal,
+            },
             entropy: log_sum - merged.moment / merged.sum,
             max_prob: T::one() / merged.sum,
             argmax: merged.argmax,

@@ -26,9 +26,22 @@ impl<T: Real> Solved<'_, T> {
     /// The target's class among the classes of all shards, if the row has one; or the fate of the row, if the target
     /// already decides it.
     pub(super) fn target_fate(&self, row: usize) -> Result<Option<usize>, Fate> {
-        let Targets::Index(targets) = &self.batch.targets else { return Ok(None) };
-        let target = targets[row];
-        if self.loss.ignore_index.as_slice().contains(&target) {
+        let ignored = |target: &i64| self.loss.ignore_index.as_slice().contains(target);
+        let target = match &self.batch.targets {
+            Targets::Index(targets) => targets[row],
+            Targets::Probs(_) => return Ok(None),
+            Targets::Several(targets) => {
+                let classes = 0..self.all_classes() as i64;
+                let mut kept = targets[row].iter().map(|(y, _)| *y).filter(|y| !ignored(y));
+                let bad = kept.clone().find(|target| !classes.contains(target));
+                return match (bad, kept.next()) {
+                    (Some(target), _) => Err(Fate::BadTarget(target)),
+                    (None, None) => Err(Fate::Ignored),
+                    (None, Some(_)) => Ok(None),
+                };
+            }
+        };
+        if ignored(&target) {
             return Err(Fate::Ignored);
         }
         match usize::try_from(target) {
@@ -66,20 +79,36 @@ impl<T: Real> Solved<'_, T> {
         Fate::Kept(target)
     }
 
-    /// w∘q of a row, with label smoothing in q.
-    pub(super) fn weighted_target(&self, row: usize, target: Option<usize>) -> Vec<T> {
-        let mut q = match (&self.batch.targets, target) {
+    /// q of a row, with label smoothing.
+    pub(super) fn target_distribution(&self, row: usize, target: Option<usize>) -> Vec<T> {
+        match (&self.batch.targets, target) {
             (Targets::Probs(probs), _) => {
                 let classes = self.batch.classes;
                 self.uniform(probs[row * classes..(row + 1) * classes].to_vec())
             }
             (Targets::Index(_), Some(target)) => self.smooth(target),
             (Targets::Index(_), None) => vec![T::zero(); self.batch.classes],
-        };
+            (Targets::Several(targets), _) => {
+                let mut q = vec![T::zero(); self.batch.classes];
+                let ignored = self.loss.ignore_index.as_slice();
+                for &(target, weight) in targets[row].iter().filter(|(y, _)| !ignored.contains(y)) {
+                    let class = usize::try_from(target).ok().and_then(|class| self.own(class));
+                    if let Some(q) = class.and_then(|class| q.get_mut(class)) {
+                        *q += weight;
+                    }
+                }
+                q
+            }
+        }
+    }
+
+    /// w∘q of a row, with label smoothing in q.
+    pub(super) fn weighted_target(&self, row: usize, target: Option<usize>) -> Vec<T> {
+        let mut q = self.target_distribution(row, target);
         if let Some(weight) = &self.batch.weight {
             for (q, &weight) in q.iter_mut().zip(&weight[self.first()..]) {
                 // With an index target, the weights of classes without a share are not read.
-                let nothing = q.is_zero() && matches!(self.batch.targets, Targets::Index(_));
+                let nothing = q.is_zero() && !matches!(self.batch.targets, Targets::Probs(_));
                 *q = if nothing { T::zero() } else { times(*q, weight) };
             }
         }

@@ -68,7 +68,7 @@ fn word_accessors(stream: &Stream, text: &mut String) {
     }
 }
 
-/// An integer of a row as two words, sign-extended.
+/// An integer of a row, or of a row and a column, as two words, sign-extended.
 fn integer_accessor(name: &str, dtype: Dtype, text: &mut String) {
     let words = match dtype {
         Dtype::I64 => format!("vec2<u32>({name}[2u * i], {name}[2u * i + 1u])"),
@@ -77,8 +77,9 @@ fn integer_accessor(name: &str, dtype: Dtype, text: &mut String) {
     };
     let _ = writeln!(
         text,
-        "fn {name}_at(row: u32) -> vec2<u32> {{ \
-         let i = params.{name}_base + row * params.{name}_stride; return {words}; }}"
+        "fn {name}_in(row: u32, column: u32) -> vec2<u32> {{ \
+         let i = params.{name}_base + row * params.{name}_stride + column; return {words}; }}\n\
+         fn {name}_at(row: u32) -> vec2<u32> {{ return {name}_in(row, 0u); }}"
     );
 }
 
