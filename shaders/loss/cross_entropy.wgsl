@@ -410,8 +410,11 @@ fn close(row: Row, streamed: State) -> Closed {
     if ((state.flags & (STATE_LIVE | STATE_BAD)) != STATE_LIVE) {
         // A row's live classes may all be in other shards.
         let counts = !SHARDED || GATHERED || (state.flags & STATE_BAD) != 0u;
-        let flags = select(0u, ROW_NAN, counts) | flags_of(row);
-        return closed_blank(flags, NAN_BITS, NAN_BITS);
+        let flags = flags_of(row);
+        // The loss of a row with weight 0 is 0, and so is its gradient, unless a by-product has one.
+        let weightless = is_zero(bitcast<u32>(row.row_weight));
+        let is_bad = counts && !(weightless && flags == ROW_ZERO);
+        return closed_blank(select(0u, ROW_NAN, is_bad) | flags, select(NAN_BITS, 0u, weightless), NAN_BITS);
     }
     var known = row;
     known.target_key = select(row.target_key, state.rank, SHARDED);

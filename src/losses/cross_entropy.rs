@@ -71,8 +71,9 @@ pub enum Smoothing {
 ///   targets), as PyTorch does.
 /// - **Edges**: ignored rows add nothing and have a gradient of exactly 0, even where their logits are NaN. A `-inf`
 ///   logit has p = 0; a target at `-inf` gives +inf. A NaN or +inf logit, or a row that is all `-inf`, gives NaN for
-///   that row alone, which stays in the mean's denominator. A target outside `0..classes` is never used as an index:
-///   the loss of its row is NaN, the gradient 0, and [`crate::Status`] counts it.
+///   that row alone, which stays in the mean's denominator. A row_weight of 0 makes the row's loss and gradient 0
+///   whatever its logits hold. A target outside `0..classes` is never used as an index: the loss of its row is NaN, the
+///   gradient 0, and [`crate::Status`] counts it.
 /// - **By-products**, in the same pass: lse, log_prob, entropy, max_prob, argmax, rank, correct (see
 ///   [`CrossEntropyOutputs`]).
 /// - **Shards** of the classes: see [`Shard`]. Class weights are then those of all classes, and logit biases those of

@@ -381,6 +381,17 @@ fn bad_rows_of_factor_zero(context: &Context) {
     ]);
     let (outputs, status) = check(&context.gpu, &none(), &inputs, Dtype::F32, &GRADIENT);
     assert!(is_zero(&row(&outputs["grad.logits"], 0)));
+    assert_eq!((outputs["loss"].to_f64()[0], status.bad_rows), (0.0, 0), "a row of weight 0");
+    let wanted = ["loss", "count", "denominator", "lse"];
+    let (outputs, _) = check(&context.gpu, &CrossEntropy::default(), &inputs, Dtype::F32, &wanted);
+    assert!(outputs["loss"].to_f64()[0].is_finite() && outputs["lse"].to_f64()[0].is_nan());
+    assert_eq!(outputs["count"].to_i64(), [2]);
+    // A factor of 0 from above spares the gradient, but not the loss.
+    let mut still = inputs.clone();
+    still.remove("row_weight");
+    let still = with(&still, [("upstream", vector(&[0.0, 1.0]))]);
+    let (outputs, status) = check(&context.gpu, &none(), &still, Dtype::F32, &GRADIENT);
+    assert!(is_zero(&row(&outputs["grad.logits"], 0)) && outputs["loss"].to_f64()[0].is_nan());
     assert_eq!(status.bad_rows, 1);
 }
 

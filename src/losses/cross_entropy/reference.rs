@@ -134,11 +134,13 @@ impl<'a, T: Real> Solved<'a, T> {
         self.totals.correct += i64::from(row.correct);
         match row.fate {
             Fate::BadTarget(target) => self.found.bad_target(self.rows.len(), target),
-            Fate::BadLogits(_) => self.found.bad_row(),
+            Fate::BadLogits(_) if row.loss.is_nan() || self.batch.pulls.pull(self.rows.len()) => {
+                self.found.bad_row();
+            }
             // One shard of several does not know the loss.
             Fate::Kept(_) if self.loss.shard.is_some() && self.batch.merged.is_none() => {}
             Fate::Kept(_) if row.loss.is_nan() => self.found.bad_row(),
-            Fate::Ignored | Fate::Kept(_) => {}
+            Fate::Ignored | Fate::Kept(_) | Fate::BadLogits(_) => {}
         }
         self.rows.push(row);
     }
@@ -215,7 +217,7 @@ impl<'a, T: Real> Solved<'a, T> {
         let target = match fate {
             Fate::Kept(target) => target,
             Fate::BadLogits(target) => {
-                return Row { share: self.share(index, target), ..Row::dropped(fate) };
+                return self.without_softmax(index, target);
             }
             Fate::Ignored | Fate::BadTarget(_) => return Row::dropped(fate),
         };
@@ -233,6 +235,13 @@ impl<'a, T: Real> Solved<'a, T> {
             rank: target.map_or(NO_CLASS, |class| rank(&u, class)),
             correct: target == Some(argmax),
         }
+    }
+
+    /// A row whose logits have no softmax. If its weight is 0, its loss is 0 all the same.
+    fn without_softmax(&self, index: usize, target: Option<usize>) -> Row<T> {
+        let row = Row::dropped(Fate::BadLogits(target));
+        let loss = if self.batch.row_weight(index).is_zero() { T::zero() } else { row.loss };
+        Row { loss, share: self.share(index, target), ..row }
     }
 
     /// log p of the target, or Σ w·log p of several; 0 for a distribution.

@@ -34,6 +34,11 @@ impl<T: Real> Pulls<T> {
         Ok(Self { log_prob, entropy, lse, saved_entropy: each("entropy")?, loss_takes_part })
     }
 
+    /// Whether a by-product of this row has a gradient.
+    pub(super) fn pull(&self, row: usize) -> bool {
+        self.of(row).iter().any(|pull| !pull.is_zero())
+    }
+
     /// The upstream gradients of log_prob, entropy and lse of a row.
     pub(super) fn of(&self, row: usize) -> [T; 3] {
         [&self.log_prob, &self.entropy, &self.lse]

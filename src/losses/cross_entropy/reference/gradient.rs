@@ -34,8 +34,8 @@ impl<T: Real> Solved<'_, T> {
     /// ∂z of a row, which is the second pass.
     fn backward(&self, row: usize) -> Vec<T> {
         let classes = self.batch.classes;
-        let (factor, pulls) = (self.factor(row), self.batch.pulls.of(row));
-        let moves = !factor.is_zero() || pulls.iter().any(|pull| !pull.is_zero());
+        let factor = self.factor(row);
+        let moves = !factor.is_zero() || self.batch.pulls.pull(row);
         let target = match self.rows[row].fate {
             Fate::Kept(target) if moves => target,
             Fate::BadLogits(_) if moves => return vec![T::nan(); classes],
@@ -47,7 +47,7 @@ impl<T: Real> Solved<'_, T> {
             let of_loss = self.score_partials(row, target, &u);
             partials = of_loss.into_iter().map(|partial| factor * partial).collect();
         }
-        if pulls.iter().any(|pull| !pull.is_zero()) {
+        if self.batch.pulls.pull(row) {
             let pulled = self.byproduct_partials(row, target, &u);
             partials.iter_mut().zip(pulled).for_each(|(partial, pulled)| *partial += pulled);
         }
@@ -154,8 +154,8 @@ impl<T: Real> Solved<'_, T> {
     }
 
     fn temperature_backward(&self, row: usize) -> T {
-        let (factor, pulls) = (self.factor(row), self.batch.pulls.of(row));
-        let moves = !factor.is_zero() || pulls.iter().any(|pull| !pull.is_zero());
+        let factor = self.factor(row);
+        let moves = !factor.is_zero() || self.batch.pulls.pull(row);
         let target = match self.rows[row].fate {
             Fate::Kept(target) if moves => target,
             Fate::BadLogits(_) if moves => return T::nan(),

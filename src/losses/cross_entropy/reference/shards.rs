@@ -111,7 +111,7 @@ impl<T: Real> Solved<'_, T> {
         let target = match fate {
             Fate::Kept(target) => target,
             Fate::BadLogits(target) => {
-                return Row { share: self.share(index, target), ..Row::dropped(fate) };
+                return self.without_softmax(index, target);
             }
             Fate::Ignored | Fate::BadTarget(_) => return Row::dropped(fate),
         };
