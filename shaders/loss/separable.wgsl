@@ -7,6 +7,7 @@ struct Item {
     column: u32,
     z: vec4<f32>,
     inside: vec4<bool>,
+    left_out: vec4<bool>,
     bad: bool,
 }
 

@@ -1,5 +1,5 @@
 // A loss of a row that depends on its columns only through four sums. Another file supplies
-//   struct Item, with column: u32 and bad: bool; fn item
+//   struct Item, with column: u32, bad: bool and left_out: vec4<bool> (elements without a gradient); fn item
 //   fn quad_sums(row, item) -> vec4<f32>           what a quad adds to the sums
 //   fn row_loss(label, sums) -> f32                the loss of a row
 //   fn quad_slopes(label, item, sums) -> vec4<f32> its derivatives
@@ -45,5 +45,6 @@ fn close(row: Row, state: State) -> Closed {
 
 fn emit(row: Row, closed: Closed, it: Item) {
     let slopes = closed.factor * quad_slopes(closed.label, it, closed.sums);
-    gradient_store(row.index, it.column, gradient_bits(closed.flags, bitcast<vec4<u32>>(slopes)));
+    let bits = gradient_bits(closed.flags, bitcast<vec4<u32>>(slopes));
+    gradient_store(row.index, it.column, select(bits, vec4<u32>(0u), it.left_out));
 }

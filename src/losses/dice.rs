@@ -42,18 +42,22 @@ pub enum Per {
 
 /// The Dice loss on logits, optionally with a share of binary cross-entropy.
 ///
-/// With P = sigmoid(z), the loss of a row (or of the batch) of n elements is 1 − (2·ΣP·y + smooth)/(ΣP + Σy +
-/// smooth) + bce/n·ΣBCE(z, y).
+/// With P = m·sigmoid(z) and t = m·y, where m is the mask (1 without one), the loss of a row (or of the batch) is
+/// 1 − (2·ΣP·t + smooth)/(ΣP + Σt + smooth) + bce/Σm·Σ m·BCE(z, y).
 ///
 /// - **Shapes**: logits and targets `[rows, columns]`, with any row stride, class stride and element
 ///   offset. A row is a sample's pixels, or (of images [N, C, H, W]) a channel's of a sample, as
 ///   `[N·C, H·W]`. `per = "channel"` has one coefficient a column of `[N·H·W, C]`, over all samples,
 ///   of channels that lie last or in planes ([`crate::Tensor::nchw`]). `per = "batch"` is one value
 ///   whatever the reduction. row_weight has one value a coefficient (`[1]` over the batch); upstream is `[1]`, or one
-///   value a coefficient with [`Reduction::None`]. The elements of one coefficient must fit one binding.
+///   value a coefficient with [`Reduction::None`]. The elements of one coefficient must fit one binding. The mask has
+///   the shape of the logits; with `per = "channel"` it may be `[rows, 1]`, the same for all channels of a pixel.
 /// - **Types**: `f32`, `f16`, `bf16`, computed in f32.
-/// - **Gradient**: P·(1 − P)·(D − 2·y)/(ΣP + Σy + smooth), where D is the coefficient, plus bce/n·(P − y).
-/// - **Mean** divides by the number of coefficients.
+/// - **Gradient**: P·(1 − sigmoid(z))·(D − 2·t)/(ΣP + Σt + smooth), where D is the coefficient, plus bce/Σm·m·(sigmoid(z)
+///   − y).
+/// - **Mean** divides by the number of coefficients, those that are masked altogether included: their loss is 0.
+/// - **Mask**: what is masked with 0 counts for nothing, and its gradient is exactly 0, even where its logit or target
+///   is NaN. A fraction multiplies both sides, so that it enters ΣP·t squared (as in MONAI's `MaskedDiceLoss`).
 /// - **Edges**: two empty masks without smoothing are equal, so the loss is 0. At z = ±inf, P is 0 or 1 (the share of
 ///   cross-entropy is at most 200). At finite z, P is never 0, however small: an empty mask without smoothing then has
 ///   the loss 1. A NaN makes the loss and the gradient of its row NaN, which [`crate::Status`] counts.
@@ -122,6 +126,20 @@ impl Dice {
         Ok(planner.finish())
     }
 
+    /// Checks that a mask of one value a row is one of pixels.
+    fn check_mask(&self, call: &Call) -> Result<()> {
+        let columns = call.inputs.get("mask").map(|mask| mask.layout.columns());
+        if self.per == Per::Channel || columns.is_none_or(|own| own == call.dim(Dim::Classes)) {
+            return Ok(());
+        }
+        Err(Error::Conflict {
+            operation: "dice".into(),
+            argument: "mask".into(),
+            other: "per".into(),
+            reason: "one value a row masks pixels, so a row is a pixel: per = \"channel\"".into(),
+        })
+    }
+
     /// How the coefficients become one number; over the batch there is only one.
     pub(crate) fn parts_reduction(&self) -> Reduction {
         match (self.per, self.reduction) {
@@ -138,6 +156,8 @@ tensors! {
         logits = "logits",
         /// Masks `[rows, columns]`, from 0 to 1.
         targets = "targets",
+        /// The mask, 0 or 1 an element (or between them), `[rows, columns]`; or `[rows, 1]` with `per = "channel"`.
+        mask = "mask",
         /// Row weights, one value a coefficient.
         row_weight = "row_weight",
         /// The upstream gradient (a loss scale), `[1]` or `[rows]`.
@@ -174,11 +194,18 @@ macro_rules! about {
     ($parts:expr) => { About {
     name: "dice",
     summary: "One minus the Dice coefficient of a mask's logits, a row or over the batch.",
-    formula: "loss = 1 − (2·Σ sigmoid(z)·y + smooth)/(Σ sigmoid(z) + Σ y + smooth) + bce·mean BCE",
+    formula: "P = mask·sigmoid(z), t = mask·y; loss = 1 − (2·Σ P·t + smooth)/(Σ P + Σ t + smooth) + bce·mean BCE",
     pytorch: "none",
     inputs: &[
         Argument::required("logits", Kind::Float, MATRIX, "logits of the mask"),
         Argument::required("targets", Kind::Float, MATRIX, "the mask").within(Domain::Probability),
+        Argument::optional(
+            "mask",
+            Kind::Float,
+            &[&[Dim::Rows, Dim::Classes], &[Dim::Rows, Dim::One]],
+            "multiplies sigmoid(z) and targets; 0 takes an element out",
+        )
+        .within(Domain::Mask),
         Argument::optional(
             "row_weight",
             Kind::Float,
@@ -266,6 +293,7 @@ impl Signature for Dice {
     }
 
     fn accepts(&self, call: &Call) -> Result<()> {
+        self.check_mask(call)?;
         match self.per {
             Per::Row => row::accepts(self, call),
             per => row::accepts(self, &regrouped(call, per)?),
@@ -307,7 +335,11 @@ fn regrouped(call: &Call, per: Per) -> Result<Call> {
             continue;
         }
         if per == Per::Channel {
-            transpose(layout);
+            if layout.columns() == 1 && columns != 1 {
+                for_every_channel(layout);
+            } else {
+                transpose(layout);
+            }
             continue;
         }
         // Elements are taken in their memory order, which must be the same in all tensors.
@@ -368,14 +400,25 @@ fn transpose(layout: &mut Layout) {
     layout.shape = vec![if rows == 0 { 0 } else { columns }, rows.max(1)];
 }
 
+/// One value a row becomes one value a column, the same for all rows.
+fn for_every_channel(layout: &mut Layout) {
+    let rows = layout.rows();
+    if layout.has_planes() {
+        layout.strips = Some((layout.class_stride, layout.row_stride));
+    } else if layout.row_stride > 1 {
+        layout.strips = Some((1, layout.row_stride));
+    }
+    layout.shape = vec![1, rows.max(1)];
+    (layout.row_stride, layout.class_stride) = (0, 1);
+}
+
 /// From this smoothing on, the sums are used as they are; below it they are multiplied by 2^48. Then products P·y down
 /// to 2^-174 differ from 0, and neither twice a sum nor its inverse leaves f32 before the sum of a mask reaches 2^76.
 const RAISED_BELOW: f64 = 4_294_967_296.0;
 
 impl Dice {
     /// The uniforms: what changes without a new pipeline.
-    fn uniforms(&self, call: &Call) -> Vec<(&'static str, Number)> {
-        let share = self.bce / call.dim(Dim::Classes).max(1) as f64;
+    fn uniforms(&self) -> Vec<(&'static str, Number)> {
         // With a large smoothing no sum needs to be raised, and a raised sum would overflow.
         let (raised, least_logit) =
             if self.smooth < RAISED_BELOW { (48u32, -120.5) } else { (0, -87.0) };
@@ -388,13 +431,19 @@ impl Dice {
             ("raise", raise.into()),
             ("raised_smooth", (raise * self.smooth).into()),
             ("least_logit", least_logit.into()),
-            ("bce_share", share.into()),
+            ("bce", self.bce.into()),
         ]
     }
 }
 
 impl RowLoss for Dice {
     fn program(&self, call: &Call) -> RowProgram {
+        // A mask of pixels, which lies along the columns here.
+        let shared = |mask: &Operand| mask.layout.rows() == 1 && call.dim(Dim::Rows) != 1;
+        let masked = match call.inputs.get("mask") {
+            Some(mask) if shared(mask) => Broadcast::Columns,
+            _ => Broadcast::Elements,
+        };
         RowProgram {
             reduction: self.parts_reduction(),
             empty: self.empty,
@@ -405,11 +454,14 @@ impl RowLoss for Dice {
                 shader!("row/open.wgsl"),
                 shader!("loss/sums.wgsl"),
             ],
-            streams: vec![RowStream::read("targets", Broadcast::Elements)],
+            streams: vec![
+                RowStream::read("targets", Broadcast::Elements),
+                RowStream::read("mask", masked).or(1.0),
+            ],
             state: SUMS_STATE,
             factors: SUMS_FACTORS,
             overrides: vec![("HAS_BCE", (self.bce > 0.0).into())],
-            uniforms: self.uniforms(call),
+            uniforms: self.uniforms(),
             ..RowProgram::default()
         }
     }

@@ -113,7 +113,7 @@ fn reference_cases() {
         ("gaussian_nll", 20),
         ("poisson_nll", 16),
         ("hurdle_poisson", 4),
-        ("dice", 6),
+        ("dice", 10),
         ("info_nce", 24),
         ("sup_con", 5),
         ("sigmoid_contrastive", 2),

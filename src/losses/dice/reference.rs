@@ -53,9 +53,16 @@ fn compute<T: Real>(loss: &Dice, inputs: &Arrays, wanted: &[&str]) -> Result<Arr
     let of = |values: &[T], group: &[usize]| -> Vec<T> {
         group.iter().filter_map(|&at| values.get(at).copied()).collect()
     };
-    let solved: Vec<(T, Vec<T>)> =
-        groups.iter().map(|group| part(loss, &of(&logits, group), &of(&targets, group))).collect();
-    let losses: Vec<T> = solved.iter().zip(&weights).map(|((l, _), &w)| times(w, *l)).collect();
+    let mask = mask(inputs, rows, columns)?;
+    let solve = |group: &Vec<usize>| {
+        // What is masked is not there: its elements are not read.
+        let kept: Vec<usize> = group.iter().copied().filter(|&at| !mask[at].is_zero()).collect();
+        let (loss, slopes) =
+            part(loss, &of(&logits, &kept), &of(&targets, &kept), &of(&mask, &kept));
+        (loss, kept, slopes)
+    };
+    let solved: Vec<(T, Vec<usize>, Vec<T>)> = groups.iter().map(solve).collect();
+    let losses: Vec<T> = solved.iter().zip(&weights).map(|((l, ..), &w)| times(w, *l)).collect();
     let mut sum = T::zero();
     for &loss in &losses {
         sum += loss;
@@ -70,9 +77,9 @@ fn compute<T: Real>(loss: &Dice, inputs: &Arrays, wanted: &[&str]) -> Result<Arr
     let divisor = given.and_then(|values| values.first().copied()).unwrap_or(own);
     let gradient = || {
         let mut gradient = vec![T::zero(); rows * columns];
-        for (part, (_, slopes)) in solved.iter().enumerate() {
+        for (part, (_, kept, slopes)) in solved.iter().enumerate() {
             let factor = factor(times(weights[part], upstream[part]), divisor);
-            for (&at, &slope) in groups[part].iter().zip(slopes) {
+            for (&at, &slope) in kept.iter().zip(slopes) {
                 gradient[at] = if factor.is_zero() { T::zero() } else { factor * slope };
             }
         }
@@ -102,6 +109,17 @@ fn compute<T: Real>(loss: &Dice, inputs: &Arrays, wanted: &[&str]) -> Result<Arr
     wanted.iter().map(|&name| Ok((name.to_owned(), output(name)?))).collect()
 }
 
+/// The mask of each element: 1 without one. A mask of one value a row is the same for all columns.
+fn mask<T: Real>(inputs: &Arrays, rows: usize, columns: usize) -> Result<Vec<T>> {
+    let own = match inputs.get("mask") {
+        None => return Ok(vec![T::one(); rows * columns]),
+        Some(mask) if mask.shape.last() == Some(&1) => 1,
+        Some(_) => columns,
+    };
+    let values: Vec<T> = floats(inputs, "mask", &[rows, own])?.unwrap_or_default();
+    Ok(values.iter().flat_map(|&value| vec![value; columns / own.max(1)]).collect())
+}
+
 /// sigmoid(z). Without smoothing it is 0 only at −∞: the quotient of two sums that would both underflow then stays
 /// right.
 fn probability<T: Real>(loss: &Dice, z: T) -> T {
@@ -109,35 +127,39 @@ fn probability<T: Real>(loss: &Dice, z: T) -> T {
     if never_zero { sigmoid(z).max(T::min_positive_value()) } else { sigmoid(z) }
 }
 
-/// The loss of one coefficient, and its gradient.
-fn part<T: Real>(loss: &Dice, z: &[T], y: &[T]) -> (T, Vec<T>) {
-    if z.iter().any(|z| z.is_nan()) || y.iter().any(|y| !y.is_finite()) {
+/// The loss of one coefficient, and its gradient, from its elements whose mask `m` is not 0.
+fn part<T: Real>(loss: &Dice, z: &[T], y: &[T], m: &[T]) -> (T, Vec<T>) {
+    let finite = |values: &[T]| values.iter().all(|value| value.is_finite());
+    if z.iter().any(|z| z.is_nan()) || !finite(y) || !finite(m) {
         return (T::nan(), vec![T::nan(); z.len()]);
     }
     let (one, two) = (T::one(), T::of(2.0));
-    let (mut both, mut p_sum, mut y_sum, mut bce) = (T::zero(), T::zero(), T::zero(), T::zero());
-    for (&z, &y) in z.iter().zip(y) {
-        let p = probability(loss, z);
-        both += p * y;
+    let (mut both, mut p_sum, mut t_sum) = (T::zero(), T::zero(), T::zero());
+    let (mut bce, mut mask) = (T::zero(), T::zero());
+    let elements = || z.iter().zip(y).zip(m).map(|((&z, &y), &m)| (z, y, m));
+    for (z, y, m) in elements() {
+        let (p, t) = (m * probability(loss, z), m * y);
+        both += p * t;
         p_sum += p;
-        y_sum += y;
+        t_sum += t;
+        mask += m;
         if loss.bce > 0.0 {
-            bce += times(y, softplus(-z)) + times(one - y, softplus(z));
+            bce += m * (times(y, softplus(-z)) + times(one - y, softplus(z)));
         }
     }
     let smooth = T::of(loss.smooth);
-    let whole = p_sum + y_sum + smooth;
+    let whole = p_sum + t_sum + smooth;
     let empty = whole.is_zero();
-    let share = T::of(loss.bce) / T::of(z.len() as f64);
+    let share = factor(T::of(loss.bce), mask);
     let alike = if empty { one } else { (two * both + smooth) / whole };
-    let slope = |(&z, &y): (&T, &T)| {
+    let slope = |(z, y, m): (T, T, T)| {
         let (p, q) = (probability(loss, z), sigmoid(-z));
-        let dice = if empty { T::zero() } else { p * q * (alike - two * y) / whole };
-        dice + share * ((one - y) * p - y * q)
+        let dice = if empty { T::zero() } else { p * q * (alike - two * m * y) / whole };
+        m * (dice + share * ((one - y) * p - y * q))
     };
-    let slopes = z.iter().zip(y).map(slope).collect();
+    let slopes = elements().map(slope).collect();
     // One minus the quotient would lose all its digits to rounding beside a large smoothing.
-    let apart = p_sum + y_sum - two * both;
+    let apart = p_sum + t_sum - two * both;
     let dice = if empty { T::zero() } else { apart / whole };
     (dice + times(share, bce), slopes)
 }
