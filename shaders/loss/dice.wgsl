@@ -1,9 +1,5 @@
 // Dice on logits, with a share of binary cross-entropy. With P = m·sigmoid(z) and t = m·y, where m is the mask, the loss
-// needs four sums of a row (sums.wgsl): raise·Σ P·t, raise·Σ (P + t), Σ m and Σ m·BCE.
-//
-// Hazard: without `raise`, a loss of 1 may come out as 0. Cause: where the mask is empty and every sigmoid is below
-// 2^-126, a device that treats such numbers as 0 gets sums of 0. Remedy: both sums of the quotient are multiplied by a
-// power of two (params.raise = 2^params.raised, see src/losses/dice.rs), which changes no bit of the quotient.
+// needs four sums of a row (sums.wgsl): those of the quotient (dice_quotient.wgsl), Σ m and Σ m·BCE.
 
 override HAS_BCE: bool = false;
 
@@ -41,11 +37,18 @@ fn raised_probability4(it: Item, l: Logistic) -> vec4<f32> {
     return select(select(low, vec4<f32>(0.0), it.none), params.raise * l.p, it.z > vec4<f32>(0.0));
 }
 
+// Whether a target is one of those that stand for no target. The unused ones of the four repeat the first.
+fn is_ignored(y: vec4<u32>) -> vec4<bool> {
+    let left = (y == vec4<u32>(params.ignored_0)) | (y == vec4<u32>(params.ignored_1));
+    let right = (y == vec4<u32>(params.ignored_2)) | (y == vec4<u32>(params.ignored_3));
+    return (left | right) & vec4<bool>(params.ignored > 0u);
+}
+
 fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     let z_bits = logits_quad(row.index, column);
     let y_bits = targets_quad(row.index, column);
     let m_bits = mask_quad(row.index, column);
-    let counts = inside & ((m_bits & vec4<u32>(~SIGN_BIT)) != vec4<u32>(0u));
+    let counts = inside & !is_zero4(m_bits) & !is_ignored(y_bits);
     let minus = (z_bits & vec4<u32>(SIGN_BIT)) != vec4<u32>(0u);
     // At ±200 the sigmoid is exactly 0 or 1, as at ±inf.
     let edge = select(vec4<f32>(200.0), vec4<f32>(-200.0), minus);
@@ -81,10 +84,7 @@ fn bce_share(sums: vec4<f32>) -> f32 {
 }
 
 fn row_loss(label: u32, sums: vec4<f32>) -> f32 {
-    // (ΣP + Σt − 2ΣPt)/(ΣP + Σt + s); two empty masks are equal masks, with loss 0.
-    let whole = sums.y + params.raised_smooth;
-    let apart = sums.y - 2.0 * sums.x;
-    var loss = select(apart / whole, 0.0, whole == 0.0);
+    var loss = dice_loss(sums);
     if (HAS_BCE) {
         loss += bce_share(sums) * sums.w;
     }
@@ -92,13 +92,15 @@ fn row_loss(label: u32, sums: vec4<f32>) -> f32 {
 }
 
 fn quad_slopes(label: u32, it: Item, sums: vec4<f32>) -> vec4<f32> {
-    let whole = sums.y + params.raised_smooth;
-    let inverse = select(1.0 / whole, 0.0, whole == 0.0);
     let l = logistic4(it.z);
-    let alike = (2.0 * sums.x + params.raised_smooth) * inverse;
-    var slopes = (raised_probability4(it, l) * l.q) * ((alike - 2.0 * (it.m * it.y)) * inverse);
+    let apart = dice_alike(sums) - 2.0 * (it.m * it.y);
+    var slopes = (raised_probability4(it, l) * l.q) * (apart * dice_inverse(sums));
     if (HAS_BCE) {
         slopes += bce_share(sums) * ((1.0 - it.y) * l.p - it.y * l.q);
     }
     return it.m * slopes;
+}
+
+fn finished(row: Row, closed: Closed) -> Closed {
+    return closed;
 }

@@ -1,7 +1,4 @@
-// Generalised cross-entropy: (1 - p_y^q)/q of a softmax (row/softmax.wgsl).
-//
-// Let S = Σ e over the other classes, and Z = Σ e over all classes. Then 1 - p_y is S/Z, and log p_y is -log(1 + S/e_y):
-// neither subtracts numbers near 1.
+// Generalised cross-entropy: (1 - p_y^q)/q of a softmax (row/softmax.wgsl, row/label.wgsl).
 
 const TWO_SOFTMAXES: bool = false;
 
@@ -25,11 +22,7 @@ fn exponent(u: vec4<f32>, top: f32) -> vec4<f32> {
     return below4(u, top);
 }
 
-fn is_label(it: Item, label: u32) -> vec4<bool> {
-    return vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u) == vec4<u32>(label);
-}
-
-// A weighed sum: S.
+// A weighed sum: S, over the other classes.
 fn terms(row: Row, it: Item, state: State) -> Terms {
     let others = select(exp_of(it.u, state.top), vec4<f32>(0.0), is_label(it, row.label));
     var out: Terms;
@@ -39,14 +32,6 @@ fn terms(row: Row, it: Item, state: State) -> Terms {
 
 fn reweighed(state: State, top: f32, second_top: f32) -> vec4<f32> {
     return state.weighed * exp_below(descent(state.top, top));
-}
-
-// log p of the label, whose score is live. Unlike an exponent it has no floor: q times it may be small.
-fn log_probability(u: f32, state: State) -> f32 {
-    let below = 2.0 * max(0.5 * u - 0.5 * state.top, -1e30);
-    let ratio = state.weighed.x / exp_below(max(below, -80.0));
-    let near = -log1p4(vec4<f32>(min(ratio, 1.0))).x;
-    return select(below - log4(vec4<f32>(state.sum)).x, near, below > -80.0 && ratio < 1.0);
 }
 
 fn close_live(row: Row, state: State) -> Closed {

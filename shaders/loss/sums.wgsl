@@ -3,6 +3,7 @@
 //   fn quad_sums(row, item) -> vec4<f32>           what a quad adds to the sums
 //   fn row_loss(label, sums) -> f32                the loss of a row
 //   fn quad_slopes(label, item, sums) -> vec4<f32> its derivatives
+//   fn finished(row, closed) -> Closed             a row that is closed, with what else is known of it
 
 struct State {
     sums: vec4<f32>,
@@ -40,7 +41,7 @@ fn close(row: Row, state: State) -> Closed {
     out.sums = state.sums;
     out.factor = row.factor;
     out.label = row.label;
-    return out;
+    return finished(row, out);
 }
 
 fn emit(row: Row, closed: Closed, it: Item) {

@@ -1,6 +1,7 @@
 //! Dice on logits (catalogue E9).
 
 mod reference;
+mod softmax;
 
 use super::separable::{SUMS_FACTORS, SUMS_STATE};
 use crate::{
@@ -21,9 +22,22 @@ use crate::{
         arguments as arg,
         call::{Call, Operand},
         declare::{setters, tensors},
-        options::{Empty, Padding, Reduction, check_reduction},
+        options::{Empty, IgnoreIndex, Padding, Reduction, check_reduction},
     },
 };
+
+/// The function that makes probabilities of the logits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum DiceActivation {
+    /// sigmoid(z): every channel has a mask of its own.
+    #[default]
+    Sigmoid,
+    /// softmax(z) over the classes of a pixel, which has one target.
+    Softmax,
+}
 
 /// The elements that one Dice coefficient covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +54,7 @@ pub enum Per {
     Batch,
 }
 
-/// The Dice loss on logits, optionally with a share of binary cross-entropy.
+/// The Dice loss on logits, optionally with a share of cross-entropy.
 ///
 /// With P = m·sigmoid(z) and t = m·y, where m is the mask (1 without one), the loss of a row (or of the batch) is
 /// 1 − (2·ΣP·t + smooth)/(ΣP + Σt + smooth) + bce/Σm·Σ m·BCE(z, y).
@@ -61,6 +75,21 @@ pub enum Per {
 /// - **Edges**: two empty masks without smoothing are equal, so the loss is 0. At z = ±inf, P is 0 or 1 (the share of
 ///   cross-entropy is at most 200). At finite z, P is never 0, however small: an empty mask without smoothing then has
 ///   the loss 1. A NaN makes the loss and the gradient of its row NaN, which [`crate::Status`] counts.
+/// - **Ignored targets**: an element whose target is one of `ignore_index` (255, say) is left out as if it were masked.
+/// - **Softmax** (`activation = "softmax"`): segmentation with one class a pixel. A row is a pixel, its targets `[rows]`
+///   are class indices (`i32`, `u32`, `i64`), P = m·softmax(z), and t is m for the pixel's class and 0 for the others.
+///   Each class has one coefficient over all pixels, whether `per` is "row" or "channel": loss, row_weight (class
+///   weights) and upstream have one value a class, `[classes]`, and the mean divides by the number of classes. (That is
+///   MONAI's `DiceLoss(softmax=True, to_onehot_y=True, batch=True)` with both its smoothings at `smooth`. A row_weight of
+///   0 leaves out a class, such as the background, but not from the mean's denominator.)
+///   - `cross_entropy_weight` times the mean cross-entropy of the pixels, divided by Σm, is added to the loss of every
+///     class, and so once to their mean.
+///   - A class that no pixel has and none is likely to be has the loss ΣP/(ΣP + smooth): near 0 with smoothing, 1
+///     without. Where no pixel counts, every coefficient is that of empty masks: the loss is 0.
+///   - Ignored and masked pixels have a gradient of exactly 0, even where their logits are NaN. The logits have the edges
+///     of [`crate::CrossEntropy`]: `-inf` is P = 0. A NaN or +inf logit, a pixel that is all `-inf`, or a target outside
+///     `0..classes` spoils every coefficient: all losses and the gradients of all other pixels are NaN, and
+///     [`crate::Status`] counts the pixel. The gradient of a pixel with a bad target is 0.
 /// - **Range**: masks are from 0 to 1. Larger numbers are computed as they are, as long as the sum of a mask is below
 ///   1e23.
 /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
@@ -90,8 +119,14 @@ pub struct Dice {
     pub smooth: f64,
     /// The elements that one coefficient covers.
     pub per: Per,
+    /// What makes probabilities of the logits.
+    pub activation: DiceActivation,
+    /// Targets that count for nothing.
+    pub ignore_index: IgnoreIndex,
     /// The weight of the mean binary cross-entropy that is added; not below 0.
     pub bce: f64,
+    /// With a softmax, the weight of the mean cross-entropy of the pixels that is added; not below 0.
+    pub cross_entropy_weight: f64,
     /// Whether gradient columns past the last column are written.
     pub padding: Padding,
 }
@@ -103,7 +138,10 @@ impl Default for Dice {
             empty: Empty::Nan,
             smooth: 1.0,
             per: Per::Row,
+            activation: DiceActivation::Sigmoid,
+            ignore_index: IgnoreIndex::One(-100),
             bce: 0.0,
+            cross_entropy_weight: 0.0,
             padding: Padding::Keep,
         }
     }
@@ -111,7 +149,8 @@ impl Default for Dice {
 
 impl Dice {
     setters! {
-        reduction: Reduction, empty: Empty, smooth: f64, per: Per, bce: f64, padding: Padding,
+        reduction: Reduction, empty: Empty, smooth: f64, per: Per, activation: DiceActivation,
+        ignore_index: IgnoreIndex, bce: f64, cross_entropy_weight: f64, padding: Padding,
     }
 
     /// The plan of a call that is regrouped to one row a coefficient. The gradient is padded as the caller lays it out.
@@ -124,6 +163,19 @@ impl Dice {
             totals.pad(&mut planner, call.output("grad.logits"), call.dim(Dim::Classes))?;
         }
         Ok(planner.finish())
+    }
+
+    /// Checks that the cross-entropy beside the coefficients is that of the activation.
+    fn check_activation(&self) -> Result<()> {
+        match self.activation {
+            DiceActivation::Sigmoid if self.cross_entropy_weight > 0.0 => {
+                Err(disagree("cross_entropy_weight", "with a sigmoid, `bce` is the weight"))
+            }
+            DiceActivation::Softmax if self.bce > 0.0 => {
+                Err(disagree("bce", "with a softmax, `cross_entropy_weight` is the weight"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks that a mask of one value a row is one of pixels.
@@ -154,9 +206,10 @@ tensors! {
     DiceInputs {
         /// Logits `[rows, columns]`.
         logits = "logits",
-        /// Masks `[rows, columns]`, from 0 to 1.
+        /// Masks `[rows, columns]`, from 0 to 1; over a softmax, class indices `[rows]`.
         targets = "targets",
-        /// The mask, 0 or 1 an element (or between them), `[rows, columns]`; or `[rows, 1]` with `per = "channel"`.
+        /// The mask, 0 or 1 an element (or between them), `[rows, columns]`; or `[rows, 1]` with `per = "channel"` and
+        /// over a softmax.
         mask = "mask",
         /// Row weights, one value a coefficient.
         row_weight = "row_weight",
@@ -191,19 +244,19 @@ const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
 
 /// The description, from the dimensions of a vector with one value a coefficient.
 macro_rules! about {
-    ($parts:expr) => { About {
+    ($parts:expr, $targets:expr, $mask:expr) => { About {
     name: "dice",
-    summary: "One minus the Dice coefficient of a mask's logits, a row or over the batch.",
+    summary: "One minus the Dice coefficient of a mask's logits, a row or over the batch, or of the classes of pixels.",
     formula: "P = mask·sigmoid(z), t = mask·y; loss = 1 − (2·Σ P·t + smooth)/(Σ P + Σ t + smooth) + bce·mean BCE",
     pytorch: "none",
     inputs: &[
         Argument::required("logits", Kind::Float, MATRIX, "logits of the mask"),
-        Argument::required("targets", Kind::Float, MATRIX, "the mask").within(Domain::Probability),
+        $targets,
         Argument::optional(
             "mask",
             Kind::Float,
-            &[&[Dim::Rows, Dim::Classes], &[Dim::Rows, Dim::One]],
-            "multiplies sigmoid(z) and targets; 0 takes an element out",
+            $mask,
+            "multiplies probabilities and targets; 0 takes an element or a pixel out",
         )
         .within(Domain::Mask),
         Argument::optional(
@@ -252,25 +305,49 @@ macro_rules! about {
             about: "one coefficient a row (\"row\"), a column (\"channel\") or over all elements (\"batch\")",
         },
         OptionAbout {
+            name: "activation",
+            default: "\"sigmoid\"", samples: &["\"softmax\""],
+            about: "\"sigmoid\", or \"softmax\" over the classes of a pixel: targets are class indices [rows]",
+        },
+        OptionAbout {
+            name: "ignore_index",
+            default: "-100", samples: &["1", "[0, 2]"],
+            about: "a target, or a list of up to 4, whose elements or pixels count for nothing",
+        },
+        OptionAbout {
             name: "bce",
             default: "0.0", samples: &["0.5"],
-            about: "the weight of the mean binary cross-entropy beside it",
+            about: "the weight of the mean binary cross-entropy beside it (sigmoid)",
+        },
+        OptionAbout {
+            name: "cross_entropy_weight",
+            default: "0.0", samples: &["0.5"],
+            about: "the weight of the mean cross-entropy beside it (softmax)",
         },
         arg::PADDING,
     ],
 } };
 }
 
-pub(super) static ABOUT: About = about!(&[Dim::Rows]);
-static ABOUT_CHANNELS: About = about!(&[Dim::Classes]);
-static ABOUT_BATCH: About = about!(&[Dim::One]);
+/// Targets of every element.
+const MASKS: Argument =
+    Argument::required("targets", Kind::Float, MATRIX, "the mask").within(Domain::Probability);
+
+const ELEMENTS: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes], &[Dim::Rows, Dim::One]];
+const PIXELS: &[&[Dim]] = &[&[Dim::Rows, Dim::One]];
+
+pub(super) static ABOUT: About = about!(&[Dim::Rows], MASKS, ELEMENTS);
+static ABOUT_CHANNELS: About = about!(&[Dim::Classes], MASKS, ELEMENTS);
+static ABOUT_BATCH: About = about!(&[Dim::One], MASKS, ELEMENTS);
+static ABOUT_SOFTMAX: About = about!(&[Dim::Classes], arg::LABELS, PIXELS);
 
 impl Signature for Dice {
     fn about(&self) -> &'static About {
-        match self.per {
-            Per::Row => &ABOUT,
-            Per::Channel => &ABOUT_CHANNELS,
-            Per::Batch => &ABOUT_BATCH,
+        match (self.activation, self.per) {
+            (DiceActivation::Softmax, _) => &ABOUT_SOFTMAX,
+            (_, Per::Row) => &ABOUT,
+            (_, Per::Channel) => &ABOUT_CHANNELS,
+            (_, Per::Batch) => &ABOUT_BATCH,
         }
     }
 
@@ -284,7 +361,16 @@ impl Signature for Dice {
 
     fn validate(&self) -> Result<()> {
         check_reduction("dice", self.reduction)?;
-        for (name, value) in [("smooth", self.smooth), ("bce", self.bce)] {
+        self.ignore_index.validate("dice")?;
+        if self.activation == DiceActivation::Softmax && self.per == Per::Batch {
+            return Err(disagree("per", "over a softmax each class has a coefficient of its own"));
+        }
+        let numbers = [
+            ("smooth", self.smooth),
+            ("bce", self.bce),
+            ("cross_entropy_weight", self.cross_entropy_weight),
+        ];
+        for (name, value) in numbers {
             if !((value as f32).is_finite() && value >= 0.0) {
                 return Err(Error::option("dice", name, value, "is within f32 and not below 0"));
             }
@@ -293,6 +379,10 @@ impl Signature for Dice {
     }
 
     fn accepts(&self, call: &Call) -> Result<()> {
+        self.check_activation()?;
+        if self.activation == DiceActivation::Softmax {
+            return softmax::accepts(self, call);
+        }
         self.check_mask(call)?;
         match self.per {
             Per::Row => row::accepts(self, call),
@@ -308,6 +398,9 @@ impl Operation for Dice {
     }
 
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
+        if self.activation == DiceActivation::Softmax {
+            return softmax::plan(self, call, profile);
+        }
         match self.per {
             Per::Row => row::plan(self, call, profile),
             per => self.plan_regrouped(call, per, profile),
@@ -321,6 +414,16 @@ impl Operation for Dice {
         arithmetic: Arithmetic,
     ) -> Result<Arrays> {
         reference::run(self, inputs, wanted, arithmetic)
+    }
+}
+
+/// The error for an option or input that does not go with the activation.
+fn disagree(argument: &str, reason: &str) -> Error {
+    Error::Conflict {
+        operation: "dice".into(),
+        argument: argument.into(),
+        other: "activation".into(),
+        reason: reason.into(),
     }
 }
 
@@ -434,6 +537,22 @@ impl Dice {
             ("bce", self.bce.into()),
         ]
     }
+
+    /// The uniforms that say which targets of a sigmoid are ignored. The unused ones of the four repeat the first.
+    fn ignored(&self) -> [(&'static str, Number); 5] {
+        let ignored = self.ignore_index.as_slice();
+        let bits = |nth: usize| {
+            let index = ignored.get(nth).or(ignored.first()).copied().unwrap_or_default();
+            Number::U32((index as f32).to_bits())
+        };
+        [
+            ("ignored", Number::from(ignored.len() as u64)),
+            ("ignored_0", bits(0)),
+            ("ignored_1", bits(1)),
+            ("ignored_2", bits(2)),
+            ("ignored_3", bits(3)),
+        ]
+    }
 }
 
 impl RowLoss for Dice {
@@ -450,6 +569,7 @@ impl RowLoss for Dice {
             // Otherwise the rows of the plan are not those of the tensor.
             padding: if self.per == Per::Row { self.padding } else { Padding::Keep },
             sources: vec![
+                shader!("loss/dice_quotient.wgsl"),
                 shader!("loss/dice.wgsl"),
                 shader!("row/open.wgsl"),
                 shader!("loss/sums.wgsl"),
@@ -461,7 +581,7 @@ impl RowLoss for Dice {
             state: SUMS_STATE,
             factors: SUMS_FACTORS,
             overrides: vec![("HAS_BCE", (self.bce > 0.0).into())],
-            uniforms: self.uniforms(),
+            uniforms: self.uniforms().into_iter().chain(self.ignored()).collect(),
             ..RowProgram::default()
         }
     }

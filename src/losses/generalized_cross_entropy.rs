@@ -5,7 +5,7 @@ use crate::{
     plan::kernel::shader,
     reference::Real,
     skeleton::row::{
-        Field, LabelScore, Rounds, RowLoss, RowProgram,
+        Field, LABEL, LabelScore, Rounds, RowLoss, RowProgram,
         reference::{Point, Row, RowFormula, Softmax},
         row_loss,
     },
@@ -101,11 +101,14 @@ impl RowFormula for GeneralizedCrossEntropy {
 
 impl RowLoss for GeneralizedCrossEntropy {
     fn program(&self, _: &Call) -> RowProgram {
+        let mut program =
+            RowProgram::softmax(shader!("loss/generalized_cross_entropy.wgsl"), Rounds::One);
+        program.sources.push(LABEL);
         self.ruled(RowProgram {
             factors: FACTORS,
             label_score: LabelScore::Closing,
             uniforms: vec![("q", self.q.into())],
-            ..RowProgram::softmax(shader!("loss/generalized_cross_entropy.wgsl"), Rounds::One)
+            ..program
         })
     }
 

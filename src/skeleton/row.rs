@@ -25,7 +25,7 @@ pub(crate) use rows::{Gradient, Rows, Scores, functor_streams};
 
 pub use crate::spec::{broadcast::Broadcast, shard::STATE_WORDS};
 pub use contract::{
-    Counted, DROPPED, Field, FieldKind, Given, LabelScore, OPEN, OutputKind, PLACE, Reduced,
+    Counted, DROPPED, Field, FieldKind, Given, LABEL, LabelScore, OPEN, OutputKind, PLACE, Reduced,
     Rounds, RowNumber, RowOutput, RowProgram, RowStream, SCORES, StateLayout, StreamAccess,
     StreamElement, Target,
 };

@@ -5,7 +5,7 @@ use surprisal::{
     Array, Arrays, Dice, Error, Huber, Operation, Per, Reduction, cpu, operations, testing,
 };
 
-use crate::{EXACT, INF, assert_close, assert_differences, logits, named, run};
+use crate::{EXACT, INF, assert_close, assert_differences, indices, logits, named, run, vector};
 
 fn parse(name: &str, options: &serde_json::Value) -> Box<dyn Operation> {
     (operations::find(name).unwrap().parse)(options).unwrap()
@@ -150,4 +150,161 @@ fn pixels_of_dice() {
     }
     let bad = set(&each, "mask", 0, f64::NAN);
     assert!(run(&*loss, &bad, "loss").iter().all(|loss| loss.is_nan()), "NaN is not laundered");
+}
+
+/// Targets that are ignored leave their elements out, as a mask does.
+#[test]
+fn dice_ignores_targets() {
+    for per in PERS {
+        let mut inputs = masked(9, 2, 3);
+        inputs.insert("mask".to_owned(), logits(2, &[1.0, 0.0, 1.0, 0.0, 1.0, 1.0]));
+        let mut ignored = set(&set(&inputs, "targets", 1, 255.0), "targets", 3, 2.0);
+        ignored.remove("mask");
+        let options = json!({"per": per, "reduction": "none", "ignore_index": [255, 2]});
+        let loss = parse("dice", &options);
+        for name in ["loss", "grad.logits"] {
+            let expected = run(&*dice(per, 0.0, 1.0), &inputs, name);
+            assert_eq!(run(&*loss, &ignored, name), expected, "{per} {name}");
+        }
+    }
+}
+
+// --- dice over a softmax ---
+
+fn over_softmax(options: &serde_json::Value) -> Box<dyn Operation> {
+    let mut all = json!({"activation": "softmax", "reduction": "none"});
+    all.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+    parse("dice", &all)
+}
+
+/// Five pixels of three classes; the third one is ignored.
+fn pixels() -> Arrays {
+    named([
+        ("logits", logits(5, &testing::gaussian(11, 15))),
+        ("targets", indices(&[0, 2, -100, 1, 0])),
+    ])
+}
+
+fn and(inputs: &Arrays, more: &[(&str, Array)]) -> Arrays {
+    let mut inputs = inputs.clone();
+    inputs.extend(more.iter().map(|(name, array)| ((*name).to_owned(), array.clone())));
+    inputs
+}
+
+/// The loss is that of masks that are the softmax, summed by hand.
+#[test]
+fn dice_over_a_softmax_by_hand() {
+    let inputs = pixels();
+    let (z, y) = (inputs["logits"].to_f64(), inputs["targets"].to_i64());
+    let mask = [1.0, 0.5, 1.0, 0.0, 2.0];
+    let masked = and(&inputs, &[("mask", logits(5, &mask))]);
+    for smooth in [0.0, 1.0] {
+        let (mut expected, mut cross_entropy) = (Vec::new(), [0.0, 0.0]);
+        for class in 0..3 {
+            let (mut both, mut whole) = (0.0, smooth);
+            for row in (0..5).filter(|&row| y[row] >= 0) {
+                let e: Vec<f64> = z[row * 3..row * 3 + 3].iter().map(|z| z.exp()).collect();
+                let p = mask[row] * e[class] / e.iter().sum::<f64>();
+                let t = if y[row] == class as i64 { mask[row] } else { 0.0 };
+                (both, whole) = (both + p * t, whole + p + t);
+                if t > 0.0 {
+                    cross_entropy[0] -= t * (p / mask[row]).ln();
+                    cross_entropy[1] += t;
+                }
+            }
+            expected.push(1.0 - (2.0 * both + smooth) / whole);
+        }
+        let loss = over_softmax(&json!({"smooth": smooth}));
+        assert_close(&run(&*loss, &masked, "loss"), &expected, EXACT, "coefficients");
+        let [sum, count] = cross_entropy;
+        let both = over_softmax(&json!({"smooth": smooth, "cross_entropy_weight": 0.5}));
+        let expected: Vec<f64> = expected.iter().map(|loss| loss + 0.5 * sum / count).collect();
+        assert_close(&run(&*both, &masked, "loss"), &expected, EXACT, "with cross-entropy");
+    }
+    // The share of cross-entropy is that of `cross_entropy`.
+    let mean = |weight: f64| {
+        let options = json!({"reduction": "mean", "cross_entropy_weight": weight});
+        run(&*over_softmax(&options), &inputs, "loss")[0]
+    };
+    let expected = run(&*parse("cross_entropy", &json!({})), &inputs, "loss");
+    assert_close(&[mean(1.0) - mean(0.0)], &expected, EXACT, "cross-entropy");
+}
+
+#[test]
+fn the_gradient_of_dice_over_a_softmax_is_the_slope_of_its_loss() {
+    let mask = ("mask", logits(5, &[1.0, 0.5, 1.0, 0.0, 2.0]));
+    let weights = ("row_weight", vector(&[0.5, 2.0, 1.0]));
+    for inputs in [pixels(), and(&pixels(), &[mask, weights])] {
+        for (smooth, weight) in [(1.0, 0.0), (0.0, 0.7)] {
+            for reduction in ["mean", "sum", "none"] {
+                let upstream = if reduction == "none" { vec![1.0, -2.0, 0.5] } else { vec![-1.5] };
+                let inputs = and(&inputs, &[("upstream", vector(&upstream))]);
+                let options = json!({"smooth": smooth, "cross_entropy_weight": weight,
+                    "reduction": reduction, "per": "channel"});
+                assert_differences(&*over_softmax(&options), &inputs, "logits");
+            }
+        }
+    }
+}
+
+#[test]
+fn pixels_that_do_not_count_or_cannot() {
+    let loss = over_softmax(&json!({"cross_entropy_weight": 0.5}));
+    let plain = pixels();
+    let expected = run(&*loss, &plain, "loss");
+    // What is ignored may hold anything, and a common offset changes nothing.
+    let ignored = set(&plain, "logits", 7, f64::NAN);
+    assert_eq!(run(&*loss, &ignored, "loss"), expected);
+    assert_eq!(run(&*loss, &ignored, "grad.logits")[6..9], [0.0; 3]);
+    let moved: Vec<f64> = plain["logits"].rounded(surprisal::Dtype::F16).to_f64();
+    let at = |offset: f64| {
+        let z: Vec<f64> = moved.iter().map(|z| z + offset).collect();
+        run(&*loss, &and(&plain, &[("logits", logits(5, &z))]), "loss")
+    };
+    assert_close(&at(1e6), &at(0.0), 1e-9, "offset");
+    // One bad pixel spoils every coefficient.
+    let status = |inputs: &Arrays| {
+        let words = &cpu::run(&*loss, inputs, &["status"]).unwrap()["status"];
+        surprisal::Status::from_array(words)
+    };
+    for bad in [f64::NAN, INF] {
+        let inputs = set(&plain, "logits", 3, bad);
+        assert!(run(&*loss, &inputs, "loss").iter().all(|loss| loss.is_nan()));
+        let gradient = run(&*loss, &inputs, "grad.logits");
+        assert!(gradient[3..6].iter().all(|g| g.is_nan()) && gradient[6..9] == [0.0; 3]);
+        assert_eq!((status(&inputs).bad_rows, status(&inputs).bad_targets), (1, 0));
+        let nothing = and(&inputs, &[("upstream", vector(&[0.0]))]);
+        assert_eq!(run(&*loss, &nothing, "grad.logits"), [0.0; 15], "0 wins over NaN");
+    }
+    let inputs = and(&plain, &[("targets", indices(&[0, 3, -100, 1, 0]))]);
+    assert!(run(&*loss, &inputs, "loss").iter().all(|loss| loss.is_nan()));
+    assert_eq!(run(&*loss, &inputs, "grad.logits")[3..6], [0.0; 3]);
+    assert_eq!(status(&inputs).first_bad_target, Some((1, 3)));
+    // Without a pixel that counts, all masks are empty.
+    let nothing = and(&plain, &[("targets", indices(&[-100; 5]))]);
+    assert_eq!(run(&*loss, &nothing, "loss"), [0.0; 3]);
+    assert_eq!(run(&*loss, &nothing, "grad.logits"), [0.0; 15]);
+    // -inf is a class that is not there; a target there has an infinite cross-entropy.
+    let masked = set(&plain, "logits", 4, -INF);
+    assert!(run(&*loss, &masked, "loss").iter().all(|loss| loss.is_finite()));
+    assert_eq!(run(&*loss, &masked, "grad.logits")[4], 0.0);
+    let masked = set(&plain, "logits", 5, -INF);
+    assert_eq!(run(&*loss, &masked, "loss"), [INF; 3]);
+    assert!(run(&*loss, &masked, "grad.logits").iter().all(|g| g.is_finite()));
+}
+
+#[test]
+fn what_does_not_go_with_an_activation() {
+    let conflict = |options: serde_json::Value, inputs: &Arrays| {
+        let loss = (operations::find("dice").unwrap().parse)(&options);
+        let refused = loss.and_then(|loss| cpu::run(&*loss, inputs, &["loss"])).unwrap_err();
+        assert!(matches!(refused, Error::Conflict { .. }), "{options}: {refused}");
+    };
+    conflict(json!({"activation": "softmax", "per": "batch"}), &pixels());
+    conflict(json!({"activation": "softmax", "bce": 0.5}), &pixels());
+    conflict(json!({"cross_entropy_weight": 0.5}), &masked(1, 2, 3));
+    let loss = over_softmax(&json!({}));
+    let whole = and(&pixels(), &[("mask", logits(5, &[1.0; 15]))]);
+    assert!(cpu::run(&*loss, &whole, &["loss"]).is_err(), "a mask is one of pixels");
+    assert!(cpu::run(&*loss, &masked(1, 2, 3), &["loss"]).is_err(), "targets are indices");
 }

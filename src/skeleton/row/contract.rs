@@ -195,6 +195,8 @@ pub const OPEN: Source = shader!("row/open.wgsl");
 pub const SCORES: Source = shader!("row/scores.wgsl");
 /// How rows that have no loss of their own are closed: `row_is_dropped`, `closed_dropped`, `closed_bad`.
 pub const DROPPED: Source = shader!("row/dropped.wgsl");
+/// The label of a softmax row: `is_label`, `log_probability`.
+pub const LABEL: Source = shader!("row/label.wgsl");
 /// The order of a row's columns, for functors that use the selected column ([`RowProgram::select`]).
 pub const PLACE: Source = shader!("row/place.wgsl");
 /// The state of `shaders/row/softmax.wgsl`.
