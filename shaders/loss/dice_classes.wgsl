@@ -1,9 +1,7 @@
 // The classes of a Dice loss over the classes of a softmax: a row is a class and a column is a pixel. With
-// P = m·softmax(z) and t = m·[the pixel's target is the class], where m is the mask, the loss needs two sums of a row
-// (sums.wgsl, dice_quotient.wgsl). Of the pixels it reads what dice_pixels.wgsl has left: the largest score, and 1/Σ e.
-
-// The largest slope is 2^126, whatever the smoothing is. A slope that large has only p near 0 to multiply.
-const MOST_SLOPE: f32 = 8.50705917e37;
+// P = m·softmax(z) and t = m·[the pixel's target is the class], where m is the mask, the loss needs three sums of a row
+// (sums.wgsl): those of the quotient (dice_quotient.wgsl), and Σ t. Of each pixel it reads what dice_pixels.wgsl has
+// left: the largest score, and 1/Σ e.
 
 // The least raise·P is 2^-125, above the numbers that a device may treat as 0.
 const LEAST_RAISED: f32 = 2.35098870e-38;
@@ -53,12 +51,13 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     let p = max(e * scale, vec4<f32>(LEAST_RAISED));
     it.p = select(m * p, vec4<f32>(0.0), !known | (apart < vec4<f32>(params.nothing_below)));
     it.both = it.p * t;
-    it.t = params.raise * t;
+    it.t = t;
     return it;
 }
 
 fn quad_sums(row: Row, it: Item) -> vec4<f32> {
-    return vec4<f32>(sum4(it.both), sum4(it.p) + sum4(it.t), 0.0, 0.0);
+    let hits = sum4(it.t);
+    return vec4<f32>(sum4(it.both), sum4(it.p) + params.raise * hits, hits, 0.0);
 }
 
 fn row_loss(label: u32, sums: vec4<f32>) -> f32 {
@@ -70,25 +69,18 @@ fn quad_slopes(label: u32, it: Item, sums: vec4<f32>) -> vec4<f32> {
     return vec4<f32>(0.0);
 }
 
-// Adds the mean cross-entropy of the pixels, and leaves the slopes with respect to P: a·P, and b·P·t where the class is
-// met, with whether any gradient flows. Where a pixel has no cross-entropy (a bad target or bad scores), no class has a coefficient.
+// Leaves the coefficient's slopes, and the sums themselves for a coefficient over all classes (dice_joint.wgsl).
 fn finished(row: Row, closed: Closed) -> Closed {
-    let mean = scalar_bits();
-    if (is_nan(mean)) {
-        let fill = select(NAN_BITS, 0u, is_nothing(row.factor));
-        return closed_blank(ROW_NAN | factor_flags(row.factor), NAN_BITS, fill);
-    }
-    let more = times(bitcast<u32>(params.cross_entropy_weight), mean);
-    let finite_more = bitcast<f32>(select(0u, more, finite_one(more)));
-    let loss = bits_or(dice_loss(closed.sums) + finite_more, more, finite_one(more));
-    let unit = min(dice_inverse(closed.sums), MOST_SLOPE / params.raise) * params.raise;
-    let factor = bitcast<u32>(row.factor);
+    let own = coefficient(row, closed.sums);
     var out = closed;
-    out.loss = times(bitcast<u32>(row.row_weight), loss);
-    out.slope = times(factor, bitcast<u32>(dice_alike(closed.sums) * unit));
-    out.met = times(factor, bitcast<u32>(-2.0 * unit));
-    out.share = factor;
-    let flows = bitcast<u32>(select(1.0, 0.0, is_nothing(row.factor)));
-    out.flows = select(flows, NAN_BITS, is_nan(factor));
+    out.loss = own.loss;
+    out.flags = own.flags;
+    out.slope = own.slope;
+    out.met = own.met;
+    out.share = own.share;
+    out.flows = own.flows;
+    out.both = bitcast<u32>(closed.sums.x);
+    out.whole = bitcast<u32>(closed.sums.y);
+    out.hits = bitcast<u32>(closed.sums.z);
     return out;
 }

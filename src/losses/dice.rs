@@ -39,6 +39,20 @@ pub enum DiceActivation {
     Softmax,
 }
 
+/// The weights of the classes in one coefficient over all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum DiceClassWeight {
+    /// 1 for every class.
+    #[default]
+    Uniform,
+    /// 1/(Σt)², so that a small class counts as much as a large one. A class that no pixel has gets the largest weight
+    /// of the others.
+    InverseSquare,
+}
+
 /// The elements that one Dice coefficient covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -82,6 +96,10 @@ pub enum Per {
 ///   weights) and upstream have one value a class, `[classes]`, and the mean divides by the number of classes. (That is
 ///   MONAI's `DiceLoss(softmax=True, to_onehot_y=True, batch=True)` with both its smoothings at `smooth`. A row_weight of
 ///   0 leaves out a class, such as the background, but not from the mean's denominator.)
+///   - With `per = "batch"` all classes have one coefficient: 1 − (2·Σ_c w_c·ΣP·t + smooth)/(Σ_c w_c·(ΣP + Σt) + smooth),
+///     `[1]`, with w = 1 or, where `class_weight` is "inverse_square", w_c = 1/(Σt)², the generalised Dice loss. A class
+///     that no pixel has gets the largest weight of the others; Σt below 1/1024 counts as 1/1024. The weights follow from
+///     targets and mask alone.
 ///   - `cross_entropy_weight` times the mean cross-entropy of the pixels, divided by Σm, is added to the loss of every
 ///     class, and so once to their mean.
 ///   - A class that no pixel has and none is likely to be has the loss ΣP/(ΣP + smooth): near 0 with smoothing, 1
@@ -94,7 +112,7 @@ pub enum Per {
 ///   1e23.
 /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
 ///
-/// Source: Milletari et al. 2016 (V-Net).
+/// Sources: Milletari et al. 2016 (V-Net); generalised Dice, Sudre et al. 2017.
 ///
 /// ```
 /// use surprisal::{Array, Arrays, Dice, cpu};
@@ -121,6 +139,8 @@ pub struct Dice {
     pub per: Per,
     /// What makes probabilities of the logits.
     pub activation: DiceActivation,
+    /// With a softmax and one coefficient over the batch, the weights of the classes in it.
+    pub class_weight: DiceClassWeight,
     /// Targets that count for nothing.
     pub ignore_index: IgnoreIndex,
     /// The weight of the mean binary cross-entropy that is added; not below 0.
@@ -139,6 +159,7 @@ impl Default for Dice {
             smooth: 1.0,
             per: Per::Row,
             activation: DiceActivation::Sigmoid,
+            class_weight: DiceClassWeight::Uniform,
             ignore_index: IgnoreIndex::One(-100),
             bce: 0.0,
             cross_entropy_weight: 0.0,
@@ -150,6 +171,7 @@ impl Default for Dice {
 impl Dice {
     setters! {
         reduction: Reduction, empty: Empty, smooth: f64, per: Per, activation: DiceActivation,
+        class_weight: DiceClassWeight,
         ignore_index: IgnoreIndex, bce: f64, cross_entropy_weight: f64, padding: Padding,
     }
 
@@ -165,14 +187,26 @@ impl Dice {
         Ok(planner.finish())
     }
 
-    /// Checks that the cross-entropy beside the coefficients is that of the activation.
+    /// Checks that the options go with the activation.
     fn check_activation(&self) -> Result<()> {
+        let weighs = self.class_weight != DiceClassWeight::Uniform;
         match self.activation {
-            DiceActivation::Sigmoid if self.cross_entropy_weight > 0.0 => {
-                Err(disagree("cross_entropy_weight", "with a sigmoid, `bce` is the weight"))
+            DiceActivation::Sigmoid if self.cross_entropy_weight > 0.0 => disagree(
+                "cross_entropy_weight",
+                "activation",
+                "with a sigmoid, `bce` is the weight",
+            ),
+            DiceActivation::Sigmoid if weighs => {
+                disagree("class_weight", "activation", "the classes are those of a softmax")
             }
-            DiceActivation::Softmax if self.bce > 0.0 => {
-                Err(disagree("bce", "with a softmax, `cross_entropy_weight` is the weight"))
+            DiceActivation::Softmax if self.bce > 0.0 => disagree(
+                "bce",
+                "activation",
+                "with a softmax, `cross_entropy_weight` is the weight",
+            ),
+            DiceActivation::Softmax if weighs && self.per != Per::Batch => {
+                let reason = "classes with coefficients of their own are weighed by `row_weight`";
+                disagree("class_weight", "per", reason)
             }
             _ => Ok(()),
         }
@@ -184,12 +218,8 @@ impl Dice {
         if self.per == Per::Channel || columns.is_none_or(|own| own == call.dim(Dim::Classes)) {
             return Ok(());
         }
-        Err(Error::Conflict {
-            operation: "dice".into(),
-            argument: "mask".into(),
-            other: "per".into(),
-            reason: "one value a row masks pixels, so a row is a pixel: per = \"channel\"".into(),
-        })
+        let reason = "one value a row masks pixels, so a row is a pixel: per = \"channel\"";
+        disagree("mask", "per", reason)
     }
 
     /// How the coefficients become one number; over the batch there is only one.
@@ -310,6 +340,12 @@ macro_rules! about {
             about: "\"sigmoid\", or \"softmax\" over the classes of a pixel: targets are class indices [rows]",
         },
         OptionAbout {
+            name: "class_weight",
+            default: "\"uniform\"", samples: &["\"inverse_square\""],
+            about: "the weights of classes in one coefficient (softmax, per = \"batch\"): \"uniform\" or \
+                    \"inverse_square\" (1/(Σt)²: generalised Dice)",
+        },
+        OptionAbout {
             name: "ignore_index",
             default: "-100", samples: &["1", "[0, 2]"],
             about: "a target, or a list of up to 4, whose elements or pixels count for nothing",
@@ -339,11 +375,13 @@ const PIXELS: &[&[Dim]] = &[&[Dim::Rows, Dim::One]];
 pub(super) static ABOUT: About = about!(&[Dim::Rows], MASKS, ELEMENTS);
 static ABOUT_CHANNELS: About = about!(&[Dim::Classes], MASKS, ELEMENTS);
 static ABOUT_BATCH: About = about!(&[Dim::One], MASKS, ELEMENTS);
+static ABOUT_JOINT: About = about!(&[Dim::One], arg::LABELS, PIXELS);
 static ABOUT_SOFTMAX: About = about!(&[Dim::Classes], arg::LABELS, PIXELS);
 
 impl Signature for Dice {
     fn about(&self) -> &'static About {
         match (self.activation, self.per) {
+            (DiceActivation::Softmax, Per::Batch) => &ABOUT_JOINT,
             (DiceActivation::Softmax, _) => &ABOUT_SOFTMAX,
             (_, Per::Row) => &ABOUT,
             (_, Per::Channel) => &ABOUT_CHANNELS,
@@ -362,9 +400,6 @@ impl Signature for Dice {
     fn validate(&self) -> Result<()> {
         check_reduction("dice", self.reduction)?;
         self.ignore_index.validate("dice")?;
-        if self.activation == DiceActivation::Softmax && self.per == Per::Batch {
-            return Err(disagree("per", "over a softmax each class has a coefficient of its own"));
-        }
         let numbers = [
             ("smooth", self.smooth),
             ("bce", self.bce),
@@ -417,14 +452,14 @@ impl Operation for Dice {
     }
 }
 
-/// The error for an option or input that does not go with the activation.
-fn disagree(argument: &str, reason: &str) -> Error {
-    Error::Conflict {
+/// The error for two arguments or options that do not go together.
+fn disagree(argument: &str, other: &str, reason: &str) -> Result<()> {
+    Err(Error::Conflict {
         operation: "dice".into(),
         argument: argument.into(),
-        other: "activation".into(),
+        other: other.into(),
         reason: reason.into(),
-    }
+    })
 }
 
 /// The same call with one row a coefficient.

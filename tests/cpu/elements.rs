@@ -191,6 +191,31 @@ fn and(inputs: &Arrays, more: &[(&str, Array)]) -> Arrays {
     inputs
 }
 
+/// One coefficient over all classes has the weighted sums of the classes.
+#[test]
+fn generalised_dice_by_hand() {
+    let inputs = and(&pixels(), &[("targets", indices(&[0, 0, -100, 1, 0]))]);
+    let (z, y) = (inputs["logits"].to_f64(), inputs["targets"].to_i64());
+    // The third class has no pixel, so it weighs as much as the second one.
+    for (weight, weights) in [("uniform", [1.0; 3]), ("inverse_square", [1.0 / 9.0, 1.0, 1.0])] {
+        let (mut both, mut whole) = (0.0, 0.5);
+        for row in (0..5).filter(|&row| y[row] >= 0) {
+            let e: Vec<f64> = z[row * 3..row * 3 + 3].iter().map(|z| z.exp()).collect();
+            for class in 0..3 {
+                let p = e[class] / e.iter().sum::<f64>();
+                let t = f64::from(u8::from(y[row] == class as i64));
+                both += weights[class] * p * t;
+                whole += weights[class] * (p + t);
+            }
+        }
+        let expected = 1.0 - (2.0 * both + 0.5) / whole;
+        let options = json!({"per": "batch", "class_weight": weight, "smooth": 0.5});
+        let loss = over_softmax(&options);
+        assert_close(&run(&*loss, &inputs, "loss"), &[expected], EXACT, weight);
+        assert_eq!(run(&*loss, &inputs, "denominator"), [1.0]);
+    }
+}
+
 /// The loss is that of masks that are the softmax, summed by hand.
 #[test]
 fn dice_over_a_softmax_by_hand() {
@@ -242,6 +267,12 @@ fn the_gradient_of_dice_over_a_softmax_is_the_slope_of_its_loss() {
                 let options = json!({"smooth": smooth, "cross_entropy_weight": weight,
                     "reduction": reduction, "per": "channel"});
                 assert_differences(&*over_softmax(&options), &inputs, "logits");
+            }
+            let one = [("row_weight", vector(&[2.0])), ("upstream", vector(&[-1.5]))];
+            for class_weight in ["uniform", "inverse_square"] {
+                let options = json!({"smooth": smooth, "cross_entropy_weight": weight,
+                    "class_weight": class_weight, "per": "batch"});
+                assert_differences(&*over_softmax(&options), &and(&inputs, &one), "logits");
             }
         }
     }
@@ -300,7 +331,8 @@ fn what_does_not_go_with_an_activation() {
         let refused = loss.and_then(|loss| cpu::run(&*loss, inputs, &["loss"])).unwrap_err();
         assert!(matches!(refused, Error::Conflict { .. }), "{options}: {refused}");
     };
-    conflict(json!({"activation": "softmax", "per": "batch"}), &pixels());
+    conflict(json!({"activation": "softmax", "class_weight": "inverse_square"}), &pixels());
+    conflict(json!({"class_weight": "inverse_square"}), &masked(1, 2, 3));
     conflict(json!({"activation": "softmax", "bce": 0.5}), &pixels());
     conflict(json!({"cross_entropy_weight": 0.5}), &masked(1, 2, 3));
     let loss = over_softmax(&json!({}));

@@ -1,14 +1,17 @@
-//! Dice over the classes of a softmax. Three row losses follow one another, and leave what they find in scratch:
+//! Dice over the classes of a softmax. Row losses follow one another, and leave what they find in scratch:
 //!
 //! 1. over the pixels: the normaliser of each pixel's softmax, and the mean cross-entropy;
 //! 2. over the classes, whose columns are the pixels: a coefficient each, and its slopes;
 //! 3. over the pixels again, if the call wants it: the gradient.
 //!
+//! Where all classes have one coefficient, a loss of one row, whose columns are the classes, follows the second one and
+//! finds loss and slopes from its sums.
+//!
 //! Probabilities are never stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Dice, Per, regrouped};
+use super::{Dice, DiceClassWeight, Per, regrouped};
 use crate::{
     data::{
         array::{Arithmetic, Arrays},
@@ -16,12 +19,12 @@ use crate::{
         tensor::{Dtype, Layout},
     },
     losses::separable::{SUMS_FACTORS, SUMS_STATE},
-    plan::{Plan, Planner, Role, kernel::shader, profile::Profile},
+    plan::{Number, Plan, Planner, Role, kernel::shader, profile::Profile},
     skeleton::{
         operation::Operation,
         row::{
             self, Broadcast, Counted, Field, LABEL, LabelScore, OPEN, Reduced, Rounds, RowLoss,
-            RowOutput, RowProgram, RowStream, StreamElement, Target,
+            RowOutput, RowProgram, RowStream, StateLayout, StreamElement, Target,
         },
     },
     spec::{
@@ -43,9 +46,16 @@ static OF_CLASSES: &[RowOutput] = &[
     RowOutput::number("met"),
     RowOutput::number("share"),
     RowOutput::number("flows").reduced(Reduced::Sum("flowing")),
+    RowOutput::number("both"),
+    RowOutput::number("whole"),
+    RowOutput::number("hits"),
 ];
 /// Those of them that the gradient reads for each class.
-const READ: usize = 3;
+const SLOPES: [&str; 3] = ["slope", "met", "share"];
+/// Those of them that one coefficient over all classes reads: the names there, and here.
+const SUMS: [(&str, &str); 3] = [("both", "both"), ("logits", "whole"), ("hits", "hits")];
+/// The inputs that say how coefficients are weighed and reduced, and what is added to them.
+const REDUCED: [&str; 4] = ["row_weight", "upstream", "denominator", "cross_entropy"];
 
 /// The scratch of a plan, by the names under which the three losses know its parts.
 struct Notes {
@@ -56,7 +66,8 @@ impl Notes {
     fn new(planner: &mut Planner<'_>, call: &Call) -> Self {
         let (rows, classes) = (call.dim(Dim::Rows), call.dim(Dim::Classes));
         let parts = OF_PIXELS.iter().map(|output| (output.name, rows));
-        let parts = parts.chain(OF_CLASSES.iter().take(READ).map(|output| (output.name, classes)));
+        let of_classes = SLOPES.into_iter().chain(SUMS.map(|(_, name)| name));
+        let parts = parts.chain(of_classes.map(|name| (name, classes)));
         let parts = parts.chain([("cross_entropy", 1), ("kept", 1), ("flowing", 1)]).enumerate();
         let place = |(nth, (name, len)): (usize, (&'static str, u64))| {
             let layout = planner.scratch(Layout::vector(Dtype::F32, len)).layout;
@@ -106,23 +117,30 @@ pub(super) fn accepts(dice: &Dice, call: &Call) -> Result<()> {
 pub(super) fn plan(dice: &Dice, call: &Call, profile: &Profile) -> Result<Plan> {
     let mut planner = Planner::new("dice", call, profile);
     let notes = Notes::new(&mut planner, call);
-    let names = |outputs: &'static [RowOutput]| outputs.iter().take(READ).map(|o| (o.name, o.name));
+    let of_pixels = || OF_PIXELS.iter().map(|output| (output.name, output.name));
+    let slopes = || SLOPES.into_iter().map(|name| (name, name));
 
     let mut first = pixels(call);
     first.outputs.extend(call.outputs.get("status").map(|s| ("status".to_owned(), s.clone())));
     let found = [("loss", "cross_entropy"), ("denominator", "kept")];
-    first.outputs.extend(notes.lend(names(OF_PIXELS).chain(found)));
+    first.outputs.extend(notes.lend(of_pixels().chain(found)));
     first.accumulates_status = call.accumulates_status;
     notes.append(&mut planner, &Pixels { dice: dice.clone(), last: false }, first, profile)?;
 
     let mut second = regrouped(call, Per::Channel)?;
-    for name in ["grad.logits", "status"] {
-        second.outputs.remove(name);
-    }
     second.in_place.clear();
-    second.inputs.extend(notes.lend(names(OF_PIXELS).chain([("cross_entropy", "cross_entropy")])));
-    second.outputs.extend(notes.lend(names(OF_CLASSES).chain([("flowing", "flowing")])));
-    notes.append(&mut planner, &Classes { dice: dice.clone() }, second, profile)?;
+    second.outputs.retain(|name, _| !["grad.logits", "status"].contains(&name.as_str()));
+    second.inputs.extend(notes.lend(of_pixels().chain([("cross_entropy", "cross_entropy")])));
+    second.outputs.extend(notes.lend(slopes().chain([("flowing", "flowing")])));
+    if dice.per == Per::Batch {
+        let third = joint(&second, call, &notes);
+        second.inputs.retain(|name, _| name == "cross_entropy" || !is_reduced(name));
+        second.outputs = notes.lend(SUMS.map(|(_, name)| (name, name))).into_iter().collect();
+        notes.append(&mut planner, &Classes { dice: dice.clone() }, second, profile)?;
+        notes.append(&mut planner, &Joint { dice: dice.clone() }, third, profile)?;
+    } else {
+        notes.append(&mut planner, &Classes { dice: dice.clone() }, second, profile)?;
+    }
 
     if let Some(gradient) = call.outputs.get("grad.logits") {
         let mut last = pixels(call);
@@ -131,10 +149,32 @@ pub(super) fn plan(dice: &Dice, call: &Call, profile: &Profile) -> Result<Plan> 
         // The slopes have every factor already. What flows is multiplied and divided by, so that all is 0 where nothing
         // flows, bad pixels too.
         let flowing = [("kept", "kept"), ("upstream", "flowing"), ("denominator", "flowing")];
-        last.inputs.extend(notes.lend(names(OF_CLASSES).chain(flowing)));
+        last.inputs.extend(notes.lend(slopes().chain(flowing)));
         notes.append(&mut planner, &Pixels { dice: dice.clone(), last: true }, last, profile)?;
     }
     Ok(planner.finish())
+}
+
+fn is_reduced(name: &str) -> bool {
+    REDUCED.contains(&name)
+}
+
+/// The call of one coefficient over all classes, which takes the place of the call over the classes: what that one
+/// finds, it finds as a matrix of one row, from the sums.
+fn joint(classes: &Call, whole: &Call, notes: &Notes) -> Call {
+    let mut call = classes.clone();
+    call.inputs.retain(|name, _| is_reduced(name));
+    call.inputs.extend(notes.lend(SUMS));
+    let of_classes = SLOPES.into_iter().chain(SUMS.map(|(name, _)| name));
+    for name in of_classes {
+        let tensors = call.inputs.get_mut(name).into_iter().chain(call.outputs.get_mut(name));
+        for Operand { layout, .. } in tensors {
+            *layout = Layout::matrix(layout.dtype, 1, layout.len()).offset(layout.offset);
+        }
+    }
+    let rows = whole.dim(Dim::Rows).min(1);
+    call.dims.extend([(Dim::Rows, rows), (Dim::Classes, whole.dim(Dim::Classes))]);
+    call
 }
 
 /// A call over the pixels, without outputs.
@@ -159,6 +199,12 @@ struct Pixels {
     last: bool,
 }
 
+/// One coefficient over all classes.
+#[derive(Clone, Debug)]
+struct Joint {
+    dice: Dice,
+}
+
 /// The loss over the classes.
 #[derive(Clone, Debug)]
 struct Classes {
@@ -167,7 +213,7 @@ struct Classes {
 
 impl RowLoss for Pixels {
     fn program(&self, _: &Call) -> RowProgram {
-        let of_classes = |output: &RowOutput| RowStream::read(output.name, Broadcast::Columns);
+        let of_classes = |name: &'static str| RowStream::read(name, Broadcast::Columns);
         let mut program = RowProgram::softmax(shader!("loss/dice_pixels.wgsl"), Rounds::One);
         program.sources.push(LABEL);
         RowProgram {
@@ -177,7 +223,7 @@ impl RowLoss for Pixels {
             padding: if self.last { self.dice.padding } else { Padding::Keep },
             target: Target::Index { ignored: self.dice.ignore_index.as_slice().to_vec() },
             counted: Counted { row_weights: true, class_weights: None },
-            streams: OF_CLASSES.iter().take(READ).map(of_classes).collect(),
+            streams: SLOPES.map(of_classes).into(),
             scalar: Some("kept"),
             outputs: OF_PIXELS,
             factors: PIXEL_FACTORS,
@@ -208,13 +254,12 @@ impl RowLoss for Classes {
             RowStream::read("mask", Broadcast::Columns).or(1.0),
             RowStream::read("targets", Broadcast::One).of(StreamElement::Integer),
         ]);
-        let mut uniforms = self.dice.uniforms();
-        uniforms.push(("cross_entropy_weight", self.dice.cross_entropy_weight.into()));
         RowProgram {
             reduction: self.dice.parts_reduction(),
             empty: self.dice.empty,
             sources: vec![
                 shader!("loss/dice_quotient.wgsl"),
+                shader!("loss/dice_coefficient.wgsl"),
                 shader!("loss/dice_classes.wgsl"),
                 OPEN,
                 shader!("loss/sums.wgsl"),
@@ -224,6 +269,37 @@ impl RowLoss for Classes {
             state: SUMS_STATE,
             outputs: OF_CLASSES,
             factors: SUMS_FACTORS,
+            uniforms: uniforms(&self.dice),
+            ..RowProgram::default()
+        }
+    }
+
+    fn check(&self, _: &Call) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl RowLoss for Joint {
+    fn program(&self, _: &Call) -> RowProgram {
+        let read = |name: &'static str| RowStream::read(name, Broadcast::Elements);
+        let write = |name: &'static str| RowStream::write(name, name, Broadcast::Elements);
+        let inverse_square = self.dice.class_weight == DiceClassWeight::InverseSquare;
+        let mut uniforms = uniforms(&self.dice);
+        uniforms.push(("inverse_square", Number::U32(inverse_square.into())));
+        RowProgram {
+            reduction: self.dice.parts_reduction(),
+            empty: self.dice.empty,
+            sources: vec![
+                shader!("loss/dice_quotient.wgsl"),
+                shader!("loss/dice_coefficient.wgsl"),
+                shader!("loss/dice_joint.wgsl"),
+                OPEN,
+            ],
+            streams: ["both", "hits"].map(read).into_iter().chain(SLOPES.map(write)).collect(),
+            scalar: Some("cross_entropy"),
+            state: StateLayout::words(4),
+            outputs: OF_ALL,
+            factors: JOINT_FACTORS,
             uniforms,
             ..RowProgram::default()
         }
@@ -232,6 +308,22 @@ impl RowLoss for Classes {
     fn check(&self, _: &Call) -> Result<()> {
         Ok(())
     }
+}
+
+/// What one coefficient over all classes leaves for the gradient, beside the slopes.
+static OF_ALL: &[RowOutput] = &[RowOutput::number("flows").reduced(Reduced::Sum("flowing"))];
+static JOINT_FACTORS: &[Field] = &[
+    Field::u32("slope_unit"),
+    Field::u32("met_unit"),
+    Field::u32("share_unit"),
+    Field::f32("absent"),
+];
+
+/// The uniforms of a coefficient.
+fn uniforms(dice: &Dice) -> Vec<(&'static str, Number)> {
+    let mut uniforms = dice.uniforms();
+    uniforms.push(("cross_entropy_weight", dice.cross_entropy_weight.into()));
+    uniforms
 }
 
 /// What the parts of a plan have as operations: the description of the whole, and no reference of their own.
@@ -261,3 +353,4 @@ macro_rules! part {
 
 part!(Pixels);
 part!(Classes);
+part!(Joint);

@@ -2,18 +2,19 @@
 
 use serde_json::json;
 use surprisal::{
-    Array, Arrays, Dice, DiceActivation, Dtype, IgnoreIndex, Layout, Reduction, Status,
-    loss::Domain, testing,
+    Array, Arrays, Dice, DiceActivation, DiceClassWeight, Dtype, IgnoreIndex, Layout, Per,
+    Reduction, Status, loss::Domain, testing,
 };
 
 use super::{Images, SHAPES, call, dtypes, labelled};
 use crate::support::{
-    Context, Placed, Reference, bits, check, check_status, gaussian, indices, matrix, named, parse,
-    placed_inputs, positive, set, submit, tensors, vector, with,
+    Context, Placed, Reference, bits, check, check_status, gaussian, in_turn, indices, matrix,
+    named, parse, placed_inputs, positive, set, submit, tensors, vector, with,
 };
 
 tests![
     dice_of_classes,
+    dice_of_all_classes,
     dice_of_classes_in_windows,
     dice_of_classes_in_place,
     dice_of_unlikely_classes,
@@ -65,6 +66,39 @@ fn dice_of_classes(context: &Context) {
                 }
             }
         }
+    }
+}
+
+/// One coefficient over all classes, with equal weights or those of generalised Dice.
+fn dice_of_all_classes(context: &Context) {
+    for images in SHAPES {
+        let masked = with(&weighed(images), [("row_weight", vector(&[2.0]))]);
+        let joint = classes().per(Per::Batch);
+        let calls = [
+            (joint.clone().cross_entropy_weight(0.5), sample(images)),
+            (joint.class_weight(DiceClassWeight::InverseSquare).smooth(0.0), masked),
+        ];
+        for (turn, (loss, inputs)) in calls.into_iter().enumerate() {
+            let dtypes = if images.0 == 3 { 3 } else { 1 };
+            for dtype in in_turn(turn).take(dtypes) {
+                let reference = Reference::new(&loss, &inputs, dtype, &GRADIENT);
+                for (_, layout) in images.layouts(dtype).into_iter().take(2) {
+                    let outputs =
+                        [("loss", Layout::vector(Dtype::F32, 1)), ("grad.logits", layout.clone())];
+                    let place =
+                        |name: &str, dense| if name == "logits" { layout.clone() } else { dense };
+                    reference.assert(&call(context, &loss, (&inputs, dtype), &outputs, place));
+                }
+            }
+        }
+    }
+    // Two classes have no pixel, and one is unlikely everywhere.
+    let z = (0..9).fold(gaussian(7, 9, 5), |z, row| set(&z, row * 5 + 4, -100.0));
+    let targets = ("targets", indices(&[0, 1, 1, 1, 0, 1, 2, 1, 255]));
+    for smooth in [0.0, 1.0] {
+        let loss = classes().per(Per::Batch).class_weight(DiceClassWeight::InverseSquare);
+        let inputs = named([("logits", z.clone()), targets.clone()]);
+        check(&context.gpu, &loss.smooth(smooth), &inputs, Dtype::F32, &GRADIENT);
     }
 }
 
@@ -155,6 +189,7 @@ fn dice_of_bad_pixels(context: &Context) {
                 "reduction": reduction, "cross_entropy_weight": 0.5});
             check(gpu, &*parse("dice", &options), inputs, Dtype::F32, &GRADIENT);
         }
+        check(gpu, &classes().per(Per::Batch), inputs, Dtype::F32, &GRADIENT);
         check_status(gpu, &classes(), inputs, Dtype::F32, &GRADIENT)
     };
     let bad = |at: usize, value: f64| with(&plain, [("logits", set(&plain["logits"], at, value))]);
@@ -163,9 +198,10 @@ fn dice_of_bad_pixels(context: &Context) {
         assert_eq!(found(&with(&bad(5, value), [mask.clone()])).bad_rows, 0, "masked");
         assert_eq!(found(&bad(2, value)).bad_rows, 1);
         let still = with(&bad(2, value), [("upstream", vector(&[0.0]))]);
-        let loss = classes();
-        let (outputs, _) = check(gpu, &loss, &still, Dtype::F32, &GRADIENT);
-        assert!(bits(&outputs["grad.logits"]).iter().all(|&bits| bits << 1 == 0), "0 wins");
+        for loss in [classes(), classes().per(Per::Batch)] {
+            let (outputs, _) = check(gpu, &loss, &still, Dtype::F32, &GRADIENT);
+            assert!(bits(&outputs["grad.logits"]).iter().all(|&bits| bits << 1 == 0), "0 wins");
+        }
     }
     for target in [4, -1, 1_i64 << 40] {
         let inputs = with(&plain, [("targets", indices(&[0, 3, 255, target, 2, 3]))]);
@@ -190,10 +226,12 @@ fn dice_of_no_pixels(context: &Context) {
         ("targets", indices(&[0, 1, 2, 0])),
         ("mask", matrix(4, 1, vec![0.0; 4])),
     ]);
-    for inputs in [ignored, masked] {
+    let joint = classes().per(Per::Batch).class_weight(DiceClassWeight::InverseSquare);
+    check(gpu, &joint, &none, Dtype::F32, &wanted);
+    for (inputs, loss) in [(&ignored, classes()), (&masked, classes()), (&ignored, joint)] {
         for smooth in [0.0, 1.0] {
-            let loss = classes().smooth(smooth).cross_entropy_weight(0.5);
-            let (outputs, _) = check(gpu, &loss, &inputs, Dtype::F32, &wanted);
+            let loss = loss.clone().smooth(smooth).cross_entropy_weight(0.5);
+            let (outputs, _) = check(gpu, &loss, inputs, Dtype::F32, &wanted);
             assert_eq!(outputs["loss"].to_f64(), [0.0]);
             assert!(outputs["grad.logits"].to_f64().iter().all(|&g| g == 0.0));
         }

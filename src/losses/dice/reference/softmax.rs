@@ -7,7 +7,7 @@ use crate::{
         array::{Array, Arrays},
         error::{Error, Result},
     },
-    losses::Dice,
+    losses::{Dice, DiceClassWeight, dice::Per},
     reference::{Findings, Real, array, factor, fits, times},
 };
 
@@ -32,6 +32,13 @@ struct Image<'a, T> {
     pixels: Vec<Pixel<T>>,
 }
 
+/// The sums of a class: Σ m·p·t, Σ m·p and Σ t.
+struct Sums<T> {
+    both: T,
+    p: T,
+    t: T,
+}
+
 /// What the gradient needs of a class: its loss, and the derivatives with respect to m·p, and to m·p where the class is
 /// met.
 struct Class<T> {
@@ -49,9 +56,15 @@ pub(super) fn compute<T: Real>(
 ) -> Result<Arrays> {
     let &Scores { rows, classes, .. } = scores;
     let image = Image::new(loss, inputs, scores)?;
-    let solved: Vec<Class<T>> =
-        (0..if rows == 0 { 0 } else { classes }).map(|class| image.class(class)).collect();
-    let parts = Parts::new(loss, inputs, solved.iter().map(|class| class.loss))?;
+    let sums: Vec<Sums<T>> = (0..classes).map(|class| image.sums(class)).collect();
+    let joint = loss.per == Per::Batch;
+    let solved: Vec<Class<T>> = match joint {
+        _ if rows == 0 => Vec::new(),
+        true => image.joint(&sums),
+        false => sums.iter().map(|sums| image.coefficient(sums)).collect(),
+    };
+    let count = if joint { 1 } else { classes };
+    let parts = Parts::new(loss, inputs, solved.iter().take(count).map(|class| class.loss))?;
     let output = |name: &str| {
         Ok(match name {
             "grad.logits" => {
@@ -97,28 +110,53 @@ impl<'a, T: Real> Image<'a, T> {
         if weight.is_zero() { T::zero() } else { sum / weight }
     }
 
-    fn class(&self, class: usize) -> Class<T> {
+    fn sums(&self, class: usize) -> Sums<T> {
+        let mut sums = Sums { both: T::zero(), p: T::zero(), t: T::zero() };
+        for (_, label, p, m, _) in self.kept() {
+            let t = if label == class { m } else { T::zero() };
+            sums.both += m * p[class] * t;
+            sums.p += m * p[class];
+            sums.t += t;
+        }
+        sums
+    }
+
+    fn coefficient(&self, &Sums { both, p, t }: &Sums<T>) -> Class<T> {
         let is_bad = |pixel: &Pixel<T>| matches!(pixel, Pixel::BadTarget | Pixel::BadScores);
         if self.pixels.iter().any(is_bad) {
             return Class { loss: T::nan(), slope: T::nan(), met: T::nan() };
         }
-        let smooth = T::of(self.loss.smooth);
-        let (mut both, mut sums) = (T::zero(), T::zero());
-        for (_, label, p, m, _) in self.kept() {
-            let t = if label == class { m } else { T::zero() };
-            both += m * p[class] * t;
-            sums += m * p[class] + t;
-        }
-        let (two, whole) = (T::of(2.0), sums + smooth);
+        let (two, smooth) = (T::of(2.0), T::of(self.loss.smooth));
+        let whole = p + t + smooth;
         let more = times(T::of(self.loss.cross_entropy_weight), self.cross_entropy());
         if whole.is_zero() {
             return Class { loss: more, slope: T::zero(), met: T::zero() };
         }
         Class {
-            loss: (sums - two * both) / whole + more,
+            loss: (p + t - two * both) / whole + more,
             slope: (two * both + smooth) / whole / whole,
             met: -two / whole,
         }
+    }
+
+    /// One coefficient, as the slopes of each class in it.
+    fn joint(&self, sums: &[Sums<T>]) -> Vec<Class<T>> {
+        let own = |sums: &Sums<T>| match self.loss.class_weight {
+            DiceClassWeight::Uniform => Some(T::one()),
+            DiceClassWeight::InverseSquare if sums.t.is_zero() => None,
+            DiceClassWeight::InverseSquare => Some(sums.t.max(T::of(1.0 / 1024.0)).powi(-2)),
+        };
+        let largest = sums.iter().filter_map(own).fold(T::zero(), T::max);
+        let weights: Vec<T> = sums.iter().map(|sums| own(sums).unwrap_or(largest)).collect();
+        let mut all = Sums { both: T::zero(), p: T::zero(), t: T::zero() };
+        for (sums, &weight) in sums.iter().zip(&weights) {
+            all.both += weight * sums.both;
+            all.p += weight * sums.p;
+            all.t += weight * sums.t;
+        }
+        let Class { loss, slope, met } = self.coefficient(&all);
+        let of = |weight: &T| Class { loss, slope: *weight * slope, met: *weight * met };
+        weights.iter().map(of).collect()
     }
 
     fn gradient(&self, solved: &[Class<T>], factors: &[T]) -> Vec<T> {
@@ -139,7 +177,9 @@ impl<'a, T: Real> Image<'a, T> {
             let of = |c: usize, value: T| if c == label { value } else { T::zero() };
             let slope = |c: usize| {
                 let own = solved[c].slope + of(c, m * solved[c].met);
-                if factors[c].is_zero() { T::zero() } else { m * (factors[c] * own) }
+                // One coefficient over all classes has one factor.
+                let factor = factors[c.min(factors.len() - 1)];
+                if factor.is_zero() { T::zero() } else { m * (factor * own) }
             };
             let slopes: Vec<T> = (0..classes).map(slope).collect();
             let inner = (0..classes).fold(T::zero(), |sum, c| sum + times(p[c], slopes[c]));
