@@ -95,7 +95,8 @@ pub enum Per {
 ///   Each class has one coefficient over all pixels, whether `per` is "row" or "channel": loss, row_weight (class
 ///   weights) and upstream have one value a class, `[classes]`, and the mean divides by the number of classes. (That is
 ///   MONAI's `DiceLoss(softmax=True, to_onehot_y=True, batch=True)` with both its smoothings at `smooth`. A row_weight of
-///   0 leaves out a class, such as the background, but not from the mean's denominator.)
+///   0 leaves out a class, such as the background, but not from the mean's denominator.) The logits of all pixels must
+///   fit one binding.
 ///   - With `per = "batch"` all classes have one coefficient: 1 − (2·Σ_c w_c·ΣP·t + smooth)/(Σ_c w_c·(ΣP + Σt) + smooth),
 ///     `[1]`, with w = 1 or, where `class_weight` is "inverse_square", w_c = 1/(Σt)², the generalised Dice loss. A class
 ///     that no pixel has gets the largest weight of the others; Σt below 1/1024 counts as 1/1024. The weights follow from
@@ -122,6 +123,15 @@ pub enum Per {
 /// ]);
 /// let outputs = cpu::run(&Dice::default().smooth(0.0), &inputs, &["loss"])?;
 /// assert_eq!(outputs["loss"].to_f64(), [0.5]);
+///
+/// // Two pixels of two classes, and one that is ignored.
+/// use surprisal::{DiceActivation::Softmax, IgnoreIndex};
+/// let inputs = Arrays::from([
+///     ("logits".to_owned(), Array::float(&[3, 2], vec![0.0; 6])),
+///     ("targets".to_owned(), Array::int(&[3], vec![0, 1, 255])),
+/// ]);
+/// let loss = Dice::default().activation(Softmax).ignore_index(IgnoreIndex::One(255)).smooth(0.0);
+/// assert_eq!(cpu::run(&loss, &inputs, &["loss"])?["loss"].to_f64(), [0.5]);
 /// # Ok::<(), surprisal::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]

@@ -6,10 +6,10 @@ use surprisal::{
     Reduction, Status, loss::Domain, testing,
 };
 
-use super::{Images, SHAPES, call, dtypes, labelled};
+use super::{Images, call, labelled};
 use crate::support::{
-    Context, Placed, Reference, bits, check, check_status, gaussian, in_turn, indices, matrix,
-    named, parse, placed_inputs, positive, set, submit, tensors, vector, with,
+    Context, Placed, Reference, bits, check, check_status, gaussian, indices, matrix, named, parse,
+    placed_inputs, positive, set, submit, tensors, vector, with,
 };
 
 tests![
@@ -44,53 +44,41 @@ fn weighed(images: Images) -> Arrays {
     with(&sample(images), [("mask", matrix(pixels, 1, mask)), ("row_weight", vector(&weights))])
 }
 
+/// Few classes in every layout, and many classes. How a 16-bit type is loaded does not depend on the rest.
 fn dice_of_classes(context: &Context) {
-    for images in SHAPES {
-        let count = images.1;
-        let calls = [
-            (classes().cross_entropy_weight(0.5), sample(images)),
-            (classes().reduction(Reduction::None).smooth(0.0), weighed(images)),
-        ];
-        for (loss, inputs) in calls {
-            let count = if loss.reduction == Reduction::None { count } else { 1 };
-            for &dtype in dtypes(images) {
-                let reference = Reference::new(&loss, &inputs, dtype, &GRADIENT);
-                for (_, layout) in images.layouts(dtype) {
-                    let outputs = [
-                        ("loss", Layout::vector(Dtype::F32, count)),
-                        ("grad.logits", layout.clone()),
-                    ];
-                    let place =
-                        |name: &str, dense| if name == "logits" { layout.clone() } else { dense };
-                    reference.assert(&call(context, &loss, (&inputs, dtype), &outputs, place));
-                }
-            }
+    let (few, many) = (Images(3, 5, 35), Images(2, 1100, 3));
+    let plain = classes().cross_entropy_weight(0.5);
+    let each = classes().reduction(Reduction::None).smooth(0.0);
+    for (loss, images, inputs, dtype, layouts) in [
+        (&plain, few, sample(few), Dtype::F32, 0..4),
+        (&each, few, weighed(few), Dtype::F16, 0..1),
+        (&plain, many, sample(many), Dtype::F32, 2..3),
+    ] {
+        let count = if loss.reduction == Reduction::None { images.1 } else { 1 };
+        let reference = Reference::new(loss, &inputs, dtype, &GRADIENT);
+        for (_, layout) in &images.layouts(dtype)[layouts] {
+            let outputs =
+                [("loss", Layout::vector(Dtype::F32, count)), ("grad.logits", layout.clone())];
+            let place = |name: &str, dense| if name == "logits" { layout.clone() } else { dense };
+            reference.assert(&call(context, loss, (&inputs, dtype), &outputs, place));
         }
     }
 }
 
 /// One coefficient over all classes, with equal weights or those of generalised Dice.
 fn dice_of_all_classes(context: &Context) {
-    for images in SHAPES {
-        let masked = with(&weighed(images), [("row_weight", vector(&[2.0]))]);
-        let joint = classes().per(Per::Batch);
-        let calls = [
-            (joint.clone().cross_entropy_weight(0.5), sample(images)),
-            (joint.class_weight(DiceClassWeight::InverseSquare).smooth(0.0), masked),
-        ];
-        for (turn, (loss, inputs)) in calls.into_iter().enumerate() {
-            let dtypes = if images.0 == 3 { 3 } else { 1 };
-            for dtype in in_turn(turn).take(dtypes) {
-                let reference = Reference::new(&loss, &inputs, dtype, &GRADIENT);
-                for (_, layout) in images.layouts(dtype).into_iter().take(2) {
-                    let outputs =
-                        [("loss", Layout::vector(Dtype::F32, 1)), ("grad.logits", layout.clone())];
-                    let place =
-                        |name: &str, dense| if name == "logits" { layout.clone() } else { dense };
-                    reference.assert(&call(context, &loss, (&inputs, dtype), &outputs, place));
-                }
-            }
-        }
+    let images = Images(3, 5, 35);
+    let joint = classes().per(Per::Batch);
+    let masked = with(&weighed(images), [("row_weight", vector(&[2.0]))]);
+    for (loss, inputs, dtype) in [
+        (joint.clone().cross_entropy_weight(0.5), sample(images), Dtype::F32),
+        (joint.class_weight(DiceClassWeight::InverseSquare).smooth(0.0), masked, Dtype::F16),
+    ] {
+        let reference = Reference::new(&loss, &inputs, dtype, &GRADIENT);
+        let layout = &images.layouts(dtype)[0].1;
+        let outputs = [("loss", Layout::vector(Dtype::F32, 1)), ("grad.logits", layout.clone())];
+        let place = |name: &str, dense| if name == "logits" { layout.clone() } else { dense };
+        reference.assert(&call(context, &loss, (&inputs, dtype), &outputs, place));
     }
     // Two classes have no pixel, and one is unlikely everywhere.
     let z = (0..9).fold(gaussian(7, 9, 5), |z, row| set(&z, row * 5 + 4, -100.0));
