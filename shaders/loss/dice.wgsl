@@ -1,7 +1,9 @@
 // Dice on logits, with a share of binary cross-entropy. With P = m·sigmoid(z) and t = m·y, where m is the mask, the loss
-// needs four sums of a row (sums.wgsl): those of the quotient (dice_quotient.wgsl), Σ m and Σ m·BCE.
+// needs up to four sums of a row (sums.wgsl): those of the quotient (dice_quotient.wgsl), Σ m and Σ m·BCE.
 
 override HAS_BCE: bool = false;
+// More than one target stands for no target.
+override IGNORES_SEVERAL: bool = false;
 
 // 2^-64 and 2^-85. Their product is the smallest f32; it is split in two factors so that neither is subnormal.
 const TINY: f32 = 5.42101086242752217e-20;
@@ -39,9 +41,12 @@ fn raised_probability4(it: Item, l: Logistic) -> vec4<f32> {
 
 // Whether a target is one of those that stand for no target. The unused ones of the four repeat the first.
 fn is_ignored(y: vec4<u32>) -> vec4<bool> {
-    let left = (y == vec4<u32>(params.ignored_0)) | (y == vec4<u32>(params.ignored_1));
-    let right = (y == vec4<u32>(params.ignored_2)) | (y == vec4<u32>(params.ignored_3));
-    return (left | right) & vec4<bool>(params.ignored > 0u);
+    var ignored = y == vec4<u32>(params.ignored_0);
+    if (IGNORES_SEVERAL) {
+        ignored |= (y == vec4<u32>(params.ignored_1)) | (y == vec4<u32>(params.ignored_2));
+        ignored |= y == vec4<u32>(params.ignored_3);
+    }
+    return ignored & vec4<bool>(params.ignored > 0u);
 }
 
 fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
@@ -71,11 +76,13 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
 fn quad_sums(row: Row, it: Item) -> vec4<f32> {
     let l = logistic4(it.z);
     let p = it.m * raised_probability4(it, l);
-    var bce = 0.0;
+    let both = sum4(p * (it.m * it.y));
+    let whole = sum4(p) + sum4(it.raised_t);
     if (HAS_BCE) {
-        bce = sum4(it.m * (it.y * l.minus + (1.0 - it.y) * l.plus));
+        let bce = sum4(it.m * (it.y * l.minus + (1.0 - it.y) * l.plus));
+        return vec4<f32>(both, whole, sum4(it.m), bce);
     }
-    return vec4<f32>(sum4(p * (it.m * it.y)), sum4(p) + sum4(it.raised_t), sum4(it.m), bce);
+    return vec4<f32>(both, whole, 0.0, 0.0);
 }
 
 // The weight of an element's cross-entropy. Where all is masked, there is none.

@@ -625,7 +625,10 @@ impl RowLoss for Dice {
             ],
             state: SUMS_STATE,
             factors: SUMS_FACTORS,
-            overrides: vec![("HAS_BCE", (self.bce > 0.0).into())],
+            overrides: vec![
+                ("HAS_BCE", (self.bce > 0.0).into()),
+                ("IGNORES_SEVERAL", (self.ignore_index.as_slice().len() > 1).into()),
+            ],
             uniforms: self.uniforms().into_iter().chain(self.ignored()).collect(),
             ..RowProgram::default()
         }
