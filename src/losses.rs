@@ -25,6 +25,7 @@ operations! {
     bce_with_logits::BceWithLogits,
     binary_hinge::BinaryHinge,
     mse::Mse,
+    huber::Huber,
     gaussian_nll::GaussianNll,
     poisson_nll::PoissonNll,
     hurdle_poisson::HurdlePoisson,

@@ -1,7 +1,4 @@
 // Generalised cross-entropy: (1 - p_y^q)/q of a softmax (row/softmax.wgsl).
-//
-// Let S = Σ e over the other classes, and Z = Σ e over all classes. Then 1 - p_y is S/Z, and log p_y is -log(1 + S/e_y):
-// neither subtracts numbers near 1.
 
 const TWO_SOFTMAXES: bool = false;
 
@@ -9,7 +6,7 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     return item_of_scores(row, column, inside);
 }
 
-// A weighed sum: S.
+// A weighed sum: S, over the other classes.
 fn terms(row: Row, it: Item, state: State) -> Terms {
     let others = select(exp_of(it.u, state.top), vec4<f32>(0.0), is_label(it, row.label));
     var out: Terms;

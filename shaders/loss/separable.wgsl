@@ -7,6 +7,7 @@ struct Item {
     column: u32,
     z: vec4<f32>,
     inside: vec4<bool>,
+    left_out: vec4<bool>,
     bad: bool,
 }
 
@@ -35,4 +36,8 @@ fn quad_slopes(label: u32, it: Item, sums: vec4<f32>) -> vec4<f32> {
         slopes[i] = slope(label, it.column + i, it.z[i], sums);
     }
     return slopes;
+}
+
+fn finished(row: Row, closed: Closed) -> Closed {
+    return closed;
 }

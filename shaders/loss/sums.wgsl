@@ -1,8 +1,9 @@
 // A loss of a row that depends on its columns only through four sums. Another file supplies
-//   struct Item, with column: u32 and bad: bool; fn item
+//   struct Item, with column: u32, bad: bool and left_out: vec4<bool> (elements without a gradient); fn item
 //   fn quad_sums(row, item) -> vec4<f32>           what a quad adds to the sums
 //   fn row_loss(label, sums) -> f32                the loss of a row
 //   fn quad_slopes(label, item, sums) -> vec4<f32> its derivatives
+//   fn finished(row, closed) -> Closed             a row that is closed, with what else is known of it
 
 struct State {
     sums: vec4<f32>,
@@ -40,10 +41,11 @@ fn close(row: Row, state: State) -> Closed {
     out.sums = state.sums;
     out.factor = row.factor;
     out.label = row.label;
-    return out;
+    return finished(row, out);
 }
 
 fn emit(row: Row, closed: Closed, it: Item) {
     let slopes = closed.factor * quad_slopes(closed.label, it, closed.sums);
-    gradient_store(row.index, it.column, gradient_bits(closed.flags, bitcast<vec4<u32>>(slopes)));
+    let bits = gradient_bits(closed.flags, bitcast<vec4<u32>>(slopes));
+    gradient_store(row.index, it.column, select(bits, vec4<u32>(0u), it.left_out));
 }

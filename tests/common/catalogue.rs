@@ -507,10 +507,13 @@ impl Layouts<'_> {
 
     /// An input or output in one of some types.
     fn of(&self, name: &'static str, written: bool, types: Alike) -> Layout {
-        let dtype = drawn(name, types, self.row);
         let about = self.operation.about();
         let arguments = if written { about.outputs } else { about.inputs };
         let argument = arguments.iter().find(|argument| argument.name == name).unwrap();
+        // An option may change what an input is: masks of floats become class indices.
+        let own = stored(argument.kind, Types::Alike).concat();
+        let fits = types.iter().all(|dtype| own.contains(dtype));
+        let dtype = drawn(name, if fits { types } else { own.as_slice() }, self.row);
         let dims = self.dims(argument, dtype);
         let shape: Vec<u64> = dims.iter().map(|dim| self.extent(*dim)).collect();
         let dense = Layout::dense(dtype, &shape);
@@ -540,7 +543,10 @@ impl Layouts<'_> {
         let chosen =
             self.value(|factor| matches!(factor, Factor::Shape(input) if input.name == of));
         match (input, chosen) {
-            (Some(input), Some(nth)) => input.shapes[usize::from(nth)],
+            (Some(input), Some(nth)) => {
+                let shape = input.shapes.get(usize::from(nth));
+                shape.unwrap_or_else(|| input.shapes.last().unwrap())
+            }
             (Some(input), None)
                 if matches!(input.spread, Spread::Broadcast | Spread::BroadcastOrRows) =>
             {

@@ -6,6 +6,7 @@ mod calls;
 #[path = "../common/descent.rs"]
 mod descent;
 mod edges;
+mod elements;
 mod files;
 mod options;
 mod refusals;
@@ -108,10 +109,11 @@ fn reference_cases() {
         ("bce_with_logits", 94),
         ("binary_hinge", 12),
         ("mse", 10),
+        ("huber", 8),
         ("gaussian_nll", 20),
         ("poisson_nll", 16),
         ("hurdle_poisson", 4),
-        ("dice", 6),
+        ("dice", 10),
         ("info_nce", 24),
         ("sup_con", 5),
         ("sigmoid_contrastive", 2),

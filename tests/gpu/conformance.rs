@@ -56,10 +56,11 @@ fn rows_f32(context: &Context) {
 }
 
 /// The losses of one score at a time, Dice, and what is composed of such losses.
-const ELEMENTS: [&str; 10] = [
+const ELEMENTS: [&str; 11] = [
     "bce_with_logits",
     "binary_hinge",
     "mse",
+    "huber",
     "gaussian_nll",
     "poisson_nll",
     "hurdle_poisson",

@@ -12,8 +12,8 @@ use surprisal::{
 use crate::{
     common::own::LogCosh,
     support::{
-        Context, FLOATS, INF, Placed, assert_same_bits, check, gaussian, in_turn, matrix, named,
-        outcome, parse, placed_inputs, set, storage, submit, tensors, vector, with,
+        Context, FLOATS, INF, Placed, assert_same_bits, bits, check, gaussian, in_turn, matrix,
+        named, outcome, parse, placed_inputs, set, storage, submit, tensors, vector, with,
     },
 };
 
@@ -29,6 +29,7 @@ tests![
     empty,
     wrong_shapes,
     dice_per_row_and_batch,
+    dice_with_a_mask,
     losses_of_ones_own,
     saturation,
     one_target_for_all,
@@ -349,6 +350,44 @@ fn dice_per_row_and_batch(context: &Context) {
     let (outputs, status) = check(gpu, &loss, &poisoned, Dtype::F32, &GRADIENT);
     assert_eq!(outputs["loss"].to_f64().iter().filter(|loss| loss.is_nan()).count(), 1);
     assert_eq!(status.bad_rows, 1);
+}
+
+/// What is masked counts for nothing, whatever it holds; a fraction multiplies both sides.
+fn dice_with_a_mask(context: &Context) {
+    let gpu = &context.gpu;
+    let mut mask = testing::numbers(surprisal::loss::Domain::Mask, 2, 5 * 203);
+    mask.iter_mut().step_by(7).for_each(|m| *m *= 0.25);
+    // The last row is masked altogether.
+    mask.iter_mut().skip(4 * 203).for_each(|m| *m = 0.0);
+    let hidden: Vec<usize> = (0..mask.len()).filter(|&at| mask[at] == 0.0).collect();
+    let plain = with(&sample(3, 5, 203), [("mask", matrix(5, 203, mask))]);
+    let poisoned = |array: &Array, values: &[f64]| {
+        let spread = hidden.iter().zip(values.iter().cycle());
+        spread.fold(array.clone(), |array, (&at, &value)| set(&array, at, value))
+    };
+    let logits = poisoned(&plain["logits"], &[NAN, INF, -INF, 1.0]);
+    let targets = poisoned(&plain["targets"], &[1.0, INF, NAN]);
+    let inputs = with(&plain, [("logits", logits), ("targets", targets)]);
+    let shared = Dice::default().smooth(0.0).bce(0.5);
+    for (loss, dtype) in [
+        (Dice::default(), Dtype::F32),
+        (shared.clone(), Dtype::F16),
+        (Dice::default().per(Per::Channel), Dtype::F32),
+        (shared.per(Per::Batch), Dtype::F16),
+    ] {
+        let (outputs, status) = check(gpu, &loss, &inputs, dtype, &GRADIENT);
+        assert_eq!((status.bad_rows, status.bad_targets), (0, 0));
+        let gradient = bits(&outputs["grad.logits"]);
+        assert!(hidden.iter().all(|&at| gradient[at] == 0), "exactly +0");
+    }
+    let kept = (0..203).find(|at| !hidden.contains(at)).unwrap();
+    // Beside a NaN that is not masked, what is masked still has no gradient.
+    let none = Dice::default().reduction(Reduction::None);
+    let bad = with(&inputs, [("mask", set(&inputs["mask"], kept, NAN))]);
+    let (outputs, status) = check(gpu, &none, &bad, Dtype::F32, &GRADIENT);
+    assert_eq!(status.bad_rows, 1);
+    let gradient = bits(&outputs["grad.logits"]);
+    assert!(hidden.iter().all(|&at| gradient[at] == 0), "exactly +0");
 }
 
 /// The saturation measures how much of its gradient a loss has left, without weights and masked elements.

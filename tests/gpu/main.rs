@@ -107,6 +107,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
         ("operations", operations::TESTS),
         ("ranks", ranks::TESTS),
         ("pixels", pixels::TESTS),
+        ("pixels", pixels::classes::TESTS),
         ("pixels", pixels::dice::TESTS),
         ("pixels", pixels::pytorch::TESTS),
     ],

@@ -1,5 +1,6 @@
 //! Images: classes and channels in planes (NCHW) or last (NHWC), without a transposed copy.
 
+pub(super) mod classes;
 pub(super) mod dice;
 pub(super) mod pytorch;
 

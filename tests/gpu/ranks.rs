@@ -64,10 +64,11 @@ fn without_status(mut arrays: Arrays) -> Arrays {
     arrays
 }
 
-const ELEMENTS: [&str; 7] = [
+const ELEMENTS: [&str; 8] = [
     "bce_with_logits",
     "binary_hinge",
     "mse",
+    "huber",
     "gaussian_nll",
     "poisson_nll",
     "hurdle_poisson",

@@ -187,7 +187,7 @@ fn nan_is_not_laundered(context: &Context) {
             let inputs = sample(6, 1, 11);
             let poisoned = set(&inputs[name], at, NAN);
             let inputs = with(&inputs, [(name, poisoned)]);
-            for loss in ["bce_with_logits", "binary_hinge", "mse"] {
+            for loss in ["bce_with_logits", "binary_hinge", "mse", "huber"] {
                 let loss = parse(loss, &json!({"reduction": "none"}));
                 let (outputs, status) =
                     check(&context.gpu, loss.as_ref(), &inputs, Dtype::F32, &GRADIENT);
@@ -210,6 +210,7 @@ fn infinite_scores_of_the_others(context: &Context) {
         ("binary_hinge", json!({"reduction": "none", "ramp": 1.5})),
         ("mse", json!({"reduction": "none"})),
         ("mse", json!({"reduction": "none", "activation": "sigmoid"})),
+        ("huber", json!({"reduction": "none", "delta": 0.3})),
     ] {
         let loss = parse(loss, &options);
         let (_, status) = check(gpu, loss.as_ref(), &scores, Dtype::F32, &GRADIENT);

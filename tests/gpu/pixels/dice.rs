@@ -1,11 +1,21 @@
 //! The Dice loss of images: one coefficient a channel, a sample, or over everything.
 
-use surprisal::{Dice, Dtype, Error, Layout, Named, Padding, Per, Reduction, Request, Tensor};
+use surprisal::{
+    Dice, Dtype, Error, Layout, Named, Padding, Per, Reduction, Request, Tensor, loss::Domain,
+    testing,
+};
 
 use super::{Images, SHAPES, call, dtypes, masked};
-use crate::support::{Context, Placed, Reference, storage, submit, tensors, vector, with};
+use crate::support::{Context, Placed, Reference, matrix, storage, submit, tensors, vector, with};
 
-tests![dice_of_channels, dice_of_samples, dice_over_gaps, dice_of_a_crop, dice_pads_rows];
+tests![
+    dice_of_channels,
+    dice_of_masked_pixels,
+    dice_of_samples,
+    dice_over_gaps,
+    dice_of_a_crop,
+    dice_pads_rows
+];
 
 fn dice_of_channels(context: &Context) {
     for images in SHAPES {
@@ -38,6 +48,35 @@ fn dice_of_channels(context: &Context) {
                 }
             }
         }
+    }
+}
+
+/// A mask of one value a pixel, which may lie anywhere, or one of a value an element.
+fn dice_of_masked_pixels(context: &Context) {
+    let images = Images(3, 5, 35);
+    let inputs = masked(images);
+    let loss = Dice::default().per(Per::Channel).bce(0.5);
+    let pixels = testing::numbers(Domain::Mask, 8, 105);
+    let each = matrix(105, 1, pixels);
+    let elements = matrix(105, 5, testing::numbers(Domain::Mask, 9, 525));
+    let beside = Layout::matrix(Dtype::F32, 105, 1).row_stride(3).offset(1);
+    let apart = Layout::matrix(Dtype::F32, 105, 1).class_stride(35).row_stride(41);
+    let layouts = images.layouts(Dtype::F32);
+    for (nth, (mask, own)) in [
+        (&each, Layout::matrix(Dtype::F32, 105, 1)),
+        (&each, beside),
+        (&each, apart),
+        (&elements, layouts[3].1.clone()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let inputs = with(&inputs, [("mask", mask.clone())]);
+        let reference = Reference::new(&loss, &inputs, Dtype::F32, &["loss", "grad.logits"]);
+        let layout = &layouts[nth].1;
+        let outputs = [("loss", Layout::vector(Dtype::F32, 1)), ("grad.logits", layout.clone())];
+        let place = |name: &str, _| if name == "mask" { own.clone() } else { layout.clone() };
+        reference.assert(&call(context, &loss, (&inputs, Dtype::F32), &outputs, place));
     }
 }
 
