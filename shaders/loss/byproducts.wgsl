@@ -43,7 +43,10 @@ fn mean_score(row: Row, closed: Closed, streamed: State) -> f32 {
     if (HAS_LSE && params.knows_entropy != 0u) {
         return -pull(row, NUMBER_SAVED_ENTROPY);
     }
-    let mean = streamed.moment / max(streamed.sum, 1e-38);
+    if (!WANTS_ENTROPY) {
+        return 0.0;
+    }
+    let mean = streamed.moment / max(streamed.sum, 1.2e-38);
     return select(mean, (streamed.top - closed.top) + mean, HAS_LSE);
 }
 
@@ -69,7 +72,10 @@ fn close_byproducts(row: Row, closed: Closed, streamed: State) -> Closed {
     }
     out.entropy_pull = each.entropy;
     out.mean_score = select(mean_score(row, closed, streamed), 0.0, each.entropy == 0.0);
-    out.temperature_slope = plus(out.temperature_slope, temperature_slope(row, closed, streamed, each));
+    // A call that wants this slope wants the moment of the scores too.
+    if (WANTS_ENTROPY) {
+        out.temperature_slope = plus(out.temperature_slope, temperature_slope(row, closed, streamed, each));
+    }
     if ((closed.flags & ROW_FACTOR_NAN) != 0u) {
         out.temperature_slope = NAN_BITS;
     }
@@ -79,7 +85,7 @@ fn close_byproducts(row: Row, closed: Closed, streamed: State) -> Closed {
 // -Σ ∂u·u/τ of log_prob and lse, with u relative to the largest u as far as the sum of ∂u is 0. The entropy takes no
 // part: the call is refused.
 fn temperature_slope(row: Row, closed: Closed, streamed: State, each: Pulls) -> u32 {
-    let mean = streamed.moment / max(streamed.sum, 1e-38);
+    let mean = streamed.moment / max(streamed.sum, 1.2e-38);
     let of_lse = each.lse * (streamed.top + mean);
     if (each.log_prob == 0.0) {
         return bitcast<u32>(-of_lse / row.temperature);

@@ -40,7 +40,9 @@ fn raised_probability4(it: Item, l: Logistic) -> vec4<f32> {
 }
 
 // Whether a target is one of those that stand for no target. The unused ones of the four repeat the first.
-fn is_ignored(y: vec4<u32>) -> vec4<bool> {
+fn is_ignored(target_bits: vec4<u32>) -> vec4<bool> {
+    // -0 is 0.
+    let y = select(target_bits, vec4<u32>(0u), is_zero4(target_bits));
     var ignored = y == vec4<u32>(params.ignored_0);
     if (IGNORES_SEVERAL) {
         ignored |= (y == vec4<u32>(params.ignored_1)) | (y == vec4<u32>(params.ignored_2));

@@ -28,8 +28,10 @@ fn coefficient(row: Row, sums: vec4<f32>) -> Coefficient {
     let factor = select(bitcast<u32>(row.factor), NAN_BITS, bad && !is_nothing(row.factor));
     let flows = bitcast<u32>(select(1.0, 0.0, is_nothing(row.factor)));
     var out: Coefficient;
-    out.loss = select(times(bitcast<u32>(row.row_weight), loss), NAN_BITS, bad);
-    out.flags = factor_flags(row.factor) | select(0u, ROW_NAN, bad);
+    // The loss of a class with weight 0 is 0, whatever the pixels are.
+    let spoilt = bad && !is_zero(bitcast<u32>(row.row_weight));
+    out.loss = select(times(bitcast<u32>(row.row_weight), loss), NAN_BITS, spoilt);
+    out.flags = factor_flags(row.factor) | select(0u, ROW_NAN, spoilt);
     out.slope = times(factor, bitcast<u32>(dice_alike(sums) * unit));
     out.met = times(factor, bitcast<u32>(-2.0 * unit));
     out.share = factor;

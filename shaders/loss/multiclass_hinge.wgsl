@@ -114,7 +114,7 @@ fn close(row: Row, streamed: State) -> Closed {
     let is_open = state.slope > 0.0;
     let infinite = is_open && row.label_bits == MINUS_INFINITY;
     let capped = params.capped != 0u && (infinite || state.sum >= params.ramp);
-    if (infinite && params.squared != 0u && !capped && !is_zero(weight)) {
+    if (infinite && params.squared != 0u && !capped && !is_zero(weight) && !is_weightless(row)) {
         // The slope is infinite too: the row counts as a bad row, and its gradient is 0.
         out.flags |= ROW_ZERO | ROW_NAN;
     }

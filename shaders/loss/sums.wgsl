@@ -32,6 +32,10 @@ fn close(row: Row, state: State) -> Closed {
         return closed_blank(ROW_ZERO, select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u), 0u);
     }
     let flags = factor_flags(row.factor);
+    if (state.bad != 0u && is_zero(bitcast<u32>(row.row_weight))) {
+        // The loss of a row with weight 0 is 0, whatever its elements are.
+        return closed_blank(ROW_ZERO, 0u, NAN_BITS);
+    }
     if (state.bad != 0u) {
         return closed_blank(ROW_NAN | flags, NAN_BITS, NAN_BITS);
     }

@@ -1,6 +1,6 @@
-// One workgroup per row that was closed without a stream: computes the row's share of the scale's gradient, which is Σ
-// over the keys of x times the gradient of the score. Accumulates over stretches of keys. slope_share is the part of
-// that gradient that belongs to the row.
+// One workgroup per row that is closed, where its streamed state does not give the slope (it was not streamed, or it has
+// several positives): computes the row's share of the scale's gradient, which is Σ over the keys of x times the gradient
+// of the score. Accumulates over stretches of keys. slope_share is the part of that gradient that belongs to the row.
 
 var<workgroup> lane_sums: array<f32, WORKGROUP>;
 var<workgroup> lane_bad: array<u32, WORKGROUP>;

@@ -1,13 +1,25 @@
 // The share of each column in the targets of a row that has several (row/several.wgsl).
 
-// The most targets of a row are fewer than 2^STEPS.
-const STEPS: u32 = 11u;
+// A row has fewer than 2^STEPS targets.
+const STEPS: u32 = 10u;
 
-// The weights of four classes.
+// The weights with that of one more target, if it is in the quad.
+fn with_target(weights: vec4<f32>, at: u32, i: u32, count: u32, label: u32) -> vec4<f32> {
+    let word = at + 4u + 2u * min(i, count - 1u);
+    let place = vec4<u32>(target_table_read(word) - label);
+    let here = (place == vec4<u32>(0u, 1u, 2u, 3u)) & vec4<bool>(i < count);
+    return select(weights, vec4<f32>(bitcast<f32>(target_table_read(word + 1u))), here);
+}
+
+// The weights of four columns, of which this label is the first.
 fn target_quad(row: u32, label: u32) -> vec4<f32> {
     let at = row * params.target_words;
     let count = target_table_read(at + 3u);
-    // The first target that is not below the quad.
+    if (count == 0u) {
+        return vec4<f32>(0.0);
+    }
+    // The first target that is not below the quad. Such loops count: see `quad_iterations` in
+    // src/skeleton/row/rows/several.rs.
     var low = 0u;
     var high = count;
     for (var step = 0u; step < STEPS && low < high; step += 1u) {
@@ -16,11 +28,8 @@ fn target_quad(row: u32, label: u32) -> vec4<f32> {
         low = select(low, middle + 1u, is_below);
         high = select(middle, high, is_below);
     }
-    var weights = vec4<f32>(0.0);
-    for (var i = low; i < min(low + 4u, count); i += 1u) {
-        let place = vec4<u32>(target_table_read(at + 4u + 2u * i) - label);
-        let weight = bitcast<f32>(target_table_read(at + 5u + 2u * i));
-        weights = select(weights, vec4<f32>(weight), place == vec4<u32>(0u, 1u, 2u, 3u));
-    }
-    return weights;
+    var weights = with_target(vec4<f32>(0.0), at, low, count, label);
+    weights = with_target(weights, at, low + 1u, count, label);
+    weights = with_target(weights, at, low + 2u, count, label);
+    return with_target(weights, at, low + 3u, count, label);
 }

@@ -28,8 +28,8 @@ element_loss! {
     /// - **Gradient** (γ = 0): ∂z = f·((1 − y')·P − pos_weight·y'·(1 − P))/τ with f =
     ///   weight·mask·upstream/denominator. ∂τ = −Σ ∂z·u over the elements that share a temperature.
     /// - **A learned temperature** is the input `temperature`: `[1]`, one number a column (a temperature for each
-    ///   label), or any other shape that broadcasts. It overrides the option. It lies between 2⁻¹²⁶ and 2¹²⁶; elements
-    ///   with another one have the loss NaN.
+    ///   label), or any other shape that broadcasts. It overrides the option. It lies between 2⁻¹²⁶ and 2¹²⁶; an element
+    ///   with another one has the loss NaN and the gradient NaN, and the status counts it.
     /// - **Mean** divides by the number of elements, as PyTorch does, or by Σ mask over the elements that are kept;
     ///   [`Reduction::Multilabel`](crate::Reduction::Multilabel) divides by the number of rows.
     /// - **Edges**: an element that is masked, or whose target is `unknown_target`, adds nothing and has a gradient of

@@ -34,8 +34,8 @@ row_loss! {
     /// - **Edges**: ignored rows add nothing and have a gradient of exactly 0, even where their logits are NaN. A row
     ///   whose row_weight is 0 has loss and gradient 0, whatever its logits are; it is counted, and its by-product is
     ///   computed. A `-inf` logit has p = 0 and gradient 0. A target at `-inf` gives +inf, but with α = 0 the squared
-    ///   error alone. A NaN or +inf logit, a row that is all `-inf`, or an alpha that is not finite gives NaN for that
-    ///   row, which [`crate::Status`] counts. A target outside `0..classes` is never used as an index: the loss of its
+    ///   error alone. A NaN or +inf logit, or a row that is all `-inf`, gives NaN for that row, which [`crate::Status`]
+    ///   counts; an alpha that is not finite does so for every row. A target outside `0..classes` is never used as an index: the loss of its
     ///   row is NaN, the gradient 0, and the status counts it.
     /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
     ///

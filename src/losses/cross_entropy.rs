@@ -49,30 +49,36 @@ pub enum Smoothing {
 ///
 /// - **Shapes**: logits `[rows, classes]` with any row stride and element offset; targets `[rows]` (`i32`, `u32`,
 ///   `i64`) or target_probs `[rows, classes]`; weight and logit_bias `[classes]`; row_weight `[rows]`; upstream `[1]`,
-///   or `[rows]` with [`Reduction::None`].
-/// - **Types**: logits, target_probs, weights and gradients in `f32`, `f16` or `bf16`; everything in between in f32;
-///   gradients are rounded to nearest even.
+///   or `[rows]` with [`Reduction::None`]; the upstream gradients of by-products, a saved lse and a saved entropy
+///   `[rows]`; temperature `[1]`.
+/// - **Types**: logits, target_probs, weights, upstream gradients and gradients in `f32`, `f16` or `bf16`; by-products,
+///   saved numbers and everything in between in f32; gradients are rounded to nearest even.
 /// - **Several targets**: with targets `[rows, k]` and target_weight `[rows, k]`, the target distribution of a row is q =
 ///   Σ_k target_weight_k·onehot(y_k), not normalised: the top k of a teacher, the votes of a crowd, several next tokens.
 ///   A class that occurs twice has the sum of its weights. An ignored target counts for nothing, and a row is kept if
-///   any of its targets is. log_prob is Σ_k target_weight_k·log p of y_k. A target outside the classes makes the row's
-///   target a bad one. At most 1024 targets a row; no smoothing, no focal loss, no rank, no correct.
+///   any of its targets is. log_prob is Σ_k target_weight_k·log p of y_k. A target outside the classes makes the row a
+///   bad one, even with weight 0. A row has at most 512 targets. Label smoothing, focal loss, rank, correct and
+///   correct_count are refused, and so is log_prob or its upstream gradient together with class weights. Targets
+///   `[rows, 1]` and any target_weight count as several.
 /// - **Gradient**: ∂u = f·[(Σ_c w_c q_c + 2λ·lse)·p − w∘q] with f = row_weight·upstream/denominator (γ = 0), then ∂z =
 ///   ∂u/τ·(1 − tanh²(z/cap)).
 /// - **A learned temperature** is the input `temperature`, one float on the GPU. It overrides the option, and
 ///   ∂τ = −Σ ∂u·u/τ over all elements: `f·(z_y − E_p z)/τ²` a row for plain cross-entropy. A value outside
-///   [2⁻¹²⁶, 2¹²⁶] makes every row a bad row. A target at `-inf` gives −inf.
+///   [2⁻¹²⁶, 2¹²⁶] makes every row a bad row. Where the target of a kept row is at `-inf`, ∂τ is infinite.
 /// - **Upstream gradients of by-products**: with `upstream.log_prob`, `upstream.entropy` or `upstream.lse`, one number
-///   a row, the gradients are those of Σ upstream·loss + Σ upstream.log_prob·log_prob + …. The loss takes part only if
-///   `upstream` is given too. ∂log_prob/∂u = e_y − p, ∂entropy/∂u = −p∘(log p + H), ∂lse/∂u = p. No weight multiplies
-///   these parts, and no denominator divides them. Rows that are ignored or have a bad target have gradient 0. From a
-///   saved `lse` the entropy's part needs the saved `entropy` as well; without it the scores are streamed once more.
-/// - **Mean** divides by Σ w_y over the rows that are kept (index targets), or by the number of rows (probability
-///   targets), as PyTorch does.
+///   a row, the gradients are those of Σ upstream·loss + Σ upstream.log_prob·log_prob + Σ upstream.entropy·entropy +
+///   Σ upstream.lse·lse. The loss takes part only if `upstream` is given too. ∂log_prob/∂u = e_y − p (several targets: q
+///   − (Σq)·p), ∂entropy/∂u = −p∘(log p + H), ∂lse/∂u = p. No weight multiplies these parts, and no denominator divides
+///   them. Rows that are ignored or have a bad target have gradient 0. From a saved `lse` the entropy's part needs the
+///   saved `entropy` as well; without it the scores are streamed once more. Errors: `upstream.log_prob` with
+///   target_probs, a saved `entropy` without `lse`, `upstream.entropy` with the output `grad.temperature`.
+/// - **Mean** divides by Σ w_y over the rows that are kept (one target a row), or by the number of rows kept (several
+///   targets, whatever their weights, and probability targets), as PyTorch does. With `denominator` `"weights"` a row
+///   counts row_weight times that.
 /// - **Edges**: ignored rows add nothing and have a gradient of exactly 0, even where their logits are NaN. A `-inf`
 ///   logit has p = 0; a target at `-inf` gives +inf. A NaN or +inf logit, or a row that is all `-inf`, gives NaN for
-///   that row alone, which stays in the mean's denominator. A row_weight of 0 makes the row's loss and gradient 0
-///   whatever its logits hold. A target outside `0..classes` is never used as an index: the loss of its row is NaN, the
+///   that row alone, which stays in the mean's denominator. A row_weight of 0 makes the row's loss 0, and the
+///   loss's part of its gradient, whatever its logits hold; the parts of by-products remain. A target outside `0..classes` is never used as an index: the loss of its row is NaN, the
 ///   gradient 0, and [`crate::Status`] counts it.
 /// - **By-products**, in the same pass: lse, log_prob, entropy, max_prob, argmax, rank, correct (see
 ///   [`CrossEntropyOutputs`]).
@@ -204,7 +210,7 @@ tensors! {
         temperature_gradient = "grad.temperature",
         /// log Σ exp(u) of each row.
         lse = "lse",
-        /// log softmax(u)_y of each row (index targets).
+        /// log softmax(u)_y of each row (index targets; Σ target_weight·log p of several), 0 of an ignored row.
         log_prob = "log_prob",
         /// The entropy of softmax(u) of each row.
         entropy = "entropy",

@@ -71,7 +71,7 @@ pub enum Per {
 /// The Dice loss on logits, optionally with a share of cross-entropy.
 ///
 /// With P = m·sigmoid(z) and t = m·y, where m is the mask (1 without one), the loss of a row (or of the batch) is
-/// 1 − (2·ΣP·t + smooth)/(ΣP + Σt + smooth) + bce/Σm·Σ m·BCE(z, y).
+/// 1 − (2·ΣP·t + smooth)/(ΣP + Σt + smooth) + bce/Σm·Σ m·BCE(z, y), where bce is the option and Σm the sum of the mask.
 ///
 /// - **Shapes**: logits and targets `[rows, columns]`, with any row stride, class stride and element
 ///   offset. A row is a sample's pixels, or (of images [N, C, H, W]) a channel's of a sample, as
@@ -81,7 +81,7 @@ pub enum Per {
 ///   value a coefficient with [`Reduction::None`]. The elements of one coefficient must fit one binding. The mask has
 ///   the shape of the logits; with `per = "channel"` it may be `[rows, 1]`, the same for all channels of a pixel.
 /// - **Types**: `f32`, `f16`, `bf16`, computed in f32.
-/// - **Gradient**: P·(1 − sigmoid(z))·(D − 2·t)/(ΣP + Σt + smooth), where D is the coefficient, plus bce/Σm·m·(sigmoid(z)
+/// - **Gradient**, times row_weight·upstream/denominator: P·(1 − sigmoid(z))·(D − 2·t)/(ΣP + Σt + smooth), where D is the coefficient, plus bce/Σm·m·(sigmoid(z)
 ///   − y).
 /// - **Mean** divides by the number of coefficients, those that are masked altogether included: their loss is 0.
 /// - **Mask**: what is masked with 0 counts for nothing, and its gradient is exactly 0, even where its logit or target

@@ -15,9 +15,9 @@ use crate::{
 row_loss! {
     /// The entropy of a softmax: row_weight·H(softmax(z/T)).
     ///
-    /// Subtracted from a loss, it keeps predictions from becoming sure too soon (entropy bonus of policy gradients);
-    /// added, it makes them sure (entropy minimisation on rows without labels). [`crate::CrossEntropy`] hands out the
-    /// entropy as a by-product, whose gradient this loss is.
+    /// With a negative upstream gradient it keeps predictions from becoming sure too soon (the entropy bonus of policy
+    /// gradients); added, it makes them sure (entropy minimisation on rows without labels). In a policy loss,
+    /// [`crate::CrossEntropy`] does both in one call: it hands out `entropy` and takes `upstream.entropy`.
     ///
     /// - **Shapes**: logits `[rows, classes]` with any row stride and element offset; row_weight `[rows]`; upstream
     ///   `[1]`, or `[rows]` with [`Reduction::None`](crate::Reduction::None). There are no targets: a row is left out by

@@ -8,13 +8,13 @@ use crate::{
 
 element_loss! {
     /// Huber's loss, as `torch.nn.functional.huber_loss`: weight·mask·h(z − y), where h(d) is ½d² up to |d| = delta and
-    /// delta·(|d| − ½·delta) beyond. Outliers pull with the force delta, however far away they are.
+    /// delta·(|d| − ½·delta) beyond. Outliers pull with the force delta, however far away they are. As in PyTorch, the
+    /// loss with delta = 1 is `smooth_l1_loss`, and in general it is delta times `smooth_l1_loss` with beta = delta.
     ///
     /// - **Shapes, types, reductions, masks**: as [`crate::BceWithLogits`].
     /// - **Units**: `delta` has the unit of scores and targets, the loss the square of it.
-    /// - **Gradient**: z − y, clamped to ±delta.
-    /// - **Mean**: over the elements, or what the mask keeps of them. As in PyTorch, the loss with delta = 1 is
-    ///   `smooth_l1_loss`, and in general it is delta times `smooth_l1_loss` with beta = delta.
+    /// - **Gradient** with f = weight·mask·upstream/denominator: f·(z − y), with z − y clamped to ±delta.
+    /// - **Mean**: over the elements, or what the mask keeps of them.
     /// - **Edges**: at z = ±inf the loss is +inf and the gradient ±delta. A NaN logit, or a target that is not finite,
     ///   gives NaN, which [`crate::Status`] counts.
     /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.

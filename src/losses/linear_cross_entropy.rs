@@ -19,7 +19,7 @@ use crate::{
 /// - **Targets** are those of [`CrossEntropy`]: one or several a row, or target_probs, which have no gradient here.
 /// - **Shapes**: hidden `[rows, hidden]`, weight `[classes, hidden]` (or `[hidden, classes]`, without a transposed
 ///   copy), bias `[classes]`; the rest as in [`CrossEntropy`], whose `weight` is `class_weight` here.
-/// - **Memory** beside inputs and outputs: O(rows + classes), one chunk of at most `chunk_bytes`, and 256 bytes of
+/// - **Memory** beside inputs and outputs: O(rows + classes), 16 + 8·k bytes a row of k targets, one chunk of at most `chunk_bytes`, and 256 bytes of
 ///   parameters a dispatch. The chunk holds some whole rows of logits, or some rows of a block of classes, whichever
 ///   the plan finds cheaper ([`crate::Plan::path`] says which, and why). With blocks, the logits are made twice,
 ///   unless a saved lse or the statistics of shards close the rows. The logits of up to as many rows as W is deep are
@@ -32,7 +32,8 @@ use crate::{
 ///   contains row weights and the upstream gradient before ∂W is summed.
 /// - **Policy gradients and preferences** need log_prob, entropy and lse of each token and their gradients: a call for
 ///   these, the caller's arithmetic, and a call with `upstream.log_prob`, `upstream.entropy`, `upstream.lse` and the
-///   saved `lse` and `entropy`. The logits are never stored, and a row's bits do not depend on the rows beside it.
+///   saved `lse` and `entropy`. The logits are never stored, and a row's bits do not depend on the rows beside it
+///   (without matrix units).
 /// - **Edges**: those of [`CrossEntropy`]. The hidden state of an ignored row is not used, so a NaN in it changes
 ///   nothing.
 /// - **Shards** of the vocabulary: see [`crate::Shard`]. ∂W and ∂bias are complete; ∂hidden is a part.

@@ -33,8 +33,8 @@ row_loss! {
     /// - **Mean** divides by Σ w_y of the rows kept (PyTorch), or by Σ row_weight·w_y.
     /// - **Edges**: only the target's number of a row is read. Ignored rows add nothing and have a gradient of exactly
     ///   0; the same holds for rows whose row_weight is 0, but these are counted. A log-probability of `-inf` gives
-    ///   +inf, and the usual gradient. Where its number is NaN or +inf, or the weight of its class is not finite, a row
-    ///   is NaN, which [`crate::Status`] counts. A target outside `0..classes` is never used as an index: the loss of
+    ///   +inf, and the usual gradient. Where the target's number is NaN or +inf, or the weight of its class is not
+    ///   finite, a row is NaN, which [`crate::Status`] counts. A target outside `0..classes` is never used as an index: the loss of
     ///   its row is NaN, the gradient 0, and the status counts it.
     /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
     ///

@@ -233,9 +233,13 @@ impl<L: SeparableRow> Separable<L> {
         for (row, (((z, g), &target), loss)) in rows.zip(&mut losses).enumerate() {
             *loss = self.solve_row((row, target), z, g, &mut found);
         }
-        losses.iter_mut().zip(&weights).for_each(|(loss, weight)| *loss = times(*weight, *loss));
         let kept =
             |target: &&i64| !self.ignored.contains(target) && (0..classes as i64).contains(*target);
+        for ((loss, weight), target) in losses.iter_mut().zip(&weights).zip(&targets) {
+            // The loss of a row with weight 0 is 0, even if a score is NaN.
+            let is_weightless = *weight == 0.0 && kept(&target);
+            *loss = if is_weightless { 0.0 } else { times(*weight, *loss) };
+        }
         let no_loss = |(target, loss): &(&i64, &f64)| kept(target) && loss.is_nan();
         targets.iter().zip(&losses).filter(no_loss).for_each(|_| found.bad_row());
         let count = targets.iter().filter(kept).count() as i64;

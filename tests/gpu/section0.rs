@@ -386,6 +386,15 @@ fn bad_rows_of_factor_zero(context: &Context) {
     let (outputs, _) = check(&context.gpu, &CrossEntropy::default(), &inputs, Dtype::F32, &wanted);
     assert!(outputs["loss"].to_f64()[0].is_finite() && outputs["lse"].to_f64()[0].is_nan());
     assert_eq!(outputs["count"].to_i64(), [2]);
+    // So it is where a loss follows from sums.
+    let dice = named([
+        ("logits", inputs["logits"].clone()),
+        ("targets", matrix(2, 3, vec![1.0, 0.0, 1.0, 0.0, 1.0, 1.0])),
+        ("row_weight", vector(&[0.0, 1.0])),
+    ]);
+    let loss = parse("dice", &json!({"reduction": "none"}));
+    let (outputs, status) = check(&context.gpu, &*loss, &dice, Dtype::F32, &GRADIENT);
+    assert_eq!((outputs["loss"].to_f64()[0], status.bad_rows), (0.0, 0));
     // A factor of 0 from above spares the gradient, but not the loss.
     let mut still = inputs.clone();
     still.remove("row_weight");

@@ -1,7 +1,7 @@
 //! Rows with several targets: the top k of a teacher, the votes of a crowd, several next tokens.
 
 use serde_json::json;
-use surprisal::{Array, Arrays, CrossEntropy, Dtype, Error, testing};
+use surprisal::{Array, Arrays, CrossEntropy, Dtype, Error, Profile, testing};
 
 use crate::{
     linear::{self, GRADIENTS},
@@ -12,7 +12,16 @@ use crate::{
     },
 };
 
-tests![stored_logits, options, edges, as_a_distribution, a_linear_layer, too_many];
+tests![
+    stored_logits,
+    options,
+    edges,
+    as_a_distribution,
+    a_linear_layer,
+    windows,
+    many_targets_of_long_rows,
+    too_many,
+];
 
 const WANTED: [&str; 4] = ["loss", "log_prob", "count", "grad.logits"];
 
@@ -171,9 +180,43 @@ fn a_linear_layer(context: &Context) {
     }
 }
 
+/// Windows of rows begin where their tables are at any offset; wide tables cut windows too.
+fn windows(context: &Context) {
+    let inputs = sample(61, [29, 65, 3]);
+    let wanted = ["loss", "grad.logits", "log_prob"];
+    let whole = outcome(&context.gpu, &none(), &inputs, Dtype::F32, &wanted).0;
+    for change in [
+        |profile: &mut Profile| profile.dispatch_elements = 65 * 7,
+        |profile: &mut Profile| profile.binding_bytes = 3000,
+    ] {
+        let gpu = context.with(change);
+        let run = gpu.run_arrays(&none(), &inputs, Dtype::F32, &wanted).unwrap();
+        assert!(run.prepared().plan().windows > 1);
+        assert_same_bits(&run.outcome_blocking().unwrap().0, &whole, "in windows");
+        check(&gpu, &none(), &inputs, Dtype::F32, &wanted);
+    }
+    // Few classes and many targets: the table is wider than the logits.
+    let inputs = sample(63, [40, 5, 60]);
+    let gpu = context.with(|profile| profile.binding_bytes = 6000);
+    check(&gpu, &none(), &inputs, Dtype::F32, &wanted);
+}
+
+/// As many targets as a row may have, in descending order, over so many classes that the search in each quad counts.
+fn many_targets_of_long_rows(context: &Context) {
+    let (classes, k) = (128_000, 512);
+    let targets: Vec<i64> = (0..k).map(|at| classes as i64 - 1 - 249 * at).collect();
+    let logits = gaussian(71, 5, classes);
+    let several = named([
+        ("logits", logits),
+        ("targets", Array::int(&[5, k as u64], targets.repeat(5))),
+        ("target_weight", Array::float(&[5, k as u64], positive(72, 5 * k as usize))),
+    ]);
+    check(&context.gpu, &CrossEntropy::default(), &several, Dtype::F32, &["loss", "grad.logits"]);
+}
+
 fn too_many(context: &Context) {
-    let inputs = sample(51, [2, 9, 1025]);
+    let inputs = sample(51, [2, 9, 513]);
     let error = context.gpu.run_arrays(&none(), &inputs, Dtype::F32, &["loss"]).unwrap_err();
-    let is_limit = matches!(&error, Error::Limit { found: 1025, limit: 1024, .. });
+    let is_limit = matches!(&error, Error::Limit { found: 513, limit: 512, .. });
     assert!(is_limit, "{error}");
 }

@@ -116,7 +116,11 @@ impl<'a, T: Real> Parts<'a, T> {
             Ok((0..losses.len()).map(|part| value(part).unwrap_or(T::one())).collect())
         };
         let (weights, upstream) = (each("row_weight")?, each("upstream")?);
-        let losses: Vec<T> = losses.iter().zip(&weights).map(|(&l, &w)| times(w, l)).collect();
+        // The loss of a coefficient with weight 0 is 0, even if an element is NaN.
+        let weigh = |(&loss, &weight): (&T, &T)| {
+            if weight.is_zero() { T::zero() } else { times(weight, loss) }
+        };
+        let losses: Vec<T> = losses.iter().zip(&weights).map(weigh).collect();
         let mut sum = T::zero();
         for &loss in &losses {
             sum += loss;

@@ -28,6 +28,8 @@ use crate::{
 
 pub(crate) use stream::functor_streams;
 
+/// The numbers of a row that one dispatch puts into its record.
+const NUMBERS: [&str; 4] = ["number_0", "number_1", "number_2", "number_3"];
 /// Words of an entry of the row table, and of the table's header.
 const ENTRY_WORDS: u64 = 4;
 const HEADER_WORDS: u64 = size::HEADER as u64 * ENTRY_WORDS;
@@ -286,14 +288,24 @@ impl<'a> Rows<'a> {
         let Window { rows, records, .. } = &self.windows[index];
         let (rows, records) = (rows.clone(), records.clone());
         let (count, lanes) = (rows.end - rows.start, u64::from(self.profile().tally_lanes()));
-        for (number, word) in record.numbers.iter().zip(record.first_number()..) {
-            let view = self.input(number.argument).map(|view| view.rows(&rows));
-            self.around("numbers", &[shader!("row/numbers.wgsl")])
+        let first_words = (u64::from(record.first_number())..).step_by(NUMBERS.len());
+        for (numbers, first) in record.numbers.chunks(NUMBERS.len()).zip(first_words) {
+            let views: Vec<Option<View>> = numbers
+                .iter()
+                .map(|number| self.input(number.argument).map(|view| view.rows(&rows)))
+                .collect();
+            let step = self
+                .around("numbers", &[shader!("row/numbers.wgsl")])
                 .uniform("rows", count)
                 .uniform("classes", 1_u64)
                 .uniform("record_words", record.words())
-                .uniform("word", word)
-                .read_elements("number", view, 0.0)
+                .uniform("first", first)
+                .uniform("count", numbers.len() as u64);
+            let views = views.into_iter().chain(std::iter::repeat(None));
+            NUMBERS
+                .into_iter()
+                .zip(views)
+                .fold(step, |step, (name, view)| step.read_elements(name, view, 0.0))
                 .table("records", &records, "u32")
                 .groups(count.div_ceil(lanes))?;
         }

@@ -28,7 +28,7 @@ impl Rows<'_> {
 
     /// The most columns of a block; see `MOST_ITERATIONS`.
     pub fn block_most(&self) -> u64 {
-        MOST_ITERATIONS / 5 * self.block_unit()
+        MOST_ITERATIONS / 5 / (1 + 4 * self.quad_iterations()) * self.block_unit()
     }
 
     /// Bytes of the states of one row between blocks.

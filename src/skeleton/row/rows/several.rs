@@ -17,8 +17,10 @@ static TARGET_TABLE: RowStream =
     RowStream::read("target_table", Broadcast::Elements).of(StreamElement::Words);
 /// Words of a row in front of its targets: flags, a bad target as two words, the number of classes.
 const HEADER_WORDS: u64 = 4;
-/// The most targets of a row. Their table is sorted by one lane, in a time that grows with the square of this number.
-const MOST_TARGETS: u64 = 1024;
+/// The most targets of a row: a workgroup has room for them, and each of its lanes compares some of them with all others.
+const MOST_TARGETS: u64 = 512;
+/// Lanes that sort the targets of a row together, at most.
+const LANES: u32 = 64;
 
 impl Rows<'_> {
     /// The targets of all rows, where a row has several.
@@ -30,6 +32,19 @@ impl Rows<'_> {
     /// The words of a row's table.
     pub(super) fn target_words(&self) -> u64 {
         self.several().map_or(0, |targets| HEADER_WORDS + 2 * targets_of_a_row(&targets))
+    }
+
+    /// How often a functor loops for a quad of columns: it searches the targets of the row.
+    pub(super) fn quad_iterations(&self) -> u64 {
+        self.several().map_or(0, |targets| u64::from(targets_of_a_row(&targets).max(1).ilog2() + 1))
+    }
+
+    /// Bytes of a row in the table and in the tensors that it is made from.
+    pub fn target_bytes(&self) -> u64 {
+        let bytes = |view: View| view.layout.row_span() * view.layout.dtype.bytes();
+        let weights = self.input("target_weight").map(bytes);
+        let of_tensors = self.several().map(bytes).max(weights);
+        of_tensors.map_or(0, |bytes| bytes.max(self.target_words() * 4))
     }
 
     /// The stream by which a functor reads the table.
@@ -51,7 +66,7 @@ impl Rows<'_> {
         self.give(TARGET_TABLE.name, table.clone());
         self.program.uniforms.push(("target_words", words.into()));
         let shard = self.program.shard.map(|shard| shard.classes);
-        let (classes, lanes) = (self.classes, u64::from(self.profile().tally_lanes()));
+        let (classes, lanes) = (self.classes, self.profile().workgroup_size.min(LANES));
         let weights = self.input("target_weight");
         let sources =
             [shader!("record.wgsl"), shader!("row/ignored.wgsl"), shader!("row/several.wgsl")];
@@ -59,6 +74,7 @@ impl Rows<'_> {
             let rows = |view: &View| view.clone().rows(&window);
             let rows_of = window.end - window.start;
             self.around("several", &sources)
+                .overriding("WORKGROUP", lanes)
                 .uniform("rows", rows_of)
                 .uniform("classes", found)
                 .uniform("all_classes", shard.unwrap_or(classes))
@@ -66,8 +82,8 @@ impl Rows<'_> {
                 .uniforms(super::ignored_indices(ignored))
                 .integers("targets", Some(rows(&targets)))
                 .read_elements("target_weight", weights.as_ref().map(rows), 1.0)
-                .table("target_table", &rows(&table), "u32")
-                .groups(rows_of.div_ceil(lanes))?;
+                .words("target_table", Some(rows(&table)))
+                .groups(rows_of)?;
         }
         Ok(())
     }

@@ -50,7 +50,8 @@ impl<'a> Rows<'a> {
         let few = segments > 1 && groups < u64::from(self.profile().busy_workgroups);
         // A workgroup that walks a very long row in each round and for its gradient would exceed `MOST_ITERATIONS`.
         let walks = 4 + u64::from(self.rounds());
-        let long = walks * self.classes / (16 * u64::from(lanes)) > MOST_ITERATIONS;
+        let iterations = walks * self.classes * (1 + 4 * self.quad_iterations());
+        let long = iterations / (16 * u64::from(lanes)) > MOST_ITERATIONS;
         self.select(index, rows, &scores.scores)?;
         if self.closes() {
             self.close(index, rows, Some(scores))?;
