@@ -72,7 +72,6 @@ row_loss! {
 }
 
 impl RowFormula for CeMseMix {
-    const BESIDE: &'static [&'static str] = &[];
     const SCALARS: &'static [&'static str] = &["alpha"];
     const OUTPUTS: &'static [RowOutput] = OUTPUTS;
 
@@ -81,10 +80,6 @@ impl RowFormula for CeMseMix {
             return Ok(());
         }
         Err(Error::option("ce_mse_mix", "alpha", self.alpha, "α lies in [0, 1]"))
-    }
-
-    fn check_given(&self, _given: &dyn Fn(&str) -> bool, _classes: u64) -> Result<()> {
-        Ok(())
     }
 
     fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T> {

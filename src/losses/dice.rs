@@ -633,8 +633,4 @@ impl RowLoss for Dice {
             ..RowProgram::default()
         }
     }
-
-    fn check(&self, _: &Call) -> Result<()> {
-        Ok(())
-    }
 }

@@ -9,7 +9,7 @@ use crate::{
         reference::{Point, Row, RowFormula, Softmax, total},
         row_loss,
     },
-    spec::{about::Dim, call::Call},
+    spec::call::Call,
 };
 
 /// How the distance of the student from the teacher is measured. q is the teacher's softmax, p the student's.
@@ -166,10 +166,6 @@ impl RowFormula for Distillation {
         Ok(())
     }
 
-    fn check_given(&self, _given: &dyn Fn(&str) -> bool, _classes: u64) -> Result<()> {
-        Ok(())
-    }
-
     fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T> {
         let classes = row.logits.len();
         let teacher = row.get("teacher_logits").unwrap_or_default();
@@ -219,10 +215,6 @@ impl RowLoss for Distillation {
             ..RowProgram::divergence(shader!("loss/distillation.wgsl"), rounds)
         })
         .tempered(temperature)
-    }
-
-    fn check(&self, call: &Call) -> Result<()> {
-        self.check_given(&|name| call.has(name), call.dim(Dim::Classes))
     }
 }
 

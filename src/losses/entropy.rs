@@ -55,14 +55,8 @@ row_loss! {
 }
 
 impl RowFormula for Entropy {
-    const BESIDE: &'static [&'static str] = &[];
-
     fn check(&self) -> Result<()> {
         check_temperature("entropy", self.temperature)
-    }
-
-    fn check_given(&self, _given: &dyn Fn(&str) -> bool, _classes: u64) -> Result<()> {
-        Ok(())
     }
 
     fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T> {
@@ -85,10 +79,6 @@ impl RowLoss for Entropy {
     fn program(&self, _: &Call) -> RowProgram {
         let program = RowProgram::entropy(shader!("loss/entropy.wgsl"));
         self.ruled(RowProgram { factors: FACTORS, ..program }).tempered(self.temperature)
-    }
-
-    fn check(&self, _: &Call) -> Result<()> {
-        Ok(())
     }
 }
 

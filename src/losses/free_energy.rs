@@ -62,15 +62,10 @@ row_loss! {
 }
 
 impl RowFormula for FreeEnergy {
-    const BESIDE: &'static [&'static str] = &[];
     const OUTPUTS: &'static [RowOutput] = OUTPUTS;
 
     fn check(&self) -> Result<()> {
         check_temperature("free_energy", self.temperature)
-    }
-
-    fn check_given(&self, _given: &dyn Fn(&str) -> bool, _classes: u64) -> Result<()> {
-        Ok(())
     }
 
     fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T> {
@@ -96,10 +91,6 @@ impl RowLoss for FreeEnergy {
             ..RowProgram::entropy(shader!("loss/free_energy.wgsl"))
         };
         self.ruled(program).tempered(self.temperature)
-    }
-
-    fn check(&self, _: &Call) -> Result<()> {
-        Ok(())
     }
 }
 

@@ -66,18 +66,12 @@ row_loss! {
 const LEAST_Q: f64 = 1e-6;
 
 impl RowFormula for GeneralizedCrossEntropy {
-    const BESIDE: &'static [&'static str] = &[];
-
     fn check(&self) -> Result<()> {
         if (LEAST_Q..=1.0).contains(&self.q) {
             return Ok(());
         }
         let reason = format!("q lies between {LEAST_Q:e} and 1");
         Err(Error::option("generalized_cross_entropy", "q", self.q, reason))
-    }
-
-    fn check_given(&self, _given: &dyn Fn(&str) -> bool, _classes: u64) -> Result<()> {
-        Ok(())
     }
 
     fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T> {
@@ -103,10 +97,6 @@ impl RowLoss for GeneralizedCrossEntropy {
             ..RowProgram::softmax(shader!("loss/generalized_cross_entropy.wgsl"), Rounds::One)
         })
         .tempered(1.0)
-    }
-
-    fn check(&self, _: &Call) -> Result<()> {
-        Ok(())
     }
 }
 

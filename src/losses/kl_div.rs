@@ -86,10 +86,6 @@ impl RowFormula for KlDiv {
         check_temperature("kl_div", self.temperature)
     }
 
-    fn check_given(&self, _given: &dyn Fn(&str) -> bool, _classes: u64) -> Result<()> {
-        Ok(())
-    }
-
     fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T> {
         let classes = row.logits.len();
         let q = row.get("target_probs").unwrap_or_default();
@@ -126,10 +122,6 @@ impl RowLoss for KlDiv {
             ..RowProgram::divergence(shader!("loss/kl_div.wgsl"), Rounds::Two)
         })
         .tempered(self.temperature)
-    }
-
-    fn check(&self, _: &Call) -> Result<()> {
-        Ok(())
     }
 }
 

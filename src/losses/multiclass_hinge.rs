@@ -93,7 +93,6 @@ row_loss! {
 }
 
 impl RowFormula for MulticlassHinge {
-    const BESIDE: &'static [&'static str] = &[];
     const OF_CLASSES: &'static [&'static str] = &["weight", "class_margin"];
     const OUTPUTS: &'static [RowOutput] = OUTPUTS;
 
@@ -113,10 +112,6 @@ impl RowFormula for MulticlassHinge {
             }
             _ => Ok(()),
         }
-    }
-
-    fn check_given(&self, _given: &dyn Fn(&str) -> bool, _classes: u64) -> Result<()> {
-        Ok(())
     }
 
     fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T> {
@@ -192,10 +187,6 @@ impl RowLoss for MulticlassHinge {
             ],
             ..RowProgram::compared(shader!("loss/multiclass_hinge.wgsl"), StateLayout::words(5))
         })
-    }
-
-    fn check(&self, _: &Call) -> Result<()> {
-        Ok(())
     }
 }
 

@@ -69,7 +69,6 @@ row_loss! {
 
 impl RowFormula for Nll {
     const SCORES: &'static str = "log_probs";
-    const BESIDE: &'static [&'static str] = &[];
     const OF_CLASSES: &'static [&'static str] = &["weight"];
 
     fn check(&self) -> Result<()> {
@@ -77,10 +76,6 @@ impl RowFormula for Nll {
             return Ok(());
         }
         Err(Error::option("nll", "eps", self.eps, "eps lies in (0, 1), and is a normal f32"))
-    }
-
-    fn check_given(&self, _given: &dyn Fn(&str) -> bool, _classes: u64) -> Result<()> {
-        Ok(())
     }
 
     fn counted<T: Real>(&self, row: &Row<'_, T>) -> T {
@@ -128,10 +123,6 @@ impl RowLoss for Nll {
             uniforms: vec![("eps", self.eps.into())],
             ..RowProgram::default()
         })
-    }
-
-    fn check(&self, _: &Call) -> Result<()> {
-        Ok(())
     }
 }
 

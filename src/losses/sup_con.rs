@@ -24,8 +24,8 @@ use crate::{
 
 /// Supervised contrast: every vector against all others. Its positives are the others with its label.
 ///
-/// s_ij = scale·⟨f_i, f_j⟩/(‖f_i‖·‖f_j‖), where scale is 1/τ or an input. The loss of a row is log Σ_{j≠i} exp(s_ij) minus the mean of s_ij over its
-/// positives (j ≠ i with the same label), in nats.
+/// s_ij = scale·⟨f_i, f_j⟩/(‖f_i‖·‖f_j‖), where scale is 1/τ or an input. The loss of a row is log Σ_{j≠i} exp(s_ij)
+/// minus the mean of s_ij over its positives (j ≠ i with the same label), in nats.
 ///
 /// **NT-Xent** (SimCLR) is this loss with label i for both views of sample i: each of 2N vectors has one positive.
 /// [`SupCon::views`] makes the labels.

@@ -88,8 +88,6 @@ row_loss! {
 }
 
 impl RowFormula for TopkHinge {
-    const BESIDE: &'static [&'static str] = &[];
-
     fn check(&self) -> Result<()> {
         if self.k == 0 {
             return Err(Error::option("topk_hinge", "k", self.k, "k is at least 1"));

@@ -232,10 +232,6 @@ impl RowLoss for Pixels {
         }
         .tempered(1.0)
     }
-
-    fn check(&self, _: &Call) -> Result<()> {
-        Ok(())
-    }
 }
 
 static PIXEL_FACTORS: &[Field] = &[
@@ -273,10 +269,6 @@ impl RowLoss for Classes {
             ..RowProgram::default()
         }
     }
-
-    fn check(&self, _: &Call) -> Result<()> {
-        Ok(())
-    }
 }
 
 impl RowLoss for Joint {
@@ -303,10 +295,6 @@ impl RowLoss for Joint {
             uniforms,
             ..RowProgram::default()
         }
-    }
-
-    fn check(&self, _: &Call) -> Result<()> {
-        Ok(())
     }
 }
 

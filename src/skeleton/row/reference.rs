@@ -37,7 +37,7 @@ pub(crate) trait RowFormula: Ruled + Sized {
     /// The name of its scores.
     const SCORES: &'static str = "logits";
     /// The names of its inputs `[rows, classes]` beside the scores.
-    const BESIDE: &'static [&'static str];
+    const BESIDE: &'static [&'static str] = &[];
     /// The names of its inputs `[classes]`.
     const OF_CLASSES: &'static [&'static str] = &[];
     /// The names of its inputs of one element.
@@ -49,7 +49,9 @@ pub(crate) trait RowFormula: Ruled + Sized {
     fn check(&self) -> Result<()>;
 
     /// Checks what only this loss can refuse of a call with these inputs and this number of classes.
-    fn check_given(&self, given: &dyn Fn(&str) -> bool, classes: u64) -> Result<()>;
+    fn check_given(&self, _given: &dyn Fn(&str) -> bool, _classes: u64) -> Result<()> {
+        Ok(())
+    }
 
     /// What a row adds to the denominator of a mean, before row weights.
     fn counted<T: Real>(&self, _row: &Row<'_, T>) -> T {
