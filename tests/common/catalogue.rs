@@ -355,7 +355,9 @@ impl Space {
                     _ => false,
                 };
                 let of_shapes = (0..row.len()).filter(|&at| of_shapes(&self.factors[at]));
-                of_shapes.chain(named(argument)).collect()
+                // An option may say how the tensor lies.
+                let layout = named(&format!("{argument}_layout"));
+                of_shapes.chain(named(argument)).chain(layout).collect()
             }
             _ => Vec::new(),
         };

@@ -95,7 +95,11 @@ fn wrong_shapes(context: &Context) {
             inputs().logits(f32s(&[24])),
             good.outputs(),
         ),
-        (wrong_shape("targets", &[5], "[4]"), inputs().targets(i32s(&[5])), good.outputs()),
+        (
+            wrong_shape("targets", &[5], "[4] or [4, targets a row]"),
+            inputs().targets(i32s(&[5])),
+            good.outputs(),
+        ),
         (wrong_shape("weight", &[7], "[6]"), inputs().weight(f32s(&[7])), good.outputs()),
         (
             wrong_shape("logit_bias", &[6, 1], "[6]"),
@@ -143,7 +147,7 @@ fn wrong_shapes(context: &Context) {
     // Host arrays are refused too.
     let arrays = named([("logits", gaussian(1, 3, 4)), ("targets", indices(&[0, 1]))]);
     let error = gpu.run_arrays(&none(), &arrays, Dtype::F32, &["loss"]).unwrap_err();
-    assert_eq!(error, wrong_shape("targets", &[2], "[3]"));
+    assert_eq!(error, wrong_shape("targets", &[2], "[3] or [3, targets a row]"));
     let lying =
         named([("logits", Array::float(&[3, 4], vec![0.0; 11])), ("targets", indices(&[0; 3]))]);
     let error = gpu.run_arrays(&none(), &lying, Dtype::F32, &["loss"]).unwrap_err();

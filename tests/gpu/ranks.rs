@@ -254,11 +254,11 @@ fn shapes_in_errors(context: &Context) {
     let mut inputs =
         named([("logits", gaussian(1, &[2, 3, 5])), ("targets", Array::int(&[2], vec![0, 1]))]);
     let loss = CrossEntropy::default();
-    refuse(&loss, &inputs, "`targets` has shape [2], expected [2, 3]");
+    refuse(&loss, &inputs, "`targets` has shape [2], expected [2, 3] or [2, 3, targets a row]");
     inputs.insert("targets".to_owned(), Array::int(&[6], vec![0; 6]));
-    refuse(&loss, &inputs, "`targets` has shape [6], expected [2, 3]");
+    refuse(&loss, &inputs, "`targets` has shape [6], expected [2, 3] or [2, 3, targets a row]");
     inputs.insert("targets".to_owned(), Array::int(&[3, 2], vec![0; 6]));
-    refuse(&loss, &inputs, "`targets` has shape [3, 2], expected [2, 3]");
+    refuse(&loss, &inputs, "`targets` has shape [3, 2], expected [2, 3] or [2, 3, targets a row]");
     let inputs = with(&example(&Mse::default(), &[2, 3, 4]), [("weight", positive(1, &[3]))]);
     refuse(
         &Mse::default(),
