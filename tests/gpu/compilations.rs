@@ -16,9 +16,9 @@ use surprisal::ledger::{self, Compilation};
 /// operation, which may raise it by 40. (That any gradient of linear and pair losses may be added to what is there
 /// raised lavapipe's by 20; that cross-entropy learns its temperature raised lavapipe's by 20 and SwiftShader's by 10; that
 /// dice has a form over the classes of a softmax, which is three losses of rows, raised all by 30; that by-products have
-/// upstream gradients and rows several targets raised lavapipe's by 130 and the others' by 50 or less.)
+/// upstream gradients and rows several targets raised lavapipe's by 170, SwiftShader's by 80 and that of GL by 70.)
 const BUDGET: &[(&str, usize)] =
-    &[("lavapipe", 3040), ("swiftshader", 2755), ("llvmpipe_gl", 2720)];
+    &[("lavapipe", 3080), ("swiftshader", 2780), ("llvmpipe_gl", 2760)];
 /// The budget of all other adapters, which meet every pair of the catalogue of calls.
 const OTHERS: usize = 3540;
 /// The number of expensive kernels that are named.
