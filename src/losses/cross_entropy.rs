@@ -462,11 +462,6 @@ static FACTORS: &[Field] = &[
 /// The by-products that have an upstream gradient of their own.
 const UPSTREAMS: [&str; 3] = ["upstream.log_prob", "upstream.entropy", "upstream.lse"];
 
-/// Whether the rows of a call have several targets, given the rank of `targets`.
-fn has_several(given: &dyn Fn(&str) -> bool, rank: usize) -> bool {
-    rank > 1 || given("target_weight")
-}
-
 /// What the targets of a call are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Targets {
@@ -479,11 +474,14 @@ pub(crate) enum Targets {
 }
 
 impl Targets {
+    /// Those of a call with these inputs and this rank of `targets`.
     fn of(given: &dyn Fn(&str) -> bool, rank: usize) -> Self {
-        match given("target_probs") {
-            true => Self::Probs,
-            false if has_several(given, rank) => Self::Several,
-            false => Self::One,
+        if given("target_probs") {
+            Self::Probs
+        } else if rank > 1 || given("target_weight") {
+            Self::Several
+        } else {
+            Self::One
         }
     }
 
@@ -632,13 +630,13 @@ impl RowLoss for CrossEntropy {
     fn program(&self, call: &Call) -> RowProgram {
         let ignored = self.ignore_index.as_slice().to_vec();
         let has_byproducts = has_byproducts(&|name| call.has(name));
-        let (byproducts, factors, row_numbers): (_, _, &[RowNumber]) = if has_byproducts {
+        let (byproducts, factors, numbers): (_, _, &[RowNumber]) = if has_byproducts {
             (shader!("loss/byproducts.wgsl"), BYPRODUCT_FACTORS, NUMBERS)
         } else {
             (shader!("loss/no_byproducts.wgsl"), FACTORS, &[])
         };
         let targets = Targets::of_call(call);
-        let looks = match targets {
+        let label_score = match targets {
             Targets::One if call.wants("rank") => LabelScore::Streaming,
             Targets::One => LabelScore::Closing,
             Targets::Several | Targets::Probs => LabelScore::Unused,
@@ -661,7 +659,7 @@ impl RowLoss for CrossEntropy {
             ],
             streams: STREAMS.to_vec(),
             scalar: Some("temperature"),
-            numbers: row_numbers,
+            numbers,
             target,
             counted: Counted {
                 row_weights: self.denominator == Denominator::Weights,
@@ -670,7 +668,7 @@ impl RowLoss for CrossEntropy {
             state: StateLayout { words: 8, shardable: true },
             outputs: OUTPUTS,
             factors,
-            label_score: looks,
+            label_score,
             given: self.given(call),
             overrides: self.overrides(call),
             uniforms: self.uniforms(call),

@@ -134,7 +134,7 @@ impl<'a, T: Real> Solved<'a, T> {
         self.totals.correct += i64::from(row.correct);
         match row.fate {
             Fate::BadTarget(target) => self.found.bad_target(self.rows.len(), target),
-            Fate::BadLogits(_) if row.loss.is_nan() || self.batch.pulls.pull(self.rows.len()) => {
+            Fate::BadLogits(_) if row.loss.is_nan() || self.batch.pulls.any(self.rows.len()) => {
                 self.found.bad_row();
             }
             // One shard of several does not know the loss.

@@ -35,7 +35,7 @@ impl<T: Real> Pulls<T> {
     }
 
     /// Whether a by-product of this row has a gradient.
-    pub(super) fn pull(&self, row: usize) -> bool {
+    pub(super) fn any(&self, row: usize) -> bool {
         self.of(row).iter().any(|pull| !pull.is_zero())
     }
 

@@ -35,7 +35,7 @@ impl<T: Real> Solved<'_, T> {
     fn backward(&self, row: usize) -> Vec<T> {
         let classes = self.batch.classes;
         let factor = self.factor(row);
-        let moves = !factor.is_zero() || self.batch.pulls.pull(row);
+        let moves = !factor.is_zero() || self.batch.pulls.any(row);
         let target = match self.rows[row].fate {
             Fate::Kept(target) if moves => target,
             Fate::BadLogits(_) if moves => return vec![T::nan(); classes],
@@ -47,7 +47,7 @@ impl<T: Real> Solved<'_, T> {
             let of_loss = self.score_partials(row, target, &u);
             partials = of_loss.into_iter().map(|partial| factor * partial).collect();
         }
-        if self.batch.pulls.pull(row) {
+        if self.batch.pulls.any(row) {
             let pulled = self.byproduct_partials(row, target, &u);
             partials.iter_mut().zip(pulled).for_each(|(partial, pulled)| *partial += pulled);
         }
@@ -155,7 +155,7 @@ impl<T: Real> Solved<'_, T> {
 
     fn temperature_backward(&self, row: usize) -> T {
         let factor = self.factor(row);
-        let moves = !factor.is_zero() || self.batch.pulls.pull(row);
+        let moves = !factor.is_zero() || self.batch.pulls.any(row);
         let target = match self.rows[row].fate {
             Fate::Kept(target) if moves => target,
             Fate::BadLogits(_) if moves => return T::nan(),

@@ -72,10 +72,10 @@ impl Rows<'_> {
             [shader!("record.wgsl"), shader!("row/ignored.wgsl"), shader!("row/several.wgsl")];
         for window in self.windows.iter().map(|window| window.rows.clone()).collect::<Vec<_>>() {
             let rows = |view: &View| view.clone().rows(&window);
-            let rows_of = window.end - window.start;
+            let window_rows = window.end - window.start;
             self.around("several", &sources)
                 .overriding("WORKGROUP", lanes)
-                .uniform("rows", rows_of)
+                .uniform("rows", window_rows)
                 .uniform("classes", found)
                 .uniform("all_classes", shard.unwrap_or(classes))
                 .uniform("target_words", words)
@@ -83,7 +83,7 @@ impl Rows<'_> {
                 .integers("targets", Some(rows(&targets)))
                 .read_elements("target_weight", weights.as_ref().map(rows), 1.0)
                 .words("target_table", Some(rows(&table)))
-                .groups(rows_of)?;
+                .groups(window_rows)?;
         }
         Ok(())
     }
