@@ -70,9 +70,10 @@ fn factor4(above: vec4<u32>, divisor: u32, inverse: u32) -> vec4<u32> {
     return select(factor, vec4<u32>(0u), is_zero4(above) | vec4<bool>(is_zero(divisor)));
 }
 
-// The factor of a row: weight·upstream/divisor.
+// The factor of a row: weight·upstream/divisor. A row of weight 0 has the factor 0 whatever its upstream gradient is.
 fn row_factor(weight: u32, upstream: u32, divisor: u32, inverse: u32) -> f32 {
-    return bitcast<f32>(factor4(vec4<u32>(times(weight, upstream)), divisor, inverse).x);
+    let above = select(times(weight, upstream), 0u, is_zero(weight));
+    return bitcast<f32>(factor4(vec4<u32>(above), divisor, inverse).x);
 }
 
 // Whether a number is below 0; false for -0 and NaN. Tests the bits, because a number below 2^-126 may compare as 0.

@@ -55,6 +55,18 @@ pub(crate) fn factor<T: Real>(above: T, divisor: T) -> T {
     if above.is_zero() || divisor.is_zero() { T::zero() } else { above / divisor }
 }
 
+/// The factor of a row's gradient: `weight·upstream/divisor`. A row of weight 0 has the factor 0 whatever its upstream
+/// gradient is.
+pub(crate) fn row_factor<T: Real>(weight: T, upstream: T, divisor: T) -> T {
+    if weight.is_zero() { T::zero() } else { factor(times(weight, upstream), divisor) }
+}
+
+/// Whether a number is a temperature: positive, and normal in f32 as its inverse is.
+pub(crate) fn is_temperature<T: Real>(tau: T) -> bool {
+    let limit = 126f64.exp2();
+    (1.0 / limit..=limit).contains(&tau.wide())
+}
+
 /// The error for an output that this call does not have.
 pub(crate) fn no_output(about: &About, name: &str) -> Error {
     let others = about.outputs.iter().map(|output| output.name).filter(|other| *other != name);

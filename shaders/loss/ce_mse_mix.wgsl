@@ -79,14 +79,10 @@ fn settle_live(row: Row, state: State) -> Settled {
     return settled;
 }
 
-// The gradient of α: the row's share f·(cross-entropy - squared error), with the bits of cross-entropy.
-fn alpha_slope(row: Row, entropy: u32, squares: f32) -> u32 {
-    let flags = factor_flags(row.factor);
-    if (flags != 0u) {
-        return select(NAN_BITS, 0u, flags == ROW_ZERO);
-    }
-    let finite_slope = bitcast<u32>(row.factor * (bitcast<f32>(select(0u, entropy, finite_one(entropy))) - squares));
-    return select(times(bitcast<u32>(row.factor), INFINITY_BITS), finite_slope, finite_one(entropy));
+// The slope of α: cross-entropy - squared error, with the bits of cross-entropy, which may be infinite.
+fn alpha_slope(entropy: u32, squares: f32) -> u32 {
+    let is_finite = finite_one(entropy);
+    return select(INFINITY_BITS, bitcast<u32>(bitcast<f32>(select(0u, entropy, is_finite)) - squares), is_finite);
 }
 
 // α·cross-entropy + (1 - α)·squared error, where cross-entropy may be infinite.
@@ -118,7 +114,7 @@ fn close_live(row: Row, state: State) -> Closed {
     out.scale = alpha * row.factor;
     out.squared_scale = (1.0 - alpha) * (2.0 * params.share) * row.factor;
     out.label_slope = -(out.scale * miss + out.squared_scale * label_p * squares);
-    out.alpha_slope = alpha_slope(row, entropy, params.share * squares);
+    out.alpha_slope = slope_bits(row, alpha_slope(entropy, params.share * squares));
     // Both gradients vanish in a row that is sure and right.
     let own = label_p * (squares / unit_of(pull));
     let norm = unit_of(pull) * sqrt(state.plain.x + own * own);

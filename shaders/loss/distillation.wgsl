@@ -11,6 +11,9 @@
 override DIVERGENCE: u32 = 0u;
 // There is a hard term.
 override HARD: bool = false;
+// The slope in T is asked for: that of T²·D is T·(2·D - S), where S = Σ x·∂D/∂x over the exponents x of both rows, which
+// fall by x/T.
+override WANTS_SLOPE: bool = false;
 
 const KL: u32 = 0u;
 const REVERSE_KL: u32 = 1u;
@@ -37,6 +40,11 @@ fn is_infinite(it: Item) -> bool {
         return any(live(it.second) & !live(it.u));
     }
     return DIVERGENCE == REVERSE_KL && any(live(it.u) & !live(it.second));
+}
+
+// Whether T² is a normal number.
+fn has_square(t: f32) -> bool {
+    return t >= 1.0842021724855044e-19 && t < 18446744073709551616.0;
 }
 
 // A softmax, with results below the normal numbers set to 0, since a quotient of two of those could overflow.
@@ -77,8 +85,56 @@ fn divergence_of(sums: vec4<f32>, own_sum: f32, other_sum: f32) -> f32 {
     return select(far, sums.z / own_sum - log_excess(a), is_small4(vec4<f32>(a)).x);
 }
 
+// One of the two rows of a quad: its probabilities, its exponents, and which of its columns are live.
+struct Side {
+    p: vec4<f32>,
+    x: vec4<f32>,
+    live: vec4<bool>,
+}
+
+fn side(u: vec4<f32>, top: f32, inverse_sum: f32) -> Side {
+    return Side(softmax(u, top, inverse_sum), live_exponent(u, top), live(u));
+}
+
+// What a quad adds to S for KL(own‖other). With d = log(own/other), S is Σ (other - own)·x_other + Σ own·(d - D)·x_own. As
+// x_other is x_own - d up to a constant, it is also Σ own·(h(d) - D)·x_own + Σ (own - other)·d, whose terms are no larger
+// than S where own and other are nearly the same. offset: log(Σ_own/Σ_other).
+fn kl_slope(own: Side, other: Side, offset: f32, divergence: f32) -> f32 {
+    let both = own.live & other.live;
+    let d = select(vec4<f32>(0.0), own.x - other.x - offset, both);
+    let small = is_small4(d) & both;
+    let bend = bend4(select(vec4<f32>(0.0), d, small));
+    let bends = select(own.p * (d - 1.0) + other.p, own.p * bend, small);
+    let gains = select(other.p - own.p, own.p * (bend - d), small);
+    // A column that is live in the other row alone.
+    let alone = select(vec4<f32>(0.0), other.p * (other.x + offset), other.live);
+    return sum4(select(alone, (bends - divergence * own.p) * own.x - gains * d, both));
+}
+
+// The divergence of the first round; that of Jensen-Shannon is not known there.
+fn first_divergence(state: State) -> f32 {
+    if (DIVERGENCE == KL) {
+        return divergence_of(state.weighed, state.second_sum, state.sum);
+    }
+    if (DIVERGENCE == REVERSE_KL) {
+        return divergence_of(state.weighed, state.sum, state.second_sum);
+    }
+    return 0.0;
+}
+
+// The slope of T²·D with respect to T, from the sums of the second round.
+fn slope_of(state: State, divergence: f32) -> f32 {
+    var moved = state.plain.y;
+    if (DIVERGENCE == JENSEN_SHANNON) {
+        let of_student = (1.0 - params.beta) * state.plain.z;
+        moved = state.plain.w - of_student * state.weighed.x - (divergence - of_student) * state.weighed.z;
+    }
+    return temperature() * (2.0 * divergence - moved);
+}
+
 // Weighed sums: `mean_terms`, with the student's Σ e at temperature 1 as the second. Plain sums: how many quads make
-// the divergence infinite; in the second round also Σ of its terms and Σ p·log(p/m).
+// the divergence infinite; in the second round of Jensen-Shannon also Σ of its terms, Σ p·log(p/m) and, if the slope is
+// asked for, S without the means, with Σ p·x and Σ q·x as weighed sums beside any maximum; in that of other divergences S.
 fn terms(row: Row, it: Item, state: State) -> Terms {
     var out: Terms;
     out.plain.x = select(0.0, 1.0, is_infinite(it));
@@ -97,13 +153,28 @@ fn terms(row: Row, it: Item, state: State) -> Terms {
     if (HARD) {
         out.weighed.y = sum4(hard_exp(it.u, state.top));
     }
-    if (DIVERGENCE == JENSEN_SHANNON && row.round == 1u) {
-        let p = softmax(it.u, row.settled.top, row.settled.inverse_sum);
-        let q = softmax(it.second, row.settled.second_top, row.settled.second_inverse_sum);
-        let of_student = p * log_of_mixed(p, q, params.beta);
-        let of_teacher = q * log_of_mixed(q, p, 1.0 - params.beta);
-        out.plain.y = sum4(params.beta * of_teacher + (1.0 - params.beta) * of_student);
-        out.plain.z = sum4(of_student);
+    if (ROUNDS == 2u && row.round == 1u) {
+        let p = side(it.u, row.settled.top, row.settled.inverse_sum);
+        let q = side(it.second, row.settled.second_top, row.settled.second_inverse_sum);
+        if (DIVERGENCE == JENSEN_SHANNON) {
+            let of_student = p.p * log_of_mixed(p.p, q.p, params.beta);
+            let of_teacher = q.p * log_of_mixed(q.p, p.p, 1.0 - params.beta);
+            out.plain.y = sum4(params.beta * of_teacher + (1.0 - params.beta) * of_student);
+            out.plain.z = sum4(of_student);
+            if (WANTS_SLOPE) {
+                let moved = params.beta * of_teacher * q.x + (1.0 - params.beta) * of_student * p.x;
+                out.plain.w = sum4(moved);
+                out.weighed.x = sum4(p.p * p.x);
+                out.weighed.z = sum4(q.p * q.x);
+            }
+        } else {
+            let offset = log_ratio(row.settled.inverse_sum, row.settled.second_inverse_sum);
+            if (DIVERGENCE == KL) {
+                out.plain.y = kl_slope(q, p, offset, row.settled.divergence);
+            } else {
+                out.plain.y = kl_slope(p, q, -offset, row.settled.divergence);
+            }
+        }
     }
     return out;
 }
@@ -111,7 +182,7 @@ fn terms(row: Row, it: Item, state: State) -> Terms {
 fn reweighed(state: State, top: f32, second_top: f32) -> vec4<f32> {
     let student = descent(state.top, top);
     let teacher = descent(state.second_top, second_top);
-    var out = vec4<f32>(0.0);
+    var out = state.weighed;
     if (DIVERGENCE == KL) {
         out = mean_terms_below(state.weighed, state.second_sum, teacher, student);
     }
@@ -130,32 +201,36 @@ fn settle_live(row: Row, state: State) -> Settled {
     settled.inverse_sum = 1.0 / state.sum;
     settled.second_top = state.second_top;
     settled.second_inverse_sum = 1.0 / state.second_sum;
+    settled.divergence = first_divergence(state);
     return settled;
 }
 
 fn close_live(row: Row, state: State) -> Closed {
+    if (!has_square(temperature())) {
+        return closed_bad(row);
+    }
     var out: Closed;
     out.label = row.label;
     out.top = state.top;
     out.second_top = state.second_top;
     out.inverse_sum = 1.0 / state.sum;
     out.second_inverse_sum = 1.0 / state.second_sum;
-    out.scale = params.soft_slope * row.factor;
-    var divergence = state.plain.y;
-    out.mean = state.plain.z;
-    if (DIVERGENCE == KL) {
-        divergence = divergence_of(state.weighed, state.second_sum, state.sum);
-    }
-    if (DIVERGENCE == REVERSE_KL) {
-        out.mean = state.weighed.x * out.inverse_sum;
-        divergence = divergence_of(state.weighed, state.sum, state.second_sum);
-    }
+    out.scale = params.soft_slope * temperature() * row.factor;
+    let divergence = select(first_divergence(state), state.plain.y, DIVERGENCE == JENSEN_SHANNON);
+    out.mean = select(state.plain.z, state.weighed.x * out.inverse_sum, DIVERGENCE == REVERSE_KL);
     var infinite = state.plain.x > 0.0 && params.soft_share > 0.0;
     if (infinite && DIVERGENCE == REVERSE_KL) {
         // An infinite reverse KL has no gradient: the row counts as a bad row, and its gradient is 0.
         out.flags = ROW_ZERO | ROW_NAN;
     }
-    var loss = params.soft_share * max(divergence, 0.0);
+    let t = temperature();
+    var loss = params.soft_share * t * t * max(divergence, 0.0);
+    if (WANTS_SLOPE) {
+        // An infinite divergence has no slope.
+        let limit = select(NAN_BITS, 0u, DIVERGENCE == REVERSE_KL);
+        let slope = bitcast<u32>(params.soft_share * slope_of(state, divergence));
+        out.temperature_slope = slope_bits(row, select(slope, limit, infinite));
+    }
     if (HARD) {
         let bits = label_score(row.index, row.label, row.label);
         let u = score_of(vec4<u32>(bits), 1.0, vec4<bool>(true)).u.x;

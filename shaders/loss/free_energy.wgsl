@@ -1,4 +1,5 @@
 // The free energy of a row of scores (row/entropy.wgsl): -T·lse(z/T), with the mean energy and the entropy beside it.
+// The slope in T is minus the entropy.
 
 fn close_live(row: Row, state: State) -> Closed {
     let depth = mean_depth(state);
@@ -8,8 +9,9 @@ fn close_live(row: Row, state: State) -> Closed {
     out.inverse_sum = 1.0 / state.sum;
     out.scale = -row.factor;
     out.entropy = bitcast<u32>(logarithm + depth);
-    out.energy = bitcast<u32>(params.temperature * depth - state.top);
-    let free = -(state.top + params.temperature * logarithm);
+    out.energy = bitcast<u32>(temperature() * depth - state.top);
+    out.temperature_slope = slope_bits(row, bitcast<u32>(-(logarithm + depth)));
+    let free = -(state.top + temperature() * logarithm);
     out.loss = times(bitcast<u32>(row.row_weight), bitcast<u32>(free));
     return out;
 }

@@ -5,8 +5,13 @@
 // factor, which must not reach a small divergence: it is that of both distributions as if normalised, and what Σ q lacks
 // of 1 is added. Σ q is kept in two parts for that.
 
+// With x = (z - top)/T and its mean x̄ under p, the slope in T is Σ q·(x - x̄)/T for KL(q‖p), and
+// -Σ p·log(p/q)·(x - x̄)/T for KL(p‖q).
+
 // KL(p‖q) instead of KL(q‖p).
 override REVERSE: bool = false;
+// The slope in T is asked for.
+override WANTS_SLOPE: bool = false;
 
 const TWO_SOFTMAXES: bool = false;
 
@@ -52,7 +57,8 @@ fn coarse(q: vec4<f32>) -> vec4<f32> {
 }
 
 // Plain sums of the second round: `mean_terms`, with the coarse part of Σ q as the second. In `weighed`, beside any
-// maximum: the rest of Σ q, and how many quads make the divergence infinite.
+// maximum: the rest of Σ q, and how many quads make the divergence infinite. In `weighed` also Σ e·x, which x̄ follows from,
+// and in the second round -T times the slope.
 fn terms(row: Row, it: Item, state: State) -> Terms {
     var out: Terms;
     if (row.round == 1u) {
@@ -69,12 +75,25 @@ fn terms(row: Row, it: Item, state: State) -> Terms {
         out.plain.y = sum4(coarse(it.q));
         out.weighed.x = sum4(it.q - coarse(it.q));
         out.weighed.y = select(0.0, 1.0, any(infinite));
+        if (WANTS_SLOPE) {
+            let off = live_exponent(it.u, row.settled.top) - row.settled.mean_exponent;
+            let pull = select(-it.q, k.p * -d, vec4<bool>(REVERSE));
+            out.weighed.w = sum4(select(vec4<f32>(0.0), pull * off, live(it.u)));
+        }
+    }
+    if (WANTS_SLOPE) {
+        out.weighed.z = sum4(exp_of(it.u, state.top) * live_exponent(it.u, state.top));
     }
     return out;
 }
 
 fn reweighed(state: State, top: f32, second_top: f32) -> vec4<f32> {
-    return state.weighed;
+    var out = state.weighed;
+    if (WANTS_SLOPE) {
+        let x = max(descent(state.top, top), -FLOOR);
+        out.z = exp_below(x) * (state.weighed.z + state.sum * x);
+    }
+    return out;
 }
 
 // The divergence, from the sums of the second round.
@@ -91,6 +110,7 @@ fn settle_live(row: Row, state: State) -> Settled {
     settled.top = state.top;
     settled.inverse_sum = 1.0 / state.sum;
     settled.log_sum = log4(vec4<f32>(state.sum)).x;
+    settled.mean_exponent = state.weighed.z * settled.inverse_sum;
     return settled;
 }
 
@@ -99,13 +119,18 @@ fn close_live(row: Row, state: State) -> Closed {
     let q_sum = state.plain.y + state.weighed.x;
     let found = divergence(state, q_sum);
     var out: Closed;
-    out.scale = row.factor * (0.5 * params.double_inverse_temperature);
+    let inverse_temperature = 0.5 * double_inverse_temperature();
+    out.scale = row.factor * inverse_temperature;
     // The mean of log(p/q) that `emit` subtracts is wrong by what all of these logarithms are wrong by.
     out.mean = select(q_sum, state.plain.x, REVERSE);
     if (REVERSE && infinite) {
         // An infinite KL(p‖q) has no gradient: the row counts as a bad row, and its gradient is 0.
         out.flags = ROW_ZERO | ROW_NAN;
     }
+    // Towards an infinite KL(q‖p) the slope falls without bounds; an infinite KL(p‖q) has none.
+    let limit = select(INFINITY_BITS | SIGN_BIT, 0u, REVERSE);
+    let slope = bitcast<u32>(-inverse_temperature * state.weighed.w);
+    out.temperature_slope = slope_bits(row, select(slope, limit, infinite));
     let loss = select(bitcast<u32>(found), INFINITY_BITS, infinite);
     out.loss = times(bitcast<u32>(row.row_weight), loss);
     return out;

@@ -9,14 +9,20 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     return item_of_scores(row, column, inside);
 }
 
-// Weighed sums: Σ e·x, the number of columns at the top, and Σ e of the columns below it.
+// Weighed sums: Σ e·x, the number of columns at the top, and Σ e of the columns below it. A plain sum, in the second
+// round: the variance of x.
 fn terms(row: Row, it: Item, state: State) -> Terms {
     let e = exp_of(it.u, state.top);
-    let x = select(vec4<f32>(0.0), exponent(it.u, state.top), live(it.u));
+    let x = live_exponent(it.u, state.top);
     let at_top = live(it.u) & (it.u == vec4<f32>(state.top));
     let tops = sum4(select(vec4<f32>(0.0), vec4<f32>(1.0), at_top));
     var out: Terms;
     out.weighed = vec4<f32>(sum4(e * x), tops, sum4(select(e, vec4<f32>(0.0), at_top)), 0.0);
+    if (ROUNDS == 2u && row.round == 1u) {
+        let p = exp_of(it.u, row.settled.top) * row.settled.inverse_sum;
+        let off = live_exponent(it.u, row.settled.top) + row.settled.depth;
+        out.plain.x = sum4(p * off * off);
+    }
     return out;
 }
 
@@ -42,4 +48,12 @@ fn log_sum(state: State) -> f32 {
 // The mean of -x, 0 or above.
 fn mean_depth(state: State) -> f32 {
     return -state.weighed.x / state.sum;
+}
+
+fn settle_live(row: Row, state: State) -> Settled {
+    var settled: Settled;
+    settled.top = state.top;
+    settled.inverse_sum = 1.0 / state.sum;
+    settled.depth = mean_depth(state);
+    return settled;
 }

@@ -10,11 +10,15 @@
 //   fn settle_live(row, state) -> Settled (two rounds) what the second round needs
 //   fn emit(row, closed, item)
 // `RowProgram::softmax` (src/skeleton/row/contract.rs) makes its program, which adds row/open.wgsl, row/dropped.wgsl
-// and row/scores.wgsl. `RowProgram::tempered` adds the temperature, which divides the scores of both softmaxes.
+// and row/scores.wgsl. `RowProgram::tempered` adds the temperature, which divides the scores of both softmaxes;
+// `RowProgram::tempered_by` takes it from an input of the call.
 //
 // Sums: state.sum and state.second_sum are Σ e. state.weighed holds four sums that depend on the maxima, such as Σ e·f,
 // Σ e² or Σ e·(u - top); state.plain holds four sums that do not. All Σ e are relative to the maxima state.top and
 // state.second_top: p = exp(exponent(u, top))/sum, Σ p·f = weighed/sum.
+
+// The temperature is the program's scalar, not a uniform.
+override TEMPERATURE_GIVEN: bool = false;
 
 // A quad of columns.
 struct Item {
@@ -44,10 +48,39 @@ fn is_label(it: Item, label: u32) -> vec4<bool> {
     return vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u) == vec4<u32>(label);
 }
 
+fn has_temperature() -> bool {
+    return !TEMPERATURE_GIVEN || are_temperatures(vec4<u32>(scalar_bits())).x;
+}
+
+// T; 1 if the call gives a number that is no temperature.
+fn temperature() -> f32 {
+    if (TEMPERATURE_GIVEN) {
+        return select(1.0, bitcast<f32>(scalar_bits()), has_temperature());
+    }
+    return params.temperature;
+}
+
+// 2/T
+fn double_inverse_temperature() -> f32 {
+    if (TEMPERATURE_GIVEN) {
+        return 2.0 / temperature();
+    }
+    return params.double_inverse_temperature;
+}
+
 // The exponent (u - top)/T, 0 or below. The difference comes first, so that a common offset costs no digit; halving keeps
-// it from overflowing.
+// it from overflowing, and half_reach keeps the quotient within f32.
 fn exponent(u: vec4<f32>, top: f32) -> vec4<f32> {
-    return params.double_inverse_temperature * max(0.5 * u - 0.5 * top, vec4<f32>(-params.half_reach));
+    var half_reach = params.half_reach;
+    if (TEMPERATURE_GIVEN) {
+        half_reach = 1.7e38 * min(temperature(), 1.0);
+    }
+    return double_inverse_temperature() * max(0.5 * u - 0.5 * top, vec4<f32>(-half_reach));
+}
+
+// The exponent of a column with a live score; 0 of any other.
+fn live_exponent(u: vec4<f32>, top: f32) -> vec4<f32> {
+    return select(vec4<f32>(0.0), exponent(u, top), live(u));
 }
 
 struct Terms {
@@ -187,13 +220,19 @@ fn state_merge(a: State, b: State) -> State {
     return state_sum(rescale(a, top, second_top), rescale(b, top, second_top));
 }
 
-// Whether every softmax has a live column, and no score is NaN or +inf.
+// Whether every softmax has a live column and a temperature, and no score is NaN or +inf.
 fn is_live(state: State) -> bool {
     var wanted = STATE_LIVE;
     if (TWO_SOFTMAXES) {
         wanted |= STATE_SECOND_LIVE;
     }
-    return (state.flags & (wanted | STATE_BAD)) == wanted;
+    return (state.flags & (wanted | STATE_BAD)) == wanted && has_temperature();
+}
+
+// A row's part in the gradient of a number that all rows share: the row's factor times its slope, both given and returned
+// as bits.
+fn slope_bits(row: Row, slope: u32) -> u32 {
+    return select(times(bitcast<u32>(row.factor), slope), 0u, is_nothing(row.factor));
 }
 
 fn close(row: Row, state: State) -> Closed {

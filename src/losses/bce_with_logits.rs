@@ -2,7 +2,7 @@
 
 use crate::{
     data::error::{Error, Result},
-    reference::{Real, times},
+    reference::{Real, is_temperature, times},
     skeleton::element::{
         ElementLoss, declared, element_loss,
         reference::{Point, sigmoid, softplus},
@@ -208,11 +208,6 @@ impl ElementLoss for BceWithLogits {
         let slope = alpha * slope / tau;
         point(alpha * times(loss, modulation), slope, u)
     }
-}
-
-/// A temperature that has a normal inverse in f32.
-fn is_temperature<T: Real>(tau: T) -> bool {
-    tau >= T::of(2.0_f64.powi(-126)) && tau <= T::of(2.0_f64.powi(126))
 }
 
 /// A loss with its slopes: that of the logit, and that of the temperature, which is −∂z·u.

@@ -101,7 +101,7 @@ impl RowFormula for Brier {
 
     fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T> {
         let classes = row.logits.len();
-        let Some(Softmax { p, others, .. }) = Softmax::of(row.logits, 1.0) else {
+        let Some(Softmax { p, others, .. }) = Softmax::of(row.logits, T::one()) else {
             return Point::bad(classes);
         };
         // p − q for each class.

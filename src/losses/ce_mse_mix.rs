@@ -5,7 +5,7 @@ use crate::{
     plan::kernel::shader,
     reference::{Real, times},
     skeleton::row::{
-        Field, LabelScore, Rounds, RowLoss, RowOutput, RowProgram, missing,
+        Field, LabelScore, Rounds, RowLoss, RowOutput, RowProgram,
         reference::{Point, Row, RowFormula, Softmax, total},
         row_loss,
     },
@@ -86,7 +86,7 @@ impl RowFormula for CeMseMix {
         let classes = row.logits.len();
         let alpha = row.get("alpha").map_or(T::of(self.alpha), |alpha| alpha[0]);
         let (Some(softmax), Some(label), true) =
-            (Softmax::of(row.logits, 1.0), row.target, alpha.is_finite())
+            (Softmax::of(row.logits, T::one()), row.target, alpha.is_finite())
         else {
             return Point::bad(classes);
         };
@@ -145,14 +145,6 @@ impl RowLoss for CeMseMix {
             ..RowProgram::softmax(shader!("loss/ce_mse_mix.wgsl"), rounds)
         })
         .tempered(1.0)
-    }
-
-    fn check(&self, call: &Call) -> Result<()> {
-        if call.wants("grad.alpha") && !call.has("alpha") {
-            Err(missing(self, "alpha"))
-        } else {
-            Ok(())
-        }
     }
 }
 

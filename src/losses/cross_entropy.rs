@@ -13,7 +13,7 @@ use crate::{
         request::request,
         row::{
             self, Broadcast, Counted, Field, Given, LabelScore, Reduced, RowLoss, RowNumber,
-            RowOutput, RowProgram, RowStream, StateLayout, Target,
+            RowOutput, RowProgram, RowStream, StateLayout, TEMPERATURE_SLOPE, Target,
         },
     },
     spec::{
@@ -445,7 +445,7 @@ static OUTPUTS: &[RowOutput] = &[
     RowOutput::index("argmax"),
     RowOutput::index("rank"),
     RowOutput::count("correct").reduced(Reduced::Sum("correct_count")),
-    RowOutput::slope("temperature_slope", "grad.temperature"),
+    TEMPERATURE_SLOPE,
 ];
 
 /// The factors of the gradient alpha·p - beta·coefficient - kappa·[target] - side·[neighbour].

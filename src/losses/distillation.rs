@@ -5,7 +5,8 @@ use crate::{
     plan::kernel::shader,
     reference::{Real, times},
     skeleton::row::{
-        Broadcast, Field, LabelScore, Rounds, RowLoss, RowProgram, RowStream,
+        Broadcast, Field, LabelScore, Rounds, RowLoss, RowOutput, RowProgram, RowStream,
+        TEMPERATURE_SLOPE,
         reference::{Point, Row, RowFormula, Softmax, total},
         row_loss,
     },
@@ -36,23 +37,27 @@ row_loss! {
     /// temperature 1 and without T². Without `targets` there is no hard term, and α counts as 0.
     ///
     /// - **Shapes**: logits and teacher_logits `[rows, classes]`, each with its own row stride and element offset;
-    ///   targets `[rows]` (`i32`, `u32`, `i64`); row_weight `[rows]`; upstream `[1]`, or `[rows]` with
-    ///   [`Reduction::None`](crate::Reduction::None).
+    ///   targets `[rows]` (`i32`, `u32`, `i64`); row_weight `[rows]`; temperature `[1]`; upstream `[1]`, or `[rows]`
+    ///   with [`Reduction::None`](crate::Reduction::None).
     /// - **Units**: nats, times T².
-    /// - **Types**: logits, teacher_logits, row_weight and the gradient in `f32`, `f16` or `bf16`; everything in
-    ///   between in f32; the gradient is rounded to nearest even.
+    /// - **Types**: logits, teacher_logits, row_weight, temperature and the gradients in `f32`, `f16` or `bf16`;
+    ///   everything in between in f32; the gradients are rounded to nearest even.
     /// - **Gradient**, only of the student, with f = row_weight·upstream/denominator: f·(α·(softmax(z) − onehot(y)) +
     ///   (1 − α)·T·g), where g is p − q for KL(q‖p), p∘(log(p/q) − KL(p‖q)) for KL(p‖q), and (1 − β)·p∘(log(p/m) −
     ///   KL(p‖m)) for the Jensen–Shannon divergence.
+    /// - **A learned temperature** is the input `temperature`, one float on the GPU, which overrides the option. Its
+    ///   gradient `grad.temperature` is Σ f·(1 − α)·d(T²·D)/dT over the rows; both softmaxes depend on T, the hard term
+    ///   does not. A number whose square is outside the normal numbers of f32 is no temperature: every row is then a
+    ///   bad row.
     /// - **Mean** divides by the number of rows kept (PyTorch's `batchmean`), or by Σ row_weight of them.
     /// - **Edges**: an ignored target removes both terms of its row, whose gradient is exactly 0 even where its logits
     ///   are NaN. A row_weight of 0 does the same, but the row is counted. A class that is `-inf` for both does not
-    ///   take part. Where only the student has `-inf`, KL(q‖p) is +inf and its gradient is finite. Where only the
-    ///   teacher has `-inf`, KL(p‖q) is +inf, its gradient 0, and [`crate::Status`] counts the row. The Jensen–Shannon
-    ///   divergence is finite in both cases. A target at `-inf` gives +inf if α > 0. A NaN or +inf logit, of the
-    ///   student or the teacher, or a row of either that is all `-inf`, gives NaN for that row, which the status
-    ///   counts. A target outside `0..classes` is never used as an index: the loss of its row is NaN, the gradient 0,
-    ///   and the status counts it.
+    ///   take part. Where only the student has `-inf`, KL(q‖p) is +inf, its gradient finite, and that of the
+    ///   temperature NaN. Where only the teacher has `-inf`, KL(p‖q) is +inf, its gradient 0, and [`crate::Status`]
+    ///   counts the row. The Jensen–Shannon divergence is finite in both cases. A target at `-inf` gives +inf if α > 0.
+    ///   A NaN or +inf logit, of the student or the teacher, or a row of either that is all `-inf`, gives NaN for that
+    ///   row, which the status counts. A target outside `0..classes` is never used as an index: the loss of its row is
+    ///   NaN, the gradient 0, and the status counts it.
     /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
     ///
     /// Sources: Hinton, Vinyals and Dean 2015; the divergences on language models, Agarwal et al. 2024.
@@ -80,8 +85,11 @@ row_loss! {
     inputs DistillationInputs {
         teacher_logits = "teacher_logits": arg::TEACHER_LOGITS;
         targets = "targets": arg::TARGETS;
+        temperature = "temperature": arg::TEMPERATURE_IN;
     }
-    outputs DistillationOutputs;
+    outputs DistillationOutputs {
+        temperature_gradient = "grad.temperature": arg::TEMPERATURE_GRADIENT;
+    };
     options {
         temperature: f64 = 1.0, "1.0", &["1.7"], "T > 0, of both softmaxes of the divergence";
         divergence: Divergence = Divergence::Kl, "\"kl\"", &["\"reverse_kl\"", "\"js\""],
@@ -101,16 +109,20 @@ impl Distillation {
         if targets { self.alpha } else { 0.0 }
     }
 
-    /// The divergence of one row and its derivative with respect to z/T; `None` where the gradient has no limit.
-    fn divergence_of<T: Real>(&self, q: &Softmax<T>, p: &Softmax<T>) -> Option<(T, Vec<T>)> {
+    /// The divergence of one row; `None` where the gradient has no limit.
+    fn divergence_of<T: Real>(&self, q: &Softmax<T>, p: &Softmax<T>) -> Option<Soft<T>> {
+        let differences =
+            |a: &Softmax<T>, b: &Softmax<T>| a.p.iter().zip(&b.p).map(|(&a, &b)| a - b).collect();
         match self.divergence {
             Divergence::Kl => {
-                let gradient = p.p.iter().zip(&q.p).map(|(&p, &q)| p - q).collect();
-                Some((total(terms(q, &p.log_p)), gradient))
+                let value = total(terms(q, &p.log_p));
+                let teacher = pulls(q, &p.log_p, value);
+                Some(Soft { value, student: differences(p, q), teacher })
             }
             Divergence::ReverseKl => {
-                let loss = total(terms(p, &q.log_p));
-                (!loss.is_infinite()).then(|| (loss, pulls(p, &q.log_p, loss)))
+                let value = total(terms(p, &q.log_p));
+                let student = pulls(p, &q.log_p, value);
+                (!value.is_infinite()).then(|| Soft { value, student, teacher: differences(q, p) })
             }
             Divergence::Js => {
                 let beta = T::of(self.beta);
@@ -118,18 +130,40 @@ impl Distillation {
                 let mixed = q.p.iter().zip(&p.p).map(|(&q, &p)| (beta * q + rest * p).ln());
                 let log_m: Vec<T> = mixed.collect();
                 let (of_teacher, of_student) = (total(terms(q, &log_m)), total(terms(p, &log_m)));
-                let gradient = pulls(p, &log_m, of_student).into_iter().map(|pull| rest * pull);
-                Some((beta * of_teacher + rest * of_student, gradient.collect()))
+                let scaled = |pulls: Vec<T>, share: T| -> Vec<T> {
+                    pulls.into_iter().map(|pull| share * pull).collect()
+                };
+                Some(Soft {
+                    value: beta * of_teacher + rest * of_student,
+                    student: scaled(pulls(p, &log_m, of_student), rest),
+                    teacher: scaled(pulls(q, &log_m, of_teacher), beta),
+                })
             }
         }
     }
+}
 
-    /// The soft term of one row and its gradient, without α.
-    fn soft<T: Real>(&self, q: &Softmax<T>, p: &Softmax<T>) -> Option<(T, Vec<T>)> {
-        let temperature = T::of(self.temperature);
-        let (divergence, slopes) = self.divergence_of(q, p)?;
-        let gradient = slopes.into_iter().map(|slope| temperature * slope).collect();
-        Some((temperature * temperature * divergence, gradient))
+/// The divergence of one row, and its derivatives with respect to z/T and to t/T.
+struct Soft<T> {
+    value: T,
+    student: Vec<T>,
+    teacher: Vec<T>,
+}
+
+impl<T: Real> Soft<T> {
+    /// The derivative of T²·D with respect to T. An infinite divergence has none.
+    fn slope(&self, q: &Softmax<T>, p: &Softmax<T>, temperature: T) -> T {
+        if self.value.is_infinite() {
+            return T::nan();
+        }
+        // The logarithm of a softmax differs from its scores, divided by T, by the same number in all columns, and the
+        // derivatives add up to 0.
+        let along = |pulls: &[T], logs: &[T]| {
+            let terms = pulls.iter().zip(logs).filter(|(pull, _)| !pull.is_zero());
+            total(terms.map(|(&pull, &log)| pull * log))
+        };
+        let moved = along(&self.student, &p.log_p) + along(&self.teacher, &q.log_p);
+        temperature * (self.value + self.value - moved)
     }
 }
 
@@ -149,12 +183,13 @@ fn pulls<T: Real>(p: &Softmax<T>, log_q: &[T], mean: T) -> Vec<T> {
 
 impl RowFormula for Distillation {
     const BESIDE: &'static [&'static str] = &["teacher_logits"];
+    const SCALARS: &'static [&'static str] = &["temperature"];
+    const OUTPUTS: &'static [RowOutput] = OUTPUTS;
 
     fn check(&self) -> Result<()> {
         // The GPU uses the temperature, its square and its inverse in f32.
         let normal = |value: f64| (value as f32).is_normal();
-        let squared = self.temperature * self.temperature;
-        if !(self.temperature > 0.0 && normal(squared) && normal(1.0 / self.temperature)) {
+        if !(self.temperature > 0.0 && has_square(self.temperature)) {
             return Self::bad("temperature", self.temperature, "T is above 0, T² within f32");
         }
         if !(self.beta > 0.0 && normal(self.beta) && (self.beta as f32) < 1.0) {
@@ -169,19 +204,26 @@ impl RowFormula for Distillation {
     fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T> {
         let classes = row.logits.len();
         let teacher = row.get("teacher_logits").unwrap_or_default();
+        let temperature = row.temperature(self.temperature);
         let softmaxes = (
-            Softmax::of(teacher, self.temperature),
-            Softmax::of(row.logits, self.temperature),
-            Softmax::of(row.logits, 1.0),
+            Softmax::of(teacher, temperature),
+            Softmax::of(row.logits, temperature),
+            Softmax::of(row.logits, T::one()),
         );
         let (Some(q), Some(p), Some(hard)) = softmaxes else { return Point::bad(classes) };
+        if !has_square(temperature.wide()) {
+            return Point::bad(classes);
+        }
         let alpha = T::of(self.hard_share(row.target.is_some()));
         let soft_share = T::one() - alpha;
         let (mut loss, mut gradient) = (T::zero(), vec![T::zero(); classes]);
+        let mut slope = T::zero();
         if !soft_share.is_zero() {
-            let Some((soft, slopes)) = self.soft(&q, &p) else { return Point::infinite(classes) };
-            loss = soft_share * soft;
-            gradient = slopes.into_iter().map(|slope| soft_share * slope).collect();
+            let Some(soft) = self.divergence_of(&q, &p) else { return Point::infinite(classes) };
+            let scale = soft_share * temperature;
+            loss = scale * temperature * soft.value;
+            slope = soft_share * soft.slope(&q, &p, temperature);
+            gradient = soft.student.into_iter().map(|pull| scale * pull).collect();
         }
         if let Some(label) = row.target {
             loss += times(alpha, -hard.log_p[label]);
@@ -190,39 +232,53 @@ impl RowFormula for Distillation {
                 *g += alpha * (hard.p[c] - onehot);
             }
         }
-        Point::new(loss, gradient)
+        Point::new(loss, gradient).with(vec![slope])
     }
+}
+
+/// Whether the square of a temperature is a normal f32.
+fn has_square(temperature: f64) -> bool {
+    ((temperature * temperature) as f32).is_normal()
 }
 
 impl RowLoss for Distillation {
     fn program(&self, call: &Call) -> RowProgram {
         let alpha = self.hard_share(call.has("targets"));
-        let (temperature, divergence) = (self.temperature, self.divergence);
-        let rounds = if divergence == Divergence::Js { Rounds::Two } else { Rounds::One };
+        let (divergence, wants_slope) = (self.divergence, call.wants("grad.temperature"));
+        let two = wants_slope || divergence == Divergence::Js;
+        let rounds = if two { Rounds::Two } else { Rounds::One };
         let beta_slope = if divergence == Divergence::Js { 1.0 - self.beta } else { 1.0 };
         self.ruled(RowProgram {
             streams: vec![RowStream::read("teacher_logits", Broadcast::Elements)],
+            outputs: OUTPUTS,
             factors: FACTORS,
             settled: SETTLED,
             label_score: if alpha > 0.0 { LabelScore::Closing } else { LabelScore::Unused },
-            overrides: vec![("DIVERGENCE", divergence as u32), ("HARD", (alpha > 0.0).into())],
+            overrides: vec![
+                ("DIVERGENCE", divergence as u32),
+                ("HARD", (alpha > 0.0).into()),
+                ("WANTS_SLOPE", wants_slope.into()),
+            ],
             uniforms: vec![
                 ("alpha", alpha.into()),
                 ("beta", self.beta.into()),
-                ("soft_share", ((1.0 - alpha) * temperature * temperature).into()),
-                ("soft_slope", ((1.0 - alpha) * temperature * beta_slope).into()),
+                ("soft_share", (1.0 - alpha).into()),
+                ("soft_slope", ((1.0 - alpha) * beta_slope).into()),
             ],
             ..RowProgram::divergence(shader!("loss/distillation.wgsl"), rounds)
         })
-        .tempered(temperature)
+        .tempered_by(call, self.temperature)
     }
 }
+
+static OUTPUTS: &[RowOutput] = &[TEMPERATURE_SLOPE];
 
 static SETTLED: &[Field] = &[
     Field::f32("top"),
     Field::f32("inverse_sum"),
     Field::f32("second_top"),
     Field::f32("second_inverse_sum"),
+    Field::f32("divergence"),
 ];
 
 static FACTORS: &[Field] = &[

@@ -5,7 +5,7 @@ use crate::{
     plan::kernel::shader,
     reference::Real,
     skeleton::row::{
-        Field, RowLoss, RowOutput, RowProgram,
+        Field, Rounds, RowLoss, RowOutput, RowProgram, TEMPERATURE_SLOPE,
         reference::{Point, Row, RowFormula, Softmax, total},
         row_loss,
     },
@@ -19,18 +19,21 @@ row_loss! {
     /// the mean energy E = −Σ p·z and the entropy S of that distribution, both of which are handed out. F is a score of
     /// how well a model knows an input (out-of-distribution detection), and a loss of energy-based models.
     ///
-    /// - **Shapes**: logits `[rows, classes]` with any row stride and element offset; row_weight `[rows]`; upstream
-    ///   `[1]`, or `[rows]` with [`Reduction::None`](crate::Reduction::None). There are no targets: a row is left out by
-    ///   a row_weight of 0, together with `denominator` `"weights"`.
+    /// - **Shapes**: logits `[rows, classes]` with any row stride and element offset; row_weight `[rows]`; temperature
+    ///   `[1]`; upstream `[1]`, or `[rows]` with [`Reduction::None`](crate::Reduction::None). There are no targets: a
+    ///   row is left out by a row_weight of 0, together with `denominator` `"weights"`.
     /// - **Units**: those of the logits; the entropy in nats.
-    /// - **Types**: logits, row_weight and the gradient in `f32`, `f16` or `bf16`; everything in between in f32; the
-    ///   gradient is rounded to nearest even.
+    /// - **Types**: logits, row_weight, temperature and the gradients in `f32`, `f16` or `bf16`; everything in between
+    ///   in f32; the gradients are rounded to nearest even.
     /// - **Gradient**: ∂z = −f·p with f = row_weight·upstream/denominator.
     /// - **By-products**: `energy` and `entropy`, one number a row, without any weight.
+    /// - **A learned temperature** is the input `temperature`, one float on the GPU, which overrides the option. Its
+    ///   gradient `grad.temperature` is −Σ f·S over the rows, with the entropy S of a row. A number outside 2^-126 to
+    ///   2^126 is no temperature: every row is then a bad row.
     /// - **Mean** divides by the number of rows, or by Σ row_weight of them.
-    /// - **Edges**: a class at `-inf` adds nothing and has gradient 0. A NaN or +inf logit, or a row that is all `-inf`,
-    ///   gives NaN for that row, which [`crate::Status`] counts. A row whose row_weight is 0 has loss and gradient 0,
-    ///   whatever its logits are; its by-products are computed.
+    /// - **Edges**: a class at `-inf` adds nothing and has gradient 0. A NaN or +inf logit, or a row that is all
+    ///   `-inf`, gives NaN for that row, which [`crate::Status`] counts. A row whose row_weight is 0 has loss and
+    ///   gradient 0, whatever its logits are; its by-products are computed.
     /// - **Errors**: an invalid call is refused before any GPU work; [`crate::Error`] names the argument and its
     ///   value.
     ///
@@ -51,8 +54,11 @@ row_loss! {
     summary: "The free energy of a row of scores, with its mean energy and its entropy.",
     formula: "loss = -row_weight·T·log Σ_c exp(z_c/T) = row_weight·(E - T·S); p = softmax(z/T), E = -Σ p·z, S = H(p)",
     pytorch: "(-T * torch.logsumexp(z / T, 1)).mean()";
-    inputs FreeEnergyInputs {}
+    inputs FreeEnergyInputs {
+        temperature = "temperature": arg::TEMPERATURE_IN;
+    }
     outputs FreeEnergyOutputs {
+        temperature_gradient = "grad.temperature": arg::TEMPERATURE_GRADIENT;
         energy = "energy": arg::MEAN_ENERGY;
         entropy = "entropy": arg::SOFTMAX_ENTROPY;
     };
@@ -62,6 +68,7 @@ row_loss! {
 }
 
 impl RowFormula for FreeEnergy {
+    const SCALARS: &'static [&'static str] = &["temperature"];
     const OUTPUTS: &'static [RowOutput] = OUTPUTS;
 
     fn check(&self) -> Result<()> {
@@ -70,30 +77,32 @@ impl RowFormula for FreeEnergy {
 
     fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T> {
         let z = row.logits;
-        let Some(softmax) = Softmax::of(z, self.temperature) else { return Point::bad(z.len()) };
+        let temperature = row.temperature(self.temperature);
+        let Some(softmax) = Softmax::of(z, temperature) else { return Point::bad(z.len()) };
         // log p_c = z_c/T − lse(z/T) of every class c; here of the largest.
         let top = z.iter().copied().fold(T::neg_infinity(), T::max);
         let largest = z.iter().position(|&z| z == top).unwrap_or_default();
-        let loss = T::of(self.temperature) * softmax.log_of(largest) - top;
+        let loss = temperature * softmax.log_of(largest) - top;
         let states = softmax.p.iter().zip(z).filter(|(p, _)| !p.is_zero());
         let energy = -total(states.map(|(&p, &z)| p * z));
+        let entropy = softmax.entropy();
         Point::new(loss, softmax.p.iter().map(|&p| -p).collect())
-            .with(vec![energy, softmax.entropy()])
+            .with(vec![-entropy, energy, entropy])
     }
 }
 
 impl RowLoss for FreeEnergy {
-    fn program(&self, _: &Call) -> RowProgram {
+    fn program(&self, call: &Call) -> RowProgram {
         let program = RowProgram {
             outputs: OUTPUTS,
             factors: FACTORS,
-            uniforms: vec![("temperature", self.temperature.into())],
-            ..RowProgram::entropy(shader!("loss/free_energy.wgsl"))
+            ..RowProgram::entropy(shader!("loss/free_energy.wgsl"), Rounds::One)
         };
-        self.ruled(program).tempered(self.temperature)
+        self.ruled(program).tempered_by(call, self.temperature)
     }
 }
 
-static OUTPUTS: &[RowOutput] = &[RowOutput::number("energy"), RowOutput::number("entropy")];
+static OUTPUTS: &[RowOutput] =
+    &[TEMPERATURE_SLOPE, RowOutput::number("energy"), RowOutput::number("entropy")];
 
 static FACTORS: &[Field] = &[Field::f32("top"), Field::f32("inverse_sum"), Field::f32("scale")];

@@ -76,7 +76,7 @@ impl RowFormula for GeneralizedCrossEntropy {
 
     fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T> {
         let classes = row.logits.len();
-        let (Some(softmax), Some(label)) = (Softmax::of(row.logits, 1.0), row.target) else {
+        let (Some(softmax), Some(label)) = (Softmax::of(row.logits, T::one()), row.target) else {
             return Point::bad(classes);
         };
         let (q, log_p) = (T::of(self.q), softmax.log_of(label));

@@ -10,7 +10,7 @@ use crate::{
         kernel::{Source, shader},
         profile::Profile,
     },
-    reference::{Findings, factor, no_output, times},
+    reference::{Findings, no_output, row_factor, times},
     skeleton::{
         operation::Operation,
         request::Request,
@@ -252,7 +252,7 @@ impl<L: SeparableRow> Separable<L> {
         let divisor = given.and_then(|d| d.first().copied()).unwrap_or(own);
         let upstream = each(inputs, "upstream", targets.len());
         for ((g, weight), up) in gradient.chunks_mut(classes).zip(&weights).zip(&upstream) {
-            let factor = factor(times(*weight, *up), divisor);
+            let factor = row_factor(*weight, *up, divisor);
             for g in g {
                 *g = if factor == 0.0 { 0.0 } else { *g * factor };
             }

@@ -23,6 +23,8 @@ use crate::{
 pub(crate) use declare::row_loss;
 pub(crate) use rows::{Gradient, Rows, Scores, functor_streams};
 
+pub(crate) use contract::TEMPERATURE_SLOPE;
+
 pub use crate::spec::{broadcast::Broadcast, shard::STATE_WORDS};
 pub use contract::{
     Counted, DROPPED, Field, FieldKind, Given, LabelScore, OPEN, OutputKind, PLACE, Reduced,
@@ -68,7 +70,22 @@ pub fn accepts(loss: &dyn RowLoss, call: &Call) -> Result<()> {
 
 fn accepts_program(loss: &dyn RowLoss, program: &RowProgram, call: &Call) -> Result<()> {
     check_outputs(loss, program, call)?;
+    check_scalar(loss, program, call)?;
     loss.check(call)
+}
+
+/// Checks that a scalar whose gradient is asked for is an input of the call.
+fn check_scalar(loss: &dyn RowLoss, program: &RowProgram, call: &Call) -> Result<()> {
+    let Some(scalar) = program.scalar else { return Ok(()) };
+    let gradient = format!("grad.{scalar}");
+    if call.has(scalar) || !call.wants(&gradient) {
+        return Ok(());
+    }
+    Err(Error::MissingInput {
+        operation: loss.about().name.into(),
+        argument: scalar.into(),
+        reason: format!("output `{gradient}` needs it").into(),
+    })
 }
 
 /// Checks that a call has either index targets or probability targets.

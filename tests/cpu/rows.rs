@@ -77,6 +77,63 @@ fn assert_gradients(name: &str, options: &Value, inputs: &Arrays) {
     }
 }
 
+/// Finite differences of the temperature as an input.
+fn temperature_gradients(probs: &Arrays, plain: &Arrays, [hard, soft]: [&Arrays; 2]) {
+    let mut calls = vec![("entropy", json!({}), plain), ("free_energy", json!({}), plain)];
+    for direction in ["forward", "reverse"] {
+        calls.push(("kl_div", json!({"direction": direction}), probs));
+    }
+    for divergence in ["kl", "reverse_kl", "js"] {
+        let options = json!({"divergence": divergence, "alpha": 0.3, "beta": 0.2});
+        calls.push(("distillation", options.clone(), hard));
+        calls.push(("distillation", options, soft));
+    }
+    for (name, options, inputs) in calls {
+        for (reduction, temperature) in [("none", 1.0), ("sum", 0.4), ("mean", 3.0)] {
+            let mut options = options.clone();
+            options["reduction"] = reduction.into();
+            let learned = and(inputs, "temperature", vector(&[temperature]));
+            let loss = parse(name, &options);
+            assert_differences(&*loss, &learned, "temperature");
+            assert_differences(&*loss, &learned, "logits");
+            // The input replaces the option.
+            options["temperature"] = temperature.into();
+            let fixed = parse(name, &options);
+            for output in ["loss", "grad.logits"] {
+                assert_eq!(run(&*fixed, inputs, output), run(&*loss, &learned, output), "{name}");
+            }
+        }
+    }
+}
+
+/// A temperature that is none makes every row a bad one, and its gradient needs it as an input.
+#[test]
+fn temperatures_that_are_none() {
+    let inputs = weighted(12, 5);
+    let probs = and(&without(&inputs, "targets"), "target_probs", logits(4, &[0.2; 20]));
+    let plain = without(&inputs, "targets");
+    let teacher = and(&plain, "teacher_logits", logits(4, &testing::gaussian(13, 20)));
+    let calls = [
+        ("entropy", &plain),
+        ("free_energy", &plain),
+        ("kl_div", &probs),
+        ("distillation", &teacher),
+    ];
+    for (name, inputs) in calls {
+        let loss = parse(name, &json!({}));
+        let refused = cpu::run(&*loss, inputs, &["grad.temperature"]).unwrap_err();
+        assert!(matches!(refused, Error::MissingInput { .. }), "{refused}");
+        for temperature in [0.0, -1.0, NAN, INF, 1e-39, 1.7e38] {
+            let inputs = and(inputs, "temperature", vector(&[temperature]));
+            let outputs =
+                cpu::run(&*loss, &inputs, &["loss", "grad.temperature", "status"]).unwrap();
+            let number = |name: &str| outputs[name].to_f64()[0];
+            assert!(number("loss").is_nan() && number("grad.temperature").is_nan(), "{name}");
+            assert!(Status::from_array(&outputs["status"]).bad_rows >= 3, "{name}");
+        }
+    }
+}
+
 #[test]
 fn gradients() {
     for classes in [2, 7] {
@@ -121,6 +178,7 @@ fn gradients() {
                 assert_gradients("distillation", &options, &soft);
             }
         }
+        temperature_gradients(&probs, &plain, [&hard, &soft]);
         let numbers = |seed| -> Vec<f64> {
             testing::gaussian(seed, classes).iter().map(|x| x.abs() + 0.2).collect()
         };

@@ -51,6 +51,7 @@ mod shapes;
 mod shards;
 mod status;
 mod support;
+mod temperatures;
 mod tiles;
 mod walks;
 
@@ -87,6 +88,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
         ("own", own::TESTS),
         ("numbers", numbers::TESTS),
         ("status", status::TESTS),
+        ("temperatures", temperatures::TESTS),
         ("prepared", prepared::TESTS),
         ("recording", recording::TESTS),
         ("replay", replay::TESTS),

@@ -8,7 +8,7 @@ use crate::{
         error::Result,
     },
     losses::{Dice, DiceActivation, dice::Per},
-    reference::{Findings, Real, array, extents, factor, floats, no_output, times},
+    reference::{Findings, Real, array, extents, factor, floats, no_output, row_factor, times},
     skeleton::element::reference::{sigmoid, softplus},
     spec::{
         about::Signature as _,
@@ -138,7 +138,7 @@ impl<'a, T: Real> Parts<'a, T> {
     /// What multiplies the slopes of each coefficient.
     fn factors(&self) -> impl Iterator<Item = T> {
         let above = self.weights.iter().zip(&self.upstream);
-        above.map(|(&weight, &upstream)| factor(times(weight, upstream), self.divisor))
+        above.map(|(&weight, &upstream)| row_factor(weight, upstream, self.divisor))
     }
 
     fn output(&self, name: &str) -> Result<Array> {

@@ -280,6 +280,11 @@ impl RowRecord {
         (self.saved_lse_word() + factors).max(self.first_number() + self.numbers.len() as u32)
     }
 
+    /// Whether a row of weight 0 has by-products to compute. Its slopes are 0.
+    fn has_by_products(self) -> bool {
+        self.outputs.iter().any(|output| output.kind != OutputKind::Slope)
+    }
+
     /// The words of a record and of a state, as WGSL constants.
     fn constants(self) -> String {
         let factors = placed(self.factors, self.saved_lse_word());
@@ -314,7 +319,7 @@ impl RowRecord {
     }
 
     fn declare_closed(self, text: &mut String) {
-        let _ = writeln!(text, "const HAS_BY_PRODUCTS: bool = {};", !self.outputs.is_empty());
+        let _ = writeln!(text, "const HAS_BY_PRODUCTS: bool = {};", self.has_by_products());
         let outputs: Vec<Field> = self.outputs.iter().map(|o| Field::u32(o.name)).collect();
         let always = [Field::u32("loss"), Field::u32("flags")];
         let fields = always.iter().chain(&outputs).chain(self.factors);

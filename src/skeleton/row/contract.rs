@@ -10,6 +10,7 @@ use crate::{
     },
     spec::{
         broadcast::Broadcast,
+        call::Call,
         options::{Empty, Padding, Reduction},
         shard::Shard,
     },
@@ -207,6 +208,9 @@ pub const DROPPED: Source = shader!("row/dropped.wgsl");
 pub const TARGETS: Source = shader!("row/targets.wgsl");
 /// The order of a row's columns, for functors that use the selected column ([`RowProgram::select`]).
 pub const PLACE: Source = shader!("row/place.wgsl");
+/// A row's part in the gradient of the input `temperature`.
+pub(crate) const TEMPERATURE_SLOPE: RowOutput =
+    RowOutput::slope("temperature_slope", "grad.temperature");
 /// The state of `shaders/row/softmax.wgsl`.
 const SOFTMAX_STATE: StateLayout = StateLayout::words(16);
 
@@ -225,10 +229,12 @@ impl RowProgram {
         Self::softmax(own, rounds).and(shader!("row/divergence.wgsl"))
     }
 
-    /// A functor that follows from the entropy of a softmax and its mean score (`shaders/row/entropy.wgsl`). The program
-    /// also needs a temperature.
-    pub(crate) fn entropy(own: Source) -> Self {
-        Self::softmax(own, Rounds::One).and(shader!("row/entropy.wgsl"))
+    /// A functor that follows from the entropy of a softmax and its mean score (`shaders/row/entropy.wgsl`). A second
+    /// round finds the variance of the scores. The program also needs a temperature.
+    pub(crate) fn entropy(own: Source, rounds: Rounds) -> Self {
+        let settled: &[Field] =
+            &const { [Field::f32("top"), Field::f32("inverse_sum"), Field::f32("depth")] };
+        Self { settled, ..Self::softmax(own, rounds).and(shader!("row/entropy.wgsl")) }
     }
 
     /// The same program with another WGSL file.
@@ -248,11 +254,20 @@ impl RowProgram {
     #[must_use]
     pub fn tempered(mut self, temperature: f64) -> Self {
         self.uniforms.extend([
+            ("temperature", temperature.into()),
             ("double_inverse_temperature", (2.0 / temperature).into()),
             // The arguments of exponentials must fit f32; they are differences divided by the temperature.
             ("half_reach", (1.7e38 * temperature.min(1.0)).into()),
         ]);
         self
+    }
+
+    /// The same program with the temperature that the call's input `temperature` holds, or else with this one.
+    pub(crate) fn tempered_by(mut self, call: &Call, temperature: f64) -> Self {
+        let given = call.has("temperature");
+        self.scalar = Some("temperature");
+        self.overrides.push(("TEMPERATURE_GIVEN", given.into()));
+        self.tempered(temperature)
     }
 
     /// Checks that a workgroup has room for a state.

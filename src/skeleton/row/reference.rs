@@ -8,7 +8,9 @@ use crate::{
         array::{Arithmetic, Array, Arrays},
         error::{Error, Result},
     },
-    reference::{Findings, Real, array, extents, factor, fits, floats, no_output, times},
+    reference::{
+        Findings, Real, array, extents, fits, floats, is_temperature, no_output, row_factor, times,
+    },
     skeleton::{
         operation::Operation,
         row::{OutputKind, Reduced, RowOutput},
@@ -78,6 +80,17 @@ impl<T> Row<'_, T> {
     }
 }
 
+impl<T: Real> Row<'_, T> {
+    /// The input `temperature`, or the option; NaN for an input that is no temperature.
+    pub fn temperature(&self, option: f64) -> T {
+        match self.get("temperature").and_then(|values| values.first()) {
+            None => T::of(option),
+            Some(&given) if is_temperature(given) => given,
+            Some(_) => T::nan(),
+        }
+    }
+}
+
 /// The loss of one row and its gradient, before weights and denominators.
 pub(crate) struct Point<T> {
     /// The loss.
@@ -143,9 +156,9 @@ pub(crate) struct Softmax<T> {
 }
 
 impl<T: Real> Softmax<T> {
-    /// softmax(z/τ); `None` if a score is NaN or +inf, or if all scores are -inf.
-    pub fn of(z: &[T], temperature: f64) -> Option<Self> {
-        if z.iter().any(|z| z.is_nan()) {
+    /// softmax(z/τ); `None` if τ or a score is NaN, if a score is +inf, or if all scores are -inf.
+    pub fn of(z: &[T], temperature: T) -> Option<Self> {
+        if temperature.is_nan() || z.iter().any(|z| z.is_nan()) {
             return None;
         }
         let max = z.iter().copied().fold(T::neg_infinity(), T::max);
@@ -153,7 +166,7 @@ impl<T: Real> Softmax<T> {
             return None;
         }
         // Subtract before dividing, so that a common offset of the scores costs no digit.
-        let u: Vec<T> = z.iter().map(|&z| (z - max) / T::of(temperature)).collect();
+        let u: Vec<T> = z.iter().map(|&z| (z - max) / temperature).collect();
         let e: Vec<T> = u.iter().map(|&u| u.exp()).collect();
         let sum = total(e.iter().copied());
         let log_sum = sum.ln();
@@ -387,7 +400,7 @@ impl<T: Real> Solved<T> {
     /// What the gradient of a row is multiplied by.
     fn factor(&self, row: usize) -> T {
         let upstream = Given::of(self.given.upstream.as_ref(), row);
-        factor(times(self.given.row_weight(row), upstream), self.divisor())
+        row_factor(self.given.row_weight(row), upstream, self.divisor())
     }
 
     /// A by-product of each row. A slope is multiplied by the factor of the row's gradient.

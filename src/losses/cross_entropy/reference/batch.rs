@@ -10,7 +10,7 @@ use crate::{
         error::{Error, Result},
     },
     losses::CrossEntropy,
-    reference::{Real, fits, floats},
+    reference::{Real, fits, floats, is_temperature},
     spec::options::Reduction,
 };
 
@@ -126,10 +126,9 @@ impl<T: Real> Batch<T> {
 /// The temperature, if its inverse is a normal number of f32 too.
 fn temperature<T: Real>(loss: &CrossEntropy, inputs: &Arrays) -> Result<T> {
     let given = floats::<T>(inputs, "temperature", &[1])?.and_then(|tau| tau.first().copied());
-    let limit = 126f64.exp2();
     Ok(match given {
         None => T::of(loss.temperature),
-        Some(tau) if (1.0 / limit..=limit).contains(&tau.wide()) => tau,
+        Some(tau) if is_temperature(tau) => tau,
         Some(_) => T::nan(),
     })
 }

@@ -6,7 +6,7 @@ use super::{
     shards::Merged,
     softmax::{Softmax, smoothed_sum},
 };
-use crate::reference::{Real, factor, times};
+use crate::reference::{Real, row_factor, times};
 
 /// The factors of a row's gradient: ∂u = slope·p − scale·w∘q − pull·onehot(y).
 struct Factors<T> {
@@ -28,7 +28,7 @@ impl<T: Real> Solved<'_, T> {
         if dropped || !self.batch.pulls.loss_takes_part {
             return T::zero();
         }
-        factor(times(self.batch.row_weight(row), self.batch.upstream(row)), divisor)
+        row_factor(self.batch.row_weight(row), self.batch.upstream(row), divisor)
     }
 
     /// ∂z of a row, which is the second pass.
