@@ -20,6 +20,7 @@ operations! {
     entropy::Entropy,
     free_energy::FreeEnergy,
     distillation::Distillation,
+    linear_distillation::LinearDistillation,
     multiclass_hinge::MulticlassHinge,
     topk_hinge::TopkHinge,
     bce_with_logits::BceWithLogits,

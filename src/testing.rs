@@ -182,7 +182,7 @@ pub fn example_inputs(about: &About, seed: u64, [rows, classes, hidden]: [u64; 3
     let extent = |dim: &Dim| match dim {
         Dim::Rows => rows,
         Dim::Classes | Dim::Fakes => classes,
-        Dim::Hidden => hidden,
+        Dim::Hidden | Dim::TeacherHidden => hidden,
         _ => 1,
     };
     let used = about.inputs.iter().filter(|a| a.required || a.name == "targets").enumerate();

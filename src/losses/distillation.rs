@@ -1,16 +1,17 @@
 //! Distillation: a student's softmax is compared with a teacher's (catalogue R7).
 
+use super::linear_distillation;
 use crate::{
     data::error::{Error, Result},
     plan::kernel::shader,
     reference::{Real, times},
     skeleton::row::{
-        Broadcast, Field, LabelScore, Rounds, RowLoss, RowOutput, RowProgram, RowStream,
+        Broadcast, Field, Head, LabelScore, Rounds, RowLoss, RowOutput, RowProgram, RowStream,
         TEMPERATURE_SLOPE,
         reference::{Point, Row, RowFormula, Softmax, total},
         row_loss,
     },
-    spec::call::Call,
+    spec::{about::About, call::Call},
 };
 
 /// How the distance of the student from the teacher is measured. q is the teacher's softmax, p the student's.
@@ -242,6 +243,14 @@ fn has_square(temperature: f64) -> bool {
 }
 
 impl RowLoss for Distillation {
+    fn linear_about(&self) -> Option<&'static About> {
+        Some(&linear_distillation::ABOUT)
+    }
+
+    fn heads(&self) -> &'static [Head] {
+        &[linear_distillation::TEACHER]
+    }
+
     fn program(&self, call: &Call) -> RowProgram {
         let alpha = self.hard_share(call.has("targets"));
         let (divergence, wants_slope) = (self.divergence, call.wants("grad.temperature"));

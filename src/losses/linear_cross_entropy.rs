@@ -2,7 +2,10 @@
 
 use super::{CrossEntropy, cross_entropy};
 use crate::{
-    skeleton::{linear::Linear, request::request},
+    skeleton::{
+        linear::{Linear, OPTIONS_OF_LAYER, options_of_layer},
+        request::request,
+    },
     spec::{
         about::{About, Argument, Dim, Domain, Kind, OptionAbout},
         arguments as arg,
@@ -196,95 +199,5 @@ pub(super) static ABOUT: About = About {
     options: &OPTIONS,
 };
 
-/// The options of the linear layer, then those of the cross-entropy.
-const OPTIONS: [OptionAbout; OWN_OPTIONS.len() + cross_entropy::OPTIONS.len()] = {
-    let mut all = [OWN_OPTIONS[0]; OWN_OPTIONS.len() + cross_entropy::OPTIONS.len()];
-    let mut at = 0;
-    while at < all.len() {
-        all[at] = match at.checked_sub(OWN_OPTIONS.len()) {
-            None => OWN_OPTIONS[at],
-            Some(at) => cross_entropy::OPTIONS[at],
-        };
-        at += 1;
-    }
-    all
-};
-
-const OWN_OPTIONS: [OptionAbout; 3] = [
-    OptionAbout {
-        name: "weight_layout",
-        default: "\"classes_hidden\"",
-        samples: &["\"hidden_classes\""],
-        about: "\"classes_hidden\" or \"hidden_classes\"",
-    },
-    OptionAbout {
-        name: "chunk_bytes",
-        default: "null",
-        samples: &["256", "1152"],
-        about: "the most bytes for the chunk of logits",
-    },
-    arg::ACCUMULATE,
-];
-
-/// The options in JSON: those of the linear layer and those of the cross-entropy in one object.
-///
-/// `serde(flatten)` cannot deny unknown fields, so the options are separated here.
-#[cfg(feature = "serde")]
-mod json {
-    use super::{CrossEntropy, LinearCrossEntropy, OWN_OPTIONS};
-    use serde::{
-        Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _,
-    };
-    use serde_json::{Map, Value};
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(default, deny_unknown_fields)]
-    struct Own {
-        weight_layout: crate::spec::options::WeightLayout,
-        chunk_bytes: Option<u64>,
-        accumulate: crate::spec::options::Accumulate,
-    }
-
-    impl Default for Own {
-        fn default() -> Self {
-            let LinearCrossEntropy { weight_layout, chunk_bytes, accumulate, .. } =
-                LinearCrossEntropy::default();
-            Self { weight_layout, chunk_bytes, accumulate }
-        }
-    }
-
-    impl<'de> Deserialize<'de> for LinearCrossEntropy {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let all = Map::<String, Value>::deserialize(deserializer)?;
-            let (own, rest): (Map<_, _>, Map<_, _>) = all
-                .into_iter()
-                .partition(|(name, _)| OWN_OPTIONS.iter().any(|option| option.name == name));
-            let own: Own = serde_json::from_value(own.into()).map_err(D::Error::custom)?;
-            let cross_entropy: CrossEntropy =
-                serde_json::from_value(rest.into()).map_err(D::Error::custom)?;
-            Ok(Self {
-                loss: cross_entropy,
-                weight_layout: own.weight_layout,
-                chunk_bytes: own.chunk_bytes,
-                accumulate: own.accumulate,
-            })
-        }
-    }
-
-    impl Serialize for LinearCrossEntropy {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let object = |value: Result<Value, _>| match value {
-                Ok(Value::Object(map)) => Ok(map),
-                Ok(_) => Err(S::Error::custom("options are an object")),
-                Err(error) => Err(S::Error::custom(error)),
-            };
-            let mut all = object(serde_json::to_value(&self.loss))?;
-            all.extend(object(serde_json::to_value(Own {
-                weight_layout: self.weight_layout,
-                chunk_bytes: self.chunk_bytes,
-                accumulate: self.accumulate,
-            }))?);
-            all.serialize(serializer)
-        }
-    }
-}
+const OPTIONS: [OptionAbout; OPTIONS_OF_LAYER.len() + cross_entropy::OPTIONS.len()] =
+    options_of_layer(cross_entropy::OPTIONS);

@@ -15,7 +15,11 @@
 //! Before either path, some rows need neither a second product nor memory for their scores: until a block of ∂W is
 //! written, its memory can hold the scores of the block's classes for as many rows as W is deep. The scores of these
 //! rows are made once, block by block (`Layer::keep`).
+//!
+//! A loss may read the scores of other layers beside those that it is computed from (`RowLoss::heads`): a teacher's, say.
+//! Their chunks are made next to the first one, and are never kept.
 
+mod options;
 mod product;
 mod reference;
 mod walk;
@@ -31,7 +35,7 @@ use crate::{
     plan::{Plan, View, profile::Profile},
     skeleton::{
         operation::{Operation, Options},
-        row::{self, Gradient, LabelScore, RowLoss, Rows, Scores},
+        row::{self, Gradient, Head, LabelScore, RowLoss, Rows, Scores},
     },
     spec::{
         about::{About, Dim, Signature},
@@ -41,6 +45,7 @@ use crate::{
     },
 };
 
+pub(crate) use options::{OPTIONS_OF_LAYER, options_of_layer};
 pub(crate) use walk::{RowBlock, Schedule, ScorePasses};
 
 use product::{Along, Product, Start};
@@ -109,7 +114,7 @@ impl<L: RowLoss> Signature for Linear<L> {
     }
 
     fn accepts(&self, call: &Call) -> Result<()> {
-        check_weight(self.weight_layout, call)?;
+        check_weights(self.weight_layout, self.loss.heads(), call)?;
         if self.accumulate.rows() && call.is_in_place("grad.hidden") {
             return Err(Error::InPlace {
                 operation: self.about().name.into(),
@@ -118,7 +123,7 @@ impl<L: RowLoss> Signature for Linear<L> {
                     .into(),
             });
         }
-        let mut scores = scores_call(call);
+        let mut scores = scores_call(&self.loss, call);
         // Every gradient of the layer is computed from the gradient of its scores.
         let own = ["grad.hidden", "grad.weight", "grad.bias"];
         if let Some(gradient) = own.iter().find_map(|name| call.outputs.get(*name)) {
@@ -164,7 +169,8 @@ impl<L: RowLoss> Operation for Linear<L> {
         wanted: &[&str],
         arithmetic: Arithmetic,
     ) -> Result<Arrays> {
-        reference::run(&self.loss, self.weight_layout, inputs, wanted, arithmetic)
+        let layers = (self.weight_layout, self.loss.heads());
+        reference::run(&self.loss, layers, inputs, wanted, arithmetic)
             .map_err(|error| self.outside(error))
     }
 }
@@ -213,17 +219,18 @@ fn plan(
     call: &Call,
     profile: &Profile,
 ) -> Result<Plan> {
-    let inner = scores_call(call);
+    let inner = scores_call(loss, call);
     let mut rows = Rows::new(loss, &inner, profile)?;
     rows.planner.rename(name);
     rows.adds_sums = options.accumulate.shared();
-    let mut layer = Layer::new(options, call, profile)?;
+    let mut layer = Layer::new(options, loss.heads(), call, profile)?;
     layer.needs_whole_rows = rows.needs_whole_rows();
-    let matrices = [Some(&layer.hidden), layer.hidden_gradient.as_ref()];
+    let others = layer.others.iter().map(|(_, other)| &other.hidden);
+    let matrices = std::iter::once(&layer.hidden).chain(&layer.hidden_gradient).chain(others);
     // Chunks of rows keep the dispatches short, so windows need not.
-    let windows = rows.windows(matrices.into_iter().flatten(), u64::MAX)?;
+    let windows = rows.windows(matrices, u64::MAX)?;
     rows.begin(&windows)?;
-    rows.planner.unstored(layer.rows * layer.classes * 4);
+    rows.planner.unstored(layer.rows * layer.classes * 4 * layer.chunks());
     let ahead = u64::from(rows.label_score() == LabelScore::Streaming);
     let closing = if rows.closes_unseen() { 0 } else { u64::from(rows.rounds()) + ahead };
     let blocks = (closing + u64::from(rows.writes(&layer.gradient()))).max(1);
@@ -236,9 +243,10 @@ fn plan(
 }
 
 /// The call as the row loss on the scores sees it.
-fn scores_call(call: &Call) -> Call {
+fn scores_call(loss: &dyn RowLoss, call: &Call) -> Call {
     let mut inner = call.clone();
-    for name in ["hidden", "weight", "bias"] {
+    let heads = loss.heads().iter().flat_map(|head| [head.hidden, head.weight, head.bias]);
+    for name in ["hidden", "weight", "bias"].into_iter().chain(heads) {
         inner.inputs.remove(name);
         inner.outputs.remove(&format!("grad.{name}"));
     }
@@ -251,23 +259,31 @@ fn scores_call(call: &Call) -> Call {
     inner
 }
 
-/// Checks that the weight and its gradient have the shape that the option says.
-fn check_weight(layout: WeightLayout, call: &Call) -> Result<()> {
-    let (classes, depth) = (call.dim(Dim::Classes), call.dim(Dim::Hidden));
-    let expected = match layout {
-        WeightLayout::ClassesHidden => [classes, depth],
-        WeightLayout::HiddenClasses => [depth, classes],
-    };
-    let operands = [call.inputs.get("weight"), call.outputs.get("grad.weight")];
-    match operands.into_iter().flatten().find(|operand| operand.layout.shape != expected) {
-        Some(operand) => Err(Error::WrongShape {
-            argument: operand.name.clone().into(),
-            found: operand.layout.shape.clone().into(),
-            expected: format!("{expected:?} with this weight_layout").into(),
-        }),
-        None => Ok(()),
+/// Checks that the weights of all layers, and the gradient of the one that has one, have the shape that the option says.
+fn check_weights(layout: WeightLayout, heads: &[Head], call: &Call) -> Result<()> {
+    let classes = call.dim(Dim::Classes);
+    let depth = |hidden: &str| call.inputs.get(hidden).map_or(0, |hidden| hidden.layout.columns());
+    let own = [call.inputs.get("weight"), call.outputs.get("grad.weight")];
+    let own = own.into_iter().flatten().map(|operand| (operand, depth(OWN.hidden)));
+    let of_head = |head: &Head| Some((call.inputs.get(head.weight)?, depth(head.hidden)));
+    for (operand, depth) in own.chain(heads.iter().filter_map(of_head)) {
+        let expected = match layout {
+            WeightLayout::ClassesHidden => [classes, depth],
+            WeightLayout::HiddenClasses => [depth, classes],
+        };
+        if operand.layout.shape != expected {
+            return Err(Error::WrongShape {
+                argument: operand.name.clone().into(),
+                found: operand.layout.shape.clone().into(),
+                expected: format!("{expected:?} with this weight_layout").into(),
+            });
+        }
     }
+    Ok(())
 }
+
+/// The layer whose scores have the loss.
+const OWN: Head = Head { scores: "logits", hidden: "hidden", weight: "weight", bias: "bias" };
 
 /// The operands of a linear loss.
 #[derive(Clone)]
@@ -291,6 +307,8 @@ pub(crate) struct Layer<'a> {
     pub bias_gradient: Option<View>,
     /// The gradient of the hidden states is written over them.
     pub in_place: bool,
+    /// Layers without gradients, whose scores the loss reads as the streams of these names.
+    pub others: Vec<(&'static str, Self)>,
     /// Bytes beside the chunk that count as a part of it where the caller sets no budget.
     pub beside: u64,
     /// The most rows of a chunk, and whether a row of scores must be whole.
@@ -342,9 +360,26 @@ pub(crate) struct Sums {
 pub(crate) struct RowsSum(Sum);
 
 impl<'a> Layer<'a> {
-    fn new(options: LinearOptions, call: &Call, profile: &'a Profile) -> Result<Self> {
-        let (classes, depth) = (call.dim(Dim::Classes), call.dim(Dim::Hidden));
-        check_weight(options.weight_layout, call)?;
+    fn new(
+        options: LinearOptions,
+        heads: &[Head],
+        call: &Call,
+        profile: &'a Profile,
+    ) -> Result<Self> {
+        check_weights(options.weight_layout, heads, call)?;
+        let of_head = |head: &Head| Ok((head.scores, Self::of(options, head, call, profile)?));
+        Ok(Self {
+            hidden_gradient: call.output("grad.hidden"),
+            weight_gradient: call.output("grad.weight"),
+            bias_gradient: call.output("grad.bias").map(View::for_every_row),
+            in_place: call.is_in_place("grad.hidden"),
+            others: heads.iter().map(of_head).collect::<Result<_>>()?,
+            ..Self::of(options, &OWN, call, profile)?
+        })
+    }
+
+    /// The layer with these inputs, without gradients.
+    fn of(options: LinearOptions, head: &Head, call: &Call, profile: &'a Profile) -> Result<Self> {
         let input = |name: &str| {
             call.input(name).ok_or_else(|| Error::MissingInput {
                 operation: "linear".into(),
@@ -352,26 +387,35 @@ impl<'a> Layer<'a> {
                 reason: "this call needs it".into(),
             })
         };
+        let (hidden, weight) = (input(head.hidden)?, input(head.weight)?);
+        let (rows, classes) = (call.dim(Dim::Rows), call.dim(Dim::Classes));
+        let depth = hidden.layout.columns();
         Ok(Self {
             options,
             profile,
-            rows: call.dim(Dim::Rows),
+            rows,
             classes,
             most_classes: classes,
             depth,
-            multiply_adds: (call.dim(Dim::Rows) * classes).saturating_mul(depth),
+            multiply_adds: (rows * classes).saturating_mul(depth),
             weight_elements: classes.saturating_mul(depth),
-            hidden: input("hidden")?,
-            weight: input("weight")?,
-            bias: call.input("bias").map(View::for_every_row),
-            hidden_gradient: call.output("grad.hidden"),
-            weight_gradient: call.output("grad.weight"),
-            bias_gradient: call.output("grad.bias").map(View::for_every_row),
-            in_place: call.is_in_place("grad.hidden"),
+            hidden,
+            weight,
+            bias: call.input(head.bias).map(View::for_every_row),
+            hidden_gradient: None,
+            weight_gradient: None,
+            bias_gradient: None,
+            in_place: false,
+            others: Vec::new(),
             beside: 0,
             most_rows: u64::MAX,
             needs_whole_rows: false,
         })
+    }
+
+    /// The number of chunks of scores: one a layer.
+    pub(super) fn chunks(&self) -> u64 {
+        1 + self.others.len() as u64
     }
 
     /// The sums for this many stretches of rows.
@@ -456,9 +500,26 @@ impl<'a> Layer<'a> {
         part: &RowBlock,
         block: &Range<u64>,
     ) -> Result<View> {
-        let scores = walk.scores(part, block);
-        self.classes(walk, block).scores(rows, part, &scores)?;
+        let (scores, layer) = (walk.scores(part, block), self.classes(walk, block));
+        layer.scores(rows, part, &scores)?;
+        layer.other_scores(rows, walk, part, block)?;
         Ok(scores.placed_at_column(block.start))
+    }
+
+    /// Makes the scores of the other layers, which the kernels then find.
+    fn other_scores(
+        &self,
+        rows: &mut Rows,
+        walk: &Schedule,
+        part: &RowBlock,
+        block: &Range<u64>,
+    ) -> Result<()> {
+        for (name, other) in &self.others {
+            let chunk = Schedule::part_of(rows.shared(name, walk.chunk_layout()), part, block);
+            other.scores(rows, part, &chunk)?;
+            rows.give_chunk(name, chunk.placed_at_column(block.start));
+        }
+        Ok(())
     }
 
     /// The scores of a block, which are made only where they are not kept from before.
@@ -560,7 +621,10 @@ impl<'a> Layer<'a> {
         let bias = self.bias.clone().map(|view| view.columns(block));
         let most_classes =
             walk.blocks.first().map_or(self.classes, |first| first.end - first.start);
-        Self { classes: block.end - block.start, most_classes, weight, bias, ..self.clone() }
+        let classes = block.end - block.start;
+        let of_block = |(name, other): &(_, Self)| (*name, other.classes(walk, block));
+        let others = self.others.iter().map(of_block).collect();
+        Self { classes, most_classes, weight, bias, others, ..self.clone() }
     }
 
     /// Which index of a product runs over the weight's rows: first for a product that sums over the depth, then for
@@ -581,6 +645,7 @@ impl<'a> Layer<'a> {
         // Where rows are closed without a stream, only the gradient needs their scores.
         if rows.writes(&gradient) || !rows.closes_unseen() {
             self.scores(rows, part, &chunk)?;
+            self.other_scores(rows, walk, part, &all)?;
         }
         rows.main(part.index, &part.rows, &Scores { scores: chunk.clone(), gradient })?;
         // The weight's gradient comes first: in place, the gradient of the hidden states overwrites the states.

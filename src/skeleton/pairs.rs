@@ -296,6 +296,7 @@ impl<'a> Pairs<'a> {
             weight_gradient: call.output("grad.keys"),
             bias_gradient: None,
             in_place: false,
+            others: Vec::new(),
             beside,
             // For the softmax of a column, one lane walks all rows of a chunk.
             most_rows: match pairing.columns {

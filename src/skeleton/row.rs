@@ -46,6 +46,11 @@ pub trait RowLoss: Operation {
         None
     }
 
+    /// The streams of scores that this loss on the scores of a linear layer computes from linear layers of their own.
+    fn heads(&self) -> &'static [Head] {
+        &[]
+    }
+
     /// What a call needs of the skeleton.
     fn program(&self, call: &Call) -> RowProgram;
 
@@ -53,6 +58,20 @@ pub trait RowLoss: Operation {
     fn check(&self, _call: &Call) -> Result<()> {
         Ok(())
     }
+}
+
+/// A linear layer beside the one whose scores have the loss: a teacher's, say. Its scores are a stream of the functor, and
+/// it has no gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The stream that its scores are, as [`RowStream::argument`] names it.
+    pub scores: &'static str,
+    /// The input with its hidden states `[rows, depth]`.
+    pub hidden: &'static str,
+    /// The input with its weight, in the layout of the other weight.
+    pub weight: &'static str,
+    /// The input with its bias `[classes]`.
+    pub bias: &'static str,
 }
 
 pub(crate) fn missing(loss: &dyn RowLoss, argument: &str) -> Error {

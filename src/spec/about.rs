@@ -52,6 +52,8 @@ pub enum Dim {
     Classes,
     /// The length of a hidden state, or of any vector whose products are the scores.
     Hidden,
+    /// The length of a teacher's hidden state.
+    TeacherHidden,
     /// One element.
     One,
     /// The words of a row's mergeable state.
@@ -81,6 +83,7 @@ impl Dim {
             Self::Rows => "rows",
             Self::Classes => "classes",
             Self::Hidden => "hidden",
+            Self::TeacherHidden => "teacher hidden",
             Self::One => "1",
             Self::State => "state words",
             Self::StatusWords => "status words",
@@ -100,7 +103,7 @@ impl<'de> serde::Deserialize<'de> for Dim {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
         let words = [Self::State, Self::StatusWords, Self::BitWords, Self::Top];
-        [Self::Rows, Self::Classes, Self::Hidden, Self::One]
+        [Self::Rows, Self::Classes, Self::Hidden, Self::TeacherHidden, Self::One]
             .into_iter()
             .chain(words)
             .chain([Self::Gathered, Self::AllClasses, Self::Parts, Self::Fakes, Self::Targets])

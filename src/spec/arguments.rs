@@ -8,6 +8,24 @@ const CLASSES: &[&[Dim]] = &[&[Dim::Classes]];
 const HIDDEN_SHAPE: &[&[Dim]] = &[&[Dim::Rows, Dim::Hidden]];
 const WEIGHT_SHAPE: &[&[Dim]] = &[&[Dim::Classes, Dim::Hidden], &[Dim::Hidden, Dim::Classes]];
 
+const TEACHER_HIDDEN_SHAPE: &[&[Dim]] = &[&[Dim::Rows, Dim::TeacherHidden]];
+const TEACHER_WEIGHT_SHAPE: &[&[Dim]] =
+    &[&[Dim::Classes, Dim::TeacherHidden], &[Dim::TeacherHidden, Dim::Classes]];
+
+pub(crate) const TEACHER_HIDDEN: Argument = Argument::required(
+    "teacher_hidden",
+    Kind::Float,
+    TEACHER_HIDDEN_SHAPE,
+    "hidden states of the teacher",
+);
+pub(crate) const TEACHER_WEIGHT: Argument = Argument::required(
+    "teacher_weight",
+    Kind::Float,
+    TEACHER_WEIGHT_SHAPE,
+    "weight of the teacher's classifier",
+);
+pub(crate) const TEACHER_BIAS: Argument =
+    Argument::optional("teacher_bias", Kind::Float, CLASSES, "bias of the teacher's classifier");
 pub(crate) const HIDDEN: Argument =
     Argument::required("hidden", Kind::Float, HIDDEN_SHAPE, "hidden states");
 pub(crate) const WEIGHT: Argument =

@@ -424,7 +424,7 @@ pub(crate) fn extents(dims: &BTreeMap<Dim, u64>) -> Result<()> {
     }
     // A call without rows may also have no columns.
     let no_rows = dims.get(&Dim::Rows) == Some(&0);
-    for dim in [Dim::Classes, Dim::Hidden] {
+    for dim in [Dim::Classes, Dim::Hidden, Dim::TeacherHidden] {
         if dims.get(&dim) == Some(&0) && !(no_rows && dim == Dim::Classes) {
             return Err(Error::WrongShape {
                 argument: dim.name().into(),

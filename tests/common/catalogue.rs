@@ -565,6 +565,7 @@ impl Layouts<'_> {
             Dim::Rows => rows,
             Dim::Classes | Dim::Fakes => classes,
             Dim::Hidden => hidden,
+            Dim::TeacherHidden => hidden + 3,
             Dim::One => 1,
             Dim::Targets => 3,
             Dim::State => surprisal::row::STATE_WORDS,

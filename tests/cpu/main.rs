@@ -125,6 +125,7 @@ fn reference_cases() {
         ("entropy", 6),
         ("free_energy", 6),
         ("distillation", 18),
+        ("linear_distillation", 8),
         ("multiclass_hinge", 21),
         ("topk_hinge", 8),
         ("class_weights", 4),

@@ -106,6 +106,46 @@ fn temperature_gradients(probs: &Arrays, plain: &Arrays, [hard, soft]: [&Arrays;
     }
 }
 
+/// The gradients of a student's head beside a teacher's of another depth, and refusals that name the teacher's tensors.
+#[test]
+fn distillation_between_two_heads() {
+    let matrix = |seed, rows: u64, columns: u64| {
+        Array::float(&[rows, columns], testing::gaussian(seed, (rows * columns) as usize))
+    };
+    let mut targets = testing::targets(5, 4, 5);
+    targets[1] = -100;
+    let inputs = named([
+        ("hidden", matrix(1, 4, 3)),
+        ("weight", matrix(2, 5, 3)),
+        ("bias", vector(&testing::gaussian(3, 5))),
+        ("teacher_hidden", matrix(4, 4, 2)),
+        ("teacher_weight", matrix(5, 5, 2)),
+        ("teacher_bias", vector(&testing::gaussian(6, 5))),
+        ("targets", indices(&targets)),
+        ("row_weight", vector(&[0.5, 2.0, -1.0, 3.0])),
+        ("temperature", vector(&[1.5])),
+    ]);
+    for divergence in ["kl", "reverse_kl", "js"] {
+        let options = json!({"divergence": divergence, "alpha": 0.3, "beta": 0.2});
+        let loss = parse("linear_distillation", &options);
+        for name in ["hidden", "weight", "bias", "temperature"] {
+            assert_differences(&*loss, &inputs, name);
+        }
+    }
+    let loss = parse("linear_distillation", &json!({}));
+    let refused = |name: &str, array: Array| {
+        let error = cpu::run(&*loss, &and(&inputs, name, array), &["loss"]).unwrap_err();
+        let named = format!("`{name}`");
+        assert!(error.to_string().contains(&named), "{error}");
+    };
+    refused("teacher_weight", matrix(7, 5, 4));
+    refused("teacher_weight", matrix(7, 6, 2));
+    refused("teacher_hidden", matrix(7, 3, 2));
+    refused("teacher_bias", vector(&[0.0; 4]));
+    let without = cpu::run(&*loss, &without(&inputs, "teacher_hidden"), &["loss"]).unwrap_err();
+    assert!(without.to_string().contains("teacher_hidden"), "{without}");
+}
+
 /// A temperature that is none makes every row a bad one, and its gradient needs it as an input.
 #[test]
 fn temperatures_that_are_none() {

@@ -36,7 +36,7 @@ fn linear_cross_entropy_f32(context: &Context) {
 }
 
 /// The other losses of a row of logits.
-const ROWS: [&str; 10] = [
+const ROWS: [&str; 11] = [
     "nll",
     "brier",
     "ce_mse_mix",
@@ -45,6 +45,7 @@ const ROWS: [&str; 10] = [
     "entropy",
     "free_energy",
     "distillation",
+    "linear_distillation",
     "multiclass_hinge",
     "topk_hinge",
 ];

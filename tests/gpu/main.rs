@@ -53,6 +53,7 @@ mod status;
 mod support;
 mod temperatures;
 mod tiles;
+mod two_heads;
 mod walks;
 
 use std::{
@@ -89,6 +90,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
         ("numbers", numbers::TESTS),
         ("status", status::TESTS),
         ("temperatures", temperatures::TESTS),
+        ("two_heads", two_heads::TESTS),
         ("prepared", prepared::TESTS),
         ("recording", recording::TESTS),
         ("replay", replay::TESTS),

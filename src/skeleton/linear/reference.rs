@@ -6,47 +6,55 @@ use crate::{
         error::Result,
     },
     reference::{Real, array, extents, floats, wrong_shape},
-    skeleton::operation::Operation,
+    skeleton::{operation::Operation, row::Head},
     spec::options::WeightLayout,
 };
 
-/// The inputs of the layer, which the loss of its scores does not see.
-const OWN: [&str; 3] = ["hidden", "weight", "bias"];
+/// The layer with the gradients. The loss of its scores does not see its inputs.
+const OWN: Head = Head { scores: "logits", hidden: "hidden", weight: "weight", bias: "bias" };
 
 /// Computes every output in `wanted`. Gradients overwrite: `accumulate` has nothing to add to here.
 pub(crate) fn run(
     loss: &dyn Operation,
-    layout: WeightLayout,
+    layers: (WeightLayout, &[Head]),
     inputs: &Arrays,
     wanted: &[&str],
     arithmetic: Arithmetic,
 ) -> Result<Arrays> {
     match arithmetic {
-        Arithmetic::F64 => compute::<f64>(loss, layout, inputs, wanted, arithmetic),
-        Arithmetic::F32 => compute::<f32>(loss, layout, inputs, wanted, arithmetic),
+        Arithmetic::F64 => compute::<f64>(loss, layers, inputs, wanted, arithmetic),
+        Arithmetic::F32 => compute::<f32>(loss, layers, inputs, wanted, arithmetic),
     }
 }
 
 fn compute<T: Real>(
     loss: &dyn Operation,
-    layout: WeightLayout,
+    layers: (WeightLayout, &[Head]),
     inputs: &Arrays,
     wanted: &[&str],
     arithmetic: Arithmetic,
 ) -> Result<Arrays> {
-    let layer = Layer::<T>::read(loss.about().name, layout, inputs)?;
+    let (layout, heads) = layers;
+    let name = loss.about().name;
+    let layer = Layer::<T>::read(name, layout, &OWN, inputs)?;
+    let of_layers = |name: &str| heads.iter().chain([&OWN]).any(|head| is_of(head, name));
     let mut scores: Arrays = inputs
         .iter()
-        .filter(|(name, _)| !OWN.contains(&name.as_str()))
+        .filter(|(name, _)| !of_layers(name))
         .map(|(name, array)| {
             let name = if name == "class_weight" { "weight" } else { name.as_str() };
             (name.to_owned(), array.clone())
         })
         .collect();
-    scores.insert("logits".to_owned(), array(&[layer.rows, layer.classes], layer.logits()));
+    let shape = [layer.rows, layer.classes];
+    scores.insert(OWN.scores.to_owned(), array(&shape, layer.logits()));
+    for head in heads {
+        let logits = Layer::<T>::read(name, layout, head, inputs)?.logits();
+        scores.insert(head.scores.to_owned(), array(&shape, logits));
+    }
     let (own, mut inner): (Vec<&str>, Vec<&str>) = wanted
         .iter()
-        .partition(|name| OWN.iter().any(|own| name.strip_prefix("grad.") == Some(own)));
+        .partition(|name| name.strip_prefix("grad.").is_some_and(|name| is_of(&OWN, name)));
     if !own.is_empty() {
         inner.push("grad.logits");
     }
@@ -72,6 +80,11 @@ fn compute<T: Real>(
     Ok(outputs)
 }
 
+/// Whether a name is an input of a layer.
+fn is_of(head: &Head, name: &str) -> bool {
+    [head.hidden, head.weight, head.bias].contains(&name)
+}
+
 /// The linear layer: logits = states·Wᵀ + bias.
 struct Layer<T> {
     rows: usize,
@@ -84,29 +97,29 @@ struct Layer<T> {
 }
 
 impl<T: Real> Layer<T> {
-    fn read(name: &str, layout: WeightLayout, inputs: &Arrays) -> Result<Self> {
-        let (rows, hidden) = extents(name, inputs, "hidden")?;
-        let (classes, depth) = match (layout, extents(name, inputs, "weight")?) {
+    fn read(name: &str, layout: WeightLayout, head: &Head, inputs: &Arrays) -> Result<Self> {
+        let (rows, hidden) = extents(name, inputs, head.hidden)?;
+        let (classes, depth) = match (layout, extents(name, inputs, head.weight)?) {
             (WeightLayout::ClassesHidden, extents) => extents,
             (WeightLayout::HiddenClasses, (depth, classes)) => (classes, depth),
         };
-        if let Some(weight) = inputs.get("weight").filter(|_| depth != hidden) {
+        if let Some(weight) = inputs.get(head.weight).filter(|_| depth != hidden) {
             let expected = match layout {
                 WeightLayout::ClassesHidden => format!("[classes, {hidden}]"),
                 WeightLayout::HiddenClasses => format!("[{hidden}, classes]"),
             };
-            return Err(wrong_shape("weight", weight, &(expected + " with this weight_layout")));
+            return Err(wrong_shape(head.weight, weight, &(expected + " with this weight_layout")));
         }
         let mut layer = Self {
             rows,
             classes,
             hidden,
-            states: floats(inputs, "hidden", &[rows, hidden])?.unwrap_or_default(),
+            states: floats(inputs, head.hidden, &[rows, hidden])?.unwrap_or_default(),
             weight: Vec::new(),
             layout,
-            bias: floats(inputs, "bias", &[classes])?,
+            bias: floats(inputs, head.bias, &[classes])?,
         };
-        layer.weight = floats(inputs, "weight", &layer.weight_shape())?.unwrap_or_default();
+        layer.weight = floats(inputs, head.weight, &layer.weight_shape())?.unwrap_or_default();
         Ok(layer)
     }
 

@@ -101,16 +101,26 @@ impl Schedule {
 
     /// The part of the chunk that holds a block of a stretch of rows.
     pub fn block(&self, part: &RowBlock, block: &Range<u64>) -> View {
+        Self::part_of(self.chunk.clone(), part, block)
+    }
+
+    /// The layout of the chunk, for those of other layers.
+    pub(super) fn chunk_layout(&self) -> Layout {
+        Layout { offset: 0, ..self.chunk.layout.clone() }
+    }
+
+    /// The part of a chunk that holds a block of a stretch of rows.
+    pub(super) fn part_of(chunk: View, part: &RowBlock, block: &Range<u64>) -> View {
         let (rows, columns) = (part.rows.end - part.rows.start, block.end - block.start);
-        self.chunk.clone().rows(&(0..rows)).columns(&(0..columns))
+        chunk.rows(&(0..rows)).columns(&(0..columns))
     }
 }
 
 impl Layer<'_> {
-    /// The most bytes of a chunk: the caller's number, or the default.
+    /// The most bytes of a chunk: the caller's number, or the default. All layers share it.
     fn budget(&self, default: u64) -> u64 {
         let default = default.saturating_sub(self.beside).max(default / 2);
-        let budget = self.options.chunk_bytes.unwrap_or(default);
+        let budget = self.options.chunk_bytes.unwrap_or(default) / self.chunks();
         budget.min(self.profile.binding_bytes.saturating_sub(64))
     }
 
@@ -172,7 +182,7 @@ impl Layer<'_> {
         let made = passes.max(1) as f64;
         let hidden = f64::from(u8::from(self.hidden_gradient.is_some()));
         let weight = f64::from(u8::from(self.weight_gradient.is_some()));
-        let products = made + hidden + weight;
+        let products = made * self.chunks() as f64 + hidden + weight;
         // A gradient that adds up is both read and written.
         let of_weight = made + hidden + 2.0 * weight;
         let of_hidden = made + weight + 2.0 * hidden;
@@ -309,7 +319,9 @@ impl Layer<'_> {
     ) -> Option<(Path, View)> {
         let gradient = self.weight_gradient.clone().filter(|g| g.layout.dtype == Dtype::F32)?;
         let whole = self.whole_rows(rows.short());
-        if self.options.accumulate.shared() || rows.closes() || whole == self.rows {
+        let holds_all = whole == self.rows;
+        if self.options.accumulate.shared() || rows.closes() || holds_all || !self.others.is_empty()
+        {
             return None;
         }
         let stride = gradient.layout.row_stride;
@@ -360,10 +372,11 @@ impl Layer<'_> {
 
     /// The error for a budget that holds neither a row of scores nor a block of one row.
     fn too_little(&self, rows: &Rows, unit: u64) -> Error {
-        let whole = stride(self.classes) * 4;
+        let whole = stride(self.classes) * 4 * self.chunks();
         let [_, waiting] = Self::block_needs(rows);
-        let block = if self.needs_whole_rows { whole } else { unit * 4 + waiting };
-        let found = self.budget(self.profile.chunk_bytes);
+        let block =
+            if self.needs_whole_rows { whole } else { (unit * 4 + waiting) * self.chunks() };
+        let found = self.budget(self.profile.chunk_bytes) * self.chunks();
         let reason = format!("a row of a chunk takes at least {} bytes", whole.min(block));
         Error::option(rows.planner.loss(), "chunk_bytes", found, reason)
     }

@@ -113,6 +113,7 @@ pub(crate) struct Rows<'a> {
     tallies: Option<View>,
     shared: BTreeMap<&'static str, (u64, View)>,
     given: BTreeMap<&'static str, View>,
+    chunks: BTreeMap<&'static str, View>,
     vectors: Vec<Vectors>,
     /// Whether sums of by-products are added to what their outputs hold.
     pub adds_sums: bool,
@@ -142,6 +143,7 @@ impl<'a> Rows<'a> {
             tallies: None,
             shared: BTreeMap::new(),
             given: BTreeMap::new(),
+            chunks: BTreeMap::new(),
             vectors: Vec::new(),
             adds_sums: false,
             blocks: 0,
@@ -154,6 +156,12 @@ impl<'a> Rows<'a> {
     /// Lets the kernels read a tensor of the plan under the name of an input.
     pub fn give(&mut self, name: &'static str, view: View) {
         self.given.insert(name, view);
+    }
+
+    /// Lets the kernels read scores under the name of an input: those of the stretch of rows, and of the block of columns,
+    /// that is streamed next.
+    pub fn give_chunk(&mut self, name: &'static str, chunk: View) {
+        self.chunks.insert(name, chunk);
     }
 
     /// Has the status count the vectors of a table whose entry is 0.
@@ -398,6 +406,9 @@ impl<'a> Rows<'a> {
     /// The functor's tensors for a stretch of rows.
     pub fn streams(&self, rows: &Range<u64>, writes: bool) -> FunctorViews {
         let view = |stream: &RowStream| {
+            if let Some(chunk) = self.chunks.get(stream.argument) {
+                return Some(chunk.clone());
+            }
             let view = match stream.access {
                 StreamAccess::Write => self.call.output(stream.argument).filter(|_| writes),
                 StreamAccess::Read => self.input(stream.argument),
