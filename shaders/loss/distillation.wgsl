@@ -132,9 +132,16 @@ fn slope_of(state: State, divergence: f32) -> f32 {
     return temperature() * (2.0 * divergence - moved);
 }
 
+// -Σ q·log q over a quad of the teacher, in the second round.
+fn entropy_terms(row: Row, q: Side) -> f32 {
+    let log_sum = -log4(vec4<f32>(row.settled.second_inverse_sum)).x;
+    return sum4(q.p * (log_sum - q.x));
+}
+
 // Weighed sums: `mean_terms`, with the student's Σ e at temperature 1 as the second. Plain sums: how many quads make
 // the divergence infinite; in the second round of Jensen-Shannon also Σ of its terms, Σ p·log(p/m) and, if the slope is
 // asked for, S without the means, with Σ p·x and Σ q·x as weighed sums beside any maximum; in that of other divergences S.
+// The teacher's entropy is the third plain sum of these, and the first one of Jensen-Shannon, which is never infinite.
 fn terms(row: Row, it: Item, state: State) -> Terms {
     var out: Terms;
     out.plain.x = select(0.0, 1.0, is_infinite(it));
@@ -167,7 +174,9 @@ fn terms(row: Row, it: Item, state: State) -> Terms {
                 out.weighed.x = sum4(p.p * p.x);
                 out.weighed.z = sum4(q.p * q.x);
             }
+            out.plain.x = entropy_terms(row, q);
         } else {
+            out.plain.z = entropy_terms(row, q);
             let offset = log_ratio(row.settled.inverse_sum, row.settled.second_inverse_sum);
             if (DIVERGENCE == KL) {
                 out.plain.y = kl_slope(q, p, offset, row.settled.divergence);
@@ -218,7 +227,11 @@ fn close_live(row: Row, state: State) -> Closed {
     out.scale = params.soft_slope * temperature() * row.factor;
     let divergence = select(first_divergence(state), state.plain.y, DIVERGENCE == JENSEN_SHANNON);
     out.mean = select(state.plain.z, state.weighed.x * out.inverse_sum, DIVERGENCE == REVERSE_KL);
-    var infinite = state.plain.x > 0.0 && params.soft_share > 0.0;
+    let is_mixed = DIVERGENCE == JENSEN_SHANNON;
+    let entropy = select(state.plain.z, state.plain.x, is_mixed);
+    out.teacher_entropy = bitcast<u32>(entropy);
+    out.agrees = bitcast<u32>(select(0.0, 1.0, state.place == state.second_place));
+    var infinite = !is_mixed && state.plain.x > 0.0 && params.soft_share > 0.0;
     if (infinite && DIVERGENCE == REVERSE_KL) {
         // An infinite reverse KL has no gradient: the row counts as a bad row, and its gradient is 0.
         out.flags = ROW_ZERO | ROW_NAN;

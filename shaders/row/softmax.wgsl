@@ -17,6 +17,8 @@
 // Σ e² or Σ e·(u - top); state.plain holds four sums that do not. All Σ e are relative to the maxima state.top and
 // state.second_top: p = exp(exponent(u, top))/sum, Σ p·f = weighed/sum.
 
+// The state knows the lowest column at the maximum of each softmax.
+override KEEPS_PLACES: bool = false;
 // The temperature is the program's scalar, not a uniform.
 override TEMPERATURE_GIVEN: bool = false;
 
@@ -96,6 +98,9 @@ struct State {
     second_top: f32,
     second_sum: f32,
     flags: u32,
+    // With KEEPS_PLACES: the lowest column at each maximum, and NONE where no live score has set it.
+    place: u32,
+    second_place: u32,
 }
 
 // Flags of a state: a column is live in the first softmax; a column is live in the second; a score is NaN or +inf.
@@ -107,7 +112,16 @@ fn state_empty() -> State {
     var state: State;
     state.top = DEAD;
     state.second_top = DEAD;
+    state.place = NONE;
+    state.second_place = NONE;
     return state;
+}
+
+// The lowest live column of a quad whose score is the top.
+fn place_at(it: Item, u: vec4<f32>, top: f32) -> u32 {
+    let columns = vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u);
+    let at_top = select(vec4<u32>(NONE), columns, live(u) & (u == vec4<f32>(top)));
+    return min(min(at_top.x, at_top.y), min(at_top.z, at_top.w));
 }
 
 // exp(shift) for shift <= 0, with relative accuracy far below 0: all terms of a sum may be that small.
@@ -161,6 +175,10 @@ fn quad_state(row: Row, it: Item, top: f32, second_top: f32) -> State {
         out.second_sum = sum4(exp_of(it.second, second_top));
         out.flags |= select(0u, STATE_SECOND_LIVE, any(live(it.second)));
     }
+    if (KEEPS_PLACES) {
+        out.place = place_at(it, it.u, top);
+        out.second_place = place_at(it, it.second, second_top);
+    }
     let added = terms(row, it, out);
     out.weighed = added.weighed;
     out.plain = added.plain;
@@ -175,6 +193,10 @@ fn state_sum(a: State, b: State) -> State {
     out.weighed += b.weighed;
     out.plain += b.plain;
     out.flags |= b.flags;
+    if (KEEPS_PLACES) {
+        out.place = min(a.place, b.place);
+        out.second_place = min(a.second_place, b.second_place);
+    }
     return out;
 }
 
@@ -188,6 +210,10 @@ fn rescale(state: State, top: f32, second_top: f32) -> State {
         out.second_sum = state.second_sum * exp_below(descent(state.second_top, second_top));
     }
     out.weighed = reweighed(state, top, second_top);
+    if (KEEPS_PLACES) {
+        out.place = select(NONE, state.place, state.top == top);
+        out.second_place = select(NONE, state.second_place, state.second_top == second_top);
+    }
     return out;
 }
 

@@ -6,8 +6,8 @@ use crate::{
     plan::kernel::shader,
     reference::{Real, times},
     skeleton::row::{
-        Broadcast, Field, Head, LabelScore, Rounds, RowLoss, RowOutput, RowProgram, RowStream,
-        TEMPERATURE_SLOPE,
+        Broadcast, Field, Head, LabelScore, Reduced, Rounds, RowLoss, RowOutput, RowProgram,
+        RowStream, TEMPERATURE_SLOPE,
         reference::{Point, Row, RowFormula, Softmax, total},
         row_loss,
     },
@@ -50,6 +50,9 @@ row_loss! {
     ///   gradient `grad.temperature` is Σ f·(1 − α)·d(T²·D)/dT over the rows; both softmaxes depend on T, the hard term
     ///   does not. A number whose square is outside the normal numbers of f32 is no temperature: every row is then a
     ///   bad row.
+    /// - **By-products**, without any weight: `teacher_entropy`, −Σ q·log q of each row (to within 1e-7 nats where the
+    ///   teacher is nearly sure), and `agreement`, the share of the rows kept in which both have their largest logit at
+    ///   the same class (the lowest one on a tie).
     /// - **Mean** divides by the number of rows kept (PyTorch's `batchmean`), or by Σ row_weight of them.
     /// - **Edges**: an ignored target removes both terms of its row, whose gradient is exactly 0 even where its logits
     ///   are NaN. A row_weight of 0 does the same, but the row is counted. A class that is `-inf` for both does not
@@ -90,6 +93,8 @@ row_loss! {
     }
     outputs DistillationOutputs {
         temperature_gradient = "grad.temperature": arg::TEMPERATURE_GRADIENT;
+        teacher_entropy = "teacher_entropy": arg::TEACHER_ENTROPY;
+        agreement = "agreement": arg::AGREEMENT;
     };
     options {
         temperature: f64 = 1.0, "1.0", &["1.7"], "T > 0, of both softmaxes of the divergence";
@@ -233,8 +238,16 @@ impl RowFormula for Distillation {
                 *g += alpha * (hard.p[c] - onehot);
             }
         }
-        Point::new(loss, gradient).with(vec![slope])
+        let agrees = argmax(row.logits) == argmax(teacher);
+        let agrees = if agrees { T::one() } else { T::zero() };
+        Point::new(loss, gradient).with(vec![slope, q.entropy(), agrees])
     }
+}
+
+/// The lowest class with the largest score.
+fn argmax<T: Real>(z: &[T]) -> Option<usize> {
+    let top = z.iter().copied().fold(T::neg_infinity(), T::max);
+    z.iter().position(|&z| z == top)
 }
 
 /// Whether the square of a temperature is a normal f32.
@@ -254,7 +267,8 @@ impl RowLoss for Distillation {
     fn program(&self, call: &Call) -> RowProgram {
         let alpha = self.hard_share(call.has("targets"));
         let (divergence, wants_slope) = (self.divergence, call.wants("grad.temperature"));
-        let two = wants_slope || divergence == Divergence::Js;
+        let agreement = call.wants("agreement");
+        let two = wants_slope || call.wants("teacher_entropy") || divergence == Divergence::Js;
         let rounds = if two { Rounds::Two } else { Rounds::One };
         let beta_slope = if divergence == Divergence::Js { 1.0 - self.beta } else { 1.0 };
         self.ruled(RowProgram {
@@ -267,6 +281,7 @@ impl RowLoss for Distillation {
                 ("DIVERGENCE", divergence as u32),
                 ("HARD", (alpha > 0.0).into()),
                 ("WANTS_SLOPE", wants_slope.into()),
+                ("KEEPS_PLACES", agreement.into()),
             ],
             uniforms: vec![
                 ("alpha", alpha.into()),
@@ -280,7 +295,11 @@ impl RowLoss for Distillation {
     }
 }
 
-static OUTPUTS: &[RowOutput] = &[TEMPERATURE_SLOPE];
+static OUTPUTS: &[RowOutput] = &[
+    TEMPERATURE_SLOPE,
+    RowOutput::number("teacher_entropy"),
+    RowOutput::number("agrees").reduced(Reduced::Mean("agreement")),
+];
 
 static SETTLED: &[Field] = &[
     Field::f32("top"),

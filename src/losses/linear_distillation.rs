@@ -30,6 +30,7 @@ use crate::{
 ///   head, of at most `chunk_bytes` together. No scores are kept in ∂W.
 /// - **Gradient**, only of the student (and the temperature): ∂hidden = G·W, ∂W = Gᵀ·hidden, ∂bias = Σ_rows G, where G is
 ///   the gradient of the student's logits.
+/// - **By-products**: `teacher_entropy` and `agreement`, as in [`Distillation`].
 /// - **Edges**: those of [`Distillation`]. The hidden states of an ignored row are not used.
 /// - **Errors**: an invalid call is refused before any GPU work; [`crate::Error`] names the argument and its value.
 ///
@@ -93,6 +94,10 @@ tensors! {
         bias_gradient = "grad.bias",
         /// The gradient of the input `temperature`.
         temperature_gradient = "grad.temperature",
+        /// The entropy of the teacher's softmax, one number a row.
+        teacher_entropy = "teacher_entropy",
+        /// The share of the rows kept in which student and teacher have their largest logit at the same class.
+        agreement = "agreement",
         /// The sum of the row losses.
         sum = "sum",
         /// What a mean divides by.
@@ -141,6 +146,8 @@ pub(super) static ABOUT: About = About {
         arg::WEIGHT_GRADIENT,
         arg::BIAS_GRADIENT,
         arg::TEMPERATURE_GRADIENT,
+        arg::TEACHER_ENTROPY,
+        arg::AGREEMENT,
         arg::SUM,
         arg::DENOMINATOR,
         arg::COUNT,

@@ -152,6 +152,14 @@ pub(crate) const ENTROPY: Argument =
     Argument::optional("entropy", Kind::F32, ROWS, "entropy of softmax(u)");
 pub(crate) const SOFTMAX_ENTROPY: Argument =
     Argument::optional("entropy", Kind::F32, ROWS, "entropy of softmax(z/T)");
+pub(crate) const TEACHER_ENTROPY: Argument =
+    Argument::optional("teacher_entropy", Kind::F32, ROWS, "entropy of the teacher's softmax(t/T)");
+pub(crate) const AGREEMENT: Argument = Argument::optional(
+    "agreement",
+    Kind::F32,
+    ONE,
+    "share of the rows kept whose two largest logits are of the same class",
+);
 pub(crate) const MEAN_ENERGY: Argument =
     Argument::optional("energy", Kind::F32, ROWS, "−Σ p·z, the mean energy");
 pub(crate) const MAX_PROB: Argument =

@@ -11,7 +11,15 @@ use crate::{
     },
 };
 
-tests![awkward_shapes, chunks_and_blocks, as_stored_logits, ignored_rows, windows, no_rows];
+tests![
+    awkward_shapes,
+    by_products,
+    chunks_and_blocks,
+    as_stored_logits,
+    ignored_rows,
+    windows,
+    no_rows
+];
 
 /// A student of this depth, and a teacher of another one.
 fn heads(
@@ -63,6 +71,33 @@ fn awkward_shapes(context: &Context) {
     let learned = with(&inputs, [("temperature", vector(&[1.5]))]);
     let wanted = [&GRADIENTS[..], &["grad.temperature"]].concat();
     check(&context.gpu, &*loss(&json!({"alpha": 0.3}), layout), &learned, Dtype::F32, &wanted);
+}
+
+/// The teacher's entropy, and how often the two argmax agree, in rows with ties and rows of weight 0.
+fn by_products(context: &Context) {
+    let wanted = ["loss", "teacher_entropy", "agreement"];
+    for divergence in ["kl", "js"] {
+        for classes in [7, 1100] {
+            let coarse = |seed| {
+                let scores = testing::gaussian(seed, 9 * classes);
+                matrix(9, classes, scores.iter().map(|z| z.round()).collect())
+            };
+            let inputs = named([
+                ("logits", coarse(30)),
+                ("teacher_logits", coarse(if classes == 7 { 31 } else { 30 })),
+                ("row_weight", vector(&[1.0, 0.0, 2.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0])),
+            ]);
+            let options = json!({"divergence": divergence, "temperature": 1.5});
+            let loss = parse("distillation", &options);
+            let (outputs, _) = check(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
+            let agreement = outputs["agreement"].to_f64()[0];
+            assert!(if classes == 7 { agreement < 1.0 } else { agreement == 1.0 }, "{agreement}");
+        }
+    }
+    let layout = WeightLayout::ClassesHidden;
+    let inputs = heads(7, [12, 2100], [5, 6], layout);
+    let options = json!({"chunk_bytes": 3 * 4 * 2100, "temperature": 0.7});
+    check(&context.gpu, &*loss(&options, layout), &inputs, Dtype::F32, &wanted);
 }
 
 /// Chunks of whole rows, and blocks of classes: the same bits.
