@@ -11,6 +11,8 @@ override SOFTCAP: bool = false;
 // `rank` field holds the bits of the target's u. The label may lie before or after the columns.
 override SHARDED: bool = false;
 override FOCAL: bool = false;
+// The score of the target is lowered by a margin.
+override MARGIN: bool = false;
 override WANTS_ENTROPY: bool = false;
 override WANTS_ARGMAX: bool = false;
 override WANTS_RANK: bool = false;
@@ -90,6 +92,18 @@ fn score(row: Row, z_bits: vec4<u32>, bias_bits: vec4<u32>) -> Score {
     return Score(select(max(u, vec4<f32>(LEAST)), vec4<f32>(DEAD), dead), bad);
 }
 
+// Scores as they are read, less the margin where the column is the target's. Scores that are not finite stay as they
+// are; others become no less than the lowest finite number.
+fn read_less_margin(row: Row, column: u32, bits: vec4<u32>) -> vec4<u32> {
+    if (!MARGIN) {
+        return bits;
+    }
+    let z = clamped(bits);
+    let lowered = clamped(bitcast<vec4<u32>>(bitcast<vec4<f32>>(z) - vec4<f32>(params.target_margin)));
+    let columns = vec4<u32>(column, column + 1u, column + 2u, column + 3u);
+    return select(bits, lowered, (columns == vec4<u32>(row.label)) & (z == bits));
+}
+
 fn coefficients(row: Row, column: u32) -> vec4<f32> {
     let weight = bitcast<vec4<f32>>(weight_quad(0u, column));
     if (SEVERAL) {
@@ -129,7 +143,7 @@ fn index_target(row: Row, column: u32) -> vec4<f32> {
 }
 
 fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
-    let z_bits = logits_quad(row.index, column);
+    let z_bits = read_less_margin(row, column, logits_quad(row.index, column));
     let s = score(row, z_bits, logit_bias_quad(0u, column));
     var coefficient = vec4<f32>(0.0);
     if (HAS_TERM) {
@@ -153,8 +167,8 @@ fn key(u: f32) -> u32 {
 
 // The score of the label, or of a column beside it.
 fn target_score(row: Row, column: u32) -> Score {
-    let bits = label_score(row.index, row.label, column);
-    return score(row, vec4<u32>(bits), vec4<u32>(logit_bias_at(0u, column)));
+    let bits = read_less_margin(row, column, vec4<u32>(label_score(row.index, row.label, column)));
+    return score(row, vec4<u32>(bits.x), vec4<u32>(logit_bias_at(0u, column)));
 }
 
 // A row with τ of the option or of the input.
@@ -168,10 +182,10 @@ fn tempered(index: u32) -> Row {
     return row;
 }
 
-// For the gradient, which needs nothing of the row but the temperature and, with shards, its label.
+// For the gradient, which needs nothing of the row but the temperature and, with shards or a margin, its label.
 fn reopen(index: u32) -> Row {
     var label = NONE;
-    if (SHARDED) {
+    if (SHARDED || MARGIN) {
         label = row_table[HEADER + params.first_row + index].x;
     }
     var row = tempered(index);

@@ -44,7 +44,8 @@ pub enum Smoothing {
 
 /// Fused softmax cross-entropy, as `torch.nn.functional.cross_entropy`, with further options.
 ///
-/// u = (cap·tanh(z/cap) + logit_bias)/τ, and the loss of a row is row_weight·((1 − p_y)^γ·Σ_c w_c q_c (lse(u) − u_c) +
+/// u = (cap·tanh(z/cap) + logit_bias)/τ, where the z of the target is first lowered by target_margin, and the loss of a
+/// row is row_weight·((1 − p_y)^γ·Σ_c w_c q_c (lse(u) − u_c) +
 /// λ·lse(u)²), in nats.
 ///
 /// - **Shapes**: logits `[rows, classes]` with any row stride and element offset; targets `[rows]` (`i32`, `u32`,
@@ -62,6 +63,9 @@ pub enum Smoothing {
 ///   `[rows, 1]` and any target_weight count as several.
 /// - **Gradient**: ∂u = f·[(Σ_c w_c q_c + 2λ·lse)·p − w∘q] with f = row_weight·upstream/denominator (γ = 0), then ∂z =
 ///   ∂u/τ·(1 − tanh²(z/cap)).
+/// - **A margin** m (target_margin; CosFace, AM-softmax) is subtracted from the logit of the target before the cap, so
+///   that the target has to exceed the other classes by m. All by-products and saved numbers describe u with the margin.
+///   It needs one index target a row: several targets, target_probs and label smoothing are refused.
 /// - **A learned temperature** is the input `temperature`, one float on the GPU. It overrides the option, and
 ///   ∂τ = −Σ ∂u·u/τ over all elements: `f·(z_y − E_p z)/τ²` a row for plain cross-entropy. A value outside
 ///   [2⁻¹²⁶, 2¹²⁶] makes every row a bad row. Where the target of a kept row is at `-inf`, ∂τ is infinite.
@@ -87,7 +91,8 @@ pub enum Smoothing {
 /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
 ///
 /// Sources: label smoothing, Szegedy et al. 2016; focal, Lin et al. 2017; logit adjustment, Menon et al. 2021; z-loss,
-/// Chowdhery et al. 2022; soft-cap, Gemma 2 (2024); the online form of the softmax, Milakov and Gimelshein 2018.
+/// Chowdhery et al. 2022; soft-cap, Gemma 2 (2024); margins, Wang et al. 2018 (CosFace, AM-softmax); the online form of
+/// the softmax, Milakov and Gimelshein 2018.
 ///
 /// ```
 /// use surprisal::{Array, Arrays, CrossEntropy, cpu};
@@ -120,6 +125,8 @@ pub struct CrossEntropy {
     pub temperature: f64,
     /// cap > 0, or `None`.
     pub softcap: Option<f64>,
+    /// m, subtracted from the target's logit before the cap; one index target a row without smoothing only.
+    pub target_margin: f64,
     /// λ ≥ 0.
     pub z_loss: f64,
     /// γ ≥ 0; index targets only.
@@ -141,6 +148,7 @@ impl Default for CrossEntropy {
             smoothing: Smoothing::Uniform,
             temperature: 1.0,
             softcap: None,
+            target_margin: 0.0,
             z_loss: 0.0,
             focal_gamma: 0.0,
             padding: Padding::Keep,
@@ -153,7 +161,7 @@ impl CrossEntropy {
     setters! {
         reduction: Reduction, empty: Empty, ignore_index: IgnoreIndex, denominator: Denominator,
         label_smoothing: f64, smoothing: Smoothing, temperature: f64, softcap: Option<f64>,
-        z_loss: f64, focal_gamma: f64, padding: Padding, shard: Option<Shard>,
+        target_margin: f64, z_loss: f64, focal_gamma: f64, padding: Padding, shard: Option<Shard>,
     }
 }
 
@@ -248,7 +256,7 @@ const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
 pub(super) static ABOUT: About = About {
     name: "cross_entropy",
     summary: "Softmax cross-entropy with index or probability targets.",
-    formula: "u = (cap·tanh(z/cap) + logit_bias)/τ; \
+    formula: "u = (cap·tanh((z − m·onehot(y))/cap) + logit_bias)/τ; \
               loss = row_weight·((1−p_y)^γ·Σ_c w_c q_c (lse(u) − u_c) + λ·lse(u)²)",
     pytorch: "torch.nn.functional.cross_entropy",
     inputs: &[
@@ -339,6 +347,12 @@ pub(crate) const OPTIONS: &[OptionAbout] = &[
         about: "cap > 0: cap·tanh(z/cap)",
     },
     OptionAbout {
+        name: "target_margin",
+        default: "0.0",
+        samples: &["0.35"],
+        about: "m, subtracted from the target's logit before the cap (index targets)",
+    },
+    OptionAbout {
         name: "z_loss",
         default: "0.0",
         samples: &["0.01"],
@@ -393,6 +407,9 @@ impl Signature for CrossEntropy {
             && !(cap > 0.0 && normal(cap))
         {
             return bad("softcap", cap, "the cap is above 0 and within f32");
+        }
+        if !(self.target_margin as f32).is_finite() {
+            return bad("target_margin", self.target_margin, "the margin is within f32");
         }
         if !((self.z_loss as f32).is_finite() && self.z_loss >= 0.0) {
             return bad("z_loss", self.z_loss, "λ is within f32 and not below 0");
@@ -556,6 +573,7 @@ impl CrossEntropy {
             ("TRANSFORMED", u32::from(transformed)),
             ("SHARDED", self.shard.is_some().into()),
             ("FOCAL", (self.focal_gamma > 0.0).into()),
+            ("MARGIN", (self.target_margin != 0.0).into()),
             (
                 "WANTS_ENTROPY",
                 wants(&["entropy", "grad.temperature"])
@@ -583,6 +601,7 @@ impl CrossEntropy {
             ("temperature", temperature),
             ("softcap", self.softcap.unwrap_or(1.0)),
             ("inverse_softcap", 1.0 / self.softcap.unwrap_or(1.0)),
+            ("target_margin", self.target_margin),
             ("z_loss", self.z_loss),
             ("focal_gamma", self.focal_gamma),
         ];
@@ -726,6 +745,10 @@ impl CrossEntropy {
             return Err(Error::option(loss, "focal_gamma", value, "needs one index target a row"));
         }
         let (epsilon, ordinal) = (self.label_smoothing, self.smoothing == Smoothing::Ordinal);
+        if self.target_margin != 0.0 && (targets != Targets::One || epsilon > 0.0) {
+            let reason = "needs one index target a row, without label smoothing";
+            return Err(Error::option(loss, "target_margin", self.target_margin, reason));
+        }
         if targets == Targets::Probs && epsilon > 0.0 && ordinal {
             return Err(Error::option(loss, "smoothing", "ordinal", "needs index targets"));
         }

@@ -151,7 +151,7 @@ const CLASSES: &[&[Dim]] = &[&[Dim::Classes]];
 pub(super) static ABOUT: About = About {
     name: "linear_cross_entropy",
     summary: "Cross-entropy of a linear layer whose logits are never stored.",
-    formula: "z = hidden·Wᵀ + bias; u = (cap·tanh(z/cap) + logit_bias)/τ; \
+    formula: "z = hidden·Wᵀ + bias; u = (cap·tanh((z − m·onehot(y))/cap) + logit_bias)/τ; \
               loss = row_weight·((1−p_y)^γ·Σ_c w_c q_c (lse(u) − u_c) + λ·lse(u)²)",
     pytorch: "torch.nn.functional.cross_entropy(torch.nn.functional.linear(hidden, weight, bias), …)",
     inputs: &[

@@ -48,7 +48,8 @@ fn compute<T: Real>(loss: &CrossEntropy, inputs: &Arrays, wanted: &[&str]) -> Re
     CrossEntropy::check_wanted(&|name| inputs.contains_key(name), targets, wanted)?;
     let weights = inputs.get("weight").map(|weight| weight.len() as u64);
     loss.check_shard(&|name| inputs.contains_key(name), wanted, classes as u64, weights)?;
-    let batch = Batch::read(loss, inputs, logits, [rows, classes])?;
+    let mut batch = Batch::read(loss, inputs, logits, [rows, classes])?;
+    batch.lower_targets(loss);
     let solved = Solved::new(loss, &batch);
     wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(name)?))).collect()
 }

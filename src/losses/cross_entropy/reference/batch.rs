@@ -106,6 +106,19 @@ impl<T: Real> Batch<T> {
         })
     }
 
+    /// Subtracts the margin from the logit of each target that is a class here.
+    pub(super) fn lower_targets(&mut self, loss: &CrossEntropy) {
+        let Targets::Index(targets) = &self.targets else { return };
+        let first = loss.shard.map_or(0, |shard| shard.first as i64);
+        let rows = self.logits.chunks_mut(self.classes.max(1));
+        for (row, &target) in rows.zip(targets) {
+            let column = target.checked_sub(first).and_then(|column| usize::try_from(column).ok());
+            if let Some(logit) = column.and_then(|column| row.get_mut(column)) {
+                *logit = *logit - T::of(loss.target_margin);
+            }
+        }
+    }
+
     /// An element of a tensor; 1 if the tensor is left out.
     pub(super) fn or_one(values: Option<&Vec<T>>, index: usize) -> T {
         values.map_or(T::one(), |values| values[index])
