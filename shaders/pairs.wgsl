@@ -1,12 +1,15 @@
-// Scores of pairs: s = scale·x + bias, x = r_i·c_j·⟨query_i, key_j⟩. The chunk holds the products ⟨query_i, key_j⟩; the
-// query table and the key table hold the rest. The gradient is the gradient of the product: ∂s·scale·r_i·c_j.
+// Scores of pairs: s = scale·x + bias, x = r_i·c_j·⟨query_i, key_j⟩, less a margin where the key is a positive. The chunk
+// holds the products ⟨query_i, key_j⟩; the query table and the key table hold the rest. The gradient is the gradient of the product: ∂s·scale·r_i·c_j.
 //
 // A functor (loss/*.wgsl) supplies
 //   fn positives(row, columns) -> vec4<bool>     which keys are positives of a query
 //   fn candidates(row, columns) -> vec4<bool>    which keys take part at all
+// pairs/open.wgsl or pairs/softmax.wgsl supplies open(row) and reopen(row).
 
 override HAS_LABELS: bool = false;
 override HAS_SCALE: bool = false;
+// A margin is taken from the similarity of every positive.
+override MARGIN: bool = false;
 
 // Words of an entry of the query table, and planes of the key table (pairs/vectors.wgsl).
 const VECTOR_FACTOR: u32 = 0u;
@@ -40,9 +43,11 @@ struct Row {
     // Whether query_factor, scale and bias are finite.
     known: bool,
     name: vec2<u32>,
+    // The x of the label's pair before any margin, where keys are filtered by it (pairs/softmax.wgsl).
+    positive: f32,
 }
 
-fn open(index: u32) -> Row {
+fn row_of(index: u32) -> Row {
     let entry = row_table[HEADER + params.first_row + index];
     let vector = query_table_quad(index, 0u);
     let bias_bits = bias_at(index, 0u);
@@ -61,10 +66,6 @@ fn open(index: u32) -> Row {
     row.known = known;
     row.name = vector.yz;
     return row;
-}
-
-fn reopen(index: u32) -> Row {
-    return open(index);
 }
 
 // Ignored rows and rows with a bad target need no stream.
@@ -93,7 +94,11 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     let key = key_table_quad(VECTOR_FACTOR, column);
     let known = finite(raw) & finite(key) & vec4<bool>(row.known);
     let key_factor = select(vec4<f32>(0.0), bitcast<vec4<f32>>(key), known);
-    let x = select(vec4<f32>(0.0), bitcast<vec4<f32>>(raw), known) * (row.query_factor * key_factor);
+    let positive = positives(row, column) & inside;
+    var x = select(vec4<f32>(0.0), bitcast<vec4<f32>>(raw), known) * (row.query_factor * key_factor);
+    if (MARGIN) {
+        x -= select(vec4<f32>(0.0), vec4<f32>(params.target_margin), positive);
+    }
     let s = row.scale * x + row.bias;
     let whole = known & finite(bitcast<vec4<u32>>(s));
     let live = whole & inside & candidates(row, column);
@@ -103,12 +108,12 @@ fn item(row: Row, column: u32, inside: vec4<bool>) -> Item {
     it.s = select(vec4<f32>(LOWEST), s, live);
     it.live = live;
     it.bad = !whole & inside;
-    it.positive = positives(row, column) & inside;
+    it.positive = positive;
     it.key_factor = key_factor;
     return it;
 }
 
-// The similarity of the label's pair; 0 where the similarity is not finite or the label is in another shard.
+// The x of the label's pair before any margin; 0 where the similarity is not finite or the label is in another shard.
 fn similarity(row: Row, column: u32) -> f32 {
     let here = min(column, params.classes - 1u);
     let raw = label_score(row.index, row.label, here);

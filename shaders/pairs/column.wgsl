@@ -8,3 +8,5 @@ const COLUMN_FACTOR: u32 = 2u;
 const COLUMN_MOMENT: u32 = 2u;
 const COLUMN_REFERENCE: u32 = 3u;
 const COLUMN_FLAGS: u32 = 4u;
+// The x of the column's positive pair before any margin, all the time; where keys are filtered by it.
+const COLUMN_POSITIVE: u32 = 5u;

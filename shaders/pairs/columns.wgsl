@@ -5,6 +5,13 @@ fn plane(index: u32, column: u32) -> u32 {
     return (index * params.stride + column) >> 2u;
 }
 
+fn filtered_by_column(it: Item) -> Item {
+    if (FILTERS) {
+        return filtered(it, bitcast<vec4<f32>>(column_states[plane(COLUMN_POSITIVE, it.column)]));
+    }
+    return it;
+}
+
 @compute @workgroup_size(WORKGROUP)
 fn columns(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let column = params.first_column + ((group.x + group.y * groups.x) * WORKGROUP + local) * 4u;
@@ -24,7 +31,7 @@ fn columns(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         flags = column_states[plane(COLUMN_FLAGS, column)];
     }
     for (var index = 0u; index < params.rows; index += 1u) {
-        let it = item(open(index), column, inside(column));
+        let it = filtered_by_column(item(reopen(index), column, inside(column)));
         let rises = it.s >= top;
         let next = max(top, it.s);
         // One of top and s is the maximum, so a single exponential serves both.

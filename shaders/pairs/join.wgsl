@@ -47,7 +47,7 @@ fn from_state(row: u32, at: u32, column: u32) -> Softmax {
     let factor = bitcast<f32>(records[at + FACTOR_FACTOR]);
     let moment = bitcast<f32>(state_word(COLUMN_MOMENT, column));
     let reference = bitcast<f32>(state_word(COLUMN_REFERENCE, column));
-    let mean = moment * inverse_sum + (reference - bitcast<f32>(records[at + OUT_X]));
+    let mean = moment * inverse_sum + (reference - (bitcast<f32>(records[at + OUT_X]) - params.target_margin));
     let forth = records[at + OUT_SCALE];
     let slope = times(bitcast<u32>(factor), bitcast<u32>(mean));
     let scale = plus(forth, slope);

@@ -12,6 +12,9 @@ override JOINT: bool = false;
 override SHARDED: bool = false;
 // The caller wants the gradient of the scale.
 override SCALE_GRADIENT: bool = false;
+// A key that is no positive and whose x exceeds that of the positive, before any margin of the positive's, by more than
+// params.false_negative_margin takes no part in the row's softmax. A column's softmax leaves out rows in the same way.
+override FILTERS: bool = false;
 
 const STATE_LIVE: u32 = 1u;
 const STATE_BAD: u32 = 2u;
@@ -32,13 +35,46 @@ struct State {
     flags: u32,
 }
 
+fn open(index: u32) -> Row {
+    var row = row_of(index);
+    if (FILTERS) {
+        row.positive = similarity(row, row.label);
+    }
+    return row;
+}
+
+// For use after the row is closed, when the score of its label may be gone.
+fn reopen(index: u32) -> Row {
+    var row = row_of(index);
+    if (FILTERS) {
+        row.positive = bitcast<f32>(records[record_of(index) + OUT_X]);
+    }
+    return row;
+}
+
+// A quad without the pairs that exceed these positives by too much. A positive pair itself always stays.
+fn filtered(it: Item, positive: vec4<f32>) -> Item {
+    var out = it;
+    out.live = it.live & (it.positive | (it.x <= positive + vec4<f32>(params.false_negative_margin)));
+    out.s = select(vec4<f32>(LOWEST), it.s, out.live);
+    return out;
+}
+
+fn filtered_by_row(row: Row, it: Item) -> Item {
+    if (FILTERS) {
+        return filtered(it, vec4<f32>(row.positive));
+    }
+    return it;
+}
+
 fn state_empty() -> State {
     var empty: State;
     empty.top = LOWEST;
     return empty;
 }
 
-fn state_take_quad(row: Row, state: State, it: Item) -> State {
+fn state_take_quad(row: Row, state: State, given: Item) -> State {
+    let it = filtered_by_row(row, given);
     let quad_top = max4(it.s);
     var moved = rescale(state, max(state.top, quad_top));
     if (SCALE_GRADIENT && quad_top > state.top) {
@@ -47,7 +83,11 @@ fn state_take_quad(row: Row, state: State, it: Item) -> State {
     return added(moved, part(it, moved));
 }
 
-fn state_take_tile(row: Row, state: State, a: Item, b: Item, c: Item, d: Item) -> State {
+fn state_take_tile(row: Row, state: State, e: Item, f: Item, g: Item, h: Item) -> State {
+    let a = filtered_by_row(row, e);
+    let b = filtered_by_row(row, f);
+    let c = filtered_by_row(row, g);
+    let d = filtered_by_row(row, h);
     let tile_top = max4(max(max(a.s, b.s), max(c.s, d.s)));
     let top = max(state.top, tile_top);
     var moved = rescale(state, top);
@@ -172,6 +212,15 @@ fn closed_row(row: Row, flags: u32, loss: u32, fill: u32) -> Closed {
 }
 
 fn close(row: Row, streamed: State) -> Closed {
+    var out = close_softmax(row, streamed);
+    if (FILTERS) {
+        // Columns need it even where the row itself is bad.
+        out.x = bitcast<u32>(row.positive);
+    }
+    return out;
+}
+
+fn close_softmax(row: Row, streamed: State) -> Closed {
     if (row.flags != 0u) {
         return closed_blank(ROW_ZERO, select(NAN_BITS, 0u, (row.flags & IGNORED) != 0u), 0u);
     }
@@ -207,13 +256,14 @@ fn close(row: Row, streamed: State) -> Closed {
     } else if (HAS_LSE) {
         return out;
     } else if (SCALE_GRADIENT) {
-        let x = similarity(row, row.label);
-        out.x = bitcast<u32>(x);
+        let positive = similarity(row, row.label);
+        let x = positive - params.target_margin;
+        out.x = bitcast<u32>(positive);
         out.s = bitcast<u32>(row.scale * x);
         let mean = state.moment * out.inverse_sum;
         out.scale = times(bitcast<u32>(row.factor), bitcast<u32>(mean + (state.reference - x)));
     } else if (JOINT) {
-        out.s = bitcast<u32>(row.scale * similarity(row, row.label));
+        out.s = bitcast<u32>(row.scale * (similarity(row, row.label) - params.target_margin));
     }
     return out;
 }
@@ -237,7 +287,7 @@ fn slope(row: Row, closed: Closed, it: Item) -> Slope {
     var g = vec4<f32>(0.0);
     if (closed.flags == 0u) {
         let factor = vec4<f32>(closed.factor);
-        g = side(it, vec4<f32>(closed.top), vec4<f32>(closed.inverse_sum), factor, closed.share);
+        g = side(filtered_by_row(row, it), vec4<f32>(closed.top), vec4<f32>(closed.inverse_sum), factor, closed.share);
     }
     if (!JOINT) {
         return Slope(g, row_bad);
@@ -248,7 +298,11 @@ fn slope(row: Row, closed: Closed, it: Item) -> Slope {
     let top = bitcast<vec4<f32>>(column_table_quad(COLUMN_TOP, it.column));
     let inverse_sum = bitcast<vec4<f32>>(column_table_quad(COLUMN_SUM, it.column));
     let column_live = good & (column_factor != vec4<f32>(0.0));
-    g += select(vec4<f32>(0.0), side(it, top, inverse_sum, column_factor, closed.share), column_live);
+    var by_column = it;
+    if (FILTERS) {
+        by_column = filtered(it, bitcast<vec4<f32>>(column_table_quad(COLUMN_POSITIVE, it.column)));
+    }
+    g += select(vec4<f32>(0.0), side(by_column, top, inverse_sum, column_factor, closed.share), column_live);
     return Slope(g, !good | row_bad);
 }
 

@@ -24,7 +24,8 @@ use crate::{
 
 /// InfoNCE: the positive of each query against all keys. The score matrix is never stored.
 ///
-/// s_ij = scale·⟨q_i, k_j⟩ (of q/‖q‖ and k/‖k‖ with `normalize`), where scale is 1/τ or an input. The loss of a query
+/// s_ij = scale·x_ij with the similarity x_ij = ⟨q_i, k_j⟩ (of q/‖q‖ and k/‖k‖ with `normalize`), where scale is 1/τ or
+/// an input. The loss of a query
 /// is log Σ_j exp(s_ij) − s_i⁺, in nats. With `symmetric` (CLIP) the loss is the mean of this and of the same with
 /// queries and keys exchanged.
 ///
@@ -33,13 +34,19 @@ use crate::{
 ///   scale `[1]`; labels `[rows]` and key_labels `[classes]`; upstream `[1]`, or `[rows]` with [`Reduction::None`].
 /// - **False negatives**: a key that has the query's label but is not its positive takes no part. Without key_labels
 ///   there must be as many keys as queries, and the labels hold for both.
+/// - **Margins**: target_margin m makes the score of every positive scale·(x − m), in the numerator and in the
+///   denominator. With false_negative_margin f, a key that is no positive and has x_ij > x_i⁺ + f (before m) is taken for
+///   an undetected positive and left out: it has no part in the sum and no gradient. An equal similarity stays. With
+///   `symmetric` each direction filters by its own positive, and one more pass over the scores is needed where one chunk
+///   does not hold them. A shard does not know the positives of other shards, so it refuses f.
 /// - **Types**: vectors, scale and gradients in `f32`, `f16` or `bf16`; everything in between in f32.
 /// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`: whole rows of
 ///   scores, or some rows of a block of keys, as in [`crate::LinearCrossEntropy`]. 16-bit gradients with `normalize`
 ///   or several chunks, and added ones with `normalize`, also need their sums in f32. Neither the size nor the shape of the chunk changes a bit (except
 ///   the last bits of ∂scale from a saved lse or from statistics).
 /// - **Gradient**: with G = ∂loss/∂s, ∂q_i = scale·r_i·(I − q̂q̂ᵀ)·Σ_j G_ij·k̂_j, r = 1/‖q‖ (1 and the identity
-///   without `normalize`), likewise ∂k, and ∂scale = Σ_ij G_ij·⟨q̂_i, k̂_j⟩.
+///   without `normalize`), likewise ∂k, and ∂scale = Σ_ij G_ij·x_ij, less m where the pair
+///   is positive.
 /// - **Cost**: three products of rows·classes·hidden for loss and gradients. `symmetric` makes the scores a second
 ///   time where one chunk does not hold them all, because no gradient is known before every row has been read.
 /// - **Mean** divides by the number of queries that are kept.
@@ -53,7 +60,8 @@ use crate::{
 ///   its second call and of no other shard's. To shard the queries, exchange them with the keys.
 /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
 ///
-/// Sources: van den Oord et al. 2018; CLIP, Radford et al. 2021; chunks as in Inf-CL, Cheng et al. 2024.
+/// Sources: van den Oord et al. 2018; CLIP, Radford et al. 2021; chunks as in Inf-CL, Cheng et al. 2024; margins as in
+/// CosFace, Wang et al. 2018; filtering as in GISTEmbed, Solatorio 2024, with the model as its own guide.
 ///
 /// ```
 /// use surprisal::{Array, Arrays, InfoNce, cpu};
@@ -83,6 +91,10 @@ pub struct InfoNce {
     pub normalize: bool,
     /// Take the mean of both directions.
     pub symmetric: bool,
+    /// What is taken from the similarity of every positive.
+    pub target_margin: f64,
+    /// By how much the similarity of a key may exceed the positive's before the key is left out; `None` keeps all keys.
+    pub false_negative_margin: Option<f64>,
     /// The most bytes of the chunk of scores; `None` lets the plan choose.
     pub chunk_bytes: Option<u64>,
     /// Which gradients are added to what their tensors hold.
@@ -100,6 +112,8 @@ impl Default for InfoNce {
             temperature: 1.0,
             normalize: false,
             symmetric: false,
+            target_margin: 0.0,
+            false_negative_margin: None,
             chunk_bytes: None,
             accumulate: Accumulate::Nothing,
             shard: None,
@@ -110,7 +124,8 @@ impl Default for InfoNce {
 impl InfoNce {
     setters! {
         reduction: Reduction, empty: Empty, ignore_index: IgnoreIndex, temperature: f64,
-        normalize: bool, symmetric: bool, chunk_bytes: Option<u64>, accumulate: Accumulate, shard: Option<Shard>,
+        normalize: bool, symmetric: bool, target_margin: f64, false_negative_margin: Option<f64>,
+        chunk_bytes: Option<u64>, accumulate: Accumulate, shard: Option<Shard>,
     }
 }
 
@@ -175,8 +190,8 @@ request!(InfoNce: InfoNceInputs, InfoNceOutputs);
 pub(super) static ABOUT: About = About {
     name: "info_nce",
     summary: "Softmax contrast of queries with keys, the scores never stored.",
-    formula: "s = scale·⟨q_i, k_j⟩; loss = log Σ_j exp(s_ij) − s_i⁺; symmetric: the mean of both \
-              directions",
+    formula: "s = scale·(⟨q_i, k_j⟩ − target_margin·[positive]); loss = log Σ_j exp(s_ij) − s_i⁺; \
+              symmetric: the mean of both directions",
     pytorch: "torch.nn.functional.cross_entropy(queries @ keys.T / temperature, targets)",
     inputs: &[
         arg::QUERIES,
@@ -236,6 +251,18 @@ pub(super) static ABOUT: About = About {
             samples: &["true"],
             about: "the mean of both directions (CLIP)",
         },
+        OptionAbout {
+            name: "target_margin",
+            default: "0.0",
+            samples: &["0.2"],
+            about: "taken from the similarity of every positive, before the temperature",
+        },
+        OptionAbout {
+            name: "false_negative_margin",
+            default: "null",
+            samples: &["0.05"],
+            about: "a key whose similarity exceeds the positive's by more is left out",
+        },
         arg::CHUNK_BYTES,
         arg::ACCUMULATE,
         arg::SHARD,
@@ -255,6 +282,9 @@ impl Signature for InfoNce {
         check_reduction(ABOUT.name, self.reduction)?;
         self.ignore_index.validate(ABOUT.name)?;
         Shard::validate(self.shard, ABOUT.name)?;
+        pairs::check_margin(ABOUT.name, "target_margin", self.target_margin)?;
+        let filter = self.false_negative_margin.unwrap_or_default();
+        pairs::check_margin(ABOUT.name, "false_negative_margin", filter)?;
         pairs::check_temperature(ABOUT.name, self.temperature)
     }
 
@@ -285,19 +315,24 @@ impl Operation for InfoNce {
 
 impl RowLoss for InfoNce {
     fn program(&self, call: &Call) -> RowProgram {
-        let own = shader!("loss/info_nce.wgsl");
+        let program = pairs::softmax_program(
+            shader!("loss/info_nce.wgsl"),
+            self.pairing(),
+            !call.has("targets"),
+        );
+        let own = [
+            ("HAS_LABELS", call.has("labels").into()),
+            ("HAS_SCALE", call.has("scale").into()),
+            ("JOINT", self.symmetric.into()),
+            ("SHARDED", self.shard.is_some().into()),
+            ("SCALE_GRADIENT", call.wants("grad.scale").into()),
+        ];
         RowProgram {
             reduction: self.reduction,
             empty: self.empty,
             target: Target::Index { ignored: self.ignore_index.as_slice().to_vec() },
-            overrides: vec![
-                ("HAS_LABELS", call.has("labels").into()),
-                ("HAS_SCALE", call.has("scale").into()),
-                ("JOINT", self.symmetric.into()),
-                ("SHARDED", self.shard.is_some().into()),
-                ("SCALE_GRADIENT", call.wants("grad.scale").into()),
-            ],
-            ..pairs::softmax_program(own, self.pairing(), !call.has("targets"))
+            overrides: program.overrides.into_iter().chain(own).collect(),
+            ..program
         }
     }
 
@@ -309,9 +344,17 @@ impl RowLoss for InfoNce {
 impl PairLoss for InfoNce {
     fn pairing(&self) -> Pairing {
         let columns = if self.symmetric { Columns::Softmax } else { Columns::Keys };
-        let Self { normalize, temperature, chunk_bytes, accumulate, shard, .. } = *self;
-        let term = Term::Softmax;
-        Pairing { normalize, columns, term, temperature, chunk_bytes, accumulate, shard }
+        Pairing {
+            normalize: self.normalize,
+            columns,
+            term: Term::Softmax,
+            temperature: self.temperature,
+            target_margin: self.target_margin,
+            false_negative_margin: self.false_negative_margin,
+            chunk_bytes: self.chunk_bytes,
+            accumulate: self.accumulate,
+            shard: self.shard,
+        }
     }
 
     fn check_pairs(
@@ -322,6 +365,10 @@ impl PairLoss for InfoNce {
     ) -> Result<()> {
         Shard::check(self.shard, ABOUT.name, given, wanted)?;
         self.check_columns(given, wanted)?;
+        if let Some(margin) = self.false_negative_margin.filter(|_| self.shard.is_some()) {
+            let reason = "a shard does not know the positives of other shards";
+            return Err(Error::option(ABOUT.name, "false_negative_margin", margin, reason));
+        }
         let all_keys = self.shard.map_or(keys, |shard| shard.classes);
         let as_many = |found: u64, option: &str| Error::WrongShape {
             argument: "keys".into(),

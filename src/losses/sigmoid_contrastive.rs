@@ -264,6 +264,8 @@ impl PairLoss for SigmoidContrastive {
             columns: Columns::Keys,
             term: Term::Sigmoid,
             temperature: 1.0,
+            target_margin: 0.0,
+            false_negative_margin: None,
             chunk_bytes: self.chunk_bytes,
             accumulate: self.accumulate,
             shard: self.shard,

@@ -227,6 +227,8 @@ impl PairLoss for Similarity {
             columns: Columns::Keys,
             term: Term::Nothing,
             temperature: self.temperature,
+            target_margin: 0.0,
+            false_negative_margin: None,
             chunk_bytes: self.chunk_bytes,
             accumulate: Accumulate::Nothing,
             shard: None,

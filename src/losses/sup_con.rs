@@ -280,6 +280,8 @@ impl PairLoss for SupCon {
             columns: Columns::Queries,
             term: Term::Softmax,
             temperature: self.temperature,
+            target_margin: 0.0,
+            false_negative_margin: None,
             chunk_bytes: self.chunk_bytes,
             accumulate: self.accumulate,
             shard: self.shard,

@@ -21,7 +21,7 @@ use crate::{
         profile::Profile,
     },
     skeleton::{
-        linear::{Layer, LinearOptions, ScorePasses},
+        linear::{Layer, LinearOptions},
         row::{
             self, Broadcast, Field, Given, LabelScore, Reduced, RowLoss, RowOutput, RowProgram,
             RowStream, Rows, StateLayout, missing,
@@ -47,6 +47,10 @@ pub(crate) struct Pairing {
     pub term: Term,
     /// What products are divided by where the call gives no `scale`.
     pub temperature: f64,
+    /// What is taken from the similarity of every positive.
+    pub target_margin: f64,
+    /// By how much the similarity of a key may exceed the positive's, if there is a limit.
+    pub false_negative_margin: Option<f64>,
     /// The most bytes of the chunk of scores.
     pub chunk_bytes: Option<u64>,
     /// Which gradients are added to what their tensors hold.
@@ -117,15 +121,16 @@ static SOFTMAX_FACTORS: &[Field] =
 
 /// What every pair loss declares. With `diagonal`, the positive of each query is the key with the same number.
 pub(crate) fn program(own: Source, pairing: Pairing, diagonal: bool) -> RowProgram {
-    let Pairing { temperature, columns, shard, .. } = pairing;
+    let Pairing { temperature, target_margin, columns, shard, .. } = pairing;
     // The loss of two directions is their mean.
     let share = if columns == Columns::Softmax { 0.5 } else { 1.0 };
     RowProgram {
         shard,
-        sources: vec![shader!("pairs.wgsl"), own],
+        sources: vec![shader!("pairs.wgsl"), shader!("pairs/open.wgsl"), own],
         streams: STREAMS.to_vec(),
         uniforms: vec![
             ("scale", (1.0 / temperature).into()),
+            ("target_margin", target_margin.into()),
             ("share", share.into()),
             ("diagonal", u32::from(diagonal).into()),
             ("first_class", first(shard).into()),
@@ -136,6 +141,9 @@ pub(crate) fn program(own: Source, pairing: Pairing, diagonal: bool) -> RowProgr
 
 /// The program of a loss that is a softmax over the keys.
 pub(crate) fn softmax_program(own: Source, pairing: Pairing, diagonal: bool) -> RowProgram {
+    let filter = pairing.false_negative_margin;
+    let mut base = program(own, pairing, diagonal);
+    base.uniforms.push(("false_negative_margin", filter.unwrap_or_default().into()));
     RowProgram {
         sources: vec![
             shader!("pairs.wgsl"),
@@ -146,9 +154,14 @@ pub(crate) fn softmax_program(own: Source, pairing: Pairing, diagonal: bool) -> 
         state: StateLayout { words: 8, shardable: true },
         outputs: SOFTMAX_OUTPUTS,
         factors: SOFTMAX_FACTORS,
-        label_score: LabelScore::Closing,
-        given: Given::All,
-        ..program(own, pairing, diagonal)
+        // A row whose keys are filtered compares each of them with its positive.
+        label_score: if filter.is_some() { LabelScore::Streaming } else { LabelScore::Closing },
+        given: if filter.is_some() { Given::Stream } else { Given::All },
+        overrides: vec![
+            ("MARGIN", (pairing.target_margin != 0.0).into()),
+            ("FILTERS", filter.is_some().into()),
+        ],
+        ..base
     }
 }
 
@@ -163,6 +176,14 @@ pub(crate) fn check_temperature(loss: &str, temperature: f64) -> Result<()> {
         return Ok(());
     }
     Err(Error::option(loss, "temperature", temperature, "τ is above 0 and within f32"))
+}
+
+/// Checks that f32 holds a margin.
+pub(crate) fn check_margin(loss: &str, option: &'static str, margin: f64) -> Result<()> {
+    if (margin as f32).is_finite() {
+        return Ok(());
+    }
+    Err(Error::option(loss, option, margin, "the margin is within f32"))
 }
 
 /// Checks what every pair loss refuses.
@@ -229,7 +250,6 @@ fn paired(loss: &dyn PairLoss, call: &Call) -> Result<Call> {
 /// The plan of a pair loss.
 pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Result<Plan> {
     let call = paired(loss, call)?;
-    let columns = loss.pairing().columns;
     let mut rows = Rows::new(loss, &call, profile)?;
     rows.adds_sums = loss.pairing().accumulate.shared();
     let mut pairs = Pairs::new(loss, &call, profile)?;
@@ -237,9 +257,7 @@ pub(crate) fn plan(loss: &dyn PairLoss, call: &Call, profile: &Profile) -> Resul
     let tables = pairs.tables(&mut rows)?;
     rows.begin(&windows)?;
     rows.planner.unstored(pairs.layer.rows * pairs.layer.classes * 4);
-    let again = !rows.closes() && (pairs.wants_gradients() || pairs.wants_scale);
-    let whole = u64::from(again && columns != Columns::Keys) + 1;
-    let passes = ScorePasses { held: 1, whole, blocks: u64::from(again) + 1 };
+    let passes = pairs.passes(&rows);
     let walk = pairs.layer.walk(&mut rows, &windows, passes)?;
     match pairs.pairing.columns {
         Columns::Keys => pairs.one_walk(&mut rows, &tables, &walk)?,

@@ -27,6 +27,10 @@ tests![
     all_alike,
     resident_scale,
     labels,
+    margins,
+    equal_similarities,
+    margins_of_bad_pairs,
+    margins_from_a_saved_lse,
     bad_targets,
     not_numbers,
     refusals,
@@ -410,6 +414,99 @@ fn not_numbers(context: &Context) {
     }
 }
 
+// --- margins ---
+
+/// Every kind of call with each margin and with both.
+fn margins(context: &Context) {
+    let wanted = ["loss", "lse", "count", "grad.queries", "grad.keys", "grad.scale"];
+    let margins = [
+        json!({"target_margin": 0.3}),
+        json!({"false_negative_margin": 0.05}),
+        json!({"target_margin": -0.2, "false_negative_margin": -0.15}),
+        json!({"target_margin": 0.1, "false_negative_margin": -1e30}),
+    ];
+    let square = with(&sample(60, 33, 33, 7), [("scale", vector(&[4.0]))]);
+    let labels = indices(&testing::targets(61, 33, 9));
+    let labelled = with(&square, [("labels", labels.clone())]);
+    let wide = with(&sample(62, 20, 77, 9), [("scale", vector(&[-3.0]))]);
+    let mut targets = testing::targets(63, 20, 77);
+    (targets[0], targets[1], targets[2]) = (-100, 0, 76);
+    let indexed = with(&wide, [("targets", indices(&targets))]);
+    for margin in margins {
+        for normalize in [false, true] {
+            for (symmetric, inputs) in
+                [(true, &square), (true, &labelled), (false, &wide), (false, &indexed)]
+            {
+                let mut options = margin.clone();
+                options["normalize"] = json!(normalize);
+                options["symmetric"] = json!(symmetric);
+                let loss = info_nce(&options);
+                check(&context.gpu, &*loss, inputs, Dtype::F32, &wanted);
+            }
+        }
+    }
+}
+
+/// A key as similar as the positive is kept with a margin of 0, whichever vectors are equal.
+fn equal_similarities(context: &Context) {
+    let inputs = sample(64, 12, 12, 37);
+    let twice = |array: &Array| {
+        let mut values = array.to_f64();
+        values.copy_within(0..5 * 37, 6 * 37);
+        matrix(12, 37, values)
+    };
+    let alike = with(
+        &inputs,
+        [("queries", twice(&inputs["queries"])), ("keys", twice(&inputs["keys"]))],
+    );
+    for normalize in [false, true] {
+        for both in [false, true] {
+            let options = json!({
+                "normalize": normalize, "symmetric": both, "target_margin": 0.1,
+                "false_negative_margin": 0.0
+            });
+            check(&context.gpu, &*info_nce(&options), &alike, Dtype::F32, &GRADIENTS);
+        }
+    }
+}
+
+/// A vector that is no number has the effects that it has without margins.
+fn margins_of_bad_pairs(context: &Context) {
+    let inputs = sample(65, 9, 9, 4);
+    let broken = with(&inputs, [("keys", set(&inputs["keys"], 2 * 4, f64::NAN))]);
+    let zero = with(&inputs, [("queries", fill(&inputs["queries"], 3, 0.0))]);
+    for both in [false, true] {
+        let options = json!({
+            "normalize": true, "symmetric": both, "target_margin": 0.1,
+            "false_negative_margin": 0.02
+        });
+        let (_, status) =
+            check(&context.gpu, &*info_nce(&options), &broken, Dtype::F32, &GRADIENTS);
+        assert_eq!(status.bad_rows, 9);
+        check(&context.gpu, &*info_nce(&options), &zero, Dtype::F32, &GRADIENTS);
+    }
+}
+
+/// From a saved lse, rows still filter their keys by the score of the positive.
+fn margins_from_a_saved_lse(context: &Context) {
+    let gpu = &context.gpu;
+    let inputs = with(&sample(66, 40, 40, 6), [("scale", vector(&[5.0]))]);
+    let gradients = ["grad.queries", "grad.keys", "grad.scale"];
+    for both in [false, true] {
+        for chunk in [json!(null), json!(7 * 160), json!(1000)] {
+            let loss = info_nce(&json!({
+                "normalize": true, "symmetric": both, "target_margin": 0.2,
+                "false_negative_margin": 0.1, "chunk_bytes": chunk
+            }));
+            let saved: &[&str] = if both { &["lse", "column_lse"] } else { &["lse"] };
+            let (lse, _) = check(gpu, &*loss, &inputs, Dtype::F32, saved);
+            let mut given = inputs.clone();
+            given.extend(only(lse));
+            check(gpu, &*loss, &given, Dtype::F32, &gradients);
+        }
+    }
+}
+
 /// Calls that cannot be meant are refused, with name and value.
 fn refusals(context: &Context) {
     let refused = |loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]| {
@@ -440,6 +537,16 @@ fn refusals(context: &Context) {
     let placed = placed_inputs(&context.gpu, &*loss, &more_keys, Dtype::F32);
     let request = Request::new(&*loss, tensors(&placed), Named::new()).gradient_in_place();
     assert!(matches!(context.gpu.plan(&request), Err(Error::InPlace { .. })));
+    let shard = json!({"first": 0, "classes": 8});
+    let filtered = info_nce(&json!({"false_negative_margin": 0.1, "shard": shard}));
+    let error = refused(&*filtered, &sample(30, 4, 4, 3), &["statistics"]);
+    assert!(error.to_string().contains("false_negative_margin = 0.1"), "{error}");
+    for name in ["target_margin", "false_negative_margin"] {
+        let mut options = json!({});
+        options[name] = json!(1e39);
+        let error = (surprisal::operations::find("info_nce").unwrap().parse)(&options);
+        assert!(error.unwrap_err().to_string().contains(name));
+    }
     for options in [json!({"temperature": 0}), json!({"temperature": -1}), json!({"tau": 1})] {
         assert!((surprisal::operations::find("info_nce").unwrap().parse)(&options).is_err());
     }

@@ -27,6 +27,11 @@ tests![
 
 // --- what changes no bit ---
 
+/// The options of a contrast that filters its keys, which needs the score of each positive first.
+fn margins(symmetric: bool) -> Value {
+    json!({"symmetric": symmetric, "target_margin": 0.2, "false_negative_margin": 0.3})
+}
+
 /// Every loss with every kind of walk, and inputs for it.
 fn kinds() -> Vec<(&'static str, Value, Arrays, Vec<&'static str>)> {
     let pairs = with(&sample(26, 37, 37, 19), [("scale", vector(&[3.0]))]);
@@ -39,6 +44,8 @@ fn kinds() -> Vec<(&'static str, Value, Arrays, Vec<&'static str>)> {
         ("info_nce", each(json!({})), pairs.clone(), wanted.clone()),
         ("info_nce", each(symmetric(true)), pairs.clone(), wanted.clone()),
         ("info_nce", each(json!({"normalize": true})), pairs.clone(), wanted.clone()),
+        ("info_nce", each(margins(false)), pairs.clone(), wanted.clone()),
+        ("info_nce", each(margins(true)), pairs.clone(), wanted.clone()),
         ("sigmoid_contrastive", each(json!({"normalize": true})), pairs, wanted),
         ("sup_con", each(json!({})), features(27, 45, 11, 7), vec!["loss", "grad.features"]),
     ]
@@ -86,6 +93,8 @@ fn small_budgets(context: &Context) {
         ("info_nce", json!({}), &indexed, &scaled[..]),
         ("info_nce", json!({"normalize": true}), &pairs, &scaled),
         ("info_nce", symmetric(true), &pairs, &both),
+        ("info_nce", margins(false), &indexed, &scaled[..]),
+        ("info_nce", margins(true), &pairs, &both),
         ("sigmoid_contrastive", json!({"normalize": true}), &indexed, &sigmoid),
         ("sup_con", json!({}), &features(75, 700, 5, 90), &alone),
         ("similarity", json!({"normalize": true}), &pairs, &["scores"]),

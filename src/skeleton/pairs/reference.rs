@@ -111,7 +111,8 @@ pub(crate) struct Pairs<T> {
     targets: Option<Vec<i64>>,
     labels: Option<[Vec<i64>; 2]>,
     ignored: Vec<i64>,
-    /// The products ⟨q̂_i, k̂_j⟩; `scores` holds the scores.
+    /// The products ⟨q̂_i, k̂_j⟩, and what `scores` are made of: the same less the margin of positives.
+    similarity: Vec<T>,
     x: Vec<T>,
     pub scores: Vec<T>,
     /// The softmax of each column over the rows; `None` where a score is not finite.
@@ -164,6 +165,7 @@ impl<T: Real> Pairs<T> {
             targets: integers("targets", queries.count)?,
             labels: labels.zip(key_labels).map(|(labels, keys)| [labels, keys]),
             ignored: options.target.ignored().to_vec(),
+            similarity: Vec::new(),
             x: Vec::new(),
             scores: Vec::new(),
             columns: Vec::new(),
@@ -179,7 +181,14 @@ impl<T: Real> Pairs<T> {
         let units: Vec<Vec<T>> = (0..pairs.keys.count).map(|key| pairs.keys.unit(key)).collect();
         for row in 0..pairs.queries.count {
             let query = pairs.queries.unit(row);
-            pairs.x.extend(units.iter().map(|key| dot(&query, key)));
+            pairs.similarity.extend(units.iter().map(|key| dot(&query, key)));
+        }
+        let margin = T::of(pairing.target_margin);
+        for row in 0..pairs.queries.count {
+            for key in 0..pairs.keys.count {
+                let x = pairs.similarity[row * pairs.keys.count + key];
+                pairs.x.push(if pairs.positive(row, key) { x - margin } else { x });
+            }
         }
         let bias = bias.map_or(T::zero(), |bias| bias[0]);
         pairs.scores = pairs.x.iter().map(|&x| pairs.scale * x + bias).collect();
@@ -209,7 +218,36 @@ impl<T: Real> Pairs<T> {
         }
     }
 
-    /// Whether a pair is part of a softmax.
+    /// Whether a pair is part of the softmax of a row with this positive, and of its column.
+    fn kept(&self, row: usize, key: usize, positive: usize) -> bool {
+        let exceeds = |margin: f64| {
+            let limit = self.similarity[positive] + T::of(margin);
+            self.similarity[row * self.keys.count + key] > limit && !self.positive(row, key)
+        };
+        self.candidate(row, key) && !self.pairing.false_negative_margin.is_some_and(exceeds)
+    }
+
+    /// Whether a pair is part of the softmax of its row.
+    fn in_row(&self, row: usize, key: usize) -> bool {
+        let target = self.targets.as_ref().map_or(row as i64, |targets| targets[row]);
+        let target = usize::try_from(target).unwrap_or(usize::MAX);
+        match self.pairing.false_negative_margin {
+            Some(_) if target < self.keys.count => {
+                self.kept(row, key, row * self.keys.count + target)
+            }
+            _ => self.candidate(row, key),
+        }
+    }
+
+    /// Whether a pair is part of the softmax of its column, whose positive has the column's number.
+    fn in_column(&self, row: usize, key: usize) -> bool {
+        match self.pairing.false_negative_margin {
+            Some(_) => self.kept(row, key, key * self.keys.count + key),
+            None => self.candidate(row, key),
+        }
+    }
+
+    /// Whether a pair may be part of a softmax.
     fn candidate(&self, row: usize, key: usize) -> bool {
         match self.pairing.columns {
             Columns::Queries => row != self.first + key,
@@ -296,7 +334,7 @@ impl<T: Real> Pairs<T> {
         }
         let finite = |key: &usize| self.score(row, *key).is_finite();
         let keys = || (0..self.keys.count).filter(finite);
-        let candidates = || keys().filter(|&key| self.candidate(row, key));
+        let candidates = || keys().filter(|&key| self.in_row(row, key));
         let softmax = Softmax::of(candidates().map(|key| self.score(row, key)).collect());
         let live = candidates().count() > 0;
         let max = if live { softmax.max } else { T::of(f64::from(f32::MIN)) };
@@ -359,14 +397,14 @@ impl<T: Real> Pairs<T> {
         if let Some(given) = &self.given {
             return given[row].softmax;
         }
-        let keys = (0..self.keys.count).filter(|&key| self.candidate(row, key));
+        let keys = (0..self.keys.count).filter(|&key| self.in_row(row, key));
         Softmax::of(keys.map(|key| self.score(row, key)).collect())
     }
 
     fn column_softmax(&self, key: usize) -> Option<Softmax<T>> {
         let rows = 0..self.queries.count;
         let whole = rows.clone().all(|row| self.score(row, key).is_finite());
-        let candidates = rows.filter(|&row| self.candidate(row, key));
+        let candidates = rows.filter(|&row| self.in_column(row, key));
         whole.then(|| Softmax::of(candidates.map(|row| self.score(row, key)).collect()))
     }
 }
@@ -629,7 +667,7 @@ impl<'a, T: Real> Solved<'a, T> {
         let softmax = pairs.row_softmax(row);
         let count = pairs.positives(row);
         let slope = |key| {
-            let prob = pairs.candidate(row, key).then(|| softmax.prob(pairs.score(row, key)));
+            let prob = pairs.in_row(row, key).then(|| softmax.prob(pairs.score(row, key)));
             let share = if pairs.positive(row, key) { T::one() } else { T::zero() };
             factor * (prob.unwrap_or_else(T::zero) - share / T::of(count as f64))
         };
@@ -650,7 +688,7 @@ impl<'a, T: Real> Solved<'a, T> {
             Columns::Keys | Columns::Softmax => pairs.columns[key],
         };
         let Some(softmax) = softmax else { return T::nan() };
-        if !pairs.candidate(row, key) {
+        if !pairs.in_column(row, key) {
             return T::zero();
         }
         let prob = softmax.prob(pairs.score(row, key));

@@ -20,18 +20,36 @@ use crate::{
         stretches::stretches,
     },
     skeleton::{
-        linear::{Layer, RowBlock, RowsSum, Schedule, Sums},
+        linear::{Layer, RowBlock, RowsSum, Schedule, ScorePasses, Sums},
         row::{Gradient, Rows, Scores, functor_streams},
     },
     spec::options::Accumulate,
 };
 
-/// Planes of the table for columns that have a softmax of their own.
-const COLUMN_PLANES: u64 = 5;
+/// Planes of the table for columns that have a softmax of their own; the last holds what columns filter by.
+const COLUMN_PLANES: u64 = 6;
 
 impl Pairs<'_> {
     pub(super) fn wants_gradients(&self) -> bool {
         self.layer.hidden_gradient.is_some() || self.layer.weight_gradient.is_some()
+    }
+
+    fn filters(&self) -> bool {
+        self.pairing.false_negative_margin.is_some()
+    }
+
+    /// How often the scores are made.
+    pub(super) fn passes(&self, rows: &Rows) -> ScorePasses {
+        let one = |is: bool| u64::from(is);
+        let softmax = self.pairing.columns == Columns::Softmax;
+        let again = !rows.closes() && (self.wants_gradients() || self.wants_scale);
+        // Rows that filter their keys read the score of the positive first, even if their lse is saved.
+        let closing = one(self.filters() && rows.closes());
+        let columns = one(self.filters() && softmax && !rows.closes());
+        let ahead = one(self.filters());
+        let whole = one(again && self.pairing.columns != Columns::Keys) + 1 + columns + closing;
+        let blocks = one(again) + 1 + columns + closing + ahead;
+        ScorePasses { held: 1 + closing, whole, blocks }
     }
 
     /// Each chunk's loss and gradient in one walk, where a chunk holds whole rows.
@@ -66,10 +84,17 @@ impl Pairs<'_> {
     ) -> Result<()> {
         let stride = tables.keys.word_step;
         let columns = rows.planner.scratch(Layout::matrix(Dtype::F32, COLUMN_PLANES, stride));
-        self.first_walk(rows, walk, |rows, part, block, scores| match self.pairing.columns {
-            Columns::Softmax => Self::columns(rows, part, block, scores, &columns),
-            _ => Ok(()),
-        })?;
+        if self.filters() {
+            // Columns compare each pair with their own positive, which may lie in a later chunk.
+            self.first_walk(rows, walk, |_, _, _, _| Ok(()))?;
+            self.positives(rows, windows, &columns, stride)?;
+            self.columns_walk(rows, walk, &columns)?;
+        } else {
+            self.first_walk(rows, walk, |rows, part, block, scores| match self.pairing.columns {
+                Columns::Softmax => Self::columns(rows, part, block, scores, &columns),
+                _ => Ok(()),
+            })?;
+        }
         self.join(rows, windows, &columns, stride)?;
         rows.give("column_table", columns);
         self.second_walk(rows, tables, walk)
@@ -83,7 +108,8 @@ impl Pairs<'_> {
         see: impl Fn(&mut Rows, &RowBlock, &Range<u64>, &View) -> Result<()>,
     ) -> Result<()> {
         for part in &walk.parts {
-            if rows.closes() || !walk.is_whole() {
+            let streams = !rows.closes_unseen() && rows.rounds() > 0;
+            if !streams || !walk.is_whole() {
                 self.layer.close(rows, walk, part, |rows, block, scores| {
                     see(rows, part, block, scores)
                 })?;
@@ -94,6 +120,60 @@ impl Pairs<'_> {
                 rows.main(part.index, &part.rows, &scores)?;
                 see(rows, part, &all, &chunk)?;
             }
+        }
+        Ok(())
+    }
+
+    /// The scores of a block after the first walk. A single chunk still holds them, if they were made.
+    fn seen(
+        &self,
+        rows: &mut Rows,
+        walk: &Schedule,
+        part: &RowBlock,
+        block: &Range<u64>,
+    ) -> Result<View> {
+        if walk.is_held() && !rows.closes() {
+            return Ok(walk.block(part, block));
+        }
+        self.layer.block_scores(rows, walk, part, block)
+    }
+
+    /// The states of the columns, after all rows are closed.
+    fn columns_walk(&self, rows: &mut Rows, walk: &Schedule, columns: &View) -> Result<()> {
+        let parts = if rows.closes() { &[] } else { &*walk.parts };
+        for part in parts {
+            for block in &walk.blocks {
+                let scores = self.seen(rows, walk, part, block)?;
+                Self::columns(rows, part, block, &scores, columns)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives each column the similarity of its positive pair, which its row knows.
+    fn positives(
+        &self,
+        rows: &mut Rows,
+        windows: &[Range<u64>],
+        columns: &View,
+        stride: u64,
+    ) -> Result<()> {
+        let lanes = self.profile.tally_lanes();
+        let sources =
+            [shader!("record.wgsl"), shader!("pairs/column.wgsl"), shader!("pairs/positives.wgsl")];
+        for (index, window) in windows.iter().enumerate() {
+            let Some((records, _)) = rows.records(index, window) else { continue };
+            let count = window.end - window.start;
+            let places = Declared::Places(rows.record());
+            rows.around("positives", &sources)
+                .declare(places)
+                .uniform("rows", count)
+                .uniform("classes", self.layer.classes)
+                .uniform("origin", window.start)
+                .uniform("stride", stride)
+                .table("records", &records, "u32")
+                .table("column_states", columns, "u32")
+                .groups(count.div_ceil(u64::from(lanes)))?;
         }
         Ok(())
     }
@@ -110,16 +190,10 @@ impl Pairs<'_> {
         if walk.parts.is_empty() {
             gradients.nothing(rows, walk)?;
         }
-        // A single chunk still holds its scores, if they were made.
-        let held = walk.is_held() && !rows.closes();
         for part in &walk.parts {
             let sum = gradients.rows_sum(rows, walk, part);
             for (number, block) in walk.blocks.iter().enumerate() {
-                let seen = if held {
-                    walk.block(part, block)
-                } else {
-                    self.layer.block_scores(rows, walk, part, block)?
-                };
+                let seen = self.seen(rows, walk, part, block)?;
                 if scale {
                     self.slope(rows, part, block, &seen)?;
                 }
@@ -221,6 +295,7 @@ impl Pairs<'_> {
                 .uniform("origin", window.start)
                 .uniform("first_class", first(self.pairing.shard))
                 .uniform("stride", stride)
+                .uniform("target_margin", self.pairing.target_margin)
                 .words("saved_lse", saved.clone())
                 .words("column_lse", kept.clone())
                 .words("statistics", self.statistics.clone())
