@@ -31,10 +31,14 @@ override SKIPS_OWNED: bool = false;
 // Whether a skipped row keeps its initial values; otherwise it becomes 0.
 override KEEPS_SKIPPED: bool = false;
 
-// Every row of an operand is multiplied by its own power of two while it is loaded. Used for vectors to be normalised,
-// whose products could otherwise overflow or underflow (pairs/vectors.wgsl).
+// Every vector of an operand is multiplied by its own factor while it is loaded: by a power of two, if vectors are
+// normalised later and their products could otherwise overflow or underflow, or by two factors that divide it by its
+// norm (pairs/vectors.wgsl).
 override SCALES_A: bool = false;
 override SCALES_B: bool = false;
+override NORMALIZES: bool = false;
+// The vectors of b are columns in memory.
+override SCALES_COLUMNS: bool = false;
 
 // A row of addends (the bias) is added to every row of sums.
 override HAS_ADDEND: bool = false;
@@ -70,15 +74,36 @@ fn quad_start(column: u32, count: u32) -> u32 {
 fn a_loaded(row: u32, column: u32) -> vec4<f32> {
     let loaded = bitcast<vec4<f32>>(a_quad(row, column));
     if (SCALES_A) {
-        return loaded * bitcast<f32>(a_scales_read(row * params.a_scale_step));
+        let at = row * params.a_scale_step;
+        let scaled = loaded * bitcast<f32>(a_scales_read(at));
+        if (NORMALIZES) {
+            return scaled * bitcast<f32>(a_scales_read(at + params.a_second));
+        }
+        return scaled;
     }
     return loaded;
+}
+
+fn b_factors(vector: u32, word: u32) -> vec4<f32> {
+    let step = params.b_scale_step;
+    let at = vector * step + word;
+    if (SCALES_COLUMNS) {
+        let next = vec2<u32>(b_scales_read(at), b_scales_read(at + step));
+        let last = vec2<u32>(b_scales_read(at + 2u * step), b_scales_read(at + 3u * step));
+        return bitcast<vec4<f32>>(vec4<u32>(next, last));
+    }
+    return vec4<f32>(bitcast<f32>(b_scales_read(at)));
 }
 
 fn b_loaded(row: u32, column: u32) -> vec4<f32> {
     let loaded = bitcast<vec4<f32>>(b_quad(row, column));
     if (SCALES_B) {
-        return loaded * bitcast<f32>(b_scales_read(row * params.b_scale_step));
+        let vector = select(row, column, SCALES_COLUMNS);
+        let scaled = loaded * b_factors(vector, 0u);
+        if (NORMALIZES) {
+            return scaled * b_factors(vector, params.b_second);
+        }
+        return scaled;
     }
     return loaded;
 }

@@ -4,6 +4,7 @@
 //! with the kernels, so that a comparison can find a mistake in either. The same steps in f32 define the tolerance.
 
 mod findings;
+mod vectors;
 
 use num_traits::Float;
 
@@ -16,6 +17,7 @@ use crate::{
 };
 
 pub use findings::Findings;
+pub(crate) use vectors::{Vectors, dot};
 
 /// A float type that the reference computes in.
 pub trait Real: Float + std::ops::AddAssign + 'static {

@@ -8,3 +8,4 @@ pub(crate) mod pairs;
 pub(crate) mod request;
 pub mod row;
 pub(crate) mod sums;
+pub(crate) mod vectors;

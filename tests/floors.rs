@@ -22,8 +22,8 @@ const FLOORS: [&[&str]; 7] = [
     &["cases", "cpu", "lib", "operations", "testing"],
 ];
 /// The families of the skeleton floor; each may import those before it.
-const SKELETONS: [&str; 8] =
-    ["operation", "request", "sums", "element", "row", "linear", "pairs", "composed"];
+const SKELETONS: [&str; 9] =
+    ["operation", "request", "sums", "element", "row", "vectors", "linear", "pairs", "composed"];
 /// The one file below the device floor that may name wgpu: a tensor is a view of a buffer.
 const NAMES_A_BUFFER: &str = "data/tensor.rs";
 

@@ -1,10 +1,12 @@
-// One workgroup per vector: takes a gradient through the normalisation u = r·v, r = 1/‖v‖. The scores already include
-// r, so only the part of the gradient along the vector has to be removed: ∂ - u·⟨∂, u⟩. The norm, the scores and the
-// gradient so far belong to the vector times its scale (vectors.wgsl).
+// One workgroup per vector: takes a gradient through the normalisation u = r·v, r = 1/‖v‖: r·(∂ - u·⟨∂, u⟩). Where the
+// gradient so far is not that of u, but was made from scores that include r, only its part along the vector has to be
+// removed. The norm, the scores and the gradient so far belong to the vector times its scale (vectors.wgsl).
 
 override WORKGROUP: u32 = 64u;
 // Whether the gradient is added to what is there.
 override ADDS: bool = false;
+// Whether the gradient so far is that of u.
+override OF_UNITS: bool = false;
 
 var<workgroup> lane_sums: array<f32, WORKGROUP>;
 
@@ -50,11 +52,16 @@ fn tangent(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let known = Known(select(0.0, bitcast<f32>(bits), finite_one(bits)), scale);
     let dot = along(row, lane, known);
     let bad = !finite_one(bitcast<u32>(dot));
+    let length = select(1.0, known.inverse, OF_UNITS && finite_one(bits));
     if (slot >= params.rows) {
         return;
     }
     for (var column = lane * 4u; column < params.classes; column += WORKGROUP * 4u) {
-        var g = scale * (bitcast<vec4<f32>>(raw_quad(row, column)) - dot * unit(row, column, known));
+        var g = bitcast<vec4<f32>>(raw_quad(row, column)) - dot * unit(row, column, known);
+        if (OF_UNITS) {
+            g *= length;
+        }
+        g *= scale;
         if (ADDS) {
             g += bitcast<vec4<f32>>(begun_quad(row, column));
         }

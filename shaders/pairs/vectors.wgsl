@@ -59,27 +59,9 @@ fn squares(row: u32, lane: u32, factor: f32) -> f32 {
     return bitcast<f32>(lane_words[0]);
 }
 
-// The least and the largest exponent of the largest element for which the scale is 1: 2^-40 and 2^40.
-const LEAST_EXPONENT: u32 = 87u;
-const MOST_EXPONENT: u32 = 167u;
-
-struct Norm {
-    inverse: u32,
-    scale: f32,
-}
-
-// Multiplies by a power of two that brings the largest element near 1, so that squares neither overflow nor vanish. A
-// vector whose elements are all below 2^-126 counts as zeros, because devices may read such numbers as 0.
 fn norm_of(row: u32, lane: u32) -> Norm {
     let top = largest(row, lane);
-    let exponent = top >> 23u;
-    let factor = bitcast<f32>(clamp(254u - min(exponent, 253u), 1u, 253u) << 23u);
-    let sum = squares(row, lane, factor);
-    let normal = top >= 0x00800000u && top < INFINITY_BITS;
-    let scales = normal && (exponent < LEAST_EXPONENT || exponent > MOST_EXPONENT);
-    let inverse = select(factor, 1.0, scales) / sqrt(max(sum, 1e-30));
-    let bits = select(select(0u, bitcast<u32>(inverse), normal), NAN_BITS, top >= INFINITY_BITS);
-    return Norm(bits, select(1.0, factor, scales));
+    return norm_from(top, squares(row, lane, square_factor(top)));
 }
 
 @compute @workgroup_size(WORKGROUP)

@@ -25,28 +25,26 @@ use crate::{
 /// InfoNCE: the positive of each query against all keys. The score matrix is never stored.
 ///
 /// s_ij = scale·x_ij with the similarity x_ij = ⟨q_i, k_j⟩ (of q/‖q‖ and k/‖k‖ with `normalize`), where scale is 1/τ or
-/// an input. The loss of a query
-/// is log Σ_j exp(s_ij) − s_i⁺, in nats. With `symmetric` (CLIP) the loss is the mean of this and of the same with
-/// queries and keys exchanged.
+/// an input. The loss of a query is log Σ_j exp(s_ij) − s_i⁺, in nats. With `symmetric` (CLIP) the loss is the mean of
+/// this and of the same with queries and keys exchanged.
 ///
 /// - **Shapes**: queries `[rows, hidden]`, keys `[classes, hidden]`; targets `[rows]`, the index of each query's
 ///   positive key (without targets, key i is the positive of query i, and further keys are additional negatives);
 ///   scale `[1]`; labels `[rows]` and key_labels `[classes]`; upstream `[1]`, or `[rows]` with [`Reduction::None`].
 /// - **False negatives**: a key that has the query's label but is not its positive takes no part. Without key_labels
 ///   there must be as many keys as queries, and the labels hold for both.
-/// - **Margins**: target_margin m makes the score of every positive scale·(x − m), in the numerator and in the
-///   denominator. With false_negative_margin f, a key that is no positive and has x_ij > x_i⁺ + f (before m) is taken for
+/// - **Margins**: target_margin m makes the score of every positive scale·(x − m), wherever it occurs, so that the
+///   positive has to exceed the other keys by m. With false_negative_margin f, a key that is no positive and has x_ij > x_i⁺ + f (before m) is taken for
 ///   an undetected positive and left out: it has no part in the sum and no gradient. An equal similarity stays. With
-///   `symmetric` each direction filters by its own positive, and one more pass over the scores is needed where one chunk
-///   does not hold them. A shard does not know the positives of other shards, so it refuses f.
+///   `symmetric` each direction filters by its own positive, and the scores are made once more where one chunk does not
+///   hold them. A shard does not know the positives of other shards, so it refuses f.
 /// - **Types**: vectors, scale and gradients in `f32`, `f16` or `bf16`; everything in between in f32.
 /// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`: whole rows of
 ///   scores, or some rows of a block of keys, as in [`crate::LinearCrossEntropy`]. 16-bit gradients with `normalize`
 ///   or several chunks, and added ones with `normalize`, also need their sums in f32. Neither the size nor the shape of the chunk changes a bit (except
 ///   the last bits of ∂scale from a saved lse or from statistics).
 /// - **Gradient**: with G = ∂loss/∂s, ∂q_i = scale·r_i·(I − q̂q̂ᵀ)·Σ_j G_ij·k̂_j, r = 1/‖q‖ (1 and the identity
-///   without `normalize`), likewise ∂k, and ∂scale = Σ_ij G_ij·x_ij, less m where the pair
-///   is positive.
+///   without `normalize`), likewise ∂k, and ∂scale = Σ_ij G_ij·x_ij (of a positive: x − m).
 /// - **Cost**: three products of rows·classes·hidden for loss and gradients. `symmetric` makes the scores a second
 ///   time where one chunk does not hold them all, because no gradient is known before every row has been read.
 /// - **Mean** divides by the number of queries that are kept.
@@ -72,6 +70,9 @@ use crate::{
 /// let loss = InfoNce::default().normalize(true).symmetric(true).temperature(0.5);
 /// let outputs = cpu::run(&loss, &inputs, &["loss", "grad.queries"])?;
 /// assert!((outputs["loss"].to_f64()[0] - 0.126_928_011).abs() < 1e-9);
+/// // The score of each positive falls from 1/0.5 to (1 − 0.2)/0.5.
+/// let outputs = cpu::run(&loss.target_margin(0.2), &inputs, &["loss"])?;
+/// assert!((outputs["loss"].to_f64()[0] - (-1.6_f64).exp().ln_1p()).abs() < 1e-9);
 /// # Ok::<(), surprisal::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]

@@ -22,6 +22,11 @@ use crate::{
 /// - **Targets** are those of [`CrossEntropy`]: one or several a row, or target_probs, which have no gradient here.
 /// - **Shapes**: hidden `[rows, hidden]`, weight `[classes, hidden]` (or `[hidden, classes]`, without a transposed
 ///   copy), bias `[classes]`; the rest as in [`CrossEntropy`], whose `weight` is `class_weight` here.
+/// - **Normalised** (CosFace, AM-softmax, cosine classifiers): with `normalize`, the logits are
+///   ⟨hidden, W_c⟩/(‖hidden‖·‖W_c‖) + bias, and the gradients are those of hidden and W. With
+///   [`target_margin`](CrossEntropy::target_margin) m and a temperature τ, the u of the target is (cos − m)/τ. A vector
+///   of zeros has cosine 0 with everything and gradient 0, and [`crate::Status::zero_vectors`] counts it. With a shard
+///   of the vocabulary, ∂hidden stays a part, and the parts still add up.
 /// - **Memory** beside inputs and outputs: O(rows + classes), 16 + 8·k bytes a row of k targets, one chunk of at most `chunk_bytes`, and 256 bytes of
 ///   parameters a dispatch. The chunk holds some whole rows of logits, or some rows of a block of classes, whichever
 ///   the plan finds cheaper ([`crate::Plan::path`] says which, and why). With blocks, the logits are made twice,
@@ -30,9 +35,10 @@ use crate::{
 ///   made once, and take no memory of their own. A budget that holds neither a row nor a block of one row (less than a
 ///   kilobyte on software adapters, 25 KB elsewhere) is an error. A 16-bit gradient that adds up over several chunks
 ///   needs an f32 sum: ∂W over stretches of rows, ∂hidden (also in place) over blocks of classes, for the rows of the
-///   chunk.
+///   chunk. With `normalize` both need it always, and so do gradients that are added to what is there.
 /// - **Gradient**: ∂hidden = G·W, ∂W = Gᵀ·hidden, ∂bias = Σ_rows G, where G is the gradient of the logits; G already
-///   contains row weights and the upstream gradient before ∂W is summed.
+///   contains row weights and the upstream gradient before ∂W is summed. With `normalize`, these are the gradients ∂û of
+///   the unit vectors û = v/‖v‖, and ∂v = (∂û − û·⟨∂û, û⟩)/‖v‖.
 /// - **Policy gradients and preferences** need log_prob, entropy and lse of each token and their gradients: a call for
 ///   these, the caller's arithmetic, and a call with `upstream.log_prob`, `upstream.entropy`, `upstream.lse` and the
 ///   saved `lse` and `entropy`. The logits are never stored, and a row's bits do not depend on the rows beside it
@@ -41,7 +47,8 @@ use crate::{
 ///   nothing.
 /// - **Shards** of the vocabulary: see [`crate::Shard`]. ∂W and ∂bias are complete; ∂hidden is a part.
 ///
-/// Sources: Liger-Kernel's fused linear cross-entropy (Hsu et al. 2024); Cut Cross-Entropy (Wijmans et al. 2024).
+/// Sources: Liger-Kernel's fused linear cross-entropy (Hsu et al. 2024); Cut Cross-Entropy (Wijmans et al. 2024); CosFace
+/// (Wang et al. 2018) and AM-softmax (Wang et al. 2018).
 ///
 /// ```
 /// use surprisal::{Array, Arrays, CrossEntropy, LinearCrossEntropy, cpu};
@@ -53,6 +60,11 @@ use crate::{
 /// let loss = LinearCrossEntropy::new(CrossEntropy::default());
 /// let outputs = cpu::run(&loss, &inputs, &["loss", "grad.weight"])?;
 /// assert!((outputs["loss"].to_f64()[0] - 0.407_605_964).abs() < 1e-9);
+/// // CosFace with s = 16 and m = 0.35: all three classes have cosine 1, and the target's u is 16·(1 − 0.35).
+/// let loss = CrossEntropy::default().temperature(1.0 / 16.0).target_margin(0.35);
+/// let loss = LinearCrossEntropy::new(loss).normalize(true);
+/// let outputs = cpu::run(&loss, &inputs, &["loss"])?;
+/// assert!((outputs["loss"].to_f64()[0] - (2.0 * 5.6_f64.exp()).ln_1p()).abs() < 1e-9);
 /// # Ok::<(), surprisal::Error>(())
 /// ```
 pub type LinearCrossEntropy = Linear<CrossEntropy>;
@@ -151,7 +163,7 @@ const CLASSES: &[&[Dim]] = &[&[Dim::Classes]];
 pub(super) static ABOUT: About = About {
     name: "linear_cross_entropy",
     summary: "Cross-entropy of a linear layer whose logits are never stored.",
-    formula: "z = hidden·Wᵀ + bias; u = (cap·tanh((z − m·onehot(y))/cap) + logit_bias)/τ; \
+    formula: "z = hidden·Wᵀ + bias (of unit vectors with normalize); u = (cap·tanh((z − m·onehot(y))/cap) + logit_bias)/τ; \
               loss = row_weight·((1−p_y)^γ·Σ_c w_c q_c (lse(u) − u_c) + λ·lse(u)²)",
     pytorch: "torch.nn.functional.cross_entropy(torch.nn.functional.linear(hidden, weight, bias), …)",
     inputs: &[

@@ -24,6 +24,8 @@ use crate::{
 /// - **Shapes**: hidden `[rows, hidden]`, weight `[classes, hidden]`, bias `[classes]`; teacher_hidden `[rows, teacher
 ///   hidden]`, teacher_weight `[classes, teacher hidden]`, teacher_bias `[classes]`. With `weight_layout`
 ///   `"hidden_classes"` both weights are `[hidden, classes]`, read in place. The rest as in [`Distillation`].
+/// - **Normalised**: with `normalize`, the vectors of both heads are divided by their norms, as in
+///   [`crate::LinearCrossEntropy`].
 /// - **Units**: nats, times T².
 /// - **Types**: every float tensor in `f32`, `f16` or `bf16`; sums in f32; gradients are rounded to nearest even.
 /// - **Memory** beside inputs and outputs: as [`crate::LinearCrossEntropy`], with two chunks of equal size, one for each

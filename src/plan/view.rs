@@ -21,8 +21,21 @@ pub(crate) struct View {
     pub(super) allocation_bytes: u64,
     /// The number of the first column, as the kernel counts columns.
     pub(super) first_column: u64,
-    /// Factors for the rows in products, and the distance from one factor to the next, in words.
-    pub(super) row_scales: Option<Box<(View, u64)>>,
+    /// The factors of its vectors in products.
+    pub(super) factors: Option<Box<Factors>>,
+}
+
+/// Factors that products multiply the rows or the columns of an operand by: one or two words each.
+#[derive(Clone, Debug)]
+pub(crate) struct Factors {
+    /// The words, from the first vector's on.
+    pub words: View,
+    /// The distance from one vector's words to the next vector's.
+    pub step: u64,
+    /// The distance from the first word of a vector to the second, if there is one.
+    pub second: Option<u64>,
+    /// Whether the vectors are columns.
+    pub of_columns: bool,
 }
 
 impl Call {
@@ -51,7 +64,7 @@ impl View {
             access,
             allocation_bytes: operand.allocation_bytes,
             first_column: 0,
-            row_scales: None,
+            factors: None,
         }
     }
 
@@ -63,26 +76,35 @@ impl View {
             access: Access::ReadWrite,
             allocation_bytes: u64::MAX,
             first_column: 0,
-            row_scales: None,
+            factors: None,
         }
     }
 
     /// The same view, whose rows products multiply by factors: words of the view `first`, `step` words apart.
-    pub fn scaled_by(mut self, first: Self, step: u64) -> Self {
-        self.row_scales = Some(Box::new((first, step)));
+    pub fn scaled_by(mut self, words: Self, step: u64) -> Self {
+        self.factors = Some(Box::new(Factors { words, step, second: None, of_columns: false }));
         self
     }
 
-    /// The factors of the rows, and the distance between them.
-    pub fn row_scales(&self) -> Option<(Self, u64)> {
-        let (scales, step) = self.row_scales.as_deref()?;
-        let mut scales = scales.clone();
-        scales.layout = Layout {
-            shape: vec![self.layout.rows().saturating_sub(1) * step + 1],
-            row_stride: 1,
-            ..scales.layout
+    /// The same view, whose rows or columns products multiply by two factors each: their product may not be a number of
+    /// f32 that devices keep.
+    pub fn divided_by(mut self, words: Self, step: u64, second: u64, of_columns: bool) -> Self {
+        self.factors = Some(Box::new(Factors { words, step, second: Some(second), of_columns }));
+        self
+    }
+
+    /// The factors of its vectors. The columns of a last quad that extends past the row have factors too.
+    pub fn factors(&self) -> Option<Factors> {
+        let mut factors = (**self.factors.as_ref()?).clone();
+        let vectors = if factors.of_columns {
+            self.layout.columns().next_multiple_of(4)
+        } else {
+            self.layout.rows()
         };
-        Some((scales, *step))
+        let reach = vectors.saturating_sub(1) * factors.step + factors.second.unwrap_or(0) + 1;
+        let layout = &mut factors.words.layout;
+        (layout.shape, layout.row_stride) = (vec![reach], 1);
+        Some(factors)
     }
 
     /// These rows of the view.
@@ -90,8 +112,8 @@ impl View {
         // With planes, the rows must be those of whole images, or lie within one image.
         self.layout.offset = self.layout.place(rows.start, 0).unwrap_or(u64::MAX >> 8);
         self.layout.shape[0] = rows.end - rows.start;
-        if let Some((scales, step)) = self.row_scales.as_deref_mut() {
-            scales.layout.offset += rows.start * *step;
+        if let Some(factors) = self.factors.as_deref_mut().filter(|factors| !factors.of_columns) {
+            factors.words.layout.offset += rows.start * factors.step;
         }
         self
     }
@@ -109,6 +131,9 @@ impl View {
         self.layout.offset += columns.start * self.layout.class_stride;
         if let Some(extent) = self.layout.shape.get_mut(1) {
             *extent = columns.end - columns.start;
+        }
+        if let Some(factors) = self.factors.as_deref_mut().filter(|factors| factors.of_columns) {
+            factors.words.layout.offset += columns.start * factors.step;
         }
         self
     }

@@ -19,6 +19,7 @@
 //! A loss may read the scores of other layers beside those that it is computed from (`RowLoss::heads`): a teacher's, say.
 //! Their chunks are made next to the first one, and are never kept.
 
+mod normalize;
 mod options;
 mod product;
 mod reference;
@@ -48,6 +49,7 @@ use crate::{
 pub(crate) use options::{OPTIONS_OF_LAYER, options_of_layer};
 pub(crate) use walk::{RowBlock, Schedule, ScorePasses};
 
+use normalize::Units;
 use product::{Along, Product, Start};
 
 /// A row loss on the scores of a linear layer, hidden·Wᵀ + bias. The scores are never stored whole.
@@ -64,6 +66,8 @@ pub struct Linear<L> {
     pub chunk_bytes: Option<u64>,
     /// Which gradients are added to what their tensors hold.
     pub accumulate: Accumulate,
+    /// Divide the hidden states, and the weight's vector of each class, by their norms.
+    pub normalize: bool,
 }
 
 impl<L> Linear<L> {
@@ -71,7 +75,7 @@ impl<L> Linear<L> {
     pub fn new(loss: L) -> Self {
         let weight_layout = WeightLayout::default();
         let accumulate = Accumulate::Nothing;
-        Self { loss, weight_layout, chunk_bytes: None, accumulate }
+        Self { loss, weight_layout, chunk_bytes: None, accumulate, normalize: false }
     }
 
     /// Sets how the weight lies in memory.
@@ -92,6 +96,13 @@ impl<L> Linear<L> {
     #[must_use]
     pub fn accumulate(mut self, accumulate: Accumulate) -> Self {
         self.accumulate = accumulate;
+        self
+    }
+
+    /// Sets whether the hidden states, and the weight's vector of each class, are divided by their norms.
+    #[must_use]
+    pub fn normalize(mut self, normalize: bool) -> Self {
+        self.normalize = normalize;
         self
     }
 }
@@ -152,13 +163,13 @@ impl<L: RowLoss> Linear<L> {
 
 impl<L: RowLoss> Operation for Linear<L> {
     fn compared_by(&self, part: &mut dyn FnMut(&dyn Options)) -> bool {
-        part(&(self.weight_layout, self.chunk_bytes, self.accumulate));
+        part(&(self.weight_layout, self.chunk_bytes, self.accumulate, self.normalize));
         self.loss.compared_by(part)
     }
 
     fn plan(&self, call: &Call, profile: &Profile) -> Result<Plan> {
-        let Self { weight_layout, chunk_bytes, accumulate, .. } = *self;
-        let options = LinearOptions { weight_layout, chunk_bytes, accumulate };
+        let Self { weight_layout, chunk_bytes, accumulate, normalize, .. } = *self;
+        let options = LinearOptions { weight_layout, chunk_bytes, accumulate, normalize };
         let name = self.about().name;
         plan(name, &self.loss, options, call, profile).map_err(|error| self.outside(error))
     }
@@ -169,8 +180,12 @@ impl<L: RowLoss> Operation for Linear<L> {
         wanted: &[&str],
         arithmetic: Arithmetic,
     ) -> Result<Arrays> {
-        let layers = (self.weight_layout, self.loss.heads());
-        reference::run(&self.loss, layers, inputs, wanted, arithmetic)
+        let kind = reference::Kind {
+            layout: self.weight_layout,
+            normalize: self.normalize,
+            heads: self.loss.heads(),
+        };
+        reference::run(&self.loss, kind, inputs, wanted, arithmetic)
             .map_err(|error| self.outside(error))
     }
 }
@@ -181,6 +196,7 @@ pub(crate) struct LinearOptions {
     pub weight_layout: WeightLayout,
     pub chunk_bytes: Option<u64>,
     pub accumulate: Accumulate,
+    pub normalize: bool,
 }
 
 /// The description of a row loss on the scores of a linear layer, for losses without one of their own.
@@ -229,15 +245,22 @@ fn plan(
     let matrices = std::iter::once(&layer.hidden).chain(&layer.hidden_gradient).chain(others);
     // Chunks of rows keep the dispatches short, so windows need not.
     let windows = rows.windows(matrices, u64::MAX)?;
+    let units = options.normalize.then(|| layer.normalize(&mut rows)).transpose()?;
     rows.begin(&windows)?;
     rows.planner.unstored(layer.rows * layer.classes * 4 * layer.chunks());
     let ahead = u64::from(rows.label_score() == LabelScore::Streaming);
     let closing = if rows.closes_unseen() { 0 } else { u64::from(rows.rounds()) + ahead };
     let blocks = (closing + u64::from(rows.writes(&layer.gradient()))).max(1);
     let walks = layer.walks(&mut rows, &windows, ScorePasses { held: 1, whole: 1, blocks })?;
+    if let Some(units) = &units {
+        layer.raw_rows(&mut rows, units, &walks);
+    }
     let sums = layer.sums(&mut rows, walks.iter().map(|walk| walk.parts.len()).sum());
     for walk in &walks {
-        layer.go(&mut rows, walk, &sums)?;
+        layer.go(&mut rows, walk, &sums, units.as_ref())?;
+    }
+    if let Some(units) = &units {
+        layer.end_weight(&mut rows, units)?;
     }
     rows.end(&windows)
 }
@@ -303,6 +326,8 @@ pub(crate) struct Layer<'a> {
     pub weight: View,
     pub bias: Option<View>,
     pub hidden_gradient: Option<View>,
+    /// Where the gradient of a chunk's hidden states is made, if it is not made in its output.
+    pub raw_hidden_gradient: Option<View>,
     pub weight_gradient: Option<View>,
     pub bias_gradient: Option<View>,
     /// The gradient of the hidden states is written over them.
@@ -403,6 +428,7 @@ impl<'a> Layer<'a> {
             weight,
             bias: call.input(head.bias).map(View::for_every_row),
             hidden_gradient: None,
+            raw_hidden_gradient: None,
             weight_gradient: None,
             bias_gradient: None,
             in_place: false,
@@ -439,7 +465,13 @@ impl<'a> Layer<'a> {
     }
 
     /// Plans the losses and all gradients of the rows of a walk.
-    fn go(&self, rows: &mut Rows, walk: &Schedule, sums: &Sums) -> Result<()> {
+    fn go(
+        &self,
+        rows: &mut Rows,
+        walk: &Schedule,
+        sums: &Sums,
+        units: Option<&Units>,
+    ) -> Result<()> {
         if walk.parts.is_empty() {
             // Without rows the gradients of weight and bias are sums over nothing.
             return self.columns_step(rows, sums, &RowBlock::NONE, &walk.chunk);
@@ -451,8 +483,18 @@ impl<'a> Layer<'a> {
                 self.close(rows, walk, part, |_, _, _| Ok(()))?;
                 self.gradients(rows, walk, sums, part)?;
             }
+            if let Some(units) = units {
+                self.end_rows(rows, units, part)?;
+            }
         }
         Ok(())
+    }
+
+    /// Where products make the gradient of the hidden states of a stretch of rows.
+    fn rows_gradient(&self, part: &RowBlock) -> Option<View> {
+        let output = self.hidden_gradient.clone()?.rows(&part.rows);
+        let raw = self.raw_hidden_gradient.clone();
+        Some(raw.map_or(output, |raw| raw.rows(&(0..part.rows.end - part.rows.start))))
     }
 
     // --- blocks ---
@@ -545,8 +587,7 @@ impl<'a> Layer<'a> {
         sums: &Sums,
         part: &RowBlock,
     ) -> Result<()> {
-        let hidden = self.hidden_gradient.clone().map(|view| view.rows(&part.rows));
-        let hidden = self.rows_sum(rows, walk, part, hidden.as_ref());
+        let hidden = self.rows_sum(rows, walk, part, self.rows_gradient(part).as_ref());
         let writes = rows.writes(&self.gradient());
         for (number, block) in walk.blocks.iter().enumerate().filter(|_| writes) {
             let scores = self.scores_again(rows, walk, part, block, true)?;
@@ -650,11 +691,10 @@ impl<'a> Layer<'a> {
         rows.main(part.index, &part.rows, &Scores { scores: chunk.clone(), gradient })?;
         // The weight's gradient comes first: in place, the gradient of the hidden states overwrites the states.
         self.columns_step(rows, sums, part, &chunk)?;
-        match &self.hidden_gradient {
+        match self.rows_gradient(part) {
             Some(output) => {
                 let accumulate = self.options.accumulate.rows();
                 let start = if accumulate { Start::There } else { Start::Zero };
-                let output = output.clone().rows(&part.rows);
                 self.rows_product(rows, part, &chunk, start, output)
             }
             None => Ok(()),

@@ -10,10 +10,7 @@ mod table;
 mod walk;
 
 use crate::{
-    data::{
-        error::{Error, Result},
-        tensor::Dtype,
-    },
+    data::error::{Error, Result},
     plan::{
         Plan, View,
         kernel::{Source, shader},
@@ -26,6 +23,7 @@ use crate::{
             self, Broadcast, Field, Given, LabelScore, Reduced, RowLoss, RowOutput, RowProgram,
             RowStream, Rows, StateLayout, missing,
         },
+        vectors::needs_own_sum,
     },
     spec::{
         about::Dim,
@@ -298,6 +296,7 @@ impl<'a> Pairs<'a> {
                 weight_layout: WeightLayout::ClassesHidden,
                 chunk_bytes: pairing.chunk_bytes,
                 accumulate: pairing.accumulate,
+                normalize: pairing.normalize,
             },
             profile,
             rows: call.dim(Dim::Rows),
@@ -311,6 +310,7 @@ impl<'a> Pairs<'a> {
             weight: needed(keys)?,
             bias: None,
             hidden_gradient: call.output(&format!("grad.{queries}")),
+            raw_hidden_gradient: None,
             weight_gradient: call.output("grad.keys"),
             bias_gradient: None,
             in_place: false,
@@ -323,11 +323,7 @@ impl<'a> Pairs<'a> {
             },
             needs_whole_rows: false,
         };
-        let deepest = MOST_ITERATIONS / 2 * 4 * u64::from(profile.tally_lanes());
-        if layer.depth > deepest {
-            let what = Dim::Hidden.name().into();
-            return Err(Error::Limit { what, found: layer.depth, limit: deepest });
-        }
+        layer.check_depth()?;
         let own = |labels: View| match pairing.shard {
             Some(Shard { first, .. }) if itself => labels.rows(&(first..first + layer.classes)),
             _ => labels,
@@ -344,9 +340,4 @@ impl<'a> Pairs<'a> {
             statistics: call.output("statistics"),
         })
     }
-}
-
-/// A 16-bit gradient is summed in f32 first; the backward pass of the normalisation then rounds it.
-fn needs_own_sum(output: &View) -> bool {
-    output.layout.dtype != Dtype::F32
 }

@@ -32,6 +32,7 @@ mod descent;
 mod elements;
 mod faults;
 mod linear;
+mod margins;
 mod memory;
 mod numbers;
 mod operations;
@@ -120,6 +121,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
         ("conformance", conformance::linear::TESTS),
         ("catalogue", catalogue::layers::TESTS),
         ("linear", linear::TESTS),
+        ("margins", margins::TESTS),
         ("byproducts", byproducts::TESTS),
         ("several", several::TESTS),
         ("budgets", budgets::TESTS),

@@ -455,10 +455,8 @@ fn equal_similarities(context: &Context) {
         values.copy_within(0..5 * 37, 6 * 37);
         matrix(12, 37, values)
     };
-    let alike = with(
-        &inputs,
-        [("queries", twice(&inputs["queries"])), ("keys", twice(&inputs["keys"]))],
-    );
+    let alike =
+        with(&inputs, [("queries", twice(&inputs["queries"])), ("keys", twice(&inputs["keys"]))]);
     for normalize in [false, true] {
         for both in [false, true] {
             let options = json!({
@@ -540,7 +538,7 @@ fn refusals(context: &Context) {
     let shard = json!({"first": 0, "classes": 8});
     let filtered = info_nce(&json!({"false_negative_margin": 0.1, "shard": shard}));
     let error = refused(&*filtered, &sample(30, 4, 4, 3), &["statistics"]);
-    assert!(error.to_string().contains("false_negative_margin = 0.1"), "{error}");
+    assert!(error.to_string().contains("`false_negative_margin` = 0.1"), "{error}");
     for name in ["target_margin", "false_negative_margin"] {
         let mut options = json!({});
         options[name] = json!(1e39);

@@ -30,7 +30,8 @@ fn blocks_of_columns(context: &Context) {
         }
     };
     let options = json!({"chunk_bytes": 1000, "label_smoothing": 0.1});
-    for whole in layers(&options, [23, 500, 9]) {
+    let unit = json!({"chunk_bytes": 1000, "normalize": true, "target_margin": 0.3});
+    for whole in layers(&options, [23, 500, 9]).into_iter().chain(layers(&unit, [23, 500, 9])) {
         // The type matters only for the inputs: the scores and everything made from them are f32.
         for dtype in [Dtype::F32, Dtype::Bf16] {
             whole.check_parts(&cuts, dtype, &run(dtype));

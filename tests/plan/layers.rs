@@ -169,11 +169,14 @@ fn the_cheaper_way_is_taken() {
     assert!(text.contains("`chunk_bytes` = 500") && text.contains("800 bytes"), "{text}");
 }
 
-/// The two directions of a contrast need two passes over the scores, unless one chunk holds all scores.
+/// The two directions of a contrast need two passes over the scores, and a third one if keys are filtered, unless one
+/// chunk holds all scores.
 #[test]
 fn held_scores_are_made_once() {
-    let passes = |chunk_bytes: Option<u64>| {
-        let options = json!({"symmetric": true, "chunk_bytes": chunk_bytes});
+    let passes = |chunk_bytes: Option<u64>, filter: Option<f64>| {
+        let options = json!({
+            "symmetric": true, "chunk_bytes": chunk_bytes, "false_negative_margin": filter
+        });
         let loss = (surprisal::operations::find("info_nce").unwrap().parse)(&options).unwrap();
         let shape: &[u64] = &[40, 8];
         let inputs = [("queries", Dtype::F32, shape), ("keys", Dtype::F32, shape)];
@@ -184,8 +187,10 @@ fn held_scores_are_made_once() {
         let made = plan.dispatches.iter().filter(made).count() as u64 * rows / 40;
         (plan.path.unwrap().passes, made)
     };
-    assert_eq!(passes(None), (1, 1));
-    assert_eq!(passes(Some(8 * 160)), (2, 2));
+    assert_eq!(passes(None, None), (1, 1));
+    assert_eq!(passes(Some(8 * 160), None), (2, 2));
+    assert_eq!(passes(None, Some(0.1)), (1, 1));
+    assert_eq!(passes(Some(8 * 160), Some(0.1)), (3, 3));
 }
 
 /// Scratch that stretches of rows share is allocated once, with the size of its largest use.

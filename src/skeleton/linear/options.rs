@@ -3,7 +3,7 @@
 use crate::spec::{about::OptionAbout, arguments as arg};
 
 /// The options of a linear layer.
-pub(crate) const OPTIONS_OF_LAYER: [OptionAbout; 3] = [
+pub(crate) const OPTIONS_OF_LAYER: [OptionAbout; 4] = [
     OptionAbout {
         name: "weight_layout",
         default: "\"classes_hidden\"",
@@ -17,6 +17,12 @@ pub(crate) const OPTIONS_OF_LAYER: [OptionAbout; 3] = [
         about: "the most bytes for the chunk of logits",
     },
     arg::ACCUMULATE,
+    OptionAbout {
+        name: "normalize",
+        default: "false",
+        samples: &["true"],
+        about: "hidden states and W's vectors of the classes are divided by their norms",
+    },
 ];
 
 /// The options of a linear layer, followed by those of the loss.
@@ -56,6 +62,7 @@ mod json {
         weight_layout: WeightLayout,
         chunk_bytes: Option<u64>,
         accumulate: Accumulate,
+        normalize: bool,
     }
 
     impl<'de, L: DeserializeOwned> Deserialize<'de> for Linear<L> {
@@ -64,10 +71,10 @@ mod json {
             let (own, rest): (Map<_, _>, Map<_, _>) = all
                 .into_iter()
                 .partition(|(name, _)| OPTIONS_OF_LAYER.iter().any(|option| option.name == name));
-            let Own { weight_layout, chunk_bytes, accumulate } =
+            let Own { weight_layout, chunk_bytes, accumulate, normalize } =
                 serde_json::from_value(own.into()).map_err(D::Error::custom)?;
             let loss = serde_json::from_value(rest.into()).map_err(D::Error::custom)?;
-            Ok(Self { loss, weight_layout, chunk_bytes, accumulate })
+            Ok(Self { loss, weight_layout, chunk_bytes, accumulate, normalize })
         }
     }
 
@@ -78,9 +85,9 @@ mod json {
                 Ok(_) => Err(S::Error::custom("options are an object")),
                 Err(error) => Err(S::Error::custom(error)),
             };
-            let Self { weight_layout, chunk_bytes, accumulate, .. } = *self;
+            let Self { weight_layout, chunk_bytes, accumulate, normalize, .. } = *self;
             let mut all = object(serde_json::to_value(&self.loss))?;
-            let own = Own { weight_layout, chunk_bytes, accumulate };
+            let own = Own { weight_layout, chunk_bytes, accumulate, normalize };
             all.extend(object(serde_json::to_value(own))?);
             all.serialize(serializer)
         }

@@ -137,7 +137,12 @@ impl Layer<'_> {
     /// The cooperative matrices for a product, where they are chosen and the product is large enough. The number of
     /// rows does not enter the choice, so that the bits of a row do not depend on the other rows.
     fn matrices(&self, product: &Product) -> Option<cooperative::Matrices> {
-        let dtype = |factor: &Factor| Some(factor.as_ref()?.0.layout.dtype);
+        // The elements of unit vectors are not those that are stored: f16 would round them.
+        let dtype = |factor: &Factor| {
+            let (view, _) = factor.as_ref()?;
+            let divided = view.factors().is_some_and(|factors| factors.second.is_some());
+            Some(if divided { Dtype::F32 } else { view.layout.dtype })
+        };
         let (a, b) = (dtype(&product.a)?, dtype(&product.b)?);
         let large = self.weight_elements.saturating_mul(USUAL_ROWS) >= self.profile.large_products;
         self.profile.cooperative.matrices(a, b).filter(|_| large)
@@ -184,9 +189,11 @@ impl Layer<'_> {
         let (b, b_walks) = cut(&product.b, j, k);
         let skips_walked = product.rows_along == Some(Along::Walked);
         let masked = skips_walked || !(k.end - k.start).is_multiple_of(4);
-        let [a_scales, b_scales] = [&a, &b].map(|view| view.as_ref().and_then(View::row_scales));
-        let steps =
-            [&a_scales, &b_scales].map(|scales| scales.as_ref().map_or(0, |(_, step)| *step));
+        let scales = [&a, &b].map(|view| view.as_ref().and_then(View::factors));
+        let steps = scales.each_ref().map(|scales| scales.as_ref().map_or(0, |s| s.step));
+        let seconds = scales.each_ref().map(|scales| scales.as_ref().and_then(|s| s.second));
+        let [a_scales, b_scales] = scales;
+        let scales_columns = b_scales.as_ref().is_some_and(|scales| scales.of_columns);
         let dtype = Some(self.hidden.layout.dtype);
         let label = Label { skeleton: "linear", kernel: product.label, loss: None, dtype };
         // A row that counts for nothing adds nothing to a gradient that was there before; otherwise its gradient is 0.
@@ -202,6 +209,8 @@ impl Layer<'_> {
             .overriding("HAS_ADDEND", addend.is_some())
             .overriding("SCALES_A", a_scales.is_some())
             .overriding("SCALES_B", b_scales.is_some())
+            .overriding("NORMALIZES", seconds.iter().any(Option::is_some))
+            .overriding("SCALES_COLUMNS", scales_columns)
             .overriding("SKIPS_WALKED", skips_walked)
             .overriding("SKIPS_OWNED", product.rows_along == Some(Along::Owned))
             .overriding("KEEPS_SKIPPED", keeps_skipped)
@@ -215,9 +224,11 @@ impl Layer<'_> {
             .uniform("record_words", record_words)
             .uniform("a_scale_step", steps[0])
             .uniform("b_scale_step", steps[1])
+            .uniform("a_second", seconds[0].unwrap_or(0))
+            .uniform("b_second", seconds[1].unwrap_or(0))
             .words("records", records)
-            .words("a_scales", a_scales.map(|(scales, _)| scales))
-            .words("b_scales", b_scales.map(|(scales, _)| scales))
+            .words("a_scales", a_scales.map(|scales| scales.words))
+            .words("b_scales", b_scales.map(|scales| scales.words))
             .wide(tile.wide_operands)
             .read_operand("a", if a_walks { "depth" } else { "outputs" }, a, 1.0)
             .read_operand("b", if b_walks { "depth" } else { "classes" }, b, 1.0)

@@ -5,7 +5,7 @@ use crate::{
         array::{Arithmetic, Arrays},
         error::Result,
     },
-    reference::{Real, array, extents, floats, wrong_shape},
+    reference::{Findings, Real, Vectors, array, dot, extents, floats, wrong_shape},
     skeleton::{operation::Operation, row::Head},
     spec::options::WeightLayout,
 };
@@ -13,31 +13,39 @@ use crate::{
 /// The layer with the gradients. The loss of its scores does not see its inputs.
 const OWN: Head = Head { scores: "logits", hidden: "hidden", weight: "weight", bias: "bias" };
 
+/// What the options and the loss say of the layers.
+#[derive(Clone, Copy)]
+pub(crate) struct Kind<'a> {
+    pub layout: WeightLayout,
+    pub normalize: bool,
+    /// The other layers.
+    pub heads: &'a [Head],
+}
+
 /// Computes every output in `wanted`. Gradients overwrite: `accumulate` has nothing to add to here.
 pub(crate) fn run(
     loss: &dyn Operation,
-    layers: (WeightLayout, &[Head]),
+    kind: Kind,
     inputs: &Arrays,
     wanted: &[&str],
     arithmetic: Arithmetic,
 ) -> Result<Arrays> {
     match arithmetic {
-        Arithmetic::F64 => compute::<f64>(loss, layers, inputs, wanted, arithmetic),
-        Arithmetic::F32 => compute::<f32>(loss, layers, inputs, wanted, arithmetic),
+        Arithmetic::F64 => compute::<f64>(loss, kind, inputs, wanted, arithmetic),
+        Arithmetic::F32 => compute::<f32>(loss, kind, inputs, wanted, arithmetic),
     }
 }
 
 fn compute<T: Real>(
     loss: &dyn Operation,
-    layers: (WeightLayout, &[Head]),
+    kind: Kind,
     inputs: &Arrays,
     wanted: &[&str],
     arithmetic: Arithmetic,
 ) -> Result<Arrays> {
-    let (layout, heads) = layers;
     let name = loss.about().name;
-    let layer = Layer::<T>::read(name, layout, &OWN, inputs)?;
-    let of_layers = |name: &str| heads.iter().chain([&OWN]).any(|head| is_of(head, name));
+    let layer = Layer::<T>::read(name, kind, &OWN, inputs)?;
+    let of_layers = |name: &str| kind.heads.iter().chain([&OWN]).any(|head| is_of(head, name));
     let mut scores: Arrays = inputs
         .iter()
         .filter(|(name, _)| !of_layers(name))
@@ -48,9 +56,12 @@ fn compute<T: Real>(
         .collect();
     let shape = [layer.rows, layer.classes];
     scores.insert(OWN.scores.to_owned(), array(&shape, layer.logits()));
-    for head in heads {
-        let logits = Layer::<T>::read(name, layout, head, inputs)?.logits();
-        scores.insert(head.scores.to_owned(), array(&shape, logits));
+    let mut zeros = Findings::of_rows();
+    layer.count_zeros(&mut zeros);
+    for head in kind.heads {
+        let other = Layer::<T>::read(name, kind, head, inputs)?;
+        other.count_zeros(&mut zeros);
+        scores.insert(head.scores.to_owned(), array(&shape, other.logits()));
     }
     let (own, mut inner): (Vec<&str>, Vec<&str>) = wanted
         .iter()
@@ -67,15 +78,21 @@ fn compute<T: Real>(
         for name in own {
             let output = match name {
                 "grad.hidden" => {
-                    array(&[layer.rows, layer.hidden], layer.hidden_gradient(&gradient, &live))
+                    let units = layer.hidden_gradient(&gradient, &live);
+                    array(&[layer.rows, layer.hidden], layer.states.backward_all(&units))
                 }
                 "grad.weight" => {
-                    array(&layer.weight_shape(), layer.weight_gradient(&gradient, &live))
+                    let units = layer.weight_gradient(&gradient, &live);
+                    array(&layer.weight_shape(), layer.laid_out(&layer.weight.backward_all(&units)))
                 }
                 _ => array(&[layer.classes], layer.bias_gradient(&gradient, &live)),
             };
             outputs.insert(name.to_owned(), output);
         }
+    }
+    if let Some(status) = outputs.get_mut("status") {
+        zeros.add(status);
+        *status = zeros.words();
     }
     Ok(outputs)
 }
@@ -85,19 +102,21 @@ fn is_of(head: &Head, name: &str) -> bool {
     [head.hidden, head.weight, head.bias].contains(&name)
 }
 
-/// The linear layer: logits = states·Wᵀ + bias.
+/// The linear layer: logits = states·Wᵀ + bias, of unit vectors where they are normalised.
 struct Layer<T> {
     rows: usize,
     classes: usize,
     hidden: usize,
-    states: Vec<T>,
-    weight: Vec<T>,
+    states: Vectors<T>,
+    /// The vectors of the classes.
+    weight: Vectors<T>,
     layout: WeightLayout,
     bias: Option<Vec<T>>,
 }
 
 impl<T: Real> Layer<T> {
-    fn read(name: &str, layout: WeightLayout, head: &Head, inputs: &Arrays) -> Result<Self> {
+    fn read(name: &str, kind: Kind, head: &Head, inputs: &Arrays) -> Result<Self> {
+        let Kind { layout, normalize, .. } = kind;
         let (rows, hidden) = extents(name, inputs, head.hidden)?;
         let (classes, depth) = match (layout, extents(name, inputs, head.weight)?) {
             (WeightLayout::ClassesHidden, extents) => extents,
@@ -110,17 +129,30 @@ impl<T: Real> Layer<T> {
             };
             return Err(wrong_shape(head.weight, weight, &(expected + " with this weight_layout")));
         }
-        let mut layer = Self {
+        let states = floats(inputs, head.hidden, &[rows, hidden])?.unwrap_or_default();
+        let shape = match layout {
+            WeightLayout::ClassesHidden => [classes, hidden],
+            WeightLayout::HiddenClasses => [hidden, classes],
+        };
+        let lies: Vec<T> = floats(inputs, head.weight, &shape)?.unwrap_or_default();
+        let weight = match layout {
+            WeightLayout::ClassesHidden => lies,
+            WeightLayout::HiddenClasses => transposed(&lies, shape),
+        };
+        Ok(Self {
             rows,
             classes,
             hidden,
-            states: floats(inputs, head.hidden, &[rows, hidden])?.unwrap_or_default(),
-            weight: Vec::new(),
+            states: Vectors::new(states, [rows, hidden], normalize),
+            weight: Vectors::new(weight, [classes, hidden], normalize),
             layout,
             bias: floats(inputs, head.bias, &[classes])?,
-        };
-        layer.weight = floats(inputs, head.weight, &layer.weight_shape())?.unwrap_or_default();
-        Ok(layer)
+        })
+    }
+
+    fn count_zeros(&self, found: &mut Findings) {
+        self.states.count_zeros(found);
+        self.weight.count_zeros(found);
     }
 
     fn weight_shape(&self) -> [usize; 2] {
@@ -130,23 +162,21 @@ impl<T: Real> Layer<T> {
         }
     }
 
-    /// The index in `weight` of the element for a class and a depth.
-    fn at(&self, class: usize, depth: usize) -> usize {
+    /// A tensor of the classes' vectors as the weight lies in memory.
+    fn laid_out(&self, vectors: &[T]) -> Vec<T> {
         match self.layout {
-            WeightLayout::ClassesHidden => class * self.hidden + depth,
-            WeightLayout::HiddenClasses => depth * self.classes + class,
+            WeightLayout::ClassesHidden => vectors.to_vec(),
+            WeightLayout::HiddenClasses => transposed(vectors, [self.classes, self.hidden]),
         }
     }
 
     fn logits(&self) -> Vec<T> {
+        let weight: Vec<Vec<T>> = (0..self.classes).map(|class| self.weight.unit(class)).collect();
         let mut logits = Vec::with_capacity(self.rows * self.classes);
         for row in 0..self.rows {
-            for class in 0..self.classes {
-                let mut logit = T::zero();
-                for depth in 0..self.hidden {
-                    let state = self.states[row * self.hidden + depth];
-                    logit += state * self.weight[self.at(class, depth)];
-                }
+            let state = self.states.unit(row);
+            for (class, vector) in weight.iter().enumerate() {
+                let logit = dot(&state, vector);
                 logits.push(self.bias.as_ref().map_or(logit, |bias| logit + bias[class]));
             }
         }
@@ -155,27 +185,24 @@ impl<T: Real> Layer<T> {
 
     /// G·W. The result of a row without a gradient is 0 whatever W contains.
     fn hidden_gradient(&self, gradient: &[T], live: &[bool]) -> Vec<T> {
+        let weight: Vec<Vec<T>> = (0..self.classes).map(|class| self.weight.unit(class)).collect();
         let mut result = vec![T::zero(); self.rows * self.hidden];
         for row in (0..self.rows).filter(|&row| live[row]) {
-            for class in 0..self.classes {
-                let slope = gradient[row * self.classes + class];
-                for depth in 0..self.hidden {
-                    result[row * self.hidden + depth] += slope * self.weight[self.at(class, depth)];
-                }
+            let into = &mut result[row * self.hidden..(row + 1) * self.hidden];
+            for (class, vector) in weight.iter().enumerate() {
+                add_scaled(into, gradient[row * self.classes + class], vector);
             }
         }
         result
     }
 
-    /// Gᵀ·hidden. A row without a gradient is skipped, because 0·NaN is NaN.
+    /// Gᵀ·hidden, a vector for each class. A row without a gradient is skipped, because 0·NaN is NaN.
     fn weight_gradient(&self, gradient: &[T], live: &[bool]) -> Vec<T> {
         let mut result = vec![T::zero(); self.classes * self.hidden];
         for row in (0..self.rows).filter(|&row| live[row]) {
-            for class in 0..self.classes {
-                let slope = gradient[row * self.classes + class];
-                for depth in 0..self.hidden {
-                    result[self.at(class, depth)] += slope * self.states[row * self.hidden + depth];
-                }
+            let state = self.states.unit(row);
+            for (class, into) in result.chunks_mut(self.hidden.max(1)).enumerate() {
+                add_scaled(into, gradient[row * self.classes + class], &state);
             }
         }
         result
@@ -191,4 +218,15 @@ impl<T: Real> Layer<T> {
         }
         result
     }
+}
+
+fn add_scaled<T: Real>(into: &mut [T], factor: T, vector: &[T]) {
+    for (into, &v) in into.iter_mut().zip(vector) {
+        *into += factor * v;
+    }
+}
+
+fn transposed<T: Real>(values: &[T], [rows, columns]: [usize; 2]) -> Vec<T> {
+    let at = |index: usize| values[index % rows * columns + index / rows];
+    (0..rows * columns).map(at).collect()
 }

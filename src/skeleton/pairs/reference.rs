@@ -6,7 +6,7 @@ use crate::{
         array::{Arithmetic, Array, Arrays},
         error::{Error, Result},
     },
-    reference::{Findings, Real, array, extents, factor, fits, floats, no_output},
+    reference::{Findings, Real, Vectors, array, dot, extents, factor, fits, floats, no_output},
     skeleton::pairs::{self, Columns, PairLoss, Pairing, Term},
     spec::{
         call::Call,
@@ -35,72 +35,15 @@ fn compute<T: Real>(loss: &dyn PairLoss, inputs: &Arrays, wanted: &[&str]) -> Re
     wanted.iter().map(|&name| Ok((name.to_owned(), solved.output(loss, name)?))).collect()
 }
 
-/// Vectors with their norms.
-pub(crate) struct Vectors<T> {
-    pub count: usize,
-    depth: usize,
-    values: Vec<T>,
-    /// The power of two by which each normalised vector in `values` was multiplied, so that its squares neither
-    /// overflow nor underflow.
-    scale: Vec<T>,
-    /// 1/‖v‖ of each vector; 0 for a vector of zeros, and 1 where vectors are not normalised.
-    inverse: Vec<T>,
+fn read_vectors<T: Real>(
+    loss: &str,
+    inputs: &Arrays,
+    name: &str,
     normalized: bool,
-}
-
-impl<T: Real> Vectors<T> {
-    fn read(loss: &str, inputs: &Arrays, name: &str, normalized: bool) -> Result<Self> {
-        let (count, depth) = extents(loss, inputs, name)?;
-        let mut values: Vec<T> = floats(inputs, name, &[count, depth])?.unwrap_or_default();
-        let vectors = values.chunks_mut(depth.max(1)).take(count);
-        let mut inverse = vec![T::one(); count];
-        let mut scale = vec![T::one(); count];
-        let known = inverse.iter_mut().zip(&mut scale);
-        for (vector, (inverse, scale)) in vectors.zip(known).filter(|_| normalized) {
-            let largest = vector.iter().fold(T::zero(), |top, v| top.max(v.abs()));
-            let is_zero = largest < T::of(f64::from(f32::MIN_POSITIVE));
-            if !is_zero && largest.is_finite() {
-                *scale = T::of((-largest.wide().log2().floor()).exp2());
-            }
-            let mut sum = T::zero();
-            for v in vector {
-                *v = *v * *scale;
-                sum += *v * *v;
-            }
-            *inverse = match is_zero && !sum.is_nan() {
-                true => T::zero(),
-                false if sum.is_infinite() => T::nan(),
-                false => T::one() / sum.sqrt(),
-            };
-        }
-        Ok(Self { count, depth, values, scale, inverse, normalized })
-    }
-
-    /// v/‖v‖.
-    fn unit(&self, index: usize) -> Vec<T> {
-        let vector = &self.values[index * self.depth..(index + 1) * self.depth];
-        vector.iter().map(|&v| v * self.inverse[index]).collect()
-    }
-
-    /// The gradient of v from that of v/‖v‖: r·(∂ − û·⟨∂, û⟩), r = scale/‖scale·v‖.
-    fn backward(&self, index: usize, gradient: &[T]) -> Vec<T> {
-        let inverse = self.inverse[index];
-        if !self.normalized || inverse.is_nan() {
-            return gradient.to_vec();
-        }
-        let unit = self.unit(index);
-        let along = dot(gradient, &unit);
-        let scale = self.scale[index];
-        gradient.iter().zip(&unit).map(|(&g, &u)| inverse * (g - u * along) * scale).collect()
-    }
-}
-
-fn dot<T: Real>(a: &[T], b: &[T]) -> T {
-    let mut sum = T::zero();
-    for (&a, &b) in a.iter().zip(b) {
-        sum += a * b;
-    }
-    sum
+) -> Result<Vectors<T>> {
+    let (count, depth) = extents(loss, inputs, name)?;
+    let values: Vec<T> = floats(inputs, name, &[count, depth])?.unwrap_or_default();
+    Ok(Vectors::new(values, [count, depth], normalized))
 }
 
 /// The inputs of one call, all in one type.
@@ -135,13 +78,13 @@ impl<T: Real> Pairs<T> {
         let Pairing { normalize, shard, .. } = pairing;
         let of_queries = if itself { "features" } else { "queries" };
         let of_keys = if itself && shard.is_none() { of_queries } else { "keys" };
-        let queries = Vectors::<T>::read(name, inputs, of_queries, normalize)?;
+        let queries = read_vectors::<T>(name, inputs, of_queries, normalize)?;
         let count = inputs.get(of_keys).and_then(|keys| keys.shape.first()).copied().unwrap_or(0);
         if pairing.term != Term::Nothing {
             let counts = [queries.count as u64, count];
             pairs::check_inputs(loss, &|name| inputs.contains_key(name), wanted, counts)?;
         }
-        let keys = Vectors::<T>::read(name, inputs, of_keys, normalize)?;
+        let keys = read_vectors::<T>(name, inputs, of_keys, normalize)?;
         let first = shard.map_or(0, |shard| shard.first as usize);
         let integers = |name: &str, count: usize| {
             let Some(array) = inputs.get(name) else { return Ok(None) };
@@ -307,8 +250,7 @@ impl<T: Real> Pairs<T> {
         // Where vectors are compared with themselves there are no other keys.
         let keys = (self.pairing.columns != Columns::Queries).then_some(&self.keys);
         let vectors = [Some(&self.queries), keys].into_iter().flatten();
-        let inverse = vectors.flat_map(|vectors| &vectors.inverse);
-        inverse.filter(|inverse| inverse.is_zero()).for_each(|_| found.zero_vector());
+        vectors.for_each(|vectors| vectors.count_zeros(&mut found));
         for row in 0..self.queries.count {
             match self.fate(row) {
                 Fate::BadTarget(target) => found.bad_target(row, target),
@@ -584,9 +526,11 @@ impl<'a, T: Real> Solved<'a, T> {
             "denominator" => array(&[1], [T::of(self.count as f64)]),
             "count" => Array::int(&[1], vec![self.count]),
             "grad.queries" | "grad.features" => {
-                array(&[queries.count, queries.depth], backward(queries, &self.query_gradient()))
+                array(&[queries.count, queries.depth], queries.backward_all(&self.query_gradient()))
             }
-            "grad.keys" => array(&[keys.count, keys.depth], backward(keys, &self.key_gradient())),
+            "grad.keys" => {
+                array(&[keys.count, keys.depth], keys.backward_all(&self.key_gradient()))
+            }
             "grad.scale" => array(&[1], [self.scale_gradient()]),
             "grad.bias" => array(&[1], [self.total(|_| T::one())]),
             "status" => self.pairs.found().words(),
@@ -752,9 +696,4 @@ impl<'a, T: Real> Solved<'a, T> {
         }
         result
     }
-}
-
-fn backward<T: Real>(vectors: &Vectors<T>, gradient: &[T]) -> Vec<T> {
-    let of = |(index, gradient)| vectors.backward(index, gradient);
-    gradient.chunks(vectors.depth.max(1)).enumerate().flat_map(of).collect()
 }

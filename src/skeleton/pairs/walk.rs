@@ -4,10 +4,7 @@
 
 use std::ops::Range;
 
-use super::{
-    Columns, Pairs, first, needs_own_sum,
-    table::{Table, Tables},
-};
+use super::{Columns, Pairs, first, table::Tables};
 use crate::{
     data::{
         error::Result,
@@ -22,6 +19,7 @@ use crate::{
     skeleton::{
         linear::{Layer, RowBlock, RowsSum, Schedule, ScorePasses, Sums},
         row::{Gradient, Rows, Scores, functor_streams},
+        vectors::{RawGradient, Table, needs_own_sum},
     },
     spec::options::Accumulate,
 };
@@ -315,15 +313,6 @@ struct Gradients<'a> {
     query_rows: Option<View>,
 }
 
-/// The gradient of normalised vectors from that of their directions, which lies apart where it is summed in another type
-/// than the output's, and where the output adds up.
-pub(super) struct RawGradient {
-    pub raw: View,
-    pub output: View,
-    /// Whether it is added to what the output holds.
-    pub adds: bool,
-}
-
 impl<'a> Gradients<'a> {
     fn new(pairs: &Pairs<'a>, rows: &mut Rows, walk: &Schedule) -> Self {
         let mut layer = pairs.layer.clone();
@@ -384,8 +373,12 @@ impl<'a> Gradients<'a> {
         match self.of_rows(part) {
             Some([raw, output]) if pairs.pairing.normalize => {
                 let adds = pairs.pairing.accumulate.rows();
-                let gradient = RawGradient { raw, output, adds };
-                pairs.tangent(rows, table, &self.layer.hidden, &part.rows, &gradient)
+                table.tangent(
+                    rows,
+                    &self.layer.hidden,
+                    &part.rows,
+                    &raw_gradient(raw, output, adds),
+                )
             }
             _ => Ok(()),
         }
@@ -397,9 +390,14 @@ impl<'a> Gradients<'a> {
         if let (Some(raw), Some(output)) = ends
             && pairs.pairing.normalize
         {
-            let gradient = RawGradient { raw, output, adds: pairs.pairing.accumulate.shared() };
-            pairs.tangent(rows, table, &self.layer.weight, &(0..table.count), &gradient)?;
+            let gradient = raw_gradient(raw, output, pairs.pairing.accumulate.shared());
+            table.tangent(rows, &self.layer.weight, &(0..table.count), &gradient)?;
         }
         Ok(())
     }
+}
+
+/// A gradient that was made from scores that contain the norms.
+fn raw_gradient(raw: View, output: View, adds: bool) -> RawGradient {
+    RawGradient { raw, output, adds, in_place: false, of_units: false }
 }
