@@ -18,6 +18,7 @@ tests![
     margins_at_the_edges,
     unit_vectors,
     by_products_of_unit_vectors,
+    unit_vectors_of_two_heads,
     vectors_without_a_direction,
     sizes_of_vectors,
     chunks_of_unit_vectors,
@@ -142,6 +143,29 @@ fn by_products_of_unit_vectors(context: &Context) {
         let (lse, _) = outcome(&context.gpu, &*loss, &inputs, Dtype::F32, &["lse"]);
         let saved = with(&inputs, [("lse", lse["lse"].clone())]);
         check(&context.gpu, &*loss, &saved, Dtype::F32, &GRADIENTS[1..]);
+    }
+}
+
+/// The vectors of a teacher's head are divided by their norms too.
+fn unit_vectors_of_two_heads(context: &Context) {
+    for layout in layouts() {
+        let mut inputs = sample(111, 11, 37, 9, layout);
+        let mut teacher = sample(112, 11, 37, 6, layout);
+        for name in ["hidden", "weight"] {
+            inputs.insert(format!("teacher_{name}"), teacher.remove(name).unwrap());
+        }
+        let hidden = fill(&inputs["teacher_hidden"], 4, 0.0);
+        let inputs = with(&inputs, [("teacher_hidden", hidden)]);
+        let turned = layout == WeightLayout::HiddenClasses;
+        let word = if turned { "hidden_classes" } else { "classes_hidden" };
+        let options = json!({
+            "normalize": true, "temperature": 0.3, "alpha": 0.4, "weight_layout": word
+        });
+        let loss = parse("linear_distillation", &options);
+        for dtype in FLOATS {
+            let (_, status) = check(&context.gpu, &*loss, &inputs, dtype, &GRADIENTS);
+            assert_eq!(status.zero_vectors, 1);
+        }
     }
 }
 
