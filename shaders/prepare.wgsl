@@ -6,6 +6,8 @@
 override HAS_TARGETS: bool = true;
 // Rows have several targets, whose table (row/several.wgsl) begins with their flags.
 override HAS_SEVERAL: bool = false;
+// Labels are not the targets themselves, but what the table `labels` has for each; NONE for a target that is none.
+override HAS_LABELS: bool = false;
 override HAS_LSE: bool = false;
 
 fn tally_of_bad(row: u32, target_words: vec2<u32>) -> Tally {
@@ -17,6 +19,21 @@ fn tally_of_bad(row: u32, target_words: vec2<u32>) -> Tally {
     return tally;
 }
 
+// Whether a target has no label.
+fn is_bad(target_words: vec2<u32>) -> bool {
+    let outside = target_words.y != 0u || target_words.x >= params.all_classes;
+    return outside || (HAS_LABELS && labels_read(target_words.x) == NONE);
+}
+
+// The label of a target that has one. A label in another shard comes before the first column (wrapped around) or after
+// the last one.
+fn label_of(target_words: vec2<u32>) -> u32 {
+    if (HAS_LABELS) {
+        return labels_read(target_words.x);
+    }
+    return target_words.x - params.first_class;
+}
+
 fn prepare_row(row: u32) -> Tally {
     var tally = tally_empty();
     var flags = 0u;
@@ -26,12 +43,11 @@ fn prepare_row(row: u32) -> Tally {
         let target_words = targets_at(row);
         if (ignored(target_words.x, target_words.y)) {
             flags = IGNORED;
-        } else if (target_words.y != 0u || target_words.x >= params.all_classes) {
+        } else if (is_bad(target_words)) {
             flags = BAD_TARGET;
             tally = tally_of_bad(row, target_words);
         } else {
-            // A label in another shard comes before the first column (wrapped around) or after the last one.
-            label = target_words.x - params.first_class;
+            label = label_of(target_words);
             class_weight = weight_at(0u, target_words.x);
         }
     }

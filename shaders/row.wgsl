@@ -42,10 +42,6 @@
 // workgroups that take one segment each, merge the same states in the same order, so the results have the same bits.
 // Interrupting a walk between two tiles of all lanes does not change a bit either.
 
-override WORKGROUP: u32 = 64u;
-// Lanes that share a row; a power of two that divides WORKGROUP. An override, because a uniform made short rows take up
-// to 12 % longer on lavapipe (docs/performance.md).
-override LANES: u32 = 64u;
 // Rows are long enough for separate code for whole tiles (`row_tiles_from` in src/plan/profile.rs).
 override HAS_TILES: bool = true;
 // The row's lse is given: the maximum and the sum of a stream are not used.
@@ -57,13 +53,6 @@ override STREAMED: bool = true;
 
 // The scores of a whole row are never in memory at once: they come in blocks of columns.
 override IN_BLOCKS: bool = false;
-
-var<workgroup> lane_states: array<State, WORKGROUP>;
-
-// The first word of a row's record.
-fn record_of(row: u32) -> u32 {
-    return (params.first_row + row) * RECORD_WORDS;
-}
 
 // The bits of the program's scalar; 1 if the call does not give it.
 fn scalar_bits() -> u32 {
@@ -118,21 +107,6 @@ fn walk(row: Row, given: State, first: u32, end: u32, lane: u32) -> State {
         state = state_take_quad(row, state, item(row, column, inside(column)));
     }
     return state;
-}
-
-// Merges the states of a row's lanes in a fixed tree; the result is valid in every lane.
-fn reduce(mine: State, local: u32, lane: u32) -> State {
-    lane_states[local] = mine;
-    for (var reach = LANES / 2u; reach > 0u; reach = reach / 2u) {
-        workgroupBarrier();
-        if (lane < reach) {
-            lane_states[local] = state_merge(lane_states[local], lane_states[local + reach]);
-        }
-    }
-    workgroupBarrier();
-    let all = lane_states[local - lane];
-    workgroupBarrier();
-    return all;
 }
 
 // The row as a round of its reduction sees it.

@@ -11,6 +11,7 @@ pub use separable::{Separable, SeparableInputs, SeparableOutputs, SeparableRow};
 operations! {
     /// The registry of the losses.
     cross_entropy::CrossEntropy,
+    hierarchical_cross_entropy::HierarchicalCrossEntropy,
     linear_cross_entropy::LinearCrossEntropy,
     nll::Nll,
     brier::Brier,

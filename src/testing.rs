@@ -55,6 +55,14 @@ pub fn numbers(domain: Domain, seed: u64, count: usize) -> Vec<f64> {
         Domain::Positive => from(|x| 0.2 + x.abs()),
         Domain::Count => from(|x| (3.0 * x.max(0.0)).floor()),
         Domain::Sign => from(f64::signum),
+        // Half of the nodes are children of the first few, the others of any earlier one.
+        Domain::Tree => {
+            let node = |(entry, x): (usize, f64)| match entry as f64 {
+                entry if x > 0.0 => (2.0 * x).floor().min(entry),
+                entry => (entry * -x.fract()).floor(),
+            };
+            gaussian(seed, count).into_iter().enumerate().map(node).collect()
+        }
         Domain::Mask => from(|x| f64::from(u8::from(x > -0.5))),
     }
 }
@@ -177,6 +185,14 @@ pub fn different(argument: &Argument, count: u64, classes: u64) -> u64 {
     if argument.kind == Kind::Label { count.div_ceil(3) } else { classes }
 }
 
+/// Seeded integers of an input: the links of a tree, or so many values as there are classes or labels.
+pub fn integers(argument: &Argument, seed: u64, count: usize, classes: u64) -> Vec<i64> {
+    if argument.domain == Domain::Tree {
+        return numbers(Domain::Tree, seed, count).into_iter().map(|node| node as i64).collect();
+    }
+    targets(seed, count, different(argument, count as u64, classes))
+}
+
 /// Seeded inputs for a loss: its required inputs, and index targets if it takes them.
 pub fn example_inputs(about: &About, seed: u64, [rows, classes, hidden]: [u64; 3]) -> Arrays {
     let extent = |dim: &Dim| match dim {
@@ -193,8 +209,7 @@ pub fn example_inputs(about: &About, seed: u64, [rows, classes, hidden]: [u64; 3
         let seed = seed.wrapping_mul(31).wrapping_add(index as u64);
         let array = match argument.kind {
             Kind::Index | Kind::Label => {
-                let different = different(argument, count as u64, classes);
-                Array::int(&shape, targets(seed, count, different))
+                Array::int(&shape, integers(argument, seed, count, classes))
             }
             _ => Array::float(&shape, numbers(argument.domain, seed, count)),
         };

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use surprisal::{
-    Dtype, Error, Layout, Operation, Plan, Profile, Result, Status,
-    loss::{About, Argument, Dim},
+    Array, Arrays, Dtype, Error, Layout, Operation, Plan, Profile, Result, Status,
+    loss::{About, Argument, Dim, Kind},
     low_level::in_place,
     plan::{Call, Operand},
     row::STATE_WORDS,
+    testing,
 };
 
 /// Which part of a training step is computed.
@@ -207,7 +208,13 @@ impl<'a> Attempt<'a> {
     fn call(&self, profile: &Profile, in_place: &BTreeSet<String>) -> Result<Call> {
         let about = self.loss.about();
         let inputs = about.inputs.iter().filter(|input| self.inputs.contains(input.name));
-        let inputs = inputs.map(|input| Ok((input.name, self.input(input)?)));
+        let (host, inputs): (Vec<_>, Vec<_>) = inputs.partition(|input| input.host);
+        let host = host.into_iter().map(|input| {
+            let layout = self.input(input)?;
+            Ok((input.name.to_owned(), host_array(input, &layout.shape)))
+        });
+        let host = host.collect::<Result<Arrays>>()?;
+        let inputs = inputs.into_iter().map(|input| Ok((input.name, self.input(input)?)));
         let inputs = operands(0, inputs.collect::<Result<_>>()?);
         let own = |output: &&Argument| {
             self.outputs.contains(output.name) && !in_place.contains(output.name)
@@ -219,7 +226,7 @@ impl<'a> Attempt<'a> {
         for (name, operand) in &mut outputs {
             operand.name.clone_from(name);
         }
-        let call = Call { in_place, ..Call::new(inputs, outputs) };
+        let call = Call { host, in_place, ..Call::new(inputs, outputs) };
         call.checked(self.loss, profile.offset_alignment)
     }
 
@@ -292,6 +299,15 @@ impl<'a> Attempt<'a> {
             argument: dim.map_or("extent", |dim| dim.name()).into(),
             reason: format!("it is an extent of tensor `{}`", argument.name).into(),
         }
+    }
+}
+
+/// Numbers for a host input, which a plan is made from.
+fn host_array(input: &Argument, shape: &[u64]) -> Array {
+    let count = shape.iter().product::<u64>();
+    match input.kind {
+        Kind::Index => Array::int(shape, testing::integers(input, 1, count as usize, count)),
+        _ => Array::float(shape, testing::numbers(input.domain, 1, count as usize)),
     }
 }
 

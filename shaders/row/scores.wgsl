@@ -27,6 +27,11 @@ fn exponential(shift: vec4<f32>) -> vec4<f32> {
     return select(vec4<f32>(0.0), exp(shift), shift > vec4<f32>(-FLOOR));
 }
 
+// exp(shift) for shift <= 0, with relative accuracy far below 0: all terms of a sum may be that small.
+fn exp_below4(shift: vec4<f32>) -> vec4<f32> {
+    return select(vec4<f32>(0.0), exp_far4(shift), shift > vec4<f32>(-FLOOR));
+}
+
 // A quad of scores times a factor (an inverse temperature). Columns outside the row are dead.
 fn score_of(bits: vec4<u32>, factor: f32, inside: vec4<bool>) -> Score {
     let minus = vec4<u32>(INFINITY_BITS | SIGN_BIT);

@@ -124,11 +124,6 @@ fn place_at(it: Item, u: vec4<f32>, top: f32) -> u32 {
     return min(min(at_top.x, at_top.y), min(at_top.z, at_top.w));
 }
 
-// exp(shift) for shift <= 0, with relative accuracy far below 0: all terms of a sum may be that small.
-fn exp_below4(shift: vec4<f32>) -> vec4<f32> {
-    return select(vec4<f32>(0.0), exp_far4(shift), shift > vec4<f32>(-FLOOR));
-}
-
 fn exp_below(shift: f32) -> f32 {
     return exp_below4(vec4<f32>(shift)).x;
 }

@@ -65,6 +65,15 @@ impl<'a> Planner<'a> {
         View::scratch(layout)
     }
 
+    /// Words that the plan holds.
+    pub fn constant(&mut self, words: &[u32]) -> View {
+        let constants = &mut self.plan.constants;
+        // A binding has at least one word.
+        let words = if words.is_empty() { &[0] } else { words };
+        constants.push(words.iter().flat_map(|word| word.to_le_bytes()).collect());
+        View::constant(constants.len() - 1, words.len() as u64)
+    }
+
     /// What a binding is bound to. Kernels read a host input as any other one; the plan holds its bytes.
     fn bound_to(&mut self, role: Role, dtype: Dtype) -> Role {
         let Role::Input(name) = &role else { return role };
@@ -282,6 +291,27 @@ impl Step<'_, '_> {
     /// A float tensor that is read under one name and overwritten under another.
     pub fn read_write(self, name: &'static str, written: &'static str, view: View) -> Self {
         let storage = self.storage(&view, view.in_quads());
+        self.overwrite(name, written, view, storage)
+    }
+
+    /// A float tensor that is read under one name and overwritten under another, element by element.
+    pub fn read_write_elements(
+        self,
+        name: &'static str,
+        written: &'static str,
+        view: View,
+    ) -> Self {
+        let storage = ElementStorage::Elements(view.layout.dtype);
+        self.overwrite(name, written, view, storage)
+    }
+
+    fn overwrite(
+        self,
+        name: &'static str,
+        written: &'static str,
+        view: View,
+        storage: ElementStorage,
+    ) -> Self {
         let order = view.order();
         let view = View { access: Access::ReadWrite, ..view };
         let step = self.bind(name, &view, storage, false);

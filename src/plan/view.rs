@@ -68,6 +68,18 @@ impl View {
         }
     }
 
+    /// Words that the plan holds.
+    pub(super) fn constant(index: usize, words: u64) -> Self {
+        Self {
+            role: Role::Constant(index),
+            layout: Layout::vector(Dtype::U32, words),
+            access: Access::Read,
+            allocation_bytes: 4 * words,
+            first_column: 0,
+            row_scales: None,
+        }
+    }
+
     /// Words of the scratch from this byte on.
     pub(super) fn scratch(layout: Layout) -> Self {
         Self {

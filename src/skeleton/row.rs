@@ -8,6 +8,7 @@ mod contract;
 mod declare;
 pub(crate) mod reference;
 mod rows;
+mod tree;
 mod windows;
 
 use crate::{
@@ -27,11 +28,12 @@ pub(crate) use contract::TEMPERATURE_SLOPE;
 
 pub use crate::spec::{broadcast::Broadcast, shard::STATE_WORDS};
 pub use contract::{
-    Counted, DROPPED, Field, FieldKind, Given, LabelScore, OPEN, OutputKind, PLACE, Reduced,
-    Rounds, RowNumber, RowOutput, RowProgram, RowStream, SCORES, StateLayout, StreamAccess,
-    StreamElement, TARGETS, Target,
+    Columns, Counted, DROPPED, Field, FieldKind, Given, LabelScore, OPEN, OutputKind, PLACE,
+    Reduced, Rounds, RowNumber, RowOutput, RowProgram, RowStream, SCORES, StateLayout,
+    StreamAccess, StreamElement, TARGETS, Target,
 };
 pub use rows::plan;
+pub use tree::Tree;
 
 /// A loss of a row of scores: what the row skeleton needs beside [`Operation`].
 ///

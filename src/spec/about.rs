@@ -210,6 +210,8 @@ pub enum Domain {
     Sign,
     /// 0 or 1.
     Mask,
+    /// The links of a tree: entry i is the parent of node i + 1, from 0 to i.
+    Tree,
 }
 
 impl Argument {

@@ -13,11 +13,12 @@ use std::{
 
 use serde_json::{Map, Value};
 use surprisal::{
-    Dtype, Error, Layout, Operation, Plan, Profile, Status,
+    Array, Arrays, Dtype, Error, Layout, Operation, Plan, Profile, Status,
     loss::{About, Argument, Dim, Kind, OptionAbout, Spread},
     operations::{self, Entry},
     plan,
     plan::Operand,
+    testing,
 };
 
 use super::covering::{self, Covering, Domain, Refusal, Row};
@@ -71,6 +72,7 @@ pub struct Call {
     pub extents: Extents,
     pub inputs: BTreeMap<&'static str, Layout>,
     pub outputs: BTreeMap<&'static str, Output>,
+    pub host: Arrays,
     pub walk: Walk,
 }
 
@@ -110,7 +112,8 @@ impl Call {
         let over = self.outputs.iter().filter(|(_, output)| output.over.is_some());
         let in_place = over.map(|(name, _)| (*name).to_owned()).collect();
         let call = plan::Call::new(inputs.collect(), outputs.collect());
-        let call = plan::Call { in_place, ..call }.checked(operation, profile.offset_alignment)?;
+        let call = plan::Call { in_place, host: self.host.clone(), ..call };
+        let call = call.checked(operation, profile.offset_alignment)?;
         if call.outputs.is_empty() {
             // A request that asks for nothing is refused before it is planned.
             let operation = self.operation.to_owned();
@@ -297,6 +300,7 @@ impl Space {
             extents: EXTENTS[0],
             inputs: BTreeMap::new(),
             outputs: BTreeMap::new(),
+            host: Arrays::new(),
             walk: WALKS[0],
         };
         for (factor, at) in self.factors.iter().zip(row.iter().map(|&value| usize::from(value))) {
@@ -322,6 +326,8 @@ impl Space {
                 _ => {}
             }
         }
+        let host = self.about.inputs.iter().filter(|input| input.host);
+        call.host.extend(host.map(|input| (input.name.to_owned(), layouts.host(input))));
         Ok(call)
     }
 
@@ -418,7 +424,8 @@ fn hash(value: impl Hash) -> u64 {
 fn factors(about: &'static About, types: Types) -> Vec<Factor> {
     let stored = |kind| stored(kind, types);
     let mut factors: Vec<Factor> = about.options.iter().map(Factor::Option).collect();
-    for input in about.inputs {
+    // A host input is no tensor: it has one type and no place.
+    for input in about.inputs.iter().filter(|input| !input.host) {
         let types = stored(input.kind).into_iter().map(Some);
         let absent = (!input.required).then_some(None);
         factors.push(Factor::Input(input, absent.into_iter().chain(types).collect()));
@@ -529,6 +536,17 @@ impl Layouts<'_> {
             Some(0) => apart(placed, 8),
             Some(_) => apart(placed, 1),
             None => placed.offset(3),
+        }
+    }
+
+    /// The numbers of a host input.
+    fn host(&self, input: &'static Argument) -> Array {
+        let dims = input.shapes.first().copied().unwrap_or_default();
+        let shape: Vec<u64> = dims.iter().map(|dim| self.extent(*dim)).collect();
+        let count = shape.iter().product::<u64>();
+        match input.kind {
+            Kind::Index => Array::int(&shape, testing::integers(input, 7, count as usize, count)),
+            _ => Array::float(&shape, testing::numbers(input.domain, 7, count as usize)),
         }
     }
 

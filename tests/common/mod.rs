@@ -12,7 +12,7 @@ use catalogue::{Call, EXTENTS, Extents, Output, Space, Types, Walk};
 use covering::Row;
 use serde_json::json;
 use surprisal::{
-    Cooperative, Dtype, Error, Layout, Plan, Profile, Tile, TileLoads, cooperative::Side,
+    Arrays, Cooperative, Dtype, Error, Layout, Plan, Profile, Tile, TileLoads, cooperative::Side,
     operations,
 };
 
@@ -115,6 +115,7 @@ fn many_rows(profile: &Profile) -> Plan {
         extents: Extents { rows, classes, ..EXTENTS[0] },
         inputs: inputs.into(),
         outputs: outputs.map(|(name, layout)| (name, Output { layout, over: None })).into(),
+        host: Arrays::new(),
         walk: Walk::Quads,
     };
     let operation = (operations::find(call.operation).unwrap().default)();

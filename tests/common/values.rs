@@ -20,6 +20,7 @@ pub fn inputs(call: &Call, operation: &dyn Operation, seed: u64) -> Arrays {
     let whole = values.whole();
     let [first, end] = values.own();
     let mut own = values.part(&whole, first, end);
+    own.extend(call.host.clone());
     let given = |name: &str| call.inputs.contains_key(name);
     let f32 = |array: &Array| array.rounded(Dtype::F32);
     let statistics = given("statistics").then(|| values.statistics(&whole));

@@ -117,6 +117,7 @@ fn reference_cases() {
         ("info_nce", 33),
         ("sup_con", 5),
         ("sigmoid_contrastive", 2),
+        ("hierarchical_cross_entropy", 4),
         ("nll", 6),
         ("brier", 8),
         ("ce_mse_mix", 6),

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 use surprisal::{
     Array, Arrays, Brier, CeMseMix, CrossEntropy, Denominator, Direction, Distillation, Divergence,
-    Empty, Entropy, Error, FreeEnergy, GeneralizedCrossEntropy, HingeVariant, IgnoreIndex, KlDiv,
-    MulticlassHinge, Nll, Operation, Reduction, Status, TopkHinge, TopkVariant, cases, cpu,
-    operations, testing,
+    Empty, Entropy, Error, FreeEnergy, GeneralizedCrossEntropy, HierarchicalCrossEntropy,
+    HingeVariant, IgnoreIndex, KlDiv, MulticlassHinge, Nll, Operation, Reduction, Status,
+    TopkHinge, TopkVariant, Tree, cases, cpu, operations, testing,
 };
 
 use crate::{
@@ -18,6 +18,7 @@ const NAN: f64 = f64::NAN;
 #[test]
 fn reference_cases() {
     for (name, count) in [
+        ("hierarchical_cross_entropy", 4),
         ("nll", 6),
         ("brier", 8),
         ("ce_mse_mix", 6),
@@ -412,6 +413,106 @@ fn common_offsets_do_not_matter() {
             assert_eq!(run(&*loss, &here, name), run(&*loss, &there, name), "{loss:?}");
         }
     }
+}
+
+// --- a tree of softmaxes ---
+
+/// Nodes 1 and 5 below the root, 2 to 4 below 1, one child 6 of 5, and 7 and 8 below that; the nodes in any order.
+const PARENT: [i64; 8] = [0, 1, 1, 1, 0, 5, 6, 6];
+
+fn tree_of(logits: Array, targets: &[i64]) -> Arrays {
+    named([("logits", logits), ("parent", indices(&PARENT)), ("targets", indices(targets))])
+}
+
+#[test]
+fn gradients_along_a_path() {
+    let mut inputs = weighted(13, PARENT.len());
+    inputs.insert("parent".to_owned(), indices(&PARENT));
+    inputs.insert("targets".to_owned(), indices(&[2, 8, 4, -100]));
+    assert_gradients("hierarchical_cross_entropy", &json!({}), &inputs);
+}
+
+#[test]
+fn a_leaf_has_the_product_of_the_probabilities_on_its_path() {
+    let z = testing::gaussian(14, 8);
+    let tree = Tree::new(&PARENT).unwrap();
+    let probs = tree.leaf_probs(&z).unwrap();
+    assert_close(&[probs.iter().sum()], &[1.0], EXACT, "sum");
+    let leaves: Vec<i64> = tree.leaves().map(i64::from).collect();
+    assert_eq!(leaves, [2, 3, 4, 7, 8]);
+    let rows = logits(5, &z.repeat(5));
+    let loss = HierarchicalCrossEntropy::default().reduction(Reduction::None);
+    let losses = run(&loss, &tree_of(rows, &leaves), "loss");
+    let expected: Vec<f64> = probs.iter().map(|p| -p.ln()).collect();
+    assert_close(&losses, &expected, EXACT, "losses");
+    // A softmax without a value leaves none to the leaves below it.
+    let mut bad = z.clone();
+    bad[6] = NAN;
+    let bad = tree.leaf_probs(&bad).unwrap();
+    assert!(bad[..3] == probs[..3] && bad[3].is_nan() && bad[4].is_nan());
+    assert!(matches!(tree.leaf_probs(&z[1..]), Err(Error::WrongShape { .. })));
+}
+
+#[test]
+fn one_softmax_is_cross_entropy() {
+    let z = logits(3, &testing::gaussian(15, 12));
+    let flat = named([
+        ("logits", z.clone()),
+        ("parent", indices(&[0; 4])),
+        ("targets", indices(&[1, 4, 3])),
+    ]);
+    let plain = named([("logits", z), ("targets", indices(&[0, 3, 2]))]);
+    for name in ["loss", "grad.logits"] {
+        let tree = run(&HierarchicalCrossEntropy::default(), &flat, name);
+        assert_close(&tree, &run(&CrossEntropy::default(), &plain, name), EXACT, name);
+    }
+}
+
+#[test]
+fn edges_of_a_tree() {
+    let loss = HierarchicalCrossEntropy::default().reduction(Reduction::None);
+    let call = |z: &[f64], target: i64| {
+        let inputs = tree_of(logits(1, z), &[target]);
+        let outputs = cpu::run(&loss, &inputs, &["loss", "grad.logits", "status"]).unwrap();
+        let status = Status::from_array(&outputs["status"]);
+        let found = (status.bad_targets, status.bad_rows);
+        (outputs["loss"].to_f64()[0], outputs["grad.logits"].to_f64(), found)
+    };
+    let zeros = [0.0; 8];
+    // Other columns are not read; the single child adds nothing.
+    let (value, gradient, found) = call(&[0.0, NAN, NAN, INF, 0.0, 3.0, 0.0, 0.0], 7);
+    assert_close(&[value], &[4.0_f64.ln()], EXACT, "loss");
+    assert_eq!(gradient, [0.5, 0.0, 0.0, 0.0, -0.5, 0.0, -0.5, 0.5]);
+    assert_eq!(found, (0, 0));
+    for inner in [0, 1, 5, 6, 9, -1] {
+        let (value, gradient, found) = call(&zeros, inner);
+        assert!(value.is_nan() && gradient == zeros && found == (1, 0), "{inner}");
+    }
+    let (value, gradient, _) = call(&[0.0, -INF, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 2);
+    assert_eq!((value, gradient), (INF, vec![-0.5, -1.0, 0.5, 0.5, 0.5, 0.0, 0.0, 0.0]));
+    for bad in [[NAN, 0.0, 0.0], [0.0, INF, 0.0], [-INF, -INF, -INF]] {
+        let (value, gradient, found) = call(&[0.0, bad[0], bad[1], bad[2], 0.0, 0.0, 0.0, 0.0], 2);
+        assert!(value.is_nan() && found == (0, 1), "{bad:?}");
+        assert!(gradient[..5].iter().all(|g| g.is_nan()) && gradient[5..] == [0.0; 3], "{bad:?}");
+    }
+}
+
+#[test]
+fn what_is_no_tree() {
+    for (parent, entry, value) in
+        [(&[0, 4, 0][..], 1, 4), (&[0, -1], 1, -1), (&[1], 0, 1), (&[0, 3, 4, 2, 4], 1, 3)]
+    {
+        match Tree::new(parent) {
+            Err(Error::InputValue { element, found, .. }) => {
+                assert_eq!((element, found), (entry, value), "{parent:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let tree = Tree::new(&[3, 3, 0]).unwrap();
+    assert_eq!(tree.compressed(), (&[0, 1, 1, 1, 3][..], &[3, 1, 2][..]));
+    assert_eq!((tree.parent(1), tree.parent(0), tree.parent(9)), (Some(3), None, None));
+    assert_eq!(Tree::new(&[]).unwrap().leaves().count(), 0);
 }
 
 // --- negative log-likelihoods ---

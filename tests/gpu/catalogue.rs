@@ -171,6 +171,9 @@ impl<'a> Anywhere<'a> {
             self.call.outputs.iter().filter_map(|(name, output)| Some((*name, output.over?)));
         let over: Vec<(&str, &str)> = over.collect();
         let request = Request::new(operation, by_name(&self.inputs), by_name(&self.outputs));
+        let host = self.call.host.iter();
+        let request =
+            host.fold(request, |request, (name, array)| request.host(name, array.clone()));
         let request = over.iter().fold(request, |request, (output, _)| request.in_place(*output));
         submit(gpu, &request);
         for (name, input) in over {

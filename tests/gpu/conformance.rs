@@ -36,7 +36,8 @@ fn linear_cross_entropy_f32(context: &Context) {
 }
 
 /// The other losses of a row of logits.
-const ROWS: [&str; 11] = [
+const ROWS: [&str; 12] = [
+    "hierarchical_cross_entropy",
     "nll",
     "brier",
     "ce_mse_mix",

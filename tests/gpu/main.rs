@@ -54,6 +54,7 @@ mod status;
 mod support;
 mod temperatures;
 mod tiles;
+mod tree;
 mod two_heads;
 mod walks;
 
@@ -83,6 +84,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
         ("catalogue", catalogue::TESTS),
         ("contract", contract::TESTS),
         ("rows", rows::TESTS),
+        ("tree", tree::TESTS),
         ("shapes", shapes::TESTS),
         ("section0", section0::TESTS),
         ("options", options::TESTS),

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::draft::Draft;
 use surprisal::{
-    Gpu, Layout, Named, Operation, Plan, Prepared, Request, Result, Tensor,
+    Arrays, Gpu, Layout, Named, Operation, Plan, Prepared, Request, Result, Tensor,
     loss::{Dim, Domain},
     low_level::uncounted,
     plan::{
@@ -22,6 +22,7 @@ pub struct Workload {
     gpu: Gpu,
     inputs: Vec<(String, wgpu::Buffer, Layout)>,
     outputs: Vec<(String, wgpu::Buffer, Layout)>,
+    host: Arrays,
     prepared: Prepared,
     peak_bytes: u64,
     /// The length of the vectors whose products are the scores; 0 if there are none.
@@ -48,7 +49,9 @@ impl Workload {
             let buffer = gpu.output_buffer(layout.dtype, &layout.shape)?;
             Ok((name, buffer, layout))
         };
-        let inputs = call.inputs.into_iter().map(buffer).collect::<Result<Vec<_>>>()?;
+        let host = call.host;
+        let tensors = call.inputs.into_iter().filter(|(name, _)| !host.contains_key(name));
+        let inputs = tensors.map(buffer).collect::<Result<Vec<_>>>()?;
         let outputs = call.outputs.into_iter().map(buffer).collect::<Result<Vec<_>>>()?;
         let numbers = Numbers { extents: &draft.extents, ignored };
         for (name, buffer, layout) in &inputs {
@@ -59,12 +62,12 @@ impl Workload {
         save_lse(gpu, loss, &inputs)?;
         // Wait, so that the staging memory of the numbers is freed before the call needs memory.
         wait(gpu)?;
-        let request = Request::new(loss, named(&inputs), named(&outputs));
+        let request = request_of(loss, &inputs, &outputs, &host);
         let prepared = gpu.prepare(&request)?;
         let tensors = inputs.iter().chain(&outputs).map(|(_, buffer, _)| buffer.size());
         let peak_bytes = tensors.sum::<u64>() + gpu.memory().peak;
         let depth = call.dims.get(&Dim::Hidden).copied().unwrap_or(0);
-        Ok(Self { gpu: gpu.clone(), inputs, outputs, prepared, peak_bytes, depth })
+        Ok(Self { gpu: gpu.clone(), inputs, outputs, host, prepared, peak_bytes, depth })
     }
 
     /// The call.
@@ -79,7 +82,7 @@ impl Workload {
 
     /// A request of these tensors.
     pub fn request<'a>(&'a self, loss: &'a dyn Operation) -> Request<'a> {
-        Request::new(loss, named(&self.inputs), named(&self.outputs))
+        request_of(loss, &self.inputs, &self.outputs, &self.host)
     }
 
     /// Names, types and shapes of the inputs.
@@ -136,6 +139,16 @@ fn save_lse(
     gpu.queue().submit([encoder.finish()]);
     drop((prepared, scratch));
     Ok(())
+}
+
+fn request_of<'a>(
+    loss: &'a dyn Operation,
+    inputs: &'a [(String, wgpu::Buffer, Layout)],
+    outputs: &'a [(String, wgpu::Buffer, Layout)],
+    host: &Arrays,
+) -> Request<'a> {
+    let request = Request::new(loss, named(inputs), named(outputs));
+    host.iter().fold(request, |request, (name, array)| request.host(name, array.clone()))
 }
 
 fn named(tensors: &[(String, wgpu::Buffer, Layout)]) -> Named<'_> {

@@ -1,6 +1,9 @@
 //! What a row loss declares to its skeleton, as plain data. The WGSL that follows from it is written in
 //! `plan/kernel/record.rs`.
 
+use std::sync::Arc;
+
+use super::Tree;
 use crate::{
     data::error::{Error, Result},
     plan::{
@@ -46,6 +49,8 @@ pub struct RowProgram {
     /// Inputs of one float a row that `close` reads with `row_number`. They come with the row's record, so that they
     /// take no binding of the kernels that stream rows.
     pub numbers: &'static [RowNumber],
+    /// Which columns of a row are read.
+    pub columns: Columns,
     /// What the input `targets` holds.
     pub target: Target,
     /// What each row that is kept adds to the denominator of a mean.
@@ -134,6 +139,17 @@ pub enum StreamElement {
     Integer,
     /// `u32` words by index: `NAME_read(at)`.
     Words,
+}
+
+/// Which columns of a row are read, and so have a gradient that is not 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Columns {
+    /// All.
+    #[default]
+    All,
+    /// The columns are the nodes of a tree, and targets are leaves: the nodes on the path from the root to the leaf, and
+    /// their siblings. The functor's contract is at the top of `shaders/row/path.wgsl`.
+    Path(Arc<Tree>),
 }
 
 /// What the input `targets` holds.

@@ -60,6 +60,11 @@ pub(crate) trait RowFormula: Ruled + Sized {
         T::one()
     }
 
+    /// The column that a target stands for, if there is one. A class is the column of the same number.
+    fn column<T: Real>(&self, row: &Row<'_, T>, target: i64) -> Option<usize> {
+        usize::try_from(target).ok().filter(|&class| class < row.logits.len())
+    }
+
     /// The loss of one row, and its gradient.
     fn at<T: Real>(&self, row: &Row<'_, T>) -> Point<T>;
 }
@@ -68,7 +73,7 @@ pub(crate) trait RowFormula: Ruled + Sized {
 pub(crate) struct Row<'a, T> {
     /// The scores of the row.
     pub logits: &'a [T],
-    /// The class of the row, where targets are indices.
+    /// The column of the row's target, where targets are indices.
     pub target: Option<usize>,
     beside: Vec<(&'static str, &'a [T])>,
 }
@@ -103,12 +108,20 @@ pub(crate) struct Point<T> {
     pub bad: bool,
     /// Whether the gradient is 0 whatever it is multiplied by.
     flat: bool,
+    /// The columns that the loss depends on: elsewhere, the gradient is 0 whatever it is multiplied by. All where this is
+    /// `None`.
+    columns: Option<Vec<usize>>,
 }
 
 impl<T: Real> Point<T> {
     /// A row with a loss.
     pub fn new(loss: T, gradient: Vec<T>) -> Self {
-        Self { loss, gradient, by_products: Vec::new(), bad: false, flat: false }
+        Self { loss, gradient, by_products: Vec::new(), bad: false, flat: false, columns: None }
+    }
+
+    /// The same row, whose loss depends on these columns alone.
+    pub fn of_columns(self, columns: Vec<usize>) -> Self {
+        Self { columns: Some(columns), ..self }
     }
 
     /// The same row with its by-products.
@@ -284,12 +297,14 @@ enum Fate {
     BadTarget(i64),
 }
 
-fn fate(target: Option<i64>, ignored: &[i64], classes: usize) -> Fate {
-    let Some(target) = target else { return Fate::Kept(None) };
-    match usize::try_from(target) {
-        _ if ignored.contains(&target) => Fate::Ignored,
-        Ok(class) if class < classes => Fate::Kept(Some(class)),
-        _ => Fate::BadTarget(target),
+fn fate(target: Option<i64>, ignored: &[i64], column: impl FnOnce(i64) -> Option<usize>) -> Fate {
+    match target {
+        None => Fate::Kept(None),
+        Some(target) if ignored.contains(&target) => Fate::Ignored,
+        Some(target) => match column(target) {
+            None => Fate::BadTarget(target),
+            column => Fate::Kept(column),
+        },
     }
 }
 
@@ -349,7 +364,7 @@ impl<T: Real> Solved<T> {
         let classes = self.shape[1];
         let target = self.given.targets.as_ref().and_then(|targets| targets.get(index).copied());
         let weight = self.given.row_weight(index);
-        let fate = fate(target, &self.rules.ignored, classes);
+        let fate = fate(target, &self.rules.ignored, |target| loss.column(&row, target));
         let kept = matches!(fate, Fate::Kept(_));
         let mut point = match fate {
             Fate::Ignored => Point::dropped(T::zero(), classes),
@@ -436,9 +451,17 @@ impl<T: Real> Solved<T> {
     fn gradient(&self) -> Vec<T> {
         let of_row = |(row, point): (usize, &Point<T>)| -> Vec<T> {
             let factor = self.factor(row);
-            let flat = point.flat || factor.is_zero();
-            let scaled = |&g: &T| if flat { T::zero() } else { factor * g };
-            point.gradient.iter().map(scaled).collect()
+            if point.flat || factor.is_zero() {
+                return vec![T::zero(); point.gradient.len()];
+            }
+            match &point.columns {
+                None => point.gradient.iter().map(|&g| factor * g).collect(),
+                Some(columns) => {
+                    let mut gradient = vec![T::zero(); point.gradient.len()];
+                    columns.iter().for_each(|&c| gradient[c] = factor * point.gradient[c]);
+                    gradient
+                }
+            }
         };
         self.points.iter().enumerate().flat_map(of_row).collect()
     }

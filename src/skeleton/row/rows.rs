@@ -6,6 +6,7 @@ mod several;
 mod stream;
 mod top;
 mod totals;
+mod tree;
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -111,6 +112,8 @@ pub(crate) struct Rows<'a> {
     totals: Totals,
     windows: Vec<Window>,
     tallies: Option<View>,
+    /// The lanes that share a row whose columns are the nodes of a tree.
+    path_lanes: u32,
     shared: BTreeMap<&'static str, (u64, View)>,
     given: BTreeMap<&'static str, View>,
     chunks: BTreeMap<&'static str, View>,
@@ -141,6 +144,7 @@ impl<'a> Rows<'a> {
             totals: Totals { skeleton: "row", loss: name, dtype },
             windows: Vec::new(),
             tallies: None,
+            path_lanes: 1,
             shared: BTreeMap::new(),
             given: BTreeMap::new(),
             chunks: BTreeMap::new(),
@@ -150,6 +154,7 @@ impl<'a> Rows<'a> {
             counted: 0,
         };
         rows.selection();
+        rows.tree()?;
         Ok(rows)
     }
 
@@ -254,7 +259,10 @@ impl<'a> Rows<'a> {
         let (record_words, saved_lse) =
             (self.program.record().words(), self.program.record().saved_lse_word());
         let classes = self.classes;
-        let shard = self.program.shard.unwrap_or(Shard { first: 0, classes });
+        let labels = self.given.get("labels").cloned();
+        // Targets are nodes of a tree, of which the root is no column.
+        let targets_below = classes + u64::from(labels.is_some());
+        let shard = self.program.shard.unwrap_or(Shard { first: 0, classes: targets_below });
         self.around(
             "prepare",
             &[
@@ -266,6 +274,7 @@ impl<'a> Rows<'a> {
         )
         .overriding("HAS_TARGETS", targets.is_some())
         .overriding("HAS_SEVERAL", target_table.is_some())
+        .overriding("HAS_LABELS", labels.is_some())
         .overriding("HAS_LSE", lse.is_some())
         .uniform("target_words", target_words)
         .uniform("weighted_rows", u32::from(row_weights))
@@ -283,6 +292,7 @@ impl<'a> Rows<'a> {
         .read_elements("weight", weight, 1.0)
         .integers("targets", targets)
         .words("target_table", target_table)
+        .words("labels", labels)
         .read_elements("lse", lse, 0.0)
         .table("row_table", &table, "vec4<u32>")
         .table("records", &records, "u32")

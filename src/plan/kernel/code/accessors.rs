@@ -31,6 +31,7 @@ fn absent_accessors(name: &str, bits: u32, text: &mut String) {
         "fn {name}_at(row: u32, column: u32) -> u32 {{ return {bits}u; }}\n\
          fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ return vec4<u32>({bits}u); }}\n\
          fn {name}_store(row: u32, column: u32, bits: vec4<u32>) {{}}\n\
+         fn {name}_put(row: u32, column: u32, bits: u32) {{}}\n\
          fn {name}_write(at: u32, word: u32) {{}}\n\
          fn {name}_read(at: u32) -> u32 {{ return {bits}u; }}\n"
     );
@@ -160,7 +161,11 @@ impl Code {
             Addressing::Flat => format!("{name}_store(0u, p.at, bits);"),
             Addressing::Row => format!("{name}_store(p.row.x, p.column.x, bits);"),
             _ => {
-                let put = |i| format!("if (inside[{i}]) {{ {} }}", Self::put(stream, i));
+                let put = |i| {
+                    format!(
+                        "if (inside[{i}]) {{ {name}_put(p.row[{i}], p.column[{i}], bits[{i}]); }}"
+                    )
+                };
                 (0..4).map(put).collect::<Vec<_>>().join(" ")
             }
         };
@@ -168,20 +173,6 @@ impl Code {
             text,
             "fn {name}_give(p: Place, inside: vec4<bool>, bits: vec4<u32>) {{ {given} }}"
         );
-    }
-
-    /// The WGSL that stores one element by its row and column.
-    fn put(stream: &Stream, i: u32) -> String {
-        let buffer = stream.buffer();
-        let at = stream.address(&format!("p.row[{i}]"), &format!("p.column[{i}]"));
-        match stream.storage {
-            ElementStorage::Elements(dtype) if dtype.bytes() == 2 => format!(
-                "let at = {at}; let shift = (at & 1u) * 16u; \
-                 atomicAnd(&{buffer}[at >> 1u], ~(0xffffu << shift)); \
-                 atomicOr(&{buffer}[at >> 1u], {dtype}_encode(bits[{i}]) << shift);"
-            ),
-            _ => format!("{buffer}[{at}] = bits[{i}];"),
-        }
     }
 
     fn float_accessors(&self, stream: &Stream, dtype: Dtype, text: &mut String) {
@@ -203,11 +194,18 @@ impl Code {
                  fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ let at = {at}; {quad} }}\n"
             );
         }
+        if stream.stored && !quads {
+            let put = element_put(buffer, dtype);
+            let _ = writeln!(
+                text,
+                "fn {name}_put(row: u32, column: u32, bits: u32) {{ let at = {at}; {put} }}"
+            );
+        }
         if stream.stored {
             let body = if quads {
                 quad_store(buffer, dtype)
             } else if stream.order != Order::Plain {
-                apart_store(stream, buffer, dtype)
+                apart_store(stream)
             } else if dtype.bytes() == 4 {
                 element_store(buffer, stream.columns)
             } else {
@@ -324,22 +322,23 @@ fn apart_loads(stream: &Stream, dtype: Dtype, atomic: bool) -> (String, String) 
     (element_load(name, dtype, atomic, "at"), format!("return vec4<u32>({});", elements.join(", ")))
 }
 
-/// Stores of columns that do not lie side by side. 16-bit halves are stored one by one, because neighbours share a
-/// word.
-fn apart_store(stream: &Stream, buffer: &str, dtype: Dtype) -> String {
-    let put = if dtype.bytes() == 4 {
-        format!("{buffer}[here] = bits[i];")
-    } else {
-        format!(
-            "let shift = (here & 1u) * 16u; atomicAnd(&{buffer}[here >> 1u], ~(0xffffu << shift)); \
-             atomicOr(&{buffer}[here >> 1u], {dtype}_encode(bits[i]) << shift);"
-        )
-    };
-    let here = stream.address("row", "(column + i)");
+/// The store of one element. 16-bit halves share a word with their neighbours.
+fn element_put(buffer: &str, dtype: Dtype) -> String {
+    if dtype.bytes() == 4 {
+        return format!("{buffer}[at] = bits;");
+    }
     format!(
-        "let live = min(params.{} - column, 4u); \
-         for (var i = 0u; i < live; i += 1u) {{ let here = {here}; {put} }}",
-        stream.columns
+        "let shift = (at & 1u) * 16u; atomicAnd(&{buffer}[at >> 1u], ~(0xffffu << shift)); \
+         atomicOr(&{buffer}[at >> 1u], {dtype}_encode(bits) << shift);"
+    )
+}
+
+/// Stores of columns that do not lie side by side, one by one.
+fn apart_store(stream: &Stream) -> String {
+    let Stream { name, columns, .. } = stream;
+    format!(
+        "let live = min(params.{columns} - column, 4u); \
+         for (var i = 0u; i < live; i += 1u) {{ {name}_put(row, column + i, bits[i]); }}"
     )
 }
 

@@ -41,7 +41,7 @@ impl Rows<'_> {
 
     /// Whether all scores of a row must be in memory at once.
     pub fn needs_whole_rows(&self) -> bool {
-        self.program.select > 0
+        self.program.select > 0 || self.has_tree()
     }
 
     /// The lanes that search a row together: the usual lanes of the adapter, or more where the longest loop needs

@@ -43,6 +43,9 @@ impl<'a> Rows<'a> {
 
     /// Streams a stretch of rows, which lies inside window `index`.
     pub fn main(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
+        if self.has_tree() {
+            return self.path(index, rows, scores);
+        }
         let (workgroup, lanes) = self.lanes();
         let segments = self.classes.div_ceil(self.segment(lanes));
         let count = rows.end - rows.start;
@@ -122,7 +125,11 @@ impl<'a> Rows<'a> {
         let own = program.sources.iter().copied();
         let sources = std::iter::once(shader!("record.wgsl")).chain(own);
         planner
-            .dispatch(label, entry, sources.chain([shader!("row.wgsl"), file]))
+            .dispatch(
+                label,
+                entry,
+                sources.chain([shader!("row/lanes.wgsl"), shader!("row.wgsl"), file]),
+            )
             .declare(Declared::Functor(program.record()))
             .overriding("WORKGROUP", workgroup)
             .overriding("LANES", lanes)
