@@ -49,7 +49,7 @@ row_loss! {
     ///   index: the loss of its row is NaN, the gradient 0, and the status counts it.
     /// - **Errors**: an invalid call is refused before any GPU work; [`Error`](crate::Error) names the argument and its
     ///   value. So is a `parent` that is not a tree: an entry that is no node, or one whose links go round in a circle.
-    ///   A tree so deep that a lane would loop for too long (some 100,000 levels) is past a limit.
+    ///   A path of several hundred thousand nodes or of ten million siblings is past a limit.
     ///
     /// Source: Morin and Bengio 2005 (hierarchical softmax).
     ///
@@ -160,7 +160,7 @@ impl RowLoss for HierarchicalCrossEntropy {
         let tree = tree(call).and_then(Result::ok).unwrap_or_default();
         self.ruled(RowProgram {
             sources: vec![OPEN, DROPPED, SCORES, shader!("loss/hierarchical_cross_entropy.wgsl")],
-            columns: Columns::Path(Arc::new(tree)),
+            columns: Columns::Tree(Arc::new(tree)),
             state: StateLayout::words(3),
             ..RowProgram::default()
         })

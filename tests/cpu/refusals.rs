@@ -33,11 +33,14 @@ fn planned(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> (Result<()
         };
         (name.clone(), Layout::dense(dtype, &array.shape))
     };
+    let is_host = |(name, _): &(String, Array)| loss.about().is_host_input(name);
+    let (host, inputs): (Arrays, Arrays) = inputs.clone().into_iter().partition(is_host);
     let inputs: Vec<_> = inputs.iter().map(input).collect();
     let given = operands(0, inputs.clone());
     let profile = Profile::default();
+    let call = |outputs| Call { host: host.clone(), ..Call::new(given.clone(), outputs) };
     let known =
-        match Call::new(given.clone(), BTreeMap::new()).checked(loss, profile.offset_alignment) {
+        match call(BTreeMap::new()).checked(loss, profile.offset_alignment) {
             Ok(known) => known,
             Err(error) => return (Err(error), true),
         };
@@ -69,8 +72,8 @@ fn planned(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> (Result<()
     };
     let outputs = wanted.iter().map(|name| output(name)).collect();
     let outputs = operands(inputs.len(), outputs);
-    let call = Call::new(given.clone(), outputs).checked(loss, profile.offset_alignment);
-    (call.and_then(|call| loss.plan(&call, &profile).map(|_| ())), false)
+    let checked = call(outputs).checked(loss, profile.offset_alignment);
+    (checked.and_then(|call| loss.plan(&call, &profile).map(|_| ())), false)
 }
 
 /// An invalid call: what was changed in a valid call, its inputs, and the outputs it asks for.

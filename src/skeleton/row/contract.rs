@@ -148,8 +148,8 @@ pub enum Columns {
     #[default]
     All,
     /// The columns are the nodes of a tree, and targets are leaves: the nodes on the path from the root to the leaf, and
-    /// their siblings. The functor's contract is at the top of `shaders/row/path.wgsl`.
-    Path(Arc<Tree>),
+    /// their siblings. The functor's contract is at the top of `shaders/row/tree.wgsl`.
+    Tree(Arc<Tree>),
 }
 
 /// What the input `targets` holds.

@@ -113,7 +113,7 @@ pub(crate) struct Rows<'a> {
     windows: Vec<Window>,
     tallies: Option<View>,
     /// The lanes that share a row whose columns are the nodes of a tree.
-    path_lanes: u32,
+    tree_lanes: u32,
     shared: BTreeMap<&'static str, (u64, View)>,
     given: BTreeMap<&'static str, View>,
     chunks: BTreeMap<&'static str, View>,
@@ -144,7 +144,7 @@ impl<'a> Rows<'a> {
             totals: Totals { skeleton: "row", loss: name, dtype },
             windows: Vec::new(),
             tallies: None,
-            path_lanes: 1,
+            tree_lanes: 1,
             shared: BTreeMap::new(),
             given: BTreeMap::new(),
             chunks: BTreeMap::new(),
@@ -154,7 +154,7 @@ impl<'a> Rows<'a> {
             counted: 0,
         };
         rows.selection();
-        rows.tree()?;
+        rows.tree_tables()?;
         Ok(rows)
     }
 

@@ -44,7 +44,7 @@ impl<'a> Rows<'a> {
     /// Streams a stretch of rows, which lies inside window `index`.
     pub fn main(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
         if self.has_tree() {
-            return self.path(index, rows, scores);
+            return self.walk_tree(index, rows, scores);
         }
         let (workgroup, lanes) = self.lanes();
         let segments = self.classes.div_ceil(self.segment(lanes));

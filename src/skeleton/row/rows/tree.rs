@@ -20,12 +20,14 @@ use crate::{
     skeleton::row::{Columns, Tree},
 };
 
-/// The number of siblings from which all lanes share a node. `shaders/row/path.wgsl` has the same number.
+/// The number of siblings from which all lanes share a node. `shaders/row/tree.wgsl` has the same number.
 const WIDE: u32 = 32;
+/// The words of a part of a path, which a lane holds beside its state.
+const PATH_WORDS: u32 = 2;
 /// In place of a rank, where there is no such node.
 const NONE: u32 = u32::MAX;
 
-/// What the kernels know of a node, as words: `shaders/row/path.wgsl` names them.
+/// What the kernels know of a node, as words: `shaders/row/tree.wgsl` names them.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     /// The first node of the chain.
@@ -89,7 +91,7 @@ impl Longest {
         }
     }
 
-    /// The lanes that have enough to do, and the most that these numbers of lanes loop.
+    /// So many lanes have enough to do.
     fn lanes(self) -> u64 {
         u64::from(self.depth).max(u64::from(self.widest).div_ceil(4)).next_power_of_two()
     }
@@ -183,16 +185,16 @@ fn subtree_sizes(tree: &Tree) -> Vec<u32> {
 impl<'a> Rows<'a> {
     /// Whether the columns are the nodes of a tree.
     pub(super) fn has_tree(&self) -> bool {
-        matches!(self.program.columns, Columns::Path(_))
+        matches!(self.program.columns, Columns::Tree(_))
     }
 
     /// Puts the tables of the tree into the plan, and finds the lanes that share a row.
-    pub(super) fn tree(&mut self) -> Result<()> {
-        let Columns::Path(tree) = &self.program.columns else { return Ok(()) };
+    pub(super) fn tree_tables(&mut self) -> Result<()> {
+        let Columns::Tree(tree) = &self.program.columns else { return Ok(()) };
         let Tables { longest, leaves, places, siblings, reach } = Tables::of(tree);
-        let profile = self.profile();
-        let most = u64::from(profile.workgroup_size);
-        let mut lanes = longest.lanes().min(profile.lanes(self.program.state.words).into());
+        let (profile, words) = (self.profile(), self.program.state.words + PATH_WORDS);
+        let most = u64::from(profile.workgroup_size.min(profile.workgroup_bytes / (4 * words)));
+        let mut lanes = longest.lanes().min(profile.lanes(words).into());
         while longest.iterations(lanes) > MOST_ITERATIONS && 2 * lanes <= most {
             lanes *= 2;
         }
@@ -201,7 +203,7 @@ impl<'a> Rows<'a> {
             let what = "steps of a lane along the longest path of the tree".into();
             return Err(Error::Limit { what, found, limit: MOST_ITERATIONS });
         }
-        self.path_lanes = lanes as u32;
+        self.tree_lanes = lanes as u32;
         let tables =
             [("labels", leaves), ("places", places), ("siblings", siblings), ("reach", reach)];
         for (name, words) in tables {
@@ -213,14 +215,19 @@ impl<'a> Rows<'a> {
 
     /// Closes rows from their paths, and writes their gradient: 0 everywhere, then the columns of the path. In place, the
     /// path comes first and is left as it is.
-    pub(super) fn path(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
+    pub(super) fn walk_tree(
+        &mut self,
+        index: usize,
+        rows: &Range<u64>,
+        scores: &Scores,
+    ) -> Result<()> {
         let over = matches!(scores.gradient, Gradient::InPlace);
         if let Gradient::To(_) = scores.gradient {
             self.clear(index, rows, scores)?;
         }
-        let (lanes, siblings) = (self.path_lanes, self.given.get("siblings").cloned());
+        let (lanes, siblings) = (self.tree_lanes, self.given.get("siblings").cloned());
         let step = self
-            .path_step("path", shader!("row/path.wgsl"), index, rows)
+            .tree_step("tree", shader!("row/tree.wgsl"), index, rows)
             .overriding("LANES", lanes)
             .overriding("IN_PLACE", over)
             .words("siblings", siblings);
@@ -246,7 +253,7 @@ impl<'a> Rows<'a> {
         let reach = self.given.get("reach").cloned();
         let over = matches!(scores.gradient, Gradient::InPlace);
         let step = self
-            .path_step("clear", shader!("row/clear.wgsl"), index, rows)
+            .tree_step("clear", shader!("row/clear.wgsl"), index, rows)
             .overriding("IN_PLACE", over)
             .uniform("segment", segment)
             .uniform("column_segments", segments)
@@ -261,7 +268,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Begins a dispatch over a stretch of rows.
-    fn path_step(
+    fn tree_step(
         &mut self,
         entry: &'static str,
         file: Source,
@@ -270,14 +277,14 @@ impl<'a> Rows<'a> {
     ) -> Step<'_, 'a> {
         let label = self.label(entry);
         let places = self.given.get("places").cloned();
-        let Self { planner, program, windows, path_lanes, classes, .. } = self;
+        let Self { planner, program, windows, tree_lanes, classes, .. } = self;
         let Window { table, records, rows: window, .. } = &windows[index];
         let own = program.sources.iter().copied();
         let sources = std::iter::once(shader!("record.wgsl")).chain(own);
         planner
             .dispatch(label, entry, sources.chain([shader!("row/lanes.wgsl"), file]))
             .declare(Declared::Functor(program.record()))
-            .overriding("WORKGROUP", *path_lanes)
+            .overriding("WORKGROUP", *tree_lanes)
             .uniform("rows", rows.end - rows.start)
             .uniform("classes", *classes)
             .uniform("first_row", rows.start - window.start)

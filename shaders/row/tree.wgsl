@@ -42,7 +42,7 @@ fn parent_of(node: u32) -> u32 {
 // The node at this depth on the path to a leaf.
 fn node_at(leaf: u32, depth: u32) -> u32 {
     var node = leaf;
-    // A path crosses at most 24 chains: each has a head whose parent has at least twice as many nodes below it.
+    // A path crosses at most 25 chains: above each one, at least twice as many nodes lie below.
     for (var chain = 0u; chain < 32u; chain += 1u) {
         let head = place(node, HEAD);
         let first = place(head, DEPTH);
@@ -165,7 +165,7 @@ fn replace_gradient(row: Row, leaf: u32, flags: u32, lane: u32) {
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn path(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn tree(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let slot = group.x + group.y * groups.x;
     let row = open(min(slot, params.rows - 1u));
     if (lane == 0u) {
