@@ -41,17 +41,14 @@ fn parent_of(node: u32) -> u32 {
 
 // The node at this depth on the path to a leaf.
 fn node_at(leaf: u32, depth: u32) -> u32 {
-    var node = leaf;
+    var head = place(leaf, HEAD);
+    var first = place(head, DEPTH);
     // A path crosses at most 25 chains: above each one, at least twice as many nodes lie below.
-    for (var chain = 0u; chain < 32u; chain += 1u) {
-        let head = place(node, HEAD);
-        let first = place(head, DEPTH);
-        if (first <= depth) {
-            return head + (depth - first);
-        }
-        node = place(head, ABOVE);
+    for (var chain = 0u; chain < 25u && first > depth; chain += 1u) {
+        head = place(place(head, ABOVE), HEAD);
+        first = place(head, DEPTH);
     }
-    return ROOT;
+    return head + (depth - first);
 }
 
 // The columns of the siblings i..i + 4 of a node. Past the last one, the last one is repeated.
@@ -174,13 +171,12 @@ fn tree(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     let leaf = workgroupUniformLoad(&row_leaf);
     let flags = factor_flags(row.factor);
-    let narrow = take_narrow(row, leaf, flags, lane);
+    // Hazard: do not keep what each lane has found until after `take_wide`. Symptom: without a gradient, llvmpipe and
+    // lavapipe of Mesa 22.3 lost what all lanes but the first had found. Cause, as it seems: values that differ between
+    // lanes do not survive a loop with barriers there. Remedy: merge them before the loop.
+    let narrow = reduce_path(take_narrow(row, leaf, flags, lane), lane);
     let wide = take_wide(row, leaf, flags, lane);
-    var mine = narrow;
-    if (lane == 0u) {
-        mine = path_merge(narrow, wide);
-    }
-    let closed = close(row, reduce_path(mine, lane));
+    let closed = close(row, path_merge(narrow, wide));
     if (closed.flags != flags) {
         replace_gradient(row, leaf, closed.flags, lane);
     }
