@@ -50,18 +50,19 @@ pub fn offset(seed: u64, count: usize, offset: f64) -> Vec<f64> {
 pub fn numbers(domain: Domain, seed: u64, count: usize) -> Vec<f64> {
     let from = |change: fn(f64) -> f64| gaussian(seed, count).into_iter().map(change).collect();
     match domain {
-        Domain::Any => gaussian(seed, count),
+        Domain::Any | Domain::Leaf => gaussian(seed, count),
         Domain::Probability => from(|x| 1.0 / (1.0 + (-2.0 * x).exp())),
         Domain::Positive => from(|x| 0.2 + x.abs()),
         Domain::Count => from(|x| (3.0 * x.max(0.0)).floor()),
         Domain::Sign => from(f64::signum),
-        // Half of the nodes are children of the first few, the others of any earlier one.
         Domain::Tree => {
+            // The nodes after the middle have no children. Of all nodes, half are children of the first few.
             let node = |(entry, x): (usize, f64)| match entry as f64 {
                 entry if x > 0.0 => (2.0 * x).floor().min(entry),
                 entry => (entry * -x.fract()).floor(),
             };
-            gaussian(seed, count).into_iter().enumerate().map(node).collect()
+            let middle = |node: f64| node.min((count / 2) as f64);
+            gaussian(seed, count).into_iter().enumerate().map(node).map(middle).collect()
         }
         Domain::Mask => from(|x| f64::from(u8::from(x > -0.5))),
     }
@@ -185,12 +186,17 @@ pub fn different(argument: &Argument, count: u64, classes: u64) -> u64 {
     if argument.kind == Kind::Label { count.div_ceil(3) } else { classes }
 }
 
-/// Seeded integers of an input: the links of a tree, or so many values as there are classes or labels.
-pub fn integers(argument: &Argument, seed: u64, count: usize, classes: u64) -> Vec<i64> {
-    if argument.domain == Domain::Tree {
-        return numbers(Domain::Tree, seed, count).into_iter().map(|node| node as i64).collect();
+/// Seeded integers of a domain: the links of a tree, its leaves, or so many values.
+pub fn indices(domain: Domain, seed: u64, count: usize, different: u64) -> Vec<i64> {
+    match domain {
+        Domain::Tree => numbers(domain, seed, count).into_iter().map(|node| node as i64).collect(),
+        Domain::Leaf => {
+            let inner = different / 2;
+            let leaves = targets(seed, count, different - inner);
+            leaves.into_iter().map(|leaf| leaf + inner as i64 + 1).collect()
+        }
+        _ => targets(seed, count, different),
     }
-    targets(seed, count, different(argument, count as u64, classes))
 }
 
 /// Seeded inputs for a loss: its required inputs, and index targets if it takes them.
@@ -209,7 +215,8 @@ pub fn example_inputs(about: &About, seed: u64, [rows, classes, hidden]: [u64; 3
         let seed = seed.wrapping_mul(31).wrapping_add(index as u64);
         let array = match argument.kind {
             Kind::Index | Kind::Label => {
-                Array::int(&shape, integers(argument, seed, count, classes))
+                let different = different(argument, count as u64, classes);
+                Array::int(&shape, indices(argument.domain, seed, count, different))
             }
             _ => Array::float(&shape, numbers(argument.domain, seed, count)),
         };

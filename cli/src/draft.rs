@@ -306,7 +306,7 @@ impl<'a> Attempt<'a> {
 fn host_array(input: &Argument, shape: &[u64]) -> Array {
     let count = shape.iter().product::<u64>();
     match input.kind {
-        Kind::Index => Array::int(shape, testing::integers(input, 1, count as usize, count)),
+        Kind::Index => Array::int(shape, testing::indices(input.domain, 1, count as usize, count)),
         _ => Array::float(shape, testing::numbers(input.domain, 1, count as usize)),
     }
 }

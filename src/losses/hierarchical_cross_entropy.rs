@@ -82,7 +82,8 @@ row_loss! {
 }
 
 const LEAVES: Argument =
-    Argument::required("targets", Kind::Index, &[&[Dim::Rows]], "the number of a leaf, a row");
+    Argument::required("targets", Kind::Index, &[&[Dim::Rows]], "the number of a leaf, a row")
+        .within(Domain::Leaf);
 const PARENT: Argument = Argument::required(
     "parent",
     Kind::Index,
@@ -127,7 +128,7 @@ impl RowFormula for HierarchicalCrossEntropy {
         let mut is_bad = false;
         for columns in groups.values() {
             let scores: Vec<T> = columns.iter().map(|&column| z[column]).collect();
-            let Some(softmax) = Softmax::of(&scores, 1.0) else {
+            let Some(softmax) = Softmax::of(&scores, T::one()) else {
                 is_bad = true;
                 continue;
             };

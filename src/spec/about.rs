@@ -212,6 +212,8 @@ pub enum Domain {
     Mask,
     /// The links of a tree: entry i is the parent of node i + 1, from 0 to i.
     Tree,
+    /// The leaves of a tree.
+    Leaf,
 }
 
 impl Argument {

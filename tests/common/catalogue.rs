@@ -545,7 +545,9 @@ impl Layouts<'_> {
         let shape: Vec<u64> = dims.iter().map(|dim| self.extent(*dim)).collect();
         let count = shape.iter().product::<u64>();
         match input.kind {
-            Kind::Index => Array::int(&shape, testing::integers(input, 7, count as usize, count)),
+            Kind::Index => {
+                Array::int(&shape, testing::indices(input.domain, 7, count as usize, count))
+            }
             _ => Array::float(&shape, testing::numbers(input.domain, 7, count as usize)),
         }
     }

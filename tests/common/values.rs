@@ -109,7 +109,7 @@ impl Values<'_> {
 
     fn array(&self, argument: &Argument, dtype: Dtype, shape: &[u64], seed: u64) -> Array {
         let count = shape.iter().product::<u64>();
-        let below = |different| testing::targets(seed, count as usize, different);
+        let below = |different| testing::indices(argument.domain, seed, count as usize, different);
         match argument.kind {
             Kind::Index => Array::int(shape, self.classes(below(self.columns()), dtype)),
             Kind::Label => Array::int(shape, below(testing::different(argument, count, 0))),

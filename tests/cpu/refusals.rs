@@ -39,11 +39,10 @@ fn planned(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> (Result<()
     let given = operands(0, inputs.clone());
     let profile = Profile::default();
     let call = |outputs| Call { host: host.clone(), ..Call::new(given.clone(), outputs) };
-    let known =
-        match call(BTreeMap::new()).checked(loss, profile.offset_alignment) {
-            Ok(known) => known,
-            Err(error) => return (Err(error), true),
-        };
+    let known = match call(BTreeMap::new()).checked(loss, profile.offset_alignment) {
+        Ok(known) => known,
+        Err(error) => return (Err(error), true),
+    };
     let output = |name: &str| {
         // The given shape is used, because a checked call has its rows in one axis.
         let of_input = name.strip_prefix("grad.").and_then(|name| given.get(name));

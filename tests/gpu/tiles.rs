@@ -36,7 +36,8 @@ fn held(gpu: &Gpu, loss: &dyn Operation, inputs: &Arrays, dtype: Dtype, wanted: 
 fn every_loss(context: &Context) {
     let gpu = context.with(tiled);
     // The siblings of a tree do not lie side by side.
-    let streams = |entry: &&surprisal::operations::Entry| entry.about.name != "hierarchical_cross_entropy";
+    let streams =
+        |entry: &&surprisal::operations::Entry| entry.about.name != "hierarchical_cross_entropy";
     let losses = loss::REGISTRY.iter().filter(streams);
     for (entry, dtype) in losses.zip(FLOATS.into_iter().cycle()) {
         let about = entry.about;

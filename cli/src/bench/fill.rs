@@ -93,7 +93,7 @@ impl Numbers<'_> {
             };
             Array::float(&[], numbers).to_bytes(layout.dtype)
         } else {
-            let mut targets = testing::targets(seed, count, classes);
+            let mut targets = testing::indices(domain, seed, count, classes);
             if let Some(ignored) = self.ignored.filter(|_| argument == "targets") {
                 ignored.set(&mut targets);
             }

@@ -339,7 +339,8 @@ impl SelfCheck {
         let extents: Vec<u64> = dims.iter().map(extent).collect();
         let count = extents.iter().product::<u64>() as usize;
         if matches!(argument.kind, Kind::Index | Kind::Label | Kind::I64 | Kind::U32) {
-            return Array::int(&extents, testing::integers(argument, seed, count, shape.classes));
+            let different = testing::different(argument, count as u64, shape.classes);
+            return Array::int(&extents, testing::indices(argument.domain, seed, count, different));
         }
         let gaussian = || testing::gaussian(seed, count);
         let positive = || gaussian().into_iter().map(|value| 0.2 + value.abs());
