@@ -81,10 +81,14 @@ fn own_score(row: Row, node: u32) -> u32 {
     return logits_at(row.index, place(node, COLUMN));
 }
 
+// Hazard: load the bound of a loop before the loop. Symptom: on llvmpipe (Mesa 22.3), with lanes that loop a different
+// number of times, all lanes but the first left loops early whose condition loads its bound.
+
 // Streams a node's siblings, of which every `step`-th quad from quad `first` on is this lane's.
 fn stream_siblings(row: Row, node: u32, first: u32, step: u32) -> State {
+    let count = place(node, COUNT);
     var state = state_empty();
-    for (var i = 4u * first; i < place(node, COUNT); i += 4u * step) {
+    for (var i = 4u * first; i < count; i += 4u * step) {
         state = state_take_quad(state, scores_at(row, columns_at(node, i)), inside_at(node, i));
     }
     return state;
@@ -92,8 +96,9 @@ fn stream_siblings(row: Row, node: u32, first: u32, step: u32) -> State {
 
 // Writes the gradient of the same siblings.
 fn emit_siblings(row: Row, node: u32, state: State, flags: u32, first: u32, step: u32) {
+    let count = place(node, COUNT);
     let own = place(node, COLUMN);
-    for (var i = 4u * first; i < place(node, COUNT); i += 4u * step) {
+    for (var i = 4u * first; i < count; i += 4u * step) {
         let columns = columns_at(node, i);
         let bits = gradient_bits(flags, slopes(row, state, scores_at(row, columns), columns == vec4<u32>(own)));
         let inside = inside_at(node, i);
@@ -120,8 +125,9 @@ fn reduce_path(mine: Path, lane: u32) -> Path {
 
 // Nodes with few siblings: every LANES-th node of the path is this lane's.
 fn take_narrow(row: Row, leaf: u32, flags: u32, lane: u32) -> Path {
+    let length = place(leaf, DEPTH);
     var path: Path;
-    for (var depth = lane + 1u; depth <= place(leaf, DEPTH); depth += LANES) {
+    for (var depth = lane + 1u; depth <= length; depth += LANES) {
         let node = node_at(leaf, depth);
         if (place(node, COUNT) < WIDE) {
             let state = stream_siblings(row, node, 0u, 1u);
@@ -150,7 +156,8 @@ fn take_wide(row: Row, leaf: u32, flags: u32, lane: u32) -> Path {
 
 // Writes the flags' replacement over the gradient of the whole path.
 fn replace_gradient(row: Row, leaf: u32, flags: u32, lane: u32) {
-    for (var depth = lane + 1u; depth <= place(leaf, DEPTH); depth += LANES) {
+    let length = place(leaf, DEPTH);
+    for (var depth = lane + 1u; depth <= length; depth += LANES) {
         let node = node_at(leaf, depth);
         if (place(node, COUNT) < WIDE) {
             emit_siblings(row, node, state_empty(), flags, 0u, 1u);
@@ -171,9 +178,6 @@ fn tree(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     let leaf = workgroupUniformLoad(&row_leaf);
     let flags = factor_flags(row.factor);
-    // Hazard: do not keep what each lane has found until after `take_wide`. Symptom: without a gradient, llvmpipe and
-    // lavapipe of Mesa 22.3 lost what all lanes but the first had found. Cause, as it seems: values that differ between
-    // lanes do not survive a loop with barriers there. Remedy: merge them before the loop.
     let narrow = reduce_path(take_narrow(row, leaf, flags, lane), lane);
     let wide = take_wide(row, leaf, flags, lane);
     let closed = close(row, path_merge(narrow, wide));
