@@ -24,6 +24,8 @@ use crate::{
 const WIDE: u32 = 32;
 /// The words of a part of a path, which a lane holds beside its state.
 const PATH_WORDS: u32 = 2;
+/// A subgroup of most GPUs: fewer lanes would leave others idle, and would need kernels of their own.
+const LEAST_LANES: u64 = 32;
 /// In place of a rank, where there is no such node.
 const NONE: u32 = u32::MAX;
 
@@ -93,7 +95,8 @@ impl Longest {
 
     /// So many lanes have enough to do.
     fn lanes(self) -> u64 {
-        u64::from(self.depth).max(u64::from(self.widest).div_ceil(4)).next_power_of_two()
+        let busy = u64::from(self.depth).max(u64::from(self.widest).div_ceil(4));
+        busy.next_power_of_two().max(LEAST_LANES)
     }
 
     /// How often one of so many lanes loops at most: over the nodes that it takes alone, and over those that all share.
