@@ -114,7 +114,9 @@ impl RowFormula for HierarchicalCrossEntropy {
         let above = |&node: &usize| parent[node - 1].to_usize().filter(|&node| node > 0);
         let path: Vec<usize> = std::iter::successors(Some(leaf + 1), above).collect();
         let mut is_chosen = vec![false; z.len() + 1];
-        path.iter().for_each(|&node| is_chosen[node] = true);
+        for &node in &path {
+            is_chosen[node] = true;
+        }
         // The children of the root, and of all nodes of the path but the leaf, which has none.
         let mut groups = std::collections::BTreeMap::<usize, Vec<usize>>::new();
         for (column, parent) in parent.iter().enumerate() {

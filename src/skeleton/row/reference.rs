@@ -458,7 +458,9 @@ impl<T: Real> Solved<T> {
                 None => point.gradient.iter().map(|&g| factor * g).collect(),
                 Some(columns) => {
                     let mut gradient = vec![T::zero(); point.gradient.len()];
-                    columns.iter().for_each(|&c| gradient[c] = factor * point.gradient[c]);
+                    for &column in columns {
+                        gradient[column] = factor * point.gradient[column];
+                    }
                     gradient
                 }
             }

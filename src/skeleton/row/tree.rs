@@ -99,7 +99,9 @@ impl Tree {
     /// those below it.
     fn in_a_circle(&self) -> Option<usize> {
         let mut is_reached = vec![false; self.nodes()];
-        self.order.iter().for_each(|&node| is_reached[node as usize] = true);
+        for &node in &self.order {
+            is_reached[node as usize] = true;
+        }
         let lost = is_reached.iter().position(|reached| !reached)?;
         // After as many steps as there are nodes, the walk is in the circle.
         let inside = (0..self.nodes()).fold(lost, |node, _| self.parent[node - 1] as usize);

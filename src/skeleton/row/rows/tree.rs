@@ -159,7 +159,9 @@ impl Tables {
         }
         let rank = |node: u32| ranks[node as usize];
         let mut leaves = vec![NONE; nodes];
-        tree.leaves().for_each(|leaf| leaves[leaf as usize] = rank(leaf));
+        for leaf in tree.leaves() {
+            leaves[leaf as usize] = rank(leaf);
+        }
         let reach = |node: u32| {
             let above = tree.parent(node).unwrap_or(0);
             [rank(above), rank(above) + sizes[above as usize]]
