@@ -13,7 +13,7 @@ use crate::{
         array::{Array, Arrays, Data},
         error::{Error, Result},
     },
-    spec::about::About,
+    spec::{about::About, quantized},
 };
 
 pub use findings::Findings;
@@ -108,6 +108,38 @@ pub(crate) fn floats<T: Real>(
         Data::Float(values) => values.iter().map(|&value| T::of(value)).collect(),
         Data::Int(values) => values.iter().map(|&value| T::of(value as f64)).collect(),
     }))
+}
+
+/// Scores `[rows, classes]`. Integers stand for scale·(integer − zero point); a scale that is NaN or too large makes its
+/// whole row NaN.
+pub(crate) fn scores<T: Real>(
+    inputs: &Arrays,
+    name: &str,
+    [rows, classes]: [usize; 2],
+) -> Result<Vec<T>> {
+    let mut scores = floats::<T>(inputs, name, &[rows, classes])?.unwrap_or_default();
+    if inputs.get(name).is_some_and(|array| matches!(array.data, Data::Float(_))) {
+        return Ok(scores);
+    }
+    let (scales, zero_points) =
+        (each_row(inputs, quantized::SCALE, rows)?, each_row(inputs, quantized::ZERO_POINT, rows)?);
+    for (row, scores) in scores.chunks_mut(classes.max(1)).enumerate() {
+        let of_row = |values: &Option<Vec<T>>, none| {
+            values.as_ref().and_then(|values| values.get(row).copied()).unwrap_or(none)
+        };
+        let scale = of_row(&scales, T::one());
+        let zero_point = of_row(&zero_points, T::zero());
+        let scale = if scale.wide().abs() <= quantized::MOST_SCALE { scale } else { T::nan() };
+        scores.iter_mut().for_each(|score| *score = scale * (*score - zero_point));
+    }
+    Ok(scores)
+}
+
+/// One number a row: those of the input, or its only one for all rows.
+fn each_row<T: Real>(inputs: &Arrays, name: &str, rows: usize) -> Result<Option<Vec<T>>> {
+    let is_one = inputs.get(name).is_some_and(|array| array.shape == [1]);
+    let values = floats::<T>(inputs, name, &[if is_one { 1 } else { rows }])?;
+    Ok(values.map(|values| if is_one { values.repeat(rows) } else { values }))
 }
 
 /// Checks that an array has this shape, and as many elements as the shape says.

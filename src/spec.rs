@@ -9,4 +9,5 @@ pub(crate) mod declare;
 pub mod in_place;
 pub mod list;
 pub mod options;
+pub(crate) mod quantized;
 pub mod shard;

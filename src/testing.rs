@@ -6,7 +6,7 @@ use rand_distr::{Distribution as _, StandardNormal};
 pub use crate::data::tolerance::{Comparison, compare, compare_by};
 use crate::{
     data::{
-        array::{Arithmetic, Array, Arrays},
+        array::{Arithmetic, Array, Arrays, Data},
         error::Result,
         tensor::Dtype,
     },
@@ -92,11 +92,14 @@ pub fn rounded(loss: &dyn Operation, inputs: &Arrays, dtype: Dtype) -> Arrays {
     inputs.iter().map(round).collect()
 }
 
-/// The type that an output is stored as, where float inputs are stored as `dtype`.
-pub fn stored_output(loss: &dyn Operation, output: &str, dtype: Dtype) -> Dtype {
-    match loss.about().output(output).map(Argument::like) {
-        Some(Some(input)) => loss.about().input(input).map_or(dtype, |input| input.stored(dtype)),
-        _ => Dtype::F32,
+/// The type that an output is stored as, where the float inputs of a call are stored as `dtype`.
+pub fn stored_output(loss: &dyn Operation, inputs: &Arrays, output: &str, dtype: Dtype) -> Dtype {
+    let Some(Some(input)) = loss.about().output(output).map(Argument::like) else {
+        return Dtype::F32;
+    };
+    match (loss.about().input(input), inputs.get(input).map(|array| &array.data)) {
+        (Some(Argument { kind: Kind::Logits, .. }), Some(Data::Int(_))) => Dtype::F32,
+        (argument, _) => argument.map_or(dtype, |argument| argument.stored(dtype)),
     }
 }
 
@@ -172,7 +175,7 @@ fn check_shape(
     let naive = loss.reference(&inputs, &wanted, Arithmetic::F32)?;
     let actual = gpu.run_arrays(loss, &inputs, dtype, &wanted)?.read_blocking()?;
     let compared = wanted.iter().filter_map(|&name| {
-        let storage = stored_output(loss, name, dtype);
+        let storage = stored_output(loss, &inputs, name, dtype);
         let [actual, truth, naive] = [actual.get(name)?, truth.get(name)?, naive.get(name)?];
         let comparison = compare(name, actual, truth, naive, storage, shape[1]);
         Some(Checked { output: name.to_owned(), dtype, shape, comparison })

@@ -177,7 +177,7 @@ fn attempt(
                     reason: "it did not come back".into(),
                 })
             };
-            let storage = testing::stored_output(loss.as_ref(), name, dtype);
+            let storage = testing::stored_output(loss.as_ref(), &inputs, name, dtype);
             let yardstick = [&get(&naive)?, &get(&reference)?];
             let compared = testing::compare_by(
                 name,

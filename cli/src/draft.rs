@@ -263,7 +263,13 @@ impl<'a> Attempt<'a> {
     fn input(&self, input: &Argument) -> Result<Layout> {
         let nth = self.shapes.get(input.name).copied().unwrap_or(0);
         let shape = self.shapes_of(input).into_iter().nth(nth);
-        self.layout(input, shape, input.stored(self.dtype))
+        self.layout(input, shape, self.stored(input))
+    }
+
+    /// The type of an input: that of floats, where it can have it. Only i8 logits have a scale.
+    fn stored(&self, input: &Argument) -> Dtype {
+        let scaled = input.kind == Kind::Logits && self.inputs.contains("logits_scale");
+        if scaled { Dtype::I8 } else { input.stored(self.dtype) }
     }
 
     /// The layout of an output: that of the input which it belongs to, if there is one.
@@ -271,7 +277,9 @@ impl<'a> Attempt<'a> {
         let about = self.loss.about();
         let like = output.like();
         if let Some(input) = about.inputs.iter().find(|input| like == Some(input.name)) {
-            return self.input(input);
+            let layout = self.input(input)?;
+            let dtype = input.stored(self.dtype);
+            return Ok(Layout { dtype, ..layout });
         }
         self.layout(output, self.shape(self.usual_shape(output)), output.kind.stored(Dtype::F32))
     }

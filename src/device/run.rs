@@ -172,7 +172,7 @@ impl Gpu {
         let (host, inputs): (Arrays, Arrays) = inputs.clone().into_iter().partition(is_host);
         let mut buffers = Vec::new();
         for (name, array) in &inputs {
-            let dtype = check::integer_mask(loss, &inputs, name)?
+            let dtype = check::integers_dtype(loss, &inputs, name)?
                 .unwrap_or_else(|| stored_dtype(loss, name, dtype));
             let buffer = self.upload(name, &array.to_bytes(dtype))?;
             buffers.push((name.clone(), buffer, Layout::dense(dtype, &array.shape)));

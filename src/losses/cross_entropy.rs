@@ -170,6 +170,10 @@ tensors! {
     CrossEntropyInputs {
         /// Logits `[rows, classes]`.
         logits = "logits",
+        /// The scale of i8 logits, `[1]` or `[rows]`: see [quantised logits](crate::row#quantised-logits).
+        logits_scale = "logits_scale",
+        /// The zero point of i8 logits, an `i8` in the shape of the scale; 0 if it is not given.
+        logits_zero_point = "logits_zero_point",
         /// Class indices `[rows]`, or several a row `[rows, k]`; either these or `target_probs`.
         targets = "targets",
         /// The weights of several targets `[rows, k]`; 1 if they are not given.
@@ -260,7 +264,9 @@ pub(super) static ABOUT: About = About {
               loss = row_weight·((1−p_y)^γ·Σ_c w_c q_c (lse(u) − u_c) + λ·lse(u)²)",
     pytorch: "torch.nn.functional.cross_entropy",
     inputs: &[
-        Argument::required("logits", Kind::Float, MATRIX, "logits"),
+        arg::LOGITS,
+        arg::LOGITS_SCALE,
+        arg::LOGITS_ZERO_POINT,
         arg::SEVERAL_TARGETS,
         arg::TARGET_WEIGHT,
         arg::TARGET_PROBS,

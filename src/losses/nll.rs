@@ -52,7 +52,7 @@ row_loss! {
     /// # Ok::<(), surprisal::Error>(())
     /// ```
     Nll = "nll", of log_probs = "log_probs", "grad.log_probs", LOG_PROBS, LOG_PROBS_GRADIENT,
-    ignoring ignore_index;
+    scaled by {}, ignoring ignore_index;
     summary: "The negative log-likelihood of given log-probabilities, or of probabilities with a floor.",
     formula: "loss = -row_weight·w_y·x_y, or -row_weight·w_y·log(max(x_y, eps))",
     pytorch: "torch.nn.functional.nll_loss";

@@ -10,14 +10,14 @@ use crate::{
         kernel::{Source, shader},
         profile::Profile,
     },
-    reference::{Findings, no_output, row_factor, times},
+    reference::{Findings, array, extents, no_output, row_factor, scores, times},
     skeleton::{
         operation::Operation,
         request::Request,
         row::{self, Field, RowLoss, RowProgram, StateLayout, Target},
     },
     spec::{
-        about::{About, Argument, Dim, Kind, Signature},
+        about::{About, Signature},
         arguments as arg,
         call::Call,
         declare::tensors,
@@ -72,6 +72,10 @@ tensors! {
     SeparableInputs {
         /// Scores `[rows, classes]`.
         logits = "logits",
+        /// The scale of i8 scores, `[1]` or `[rows]`: see [quantised logits](crate::row#quantised-logits).
+        logits_scale = "logits_scale",
+        /// The zero point of i8 scores, an `i8` in the shape of the scale; 0 if it is not given.
+        logits_zero_point = "logits_zero_point",
         /// The index of the target of each row.
         targets = "targets",
         /// Row weights `[rows]`.
@@ -129,12 +133,9 @@ impl<L: SeparableRow> Separable<L> {
         formula: "",
         pytorch: "",
         inputs: &[
-            Argument::required(
-                "logits",
-                Kind::Float,
-                &[&[Dim::Rows, Dim::Classes]],
-                "scores of the classes",
-            ),
+            arg::LOGITS,
+            arg::LOGITS_SCALE,
+            arg::LOGITS_ZERO_POINT,
             arg::TARGETS,
             arg::ROW_WEIGHT,
             arg::UPSTREAM,
@@ -142,13 +143,7 @@ impl<L: SeparableRow> Separable<L> {
         ],
         outputs: &[
             arg::LOSS,
-            Argument::optional(
-                "grad.logits",
-                Kind::Float,
-                &[&[Dim::Rows, Dim::Classes]],
-                "gradient of the scores",
-            )
-            .over("logits"),
+            arg::LOGITS_GRADIENT,
             arg::SUM,
             arg::DENOMINATOR,
             arg::COUNT,
@@ -222,10 +217,11 @@ struct Solved {
 impl<L: SeparableRow> Separable<L> {
     fn solve(&self, inputs: &Arrays) -> Result<Solved> {
         let needed = |name| inputs.get(name).ok_or_else(|| row::missing(self, name));
-        let (logits, targets) = (needed("logits")?, needed("targets")?.to_i64());
-        let classes = logits.shape.get(1).copied().unwrap_or(1).max(1) as usize;
+        let targets = needed("targets")?.to_i64();
+        let shape: [usize; 2] = extents(L::NAME, inputs, "logits")?.into();
+        let classes = shape[1].max(1);
         let weights = each(inputs, "row_weight", targets.len());
-        let z = logits.to_f64();
+        let z: Vec<f64> = scores(inputs, "logits", shape)?;
         let mut gradient = vec![0.0; z.len()];
         let mut losses = vec![0.0; targets.len()];
         let rows = z.chunks(classes).zip(gradient.chunks_mut(classes)).zip(&targets);
@@ -257,7 +253,7 @@ impl<L: SeparableRow> Separable<L> {
                 *g = if factor == 0.0 { 0.0 } else { *g * factor };
             }
         }
-        let gradient = Array::float(&logits.shape, gradient);
+        let gradient = array(&shape, gradient);
         Ok(Solved { losses, gradient, count, divisor, found })
     }
 

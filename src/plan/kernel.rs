@@ -43,7 +43,7 @@ pub struct Storage {
     pub access: Access,
     /// The WGSL type of an element of the array.
     pub element: Text,
-    /// The type of the numbers, if the array is a tensor of floats.
+    /// The type of the numbers, if the array is a tensor of floats, or of i8 that are read as floats.
     pub floats: Option<Dtype>,
     /// The name under which the kernel stores floats: that of the binding, or another one if the kernel writes them
     /// over those that it reads.

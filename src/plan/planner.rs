@@ -228,9 +228,11 @@ impl Step<'_, '_> {
         self
     }
 
-    /// How a float tensor is bound: with several elements a load where its rows allow it.
+    /// How a float tensor is bound: with several elements a load where its rows allow it. Integers in its place are
+    /// quantised floats.
     fn storage(&self, view: &View, aligned: bool) -> ElementStorage {
         match view.layout.dtype {
+            Dtype::I8 => ElementStorage::Quantized,
             dtype if !aligned => ElementStorage::Elements(dtype),
             Dtype::F32 if self.wide > 0 => ElementStorage::Wide(self.wide),
             dtype => ElementStorage::Quads(dtype),

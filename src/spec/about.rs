@@ -122,6 +122,9 @@ pub enum Kind {
     Float,
     /// `f32`, `f16` or `bf16`. A host array is stored as `f32`, because its numbers may be past the range of `f16`.
     WideFloat,
+    /// `f32`, `f16` or `bf16`; or `i8`, four to a word, with the input `logits_scale`. The integers of a host array are
+    /// stored as `i8`.
+    Logits,
     /// Only `f32`.
     F32,
     /// `i32`, `u32` or `i64`.
@@ -132,6 +135,8 @@ pub enum Kind {
     U32,
     /// Only `i64` (two words).
     I64,
+    /// Only `i8`.
+    I8,
     /// A float type, bytes (`u8`: 0 or not), or one bit an element in `u32` words.
     Mask,
 }
@@ -143,7 +148,8 @@ impl Kind {
             Self::Index | Self::Label | Self::I64 => Dtype::I64,
             Self::U32 => Dtype::U32,
             Self::F32 | Self::WideFloat => Dtype::F32,
-            Self::Float | Self::Mask => float,
+            Self::I8 => Dtype::I8,
+            Self::Float | Self::Logits | Self::Mask => float,
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The arguments that several losses have.
 
-use super::about::{Argument, Dim, Domain, Kind, OptionAbout, Spread};
+use super::{
+    about::{Argument, Dim, Domain, Kind, OptionAbout, Spread},
+    quantized,
+};
 
 const ROWS: &[&[Dim]] = &[&[Dim::Rows]];
 const ONE: &[&[Dim]] = &[&[Dim::One]];
@@ -42,7 +45,21 @@ pub(crate) const BIAS_GRADIENT: Argument =
 
 const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
 
-pub(crate) const LOGITS: Argument = Argument::required("logits", Kind::Float, MATRIX, "logits");
+pub(crate) const LOGITS: Argument = Argument::required("logits", Kind::Logits, MATRIX, "logits");
+const SCALES: &[&[Dim]] = &[&[Dim::One], &[Dim::Rows]];
+pub(crate) const LOGITS_SCALE: Argument = Argument::optional(
+    quantized::SCALE,
+    Kind::Float,
+    SCALES,
+    "what i8 logits are multiplied by, one number for all rows or one a row",
+)
+.within(Domain::Positive);
+pub(crate) const LOGITS_ZERO_POINT: Argument = Argument::optional(
+    quantized::ZERO_POINT,
+    Kind::I8,
+    SCALES,
+    "the i8 that stands for a logit of 0; 0 if it is not given",
+);
 pub(crate) const LOGITS_GRADIENT: Argument =
     Argument::optional("grad.logits", Kind::Float, MATRIX, "gradient of the logits").over("logits");
 pub(crate) const LOG_PROBS: Argument =

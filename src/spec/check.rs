@@ -15,7 +15,7 @@ use crate::{
         about::{About, Argument, Dim, Kind, Signature, Spread},
         broadcast::Extents,
         call::{Call, Operand},
-        list,
+        list, quantized,
         shard::STATE_WORDS,
     },
 };
@@ -43,6 +43,7 @@ pub fn call(loss: &dyn Signature, mut call: Call, alignment: u64) -> Result<Call
     for argument in about.inputs {
         take_tensors(loss, &mut shapes, argument, &mut call.inputs)?;
     }
+    call.check_in_place_types(about)?;
     for argument in about.outputs {
         take_tensors(loss, &mut shapes, argument, &mut call.outputs)?;
     }
@@ -53,6 +54,7 @@ pub fn call(loss: &dyn Signature, mut call: Call, alignment: u64) -> Result<Call
         return Err(Error::WrongStride { argument: operand.name.clone().into(), found, least: 1 });
     }
     call.check_in_place(about)?;
+    quantized::check(about, &call)?;
     loss.accepts(&call)?;
     overlaps(about, &call, alignment)?;
     Ok(call)
@@ -89,7 +91,7 @@ fn take_array(
     kind(argument, name, dtype)?;
     let folded = shapes.take(argument, name, dtype, &array.shape)?;
     has_all_elements(name, array)?;
-    if argument.kind == Kind::U32 || argument.host {
+    if matches!(argument.kind, Kind::U32 | Kind::I8 | Kind::Logits) || argument.host {
         has_numbers_of(name, array, dtype)?;
     }
     Ok(folded)
@@ -149,6 +151,7 @@ fn has_numbers_of(name: &str, array: &Array, dtype: Dtype) -> Result<()> {
     let (range, expected) = match dtype {
         Dtype::U32 => (0..=i64::from(u32::MAX), "a u32"),
         Dtype::U8 => (0..=1, "0 or 1"),
+        Dtype::I8 => (i64::from(i8::MIN)..=i64::from(i8::MAX), "an i8"),
         _ => return Ok(()),
     };
     let Data::Int(values) = &array.data else { return Ok(()) };
@@ -246,16 +249,17 @@ fn host_dtype(
 ) -> Result<Dtype> {
     Ok(match array.data {
         Data::Float(_) => Dtype::F32,
-        Data::Int(_) if argument.kind == Kind::Mask => {
-            integer_mask(loss, inputs, argument.name)?.unwrap_or(Dtype::U8)
-        }
-        Data::Int(_) if argument.kind == Kind::U32 => Dtype::U32,
-        Data::Int(_) => Dtype::I64,
+        Data::Int(_) => match argument.kind {
+            Kind::Mask => integers_dtype(loss, inputs, argument.name)?.unwrap_or(Dtype::U8),
+            Kind::U32 => Dtype::U32,
+            Kind::Logits | Kind::I8 => Dtype::I8,
+            _ => Dtype::I64,
+        },
     })
 }
 
 /// The dense layout of an output, from the extents of the inputs. A gradient, or an output that may be written over an
-/// input, has the layout of its input.
+/// input, has the layout of its input; that of i8 logits is f32.
 pub(crate) fn output_layout<'l>(
     loss: &dyn Signature,
     (dims, axes): (&BTreeMap<Dim, u64>, &BTreeMap<Dim, Vec<u64>>),
@@ -269,7 +273,8 @@ pub(crate) fn output_layout<'l>(
     let suffix = argument.suffix(name).unwrap_or_default();
     let tensor = |argument: &str| input(&format!("{argument}{suffix}"));
     if let Some(Layout { dtype, shape, class_stride, .. }) = argument.like().and_then(tensor) {
-        let dense = Layout::dense(*dtype, shape);
+        let dtype = if *dtype == Dtype::I8 { Dtype::F32 } else { *dtype };
+        let dense = Layout::dense(dtype, shape);
         return Ok(if *class_stride > 1 { dense.class_stride(*class_stride) } else { dense });
     }
     let dtype = argument.stored(Dtype::F32);
@@ -303,9 +308,9 @@ fn shapes_of(
     Ok((shapes, folded))
 }
 
-/// How a mask of integers is stored: as bytes of 0 and 1, or as words of bits if its shape fits one bit an element but
-/// not a mask of bytes.
-pub(crate) fn integer_mask(
+/// The type as which the integers of an input are stored that could also hold floats. Logits are i8. A mask has bytes of
+/// 0 and 1, or words of bits if its shape fits one bit an element but not a mask of bytes.
+pub(crate) fn integers_dtype(
     loss: &dyn Signature,
     inputs: &Arrays,
     name: &str,
@@ -320,7 +325,7 @@ pub(crate) fn integer_mask(
         return Ok(None);
     };
     if argument.kind != Kind::Mask {
-        return Ok(None);
+        return Ok((argument.kind == Kind::Logits).then_some(Dtype::I8));
     }
     let extents = Extents::of(&first.shape);
     if extents.broadcast(name, &array.shape).is_err() {
@@ -393,9 +398,11 @@ fn known(arguments: &[Argument]) -> String {
     arguments.iter().map(|argument| argument.name).collect::<Vec<_>>().join(", ")
 }
 
-fn kind(argument: &Argument, name: &str, dtype: Dtype) -> Result<()> {
+pub(super) fn kind(argument: &Argument, name: &str, dtype: Dtype) -> Result<()> {
     let allowed: &[Dtype] = match argument.kind {
         Kind::Float | Kind::WideFloat => &[Dtype::F32, Dtype::F16, Dtype::Bf16],
+        Kind::Logits => &[Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8],
+        Kind::I8 => &[Dtype::I8],
         Kind::F32 => &[Dtype::F32],
         Kind::Index | Kind::Label => &[Dtype::I32, Dtype::U32, Dtype::I64],
         Kind::U32 => &[Dtype::U32],

@@ -7,7 +7,7 @@ use crate::{
     spec::{
         about::{About, Argument},
         call::{Call, Operand},
-        list,
+        check, list,
     },
 };
 
@@ -86,6 +86,21 @@ impl Call {
     pub(super) fn written_over(&self, about: &'static About, output: &str) -> Option<String> {
         let argument = about.output(output).filter(|_| self.is_in_place(output))?;
         input_of(argument, output)
+    }
+
+    /// Whether the outputs in place can be stored as their inputs are: no gradient is stored as i8.
+    pub(super) fn check_in_place_types(&self, about: &'static About) -> Result<()> {
+        for name in &self.in_place {
+            let (argument, input) = (about.output(name), self.written_over(about, name));
+            let operand = input.and_then(|input| self.inputs.get(&input));
+            let (Some(argument), Some(operand)) = (argument, operand) else { continue };
+            let dtype = operand.layout.dtype;
+            if check::kind(argument, name, dtype).is_err() {
+                let reason = format!("`{}` is stored as {dtype}, which it is not", operand.name);
+                return Err(refused(about, name, reason));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the outputs in place are declared so, each over an input of its own, and lie where that lies.

@@ -449,6 +449,8 @@ fn factors(about: &'static About, types: Types) -> Vec<Factor> {
 fn stored(kind: Kind, types: Types) -> Vec<Alike> {
     let kinds: &[Alike] = match kind {
         Kind::Float => &[&[Dtype::F32], &[Dtype::F16, Dtype::Bf16]],
+        Kind::Logits => &[&[Dtype::F32], &[Dtype::F16, Dtype::Bf16], &[Dtype::I8]],
+        Kind::I8 => &[&[Dtype::I8]],
         Kind::F32 => &[&[Dtype::F32]],
         // It is read one element at a time, by one function for each type.
         Kind::WideFloat => &[&[Dtype::F32, Dtype::F16, Dtype::Bf16]],
@@ -485,7 +487,7 @@ fn drawn<V: Copy>(name: &str, values: &[V], row: &Row) -> V {
 
 /// Whether a tensor is reached by quads where its rows begin at multiples of one.
 fn has_places(argument: &Argument) -> bool {
-    let float = matches!(argument.kind, Kind::Float | Kind::Mask);
+    let float = matches!(argument.kind, Kind::Float | Kind::Logits | Kind::Mask);
     float && argument.shapes.iter().any(|dims| dims.len() > 1 || dims.contains(&Dim::Classes))
 }
 

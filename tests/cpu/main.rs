@@ -9,6 +9,7 @@ mod edges;
 mod elements;
 mod files;
 mod options;
+mod quantized;
 mod refusals;
 mod rows;
 mod targets;
@@ -104,7 +105,7 @@ fn reference_cases() {
         println!("not run: {count} case(s) of {loss}: there is no {what} yet");
     }
     for (name, count) in [
-        ("cross_entropy", 239),
+        ("cross_entropy", 243),
         ("linear_cross_entropy", 39),
         ("bce_with_logits", 94),
         ("binary_hinge", 12),
@@ -127,7 +128,7 @@ fn reference_cases() {
         ("free_energy", 6),
         ("distillation", 18),
         ("linear_distillation", 8),
-        ("multiclass_hinge", 21),
+        ("multiclass_hinge", 25),
         ("topk_hinge", 8),
         ("class_weights", 4),
         ("similarity", 5),

@@ -27,6 +27,7 @@ fn planned(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> (Result<()
     let input = |(name, array): (&String, &Array)| {
         let stored = stored_dtype(loss, name, Dtype::F32);
         let dtype = match array.data {
+            Data::Int(_) if is_logits(loss, name) => Dtype::I8,
             Data::Int(_) if stored.is_float() => Dtype::I64,
             Data::Float(_) if !stored.is_float() => Dtype::F32,
             _ => stored,
@@ -48,6 +49,9 @@ fn planned(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> (Result<()
         let of_input = name.strip_prefix("grad.").and_then(|name| given.get(name));
         let argument = loss.about().outputs.iter().find(|output| output.name == name);
         let layout = match (of_input, argument) {
+            (Some(Operand { layout, .. }), _) if layout.dtype == Dtype::I8 => {
+                Layout::dense(Dtype::F32, &layout.shape)
+            }
             (Some(input), _) => input.layout.clone(),
             (None, None) => Layout::vector(Dtype::F32, 1),
             (None, Some(argument)) => {
@@ -75,6 +79,11 @@ fn planned(loss: &dyn Operation, inputs: &Arrays, wanted: &[&str]) -> (Result<()
     (checked.and_then(|call| loss.plan(&call, &profile).map(|_| ())), false)
 }
 
+/// Whether the integers of an input are quantised logits.
+fn is_logits(loss: &dyn Operation, name: &str) -> bool {
+    loss.about().inputs.iter().any(|input| input.name == name && input.kind == Kind::Logits)
+}
+
 /// An invalid call: what was changed in a valid call, its inputs, and the outputs it asks for.
 type Bad = (String, Arrays, Vec<String>);
 
@@ -99,7 +108,8 @@ fn bad_calls(about: &About, inputs: &Arrays) -> Vec<Bad> {
             |shape: &[u64]| Array::float(shape, vec![1.0; shape.iter().product::<u64>() as usize]);
         let integers =
             |shape: &[u64]| Array::int(shape, vec![1; shape.iter().product::<u64>() as usize]);
-        let is_integer = matches!(input.kind, Kind::Index | Kind::Label | Kind::U32 | Kind::I64);
+        let integers_kinds = [Kind::Index, Kind::Label, Kind::U32, Kind::I64, Kind::I8];
+        let is_integer = integers_kinds.contains(&input.kind);
         for shape in [
             &[1][..],
             &[3],

@@ -41,6 +41,7 @@ mod own;
 mod pairs;
 mod pixels;
 mod prepared;
+mod quantized;
 mod ranks;
 mod recording;
 mod registry;
@@ -85,6 +86,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
         ("contract", contract::TESTS),
         ("rows", rows::TESTS),
         ("tree", tree::TESTS),
+        ("quantized", quantized::TESTS),
         ("shapes", shapes::TESTS),
         ("section0", section0::TESTS),
         ("options", options::TESTS),

@@ -33,10 +33,10 @@ const NAN: f64 = f64::NAN;
 const GRADIENT: [&str; 2] = ["loss", "grad.logits"];
 
 /// A loss and the inputs of its call.
-type Call = (Box<dyn Operation>, Arrays);
+pub type Call = (Box<dyn Operation>, Arrays);
 
 /// Calls of every kind, with these additional options, and inputs with this many rows and classes.
-fn calls(options: &Value, seed: u64, rows: usize, classes: usize) -> Vec<Call> {
+pub fn calls(options: &Value, seed: u64, rows: usize, classes: usize) -> Vec<Call> {
     let index = crate::support::sample(seed, rows, classes);
     let probs = sample_probs(seed + 2, rows, classes);
     let mut plain = index.clone();

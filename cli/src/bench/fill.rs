@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use surprisal::{
-    Array, Gpu, Layout,
+    Array, Dtype, Gpu, Layout,
     loss::{Dim, Domain},
     testing, wgpu,
 };
@@ -92,6 +92,9 @@ impl Numbers<'_> {
                 _ => testing::gaussian(seed, count),
             };
             Array::float(&[], numbers).to_bytes(layout.dtype)
+        } else if layout.dtype == Dtype::I8 {
+            let numbers = testing::targets(seed, count, 256).into_iter().map(|value| value - 128);
+            Array::int(&[], numbers.collect()).to_bytes(layout.dtype)
         } else {
             let mut targets = testing::indices(domain, seed, count, classes);
             if let Some(ignored) = self.ignored.filter(|_| argument == "targets") {

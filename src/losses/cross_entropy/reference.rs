@@ -12,7 +12,7 @@ use crate::{
         error::Result,
     },
     losses::{CrossEntropy, cross_entropy::Denominator},
-    reference::{Findings, Real, array, extents, floats, no_output, times},
+    reference::{Findings, Real, array, extents, no_output, scores, times},
     spec::{
         about::Signature as _,
         options::{Empty, Reduction},
@@ -42,7 +42,7 @@ pub(crate) fn run(
 
 fn compute<T: Real>(loss: &CrossEntropy, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
     let (rows, classes) = extents(NAME, inputs, "logits")?;
-    let logits: Vec<T> = floats(inputs, "logits", &[rows, classes])?.unwrap_or_default();
+    let logits: Vec<T> = scores(inputs, "logits", [rows, classes])?;
     let targets = super::Targets::of_arrays(inputs);
     loss.check_targets(&|name| inputs.contains_key(name), targets)?;
     CrossEntropy::check_wanted(&|name| inputs.contains_key(name), targets, wanted)?;

@@ -77,6 +77,8 @@ pub(crate) enum ElementStorage {
     Wide(u32),
     /// Float elements at any place, one a load.
     Elements(Dtype),
+    /// i8 elements at any place, four to a word, that the kernel's function `dequantized` makes floats of.
+    Quantized,
     /// Integer elements as two words, sign-extended.
     Integers(Dtype),
     /// Bytes that read as 1.0 where they are not 0, else as 0.0.
@@ -208,11 +210,12 @@ impl Stream {
         !absent && self.in_place_of.is_none()
     }
 
-    /// The type of its numbers, if they are floats.
+    /// The type of its numbers, if they are floats or are read as floats.
     fn floats(&self) -> Option<Dtype> {
         match self.storage {
             ElementStorage::Quads(dtype) | ElementStorage::Elements(dtype) => Some(dtype),
             ElementStorage::Wide(_) => Some(Dtype::F32),
+            ElementStorage::Quantized => Some(Dtype::I8),
             _ => None,
         }
     }
@@ -254,17 +257,18 @@ impl Code {
         self.streams.iter().any(is)
     }
 
-    /// The files that decode the 16-bit types and the 64-bit words of the streams.
+    /// The files that decode the 16-bit types, the i8 and the 64-bit words of the streams.
     fn decoders(&self) -> Vec<Source> {
-        let of = |dtype| {
-            self.uses(|s| matches!(s.storage, ElementStorage::Quads(d) | ElementStorage::Elements(d) if d == dtype))
-        };
+        let of = |dtype| self.uses(|s| s.floats() == Some(dtype));
         let mut files = vec![shader!("math.wgsl")];
         if of(Dtype::F16) {
             files.push(shader!("dtype/f16.wgsl"));
         }
         if of(Dtype::Bf16) {
             files.push(shader!("dtype/bf16.wgsl"));
+        }
+        if of(Dtype::I8) {
+            files.push(shader!("dtype/i8.wgsl"));
         }
         if self.uses(|s| matches!(s.storage, ElementStorage::Wide(_))) {
             files.push(shader!("dtype/wide.wgsl"));

@@ -23,6 +23,8 @@ pub(crate) struct RowRecord {
     pub state: StateLayout,
     /// What the call gives for each row, until the row is closed.
     pub numbers: &'static [RowNumber],
+    /// Whether the row's scores are i8: then it keeps their scale and their zero point.
+    pub quantized: bool,
 }
 
 /// What a kernel knows of the records of rows. The WGSL of it stands in front of the kernel's files.
@@ -255,6 +257,11 @@ const BEFORE_NUMBERS: u32 = 4;
 impl RowRecord {
     /// The number of words.
     pub fn words(self) -> u32 {
+        self.scale_word() + if self.quantized { 2 } else { 0 }
+    }
+
+    /// The word of a record that holds the scale of the row's i8 scores; their zero point is behind it.
+    pub fn scale_word(self) -> u32 {
         let settled: u32 = self.settled.iter().map(|field| field.words()).sum();
         self.first_settled() + if self.rounds == Rounds::Two { settled } else { 0 }
     }
@@ -292,6 +299,7 @@ impl RowRecord {
             ("RECORD_WORDS".to_owned(), self.words()),
             ("RECORD_SAVED_LSE".to_owned(), self.saved_lse_word()),
             ("RECORD_LABEL_SCORES".to_owned(), self.saved_lse_word() + 1),
+            ("RECORD_SCALE".to_owned(), self.scale_word()),
             ("STATE_WORDS".to_owned(), self.state.words),
         ];
         let outputs = self.outputs.iter().zip(FIRST_OUTPUT..);

@@ -229,7 +229,7 @@ impl<T: Real> Solved<T> {
             fits("upstream", upstream, &[1])?;
         }
         let (weight, upstream) = (read("weight", T::one())?, read("upstream", T::one())?);
-        let mask = match check::integer_mask(loss, inputs, "mask")? {
+        let mask = match check::integers_dtype(loss, inputs, "mask")? {
             Some(stored) => integer_mask(loss, inputs, stored, &extents)?,
             None => read("mask", T::one())?,
         };

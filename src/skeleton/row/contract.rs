@@ -301,8 +301,8 @@ impl RowProgram {
     }
 
     /// The words of a row that live from one kernel to the next.
-    pub(crate) fn record(&self) -> RowRecord {
+    pub(crate) fn record(&self, quantized: bool) -> RowRecord {
         let Self { outputs, factors, settled, rounds, state, numbers, .. } = *self;
-        RowRecord { outputs, factors, settled, rounds, state, numbers }
+        RowRecord { outputs, factors, settled, rounds, state, numbers, quantized }
     }
 }

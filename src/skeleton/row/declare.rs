@@ -10,14 +10,28 @@ macro_rules! row_loss {
     ($(#[$doc:meta])* $name:ident = $key:literal; $($rest:tt)*) => {
         $crate::skeleton::row::row_loss! {
             $(#[$doc])*
-            $name = $key, of logits = "logits", "grad.logits", LOGITS, LOGITS_GRADIENT, ignoring ignore_index;
+            $name = $key, of logits = "logits", "grad.logits", LOGITS, LOGITS_GRADIENT,
+            scaled by {
+                logits_scale = "logits_scale": LOGITS_SCALE,
+                "The scale of i8 logits, `[1]` or `[rows]`: see [quantised logits](crate::row#quantised-logits).";
+                logits_zero_point = "logits_zero_point": LOGITS_ZERO_POINT,
+                "The zero point of i8 logits, an `i8` in the shape of the scale; 0 if it is not given.";
+            },
+            ignoring ignore_index;
             $($rest)*
         }
     };
     ($(#[$doc:meta])* $name:ident = $key:literal, without targets; $($rest:tt)*) => {
         $crate::skeleton::row::row_loss! {
             $(#[$doc])*
-            $name = $key, of logits = "logits", "grad.logits", LOGITS, LOGITS_GRADIENT, ignoring;
+            $name = $key, of logits = "logits", "grad.logits", LOGITS, LOGITS_GRADIENT,
+            scaled by {
+                logits_scale = "logits_scale": LOGITS_SCALE,
+                "The scale of i8 logits, `[1]` or `[rows]`: see [quantised logits](crate::row#quantised-logits).";
+                logits_zero_point = "logits_zero_point": LOGITS_ZERO_POINT,
+                "The zero point of i8 logits, an `i8` in the shape of the scale; 0 if it is not given.";
+            },
+            ignoring;
             $($rest)*
         }
     };
@@ -25,6 +39,7 @@ macro_rules! row_loss {
         $(#[$doc:meta])*
         $name:ident = $key:literal,
         of $scores:ident = $scores_key:literal, $gradient_key:literal, $scores_argument:ident, $gradient_argument:ident,
+        scaled by { $($scale:ident = $scale_key:literal: $scale_argument:ident, $scale_about:literal;)* },
         ignoring $($ignore_index:ident)?;
         summary: $summary:literal, formula: $formula:literal, pytorch: $pytorch:literal;
         inputs $inputs:ident { $($input:ident = $input_key:literal: $argument:expr;)* }
@@ -98,6 +113,7 @@ macro_rules! row_loss {
             $inputs {
                 #[doc = concat!("The scores `", $scores_key, "`, `[rows, classes]`.")]
                 $scores = $scores_key,
+                $(#[doc = $scale_about] $scale = $scale_key,)*
                 $(#[doc = concat!("The input `", $input_key, "`.")] $input = $input_key,)*
                 /// Row weights `[rows]`.
                 row_weight = "row_weight",
@@ -139,6 +155,7 @@ macro_rules! row_loss {
                 pytorch: $pytorch,
                 inputs: &[
                     arg::$scores_argument,
+                    $(arg::$scale_argument,)*
                     $($argument,)*
                     arg::ROW_WEIGHT,
                     arg::UPSTREAM,

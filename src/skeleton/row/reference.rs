@@ -9,7 +9,8 @@ use crate::{
         error::{Error, Result},
     },
     reference::{
-        Findings, Real, array, extents, fits, floats, is_temperature, no_output, row_factor, times,
+        Findings, Real, array, extents, fits, floats, is_temperature, no_output, row_factor, scores,
+        times,
     },
     skeleton::{
         operation::Operation,
@@ -330,7 +331,7 @@ impl<T: Real> Solved<T> {
         let (rows, classes) = extents(loss.about().name, inputs, L::SCORES)?;
         let shape = [rows, classes];
         loss.check_given(&|name| inputs.contains_key(name), classes as u64)?;
-        let logits: Vec<T> = floats(inputs, L::SCORES, &shape)?.unwrap_or_default();
+        let logits: Vec<T> = scores(inputs, L::SCORES, shape)?;
         let mut beside = Vec::new();
         for &name in L::BESIDE {
             beside.extend(floats(inputs, name, &shape)?.map(|values: Vec<T>| (name, values)));

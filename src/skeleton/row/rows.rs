@@ -24,7 +24,13 @@ use crate::{
         profile::Profile,
     },
     skeleton::sums::{self, BLOCK, TALLY_WORDS, Totals},
-    spec::{about::Dim, call::Call, options::Padding, shard::Shard},
+    spec::{
+        about::Dim,
+        call::Call,
+        options::Padding,
+        quantized::{SCALE, ZERO_POINT},
+        shard::Shard,
+    },
 };
 
 pub(crate) use stream::functor_streams;
@@ -118,6 +124,8 @@ pub(crate) struct Rows<'a> {
     given: BTreeMap<&'static str, View>,
     chunks: BTreeMap<&'static str, View>,
     vectors: Vec<Vectors>,
+    /// Whether the scores are i8.
+    quantized: bool,
     /// Whether sums of by-products are added to what their outputs hold.
     pub adds_sums: bool,
     blocks: u64,
@@ -149,6 +157,7 @@ impl<'a> Rows<'a> {
             given: BTreeMap::new(),
             chunks: BTreeMap::new(),
             vectors: Vec::new(),
+            quantized: dtype == Dtype::I8,
             adds_sums: false,
             blocks: 0,
             counted: 0,
@@ -176,12 +185,12 @@ impl<'a> Rows<'a> {
 
     /// Words of a row's record.
     pub fn record_words(&self) -> u64 {
-        self.program.record().words().into()
+        self.record().words().into()
     }
 
     /// The words of a row's record.
     pub fn record(&self) -> RowRecord {
-        self.program.record()
+        self.program.record(self.quantized)
     }
 
     pub(super) fn input(&self, name: &str) -> Option<View> {
@@ -256,8 +265,7 @@ impl<'a> Rows<'a> {
         let lse = row("lse");
         let weight = self.class_weight();
         let row_weights = self.program.counted.row_weights;
-        let (record_words, saved_lse) =
-            (self.program.record().words(), self.program.record().saved_lse_word());
+        let (record_words, saved_lse) = (self.record().words(), self.record().saved_lse_word());
         let classes = self.classes;
         let labels = self.given.get("labels").cloned();
         // Targets are nodes of a tree, of which the root is no column.
@@ -300,23 +308,30 @@ impl<'a> Rows<'a> {
         .groups(count.div_ceil(BLOCK))
     }
 
-    /// Puts the numbers of the rows into their records.
+    /// Puts the numbers of the rows, and the scales of their scores, into their records.
     fn numbers(&mut self, index: usize) -> Result<()> {
         let record = self.record();
+        let arguments: Vec<&str> = record.numbers.iter().map(|number| number.argument).collect();
+        self.put_numbers(index, record.first_number(), &arguments)?;
+        let scales: &[&str] = if self.quantized { &[SCALE, ZERO_POINT] } else { &[] };
+        self.put_numbers(index, record.scale_word(), scales)
+    }
+
+    /// Puts inputs of one number a row, or one for all rows, into the words of the records from `first` on.
+    fn put_numbers(&mut self, index: usize, first: u32, arguments: &[&str]) -> Result<()> {
+        let record_words = self.record().words();
         let Window { rows, records, .. } = &self.windows[index];
         let (rows, records) = (rows.clone(), records.clone());
         let (count, lanes) = (rows.end - rows.start, u64::from(self.profile().tally_lanes()));
-        let first_words = (u64::from(record.first_number())..).step_by(NUMBERS.len());
-        for (numbers, first) in record.numbers.chunks(NUMBERS.len()).zip(first_words) {
-            let views: Vec<Option<View>> = numbers
-                .iter()
-                .map(|number| self.input(number.argument).map(|view| view.rows(&rows)))
-                .collect();
+        let first_words = (u64::from(first)..).step_by(NUMBERS.len());
+        for (numbers, first) in arguments.chunks(NUMBERS.len()).zip(first_words) {
+            let view = |name: &&str| Some(per_row(self.input(name)?, self.count).rows(&rows));
+            let views: Vec<Option<View>> = numbers.iter().map(view).collect();
             let step = self
                 .around("numbers", &[shader!("row/numbers.wgsl")])
                 .uniform("rows", count)
                 .uniform("classes", 1_u64)
-                .uniform("record_words", record.words())
+                .uniform("record_words", record_words)
                 .uniform("first", first)
                 .uniform("count", numbers.len() as u64);
             let views = views.into_iter().chain(std::iter::repeat(None));

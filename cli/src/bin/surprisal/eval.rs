@@ -91,7 +91,7 @@ pub fn run(arguments: &Arguments, adapter: Option<&str>) -> Result<ExitCode> {
         .give(|| text(&evaluated, &asked), || json(&evaluated, &wanted, &arguments.chosen.name))?;
     evaluated.status.checked()?;
     for destination in &arguments.out {
-        write(destination, loss, &evaluated, &asked, storage)?;
+        write(destination, (loss, &inputs), &evaluated, &asked, storage)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -148,12 +148,16 @@ fn read_inputs(
                 known: about.inputs.iter().map(|a| a.name).collect::<Vec<_>>().join(", ").into(),
             });
         };
-        let wants_float =
-            matches!(argument.kind, Kind::Float | Kind::WideFloat | Kind::F32 | Kind::Mask);
+        let (array, stored) = files::read(source)?;
+        let wants_float = match argument.kind {
+            Kind::Logits => stored != files::Stored::I8,
+            Kind::Float | Kind::WideFloat | Kind::F32 | Kind::Mask => true,
+            _ => false,
+        };
         // Values that are not floats are not rounded; the call's check reports what they should be.
         let storage = storage.filter(|_| wants_float);
         let storage = storage.map(|dtype| surprisal::stored_dtype(loss, name, dtype));
-        let (array, line) = files::adapt(name, files::read(source)?, wants_float, storage)?;
+        let (array, line) = files::adapt(name, (array, stored), wants_float, storage)?;
         if let Some(line) = line {
             output::note(&line);
         }
@@ -188,14 +192,15 @@ fn wanted<'a>(out: &'a [files::Destination], asked: &'a [String]) -> Result<Vec<
 /// Writes the outputs of a file.
 fn write(
     destination: &files::Destination,
-    loss: &dyn Operation,
+    (loss, inputs): (&dyn Operation, &Arrays),
     evaluated: &Evaluated,
     asked: &[String],
     storage: Option<Dtype>,
 ) -> Result<()> {
     let names = destination.names(asked);
     let tensor = |name: &String| {
-        let dtype = testing::stored_output(loss, name, storage.unwrap_or(Dtype::F32));
+        let storage = storage.unwrap_or(Dtype::F32);
+        let dtype = testing::stored_output(loss, inputs, name, storage);
         let precision =
             if evaluated.narrow { files::Precision::Storage(dtype) } else { files::Precision::F64 };
         Some((name.clone(), evaluated.outputs.get(name)?, precision))

@@ -108,7 +108,9 @@ pub enum Stored {
     Float,
     /// True or false.
     Bool,
-    /// Integers.
+    /// Signed bytes: what quantised logits are stored as.
+    I8,
+    /// Other integers.
     Integer,
 }
 
@@ -254,7 +256,8 @@ fn npy(bytes: &[u8]) -> Result<(Array, Stored), String> {
             (Data::Int(words.map(|word| i64::from(word[0] != 0)).collect()), Stored::Bool)
         }
         (TypeChar::Int, 1 | 2 | 4 | 8) => {
-            (Data::Int(words.map(|word| signed(&word)).collect()), Stored::Integer)
+            let stored = if size == 1 { Stored::I8 } else { Stored::Integer };
+            (Data::Int(words.map(|word| signed(&word)).collect()), stored)
         }
         (TypeChar::Uint, 1 | 2 | 4 | 8) => {
             let values: Option<Vec<i64>> = words.map(|word| unsigned(&word)).collect();
@@ -345,7 +348,7 @@ fn safetensor(bytes: &[u8], source: &Source) -> Result<(Array, Stored), String> 
         File::F16 => native(Dtype::F16, Stored::Float),
         File::BF16 => native(Dtype::Bf16, Stored::Float),
         File::BOOL => integers(words(1).map(|b| i64::from(b[0] != 0)).collect(), Stored::Bool),
-        File::I8 => integers(words(1).map(signed).collect(), Stored::Integer),
+        File::I8 => integers(words(1).map(signed).collect(), Stored::I8),
         File::I16 => integers(words(2).map(signed).collect(), Stored::Integer),
         File::I32 => integers(words(4).map(signed).collect(), Stored::Integer),
         File::I64 => integers(words(8).map(signed).collect(), Stored::Integer),

@@ -102,6 +102,8 @@ fn shapes(argument: &Argument) -> String {
 fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::Float | Kind::WideFloat => "f32, f16, bf16",
+        Kind::Logits => "f32, f16, bf16, i8",
+        Kind::I8 => "i8",
         Kind::F32 => "f32",
         Kind::Index | Kind::Label => "i32, u32, i64",
         Kind::U32 => "u32",

@@ -54,6 +54,30 @@ fn mask_accessors(stream: &Stream, [word, place, mask]: [&str; 3], text: &mut St
     );
 }
 
+/// Packed i8 at any place, as the bits of floats. A quad at any place lies in two words, which are shifted into one. The
+/// second word is the one with the row's last element, where the quad extends past the row.
+fn quantized_accessors(stream: &Stream, text: &mut String) {
+    let Stream { name, columns, .. } = stream;
+    let at = stream.address("row", "column");
+    let (one, apart) = apart_loads(stream, Dtype::I8, false);
+    let quad = if stream.order == Order::Plain {
+        format!(
+            "let at = {at}; let last = at + min(params.{columns} - column, 4u) - 1u; \
+             let shift = (at & 3u) * 8u; \
+             let word = ({name}[at >> 2u] >> shift) | (({name}[last >> 2u] << 1u) << (31u - shift)); \
+             return dequantized(row, i8_quad(word));"
+        )
+    } else {
+        apart
+    };
+    let _ = write!(
+        text,
+        "fn {name}_at(row: u32, column: u32) -> u32 {{ let at = {at}; \
+         return dequantized(row, vec4<u32>({one})).x; }}\n\
+         fn {name}_quad(row: u32, column: u32) -> vec4<u32> {{ {quad} }}\n"
+    );
+}
+
 /// Words that are read by index, and written if the kernel writes them.
 fn word_accessors(stream: &Stream, text: &mut String) {
     let name = stream.name;
@@ -103,6 +127,7 @@ impl Code {
             ElementStorage::Words => word_accessors(stream, text),
             ElementStorage::Integers(dtype) => integer_accessor(stream.name, *dtype, text),
             ElementStorage::Table(_) => {}
+            ElementStorage::Quantized => quantized_accessors(stream, text),
             ElementStorage::Wide(elements) => wide_accessors(stream, *elements, text),
             ElementStorage::Quads(dtype) | ElementStorage::Elements(dtype) => {
                 self.float_accessors(stream, *dtype, text);
@@ -305,8 +330,10 @@ fn element_loads(stream: &Stream, dtype: Dtype, atomic: bool) -> (String, String
 }
 
 fn element_load(name: &str, dtype: Dtype, atomic: bool, at: &str) -> String {
-    if dtype.bytes() == 4 {
-        return format!("{name}[{at}]");
+    match dtype.bytes() {
+        4 => return format!("{name}[{at}]"),
+        1 => return format!("{dtype}_one({name}[({at}) >> 2u], ({at}) & 3u)"),
+        _ => {}
     }
     let word = format!("{name}[({at}) >> 1u]");
     let word = if atomic { format!("atomicLoad(&{word})") } else { word };

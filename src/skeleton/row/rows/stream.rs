@@ -119,18 +119,19 @@ impl<'a> Rows<'a> {
         let (workgroup, lanes) = self.lanes();
         let segment = self.segment(lanes);
         let has_tiles = self.profile().has_tiles(self.classes, lanes);
-        let label = self.label(entry);
+        let (label, record) = (self.label(entry), self.record());
         let Self { planner, program, windows, .. } = self;
         let Window { table, records, rows: window, .. } = &windows[index];
         let own = program.sources.iter().copied();
-        let sources = std::iter::once(shader!("record.wgsl")).chain(own);
+        let scaling = record.quantized.then_some(shader!("row/quantized.wgsl"));
+        let sources = std::iter::once(shader!("record.wgsl")).chain(scaling).chain(own);
         planner
             .dispatch(
                 label,
                 entry,
                 sources.chain([shader!("row/lanes.wgsl"), shader!("row.wgsl"), file]),
             )
-            .declare(Declared::Functor(program.record()))
+            .declare(Declared::Functor(record))
             .overriding("WORKGROUP", workgroup)
             .overriding("LANES", lanes)
             .overriding("HAS_TILES", has_tiles)

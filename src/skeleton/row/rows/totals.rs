@@ -40,7 +40,7 @@ impl Rows<'_> {
     fn counted(&self) -> Option<(u32, &'static str)> {
         self.program.outputs.iter().find_map(|output| match (output.kind, output.reduced) {
             (OutputKind::Count, Reduced::Sum(name)) => {
-                Some((self.program.record().output_word(output.name)?, name))
+                Some((self.record().output_word(output.name)?, name))
             }
             _ => None,
         })
@@ -55,7 +55,7 @@ impl Rows<'_> {
                 (_, Reduced::Mean(name)) => (name, true),
             };
             if let (Some(view), Some(word)) =
-                (self.call.output(name), self.program.record().output_word(output.name))
+                (self.call.output(name), self.record().output_word(output.name))
             {
                 self.sum_word(word, output.kind.is_integer(), mean, view)?;
             }
@@ -69,8 +69,7 @@ impl Rows<'_> {
         let per_row = self.program.reduction == Reduction::None;
         let loss = per_row.then_some(("loss", size::RECORD_LOSS));
         let outputs = self.program.outputs.iter().map(|output| output.name);
-        let outputs =
-            outputs.filter_map(|name| Some((name, self.program.record().output_word(name)?)));
+        let outputs = outputs.filter_map(|name| Some((name, self.record().output_word(name)?)));
         for (name, word) in loss.into_iter().chain(outputs).collect::<Vec<_>>() {
             let Some(output) = self.call.output(name) else {
                 continue;
