@@ -54,6 +54,8 @@ pub enum Smoothing {
 ///   `[rows]`; temperature `[1]`.
 /// - **Types**: logits, target_probs, weights, upstream gradients and gradients in `f32`, `f16` or `bf16`; by-products,
 ///   saved numbers and everything in between in f32; gradients are rounded to nearest even.
+/// - **Quantised logits** are packed `i8` with the inputs `logits_scale` and, if they need one, `logits_zero_point`: see
+///   [quantised logits](crate::row#quantised-logits).
 /// - **Several targets**: with targets `[rows, k]` and target_weight `[rows, k]`, the target distribution of a row is q =
 ///   Σ_k target_weight_k·onehot(y_k), not normalised: the top k of a teacher, the votes of a crowd, several next tokens.
 ///   A class that occurs twice has the sum of its weights. An ignored target counts for nothing, and a row is kept if

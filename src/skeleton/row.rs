@@ -3,6 +3,46 @@
 //! The plan chooses by shape: several rows a workgroup where rows are short, a workgroup a row, or several workgroups
 //! a row where rows are few and long. The choice changes no bit of a row, because a row is always the same sequence of
 //! segments merged in the same order.
+//!
+//! # Quantised logits
+//!
+//! The losses of this crate that take stored `logits` as rows ([`CrossEntropy`](crate::CrossEntropy),
+//! [`MulticlassHinge`](crate::MulticlassHinge) and so on, and [`Separable`](crate::Separable)) take them as `i8` too: four
+//! to a 32-bit word, at any element offset and row stride, or as planes. The logits are then
+//!
+//! z = logits_scale · (logits − logits_zero_point)
+//!
+//! with the inputs `logits_scale`, `[1]` for all rows or `[rows]`, in `f32`, `f16` or `bf16`, and `logits_zero_point`, an
+//! `i8` in the same shape, 0 if it is not given. Everything else is as for float logits.
+//!
+//! - **Gradient**: `grad.logits` is the derivative with respect to z, not to the integers. Its tensor may be `f32`, `f16` or
+//!   `bf16`; where the library makes it, it is `f32`. It cannot be written over the logits.
+//! - **Scales**: a negative scale reverses the order of a row's logits, and 0 makes them all equal. A scale that is NaN,
+//!   infinite or larger than 2^120 in size makes its rows bad ones, as a NaN among their logits does.
+//! - **Error**: if z differs from the logits before rounding by at most d, a row's cross-entropy differs by at most 2·d.
+//!   Integers have no `-inf`: what masks a class is a `logit_bias` of `-inf`.
+//! - **Changed decisions**: to count the rows whose largest class is another one than before rounding, take the output
+//!   `argmax` of the float logits as the targets of the quantised ones: `count` − `correct_count`.
+//! - **Errors**: i8 logits without `logits_scale`, float logits with one (or with a zero point), and a zero point in another
+//!   shape than the scale. Losses of a linear layer, of `log_probs` and of elements, `dice` and composed losses take no i8.
+//!
+//! ```
+//! use surprisal::{Array, Arrays, CrossEntropy, cpu};
+//! let targets = ("targets".to_owned(), Array::int(&[1], vec![2]));
+//! let quantized = Arrays::from([
+//!     ("logits".to_owned(), Array::int(&[1, 3], vec![-4, 0, 8])),
+//!     ("logits_scale".to_owned(), Array::float(&[1], vec![0.25])),
+//!     targets.clone(),
+//! ]);
+//! let floats = Arrays::from([
+//!     ("logits".to_owned(), Array::float(&[1, 3], vec![-1.0, 0.0, 2.0])),
+//!     targets,
+//! ]);
+//! let loss = CrossEntropy::default();
+//! let outputs = cpu::run(&loss, &quantized, &["loss", "grad.logits"])?;
+//! assert_eq!(outputs, cpu::run(&loss, &floats, &["loss", "grad.logits"])?);
+//! # Ok::<(), surprisal::Error>(())
+//! ```
 
 mod contract;
 mod declare;

@@ -113,9 +113,9 @@ impl Values<'_> {
         match argument.kind {
             Kind::Index => Array::int(shape, self.classes(below(self.columns()), dtype)),
             Kind::Label => Array::int(shape, below(testing::different(argument, count, 0))),
-            // Small ones: larger ones make softmaxes of which nothing is left but the largest class.
+            // As small as floats are. Larger ones make softmaxes of which nothing is left but the largest class.
             Kind::Logits | Kind::I8 if dtype == Dtype::I8 => {
-                Array::int(shape, below(15).into_iter().map(|value| value - 7).collect())
+                Array::int(shape, below(7).into_iter().map(|value| value - 3).collect())
             }
             Kind::Mask if dtype == Dtype::U8 => Array::int(shape, below(2)),
             Kind::Mask if dtype == Dtype::U32 => Array::int(shape, below(1 << 32)),

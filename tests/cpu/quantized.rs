@@ -234,3 +234,20 @@ fn what_does_not_go_together_is_refused() {
     let error = refused(&|inputs| put(inputs, "logits_zero_point", vector(&[1.0])));
     assert!(matches!(&error, Error::WrongDtype { .. }), "{error}");
 }
+
+/// Rows whose largest class is another one than before rounding, from the two calls that the documentation names.
+#[test]
+fn changed_decisions_are_counted() {
+    let exact = logits(4, &[0.9, 0.1, -0.2, 0.31, 0.29, 0.0, 1.0, 2.0, 3.0, 0.6, 0.7, 0.2]);
+    // Rounded to whole numbers, the second row has a tie, which the first class wins; in the last row 0.6 and 0.7 are 1.
+    let rounded = Array::int(&[4, 3], vec![1, 0, 0, 0, 0, 0, 1, 2, 3, 1, 1, 0]);
+    let before =
+        run_int(&none(), &named([("logits", exact), ("targets", indices(&[0; 4]))]), "argmax");
+    let inputs = named([
+        ("logits", rounded),
+        ("logits_scale", vector(&[1.0])),
+        ("targets", indices(&before)),
+    ]);
+    let [kept, same] = ["count", "correct_count"].map(|name| run_int(&none(), &inputs, name)[0]);
+    assert_eq!(kept - same, 1);
+}

@@ -36,7 +36,7 @@ const GRADIENT: [&str; 2] = ["loss", "grad.logits"];
 pub type Call = (Box<dyn Operation>, Arrays);
 
 /// Calls of every kind, with these additional options, and inputs with this many rows and classes.
-pub fn calls(options: &Value, seed: u64, rows: usize, classes: usize) -> Vec<Call> {
+fn calls(options: &Value, seed: u64, rows: usize, classes: usize) -> Vec<Call> {
     let index = crate::support::sample(seed, rows, classes);
     let probs = sample_probs(seed + 2, rows, classes);
     let mut plain = index.clone();

@@ -8,7 +8,7 @@ use super::{
     inputs::{archive, c_order, file, indices, numbers},
     places,
 };
-use crate::command::{folder, npy, refusal, surprisal};
+use crate::command::{folder, npy, refusal, stdout, surprisal};
 
 /// An index that a file holds as a float is refused, and nobody says that it was rounded.
 #[test]
@@ -27,6 +27,29 @@ fn float_indices_are_refused() {
         let of_targets = text.lines().filter(|line| line.contains("`targets`"));
         assert_eq!(of_targets.count(), 1, "{text}");
     }
+}
+
+/// An int8 file of logits is quantised logits: they need their scale, which then makes them the same floats.
+#[test]
+fn int8_logits_need_a_scale() {
+    let folder = folder("eval-int8");
+    let (bytes, float) = (folder.join("bytes.npy"), folder.join("floats.npy"));
+    npy(&bytes, "|i1", false, "(1, 3,)", &[0xfc, 0, 8]);
+    let floats = [-1.0f32, 0.0, 2.0].into_iter().flat_map(f32::to_le_bytes).collect::<Vec<_>>();
+    npy(&float, "<f4", false, "(1, 3,)", &floats);
+    let scale = folder.join("scale.npy");
+    npy(&scale, "<f4", false, "(1,)", &0.25f32.to_le_bytes());
+    let targets = format!("targets={}", indices("targets", &folder, &[2]).file);
+    let eval = |logits: &Path, scale: Option<&Path>| {
+        let logits = format!("logits={}", logits.display());
+        let scale = scale.map(|scale| format!("logits_scale={}", scale.display()));
+        let scale: Vec<&str> = scale.iter().flat_map(|scale| ["--input", scale]).collect();
+        let words = ["eval", "cross_entropy", "--backend", "cpu", "--input", &logits, "--input"];
+        surprisal(&[&words[..], &[&targets], &scale[..]].concat())
+    };
+    assert!(refusal(&eval(&bytes, None)).contains("logits_scale"));
+    assert!(refusal(&eval(&float, Some(&scale))).contains("logits_scale"));
+    assert_eq!(stdout(&eval(&bytes, Some(&scale))), stdout(&eval(&float, None)));
 }
 
 /// Files of a folder.
