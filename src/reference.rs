@@ -130,7 +130,9 @@ pub(crate) fn scores<T: Real>(
         let scale = of_row(&scales, T::one());
         let zero_point = of_row(&zero_points, T::zero());
         let scale = if scale.wide().abs() <= quantized::MOST_SCALE { scale } else { T::nan() };
-        scores.iter_mut().for_each(|score| *score = scale * (*score - zero_point));
+        for score in scores {
+            *score = scale * (*score - zero_point);
+        }
     }
     Ok(scores)
 }

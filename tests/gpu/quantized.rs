@@ -96,7 +96,7 @@ fn every_number_of_classes(context: &Context) {
 fn placed(
     gpu: &Gpu,
     inputs: &Arrays,
-    logits: Layout,
+    logits: &Layout,
     [scale, gradient]: [Dtype; 2],
 ) -> (Arrays, Arrays) {
     let loss = CrossEntropy::default();
@@ -142,7 +142,7 @@ fn any_place(context: &Context) {
                 let [rows, classes] = [5, classes as u64];
                 let layout = Layout::matrix(Dtype::I8, rows, classes);
                 let layout = layout.row_stride(classes + stride).offset(offset);
-                let (_, outputs) = placed(&context.gpu, &inputs, layout, [Dtype::F32; 2]);
+                let (_, outputs) = placed(&context.gpu, &inputs, &layout, [Dtype::F32; 2]);
                 let expected = expected.get_or_insert_with(|| outputs.clone());
                 for name in GRADIENT {
                     assert_eq!(bits(&outputs[name]), bits(&expected[name]), "{offset} {stride}");
@@ -151,7 +151,7 @@ fn any_place(context: &Context) {
         }
         for (scale, gradient) in FLOATS.into_iter().zip([Dtype::Bf16, Dtype::F16, Dtype::Bf16]) {
             let layout = Layout::matrix(Dtype::I8, 5, classes as u64).offset(2);
-            placed(&context.gpu, &inputs, layout, [scale, gradient]);
+            placed(&context.gpu, &inputs, &layout, [scale, gradient]);
         }
     }
 }
@@ -161,7 +161,7 @@ fn channels_in_planes(context: &Context) {
     let call = (parse("cross_entropy", &none()), sample(1, 12, 5));
     let (_, inputs) = quantized(2, vec![call]).remove(0);
     let layout = Layout::matrix(Dtype::I8, 12, 5).class_stride(6).offset(3);
-    placed(&context.gpu, &inputs, layout, [Dtype::F32; 2]);
+    placed(&context.gpu, &inputs, &layout, [Dtype::F32; 2]);
 }
 
 /// A scale that is NaN, infinite or past 2^120 makes its row a bad one, and no other.
@@ -177,9 +177,10 @@ fn bad_scales(context: &Context) {
             let (outputs, status) = outcome(&context.gpu, &*loss, &inputs, Dtype::F32, &wanted);
             let has_nan = |at| row(&outputs["grad.logits"], at).iter().all(|g| g.is_nan());
             let losses = outputs["loss"].to_f64();
-            for at in 0..7 {
+            for (at, loss_of_row) in losses.iter().enumerate().take(7) {
                 let is_bad = (1..6).contains(&at);
-                assert_eq!((losses[at].is_nan(), has_nan(at)), (is_bad, is_bad), "{at} {loss:?}");
+                let nans = (loss_of_row.is_nan(), has_nan(at));
+                assert_eq!(nans, (is_bad, is_bad), "{at} {loss:?}");
             }
             assert!(status.bad_rows >= 5, "{loss:?}");
             let first = [1.0, f64::NAN, 0.5, 0.1, 0.1, 0.1, 0.1, 0.1];
