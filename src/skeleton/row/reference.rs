@@ -9,8 +9,8 @@ use crate::{
         error::{Error, Result},
     },
     reference::{
-        Findings, Real, array, extents, fits, floats, is_temperature, no_output, row_factor, scores,
-        times,
+        Findings, Real, array, extents, fits, floats, is_temperature, no_output, row_factor,
+        scores, times,
     },
     skeleton::{
         operation::Operation,
