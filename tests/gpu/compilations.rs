@@ -16,11 +16,12 @@ use surprisal::ledger::{self, Compilation};
 /// operation, which may raise it by 40. (That any gradient of linear and pair losses may be added to what is there
 /// raised lavapipe's by 20; that cross-entropy learns its temperature raised lavapipe's by 20 and SwiftShader's by 10; that
 /// dice has a form over the classes of a softmax, which is three losses of rows, raised all by 30; that by-products have
-/// upstream gradients and rows several targets raised lavapipe's by 170, SwiftShader's by 80 and that of GL by 70.)
+/// upstream gradients and rows several targets raised lavapipe's by 170, SwiftShader's by 80 and that of GL by 70; that all
+/// losses of rows take quantised logits raised all by 40.)
 const BUDGET: &[(&str, usize)] =
-    &[("lavapipe", 3080), ("swiftshader", 2780), ("llvmpipe_gl", 2760)];
+    &[("lavapipe", 3120), ("swiftshader", 2820), ("llvmpipe_gl", 2800)];
 /// The budget of all other adapters, which meet every pair of the catalogue of calls.
-const OTHERS: usize = 3540;
+const OTHERS: usize = 3580;
 /// The number of expensive kernels that are named.
 const NAMED: usize = 10;
 

@@ -5,17 +5,17 @@
 /// [`RowFormula`](crate::skeleton::row::reference::RowFormula) and its [`RowLoss`](crate::skeleton::row::RowLoss).
 ///
 /// A loss `without targets` has no option `ignore_index`. Scores that are no logits are named after `of`, with their
-/// argument and that of their gradient.
+/// argument, that of their gradient, and after `scaled by` what makes numbers of integers.
 macro_rules! row_loss {
     ($(#[$doc:meta])* $name:ident = $key:literal; $($rest:tt)*) => {
         $crate::skeleton::row::row_loss! {
             $(#[$doc])*
             $name = $key, of logits = "logits", "grad.logits", LOGITS, LOGITS_GRADIENT,
             scaled by {
-                logits_scale = "logits_scale": LOGITS_SCALE,
-                "The scale of i8 logits, `[1]` or `[rows]`: see [quantised logits](crate::row#quantised-logits).";
-                logits_zero_point = "logits_zero_point": LOGITS_ZERO_POINT,
-                "The zero point of i8 logits, an `i8` in the shape of the scale; 0 if it is not given.";
+                /// The scale of i8 logits, `[1]` or `[rows]`: see [quantised logits](crate::row#quantised-logits).
+                logits_scale = "logits_scale": LOGITS_SCALE;
+                /// The zero point of i8 logits, an `i8` in the shape of the scale; 0 if it is not given.
+                logits_zero_point = "logits_zero_point": LOGITS_ZERO_POINT;
             },
             ignoring ignore_index;
             $($rest)*
@@ -26,10 +26,10 @@ macro_rules! row_loss {
             $(#[$doc])*
             $name = $key, of logits = "logits", "grad.logits", LOGITS, LOGITS_GRADIENT,
             scaled by {
-                logits_scale = "logits_scale": LOGITS_SCALE,
-                "The scale of i8 logits, `[1]` or `[rows]`: see [quantised logits](crate::row#quantised-logits).";
-                logits_zero_point = "logits_zero_point": LOGITS_ZERO_POINT,
-                "The zero point of i8 logits, an `i8` in the shape of the scale; 0 if it is not given.";
+                /// The scale of i8 logits, `[1]` or `[rows]`: see [quantised logits](crate::row#quantised-logits).
+                logits_scale = "logits_scale": LOGITS_SCALE;
+                /// The zero point of i8 logits, an `i8` in the shape of the scale; 0 if it is not given.
+                logits_zero_point = "logits_zero_point": LOGITS_ZERO_POINT;
             },
             ignoring;
             $($rest)*
@@ -39,7 +39,7 @@ macro_rules! row_loss {
         $(#[$doc:meta])*
         $name:ident = $key:literal,
         of $scores:ident = $scores_key:literal, $gradient_key:literal, $scores_argument:ident, $gradient_argument:ident,
-        scaled by { $($scale:ident = $scale_key:literal: $scale_argument:ident, $scale_about:literal;)* },
+        scaled by { $($(#[$scale_doc:meta])* $scale:ident = $scale_key:literal: $scale_argument:ident;)* },
         ignoring $($ignore_index:ident)?;
         summary: $summary:literal, formula: $formula:literal, pytorch: $pytorch:literal;
         inputs $inputs:ident { $($input:ident = $input_key:literal: $argument:expr;)* }
@@ -113,7 +113,7 @@ macro_rules! row_loss {
             $inputs {
                 #[doc = concat!("The scores `", $scores_key, "`, `[rows, classes]`.")]
                 $scores = $scores_key,
-                $(#[doc = $scale_about] $scale = $scale_key,)*
+                $($(#[$scale_doc])* $scale = $scale_key,)*
                 $(#[doc = concat!("The input `", $input_key, "`.")] $input = $input_key,)*
                 /// Row weights `[rows]`.
                 row_weight = "row_weight",
