@@ -11,8 +11,8 @@ pub use separable::{Separable, SeparableInputs, SeparableOutputs, SeparableRow};
 operations! {
     /// The registry of the losses.
     cross_entropy::CrossEntropy,
-    hierarchical_cross_entropy::HierarchicalCrossEntropy,
     linear_cross_entropy::LinearCrossEntropy,
+    hierarchical_cross_entropy::HierarchicalCrossEntropy,
     nll::Nll,
     brier::Brier,
     ce_mse_mix::CeMseMix,

@@ -76,7 +76,7 @@ impl View {
             access: Access::Read,
             allocation_bytes: 4 * words,
             first_column: 0,
-            row_scales: None,
+            factors: None,
         }
     }
 

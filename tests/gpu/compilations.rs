@@ -19,9 +19,9 @@ use surprisal::ledger::{self, Compilation};
 /// upstream gradients and rows several targets raised lavapipe's by 170, SwiftShader's by 80 and that of GL by 70; that all
 /// losses of rows take quantised logits raised all by 40.)
 const BUDGET: &[(&str, usize)] =
-    &[("lavapipe", 3120), ("swiftshader", 2820), ("llvmpipe_gl", 2800)];
+    &[("lavapipe", 3520), ("swiftshader", 3220), ("llvmpipe_gl", 3200)];
 /// The budget of all other adapters, which meet every pair of the catalogue of calls.
-const OTHERS: usize = 3580;
+const OTHERS: usize = 3980;
 /// The number of expensive kernels that are named.
 const NAMED: usize = 10;
 

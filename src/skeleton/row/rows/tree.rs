@@ -280,15 +280,16 @@ impl<'a> Rows<'a> {
         index: usize,
         rows: &Range<u64>,
     ) -> Step<'_, 'a> {
-        let label = self.label(entry);
+        let (label, record) = (self.label(entry), self.record());
         let places = self.given.get("places").cloned();
         let Self { planner, program, windows, tree_lanes, classes, .. } = self;
         let Window { table, records, rows: window, .. } = &windows[index];
         let own = program.sources.iter().copied();
-        let sources = std::iter::once(shader!("record.wgsl")).chain(own);
+        let scaling = record.quantized.then_some(shader!("row/quantized.wgsl"));
+        let sources = std::iter::once(shader!("record.wgsl")).chain(scaling).chain(own);
         planner
             .dispatch(label, entry, sources.chain([shader!("row/lanes.wgsl"), file]))
-            .declare(Declared::Functor(program.record()))
+            .declare(Declared::Functor(record))
             .overriding("WORKGROUP", *tree_lanes)
             .uniform("rows", rows.end - rows.start)
             .uniform("classes", *classes)
