@@ -168,7 +168,7 @@ fn wrong_dtypes(context: &Context) {
     let floats = "f32 or f16 or bf16";
     let error =
         refused(gpu, &none(), good.inputs().logits(of(Dtype::U32, &[4, 6])), good.outputs());
-    assert_eq!(error, wrong("logits", Dtype::U32, floats));
+    assert_eq!(error, wrong("logits", Dtype::U32, "f32 or f16 or bf16 or i8"));
     let error = refused(gpu, &none(), good.inputs().targets(of(Dtype::F32, &[4])), good.outputs());
     assert_eq!(error, wrong("targets", Dtype::F32, "i32 or u32 or i64"));
     let error = refused(gpu, &none(), good.inputs(), good.outputs().loss(of(Dtype::F16, &[4])));

@@ -285,8 +285,7 @@ impl<'a> Rows<'a> {
         let Self { planner, program, windows, tree_lanes, classes, .. } = self;
         let Window { table, records, rows: window, .. } = &windows[index];
         let own = program.sources.iter().copied();
-        let scaling = record.quantized.then_some(shader!("row/quantized.wgsl"));
-        let sources = std::iter::once(shader!("record.wgsl")).chain(scaling).chain(own);
+        let sources = std::iter::once(shader!("record.wgsl")).chain(own);
         planner
             .dispatch(label, entry, sources.chain([shader!("row/lanes.wgsl"), file]))
             .declare(Declared::Functor(record))
