@@ -330,6 +330,8 @@ pub(crate) struct Layer<'a> {
     pub raw_hidden_gradient: Option<View>,
     pub weight_gradient: Option<View>,
     pub bias_gradient: Option<View>,
+    /// The gradient of the bias is added to what its tensor holds.
+    pub adds_bias: bool,
     /// The gradient of the hidden states is written over them.
     pub in_place: bool,
     /// Layers without gradients, whose scores the loss reads as the streams of these names.
@@ -431,6 +433,7 @@ impl<'a> Layer<'a> {
             raw_hidden_gradient: None,
             weight_gradient: None,
             bias_gradient: None,
+            adds_bias: options.accumulate.shared(),
             in_place: false,
             others: Vec::new(),
             beside: 0,
@@ -786,7 +789,7 @@ impl<'a> Layer<'a> {
             self.product(rows, &product)?;
         }
         if let Some(sum) = &sums.bias {
-            let (start, output) = sum.at(part.number, accumulate);
+            let (start, output) = sum.at(part.number, self.adds_bias);
             let (label, a, b) = ("bias_gradient", None, chunk);
             let product = Product {
                 label,

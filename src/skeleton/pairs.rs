@@ -313,6 +313,7 @@ impl<'a> Pairs<'a> {
             raw_hidden_gradient: None,
             weight_gradient: call.output("grad.keys"),
             bias_gradient: None,
+            adds_bias: false,
             in_place: false,
             others: Vec::new(),
             beside,
