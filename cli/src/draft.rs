@@ -239,6 +239,10 @@ impl<'a> Attempt<'a> {
             Dim::Gathered => self.extent(Dim::Rows),
             // As many fakes as columns are asked for; otherwise as many as real samples.
             Dim::Fakes => self.extent(Dim::Classes).or(self.extent(Dim::Rows)),
+            // As deep as the student, unless it is said.
+            Dim::TeacherHidden => {
+                self.extents.get(&dim).copied().or_else(|| self.extent(Dim::Hidden))
+            }
             _ => self.extents.get(&dim).copied(),
         }
     }

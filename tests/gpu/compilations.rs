@@ -19,9 +19,9 @@ use surprisal::ledger::{self, Compilation};
 /// upstream gradients and rows several targets raised lavapipe's by 170, SwiftShader's by 80 and that of GL by 70; that all
 /// losses of rows take quantised logits raised all by 40.)
 const BUDGET: &[(&str, usize)] =
-    &[("lavapipe", 3520), ("swiftshader", 3220), ("llvmpipe_gl", 3200)];
+    &[("lavapipe", 3600), ("swiftshader", 3320), ("llvmpipe_gl", 3320)];
 /// The budget of all other adapters, which meet every pair of the catalogue of calls.
-const OTHERS: usize = 3980;
+const OTHERS: usize = 4060;
 /// The number of expensive kernels that are named.
 const NAMED: usize = 10;
 

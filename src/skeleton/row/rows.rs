@@ -126,7 +126,7 @@ pub(crate) struct Rows<'a> {
     vectors: Vec<Vectors>,
     /// Whether the scores are i8.
     quantized: bool,
-    /// Whether sums of by-products are added to what their outputs hold.
+    /// Whether sums over the rows, which are gradients, are added to what their outputs hold.
     pub adds_sums: bool,
     blocks: u64,
     /// The number of tallies that are folded before the header: those of the rows, and those of the vectors.

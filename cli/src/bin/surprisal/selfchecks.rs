@@ -331,7 +331,7 @@ impl SelfCheck {
         let extent = |dim: &Dim| match dim {
             Dim::Rows => shape.rows,
             Dim::Classes | Dim::Fakes => shape.classes,
-            Dim::Hidden => shape.hidden,
+            Dim::Hidden | Dim::TeacherHidden => shape.hidden,
             _ => 1,
         };
         let rank = loss.about().inputs.first().and_then(|first| first.shapes.first());

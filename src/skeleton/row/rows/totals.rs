@@ -95,7 +95,8 @@ impl Rows<'_> {
         };
         let (first, count) = self.total(&tallies, word, integers, NO_WORD)?;
         let (kept, empty) = (self.kept_tally(), self.program.empty);
-        let adds = self.adds_sums;
+        // A mean describes this call alone.
+        let adds = self.adds_sums && !mean;
         let step = self
             .around(
                 "scalar",
