@@ -16,12 +16,14 @@ use surprisal::ledger::{self, Compilation};
 /// operation, which may raise it by 40. (That any gradient of linear and pair losses may be added to what is there
 /// raised lavapipe's by 20; that cross-entropy learns its temperature raised lavapipe's by 20 and SwiftShader's by 10; that
 /// dice has a form over the classes of a softmax, which is three losses of rows, raised all by 30; that by-products have
-/// upstream gradients and rows several targets raised lavapipe's by 170, SwiftShader's by 80 and that of GL by 70; that all
-/// losses of rows take quantised logits raised all by 40.)
+/// upstream gradients and rows several targets raised lavapipe's by 170, SwiftShader's by 80 and that of GL by 70; that
+/// four more losses learn a temperature, that losses of rows take quantised logits, that there are margins, filters and unit
+/// vectors in linear and contrastive losses, and the two operations `linear_distillation` and `hierarchical_cross_entropy`
+/// raised all by 490 to 550.)
 const BUDGET: &[(&str, usize)] =
-    &[("lavapipe", 3600), ("swiftshader", 3320), ("llvmpipe_gl", 3320)];
+    &[("lavapipe", 3570), ("swiftshader", 3330), ("llvmpipe_gl", 3300)];
 /// The budget of all other adapters, which meet every pair of the catalogue of calls.
-const OTHERS: usize = 4060;
+const OTHERS: usize = 4030;
 /// The number of expensive kernels that are named.
 const NAMED: usize = 10;
 
