@@ -1,5 +1,6 @@
 // Scores of pairs: s = scale·x + bias, x = r_i·c_j·⟨query_i, key_j⟩, less a margin where the key is a positive. The chunk
-// holds the products ⟨query_i, key_j⟩; the query table and the key table hold the rest. The gradient is the gradient of the product: ∂s·scale·r_i·c_j.
+// holds the products ⟨query_i, key_j⟩; the query table and the key table hold the rest. The gradient is the gradient of the
+// product: ∂s·scale·r_i·c_j.
 //
 // A functor (loss/*.wgsl) supplies
 //   fn positives(row, columns) -> vec4<bool>     which keys are positives of a query

@@ -63,6 +63,11 @@ pub(crate) fn row_factor<T: Real>(weight: T, upstream: T, divisor: T) -> T {
     if weight.is_zero() { T::zero() } else { factor(times(weight, upstream), divisor) }
 }
 
+/// The class with the largest score; the lowest one on a tie.
+pub(crate) fn argmax<T: Real>(u: &[T]) -> usize {
+    (1..u.len()).fold(0, |best, class| if u[class] > u[best] { class } else { best })
+}
+
 /// Whether a number is a temperature: positive, and normal in f32 as its inverse is.
 pub(crate) fn is_temperature<T: Real>(tau: T) -> bool {
     let limit = 126f64.exp2();

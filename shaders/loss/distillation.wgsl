@@ -102,13 +102,10 @@ fn side(u: vec4<f32>, top: f32, inverse_sum: f32) -> Side {
 fn kl_slope(own: Side, other: Side, offset: f32, divergence: f32) -> f32 {
     let both = own.live & other.live;
     let d = select(vec4<f32>(0.0), own.x - other.x - offset, both);
-    let small = is_small4(d) & both;
-    let bend = bend4(select(vec4<f32>(0.0), d, small));
-    let bends = select(own.p * (d - 1.0) + other.p, own.p * bend, small);
-    let gains = select(other.p - own.p, own.p * (bend - d), small);
+    let quad = bent(own.p, other.p, d, both);
     // A column that is live in the other row alone.
     let alone = select(vec4<f32>(0.0), other.p * (other.x + offset), other.live);
-    return sum4(select(alone, (bends - divergence * own.p) * own.x - gains * d, both));
+    return sum4(select(alone, (quad.bends - divergence * own.p) * own.x - quad.gains * d, both));
 }
 
 // The divergence of the first round; that of Jensen-Shannon is not known there.

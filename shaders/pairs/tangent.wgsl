@@ -57,11 +57,7 @@ fn tangent(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         return;
     }
     for (var column = lane * 4u; column < params.classes; column += WORKGROUP * 4u) {
-        var g = bitcast<vec4<f32>>(raw_quad(row, column)) - dot * unit(row, column, known);
-        if (OF_UNITS) {
-            g *= length;
-        }
-        g *= scale;
+        var g = scale * (length * (bitcast<vec4<f32>>(raw_quad(row, column)) - dot * unit(row, column, known)));
         if (ADDS) {
             g += bitcast<vec4<f32>>(begun_quad(row, column));
         }

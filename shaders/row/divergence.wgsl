@@ -13,14 +13,26 @@ fn is_small4(x: vec4<f32>) -> vec4<bool> {
     return abs(x) < vec4<f32>(0.25);
 }
 
-// What a quad adds to the sums: (Σ own·d, 0, Σ own·h(d), Σ (other - own)), where d = log(own/other), or 0 if one of the two
-// is 0.
-fn mean_terms(own: vec4<f32>, other: vec4<f32>, d: vec4<f32>, both: vec4<bool>) -> vec4<f32> {
+// own·h(d) and other - own of a quad.
+struct Bent {
+    bends: vec4<f32>,
+    gains: vec4<f32>,
+}
+
+// d = log(own/other), or 0 if one of the two is 0.
+fn bent(own: vec4<f32>, other: vec4<f32>, d: vec4<f32>, both: vec4<bool>) -> Bent {
     let small = is_small4(d) & both;
     let bend = bend4(select(vec4<f32>(0.0), d, small));
-    let bends = select(own * (d - 1.0) + other, own * bend, small);
-    let gains = select(other - own, own * (bend - d), small);
-    return vec4<f32>(sum4(own * d), 0.0, sum4(bends), sum4(gains));
+    var out: Bent;
+    out.bends = select(own * (d - 1.0) + other, own * bend, small);
+    out.gains = select(other - own, own * (bend - d), small);
+    return out;
+}
+
+// What a quad adds to the sums: (Σ own·d, 0, Σ own·h(d), Σ (other - own)).
+fn mean_terms(own: vec4<f32>, other: vec4<f32>, d: vec4<f32>, both: vec4<bool>) -> vec4<f32> {
+    let quad = bent(own, other, d, both);
+    return vec4<f32>(sum4(own * d), 0.0, sum4(quad.bends), sum4(quad.gains));
 }
 
 // a - log(1 + a) = a·s - 2·(s³/3 + s⁵/5 + …) with s = a/(2 + a), for |a| < 1/4.

@@ -46,8 +46,12 @@ fn item_of_scores(row: Row, column: u32, inside: vec4<bool>) -> Item {
     return it;
 }
 
+fn columns_of(it: Item) -> vec4<u32> {
+    return vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u);
+}
+
 fn is_label(it: Item, label: u32) -> vec4<bool> {
-    return vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u) == vec4<u32>(label);
+    return columns_of(it) == vec4<u32>(label);
 }
 
 fn has_temperature() -> bool {
@@ -119,8 +123,7 @@ fn state_empty() -> State {
 
 // The lowest live column of a quad whose score is the top.
 fn place_at(it: Item, u: vec4<f32>, top: f32) -> u32 {
-    let columns = vec4<u32>(it.column, it.column + 1u, it.column + 2u, it.column + 3u);
-    let at_top = select(vec4<u32>(NONE), columns, live(u) & (u == vec4<f32>(top)));
+    let at_top = select(vec4<u32>(NONE), columns_of(it), live(u) & (u == vec4<f32>(top)));
     return min(min(at_top.x, at_top.y), min(at_top.z, at_top.w));
 }
 

@@ -3,7 +3,8 @@
 //
 // A row's label is its leaf. Nodes are known by their ranks (src/skeleton/row/rows/tree.rs): the nodes of a chain have
 // ranks one after another, and a path crosses few chains. So each lane finds its own nodes of the path. Nodes with few
-// siblings are taken by one lane each; for one with many siblings, all lanes share the siblings.
+// siblings are taken by one lane each; for one with many siblings (params.wide of them),
+// all lanes share the siblings.
 //
 // The functor supplies
 //   struct State, fn state_empty, state_merge              the mergeable state of some of a node's siblings
@@ -24,8 +25,6 @@ const SIBLINGS: u32 = 3u;
 const COUNT: u32 = 4u;
 const COLUMN: u32 = 5u;
 const WIDE_NODE: u32 = 6u;
-// The number of siblings from which all lanes share a node.
-const WIDE: u32 = 32u;
 const ROOT: u32 = 0u;
 
 var<workgroup> row_leaf: u32;
@@ -129,7 +128,7 @@ fn take_narrow(row: Row, leaf: u32, flags: u32, lane: u32) -> Path {
     var path: Path;
     for (var depth = lane + 1u; depth <= length; depth += LANES) {
         let node = node_at(leaf, depth);
-        if (place(node, COUNT) < WIDE) {
+        if (place(node, COUNT) < params.wide) {
             let state = stream_siblings(row, node, 0u, 1u);
             path = path_take(path, state, own_score(row, node));
             emit_siblings(row, node, state, flags, 0u, 1u);
@@ -159,7 +158,7 @@ fn replace_gradient(row: Row, leaf: u32, flags: u32, lane: u32) {
     let length = place(leaf, DEPTH);
     for (var depth = lane + 1u; depth <= length; depth += LANES) {
         let node = node_at(leaf, depth);
-        if (place(node, COUNT) < WIDE) {
+        if (place(node, COUNT) < params.wide) {
             emit_siblings(row, node, state_empty(), flags, 0u, 1u);
         }
     }

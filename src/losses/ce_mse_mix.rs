@@ -35,8 +35,8 @@ row_loss! {
     ///   whose row_weight is 0 has loss and gradient 0, whatever its logits are; it is counted, and its by-product is
     ///   computed. A `-inf` logit has p = 0 and gradient 0. A target at `-inf` gives +inf, but with α = 0 the squared
     ///   error alone. A NaN or +inf logit, or a row that is all `-inf`, gives NaN for that row, which [`crate::Status`]
-    ///   counts; an alpha that is not finite does so for every row. A target outside `0..classes` is never used as an index: the loss of its
-    ///   row is NaN, the gradient 0, and the status counts it.
+    ///   counts; an alpha that is not finite does so for every row. A target outside `0..classes` is never used as an
+    ///   index: the loss of its row is NaN, the gradient 0, and the status counts it.
     /// - **Errors**: an invalid call is refused before any GPU work; [`Error`] names the argument and its value.
     ///
     /// Sources: Hui and Belkin 2021 (squared error as a loss of classifiers); saturation, Golik, Doetsch and Ney 2013.

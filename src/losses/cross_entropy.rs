@@ -45,8 +45,7 @@ pub enum Smoothing {
 /// Fused softmax cross-entropy, as `torch.nn.functional.cross_entropy`, with further options.
 ///
 /// u = (cap·tanh(z/cap) + logit_bias)/τ, where the z of the target is first lowered by target_margin, and the loss of a
-/// row is row_weight·((1 − p_y)^γ·Σ_c w_c q_c (lse(u) − u_c) +
-/// λ·lse(u)²), in nats.
+/// row is row_weight·((1 − p_y)^γ·Σ_c w_c q_c (lse(u) − u_c) + λ·lse(u)²), in nats.
 ///
 /// - **Shapes**: logits `[rows, classes]` with any row stride and element offset; targets `[rows]` (`i32`, `u32`,
 ///   `i64`) or target_probs `[rows, classes]`; weight and logit_bias `[classes]`; row_weight `[rows]`; upstream `[1]`,

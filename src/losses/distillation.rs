@@ -4,7 +4,7 @@ use super::linear_distillation;
 use crate::{
     data::error::{Error, Result},
     plan::kernel::shader,
-    reference::{Real, times},
+    reference::{Real, argmax, times},
     skeleton::row::{
         Broadcast, Field, Head, LabelScore, Reduced, Rounds, RowLoss, RowOutput, RowProgram,
         RowStream, TEMPERATURE_SLOPE,
@@ -242,12 +242,6 @@ impl RowFormula for Distillation {
         let agrees = if agrees { T::one() } else { T::zero() };
         Point::new(loss, gradient).with(vec![slope, q.entropy(), agrees])
     }
-}
-
-/// The lowest class with the largest score.
-fn argmax<T: Real>(z: &[T]) -> Option<usize> {
-    let top = z.iter().copied().fold(T::neg_infinity(), T::max);
-    z.iter().position(|&z| z == top)
 }
 
 /// Whether the square of a temperature is a normal f32.

@@ -69,8 +69,7 @@ row_loss! {
     /// assert!((outputs["loss"].to_f64()[0] + probs[2].ln()).abs() < 1e-12);
     /// # Ok::<(), surprisal::Error>(())
     /// ```
-    HierarchicalCrossEntropy = "hierarchical_cross_entropy",
-    of logits = "logits", "grad.logits", NODE_LOGITS, LOGITS_GRADIENT, scaled by {}, ignoring ignore_index;
+    HierarchicalCrossEntropy = "hierarchical_cross_entropy";
     summary: "Cross-entropy over the leaves of a tree, a softmax over the children of each node.",
     formula: "loss = -row_weight·Σ log p_v over the nodes v on the target's path, p a softmax over v's siblings",
     pytorch: "none; log_softmax over each node's children, added up along the path";

@@ -34,15 +34,16 @@ use crate::{
 /// - **False negatives**: a key that has the query's label but is not its positive takes no part. Without key_labels
 ///   there must be as many keys as queries, and the labels hold for both.
 /// - **Margins**: target_margin m makes the score of every positive scale·(x − m), wherever it occurs, so that the
-///   positive has to exceed the other keys by m. With false_negative_margin f, a key that is no positive and has x_ij > x_i⁺ + f (before m) is taken for
-///   an undetected positive and left out: it has no part in the sum and no gradient. An equal similarity stays. With
-///   `symmetric` each direction filters by its own positive, and the scores are made once more where one chunk does not
-///   hold them. A shard does not know the positives of other shards, so it refuses f.
+///   positive has to exceed the other keys by m. With false_negative_margin f, a key that is no positive and has x_ij >
+///   x_i⁺ + f (before m) is taken for an undetected positive and left out: it has no part in the sum and no gradient.
+///   An equal similarity stays. With `symmetric` each direction filters by its own positive, and the scores are made
+///   once more where one chunk does not hold them. A shard does not know the positives of other shards, so it refuses
+///   f.
 /// - **Types**: vectors, scale and gradients in `f32`, `f16` or `bf16`; everything in between in f32.
 /// - **Memory** beside inputs and outputs: O(rows + classes) and one chunk of at most `chunk_bytes`: whole rows of
-///   scores, or some rows of a block of keys, as in [`crate::LinearCrossEntropy`]. 16-bit gradients with `normalize`
-///   or several chunks, and added ones with `normalize`, also need their sums in f32. Neither the size nor the shape of the chunk changes a bit (except
-///   the last bits of ∂scale from a saved lse or from statistics).
+///   scores, or some rows of a block of keys, as in [`crate::LinearCrossEntropy`]. 16-bit gradients with `normalize` or
+///   several chunks, and added ones with `normalize`, also need their sums in f32. Neither the size nor the shape of
+///   the chunk changes a bit (except the last bits of ∂scale from a saved lse or from statistics).
 /// - **Gradient**: with G = ∂loss/∂s, ∂q_i = scale·r_i·(I − q̂q̂ᵀ)·Σ_j G_ij·k̂_j, r = 1/‖q‖ (1 and the identity
 ///   without `normalize`), likewise ∂k, and ∂scale = Σ_ij G_ij·x_ij (of a positive: x − m).
 /// - **Cost**: three products of rows·classes·hidden for loss and gradients. `symmetric` makes the scores a second

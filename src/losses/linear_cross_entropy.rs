@@ -27,18 +27,19 @@ use crate::{
 ///   [`target_margin`](CrossEntropy::target_margin) m and a temperature τ, the u of the target is (cos − m)/τ. A vector
 ///   of zeros has cosine 0 with everything and gradient 0, and [`crate::Status::zero_vectors`] counts it. With a shard
 ///   of the vocabulary, ∂hidden stays a part, and the parts still add up.
-/// - **Memory** beside inputs and outputs: O(rows + classes), 16 + 8·k bytes a row of k targets, one chunk of at most `chunk_bytes`, and 256 bytes of
-///   parameters a dispatch. The chunk holds some whole rows of logits, or some rows of a block of classes, whichever
-///   the plan finds cheaper ([`crate::Plan::path`] says which, and why). With blocks, the logits are made twice,
-///   unless a saved lse or the statistics of shards close the rows. The logits of up to as many rows as W is deep are
-///   kept in ∂W until it is written, if ∂W is f32, has no gaps (as `[classes, hidden]`) and is not added to: they are
-///   made once, and take no memory of their own. A budget that holds neither a row nor a block of one row (less than a
-///   kilobyte on software adapters, 25 KB elsewhere) is an error. A 16-bit gradient that adds up over several chunks
-///   needs an f32 sum: ∂W over stretches of rows, ∂hidden (also in place) over blocks of classes, for the rows of the
-///   chunk. With `normalize` both need it always, and so do gradients that are added to what is there.
+/// - **Memory** beside inputs and outputs: O(rows + classes), 16 + 8·k bytes a row of k targets, one chunk of at most
+///   `chunk_bytes`, and 256 bytes of parameters a dispatch. The chunk holds some whole rows of logits, or some rows of
+///   a block of classes, whichever the plan finds cheaper ([`crate::Plan::path`] says which, and why). With blocks, the
+///   logits are made twice, unless a saved lse or the statistics of shards close the rows. The logits of up to as many
+///   rows as W is deep are kept in ∂W until it is written, if ∂W is f32, has no gaps (as `[classes, hidden]`) and is
+///   not added to: they are made once, and take no memory of their own. A budget that holds neither a row nor a block
+///   of one row (less than a kilobyte on software adapters, 25 KB elsewhere) is an error. A 16-bit gradient that adds
+///   up over several chunks needs an f32 sum: ∂W over stretches of rows, ∂hidden (also in place) over blocks of
+///   classes, for the rows of the chunk. With `normalize` both need it always, and so do gradients that are added to
+///   what is there.
 /// - **Gradient**: ∂hidden = G·W, ∂W = Gᵀ·hidden, ∂bias = Σ_rows G, where G is the gradient of the logits; G already
-///   contains row weights and the upstream gradient before ∂W is summed. With `normalize`, these are the gradients ∂û of
-///   the unit vectors û = v/‖v‖, and ∂v = (∂û − û·⟨∂û, û⟩)/‖v‖.
+///   contains row weights and the upstream gradient before ∂W is summed. With `normalize`, these are the gradients ∂û
+///   of the unit vectors û = v/‖v‖, and ∂v = (∂û − û·⟨∂û, û⟩)/‖v‖.
 /// - **Policy gradients and preferences** need log_prob, entropy and lse of each token and their gradients: a call for
 ///   these, the caller's arithmetic, and a call with `upstream.log_prob`, `upstream.entropy`, `upstream.lse` and the
 ///   saved `lse` and `entropy`. The logits are never stored, and a row's bits do not depend on the rows beside it

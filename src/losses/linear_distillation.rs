@@ -28,10 +28,10 @@ use crate::{
 ///   [`crate::LinearCrossEntropy`].
 /// - **Units**: nats, times T².
 /// - **Types**: every float tensor in `f32`, `f16` or `bf16`; sums in f32; gradients are rounded to nearest even.
-/// - **Memory** beside inputs and outputs: as [`crate::LinearCrossEntropy`], with two chunks of equal size, one for each
-///   head, of at most `chunk_bytes` together. No scores are kept in ∂W.
-/// - **Gradient**, only of the student (and the temperature): ∂hidden = G·W, ∂W = Gᵀ·hidden, ∂bias = Σ_rows G, where G is
-///   the gradient of the student's logits.
+/// - **Memory** beside inputs and outputs: as [`crate::LinearCrossEntropy`], with two chunks of equal size, one for
+///   each head, of at most `chunk_bytes` together. No scores are kept in ∂W.
+/// - **Gradient**, only of the student (and the temperature): ∂hidden = G·W, ∂W = Gᵀ·hidden, ∂bias = Σ_rows G, where G
+///   is the gradient of the student's logits.
 /// - **By-products**: `teacher_entropy` and `agreement`, as in [`Distillation`].
 /// - **Edges**: those of [`Distillation`]. The hidden states of an ignored row are not used.
 /// - **Errors**: an invalid call is refused before any GPU work; [`crate::Error`] names the argument and its value.

@@ -268,6 +268,15 @@ impl Step<'_, '_> {
         let Some(view) = view else {
             return self.absent(name, default.to_bits());
         };
+        let storage = self.storage(&view, false);
+        self.bind(name, &view, storage, false)
+    }
+
+    /// Numbers that are read one by one: floats, or i8 as the numbers that they are.
+    pub fn read_numbers(self, name: &'static str, view: Option<View>, default: f32) -> Self {
+        let Some(view) = view else {
+            return self.absent(name, default.to_bits());
+        };
         let storage = ElementStorage::Elements(view.layout.dtype);
         self.bind(name, &view, storage, false)
     }

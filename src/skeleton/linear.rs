@@ -305,7 +305,7 @@ fn check_weights(layout: WeightLayout, heads: &[Head], call: &Call) -> Result<()
     Ok(())
 }
 
-/// The layer whose scores have the loss.
+/// The layer whose scores have the loss, which does not see the layer's inputs.
 const OWN: Head = Head { scores: "logits", hidden: "hidden", weight: "weight", bias: "bias" };
 
 /// The operands of a linear loss.

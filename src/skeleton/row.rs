@@ -24,8 +24,7 @@
 //! - **Changed decisions**: to count the rows whose largest class is another one than before rounding, take the output
 //!   `argmax` of the float logits as the targets of the quantised ones: `count` − `correct_count`.
 //! - **Errors**: i8 logits without `logits_scale`, float logits with one (or with a zero point), and a zero point in another
-//!   shape than the scale. Losses of a linear layer, of `log_probs`, of a tree and of elements, `dice` and composed
-//!   losses take no i8.
+//!   shape than the scale. Losses of a linear layer, of `log_probs` and of elements, `dice` and composed losses take no i8.
 //!
 //! ```
 //! use surprisal::{Array, Arrays, CrossEntropy, cpu};

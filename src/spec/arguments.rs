@@ -46,8 +46,6 @@ pub(crate) const BIAS_GRADIENT: Argument =
 const MATRIX: &[&[Dim]] = &[&[Dim::Rows, Dim::Classes]];
 
 pub(crate) const LOGITS: Argument = Argument::required("logits", Kind::Logits, MATRIX, "logits");
-pub(crate) const NODE_LOGITS: Argument =
-    Argument::required("logits", Kind::Float, MATRIX, "one logit a node but the root");
 const SCALES: &[&[Dim]] = &[&[Dim::One], &[Dim::Rows]];
 pub(crate) const LOGITS_SCALE: Argument = Argument::optional(
     quantized::SCALE,

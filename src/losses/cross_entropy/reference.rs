@@ -12,14 +12,14 @@ use crate::{
         error::Result,
     },
     losses::{CrossEntropy, cross_entropy::Denominator},
-    reference::{Findings, Real, array, extents, no_output, scores, times},
+    reference::{Findings, Real, argmax, array, extents, no_output, scores, times},
     spec::{
         about::Signature as _,
         options::{Empty, Reduction},
     },
 };
 use batch::{Batch, Targets};
-use softmax::{Softmax, argmax, rank, smoothed_sum};
+use softmax::{Softmax, rank, smoothed_sum};
 use target::Fate;
 
 const NAME: &str = "cross_entropy";

@@ -1,5 +1,6 @@
 //! The f64 reference of a row loss on a linear layer: first the scores, then their loss.
 
+use super::OWN;
 use crate::{
     data::{
         array::{Arithmetic, Arrays},
@@ -9,9 +10,6 @@ use crate::{
     skeleton::{operation::Operation, row::Head},
     spec::options::WeightLayout,
 };
-
-/// The layer with the gradients. The loss of its scores does not see its inputs.
-const OWN: Head = Head { scores: "logits", hidden: "hidden", weight: "weight", bias: "bias" };
 
 /// What the options and the loss say of the layers.
 #[derive(Clone, Copy)]
@@ -83,7 +81,8 @@ fn compute<T: Real>(
                 }
                 "grad.weight" => {
                     let units = layer.weight_gradient(&gradient, &live);
-                    array(&layer.weight_shape(), layer.laid_out(&layer.weight.backward_all(&units)))
+                    let shape = weight_shape(kind.layout, layer.classes, layer.hidden);
+                    array(&shape, layer.laid_out(&layer.weight.backward_all(&units)))
                 }
                 _ => array(&[layer.classes], layer.bias_gradient(&gradient, &live)),
             };
@@ -130,10 +129,7 @@ impl<T: Real> Layer<T> {
             return Err(wrong_shape(head.weight, weight, &(expected + " with this weight_layout")));
         }
         let states = floats(inputs, head.hidden, &[rows, hidden])?.unwrap_or_default();
-        let shape = match layout {
-            WeightLayout::ClassesHidden => [classes, hidden],
-            WeightLayout::HiddenClasses => [hidden, classes],
-        };
+        let shape = weight_shape(layout, classes, hidden);
         let lies: Vec<T> = floats(inputs, head.weight, &shape)?.unwrap_or_default();
         let weight = match layout {
             WeightLayout::ClassesHidden => lies,
@@ -153,13 +149,6 @@ impl<T: Real> Layer<T> {
     fn count_zeros(&self, found: &mut Findings) {
         self.states.count_zeros(found);
         self.weight.count_zeros(found);
-    }
-
-    fn weight_shape(&self) -> [usize; 2] {
-        match self.layout {
-            WeightLayout::ClassesHidden => [self.classes, self.hidden],
-            WeightLayout::HiddenClasses => [self.hidden, self.classes],
-        }
     }
 
     /// A tensor of the classes' vectors as the weight lies in memory.
@@ -217,6 +206,13 @@ impl<T: Real> Layer<T> {
             }
         }
         result
+    }
+}
+
+fn weight_shape(layout: WeightLayout, classes: usize, hidden: usize) -> [usize; 2] {
+    match layout {
+        WeightLayout::ClassesHidden => [classes, hidden],
+        WeightLayout::HiddenClasses => [hidden, classes],
     }
 }
 

@@ -10,18 +10,21 @@ macro_rules! row_loss {
     ($(#[$doc:meta])* $name:ident = $key:literal; $($rest:tt)*) => {
         $crate::skeleton::row::row_loss! {
             $(#[$doc])*
-            $name = $key, of logits = "logits", "grad.logits", LOGITS, LOGITS_GRADIENT,
-            scaled by {
-                /// The scale of i8 logits, `[1]` or `[rows]`: see [quantised logits](crate::row#quantised-logits).
-                logits_scale = "logits_scale": LOGITS_SCALE;
-                /// The zero point of i8 logits, an `i8` in the shape of the scale; 0 if it is not given.
-                logits_zero_point = "logits_zero_point": LOGITS_ZERO_POINT;
-            },
-            ignoring ignore_index;
+            $name = $key, of logits, ignoring ignore_index;
             $($rest)*
         }
     };
     ($(#[$doc:meta])* $name:ident = $key:literal, without targets; $($rest:tt)*) => {
+        $crate::skeleton::row::row_loss! {
+            $(#[$doc])*
+            $name = $key, of logits, ignoring;
+            $($rest)*
+        }
+    };
+    (
+        $(#[$doc:meta])*
+        $name:ident = $key:literal, of logits, ignoring $($ignore_index:ident)?; $($rest:tt)*
+    ) => {
         $crate::skeleton::row::row_loss! {
             $(#[$doc])*
             $name = $key, of logits = "logits", "grad.logits", LOGITS, LOGITS_GRADIENT,
@@ -31,7 +34,7 @@ macro_rules! row_loss {
                 /// The zero point of i8 logits, an `i8` in the shape of the scale; 0 if it is not given.
                 logits_zero_point = "logits_zero_point": LOGITS_ZERO_POINT;
             },
-            ignoring;
+            ignoring $($ignore_index)?;
             $($rest)*
         }
     };

@@ -338,7 +338,7 @@ impl<'a> Rows<'a> {
             NUMBERS
                 .into_iter()
                 .zip(views)
-                .fold(step, |step, (name, view)| step.read_elements(name, view, 0.0))
+                .fold(step, |step, (name, view)| step.read_numbers(name, view, 0.0))
                 .table("records", &records, "u32")
                 .groups(count.div_ceil(lanes))?;
         }

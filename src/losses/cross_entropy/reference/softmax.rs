@@ -61,11 +61,6 @@ pub(super) fn smoothed_sum<T: Real>(share: &[T], u: &[T], softmax: &Softmax<T>) 
     sum
 }
 
-/// The class with the largest score; the lowest one on a tie.
-pub(super) fn argmax<T: Real>(u: &[T]) -> usize {
-    (1..u.len()).fold(0, |best, class| if u[class] > u[best] { class } else { best })
-}
-
 /// The number of classes that come before this one in a stable descending order.
 pub(super) fn rank<T: Real>(u: &[T], target: usize) -> i64 {
     let before = |&(class, &score): &(usize, &T)| {

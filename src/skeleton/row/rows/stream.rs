@@ -108,7 +108,35 @@ impl<'a> Rows<'a> {
         self.call.has("statistics") || spared
     }
 
-    /// Begins a dispatch over a stretch of rows, with everything that all row kernels have.
+    /// Begins a dispatch over a stretch of rows, with what the functor needs.
+    pub(super) fn functor_step(
+        &mut self,
+        entry: &'static str,
+        files: &[Source],
+        index: usize,
+        rows: &Range<u64>,
+    ) -> Step<'_, 'a> {
+        let (label, record) = (self.label(entry), self.record());
+        let Self { planner, program, windows, classes, .. } = self;
+        let Window { table, records, rows: window, .. } = &windows[index];
+        let scaling = record.quantized.then_some(shader!("row/quantized.wgsl"));
+        let own = scaling.into_iter().chain(program.sources.iter().copied());
+        let lanes = std::iter::once(shader!("row/lanes.wgsl"));
+        let files = lanes.chain(files.iter().copied());
+        let sources = std::iter::once(shader!("record.wgsl")).chain(own).chain(files);
+        planner
+            .dispatch(label, entry, sources)
+            .declare(Declared::Functor(record))
+            .overrides(program.overrides.iter().copied())
+            .uniform("rows", rows.end - rows.start)
+            .uniform("classes", *classes)
+            .uniform("first_row", rows.start - window.start)
+            .uniforms(program.uniforms.iter().copied())
+            .table("row_table", table, "vec4<u32>")
+            .table("records", records, "u32")
+    }
+
+    /// Begins a dispatch over a stretch of rows whose columns are streamed.
     pub fn step(
         &mut self,
         entry: &'static str,
@@ -119,31 +147,12 @@ impl<'a> Rows<'a> {
         let (workgroup, lanes) = self.lanes();
         let segment = self.segment(lanes);
         let has_tiles = self.profile().has_tiles(self.classes, lanes);
-        let (label, record) = (self.label(entry), self.record());
-        let Self { planner, program, windows, .. } = self;
-        let Window { table, records, rows: window, .. } = &windows[index];
-        let own = program.sources.iter().copied();
-        let scaling = record.quantized.then_some(shader!("row/quantized.wgsl"));
-        let sources = std::iter::once(shader!("record.wgsl")).chain(scaling).chain(own);
-        planner
-            .dispatch(
-                label,
-                entry,
-                sources.chain([shader!("row/lanes.wgsl"), shader!("row.wgsl"), file]),
-            )
-            .declare(Declared::Functor(record))
+        self.functor_step(entry, &[shader!("row.wgsl"), file], index, rows)
             .overriding("WORKGROUP", workgroup)
             .overriding("LANES", lanes)
             .overriding("HAS_TILES", has_tiles)
-            .overrides(program.overrides.iter().copied())
-            .uniform("rows", rows.end - rows.start)
-            .uniform("classes", self.classes)
-            .uniform("first_row", rows.start - window.start)
             .uniform("origin", rows.start)
             .uniform("segment", segment)
-            .uniforms(program.uniforms.iter().copied())
-            .table("row_table", table, "vec4<u32>")
-            .table("records", records, "u32")
     }
 
     fn fused(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {

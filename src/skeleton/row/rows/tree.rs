@@ -9,18 +9,18 @@
 
 use std::ops::Range;
 
-use super::{Gradient, Rows, Scores, Window};
+use super::{Gradient, Rows, Scores};
 use crate::{
     data::error::{Error, Result},
     plan::{
         Step,
-        kernel::{Source, record::Declared, shader},
+        kernel::{Source, shader},
         limits::MOST_ITERATIONS,
     },
     skeleton::row::{Columns, Tree},
 };
 
-/// The number of siblings from which all lanes share a node. `shaders/row/tree.wgsl` has the same number.
+/// The number of siblings from which all lanes share a node.
 const WIDE: u32 = 32;
 /// The words of a part of a path, which a lane holds beside its state.
 const PATH_WORDS: u32 = 2;
@@ -280,21 +280,10 @@ impl<'a> Rows<'a> {
         index: usize,
         rows: &Range<u64>,
     ) -> Step<'_, 'a> {
-        let (label, record) = (self.label(entry), self.record());
-        let places = self.given.get("places").cloned();
-        let Self { planner, program, windows, tree_lanes, classes, .. } = self;
-        let Window { table, records, rows: window, .. } = &windows[index];
-        let own = program.sources.iter().copied();
-        let sources = std::iter::once(shader!("record.wgsl")).chain(own);
-        planner
-            .dispatch(label, entry, sources.chain([shader!("row/lanes.wgsl"), file]))
-            .declare(Declared::Functor(record))
-            .overriding("WORKGROUP", *tree_lanes)
-            .uniform("rows", rows.end - rows.start)
-            .uniform("classes", *classes)
-            .uniform("first_row", rows.start - window.start)
-            .table("row_table", table, "vec4<u32>")
-            .table("records", records, "u32")
+        let (lanes, places) = (self.tree_lanes, self.given.get("places").cloned());
+        self.functor_step(entry, &[file], index, rows)
+            .overriding("WORKGROUP", lanes)
+            .uniform("wide", u64::from(WIDE))
             .words("places", places)
     }
 }
