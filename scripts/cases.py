@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes reference cases for `surprisal check --vectors` from a PyTorch expression.
 
-The expression can use every input by its name, and torch, F and options. It is evaluated in float64, and its gradients
+The expression can use every input by its name, torch, F, options, and gumbel(shape, options), the noise of
+`gumbel_softmax`. It is evaluated in float64, and its gradients
 come from autograd. Its value is the loss, or all outputs by their names (as in {"loss": ..., "parts": ...}); without a
 `loss` among them there are no gradients. Cases are added to a file that exists. Needs torch, safetensors and numpy.
 
@@ -40,6 +41,26 @@ def read_input(text):
     return name, tensor.float().double() if tensor.is_floating_point() else tensor.long()
 
 
+def philox(counter, key):
+    """The four words of Philox 4x32-10 (Salmon et al. 2011)."""
+    (a, b, c, d), (k, l) = counter, key
+    word = 0xFFFFFFFF
+    for _ in range(10):
+        first, second = 0xD2511F53 * a, 0xCD9E8D57 * c
+        a, b, c, d = second >> 32 ^ b ^ k, second & word, first >> 32 ^ d ^ l, first & word
+        k, l = k + 0x9E3779B9 & word, l + 0xBB67AE85 & word
+    return a, b, c, d
+
+
+def gumbel(shape, options):
+    """Gumbel noise from a word of Philox for each element: the key is the seed, the counter (quad, row, offset)."""
+    seed, offset = (divmod(options.get(name, 0), 1 << 32)[::-1] for name in ("seed", "offset"))
+    word = lambda row, column: philox((column // 4, row, *offset), seed)[column % 4]
+    words = [[word(row, column) for column in range(shape[1])] for row in range(shape[0])]
+    uniform = ((torch.tensor(words) >> 9).double() + 0.5) / 2**23
+    return -torch.log(-torch.log(uniform))
+
+
 def compute(arguments):
     """The inputs and the expected outputs, by name."""
     inputs = dict(read_input(text) for text in arguments.input)
@@ -47,7 +68,8 @@ def compute(arguments):
     for name, tensor in inputs.items():
         wanted = arguments.gradients is None or name in arguments.gradients
         tensor.requires_grad_(wanted and tensor.is_floating_point())
-    names = inputs | {"torch": torch, "F": F, "options": arguments.options}
+    given = {} if upstream is None else {"upstream": upstream}
+    names = inputs | given | {"torch": torch, "F": F, "options": arguments.options, "gumbel": gumbel}
     value = eval(arguments.expression, names)  # the caller's own expression
     outputs = value if isinstance(value, dict) else {"loss": value}
     loss = outputs.get("loss")

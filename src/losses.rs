@@ -24,6 +24,8 @@ operations! {
     linear_distillation::LinearDistillation,
     multiclass_hinge::MulticlassHinge,
     topk_hinge::TopkHinge,
+    gumbel_softmax::GumbelSoftmax,
+    hessian_vector_product::HessianVectorProduct,
     bce_with_logits::BceWithLogits,
     binary_hinge::BinaryHinge,
     mse::Mse,

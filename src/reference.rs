@@ -4,6 +4,7 @@
 //! with the kernels, so that a comparison can find a mistake in either. The same steps in f32 define the tolerance.
 
 mod findings;
+pub(crate) mod philox;
 mod vectors;
 
 use num_traits::Float;

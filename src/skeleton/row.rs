@@ -185,6 +185,7 @@ fn check_outputs(loss: &dyn RowLoss, program: &RowProgram, call: &Call) -> Resul
     }
     if let Some(upstream) = call.inputs.get("upstream")
         && !per_row
+        && !program.streams_upstream()
         && upstream.layout.len() != 1
     {
         return Err(Error::WrongShape {

@@ -386,6 +386,18 @@ pub(crate) const PADDING: OptionAbout = OptionAbout {
     samples: &["\"zero\""],
     about: "gradient columns past the last one: \"keep\" or \"zero\"",
 };
+pub(crate) const SEED: OptionAbout = OptionAbout {
+    name: "seed",
+    default: "0",
+    samples: &["7"],
+    about: "the seed of the random numbers, a u64",
+};
+pub(crate) const OFFSET: OptionAbout = OptionAbout {
+    name: "offset",
+    default: "0",
+    samples: &["3"],
+    about: "the number of the draw, such as that of a training step, a u64",
+};
 pub(crate) const ROWS_MEAN: OptionAbout = OptionAbout {
     name: "denominator",
     default: "\"targets\"",

@@ -8,6 +8,7 @@ mod descent;
 mod edges;
 mod elements;
 mod files;
+mod jacobians;
 mod options;
 mod quantized;
 mod refusals;
@@ -130,6 +131,8 @@ fn reference_cases() {
         ("linear_distillation", 8),
         ("multiclass_hinge", 25),
         ("topk_hinge", 8),
+        ("gumbel_softmax", 5),
+        ("hessian_vector_product", 7),
         ("class_weights", 4),
         ("similarity", 5),
         ("gan_discriminator", 5),

@@ -182,7 +182,9 @@ impl<'a> Anywhere<'a> {
         // The columns of a layer's gradients are no classes: what follows them is left alone.
         let is_layer = Family::of(operation.about()) == Family::Layers;
         for (name, placed) in &mut self.outputs {
-            let is_padded = name.starts_with("grad.") && !is_layer;
+            let shapes = operation.about().output(name).map_or(&[][..], |output| output.shapes);
+            let has_classes = shapes.contains(&&[Dim::Rows, Dim::Classes][..]);
+            let is_padded = (name.starts_with("grad.") || has_classes) && !is_layer;
             if is_padded && self.call.options["padding"] == json!("zero") {
                 placed.assert_zero_padding(gpu);
             }

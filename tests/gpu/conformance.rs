@@ -36,7 +36,7 @@ fn linear_cross_entropy_f32(context: &Context) {
 }
 
 /// The other losses of a row of logits.
-const ROWS: [&str; 12] = [
+const ROWS: [&str; 14] = [
     "hierarchical_cross_entropy",
     "nll",
     "brier",
@@ -49,6 +49,8 @@ const ROWS: [&str; 12] = [
     "linear_distillation",
     "multiclass_hinge",
     "topk_hinge",
+    "gumbel_softmax",
+    "hessian_vector_product",
 ];
 
 fn rows_f32(context: &Context) {

@@ -31,6 +31,7 @@ mod cooperative;
 mod descent;
 mod elements;
 mod faults;
+mod jacobians;
 mod linear;
 mod margins;
 mod memory;
@@ -124,6 +125,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
     &[
         ("conformance", conformance::linear::TESTS),
         ("catalogue", catalogue::layers::TESTS),
+        ("jacobians", jacobians::TESTS),
         ("linear", linear::TESTS),
         ("margins", margins::TESTS),
         ("byproducts", byproducts::TESTS),

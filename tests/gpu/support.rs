@@ -212,7 +212,11 @@ impl Reference {
         let rounded = testing::rounded(loss, inputs, dtype);
         let shapes: Vec<_> = inputs.iter().map(|(name, array)| (name, &array.shape)).collect();
         let what = format!("{loss:?} {dtype} {shapes:?}");
-        let storage = |name: &str| if name.starts_with("grad.") { dtype } else { Dtype::F32 };
+        // An output that is like an input has its type.
+        let storage = |name: &str| {
+            let output = loss.about().output(name);
+            if output.is_some_and(|output| output.like().is_some()) { dtype } else { Dtype::F32 }
+        };
         Self::of(loss, &rounded, wanted, &storage, what)
     }
 

@@ -37,8 +37,10 @@ pub struct RowProgram {
     pub padding: Padding,
     /// Set where the columns are a shard of all classes. Targets are indices among all classes.
     pub shard: Option<Shard>,
-    /// The input that is streamed, `logits` in WGSL; its gradient is `grad.` and this name. `logits` where it is not set.
+    /// The input that is streamed, `logits` in WGSL. `logits` where it is not set.
     pub scores: Option<&'static str>,
+    /// The output that `emit` stores with `gradient_store`. `grad.` and the name of the scores where it is not set.
+    pub gradient: Option<&'static str>,
     /// The functor's WGSL files.
     pub sources: Vec<Source>,
     /// The tensors that the functor reads or writes beside the scores and their gradient.
@@ -253,6 +255,20 @@ impl RowProgram {
         Self { settled, ..Self::softmax(own, rounds).and(shader!("row/entropy.wgsl")) }
     }
 
+    /// A functor that multiplies the Jacobian of a softmax by a vector, the input of this name
+    /// (`shaders/row/jacobian.wgsl`). Without that input there is nothing for a second round to find. The program also
+    /// needs a temperature.
+    pub(crate) fn jacobian(own: Source, vector: &'static str, call: &Call) -> Self {
+        let settled: &[Field] =
+            &const { [Field::f32("top"), Field::f32("inverse_sum"), Field::f32("centre")] };
+        let rounds = if call.has(vector) { Rounds::Two } else { Rounds::One };
+        let softmax = Self::softmax(own, rounds).and(shader!("row/jacobian.wgsl"));
+        let vector =
+            RowStream { argument: vector, ..RowStream::read("vector", Broadcast::Elements) };
+        let overrides = vec![("KEEPS_PLACES", 1)];
+        Self { settled, streams: vec![vector], overrides, ..softmax }
+    }
+
     /// The same program with another WGSL file.
     fn and(mut self, source: Source) -> Self {
         self.sources.push(source);
@@ -298,6 +314,23 @@ impl RowProgram {
     /// The name of the input that is streamed.
     pub(crate) fn streamed(&self) -> &'static str {
         self.scores.unwrap_or("logits")
+    }
+
+    /// The name of the output that holds the gradient of the scores.
+    pub(crate) fn gradient_name(&self) -> String {
+        self.gradient.map_or_else(|| format!("grad.{}", self.streamed()), str::to_owned)
+    }
+
+    /// Whether the upstream gradient is a stream of the functor: one value for each score, not for each row.
+    pub(crate) fn streams_upstream(&self) -> bool {
+        self.streams.iter().any(|stream| stream.argument == "upstream")
+    }
+
+    /// The outputs that `emit` stores: the gradient of the scores, and those of the functor's streams.
+    pub(crate) fn emitted(&self) -> impl Iterator<Item = String> {
+        let written = self.streams.iter().filter(|s| s.access == StreamAccess::Write);
+        let written = written.filter(|s| s.broadcast == Broadcast::Elements);
+        std::iter::once(self.gradient_name()).chain(written.map(|s| s.argument.to_owned()))
     }
 
     /// The words of a row that live from one kernel to the next.

@@ -39,6 +39,8 @@ pub(crate) trait Ruled: Operation {
 pub(crate) trait RowFormula: Ruled + Sized {
     /// The name of its scores.
     const SCORES: &'static str = "logits";
+    /// The name of the output that holds the gradient of the scores, if it is not `grad.` and their name.
+    const GRADIENT: Option<&'static str> = None;
     /// The names of its inputs `[rows, classes]` beside the scores.
     const BESIDE: &'static [&'static str] = &[];
     /// The names of its inputs `[classes]`.
@@ -234,7 +236,7 @@ pub(crate) fn run<L: RowFormula>(
 
 fn compute<T: Real, L: RowFormula>(loss: &L, inputs: &Arrays, wanted: &[&str]) -> Result<Arrays> {
     let solved = Solved::<T>::new(loss, inputs)?;
-    let gradient = format!("grad.{}", L::SCORES);
+    let gradient = L::GRADIENT.map_or_else(|| format!("grad.{}", L::SCORES), str::to_owned);
     let output = |&name: &&str| match solved.output(L::OUTPUTS, name)? {
         _ if name == gradient => Ok((name.to_owned(), array(&solved.shape, solved.gradient()))),
         Some(output) => Ok((name.to_owned(), output)),

@@ -64,7 +64,8 @@ pub(crate) enum Gradient {
 pub fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result<Plan> {
     let mut rows = Rows::new(loss, call, profile)?;
     let name = rows.program.streamed();
-    let gradient_name = format!("grad.{name}");
+    let gradient_name = rows.program.gradient_name();
+    let emitted: Vec<String> = rows.program.emitted().collect();
     let Some(scores) = call.input(name) else {
         return Err(missing(loss, name));
     };
@@ -81,7 +82,7 @@ pub fn plan(loss: &dyn RowLoss, call: &Call, profile: &Profile) -> Result<Plan> 
         let streamed = Scores { scores: scores.clone().rows(window), gradient };
         rows.main(index, window, &streamed)?;
         if rows.program.padding == Padding::Zero {
-            for name in [&*gradient_name, "grad.target_probs"] {
+            for name in &emitted {
                 rows.pad(call.output(name).map(|view| view.rows(window)))?;
             }
         }
@@ -257,7 +258,8 @@ impl<'a> Rows<'a> {
         let (table, records) = (window.table.clone(), window.records.clone());
         let count = rows.end - rows.start;
         let row = |name| self.input(name).map(|view| per_row(view, self.count).rows(&rows));
-        let (targets, row_weight, upstream) = (row("targets"), row("row_weight"), row("upstream"));
+        let (targets, row_weight) = (row("targets"), row("row_weight"));
+        let upstream = row("upstream").filter(|_| !self.program.streams_upstream());
         let ignored = ignored_indices(self.program.target.ignored());
         let targets = targets.filter(|_| matches!(self.program.target, Target::Index { .. }));
         let target_words = self.target_words();

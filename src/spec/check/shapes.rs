@@ -197,7 +197,8 @@ impl Shapes {
 
     /// Takes the first of an argument's shapes that agrees with what is known so far.
     fn named(&mut self, argument: &Argument, name: &str, found: &[u64]) -> Result<Vec<u64>> {
-        let of_losses = ["loss", "upstream"].contains(&argument.name);
+        let of_losses = ["loss", "upstream"].contains(&argument.name)
+            && argument.shapes.contains(&&[Dim::One][..]);
         let per_row = argument.shapes.iter().any(|shape| *shape != [Dim::One]);
         let allowed: Vec<&[Dim]> = argument
             .shapes
