@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes reference cases for `surprisal check --vectors` from a PyTorch expression.
 
-The expression can use every input by its name, torch, F, options, and gumbel(shape, options), the noise of
-`gumbel_softmax`. It is evaluated in float64, and its gradients
+The expression can use every input by its name, torch, F, options, gumbel(shape, options), which is the noise
+of `gumbel_softmax`, and draws(options), the random words of `draw_samples`. It is evaluated in float64, and its gradients
 come from autograd. Its value is the loss, or all outputs by their names (as in {"loss": ..., "parts": ...}); without a
 `loss` among them there are no gradients. Cases are added to a file that exists. Needs torch, safetensors and numpy.
 
@@ -61,6 +61,13 @@ def gumbel(shape, options):
     return -torch.log(-torch.log(uniform))
 
 
+def draws(options):
+    """The two random words of each sample of `draw_samples`."""
+    seed, offset = (divmod(options.get(name, 0), 1 << 32)[::-1] for name in ("seed", "offset"))
+    words = (philox((number // 2, 0xFFFFFFFF, *offset), seed) for number in range(options["count"]))
+    return torch.tensor([four[2 * (number % 2) :][:2] for number, four in enumerate(words)])
+
+
 def compute(arguments):
     """The inputs and the expected outputs, by name."""
     inputs = dict(read_input(text) for text in arguments.input)
@@ -69,7 +76,8 @@ def compute(arguments):
         wanted = arguments.gradients is None or name in arguments.gradients
         tensor.requires_grad_(wanted and tensor.is_floating_point())
     given = {} if upstream is None else {"upstream": upstream}
-    names = inputs | given | {"torch": torch, "F": F, "options": arguments.options, "gumbel": gumbel}
+    names = inputs | given | {"torch": torch, "F": F, "options": arguments.options}
+    names |= {"gumbel": gumbel, "draws": draws}
     value = eval(arguments.expression, names)  # the caller's own expression
     outputs = value if isinstance(value, dict) else {"loss": value}
     loss = outputs.get("loss")

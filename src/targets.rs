@@ -9,6 +9,7 @@ use crate::{
 operations! {
     /// The operations that make targets and weights.
     class_weights::ClassWeights,
+    draw_samples::DrawSamples,
 }
 
 pub use registry::REGISTRY;

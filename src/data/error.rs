@@ -131,7 +131,7 @@ pub enum Error {
         /// The first such element.
         element: u64,
         /// The value it has.
-        found: i64,
+        found: Box<str>,
         /// The values that are allowed.
         expected: Box<str>,
     },

@@ -74,6 +74,8 @@ pub enum Dim {
     Fakes,
     /// The number of targets that a row has.
     Targets,
+    /// The number of classes that are drawn.
+    Samples,
 }
 
 impl Dim {
@@ -94,6 +96,7 @@ impl Dim {
             Self::Parts => "parts",
             Self::Fakes => "fake samples",
             Self::Targets => "targets a row",
+            Self::Samples => "samples",
         }
     }
 }
@@ -106,7 +109,14 @@ impl<'de> serde::Deserialize<'de> for Dim {
         [Self::Rows, Self::Classes, Self::Hidden, Self::TeacherHidden, Self::One]
             .into_iter()
             .chain(words)
-            .chain([Self::Gathered, Self::AllClasses, Self::Parts, Self::Fakes, Self::Targets])
+            .chain([
+                Self::Gathered,
+                Self::AllClasses,
+                Self::Parts,
+                Self::Fakes,
+                Self::Targets,
+                Self::Samples,
+            ])
             .find(|dim| format!("{dim:?}").eq_ignore_ascii_case(&name.replace('_', "")))
             .ok_or_else(|| serde::de::Error::custom(format!("no extent `{name}`")))
     }

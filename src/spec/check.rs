@@ -156,10 +156,10 @@ fn has_numbers_of(name: &str, array: &Array, dtype: Dtype) -> Result<()> {
     };
     let Data::Int(values) = &array.data else { return Ok(()) };
     match values.iter().zip(0..).find(|(value, _)| !range.contains(value)) {
-        Some((&found, element)) => Err(Error::InputValue {
+        Some((found, element)) => Err(Error::InputValue {
             argument: name.into(),
             element,
-            found,
+            found: found.to_string().into(),
             expected: expected.into(),
         }),
         None => Ok(()),
@@ -339,7 +339,7 @@ pub(crate) fn integers_dtype(
     Err(Error::InputValue {
         argument: name.into(),
         element: element as u64,
-        found: values.get(element).copied().unwrap_or_default(),
+        found: values.get(element).map(i64::to_string).unwrap_or_default().into(),
         expected: if is_bits {
             (bytes + ", and also that of words of one bit an element; give floats to keep by bits")
                 .into()

@@ -116,8 +116,7 @@ impl ClassWeights {
     }
 }
 
-/// The description.
-pub static ABOUT: About = About {
+pub(super) static ABOUT: About = About {
     name: "class_weights",
     summary: "Class weights from how often each class occurs.",
     formula: "w = 1/n, or (1 − β)/(1 − βⁿ); then w/mean(w). n is at least 1",
@@ -195,7 +194,7 @@ fn counts(inputs: &Arrays) -> Result<Vec<u64>> {
         u64::try_from(found).map_err(|_| Error::InputValue {
             argument: "counts".into(),
             element: element as u64,
-            found,
+            found: found.to_string().into(),
             expected: "0 or more".into(),
         })
     };

@@ -130,6 +130,8 @@ enum Factor {
     Option(&'static OptionAbout),
     /// An input: absent where it may be, or of one of some types.
     Input(&'static Argument, Vec<Option<Alike>>),
+    /// A host input that may be absent: whether it is given.
+    Host(&'static Argument),
     /// An output: absent, of one of some types, or written over an input.
     Output(&'static Argument, Vec<Option<Stored>>),
     /// Which of its shapes an input has.
@@ -169,7 +171,7 @@ impl Factor {
             Self::Input(_, types) => types.len(),
             Self::Output(_, types) => types.len(),
             Self::Shape(argument) => argument.shapes.len(),
-            Self::Aligned(_) | Self::Planes => 2,
+            Self::Host(_) | Self::Aligned(_) | Self::Planes => 2,
             Self::Extents => EXTENTS.len(),
             Self::Walk => WALKS.len(),
         }
@@ -179,7 +181,9 @@ impl Factor {
     fn name(&self) -> Option<&'static str> {
         match self {
             Self::Option(option) => Some(option.name),
-            Self::Input(argument, _) | Self::Output(argument, _) => Some(argument.name),
+            Self::Input(argument, _) | Self::Host(argument) | Self::Output(argument, _) => {
+                Some(argument.name)
+            }
             _ => None,
         }
     }
@@ -196,6 +200,9 @@ impl Factor {
                 Some(types) => format!("input {} in {types:?}", argument.name),
                 None => format!("no input {}", argument.name),
             },
+            Self::Host(argument) => {
+                format!("{} host input {}", if at == 0 { "no" } else { "a" }, argument.name)
+            }
             Self::Output(argument, types) => match types[at] {
                 Some(Stored::As(types)) => format!("output {} in {types:?}", argument.name),
                 Some(Stored::Over(input)) => format!("output {} over {input}", argument.name),
@@ -317,6 +324,9 @@ impl Space {
                     let layout = types[at].map(|types| layouts.of(argument.name, false, types));
                     call.inputs.extend(layout.map(|layout| (argument.name, layout)));
                 }
+                Factor::Host(argument) if at > 0 => {
+                    call.host.insert(argument.name.to_owned(), layouts.host(argument));
+                }
                 Factor::Output(argument, types) => {
                     if let Some(stored) = types[at] {
                         let output = layouts.output(argument.name, stored, &call)?;
@@ -326,7 +336,7 @@ impl Space {
                 _ => {}
             }
         }
-        let host = self.about.inputs.iter().filter(|input| input.host);
+        let host = self.about.inputs.iter().filter(|input| input.host && input.required);
         call.host.extend(host.map(|input| (input.name.to_owned(), layouts.host(input))));
         Ok(call)
     }
@@ -432,6 +442,8 @@ fn factors(about: &'static About, types: Types) -> Vec<Factor> {
         factors.extend(has_shapes(input).then_some(Factor::Shape(input)));
         factors.extend(has_places(input).then_some(Factor::Aligned(input.name)));
     }
+    let optional = about.inputs.iter().filter(|input| input.host && !input.required);
+    factors.extend(optional.map(Factor::Host));
     for output in about.outputs {
         let types = stored(output.kind).into_iter().map(|types| Some(Stored::As(types)));
         let over = output.over.map(|input| Some(Stored::Over(input)));
@@ -582,7 +594,10 @@ impl Layouts<'_> {
 
     fn extent(&self, dim: Dim) -> u64 {
         let Extents { rows, classes, hidden, .. } = self.extents;
-        let given = || self.operation.extents().into_iter().find(|(of, _)| *of == dim);
+        let given = self.operation.extents().into_iter().find(|(of, _)| *of == dim);
+        if let Some((_, extent)) = given {
+            return extent;
+        }
         match dim {
             Dim::Rows => rows,
             Dim::Classes | Dim::Fakes => classes,
@@ -595,7 +610,7 @@ impl Layouts<'_> {
             Dim::BitWords => (rows * classes).div_ceil(32),
             Dim::Gathered => SHARDS * rows,
             // Without shards no tensor has their classes.
-            _ => given().map_or(classes + 1, |(_, extent)| extent),
+            _ => classes + 1,
         }
     }
 }

@@ -5,6 +5,7 @@
 mod calls;
 #[path = "../common/descent.rs"]
 mod descent;
+mod draws;
 mod edges;
 mod elements;
 mod files;
@@ -134,6 +135,7 @@ fn reference_cases() {
         ("gumbel_softmax", 5),
         ("hessian_vector_product", 7),
         ("class_weights", 4),
+        ("draw_samples", 4),
         ("similarity", 5),
         ("gan_discriminator", 5),
         ("gan_generator", 10),

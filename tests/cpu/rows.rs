@@ -500,11 +500,11 @@ fn edges_of_a_tree() {
 #[test]
 fn what_is_no_tree() {
     for (parent, entry, value) in
-        [(&[0, 4, 0][..], 1, 4), (&[0, -1], 1, -1), (&[1], 0, 1), (&[0, 3, 4, 2, 4], 1, 3)]
+        [(&[0, 4, 0][..], 1, "4"), (&[0, -1], 1, "-1"), (&[1], 0, "1"), (&[0, 3, 4, 2, 4], 1, "3")]
     {
         match Tree::new(parent) {
             Err(Error::InputValue { element, found, .. }) => {
-                assert_eq!((element, found), (entry, value), "{parent:?}");
+                assert_eq!((element, &*found), (entry, value), "{parent:?}");
             }
             other => panic!("{other:?}"),
         }

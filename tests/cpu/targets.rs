@@ -3,7 +3,7 @@
 use serde_json::json;
 use surprisal::{
     Array, Arrays, Error, Profile, cpu, operations,
-    targets::{self, ClassWeights, Weighting, class_weights},
+    targets::{ClassWeights, Weighting, class_weights},
 };
 
 use crate::named;
@@ -56,7 +56,10 @@ fn bad_class_weights_are_refused() {
     };
     let negative = named([("counts", Array::int(&[3], vec![2, -1, 0]))]);
     let error = run(&negative, "weights");
-    assert!(matches!(error, Error::InputValue { element: 1, found: -1, .. }), "{error}");
+    assert!(
+        matches!(&error, Error::InputValue { element: 1, found, .. } if **found == *"-1"),
+        "{error}"
+    );
     let floats = named([("counts", Array::float(&[2], vec![1.0, 2.0]))]);
     assert!(matches!(run(&floats, "weights"), Error::WrongDtype { .. }));
     let good = named([("counts", Array::int(&[1], vec![1]))]);
@@ -70,9 +73,8 @@ fn bad_class_weights_are_refused() {
 /// its name too.
 #[test]
 fn operations_of_the_host_have_no_plan() {
-    for entry in targets::REGISTRY {
-        let operation = (entry.parse)(&json!({})).unwrap();
-        assert!(operation.is_host(), "{}", entry.about.name);
+    let all = operations::all().map(|entry| (entry.parse)(&json!({})).unwrap());
+    for operation in all.filter(|operation| operation.is_host()) {
         let plan = operation.plan(&surprisal::plan::Call::default(), &Profile::default());
         assert!(matches!(plan, Err(Error::HostOnly { .. })), "{plan:?}");
     }

@@ -29,6 +29,7 @@ mod contract;
 mod cooperative;
 #[path = "../common/descent.rs"]
 mod descent;
+mod draws;
 mod elements;
 mod faults;
 mod jacobians;
@@ -126,6 +127,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
         ("conformance", conformance::linear::TESTS),
         ("catalogue", catalogue::layers::TESTS),
         ("jacobians", jacobians::TESTS),
+        ("draws", draws::TESTS),
         ("linear", linear::TESTS),
         ("margins", margins::TESTS),
         ("byproducts", byproducts::TESTS),

@@ -69,7 +69,8 @@ fn half_of_an_array_has_every_value() {
         };
         let (half_met, all) = (met(&mut half.iter().copied()), met(&mut covering.rows.iter()));
         assert!(2 * half_met >= all, "{name}: {half_met} of {all} pairs");
-        assert!(2 * half.len() < covering.rows.len(), "{name}");
+        // A handful of calls saves less.
+        assert!(2 * half.len() < covering.rows.len().max(16), "{name}");
     }
 }
 

@@ -183,6 +183,6 @@ impl Tree {
 }
 
 fn refused(entry: usize, found: i64, expected: String) -> Error {
-    let element = entry as u64;
+    let (element, found) = (entry as u64, found.to_string().into());
     Error::InputValue { argument: "parent".into(), element, found, expected: expected.into() }
 }
