@@ -102,10 +102,7 @@ fn initial_row(i: u32) -> u32 {
 fn steps_of(row: u32) -> u32 {
     if (ORDERED) {
         let left = max(order_read(0u), params.first_row) - params.first_row;
-        if (SKIPS_WALKED) {
-            return min(params.depth, left);
-        }
-        return select(0u, params.depth, row < left);
+        return select(select(0u, params.depth, row < left), min(params.depth, left), SKIPS_WALKED);
     }
     return params.depth;
 }

@@ -16,6 +16,10 @@
 //! written, its memory can hold the scores of the block's classes for as many rows as W is deep. The scores of these
 //! rows are made once, block by block (`Layer::keep`).
 //!
+//! Where rows may be ignored, those that count come first (`shaders/row/order.wgsl`). A stretch then consists of slots in
+//! that order: its hidden states are gathered next to each other, its scores lie at slots, the row kernels and the
+//! gradient of the hidden states find the rows of slots, and tiles past the last row that counts end at once.
+//!
 //! A loss may read the scores of other layers beside those that it is computed from (`RowLoss::heads`): a teacher's, say.
 //! Their chunks are made next to the first one, and are never kept.
 

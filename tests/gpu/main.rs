@@ -31,6 +31,7 @@ mod cooperative;
 mod descent;
 mod elements;
 mod faults;
+mod ignored;
 mod jacobians;
 mod linear;
 mod margins;
@@ -127,6 +128,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
         ("catalogue", catalogue::layers::TESTS),
         ("jacobians", jacobians::TESTS),
         ("linear", linear::TESTS),
+        ("ignored", ignored::TESTS),
         ("margins", margins::TESTS),
         ("byproducts", byproducts::TESTS),
         ("several", several::TESTS),
