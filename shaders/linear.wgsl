@@ -31,6 +31,14 @@ override SKIPS_OWNED: bool = false;
 // Whether a skipped row keeps its initial values; otherwise it becomes 0.
 override KEEPS_SKIPPED: bool = false;
 
+// The rows of a dispatch are slots (row/order.wgsl). Rows that count come first, and nothing is summed for the others.
+override ORDERED: bool = false;
+// Rows of the output (of the initial values) are those of the whole window, not slots.
+override OUTPUT_BY_ROW: bool = false;
+override INITIAL_BY_ROW: bool = false;
+// The sums start from what the output holds.
+override RESUMES: bool = false;
+
 // Every vector of an operand is multiplied by its own factor while it is loaded: by a power of two, if vectors are
 // normalised later and their products could otherwise overflow or underflow, or by two factors that divide it by its
 // norm (pairs/vectors.wgsl).
@@ -62,8 +70,59 @@ struct Band {
     e5: Eight,
 }
 
+// The row of a slot in its window.
+fn row_of(index: u32) -> u32 {
+    let slot = params.first_row + index;
+    if (ORDERED) {
+        return order_read(4u + slot);
+    }
+    return slot;
+}
+
 fn row_is_zero(row: u32) -> bool {
-    return (records_read((params.first_row + row) * params.record_words + RECORD_FLAGS) & ROW_ZERO) != 0u;
+    return (records_read(row_of(row) * params.record_words + RECORD_FLAGS) & ROW_ZERO) != 0u;
+}
+
+fn output_row(i: u32) -> u32 {
+    if (OUTPUT_BY_ROW) {
+        return row_of(i);
+    }
+    return i;
+}
+
+fn initial_row(i: u32) -> u32 {
+    let row = min(i, params.outputs - 1u);
+    if (INITIAL_BY_ROW) {
+        return row_of(row);
+    }
+    return row;
+}
+
+// The number of steps of a tile: none where all its slots are past the last row that counts.
+fn steps_of(row: u32) -> u32 {
+    if (ORDERED) {
+        let left = max(order_read(0u), params.first_row) - params.first_row;
+        return select(select(0u, params.depth, row < left), min(params.depth, left), SKIPS_WALKED);
+    }
+    return params.depth;
+}
+
+// Whether a tile without steps has nothing to write: nobody reads the scores of its slots, or its output stays as it is.
+fn is_idle(steps: u32) -> bool {
+    return ORDERED && steps == 0u && (RESUMES || !(SKIPS_WALKED || SKIPS_OWNED));
+}
+
+var<workgroup> agreed_steps: u32;
+
+// The number of steps as all lanes know it. Before a barrier, a browser wants proof that it is the same for all.
+fn agreed(steps: u32, lane: u32) -> u32 {
+    if (ORDERED) {
+        if (lane == 0u) {
+            agreed_steps = steps;
+        }
+        return workgroupUniformLoad(&agreed_steps);
+    }
+    return params.depth;
 }
 
 // The first of four columns; past the end, the start of the row's last quad.
@@ -322,6 +381,10 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let at = sharing(place(tile_place(group.x + group.y * groups.x), lane));
     let i = at.i;
     let j = at.j;
+    let steps = together(steps_of(at.row), lane);
+    if (is_idle(steps)) {
+        return;
+    }
     let first = started(i, j);
     var s0 = first.left;
     var s1 = first.right;
@@ -332,7 +395,7 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         s2 = second.left;
         s3 = second.right;
     }
-    for (var k = 0u; k < params.depth; k += 4u) {
+    for (var k = 0u; k < steps; k += 4u) {
         bring(at, k);
         let keep = brought(k);
         let a = a_band(at, k, keep);

@@ -135,8 +135,10 @@ fn end_round(row: Row, state: State, round: u32) {
     }
 }
 
-// The second stream: the gradient.
-fn emit_columns(row: Row, closed: Closed, first: u32, end: u32, lane: u32) {
+// The second stream: the gradient. Where rows are in order, the products leave out rows whose gradient is 0, so it need
+// not be written.
+fn emit_columns(row: Row, closed: Closed, first: u32, last: u32, lane: u32) {
+    let end = select(last, first, params.order > 0u && (closed.flags & ROW_ZERO) != 0u);
     let step = LANES * 4u;
     var column = first + lane * 4u;
     let all4 = vec4<bool>(true);

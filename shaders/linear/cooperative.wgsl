@@ -103,6 +103,10 @@ fn staged_at(walks: bool, owned: u32, step: u32) -> u32 {
 @compute @workgroup_size(WORKGROUP)
 fn product_cooperative(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let place = tile_place(group.x + group.y * groups.x) * TILE;
+    let steps = agreed(steps_of(place.x), lane);
+    if (is_idle(steps)) {
+        return;
+    }
     stage_start(lane, place.x, place.y);
     workgroupBarrier();
     let below = SIDE * SUMS_STRIDE;
@@ -110,7 +114,7 @@ fn product_cooperative(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
     var s01 = sums_load(SIDE);
     var s10 = sums_load(below);
     var s11 = sums_load(below + SIDE);
-    for (var k = 0u; k < params.depth; k += TILE) {
+    for (var k = 0u; k < steps; k += TILE) {
         stage(lane, place.x, place.y, k);
         workgroupBarrier();
         for (var step = 0u; step < TILE; step += SIDE) {

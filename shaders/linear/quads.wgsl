@@ -1,7 +1,7 @@
 // Sums of the tile, a quad at a time.
 
 fn start_quad(i: u32, j: u32) -> vec4<f32> {
-    return bitcast<vec4<f32>>(initial_quad(min(i, params.outputs - 1u), min(j, params.classes - 1u)));
+    return bitcast<vec4<f32>>(initial_quad(initial_row(i), min(j, params.classes - 1u)));
 }
 
 // A row of two bands; only the left one where the lane has one band.
@@ -24,7 +24,7 @@ fn finish_quad(i: u32, j: u32, sum: vec4<f32>) {
         if (KEEPS_SKIPPED) {
             skipped = start_quad(i, j);
         }
-        output_store(i, j, output_bits(i, whole, skipped));
+        output_store(output_row(i), j, output_bits(i, whole, skipped));
     }
 }
 

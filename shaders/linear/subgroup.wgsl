@@ -12,6 +12,10 @@ fn sharing(at: Place) -> Place {
     return numbered;
 }
 
+fn together(steps: u32, lane: u32) -> u32 {
+    return steps;
+}
+
 // Loads the first element of each of the lane's rows, and only then the rows. Some drivers load one lane after another
 // and one element after another; with whole quads they wait for the memory of one row after another. The first elements
 // of all rows are few enough that the waits overlap. (lavapipe: 5 to 8 % of ∂W's time in small chunks.)
@@ -46,7 +50,7 @@ fn started(i: u32, j: u32) -> BandPair {
 }
 
 fn first_element(i: u32, j: u32) -> f32 {
-    return bitcast<f32>(initial_at(min(i, params.outputs - 1u), min(j, params.classes - 1u)));
+    return bitcast<f32>(initial_at(initial_row(i), min(j, params.classes - 1u)));
 }
 
 fn first_four(i: u32, j: u32) -> vec4<f32> {

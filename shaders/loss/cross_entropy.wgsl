@@ -186,7 +186,7 @@ fn tempered(index: u32) -> Row {
 fn reopen(index: u32) -> Row {
     var label = NONE;
     if (SHARDED || MARGIN) {
-        label = row_table[HEADER + params.first_row + index].x;
+        label = row_table[HEADER + place_of(index)].x;
     }
     var row = tempered(index);
     row.label = label;
@@ -194,7 +194,7 @@ fn reopen(index: u32) -> Row {
 }
 
 fn open(index: u32) -> Row {
-    let entry = row_table[HEADER + params.first_row + index];
+    let entry = row_table[HEADER + place_of(index)];
     let head = row_table[0];
     var row = tempered(index);
     row.label = entry.x;

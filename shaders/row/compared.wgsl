@@ -28,7 +28,7 @@ const STATE_LIVE: u32 = 1u;
 const STATE_BAD: u32 = 2u;
 
 fn open_compared(index: u32) -> Row {
-    let entry = row_table[HEADER + params.first_row + index];
+    let entry = row_table[HEADER + place_of(index)];
     var row: Row;
     row.index = index;
     row.label = entry.x;

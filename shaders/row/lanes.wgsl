@@ -7,9 +7,19 @@ override LANES: u32 = 64u;
 
 var<workgroup> lane_states: array<State, WORKGROUP>;
 
+// The place of a row in the row table and among the records. Where the rows of a window are in order (row/order.wgsl),
+// the rows of a dispatch are slots, and the table says whose they are.
+fn place_of(row: u32) -> u32 {
+    let slot = params.first_row + row;
+    if (params.order > 0u) {
+        return row_table[params.order + slot / 4u][slot % 4u];
+    }
+    return slot;
+}
+
 // The first word of a row's record.
 fn record_of(row: u32) -> u32 {
-    return (params.first_row + row) * RECORD_WORDS;
+    return place_of(row) * RECORD_WORDS;
 }
 
 // Merges the states of a row's lanes in a fixed tree; the result is valid in every lane.

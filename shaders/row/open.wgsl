@@ -17,7 +17,7 @@ struct Row {
 }
 
 fn open(index: u32) -> Row {
-    let entry = row_table[HEADER + params.first_row + index];
+    let entry = row_table[HEADER + place_of(index)];
     let head = row_table[0];
     var row: Row;
     row.index = index;

@@ -45,7 +45,8 @@ use crate::{
 ///   saved `lse` and `entropy`. The logits are never stored, and a row's bits do not depend on the rows beside it
 ///   (without matrix units).
 /// - **Edges**: those of [`CrossEntropy`]. The hidden state of an ignored row is not used, so a NaN in it changes
-///   nothing.
+///   nothing. Products leave ignored rows out, so they take next to no time (not with several targets a row, shards or
+///   `normalize`).
 /// - **Shards** of the vocabulary: see [`crate::Shard`]. ∂W and ∂bias are complete; ∂hidden is a part.
 ///
 /// Sources: Liger-Kernel's fused linear cross-entropy (Hsu et al. 2024); Cut Cross-Entropy (Wijmans et al. 2024); CosFace

@@ -23,6 +23,8 @@ pub(crate) struct View {
     pub(super) first_column: u64,
     /// The factors of its vectors in products.
     pub(super) factors: Option<Box<Factors>>,
+    /// Whether its rows are all rows of a window, while those of the dispatch are slots (`shaders/row/order.wgsl`).
+    pub(super) by_row: bool,
 }
 
 /// Factors that products multiply the rows or the columns of an operand by: one or two words each.
@@ -65,6 +67,7 @@ impl View {
             allocation_bytes: operand.allocation_bytes,
             first_column: 0,
             factors: None,
+            by_row: false,
         }
     }
 
@@ -77,6 +80,7 @@ impl View {
             allocation_bytes: 4 * words,
             first_column: 0,
             factors: None,
+            by_row: false,
         }
     }
 
@@ -89,6 +93,7 @@ impl View {
             allocation_bytes: u64::MAX,
             first_column: 0,
             factors: None,
+            by_row: false,
         }
     }
 
@@ -103,6 +108,17 @@ impl View {
     pub fn divided_by(mut self, words: Self, step: u64, second: u64, of_columns: bool) -> Self {
         self.factors = Some(Box::new(Factors { words, step, second: Some(second), of_columns }));
         self
+    }
+
+    /// The same view, of all rows of a window, for dispatches whose rows are slots.
+    pub fn by_row(mut self) -> Self {
+        self.by_row = true;
+        self
+    }
+
+    /// Whether its rows are those of a window while those of the dispatch are slots.
+    pub fn is_by_row(&self) -> bool {
+        self.by_row
     }
 
     /// The factors of its vectors. The columns of a last quad that extends past the row have factors too.

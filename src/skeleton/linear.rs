@@ -16,11 +16,16 @@
 //! written, its memory can hold the scores of the block's classes for as many rows as W is deep. The scores of these
 //! rows are made once, block by block (`Layer::keep`).
 //!
+//! Where rows may be ignored, those that count come first (`shaders/row/order.wgsl`). A stretch then consists of slots in
+//! that order: its hidden states are gathered next to each other, its scores lie at slots, the row kernels and the
+//! gradient of the hidden states find the rows of slots, and tiles past the last row that counts end at once.
+//!
 //! A loss may read the scores of other layers beside those that it is computed from (`RowLoss::heads`): a teacher's, say.
 //! Their chunks are made next to the first one, and are never kept.
 
 mod normalize;
 mod options;
+mod order;
 mod product;
 mod reference;
 mod walk;
@@ -246,6 +251,10 @@ fn plan(
     // Chunks of rows keep the dispatches short, so windows need not.
     let windows = rows.windows(matrices, u64::MAX)?;
     let units = options.normalize.then(|| layer.normalize(&mut rows)).transpose()?;
+    if layer.can_gather() {
+        let chunks: Vec<_> = layer.others.iter().map(|(name, _)| *name).collect();
+        rows.put_in_order(&chunks, &windows);
+    }
     rows.begin(&windows)?;
     rows.planner.unstored(layer.rows * layer.classes * 4 * layer.chunks());
     let ahead = u64::from(rows.label_score() == LabelScore::Streaming);
@@ -255,6 +264,7 @@ fn plan(
     if let Some(units) = &units {
         layer.raw_rows(&mut rows, units, &walks);
     }
+    layer.make_slots(&mut rows, &walks);
     let sums = layer.sums(&mut rows, walks.iter().map(|walk| walk.parts.len()).sum());
     for walk in &walks {
         layer.go(&mut rows, walk, &sums, units.as_ref())?;
@@ -336,6 +346,8 @@ pub(crate) struct Layer<'a> {
     pub in_place: bool,
     /// Layers without gradients, whose scores the loss reads as the streams of these names.
     pub others: Vec<(&'static str, Self)>,
+    /// Where the hidden states of a stretch of slots are, if rows are in order.
+    pub slots: Option<View>,
     /// Bytes beside the chunk that count as a part of it where the caller sets no budget.
     pub beside: u64,
     /// The most rows of a chunk, and whether a row of scores must be whole.
@@ -436,6 +448,7 @@ impl<'a> Layer<'a> {
             adds_bias: options.accumulate.shared(),
             in_place: false,
             others: Vec::new(),
+            slots: None,
             beside: 0,
             most_rows: u64::MAX,
             needs_whole_rows: false,
@@ -480,6 +493,7 @@ impl<'a> Layer<'a> {
             return self.columns_step(rows, sums, &RowBlock::NONE, &walk.chunk);
         }
         for part in &walk.parts {
+            self.gather(rows, part)?;
             if walk.is_whole() && walk.kept.is_none() {
                 self.step(rows, walk, sums, part)?;
             } else {
@@ -494,8 +508,12 @@ impl<'a> Layer<'a> {
     }
 
     /// Where products make the gradient of the hidden states of a stretch of rows.
-    fn rows_gradient(&self, part: &RowBlock) -> Option<View> {
-        let output = self.hidden_gradient.clone()?.rows(&part.rows);
+    fn rows_gradient(&self, rows: &Rows, part: &RowBlock) -> Option<View> {
+        let output = self.hidden_gradient.clone()?;
+        if rows.are_ordered() {
+            return Some(output.rows(&rows.window(part.index)).by_row());
+        }
+        let output = output.rows(&part.rows);
         let raw = self.raw_hidden_gradient.clone();
         Some(raw.map_or(output, |raw| raw.rows(&(0..part.rows.end - part.rows.start))))
     }
@@ -590,7 +608,7 @@ impl<'a> Layer<'a> {
         sums: &Sums,
         part: &RowBlock,
     ) -> Result<()> {
-        let hidden = self.rows_sum(rows, walk, part, self.rows_gradient(part).as_ref());
+        let hidden = self.rows_sum(rows, walk, part, self.rows_gradient(rows, part).as_ref());
         let writes = rows.writes(&self.gradient());
         for (number, block) in walk.blocks.iter().enumerate().filter(|_| writes) {
             let scores = self.scores_again(rows, walk, part, block, true)?;
@@ -694,7 +712,7 @@ impl<'a> Layer<'a> {
         rows.main(part.index, &part.rows, &Scores { scores: chunk.clone(), gradient })?;
         // The weight's gradient comes first: in place, the gradient of the hidden states overwrites the states.
         self.columns_step(rows, sums, part, &chunk)?;
-        match self.rows_gradient(part) {
+        match self.rows_gradient(rows, part) {
             Some(output) => {
                 let accumulate = self.options.accumulate.rows();
                 let start = if accumulate { Start::There } else { Start::Zero };
@@ -709,14 +727,15 @@ impl<'a> Layer<'a> {
         let [weight_along, _] = self.weight_along();
         let product = Product {
             label: "scores",
-            a: Some((self.hidden.clone().rows(&part.rows), Along::Owned)),
+            a: Some((self.states(part), Along::Owned)),
             b: Some((self.weight.clone(), weight_along)),
             start: Start::Zero,
             addend: self.bias.clone(),
             output: chunk.clone(),
             most: [part.most, self.most_classes],
             depth: self.depth,
-            rows_along: None,
+            rows_along: Some(Along::Owned),
+            skips: false,
             multiply_adds: self.multiply_adds,
             at: part,
         };
@@ -743,6 +762,7 @@ impl<'a> Layer<'a> {
             most: [part.most, self.depth],
             depth: self.classes,
             rows_along: Some(Along::Owned),
+            skips: true,
             multiply_adds: self.multiply_adds,
             at: part,
         };
@@ -763,7 +783,7 @@ impl<'a> Layer<'a> {
         let (accumulate, multiply_adds) = (self.options.accumulate.shared(), self.multiply_adds);
         if let Some(sum) = &sums.weight {
             let (start, output) = sum.at(part.number, accumulate);
-            let hidden = Some((self.hidden.clone().rows(&part.rows), Along::Walked));
+            let hidden = Some((self.states(part), Along::Walked));
             let (a, b, most) = match self.options.weight_layout {
                 WeightLayout::ClassesHidden => {
                     (chunk.clone(), hidden, [self.most_classes, self.depth])
@@ -783,6 +803,7 @@ impl<'a> Layer<'a> {
                 most,
                 depth,
                 rows_along,
+                skips: depth > 0,
                 multiply_adds,
                 at: part,
             };
@@ -801,6 +822,7 @@ impl<'a> Layer<'a> {
                 most: [1, self.most_classes],
                 depth,
                 rows_along,
+                skips: depth > 0,
                 multiply_adds,
                 at: part,
             };

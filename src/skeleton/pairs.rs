@@ -316,6 +316,7 @@ impl<'a> Pairs<'a> {
             adds_bias: false,
             in_place: false,
             others: Vec::new(),
+            slots: None,
             beside,
             // For the softmax of a column, one lane walks all rows of a chunk.
             most_rows: match pairing.columns {

@@ -32,6 +32,7 @@ mod descent;
 mod draws;
 mod elements;
 mod faults;
+mod ignored;
 mod jacobians;
 mod linear;
 mod margins;
@@ -129,6 +130,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
         ("jacobians", jacobians::TESTS),
         ("draws", draws::TESTS),
         ("linear", linear::TESTS),
+        ("ignored", ignored::TESTS),
         ("margins", margins::TESTS),
         ("byproducts", byproducts::TESTS),
         ("several", several::TESTS),

@@ -91,7 +91,7 @@ impl Layer<'_> {
         let Some(output) = self.hidden_gradient.clone() else { return Ok(()) };
         let output = output.rows(&part.rows);
         let gradient = RawGradient {
-            raw: self.rows_gradient(part).unwrap_or_else(|| output.clone()),
+            raw: self.rows_gradient(rows, part).unwrap_or_else(|| output.clone()),
             output,
             adds: units.accumulate.rows(),
             in_place: units.in_place,

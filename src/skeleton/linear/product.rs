@@ -51,17 +51,30 @@ pub(super) struct Product<'v> {
     /// same tiles as the others: another shape of tile would have to be compiled, and gives the same bits.
     pub most: [u64; 2],
     pub depth: u64,
-    /// The index (i or k) that runs over rows of the loss, if one does. Rows that count for nothing are skipped.
+    /// The index (i or k) that runs over rows of the loss, if one does.
     pub rows_along: Option<Along>,
+    /// Rows that count for nothing are skipped.
+    pub skips: bool,
     /// Multiply-adds of the product over all rows and classes, for the same reason.
     pub multiply_adds: u64,
     pub at: &'v RowBlock,
 }
 
+impl Product<'_> {
+    /// The number of rows of the output that are computed.
+    fn outputs(&self) -> u64 {
+        if self.output.is_by_row() {
+            self.at.rows.end - self.at.rows.start
+        } else {
+            self.output.layout.rows()
+        }
+    }
+}
+
 impl Layer<'_> {
     /// Plans a product, cut so that every operand fits a binding and every dispatch is short.
     pub(super) fn product(&self, rows: &mut Rows, product: &Product) -> Result<()> {
-        let (outputs, columns) = (product.output.layout.rows(), product.output.layout.columns());
+        let (outputs, columns) = (product.outputs(), product.output.layout.columns());
         let [i_step, j_step, k_step] = self.steps(product, [outputs, columns]);
         let [most_rows, most_columns, _] = self.steps(product, product.most);
         let most = [most_rows, most_columns];
@@ -158,7 +171,10 @@ impl Layer<'_> {
         (start, output, addend): (&Start, &View, Option<&View>),
         [i, j, k]: [&Range<u64>; 3],
     ) -> Result<()> {
-        let place = |view: &View| view.clone().rows(i).columns(j);
+        let place = |view: &View| {
+            let part = if view.is_by_row() { view.clone() } else { view.clone().rows(i) };
+            part.columns(j)
+        };
         let written = place(output);
         let begun = match start {
             Start::From(view) if view.layout.rows() > 1 || output.layout.rows() == 1 => {
@@ -187,7 +203,8 @@ impl Layer<'_> {
             };
         let (a, a_walks) = cut(&product.a, i, k);
         let (b, b_walks) = cut(&product.b, j, k);
-        let skips_walked = product.rows_along == Some(Along::Walked);
+        let skips = |along: Along| product.skips && product.rows_along == Some(along);
+        let skips_walked = skips(Along::Walked);
         let masked = skips_walked || !(k.end - k.start).is_multiple_of(4);
         let scales = [&a, &b].map(|view| view.as_ref().and_then(View::factors));
         let steps = scales.each_ref().map(|scales| scales.as_ref().map_or(0, |s| s.step));
@@ -195,10 +212,14 @@ impl Layer<'_> {
         let [a_scales, b_scales] = scales;
         let scales_columns = b_scales.as_ref().is_some_and(|scales| scales.of_columns);
         let dtype = Some(self.hidden.layout.dtype);
+        let order = rows.order_of(product.at.index).filter(|_| product.rows_along.is_some());
+        let resumes = matches!(start, Start::There);
+        let initial_by_row =
+            begun.as_ref().unwrap_or(&written).is_by_row() && !matches!(start, Start::Zero);
         let label = Label { skeleton: "linear", kernel: product.label, loss: None, dtype };
         // A row that counts for nothing adds nothing to a gradient that was there before; otherwise its gradient is 0.
         let accumulates = self.options.accumulate.rows() && !matches!(start, Start::Zero);
-        let keeps_skipped = accumulates && product.rows_along == Some(Along::Owned);
+        let keeps_skipped = accumulates && skips(Along::Owned);
         let step = rows
             .planner
             .dispatch(label, tile.entry, tile.sources)
@@ -212,8 +233,12 @@ impl Layer<'_> {
             .overriding("NORMALIZES", seconds.iter().any(Option::is_some))
             .overriding("SCALES_COLUMNS", scales_columns)
             .overriding("SKIPS_WALKED", skips_walked)
-            .overriding("SKIPS_OWNED", product.rows_along == Some(Along::Owned))
+            .overriding("SKIPS_OWNED", skips(Along::Owned))
             .overriding("KEEPS_SKIPPED", keeps_skipped)
+            .overriding("ORDERED", order.is_some())
+            .overriding("OUTPUT_BY_ROW", written.is_by_row())
+            .overriding("INITIAL_BY_ROW", initial_by_row)
+            .overriding("RESUMES", resumes && order.is_some())
             .uniform("outputs", i.end - i.start)
             .uniform("classes", j.end - j.start)
             .uniform("depth", k.end - k.start)
@@ -227,6 +252,7 @@ impl Layer<'_> {
             .uniform("a_second", seconds[0].unwrap_or(0))
             .uniform("b_second", seconds[1].unwrap_or(0))
             .words("records", records)
+            .words("order", order)
             .words("a_scales", a_scales.map(|scales| scales.words))
             .words("b_scales", b_scales.map(|scales| scales.words))
             .wide(tile.wide_operands)
@@ -234,7 +260,7 @@ impl Layer<'_> {
             .read_operand("b", if b_walks { "depth" } else { "classes" }, b, 1.0)
             .wide(tile.wide_sums)
             .read("addend", addend, 0.0);
-        let step = if matches!(start, Start::There) {
+        let step = if resumes {
             step.read_write("initial", "output", written)
         } else {
             step.read("initial", begun, 0.0).write("output", Some(written))

@@ -1,6 +1,7 @@
 //! The plan of a row loss: the row table before the stream, the kernels of the stream, and the reductions after it.
 
 mod blocks;
+mod order;
 mod select;
 mod several;
 mod stream;
@@ -129,6 +130,8 @@ pub(crate) struct Rows<'a> {
     quantized: bool,
     /// Whether sums over the rows, which are gradients, are added to what their outputs hold.
     pub adds_sums: bool,
+    /// Whether rows that count come before ignored ones, and the rows of a stretch are their slots.
+    orders: bool,
     blocks: u64,
     /// The number of tallies that are folded before the header: those of the rows, and those of the vectors.
     counted: u64,
@@ -160,6 +163,7 @@ impl<'a> Rows<'a> {
             vectors: Vec::new(),
             quantized: dtype == Dtype::I8,
             adds_sums: false,
+            orders: false,
             blocks: 0,
             counted: 0,
         };
@@ -224,7 +228,7 @@ impl<'a> Rows<'a> {
         let mut first_tally = 0;
         for rows in windows {
             let count = rows.end - rows.start;
-            let table = HEADER_WORDS + count * ENTRY_WORDS;
+            let table = HEADER_WORDS + count * ENTRY_WORDS + self.order_words(count);
             let table = self.planner.scratch(Layout::vector(Dtype::U32, table));
             let records =
                 self.planner.scratch(Layout::vector(Dtype::U32, count * self.record_words()));
@@ -236,6 +240,7 @@ impl<'a> Rows<'a> {
         self.target_table(&ignored)?;
         for index in 0..self.windows.len() {
             self.prepare(index, &tallies)?;
+            self.order(index)?;
             self.numbers(index)?;
         }
         self.zeros(&tallies, first_tally)?;

@@ -117,6 +117,7 @@ impl<'a> Rows<'a> {
         rows: &Range<u64>,
     ) -> Step<'_, 'a> {
         let (label, record) = (self.label(entry), self.record());
+        let order = self.order_place(index);
         let Self { planner, program, windows, classes, .. } = self;
         let Window { table, records, rows: window, .. } = &windows[index];
         let scaling = record.quantized.then_some(shader!("row/quantized.wgsl"));
@@ -131,6 +132,7 @@ impl<'a> Rows<'a> {
             .uniform("rows", rows.end - rows.start)
             .uniform("classes", *classes)
             .uniform("first_row", rows.start - window.start)
+            .uniform("order", order)
             .uniforms(program.uniforms.iter().copied())
             .table("row_table", table, "vec4<u32>")
             .table("records", records, "u32")
