@@ -5,7 +5,7 @@ override DISTRIBUTION: u32 = 0u;
 const LOG_UNIFORM: u32 = 1u;
 const ALIAS: u32 = 2u;
 
-fn expected(class_index: u32) -> u32 {
+fn log_count(class_index: u32) -> u32 {
     if (DISTRIBUTION == ALIAS) {
         return expected_read(class_index);
     }
@@ -20,6 +20,6 @@ fn expected(class_index: u32) -> u32 {
 fn expected_count(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let class_index = (group.x + group.y * groups.x) * WORKGROUP + lane;
     if (class_index < params.classes) {
-        log_expected_count_write(class_index, expected(class_index));
+        log_expected_count_write(class_index, log_count(class_index));
     }
 }

@@ -35,8 +35,8 @@ fn linear_cross_entropy_f32(context: &Context) {
     every(context, "linear_cross_entropy", Dtype::F32, 1, 0);
 }
 
-/// The other losses of a row of logits.
-const ROWS: [&str; 14] = [
+/// The other losses of a row of logits, and what is drawn for them.
+const ROWS: [&str; 15] = [
     "hierarchical_cross_entropy",
     "nll",
     "brier",
@@ -51,6 +51,7 @@ const ROWS: [&str; 14] = [
     "topk_hinge",
     "gumbel_softmax",
     "hessian_vector_product",
+    "draw_samples",
 ];
 
 fn rows_f32(context: &Context) {
