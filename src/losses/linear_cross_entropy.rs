@@ -28,7 +28,7 @@ use crate::{
 ///   of zeros has cosine 0 with everything and gradient 0, and [`crate::Status::zero_vectors`] counts it. With a shard
 ///   of the vocabulary, ∂hidden stays a part, and the parts still add up.
 /// - **Memory** beside inputs and outputs: O(rows + classes), 16 + 8·k bytes a row of k targets, one chunk of at most
-///   `chunk_bytes`, and 256 bytes of parameters a dispatch. The chunk holds some whole rows of logits, or some rows of
+///   `chunk_bytes`, the hidden states of a chunk's rows (gathered without the ignored ones), and 256 bytes of parameters a dispatch. The chunk holds some whole rows of logits, or some rows of
 ///   a block of classes, whichever the plan finds cheaper ([`crate::Plan::path`] says which, and why). With blocks, the
 ///   logits are made twice, unless a saved lse or the statistics of shards close the rows. The logits of up to as many
 ///   rows as W is deep are kept in ∂W until it is written, if ∂W is f32, has no gaps (as `[classes, hidden]`) and is
