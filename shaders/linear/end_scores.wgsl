@@ -6,11 +6,11 @@ fn end_scores(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     if (at.x >= params.rows) {
         return;
     }
-    let class = class_at(at.x, at.y);
+    let label = class_at(at.x, at.y);
     var bits = MINUS_INFINITY;
-    if (class != NONE) {
-        let biased = plus(logits_at(at.x, at.y), bias_at(0u, class));
-        bits = plus(biased, log_expected_count_at(0u, class) ^ SIGN_BIT);
+    if (label != NONE) {
+        let biased = plus(logits_at(at.x, at.y), bias_at(0u, label));
+        bits = plus(biased, log_expected_count_at(0u, label) ^ SIGN_BIT);
     }
     scores_put(at.x, at.y, bits);
 }

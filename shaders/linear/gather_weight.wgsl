@@ -3,11 +3,11 @@
 // W lies by the hidden states' numbers, not by the classes.
 override TRANSPOSED: bool = false;
 
-fn weight_of(class: u32, i: u32) -> u32 {
+fn weight_of(label: u32, i: u32) -> u32 {
     if (TRANSPOSED) {
-        return weight_at(i, class);
+        return weight_at(i, label);
     }
-    return weight_at(class, i);
+    return weight_at(label, i);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -16,10 +16,10 @@ fn gather_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     if (at.x >= params.samples) {
         return;
     }
-    let class = class_of(at.x);
+    let label = class_of(at.x);
     var bits = 0u;
-    if (class != NONE) {
-        bits = weight_of(class, at.y);
+    if (label != NONE) {
+        bits = weight_of(label, at.y);
     }
     gathered_put(at.x, at.y, bits);
 }

@@ -15,14 +15,14 @@ fn links(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) group
     if (entry >= count) {
         return;
     }
-    let class = class_of_entry(entry);
+    let label = class_of_entry(entry);
     var next = NONE;
     var earlier = 0u;
     for (var i = 0u; i < count; i += 1u) {
-        let same = class_of_entry(i) == class;
+        let same = class_of_entry(i) == label;
         earlier += select(0u, 1u, same && i < entry);
         next = select(next, min(next, i), same && i > entry);
     }
-    links_write(2u * entry, select(0u, 1u, earlier == 0u && class != NONE));
-    links_write(2u * entry + 1u, next);
+    chain_write(2u * entry, select(0u, 1u, earlier == 0u && label != NONE));
+    chain_write(2u * entry + 1u, next);
 }

@@ -3,11 +3,11 @@
 // W lies by the hidden states' numbers, not by the classes.
 override TRANSPOSED: bool = false;
 
-fn weight_of(class: u32, i: u32) -> u32 {
+fn weight_of(label: u32, i: u32) -> u32 {
     if (TRANSPOSED) {
-        return weight_at(i, class);
+        return weight_at(i, label);
     }
-    return weight_at(class, i);
+    return weight_at(label, i);
 }
 
 // The gradient of a target's score; 0 in a row that is not kept, whose hidden state is not used.
@@ -27,10 +27,10 @@ fn target_part(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
         return;
     }
     let slope = target_slope(at.x);
-    let class = target_of(at.x);
+    let label = target_of(at.x);
     var weight = 0u;
-    if (class != NONE) {
-        weight = weight_of(class, at.y);
+    if (label != NONE) {
+        weight = weight_of(label, at.y);
     }
     start_put(at.x, at.y, part_of(slope, weight));
     target_gradient_put(at.x, at.y, part_of(slope, hidden_at(at.x, at.y)));

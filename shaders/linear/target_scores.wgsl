@@ -3,11 +3,11 @@
 // W lies by the hidden states' numbers, not by the classes.
 override TRANSPOSED: bool = false;
 
-fn weight_of(class: u32, i: u32) -> u32 {
+fn weight_of(label: u32, i: u32) -> u32 {
     if (TRANSPOSED) {
-        return weight_at(i, class);
+        return weight_at(i, label);
     }
-    return weight_at(class, i);
+    return weight_at(label, i);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -16,12 +16,12 @@ fn target_scores(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     if (row >= params.rows) {
         return;
     }
-    let class = target_of(row);
+    let label = target_of(row);
     // Hazard: load the bound of a loop before the loop (shaders/row/tree.wgsl).
-    let depth = select(params.depth, 0u, class == NONE);
+    let depth = select(params.depth, 0u, label == NONE);
     var sum = 0.0;
     for (var i = 0u; i < depth; i += 1u) {
-        sum += bitcast<f32>(hidden_at(row, i)) * bitcast<f32>(weight_of(class, i));
+        sum += bitcast<f32>(hidden_at(row, i)) * bitcast<f32>(weight_of(label, i));
     }
     scores_put(row, params.samples, bitcast<u32>(sum));
 }

@@ -27,8 +27,8 @@ fn class_at(row: u32, column: u32) -> u32 {
     if (column == params.samples) {
         return own;
     }
-    let class = class_of(column);
-    return select(class, NONE, class == own);
+    let label = class_of(column);
+    return select(label, NONE, label == own);
 }
 
 // The element of this lane, as row and column; the row is past the end for a lane without one.

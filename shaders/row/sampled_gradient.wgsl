@@ -7,12 +7,12 @@ fn sampled_gradient(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     if (at.x >= params.rows) {
         return;
     }
-    let class = class_at(at.x, at.y);
+    let label = class_at(at.x, at.y);
     var times_drawn = 1u;
     if (at.y < params.samples) {
         times_drawn = sample_table_read(2u * at.y + 1u);
     }
-    if (class != NONE && times_drawn > 0u) {
-        gradient_put(at.x, class, times(scores_at(at.x, at.y), bitcast<u32>(f32(times_drawn))));
+    if (label != NONE && times_drawn > 0u) {
+        gradient_put(at.x, label, times(scores_at(at.x, at.y), bitcast<u32>(f32(times_drawn))));
     }
 }

@@ -6,10 +6,10 @@ fn sampled_scores(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     if (at.x >= params.rows) {
         return;
     }
-    let class = class_at(at.x, at.y);
+    let label = class_at(at.x, at.y);
     var bits = MINUS_INFINITY;
-    if (class != NONE) {
-        bits = plus(logits_at(at.x, class), log_expected_count_at(0u, class) ^ SIGN_BIT);
+    if (label != NONE) {
+        bits = plus(logits_at(at.x, label), log_expected_count_at(0u, label) ^ SIGN_BIT);
     }
     scores_put(at.x, at.y, bits);
 }

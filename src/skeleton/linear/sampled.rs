@@ -297,7 +297,7 @@ impl<'a> Sampled<'a> {
         rows.sampled_step("links", shader!("linear/links.wgsl"), part.index, &part.rows)
             .uniform("entries", entries)
             .words("targets", Some(self.targets.clone()))
-            .words("links", Some(links.clone()))
+            .words("chain", Some(links.clone()))
             .groups(groups)?;
         for (gathered, transposed) in all {
             let Some(Gathered { output, values }) = gathered else { continue };
@@ -316,7 +316,7 @@ impl<'a> Sampled<'a> {
             .uniform("entries", entries)
             .uniform("depth", depth.max(1))
             .words("targets", Some(self.targets.clone()))
-            .words("links", Some(links.clone()))
+            .words("chain", Some(links.clone()))
             .read_elements("values", Some(values.clone()), 0.0)
             .write_elements("gradient", Some(output))
             .groups(groups)?;
