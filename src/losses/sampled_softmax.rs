@@ -1,7 +1,10 @@
 //! Softmax over a target and sampled classes, and negative sampling (catalogue R16).
 
 use crate::{
-    data::{array::Arrays, error::Result},
+    data::{
+        array::{Array, Arrays},
+        error::Result,
+    },
     plan::kernel::shader,
     reference::{Findings, Real},
     skeleton::row::{
@@ -117,7 +120,7 @@ impl RowFormula for SampledSoftmax {
     }
 
     fn inspect(&self, inputs: &Arrays, [rows, classes]: [usize; 2], found: &mut Findings) {
-        let samples = inputs.get("samples").map(|samples| samples.to_i64()).unwrap_or_default();
+        let samples = inputs.get("samples").map(Array::to_i64).unwrap_or_default();
         for (at, &sample) in samples.iter().enumerate() {
             if usize::try_from(sample).is_ok_and(|class| class < classes) {
                 continue;
@@ -130,7 +133,7 @@ impl RowFormula for SampledSoftmax {
         let classes = row.logits.len();
         let Some(label) = row.target else { return Point::bad(classes) };
         let samples = row.get("samples").unwrap_or_default();
-        let samples = samples.iter().filter_map(|sample| sample.to_usize());
+        let samples = samples.iter().filter_map(num_traits::ToPrimitive::to_usize);
         // The target, and behind it the samples that count.
         let mut columns = vec![label];
         columns.extend(samples.filter(|&class| class < classes && class != label));

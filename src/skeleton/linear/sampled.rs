@@ -80,7 +80,7 @@ pub(super) fn plan(
         }
     }
     let chunk = rows.sampled_chunk(most);
-    let mut sampled = Sampled::new(&mut rows, full, call, parts.len())?;
+    let mut sampled = Sampled::new(&mut rows, &full, call, parts.len())?;
     sampled.target_gradient = target_gradient;
     if let Some(part) = parts.first() {
         sampled.gather_weight(&mut rows, part)?;
@@ -102,7 +102,7 @@ pub(super) fn plan(
 }
 
 impl<'a> Sampled<'a> {
-    fn new(rows: &mut Rows, full: Layer<'a>, call: &Call, steps: usize) -> Result<Self> {
+    fn new(rows: &mut Rows, full: &Layer<'a>, call: &Call, steps: usize) -> Result<Self> {
         let (samples, depth) = (rows.samples(), full.depth);
         if depth > MOST_ITERATIONS {
             let what = "numbers of a hidden state".into();
