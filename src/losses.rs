@@ -13,6 +13,8 @@ operations! {
     cross_entropy::CrossEntropy,
     linear_cross_entropy::LinearCrossEntropy,
     hierarchical_cross_entropy::HierarchicalCrossEntropy,
+    sampled_softmax::SampledSoftmax,
+    linear_sampled_softmax::LinearSampledSoftmax,
     nll::Nll,
     brier::Brier,
     ce_mse_mix::CeMseMix,

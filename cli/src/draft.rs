@@ -11,6 +11,9 @@ use surprisal::{
     testing,
 };
 
+/// The samples of a loss of sampled classes, where the caller does not say how many there are.
+const SAMPLES: u64 = 1024;
+
 /// Which part of a training step is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -233,6 +236,7 @@ impl<'a> Attempt<'a> {
     fn extent(&self, dim: Dim) -> Option<u64> {
         match dim {
             Dim::One => Some(1),
+            Dim::Samples => self.extents.get(&dim).copied().or(Some(SAMPLES)),
             Dim::State => Some(STATE_WORDS),
             Dim::StatusWords => Some(Status::WORDS),
             // The statistics of one shard; those of each other shard have the same size.

@@ -28,6 +28,7 @@ mod options;
 mod order;
 mod product;
 mod reference;
+mod sampled;
 mod walk;
 
 use std::ops::Range;
@@ -41,7 +42,7 @@ use crate::{
     plan::{Plan, View, profile::Profile},
     skeleton::{
         operation::{Operation, Options},
-        row::{self, Gradient, Head, LabelScore, RowLoss, Rows, Scores},
+        row::{self, Columns, Gradient, Head, LabelScore, RowLoss, Rows, Scores},
     },
     spec::{
         about::{About, Dim, Signature},
@@ -138,6 +139,9 @@ impl<L: RowLoss> Signature for Linear<L> {
                 reason: "it is added to what its tensor holds, and there are the hidden states"
                     .into(),
             });
+        }
+        if self.loss.program(call).columns == Columns::Sampled {
+            sampled::check(self.about().name, self.accumulate, self.normalize)?;
         }
         let mut scores = scores_call(&self.loss, call);
         // Every gradient of the layer is computed from the gradient of its scores.
@@ -243,6 +247,9 @@ fn plan(
     let inner = scores_call(loss, call);
     let mut rows = Rows::new(loss, &inner, profile)?;
     rows.planner.rename(name);
+    if rows.is_sampled() {
+        return sampled::plan(rows, options, call, profile);
+    }
     rows.adds_sums = options.accumulate.shared();
     let mut layer = Layer::new(options, loss.heads(), call, profile)?;
     layer.needs_whole_rows = rows.needs_whole_rows();

@@ -605,6 +605,7 @@ impl Layouts<'_> {
             Dim::TeacherHidden => hidden + 3,
             Dim::One => 1,
             Dim::Targets => 3,
+            Dim::Samples => 5,
             Dim::State => surprisal::row::STATE_WORDS,
             Dim::StatusWords => Status::WORDS,
             Dim::BitWords => (rows * classes).div_ceil(32),

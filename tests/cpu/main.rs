@@ -121,6 +121,8 @@ fn reference_cases() {
         ("sup_con", 5),
         ("sigmoid_contrastive", 2),
         ("hierarchical_cross_entropy", 4),
+        ("sampled_softmax", 8),
+        ("linear_sampled_softmax", 8),
         ("nll", 6),
         ("brier", 8),
         ("ce_mse_mix", 6),

@@ -19,6 +19,7 @@ const NAN: f64 = f64::NAN;
 fn reference_cases() {
     for (name, count) in [
         ("hierarchical_cross_entropy", 4),
+        ("sampled_softmax", 16),
         ("nll", 6),
         ("brier", 8),
         ("ce_mse_mix", 6),

@@ -36,8 +36,10 @@ fn linear_cross_entropy_f32(context: &Context) {
 }
 
 /// The other losses of a row of logits, and what is drawn for them.
-const ROWS: [&str; 15] = [
+const ROWS: [&str; 17] = [
     "hierarchical_cross_entropy",
+    "sampled_softmax",
+    "linear_sampled_softmax",
     "nll",
     "brier",
     "ce_mse_mix",

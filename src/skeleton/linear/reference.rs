@@ -3,7 +3,7 @@
 use super::OWN;
 use crate::{
     data::{
-        array::{Arithmetic, Arrays},
+        array::{Arithmetic, Array, Arrays},
         error::Result,
     },
     reference::{Findings, Real, Vectors, array, dot, extents, floats, wrong_shape},
@@ -61,9 +61,9 @@ fn compute<T: Real>(
         other.count_zeros(&mut zeros);
         scores.insert(head.scores.to_owned(), array(&shape, other.logits()));
     }
-    let (own, mut inner): (Vec<&str>, Vec<&str>) = wanted
-        .iter()
-        .partition(|name| name.strip_prefix("grad.").is_some_and(|name| is_of(&OWN, name)));
+    let (own, mut inner): (Vec<&str>, Vec<&str>) = wanted.iter().partition(|name| {
+        name.strip_prefix("grad.").is_some_and(|of| is_of(&OWN, of) || is_sparse(name))
+    });
     if !own.is_empty() {
         inner.push("grad.logits");
     }
@@ -73,6 +73,7 @@ fn compute<T: Real>(
         // A row without a gradient must change no sum, even if its hidden state is NaN.
         let live: Vec<bool> =
             gradient.chunks(layer.classes).map(|row| row.iter().any(|g| !g.is_zero())).collect();
+        let targets = inputs.get("targets").map(Array::to_i64).unwrap_or_default();
         for name in own {
             let output = match name {
                 "grad.hidden" => {
@@ -84,6 +85,15 @@ fn compute<T: Real>(
                     let shape = weight_shape(kind.layout, layer.classes, layer.hidden);
                     array(&shape, layer.laid_out(&layer.weight.backward_all(&units)))
                 }
+                SPARSE_SAMPLES => {
+                    let samples = inputs.get("samples").map(Array::to_i64).unwrap_or_default();
+                    let values = layer.sampled_gradient(&gradient, &live, &samples, &targets);
+                    array(&[samples.len(), layer.hidden], values)
+                }
+                SPARSE_TARGETS => {
+                    let values = layer.target_gradient(&gradient, &live, &targets);
+                    array(&[layer.rows, layer.hidden], values)
+                }
                 _ => array(&[layer.classes], layer.bias_gradient(&gradient, &live)),
             };
             outputs.insert(name.to_owned(), output);
@@ -94,6 +104,14 @@ fn compute<T: Real>(
         *status = zeros.words();
     }
     Ok(outputs)
+}
+
+/// The values of the weight's sparse gradient: of the samples, and of the rows' targets.
+const SPARSE_SAMPLES: &str = "grad.sampled_weight";
+const SPARSE_TARGETS: &str = "grad.target_weight";
+
+fn is_sparse(name: &str) -> bool {
+    [SPARSE_SAMPLES, SPARSE_TARGETS].contains(&name)
 }
 
 /// Whether a name is an input of a layer.
@@ -193,6 +211,39 @@ impl<T: Real> Layer<T> {
             for (class, into) in result.chunks_mut(self.hidden.max(1)).enumerate() {
                 add_scaled(into, gradient[row * self.classes + class], &state);
             }
+        }
+        result
+    }
+
+    /// A vector for each sample: its share of Gᵀ·hidden, without the rows whose target it is. A class that is drawn several
+    /// times has as many equal shares.
+    fn sampled_gradient(
+        &self,
+        gradient: &[T],
+        live: &[bool],
+        samples: &[i64],
+        targets: &[i64],
+    ) -> Vec<T> {
+        let mut result = vec![T::zero(); samples.len() * self.hidden];
+        for (sample, into) in samples.iter().zip(result.chunks_mut(self.hidden.max(1))) {
+            let class = usize::try_from(*sample).ok().filter(|&class| class < self.classes);
+            let Some(class) = class else { continue };
+            let drawn = samples.iter().filter(|other| *other == sample).count();
+            for row in (0..self.rows).filter(|&row| live[row] && targets[row] != *sample) {
+                let share = gradient[row * self.classes + class] / T::of(drawn as f64);
+                add_scaled(into, share, &self.states.unit(row));
+            }
+        }
+        result
+    }
+
+    /// A vector for each row: G at its target times its hidden state.
+    fn target_gradient(&self, gradient: &[T], live: &[bool], targets: &[i64]) -> Vec<T> {
+        let mut result = vec![T::zero(); self.rows * self.hidden];
+        for row in (0..self.rows).filter(|&row| live[row]) {
+            let class = usize::try_from(targets[row]).unwrap_or_default();
+            let into = &mut result[row * self.hidden..(row + 1) * self.hidden];
+            add_scaled(into, gradient[row * self.classes + class], &self.states.unit(row));
         }
         result
     }

@@ -152,6 +152,10 @@ pub enum Columns {
     /// The columns are the nodes of a tree, and targets are leaves: the nodes on the path from the root to the leaf, and
     /// their siblings. The functor's contract is at the top of `shaders/row/tree.wgsl`.
     Tree(Arc<Tree>),
+    /// The classes that the input `samples` names, and the target behind them, which is the last column. A sample that is
+    /// the row's target, or no class, has the score `-inf`. Kernels of the skeleton make these scores
+    /// (`shaders/row/sampled.wgsl`).
+    Sampled,
 }
 
 /// What the input `targets` holds.

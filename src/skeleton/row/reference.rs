@@ -45,6 +45,8 @@ pub(crate) trait RowFormula: Ruled + Sized {
     const BESIDE: &'static [&'static str] = &[];
     /// The names of its inputs `[classes]`.
     const OF_CLASSES: &'static [&'static str] = &[];
+    /// The names of its inputs of any length that all rows share.
+    const SHARED: &'static [&'static str] = &[];
     /// The names of its inputs of one element.
     const SCALARS: &'static [&'static str] = &[];
     /// Its by-products, all of them numbers or slopes, in the order in which [`Point::by_products`] gives them.
@@ -57,6 +59,9 @@ pub(crate) trait RowFormula: Ruled + Sized {
     fn check_given(&self, _given: &dyn Fn(&str) -> bool, _classes: u64) -> Result<()> {
         Ok(())
     }
+
+    /// Counts what is wrong with inputs that all rows of a call with these extents share.
+    fn inspect(&self, _inputs: &Arrays, _extents: [usize; 2], _found: &mut Findings) {}
 
     /// What a row adds to the denominator of a mean, before row weights.
     fn counted<T: Real>(&self, _row: &Row<'_, T>) -> T {
@@ -339,7 +344,9 @@ impl<T: Real> Solved<T> {
             beside.extend(floats(inputs, name, &shape)?.map(|values: Vec<T>| (name, values)));
         }
         let mut shared = Vec::new();
+        let length = |name: &str| inputs.get(name).map_or(0, Array::len);
         let vectors = L::OF_CLASSES.iter().map(|&name| (name, classes));
+        let vectors = vectors.chain(L::SHARED.iter().map(|&name| (name, length(name))));
         for (name, length) in vectors.chain(L::SCALARS.iter().map(|&name| (name, 1))) {
             shared.extend(floats(inputs, name, &[length])?.map(|values: Vec<T>| (name, values)));
         }
@@ -353,6 +360,7 @@ impl<T: Real> Solved<T> {
             count: 0,
             found: Findings::of_rows(),
         };
+        loss.inspect(inputs, shape, &mut solved.found);
         for row in 0..rows {
             let beside = beside.iter().map(|(name, values)| (*name, of_row(values, row, classes)));
             let shared = shared.iter().map(|(name, values)| (*name, &values[..]));

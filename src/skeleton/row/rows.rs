@@ -2,6 +2,7 @@
 
 mod blocks;
 mod order;
+mod sampled;
 mod select;
 mod several;
 mod stream;
@@ -12,7 +13,8 @@ mod tree;
 use std::{collections::BTreeMap, ops::Range};
 
 use super::{
-    Broadcast, RowLoss, RowProgram, RowStream, StreamAccess, Target, accepts_program, missing,
+    Broadcast, Columns, RowLoss, RowProgram, RowStream, StreamAccess, Target, accepts_program,
+    missing,
 };
 use crate::{
     data::{
@@ -146,12 +148,16 @@ impl<'a> Rows<'a> {
         let name = loss.about().name;
         let scores = call.inputs.get(program.streamed());
         let dtype = scores.map_or(Dtype::F32, |scores| scores.layout.dtype);
+        let columns = match program.columns {
+            Columns::Sampled => call.dim(Dim::Samples) + 1,
+            _ => call.dim(Dim::Classes),
+        };
         let mut rows = Self {
             planner: Planner::new(name, call, profile),
             loss,
             program,
             call,
-            classes: call.dim(Dim::Classes),
+            classes: columns,
             count: call.dim(Dim::Rows),
             totals: Totals { skeleton: "row", loss: name, dtype },
             windows: Vec::new(),
@@ -222,7 +228,8 @@ impl<'a> Rows<'a> {
         // Two sets of tallies (before and after the stream), each with room to fold into, and one tally for what the
         // header finds.
         let vectors: u64 = self.vectors.iter().map(|v| v.count.div_ceil(BLOCK)).sum();
-        let counted = blocks + vectors;
+        let samples = self.samples().div_ceil(BLOCK);
+        let counted = blocks + vectors + samples;
         let words = (2 * counted + 2 * blocks + 4) * TALLY_WORDS;
         let tallies = self.planner.scratch(Layout::vector(Dtype::U32, words));
         let mut first_tally = 0;
@@ -244,6 +251,8 @@ impl<'a> Rows<'a> {
             self.numbers(index)?;
         }
         self.zeros(&tallies, first_tally)?;
+        self.bad_samples(&tallies, counted - samples)?;
+        self.sample_table()?;
         let (first, count) = self.fold(&tallies, 0, counted)?;
         let tables: Vec<View> = self.windows.iter().map(|w| w.table.clone()).collect();
         for table in tables {
@@ -276,7 +285,7 @@ impl<'a> Rows<'a> {
         let classes = self.classes;
         let labels = self.given.get("labels").cloned();
         // Targets are nodes of a tree, of which the root is no column.
-        let targets_below = classes + u64::from(labels.is_some());
+        let targets_below = self.call.dim(Dim::Classes) + u64::from(labels.is_some());
         let shard = self.program.shard.unwrap_or(Shard { first: 0, classes: targets_below });
         self.around(
             "prepare",
@@ -470,7 +479,7 @@ impl<'a> Rows<'a> {
 
     /// Zeroes a gradient's columns between the classes and the row stride.
     pub fn pad(&mut self, gradient: Option<View>) -> Result<()> {
-        self.totals.pad(&mut self.planner, gradient, self.classes)
+        self.totals.pad(&mut self.planner, gradient, self.call.dim(Dim::Classes))
     }
 }
 

@@ -29,7 +29,7 @@ impl<'a> Rows<'a> {
         let widest = matrices
             .map(|view| view.layout.row_span() * view.layout.dtype.bytes())
             .chain(strides)
-            .chain([self.record_words() * 4, self.target_bytes()])
+            .chain([self.record_words() * 4, self.target_bytes(), self.sampled_bytes()])
             .max()
             .unwrap_or(64);
         // A window's binding may begin up to one alignment block early and end inside a quad.

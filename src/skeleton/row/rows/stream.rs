@@ -46,6 +46,14 @@ impl<'a> Rows<'a> {
         if self.has_tree() {
             return self.walk_tree(index, rows, scores);
         }
+        if self.is_sampled() {
+            return self.walk_samples(index, rows, scores);
+        }
+        self.stream(index, rows, scores)
+    }
+
+    /// Streams rows whose columns lie side by side.
+    pub fn stream(&mut self, index: usize, rows: &Range<u64>, scores: &Scores) -> Result<()> {
         let (workgroup, lanes) = self.lanes();
         let segments = self.classes.div_ceil(self.segment(lanes));
         let count = rows.end - rows.start;
