@@ -14,6 +14,7 @@ mod options;
 mod quantized;
 mod refusals;
 mod rows;
+mod sampled;
 mod targets;
 
 use std::{

@@ -50,6 +50,7 @@ mod recording;
 mod registry;
 mod replay;
 mod rows;
+mod sampled;
 mod section0;
 mod several;
 mod shapes;
@@ -129,6 +130,7 @@ const FAMILIES: &[&[(&str, &[Test])]] = &[
         ("catalogue", catalogue::layers::TESTS),
         ("jacobians", jacobians::TESTS),
         ("draws", draws::TESTS),
+        ("sampled", sampled::TESTS),
         ("linear", linear::TESTS),
         ("ignored", ignored::TESTS),
         ("margins", margins::TESTS),

@@ -36,7 +36,7 @@ fn held(gpu: &Gpu, loss: &dyn Operation, inputs: &Arrays, dtype: Dtype, wanted: 
 fn every_loss(context: &Context) {
     let gpu = context.with(tiled);
     // The siblings of a tree do not lie side by side, and the samples of a row are few.
-    let others = ["hierarchical_cross_entropy", "sampled_softmax"];
+    let others = ["hierarchical_cross_entropy", "sampled_softmax", "linear_sampled_softmax"];
     let streams = |entry: &&surprisal::operations::Entry| !others.contains(&entry.about.name);
     let losses = loss::REGISTRY.iter().filter(streams);
     for (entry, dtype) in losses.zip(FLOATS.into_iter().cycle()) {
