@@ -34,7 +34,8 @@ use crate::{
 ///     up by one lane in the order of the samples and then of the rows.
 /// - **Memory** beside inputs and outputs: k·hidden floats for the gathered weight (and as many again for ∂W), rows·hidden
 ///   floats for ∂hidden, and k + 1 words for each row of a chunk of at most `chunk_bytes`.
-/// - **Limits**: the dense gradients take at most 32,000 samples and rows together; W must fit one binding.
+/// - **Limits**: the dense gradients take at most 32,768 samples and rows together, since each looks for the others of its
+///   class; hidden states have at most 32,768 numbers; W must fit one binding.
 ///   `accumulate` and `normalize` are refused.
 /// - **Edges**: those of [`SampledSoftmax`]. The hidden state of an ignored row is not used. A bad sample reads no row of W.
 /// - **Errors**: an invalid call is refused before any GPU work; [`crate::Error`] names the argument and its value.

@@ -55,8 +55,8 @@ row_loss! {
     ///   f·n_c·σ(s_c) at the samples. Exactly 0 elsewhere.
     /// - **Mean** divides by the number of rows kept, or by Σ row_weight of them.
     /// - **Cost**: k + 1 logits of each row are read, no others; what these hold, be it NaN, does not matter. The scores are
-    ///   copied to scratch, k + 1 words a row. The gradient is filled with zeros beside that. 32,768 samples are the most
-    ///   that a call takes on devices of few lanes.
+    ///   copied to scratch, k + 1 words a row. The gradient is filled with zeros beside that. A call takes at
+    ///   most 32,768 samples.
     /// - **Edges**: a sample outside `0..classes` is never used as an index: it is left out of every row, and the status
     ///   counts sample i as a bad target of row `rows + i`. Ignored rows add nothing and have a gradient of exactly 0, even
     ///   where their logits are NaN. The same holds for rows whose row_weight is 0, but these are counted. A sample at
