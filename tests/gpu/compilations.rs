@@ -19,11 +19,12 @@ use surprisal::ledger::{self, Compilation};
 /// upstream gradients and rows several targets raised lavapipe's by 170, SwiftShader's by 80 and that of GL by 70; that
 /// four more losses learn a temperature, that losses of rows take quantised logits, that there are margins, filters and unit
 /// vectors in linear and contrastive losses, and the two operations `linear_distillation` and `hierarchical_cross_entropy`
-/// raised all by 490 to 550.)
+/// raised all by 490 to 550; that layers leave out ignored rows, and the five operations `gumbel_softmax`,
+/// `hessian_vector_product`, `draw_samples`, `sampled_softmax` and `linear_sampled_softmax` raised all by 240 to 280.)
 const BUDGET: &[(&str, usize)] =
-    &[("lavapipe", 3570), ("swiftshader", 3330), ("llvmpipe_gl", 3300)];
+    &[("lavapipe", 3840), ("swiftshader", 3610), ("llvmpipe_gl", 3540)];
 /// The budget of all other adapters, which meet every pair of the catalogue of calls.
-const OTHERS: usize = 4030;
+const OTHERS: usize = 4300;
 /// The number of expensive kernels that are named.
 const NAMED: usize = 10;
 
