@@ -2,14 +2,6 @@
 
 override TRANSPOSED: bool = false;
 
-// The class of an entry: of a sample, or behind the samples of a row; NONE if it is none.
-fn class_of_entry(entry: u32) -> u32 {
-    if (entry < params.samples) {
-        return class_of(entry);
-    }
-    return targets_read(entry - params.samples);
-}
-
 @compute @workgroup_size(WORKGROUP)
 fn gather_gradient(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let at = element_of(group, groups, local, params.depth);

@@ -1,13 +1,5 @@
 // One lane per sample and per row: whether it is the first entry of its class, and the next one of the same class.
 
-// The class of an entry: of a sample, or behind the samples of a row; NONE if it is none.
-fn class_of_entry(entry: u32) -> u32 {
-    if (entry < params.samples) {
-        return class_of(entry);
-    }
-    return targets_read(entry - params.samples);
-}
-
 @compute @workgroup_size(WORKGROUP)
 fn links(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let entry = element_of(group, groups, local, 1u).x;

@@ -1,15 +1,5 @@
 // One lane per row: the score of its target.
 
-// W lies by the hidden states' numbers, not by the classes.
-override TRANSPOSED: bool = false;
-
-fn weight_of(label: u32, i: u32) -> u32 {
-    if (TRANSPOSED) {
-        return weight_at(i, label);
-    }
-    return weight_at(label, i);
-}
-
 @compute @workgroup_size(WORKGROUP)
 fn target_scores(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let row = element_of(group, groups, local, 1u).x;

@@ -6,7 +6,7 @@ use surprisal::{
     HessianVectorProduct, Operation, Reduction, cpu, testing,
 };
 
-use super::{DIFFERENCES, INF, assert_close, vector};
+use super::{DIFFERENCES, INF, assert_close, assert_slopes, run, vector};
 
 const ROWS: usize = 3;
 const CLASSES: usize = 5;
@@ -17,10 +17,6 @@ fn matrix(seed: u64) -> Array {
 
 fn inputs<const N: usize>(given: [(&str, Array); N]) -> Arrays {
     given.into_iter().map(|(name, array)| (name.to_owned(), array)).collect()
-}
-
-fn run(operation: &dyn Operation, inputs: &Arrays, output: &str) -> Vec<f64> {
-    cpu::run(operation, inputs, &[output]).unwrap()[output].to_f64()
 }
 
 /// The central difference of a loss's gradient along a direction.
@@ -134,22 +130,11 @@ fn gradient_of_samples() {
     let soft = GumbelSoftmax::default().temperature(0.6).seed(5).offset(2);
     let given = inputs([("logits", logits.clone()), ("upstream", upstream.clone())]);
     let gradient = run(&soft, &given, "grad.logits");
-    let objective = |values: Vec<f64>| {
-        let moved = inputs([("logits", Array::float(&logits.shape, values))]);
-        let terms = run(&soft, &moved, "output").into_iter().zip(upstream.to_f64());
+    let objective = |inputs: &Arrays| {
+        let terms = run(&soft, inputs, "output").into_iter().zip(upstream.to_f64());
         terms.map(|(y, v)| y * v).sum::<f64>()
     };
-    let step = 1e-5;
-    let slope = |at: usize| {
-        let moved = |by: f64| {
-            let mut values = logits.to_f64();
-            values[at] += by;
-            objective(values)
-        };
-        (moved(step) - moved(-step)) / (2.0 * step)
-    };
-    let expected: Vec<f64> = (0..ROWS * CLASSES).map(slope).collect();
-    assert_close(&gradient, &expected, DIFFERENCES, "soft");
+    assert_slopes(&given, "logits", &gradient, objective);
     let hard = soft.hard(true);
     assert_eq!(run(&hard, &given, "grad.logits"), gradient);
     for row in run(&hard, &given, "output").chunks(CLASSES) {

@@ -1,9 +1,9 @@
 //! Losses of a target and sampled classes.
 
 use serde_json::json;
-use surprisal::{Array, Arrays, Operation, cpu, operations, testing};
+use surprisal::{Array, Arrays, Operation, operations, testing};
 
-use super::{DIFFERENCES, EXACT, assert_close, vector};
+use super::{EXACT, assert_close, assert_differences, run, vector};
 
 const ROWS: usize = 4;
 const CLASSES: usize = 6;
@@ -26,29 +26,6 @@ fn shared() -> Arrays {
         ("row_weight", vector(&[1.0, 2.0, 0.5, 1.5])),
     ];
     given.into_iter().map(|(name, array)| (name.to_owned(), array)).collect()
-}
-
-fn run(loss: &dyn Operation, inputs: &Arrays, output: &str) -> Vec<f64> {
-    cpu::run(loss, inputs, &[output]).unwrap()[output].to_f64()
-}
-
-/// Compares a gradient with the central differences of the loss.
-fn assert_differences(loss: &dyn Operation, inputs: &Arrays, name: &str) {
-    let step = 1e-5;
-    let values = inputs[name].to_f64();
-    let slope = |at: usize| {
-        let moved = |by: f64| {
-            let mut values = values.clone();
-            values[at] += by;
-            let mut inputs = inputs.clone();
-            inputs.insert(name.to_owned(), Array::float(&inputs[name].shape, values));
-            run(loss, &inputs, "loss")[0]
-        };
-        (moved(step) - moved(-step)) / (2.0 * step)
-    };
-    let expected: Vec<f64> = (0..values.len()).map(slope).collect();
-    let gradient = run(loss, inputs, &format!("grad.{name}"));
-    assert_close(&gradient, &expected, DIFFERENCES, &format!("{loss:?} {name}"));
 }
 
 #[test]

@@ -10,7 +10,11 @@ use crate::{
         tensor::{Dtype, Layout},
     },
     plan::{
-        Plan, View, kernel::shader, limits::MOST_ITERATIONS, profile::Profile, stretches::stretches,
+        Plan, View,
+        kernel::{Source, shader},
+        limits::MOST_ITERATIONS,
+        profile::Profile,
+        stretches::stretches,
     },
     skeleton::row::Rows,
     spec::{
@@ -18,6 +22,11 @@ use crate::{
         options::{Accumulate, WeightLayout},
     },
 };
+
+/// What several kernels share: the vector of a class, the gradient of a target's score, the entries of a sparse gradient.
+const WEIGHT: Source = shader!("linear/weight.wgsl");
+const TARGET_SLOPE: Source = shader!("linear/target_slope.wgsl");
+const ENTRIES: Source = shader!("linear/entries.wgsl");
 
 /// Checks the options that a layer of samples does not have.
 pub(super) fn check(name: &str, accumulate: Accumulate, normalize: bool) -> Result<()> {
@@ -168,7 +177,7 @@ impl<'a> Sampled<'a> {
         let groups = rows.groups_of(self.samples * depth);
         rows.sampled_step(
             "gather_weight",
-            shader!("linear/gather_weight.wgsl"),
+            &[WEIGHT, shader!("linear/gather_weight.wgsl")],
             part.index,
             &part.rows,
         )
@@ -211,7 +220,7 @@ impl<'a> Sampled<'a> {
         let groups = rows.groups_of(count);
         rows.sampled_step(
             "target_scores",
-            shader!("linear/target_scores.wgsl"),
+            &[WEIGHT, shader!("linear/target_scores.wgsl")],
             part.index,
             &part.rows,
         )
@@ -222,11 +231,16 @@ impl<'a> Sampled<'a> {
         .write_elements("scores", Some(chunk.clone()))
         .groups(groups)?;
         let (counts, groups) = (rows.expected_counts(), rows.groups_of(count * (self.samples + 1)));
-        rows.sampled_step("end_scores", shader!("linear/end_scores.wgsl"), part.index, &part.rows)
-            .read_elements("bias", self.bias.clone(), 0.0)
-            .read_elements("log_expected_count", counts, 0.0)
-            .read_write_elements("logits", "scores", chunk.clone())
-            .groups(groups)
+        rows.sampled_step(
+            "end_scores",
+            &[shader!("linear/end_scores.wgsl")],
+            part.index,
+            &part.rows,
+        )
+        .read_elements("bias", self.bias.clone(), 0.0)
+        .read_elements("log_expected_count", counts, 0.0)
+        .read_write_elements("logits", "scores", chunk.clone())
+        .groups(groups)
     }
 
     /// What the targets of some rows add to the gradients, and the gradient of the hidden states.
@@ -244,7 +258,7 @@ impl<'a> Sampled<'a> {
         let groups = rows.groups_of(count * depth.max(1));
         rows.sampled_step(
             "target_part",
-            shader!("linear/target_part.wgsl"),
+            &[WEIGHT, TARGET_SLOPE, shader!("linear/target_part.wgsl")],
             part.index,
             &part.rows,
         )
@@ -261,7 +275,7 @@ impl<'a> Sampled<'a> {
             let first = part.rows.start;
             rows.sampled_step(
                 "target_values",
-                shader!("linear/target_values.wgsl"),
+                &[TARGET_SLOPE, shader!("linear/target_values.wgsl")],
                 part.index,
                 &part.rows,
             )
@@ -294,11 +308,16 @@ impl<'a> Sampled<'a> {
         let entries = self.samples + self.layer.rows;
         let links = rows.planner.scratch(Layout::vector(Dtype::U32, 2 * entries));
         let groups = rows.groups_of(entries);
-        rows.sampled_step("links", shader!("linear/links.wgsl"), part.index, &part.rows)
-            .uniform("entries", entries)
-            .words("targets", Some(self.targets.clone()))
-            .words("chain", Some(links.clone()))
-            .groups(groups)?;
+        rows.sampled_step(
+            "links",
+            &[ENTRIES, shader!("linear/links.wgsl")],
+            part.index,
+            &part.rows,
+        )
+        .uniform("entries", entries)
+        .words("targets", Some(self.targets.clone()))
+        .words("chain", Some(links.clone()))
+        .groups(groups)?;
         for (gathered, transposed) in all {
             let Some(Gathered { output, values }) = gathered else { continue };
             let output = output.clone();
@@ -308,7 +327,7 @@ impl<'a> Sampled<'a> {
             let groups = rows.groups_of(entries * depth);
             rows.sampled_step(
                 "gather_gradient",
-                shader!("linear/gather_gradient.wgsl"),
+                &[ENTRIES, shader!("linear/gather_gradient.wgsl")],
                 part.index,
                 &part.rows,
             )

@@ -88,7 +88,7 @@ impl<'a> Rows<'a> {
     pub fn sampled_step(
         &mut self,
         entry: &'static str,
-        file: Source,
+        files: &[Source],
         index: usize,
         rows: &Range<u64>,
     ) -> Step<'_, 'a> {
@@ -99,8 +99,8 @@ impl<'a> Rows<'a> {
         let (count, first_row) = (rows.end - rows.start, rows.start - window.rows.start);
         let sample_table = self.given.get("sample_table").cloned();
         let scaling = record.quantized.then_some(shader!("row/quantized.wgsl"));
-        let sources = std::iter::once(shader!("row/sampled.wgsl")).chain(scaling).chain([file]);
-        let sources: Vec<Source> = sources.collect();
+        let own = std::iter::once(shader!("row/sampled.wgsl")).chain(scaling);
+        let sources: Vec<Source> = own.chain(files.iter().copied()).collect();
         self.around(entry, &sources)
             .declare(Declared::Places(record))
             .uniform("rows", count)
@@ -132,7 +132,7 @@ impl<'a> Rows<'a> {
         let count = rows.end - rows.start;
         let chunk = self.sampled_chunk(count);
         let (counts, groups) = (self.expected_counts(), self.groups_of(count * self.classes));
-        self.sampled_step("sampled_scores", shader!("row/sampled_scores.wgsl"), index, rows)
+        self.sampled_step("sampled_scores", &[shader!("row/sampled_scores.wgsl")], index, rows)
             .read_elements("logits", Some(scores.scores.clone()), 0.0)
             .read_elements("log_expected_count", counts, 0.0)
             .write_elements("scores", Some(chunk.clone()))
@@ -147,7 +147,7 @@ impl<'a> Rows<'a> {
         }
         self.zero(&scores.gradient, &scores.scores)?;
         let step = self
-            .sampled_step("sampled_gradient", shader!("row/sampled_gradient.wgsl"), index, rows)
+            .sampled_step("sampled_gradient", &[shader!("row/sampled_gradient.wgsl")], index, rows)
             .read_elements("scores", Some(chunk), 0.0);
         let step = match &scores.gradient {
             Gradient::To(view) => step.write_elements("gradient", Some(view.clone())),
